@@ -1,0 +1,251 @@
+"""The recipe: a graph of learners, as YAML checked by pydantic.
+
+A learner is a model that is trained. `rationales` names whom it learns text from, `soft_labels` whose token
+distributions it imitates. Everything else here is how the models are trained, sampled and graded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from mentorkd.records import AnswerKind
+
+__all__ = [
+    "TEACHER",
+    "DataConfig",
+    "Learner",
+    "LoraConfig",
+    "ModelConfig",
+    "Recipe",
+    "RecordedTeacher",
+    "SamplingConfig",
+    "SelectConfig",
+    "TaskConfig",
+    "TrainingConfig",
+]
+
+TEACHER = "teacher"
+"""The name under which learners refer to the teacher."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class DataConfig(Strict):
+    """Where data files are, and how faults in them are met."""
+
+    root: str = "."
+    """Folder that relative data paths start from; itself relative to the recipe's folder (to the working folder when
+    given on the command line)."""
+    strict: bool = False
+    """Turn counted data faults (duplicates, overlap of train and test, empty rationales, impossible answers) into errors."""
+
+
+class TaskConfig(Strict):
+    """The questions and how their answers are graded."""
+
+    name: str
+    """Name of the task; one of the paper's keys (`svamp`, `tracking_shuffled_objects`, ...) brings its `answer` kind."""
+    train: str
+    """Training questions: a file, or `hub:NAME` for a Hugging Face data set."""
+    test: str
+    """Test questions, read once, after model selection."""
+    validation: str | None = None
+    """Validation questions; null takes `validation_share` of the training questions instead."""
+    validation_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the training QUESTIONS (with all their rationales) held out for model selection."""
+    answer: AnswerKind | None = None
+    """How answers are graded; null takes the known task's kind."""
+    choices: list[str] | None = None
+    """Option letters of a choice task; null reads them from each question's own text."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`) -> theirs."""
+    limit_train: int | None = Field(default=None, ge=1)
+    """Keep only the first so many training questions (for trials)."""
+    limit_test: int | None = Field(default=None, ge=1)
+    """Keep only the first so many test questions (for trials)."""
+
+
+class SelectConfig(Strict):
+    """Which of a source's rationales enter training."""
+
+    correct: bool = True
+    """Keep only rationales whose own answer equals the gold one (the paper's filter)."""
+    deduplicate: bool = True
+    """Drop rationales of one question that are equal but for whitespace."""
+    max_per_question: int | None = Field(default=None, ge=1)
+    """Keep at most so many rationales a question, in sample order."""
+    question_ratio: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Keep the rationales of only this share of the questions (the paper's low-resource setting, Figure 5)."""
+
+
+class RecordedTeacher(Strict):
+    """A teacher whose rationales were recorded in a file."""
+
+    kind: Literal["recorded"] = "recorded"
+    rationales: str
+    """File of recorded rationales, in any of the supported shapes."""
+    select: SelectConfig = SelectConfig()
+    """Filter for these rationales."""
+
+
+class LoraConfig(Strict):
+    """Low-rank adapters by peft, merged into the weights on save."""
+
+    r: int = Field(default=64, ge=1)
+    """Rank."""
+    alpha: int = Field(default=32, ge=1)
+    """Scale; the update is multiplied by alpha / r."""
+    dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Dropout before the adapter."""
+    target_modules: list[str] | None = None
+    """Names of the adapted linear layers; null takes peft's default for the architecture (q and v for T5)."""
+
+
+class ModelConfig(Strict):
+    """A Hugging Face model: by name or folder, or built from a config with random weights."""
+
+    name: str | None = None
+    """Hub name or local folder of a pretrained model."""
+    from_config: dict[str, Any] | None = None
+    """Arguments of the model's config (with `model_type`) to build it with random weights; sizes not given are the type's own."""
+    tokenizer: str | None = None
+    """Tokenizer's hub name, folder, or SentencePiece `.model` file; null takes the model's own."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights in memory; auto is float32 for full training and bfloat16 for LoRA where the hardware has it."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you have read it."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if (self.name is None) == (self.from_config is None):
+            raise ValueError("give exactly one of `name` (a pretrained model) and `from_config` (random weights)")
+        if self.from_config is not None:
+            if "model_type" not in self.from_config:
+                raise ValueError("`from_config` needs `model_type`, e.g. t5, gpt2, llama")
+            if self.tokenizer is None:
+                raise ValueError("`from_config` needs `tokenizer`: a folder, a hub name or a SentencePiece .model file")
+        return self
+
+
+def _model_shorthand(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class TrainingConfig(Strict):
+    """How a learner is trained. A recipe-level `training:` gives the defaults of all learners."""
+
+    epochs: int = Field(default=20, ge=1)
+    """Passes over the training rows."""
+    batch_size: int = Field(default=8, ge=1)
+    """Rows in a micro-batch of one device."""
+    tokens_per_batch: int | None = Field(default=None, ge=1)
+    """Padded tokens (source + target) in a micro-batch, instead of `batch_size` rows."""
+    gradient_accumulation: int = Field(default=1, ge=1)
+    """Micro-batches in an optimiser step; the loss is weighted by tokens, so the split does not change it."""
+    learning_rate: float = Field(default=3e-4, gt=0.0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning-rate schedule after the warm-up (the paper: constant)."""
+    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the updates over which the learning rate rises from 0."""
+    weight_decay: float = Field(default=0.01, ge=0.0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(default=1.0, ge=0.0)
+    """Clip the gradient's norm; 0 turns clipping off (the paper)."""
+    max_source_tokens: int = Field(default=512, ge=1)
+    """Longest prompt; rows over it are dropped and counted."""
+    max_target_tokens: int = Field(default=512, ge=1)
+    """Longest target; rows over it are dropped and counted, since a cut row loses its answer."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the forward and backward pass; auto takes bfloat16 where the hardware is fast at it."""
+    torch_compile: bool = False
+    """Compile the model with torch.compile."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    validate_every: int = Field(default=1, ge=1)
+    """Validate (by generation) every so many epochs, and always after the last."""
+    select_on: Literal["validation", "test", "last"] = "validation"
+    """Where the best epoch is chosen: `test` is the paper's protocol and is shouted in the report; `last` takes the last epoch."""
+    report_to: list[str] = Field(default_factory=list)
+    """Experiment trackers that transformers knows: tensorboard, trackio, wandb, mlflow."""
+
+
+class SamplingConfig(Strict):
+    """How text is sampled from a learner. A recipe-level `sampling:` gives the defaults of all learners."""
+
+    samples: int = Field(default=3, ge=1)
+    """Rationales a question that a mentor writes (the paper: 3)."""
+    temperature: float = Field(default=0.7, gt=0.0)
+    """Softmax temperature of augmentation; evaluation is greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling: smallest set of tokens with this probability mass."""
+    top_k: int = Field(default=0, ge=0)
+    """Sample from the k likeliest tokens; 0 samples from all."""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """Longest text to generate, in augmentation, validation and evaluation."""
+    batch_size: int = Field(default=32, ge=1)
+    """Sequences generated at once."""
+    engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
+    """What generates; auto takes the fastest one present that serves the model."""
+
+
+class Learner(Strict):
+    """A model that is trained on rationales, and imitates soft labels if it names a mentor for them."""
+
+    model: Annotated[ModelConfig, BeforeValidator(_model_shorthand)]
+    """Hub name or folder, or a mapping with more."""
+    rationales: list[str] = Field(default_factory=lambda: [TEACHER], min_length=1)
+    """Whom it learns text from: `teacher` and names of other learners."""
+    soft_labels: str | None = None
+    """The learner whose token distributions it imitates."""
+    kd_weight: float = Field(default=0.3, ge=0.0, le=1.0)
+    """w of (1 - w) CE + w KL, the paper's lambda; has no effect without `soft_labels`."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Softmax temperature tau of both distributions in the divergence."""
+    tau_squared: bool = True
+    """Multiply the divergence by tau^2, so that `kd_weight` means the same at every temperature (the paper: false)."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce"] = "forward_kl"
+    """How far the student's distribution is from the mentor's."""
+    soft_label_store: Literal["hidden", "top_k", "online"] = "hidden"
+    """`hidden` stores the mentor's last hidden states (exact), `top_k` its k largest probabilities, `online` recomputes
+    the mentor's forward pass every step."""
+    top_k: int = Field(default=64, ge=1)
+    """k of the `top_k` store."""
+    target: Literal["arrow", "therefore"] = "arrow"
+    """Target text: `{rationale} --> {answer}` or `{rationale} Therefore, the answer is {answer}.`."""
+    prompt: str = "{question}"
+    """Prompt template; `{question}` is replaced. Chat models get it as the user's turn."""
+    select: SelectConfig = SelectConfig()
+    """Filter for the rationales that this learner writes."""
+    training: TrainingConfig = TrainingConfig()
+    """Overrides of the recipe's `training`."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Overrides of the recipe's `sampling`."""
+
+
+class Recipe(Strict):
+    """Questions, a teacher, and a graph of learners."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the run folder: runs/<name>."""
+    data: DataConfig = DataConfig()
+    task: TaskConfig
+    teacher: RecordedTeacher
+    learners: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Learner] = Field(min_length=1)
+    """The learners by name; the order is the order of the report."""
+    training: TrainingConfig = TrainingConfig()
+    """Defaults of every learner's `training`."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Defaults of every learner's `sampling`."""
+    seeds: list[int] = Field(default_factory=lambda: [42], min_length=1)
+    """The whole graph is trained once a seed (initial weights, data order, dropout, sampling)."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where models run; auto takes an accelerator if there is one."""

@@ -1,0 +1,155 @@
+"""The three record types of a run, their content ids, and JSON Lines.
+
+Ids are hashes of content, so they survive reordering, and a run can be resumed, merged or compared by them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mentorkd.errors import DataError
+
+__all__ = [
+    "AnswerKind",
+    "Prediction",
+    "Question",
+    "Rationale",
+    "Record",
+    "Split",
+    "Verdict",
+    "content_id",
+    "normalise_whitespace",
+    "read_jsonl",
+    "write_jsonl",
+]
+
+AnswerKind = Literal["number", "choice", "yes_no", "text"]
+Verdict = Literal["correct", "wrong", "no_answer"]
+Split = Literal["train", "validation", "test"]
+
+
+def normalise_whitespace(text: str) -> str:
+    """Collapse every run of whitespace to one space and strip the ends."""
+    return " ".join(text.split())
+
+
+def content_id(*parts: str) -> str:
+    """Sixteen hex digits that identify `parts`; length-prefixed, so no two tuples of parts collide by joining."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(f"{len(data)}:".encode())
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its gold answer. `id` is the hash of the text alone, so one question has one id in every split."""
+
+    id: str
+    text: str
+    answer: str
+    split: Split
+
+    @classmethod
+    def create(cls, text: str, answer: str, split: Split) -> Question:
+        return cls(content_id(normalise_whitespace(text)), text.strip(), answer.strip(), split)
+
+
+@dataclass(frozen=True, slots=True)
+class Rationale:
+    """A step-by-step solution of a question, written by `source` (the teacher or a learner).
+
+    `text` is the reasoning alone, without the answer marker; `predicted` is the answer it arrives at (None: none found);
+    `sample` numbers the rationales of one source for one question from 0.
+    """
+
+    id: str
+    question_id: str
+    text: str
+    predicted: str | None
+    verdict: Verdict
+    source: str
+    sample: int
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls,
+        question_id: str,
+        text: str,
+        predicted: str | None,
+        verdict: Verdict,
+        source: str,
+        sample: int,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Rationale:
+        text = text.strip()
+        return cls(
+            id=content_id(question_id, source, str(sample), text),
+            question_id=question_id,
+            text=text,
+            predicted=predicted,
+            verdict=verdict,
+            source=source,
+            sample=sample,
+            meta=dict(meta or {}),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a learner wrote for a question of the test set; `tokens` counts what it generated."""
+
+    question_id: str
+    learner: str
+    seed: int
+    text: str
+    predicted: str | None
+    verdict: Verdict
+    tokens: int
+
+
+Record = Question | Rationale | Prediction
+R = TypeVar("R", Question, Rationale, Prediction)
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> int:
+    """Write records as JSON Lines by way of a temporary file and a rename; return how many."""
+    count = 0
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return count
+
+
+def read_jsonl(path: Path, kind: type[R]) -> list[R]:
+    """Read a file that `write_jsonl` wrote.
+
+    Raises DataError that names the row and the field when a line is not a record of `kind`.
+    """
+    names = [f.name for f in fields(kind)]
+    records: list[R] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, row {number}: not JSON ({error.msg}); remove the row or make the file anew") from None
+            if not isinstance(row, dict) or set(row) != set(names):
+                got = sorted(row) if isinstance(row, dict) else type(row).__name__
+                raise DataError(f"{path}, row {number}: got {got}, expected a {kind.__name__} with the fields {sorted(names)}")
+            records.append(kind(**row))
+    return records
