@@ -1,0 +1,284 @@
+"""Generated word problems: a running total over two to five steps, told in many ways, with sentences beside the point.
+
+Everything follows from a seed. The language is small on purpose (a few hundred words), so that tiny models with a tiny
+vocabulary can read it; the counts stay between 2 and 99, so a thing is always in the plural and never negative.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+__all__ = ["Problem", "generate_problems"]
+
+LOWEST, HIGHEST = 2, 99
+"""Bounds of every running total."""
+
+HE = ("Ben", "Finn", "Jack", "Leo", "Max", "Omar", "Sam", "Tom")
+SHE = ("Ana", "Emma", "Kate", "Lily", "Mia", "Nora", "Ruth", "Zoe")
+FOOD = ("apples", "cookies", "eggs", "nuts", "pears", "plums")
+TOYS = ("balls", "beads", "books", "cards", "marbles", "pencils", "shells", "stamps", "stones")
+CONTAINERS = ("bag", "basket", "box")
+VEHICLES = ("boat", "bus", "train")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Sentences of one kind of story. The slots: {n} the number, {T} the counted things, {U} other things, {P} the
+    person of the story with {S} he or she and {O} him or her, {Q} somebody of the other gender, {C} the place."""
+
+    starts: tuple[str, ...]
+    gains: tuple[str, ...]
+    losses: tuple[str, ...]
+    both: tuple[str, ...]
+    """A gain {n} and a loss {m} in one sentence."""
+    asides: tuple[str, ...]
+    """Sentences with a number that does not matter."""
+    asks: tuple[str, ...]
+
+
+PERSON = Scene(
+    starts=(
+        "{P} has {n} {T}.",
+        "{P} owns {n} {T}.",
+        "at first {P} has {n} {T}.",
+        "in the morning {P} has {n} {T}.",
+        "{P} comes to school with {n} {T}.",
+    ),
+    gains=(
+        "{P} buys {n} more {T}.",
+        "{S} buys {n} {T} at the shop.",
+        "{S} finds {n} {T}.",
+        "{P} finds {n} {T} in the park.",
+        "{Q} gives {O} {n} {T}.",
+        "{Q} gives {n} {T} to {P}.",
+        "{S} gets {n} {T} from {Q}.",
+        "{P} gets {n} {T} as a gift.",
+        "{P} picks up {n} {T} on the way.",
+        "a friend brings {O} {n} {T}.",
+    ),
+    losses=(
+        "{P} loses {n} {T}.",
+        "{S} loses {n} {T} in the park.",
+        "{S} gives {Q} {n} {T}.",
+        "{P} gives {n} {T} to {Q}.",
+        "{S} sells {n} {T}.",
+        "{P} sells {n} {T} at the shop.",
+        "{Q} takes {n} {T} from {O}.",
+        "{P} gives away {n} {T}.",
+        "{P} leaves {n} {T} on the bus.",
+        "a friend takes {n} {T} from {O}.",
+    ),
+    both=(
+        "{P} buys {n} {T} but loses {m} of them.",
+        "{S} gets {n} {T} and sells {m} of them.",
+        "{S} finds {n} {T} and gives {m} to {Q}.",
+    ),
+    asides=(
+        "{Q} has {n} {T} too.",
+        "{Q} buys {n} {T} for a friend.",
+        "{P} also has {n} {U}.",
+        "{P} finds {n} {U} too.",
+        "{Q} sells {n} {U}.",
+        "{P} is {n} years old.",
+        "{Q} is {n} years old.",
+        "{S} walks for {n} minutes.",
+        "the shop is {n} steps away.",
+    ),
+    asks=(
+        "How many {T} does {P} have now?",
+        "How many {T} does {P} have at the end?",
+        "How many {T} does {S} have left?",
+        "Find the number of {T} that {P} has now.",
+    ),
+)
+
+FOOD_LOSSES = ("{P} eats {n} {T}.", "{S} eats {n} of the {T}.")
+TOY_GAINS = ("{P} wins {n} {T} in a game.", "{S} wins {n} {T} from {Q}.")
+TOY_LOSSES = ("{P} loses {n} {T} in a game.", "{Q} wins {n} {T} from {O}.")
+
+PLACE = Scene(
+    starts=(
+        "there are {n} {T} in the {C}.",
+        "the {C} has {n} {T} in it.",
+        "{P} has a {C} with {n} {T}.",
+        "at first {n} {T} are in the {C}.",
+    ),
+    gains=(
+        "{P} puts {n} more {T} into the {C}.",
+        "{P} puts in {n} {T}.",
+        "{S} adds {n} {T}.",
+        "{Q} adds {n} {T} to the {C}.",
+        "{Q} brings {n} more {T} for the {C}.",
+    ),
+    losses=(
+        "{P} takes {n} {T} out of the {C}.",
+        "{S} takes out {n} {T}.",
+        "{n} {T} fall out of the {C}.",
+        "{Q} takes {n} of the {T} home.",
+        "{Q} removes {n} {T}.",
+    ),
+    both=(
+        "{P} puts in {n} {T} and takes out {m}.",
+        "{Q} adds {n} {T} but {m} fall out.",
+    ),
+    asides=(
+        "there are {n} {U} next to the {C}.",
+        "the {C} costs {n} dollars.",
+        "there are {n} {T} on the table.",
+        "{P} takes {n} {U} from the table.",
+        "{P} is {n} years old.",
+        "the shop is {n} steps away.",
+    ),
+    asks=(
+        "How many {T} are in the {C} now?",
+        "How many {T} are in the {C} at the end?",
+        "How many {T} are left in the {C}?",
+        "Find the number of {T} in the {C}.",
+    ),
+)
+
+RIDE = Scene(
+    starts=(
+        "{n} people are on the {C}.",
+        "the {C} leaves with {n} people.",
+        "in the morning {n} people are on the {C}.",
+    ),
+    gains=(
+        "{n} people get on.",
+        "{n} more people get on at the park.",
+        "{n} people get on at the next stop.",
+        "at the bridge {n} people get on.",
+        "{n} people come on the {C}.",
+    ),
+    losses=(
+        "{n} people get off.",
+        "{n} people get off at the park.",
+        "{n} people get off at the next stop.",
+        "at the bridge {n} people get off.",
+        "{n} people leave the {C}.",
+    ),
+    both=(
+        "{n} people get on and {m} get off.",
+        "at the next stop {n} people get on and {m} get off.",
+    ),
+    asides=(
+        "the ride costs {n} dollars.",
+        "the {C} is {n} years old.",
+        "the ride takes {n} minutes.",
+        "{n} people wait for another {C}.",
+        "{n} bags are on the {C} too.",
+    ),
+    asks=(
+        "How many people are on the {C} now?",
+        "How many people are on the {C} at the end?",
+        "Find the number of people on the {C}.",
+    ),
+)
+
+LINKS = ("", "", "", "then ", "later ", "after that ", "in the evening ")
+"""Beginnings of a step's sentence; "in the evening" only fits the last one."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A word problem and its structured form."""
+
+    question: str
+    start: int
+    steps: tuple[int, ...]
+    """What each step adds; negative if it takes away."""
+    asides: tuple[int, ...]
+    """The numbers that do not matter, in the order of the text."""
+    things: str
+    """What is counted, in the plural."""
+
+    @property
+    def totals(self) -> tuple[int, ...]:
+        """The running total at the start and after each step."""
+        totals = [self.start]
+        for step in self.steps:
+            totals.append(totals[-1] + step)
+        return tuple(totals)
+
+    @property
+    def answer(self) -> int:
+        return self.totals[-1]
+
+
+def generate_problems(seed: int) -> Iterator[Problem]:
+    """Problems without end, none of them twice; the same for the same seed on every machine."""
+    rng = random.Random(f"problems {seed}")
+    seen: set[str] = set()
+    while True:
+        problem = _problem(rng)
+        if problem.question not in seen:
+            seen.add(problem.question)
+            yield problem
+
+
+def _problem(rng: random.Random) -> Problem:
+    scene, slots = _scene(rng)
+    start, steps = _numbers(rng, rng.choices((2, 3, 4, 5), weights=(25, 30, 25, 20))[0])
+    sentences = [rng.choice(scene.starts).format(n=start, **slots)]
+    sentences += _tell(rng, scene, slots, steps, met=slots["P"] in sentences[0])
+
+    told = rng.sample(scene.asides, rng.choices((0, 1, 2), weights=(40, 45, 15))[0])
+    asides = [rng.randint(6, 14) if "years" in sentence else rng.randint(LOWEST, 40) for sentence in told]
+    places = sorted(rng.randint(1, len(sentences)) for _ in told)
+    for place, number, sentence in reversed(list(zip(places, asides, told, strict=True))):
+        sentences.insert(place, sentence.format(n=number, **slots))
+
+    sentences.append(rng.choice(scene.asks).format(**slots))
+    question = " ".join(text[0].upper() + text[1:] for text in sentences)
+    return Problem(question, start, tuple(steps), tuple(asides), slots["T"])
+
+
+def _scene(rng: random.Random) -> tuple[Scene, dict[str, str]]:
+    """A scene and the words for its slots."""
+    person, other, (subject, obj) = rng.choice(HE), rng.choice(SHE), ("he", "him")
+    if rng.random() < 0.5:  # two genders, so that a pronoun always points to one person
+        person, other, (subject, obj) = other, person, ("she", "her")
+    scene = rng.choices((PERSON, PLACE, RIDE), weights=(50, 30, 20))[0]
+    things, others = rng.sample(FOOD + TOYS, 2)
+    place = rng.choice(CONTAINERS)
+    if scene is PERSON:
+        gains, losses = ((), FOOD_LOSSES) if things in FOOD else (TOY_GAINS, TOY_LOSSES)
+        scene = replace(scene, gains=scene.gains + gains, losses=scene.losses + losses)
+    elif scene is RIDE:
+        things, place = "people", rng.choice(VEHICLES)
+    return scene, {"P": person, "Q": other, "S": subject, "O": obj, "T": things, "U": others, "C": place}
+
+
+def _numbers(rng: random.Random, count: int) -> tuple[int, list[int]]:
+    """A start and `count` signed steps whose running total stays within the bounds."""
+    start = total = rng.randint(5, 60)
+    steps: list[int] = []
+    while len(steps) < count:
+        step = rng.choice((1, -1)) * rng.randint(2, 9 if rng.random() < 0.4 else 30)
+        if LOWEST <= total + step <= HIGHEST:
+            steps.append(step)
+            total += step
+    return start, steps
+
+
+def _tell(rng: random.Random, scene: Scene, slots: dict[str, str], steps: list[int], met: bool) -> list[str]:
+    """One sentence for each step, or for a gain and the smaller loss that follows it.
+
+    `met`: the text has named the person of the story; until it has, the name stands where a pronoun would.
+    """
+    sentences: list[str] = []
+    place = 0
+    while place < len(steps):
+        gain, loss = steps[place], -steps[place + 1] if place + 1 < len(steps) else 0
+        if gain > loss > 0 and rng.random() < 0.5:
+            text, width = rng.choice(scene.both), 2
+        else:
+            text, width = rng.choice(scene.gains if gain > 0 else scene.losses), 1
+        place += width
+        text = text.format(n=abs(gain), m=loss, **(slots if met else slots | {"S": slots["P"], "O": slots["P"]}))
+        met = met or slots["P"] in text
+        links = LINKS if place == len(steps) else LINKS[:-1]
+        sentences.append((rng.choice(links) if not text.startswith("at the") else "") + text)
+    return sentences

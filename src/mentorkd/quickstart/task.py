@@ -1,0 +1,54 @@
+"""The quickstart's data files, as a user would bring them: JSON Lines with generic column names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mentorkd.quickstart.problems import Problem, generate_problems
+from mentorkd.quickstart.teacher import annotate
+
+__all__ = ["RECIPE", "write_task"]
+
+RECIPE = Path(__file__).with_name("recipe.yaml")
+"""The quickstart's recipe; its `data.root` is the folder that `write_task` filled."""
+
+
+def write_task(
+    folder: Path,
+    *,
+    seed: int = 0,
+    train: int = 1200,
+    validation: int = 100,
+    test: int = 400,
+    annotated: int = 300,
+    samples: int = 3,
+) -> Path:
+    """Write the generated task into `folder` (made if absent) and return it.
+
+    `train.jsonl`, `validation.jsonl` and `test.jsonl` hold `{question, answer}`, no question twice; `teacher.jsonl`
+    holds `{question, rationale, completion, answer}`: `samples` rationales for each of the first `annotated` training
+    questions, which is all that the teacher's budget bought. Equal arguments give equal bytes.
+    """
+    if not 0 < annotated <= train:
+        raise ValueError(f"annotated must lie between 1 and train ({train}), got {annotated}")
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = generate_problems(seed)
+    questions = list(islice(problems, train))
+    _write(folder / "train.jsonl", map(_row, questions))
+    _write(folder / "validation.jsonl", map(_row, islice(problems, validation)))
+    _write(folder / "test.jsonl", map(_row, islice(problems, test)))
+    _write(folder / "teacher.jsonl", map(asdict, annotate(questions[:annotated], samples=samples, seed=seed)))
+    return folder
+
+
+def _row(problem: Problem) -> dict[str, str]:
+    return {"question": problem.question, "answer": str(problem.answer)}
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,126 @@
+"""A recorded teacher for the generated problems: worked rationales in several phrasings, some of them wrong.
+
+It stands for an LLM whose answers were paid for once: it has annotated only part of the training questions, several
+times each, and errs as such models do. Most errors lead to a wrong answer, so the answer filter finds them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mentorkd.quickstart.problems import Problem
+
+__all__ = ["PHRASINGS", "Phrasing", "TeacherRow", "annotate"]
+
+
+@dataclass(frozen=True)
+class Phrasing:
+    """How a solution is told. The slots: {a} the total before a step, {n} what the step moves, {b} the total after it,
+    {T} the counted things, {plan} all steps in `plan_gain` and `plan_loss`."""
+
+    opening: str
+    gain: str
+    loss: str
+    closing: str
+    plan_gain: str = ""
+    plan_loss: str = ""
+
+
+PHRASINGS = (
+    Phrasing(
+        opening="We start with {a} {T}.",
+        gain="{a} + {n} = {b}.",
+        loss="{a} - {n} = {b}.",
+        closing="",
+    ),
+    Phrasing(
+        opening="First there are {a}.",
+        gain="Then {n} come, so {a} + {n} = {b}.",
+        loss="Then {n} go, so {a} - {n} = {b}.",
+        closing="",
+    ),
+    Phrasing(
+        opening="We begin at {a}{plan}.",
+        gain="{a} + {n} = {b}.",
+        loss="{a} - {n} = {b}.",
+        closing="That is {b} {T}.",
+        plan_gain=", add {n}",
+        plan_loss=", take {n}",
+    ),
+    Phrasing(
+        opening="The count is {a}.",
+        gain="Adding {n} to {a} gives {b}.",
+        loss="Taking {n} from {a} gives {b}.",
+        closing="So {b} {T} remain.",
+    ),
+)
+
+WRONG_SHARE = 0.22
+"""Share of the rationales with an error that changes the answer."""
+LUCKY_SHARE = 0.008
+"""Share with a wrong step whose completion is right all the same, since the answer is asked for in a second call."""
+SILENT_SHARE = 0.01
+"""Share that ends without an answer."""
+
+
+@dataclass(frozen=True)
+class TeacherRow:
+    """One recorded annotation: the question, the teacher's rationale and its own answer, and the gold answer."""
+
+    question: str
+    rationale: str
+    completion: str
+    answer: str
+
+
+def annotate(problems: Sequence[Problem], *, samples: int, seed: int) -> list[TeacherRow]:
+    """`samples` rationales for each problem, in order; the same for the same seed."""
+    rng = random.Random(f"teacher {seed}")
+    return [_sample(rng, problem) for problem in problems for _ in range(samples)]
+
+
+def _sample(rng: random.Random, problem: Problem) -> TeacherRow:
+    phrasing = rng.choice(PHRASINGS)
+    fate = rng.choices(
+        ("right", "wrong", "lucky", "silent"),
+        weights=(1 - WRONG_SHARE - LUCKY_SHARE - SILENT_SHARE, WRONG_SHARE, LUCKY_SHARE, SILENT_SHARE),
+    )[0]
+    moves, totals = list(problem.steps), list(problem.totals)
+    if fate in ("wrong", "lucky"):
+        moves, totals = _err(rng, problem)
+    rationale = _write(phrasing, problem.things, moves, totals)
+    completion = {"lucky": str(problem.answer), "silent": "I am not sure."}.get(fate, str(totals[-1]))
+    return TeacherRow(problem.question, rationale, completion, str(problem.answer))
+
+
+def _err(rng: random.Random, problem: Problem) -> tuple[list[int], list[int]]:
+    """Steps and totals with one error that changes the answer and leaves no total negative."""
+    while True:
+        moves = list(problem.steps)
+        place = rng.randrange(len(moves))
+        slip = 0
+        kind = rng.choices(("slip", "aside", "missed", "sign"), weights=(45, 25, 20, 10))[0]
+        if kind == "slip":
+            slip = rng.choice((-10, -2, -1, 1, 2, 10))
+        elif kind == "aside" and problem.asides:
+            moves.insert(place, rng.choice((1, -1)) * rng.choice(problem.asides))
+        elif kind == "missed":
+            del moves[place]
+        elif kind == "sign":
+            moves[place] = -moves[place]
+        totals = [problem.start]
+        for index, move in enumerate(moves):
+            totals.append(totals[-1] + move + (slip if index == place else 0))
+        if totals[-1] != problem.answer and min(totals) >= 0:
+            return moves, totals
+
+
+def _write(phrasing: Phrasing, things: str, moves: Sequence[int], totals: Sequence[int]) -> str:
+    plan = "".join((phrasing.plan_gain if move > 0 else phrasing.plan_loss).format(n=abs(move)) for move in moves)
+    parts = [phrasing.opening.format(a=totals[0], T=things, plan=plan)]
+    for before, move, after in zip(totals, moves, totals[1:], strict=False):
+        parts.append((phrasing.gain if move > 0 else phrasing.loss).format(a=before, n=abs(move), b=after))
+    parts.append(phrasing.closing.format(b=totals[-1], T=things))
+    return " ".join(part for part in parts if part)
