@@ -1,0 +1,263 @@
+"""Statistics against scipy and statsmodels, by hand, and by simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from mentorkd.statistics import (
+    Comparison,
+    Interval,
+    accuracy_interval,
+    bootstrap_interval,
+    compare,
+    detectable_difference,
+    holm,
+    mcnemar,
+    mean_and_error,
+    seed_inflation,
+    sign_flip,
+    verdict,
+    wilson_interval,
+)
+
+ALL_MAY_BE_ZERO = st.lists(st.integers(-1, 1), min_size=1, max_size=60)
+
+
+def answers(rng, accuracy, questions, seeds, *, spread=0.0, hardness=None):
+    """Simulated verdicts [Q, S]: a question's chance varies by `hardness`, a seed's by `spread` (in accuracy)."""
+    chance = accuracy + (0 if hardness is None else hardness[:, None]) + rng.normal(0, spread, (1, seeds))
+    return (rng.random((questions, seeds)) < np.clip(chance, 0, 1)).astype(int)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (0, 225), (225, 225), (186, 225), (7, 9)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_wilson_equals_statsmodels(successes, trials, confidence):
+    got = wilson_interval(successes, trials, confidence)
+    assert (got.low, got.high) == pytest.approx(
+        proportion_confint(successes, trials, alpha=1 - confidence, method="wilson"), abs=1e-12
+    )
+    assert 0 <= got.low <= successes / trials <= got.high <= 1
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(1, 0), (-1, 3), (4, 3)])
+def test_wilson_refuses_impossible_counts(successes, trials):
+    with pytest.raises(ValueError, match=r"expected 0 <= successes <= trials"):
+        wilson_interval(successes, trials)
+
+
+def test_one_seed_accuracy_is_plain_wilson():
+    correct = np.array([[1]] * 30 + [[0]] * 10)
+    assert accuracy_interval(correct) == wilson_interval(30, 40)
+
+
+def test_identical_seeds_bring_no_evidence_and_independent_seeds_do():
+    rng = np.random.default_rng(1)
+    one = answers(rng, 0.7, 200, 1)
+    repeated = accuracy_interval(np.repeat(one, 3, axis=1))
+    assert (repeated.low, repeated.high) == pytest.approx(
+        (accuracy_interval(one).low, accuracy_interval(one).high), abs=1e-9
+    )
+    three = accuracy_interval(answers(rng, 0.7, 200, 3))
+    assert three.high - three.low < 0.75 * (repeated.high - repeated.low)
+
+
+def test_accuracy_of_all_right_is_not_certain():
+    assert accuracy_interval(np.ones((20, 3))) == wilson_interval(20, 20)
+
+
+def test_mean_and_error_by_hand():
+    assert mean_and_error([0.5]) == (0.5, None)
+    mean, error = mean_and_error([0.1, 0.2, 0.6])
+    assert (mean, error) == pytest.approx((0.3, math.sqrt(0.07 / 3)))
+    with pytest.raises(ValueError, match="no values"):
+        mean_and_error([])
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (5, 0), (0, 6), (3, 3), (10, 4), (31, 52), (400, 300)])
+def test_mcnemar_equals_statsmodels(only_a, only_b):
+    assert mcnemar(only_a, only_b) == pytest.approx(
+        reference_mcnemar([[9, only_a], [only_b, 2]], exact=True).pvalue, rel=1e-9
+    )
+
+
+def test_mcnemar_of_many_discordant_questions_does_not_overflow():
+    assert 0 < mcnemar(1500, 1700) < 0.001
+
+
+@given(ALL_MAY_BE_ZERO)
+@settings(max_examples=50, deadline=None)
+def test_one_seed_sign_flip_is_mcnemar(column):
+    p = sign_flip(np.array(column)[:, None])
+    assert p == mcnemar(column.count(1), column.count(-1))
+
+
+@given(st.lists(st.tuples(*[st.integers(-1, 1)] * 3), min_size=1, max_size=9))
+@settings(max_examples=60, deadline=None)
+def test_sign_flip_equals_enumeration(rows):
+    sums = [sum(row) for row in rows]
+    totals = [
+        sum(s * n for s, n in zip(signs, sums, strict=True)) for signs in itertools.product((1, -1), repeat=len(sums))
+    ]
+    expected = sum(abs(total) >= abs(sum(sums)) for total in totals) / len(totals)
+    assert sign_flip(np.array(rows)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_sign_flip_with_doubled_seeds_claims_no_more_than_one():
+    column = np.array([1] * 12 + [-1] * 4 + [0] * 50)[:, None]
+    assert sign_flip(np.repeat(column, 3, axis=1)) == pytest.approx(mcnemar(12, 4), abs=1e-12)
+
+
+def test_pooling_seeds_in_one_mcnemar_table_would_claim_too_much():
+    assert mcnemar(36, 12) < 0.001 < 0.05 < mcnemar(12, 4)
+
+
+@pytest.mark.parametrize("p_values", [[0.01], [0.04, 0.01, 0.03], [0.5, 0.5, 0.001, 0.2], [1.0, 0.9], []])
+def test_holm_equals_statsmodels(p_values):
+    expected = multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    assert holm(p_values) == pytest.approx(expected)
+
+
+def test_seed_inflation_by_hand():
+    agreeing = np.array([[1, 1], [0, 0], [-1, -1], [0, 0]])
+    assert seed_inflation(agreeing) == 1.0
+    assert seed_inflation(np.array([[1], [0], [-1]])) == 1.0
+    # Q = 4, S = 2; MS_question = 1/3, MS_seed = 2, MS_residual = 0 -> sqrt(1 + 2 / (1/3))
+    shifted = np.array([[1.0, 0.0], [1.0, 0.0], [1.5, 0.5], [0.5, -0.5]])
+    assert seed_inflation(shifted) == pytest.approx(math.sqrt(1 + 2 / (1 / 3)))
+
+
+def test_bootstrap_equals_a_plain_one():
+    rng = np.random.default_rng(3)
+    difference = answers(rng, 0.6, 120, 3) - answers(rng, 0.5, 120, 3)
+    plain = [difference[rng.integers(0, 120, 120)].mean() for _ in range(10_000)]
+    got = bootstrap_interval(difference)
+    assert (got.low, got.high) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.006)
+
+
+def test_bootstrap_is_deterministic_and_widens():
+    difference = np.array([[1]] * 20 + [[-1]] * 10 + [[0]] * 70)
+    plain = bootstrap_interval(difference)
+    assert plain == bootstrap_interval(difference)
+    wide = bootstrap_interval(difference, inflation=2.0)
+    assert wide.high - 0.1 == pytest.approx(2 * (plain.high - 0.1))
+
+
+def test_identical_learners_are_not_known_to_be_equal():
+    interval = bootstrap_interval(np.zeros((100, 1)))
+    assert interval.low < 0 < interval.high
+    assert interval.high == wilson_interval(0, 100).high
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (3, 0.02)])
+def test_bootstrap_covers_the_true_difference(seeds, spread):
+    """93 to 97 % of 95 % intervals hold the truth: questions of uneven hardness, and seeds of uneven luck."""
+    rng, truth, runs = np.random.default_rng(5), 0.08, 1000
+    covered = 0
+    for _ in range(runs):
+        hardness = rng.uniform(-0.3, 0.3, 200)
+        a = answers(rng, 0.58, 200, seeds, hardness=hardness, spread=spread / math.sqrt(2))
+        b = answers(rng, 0.50, 200, seeds, hardness=hardness, spread=spread / math.sqrt(2))
+        covered += truth in compare(a, b, resamples=1000).interval
+    assert 0.93 <= covered / runs <= 0.97
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (2, 0.0), (3, 0.0), (3, 0.02)])
+def test_null_comparison_is_called_different_in_at_most_one_of_twenty(seeds, spread):
+    """The same learner under two names: `spread` is the standard deviation of a seed's accuracy difference."""
+    rng, runs = np.random.default_rng(11), 400
+    called = 0
+    for _ in range(runs):
+        hardness = rng.uniform(-0.3, 0.3, 225)
+        a, b = (answers(rng, 0.6, 225, seeds, hardness=hardness, spread=spread / math.sqrt(2)) for _ in "ab")
+        called += "beats" in verdict("a", "b", compare(a, b, resamples=500))
+    assert called <= 0.05 * runs
+
+
+def test_seeds_that_disagree_are_not_mistaken_for_a_difference():
+    """Seeds that scatter by 5 points: questions alone would call equal learners different in about a sixth of runs."""
+    rng, runs = np.random.default_rng(13), 400
+    called = called_without = 0
+    for _ in range(runs):
+        hardness = rng.uniform(-0.3, 0.3, 225)
+        a, b = (answers(rng, 0.6, 225, 3, hardness=hardness, spread=0.05 / math.sqrt(2)) for _ in "ab")
+        called += compare(a, b, resamples=100).p_value < 0.05
+        called_without += sign_flip(a - b) < 0.05
+    assert called <= 0.11 * runs
+    assert called_without >= 0.14 * runs
+
+
+def test_detectable_difference_is_seen_four_times_in_five():
+    rng = np.random.default_rng(7)
+    design = answers(rng, 0.5, 225, 1) - answers(rng, 0.5, 225, 1)
+    detectable = detectable_difference(design)
+    assert 0.10 < detectable < 0.16
+    low, high = 0.5 - detectable / 2, 0.5 + detectable / 2
+    seen = sum(
+        "beats" in verdict("a", "b", compare(answers(rng, high, 225, 1), answers(rng, low, 225, 1), resamples=500))
+        for _ in range(300)
+    )
+    assert 0.70 <= seen / 300 <= 0.90
+
+
+def test_detectable_difference_knows_the_grain_of_the_test():
+    assert detectable_difference(np.zeros((100, 1))) == 0.06  # five questions one way give p = 0.0625, six 0.03
+    assert detectable_difference(np.zeros((4, 3))) > 1
+
+
+def test_compare_by_hand():
+    a = np.array([[1, 1], [0, 1], [0, 0], [1, 1]])
+    b = np.array([[0, 1], [0, 0], [0, 1], [0, 0]])
+    got = compare(a, b, pairs=2)
+    assert got.difference == 3 / 8
+    assert (got.only_a, got.only_b, got.questions, got.seeds) == (4, 1, 4, 2)
+    # sums 1, 1, -1, 2 with total 3; |total| >= 3 in 8 of 16 flips: +2 and two or three of the ones, and their mirrors
+    assert got.inflation == 1
+    assert got.p_value == pytest.approx(8 / 16)
+    assert got.detectable == detectable_difference(a - b, alpha=0.025, inflation=got.inflation)
+    mirrored = compare(b, a, pairs=2)
+    assert (mirrored.difference, mirrored.p_value) == (-got.difference, got.p_value)
+
+
+def test_compare_refuses_unpaired_arrays():
+    with pytest.raises(ValueError, match=r"\(3, 1\) and \(2, 1\)"):
+        compare(np.zeros((3, 1)), np.zeros((2, 1)))
+    with pytest.raises(ValueError, match="at least one of each"):
+        compare(np.zeros((0, 1)), np.zeros((0, 1)))
+
+
+BEATEN = Comparison(0.093, Interval(0.051, 0.136), 0.0004, 0.06, 1.0, 90, 30, 225, 3)
+
+
+def test_verdict_names_the_winner():
+    sentence = "student beats vanilla by 9.3 points [5.1, 13.6], p = 0.0004, 3 seeds, 225 questions"
+    assert verdict("student", "vanilla", BEATEN) == sentence
+    turned = Comparison(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 30, 90, 225, 3)
+    assert verdict("vanilla", "student", turned) == sentence
+
+
+def test_verdict_of_no_difference_says_what_could_have_been_seen():
+    unclear = Comparison(0.02, Interval(-0.019, 0.061), 0.31, 0.06, 1.0, 20, 15, 225, 1)
+    assert verdict("student", "vanilla", unclear) == (
+        "no difference can be shown between student and vanilla (+2.0 points [-1.9, 6.1], p = 0.31, 1 seed, "
+        "225 questions); this design could have seen 6.0 points"
+    )
+
+
+def test_verdict_needs_both_p_and_interval():
+    assert "beats" not in verdict("a", "b", BEATEN, p_adjusted=0.06)
+    touching = Comparison(0.093, Interval(0.0, 0.18), 0.04, 0.06, 1.0, 90, 30, 225, 3)
+    assert "beats" not in verdict("a", "b", touching)
+
+
+def test_verdict_of_a_tiny_design():
+    tiny = compare(np.array([[1], [0], [1]]), np.array([[0], [0], [1]]))
+    assert verdict("a", "b", tiny).endswith("this design has too few questions to show any difference")
