@@ -1,0 +1,204 @@
+"""The recipe's `teacher:` of kinds `openai` and `local`: an LLM that is asked, rather than a file that is read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "OPENAI_URL",
+    "AskedTeacher",
+    "BudgetConfig",
+    "LocalTeacher",
+    "OpenAITeacher",
+    "PriceConfig",
+    "PromptKind",
+    "UntilCorrectConfig",
+]
+
+OPENAI_URL = "https://api.openai.com/v1"
+PromptKind = Literal["zero_shot_cot", "two_stage", "few_shot", "custom"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
+    )
+
+
+class UntilCorrectConfig(Strict):
+    """Rejection sampling: ask a question again until it has enough correct rationales."""
+
+    want: int = Field(default=3, ge=1)
+    """Correct rationales to get of each question."""
+    tries: int = Field(default=8, ge=1)
+    """Samples of a question to ask for at most."""
+
+
+class BudgetConfig(Strict):
+    """Hard limits, held over all runs that share a run folder; no request that could cross one is sent."""
+
+    dollars: float | None = Field(default=None, gt=0.0)
+    """US dollars, at the teacher's `price`."""
+    requests: int | None = Field(default=None, ge=1)
+    """HTTP requests, retries among them."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Tokens read and written together."""
+
+
+class PriceConfig(Strict):
+    """What the endpoint charges, in US dollars a million tokens (to six decimals)."""
+
+    input: float = Field(ge=0.0)
+    """Tokens of the prompt."""
+    output: float = Field(ge=0.0)
+    """Tokens of the reply."""
+
+
+class AskedTeacher(Strict):
+    """What teachers of kind `openai` and `local` have in common: the prompt and the sampling."""
+
+    prompt: PromptKind = "zero_shot_cot"
+    """`two_stage` is the paper's Zero-shot-CoT: one call for the rationale, a second for the answer; `zero_shot_cot`
+    asks once for both; `few_shot` shows worked examples; `custom` fills `template`."""
+    template: str | None = None
+    """Jinja text of `prompt: custom`, with the variables `question`, `exemplars` (each with `question`, `rationale`,
+    `answer`) and `answer_form`; `file:PATH` reads it from a file."""
+    exemplars: str | None = None
+    """File of worked examples for `few_shot` (JSON or JSON Lines with a question, a rationale and an answer a row); the
+    question that is asked is never shown among them."""
+    shots: int = Field(default=4, ge=1)
+    """Worked examples in a prompt."""
+    system: str | None = None
+    """System message of chat models."""
+    samples: int = Field(default=3, ge=1)
+    """Rationales to ask for of each question; with `until_correct`, those of the first round."""
+    until_correct: UntilCorrectConfig | None = None
+    """Go on asking only the questions that lack correct rationales."""
+    temperature: float = Field(default=0.7, ge=0.0)
+    """Softmax temperature (the paper: 0.7); 0 is greedy and needs `samples: 1`."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling: smallest set of tokens with this probability mass."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest reply; one that is cut there is counted and graded as no answer."""
+    answer_tokens: int = Field(default=32, ge=1)
+    """Longest reply to the second call of `two_stage`."""
+    seed: int = 42
+    """Chooses the worked examples; local teachers sample from it too."""
+
+    @model_validator(mode="after")
+    def _prompt_has_its_parts(self) -> AskedTeacher:
+        if (self.prompt == "custom") != (self.template is not None):
+            raise ValueError("`prompt: custom` and `template` need each other: give both or neither")
+        if self.prompt == "few_shot" and self.exemplars is None:
+            raise ValueError("`prompt: few_shot` needs `exemplars`: a file of worked examples")
+        most = self.samples if self.until_correct is None else self.until_correct.tries
+        if self.temperature == 0.0 and most > 1:
+            raise ValueError(f"at `temperature: 0` a question's {most} samples would be alike; raise it or ask for 1")
+        if self.samples > most:
+            raise ValueError(
+                f"`samples: {self.samples}` is over `until_correct.tries: {most}`; lower one or raise the other"
+            )
+        return self
+
+
+class OpenAITeacher(AskedTeacher):
+    """A teacher behind an OpenAI-compatible endpoint (OpenAI, vLLM, Ollama, llama.cpp, Gemini, ...)."""
+
+    kind: Literal["openai"] = "openai"
+    model: str = Field(min_length=1)
+    """Name of the model as the endpoint knows it."""
+    base_url: str = OPENAI_URL
+    """Address of the endpoint, up to and with its `/v1`."""
+    api_key_env: str | None = "OPENAI_API_KEY"
+    """Environment variable that holds the key; null for an endpoint that asks for none. The key itself is never
+    written to any file."""
+    endpoint: Literal["chat", "completions"] = "chat"
+    """`chat` for chat models; `completions` for base models."""
+    stop: list[str] | None = Field(default=None, max_length=4)
+    """Texts that end a reply; null takes a new question's "Q:" with `completions` and none with `chat`."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name of the length limit in the request; OpenAI's reasoning models want `max_completion_tokens`."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request (`reasoning_effort`, `top_k`, ...)."""
+    concurrency: int = Field(default=32, ge=1, le=1024)
+    """Requests in flight at once, at most."""
+    requests_per_minute: float | None = Field(default=None, gt=0.0)
+    """Rate limit, evenly paced; null: none."""
+    tokens_per_minute: float | None = Field(default=None, gt=0.0)
+    """Rate limit on prompt tokens plus `max_tokens`, corrected by real usage; null: none."""
+    timeout: float = Field(default=120.0, gt=0.0)
+    """Seconds a request may take in all."""
+    retries: int = Field(default=6, ge=0)
+    """Repetitions of a request that met an overload, a server error, a lost connection, a timeout or an unreadable
+    reply."""
+    max_wait: float = Field(default=600.0, gt=0.0)
+    """Longest Retry-After to obey, in seconds; a request that is told to wait longer is given up."""
+    tokenizer: str | None = None
+    """Tokenizer (hub name or folder) for estimates; null estimates by characters, four a token."""
+    budget: BudgetConfig = BudgetConfig()
+    """Hard limits."""
+    price: PriceConfig | None = None
+    """Dollars a million tokens; needed for `budget.dollars`."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"got {value!r}, expected an address such as {OPENAI_URL}")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(
+                "keep user names, passwords and queries out of the address; `api_key_env` says where the key is"
+            )
+        return value.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name_not_a_key(cls, value: str | None) -> str | None:
+        # The value is not repeated in the message: it may be a key that was pasted here by mistake.
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("expected the NAME of an environment variable, such as OPENAI_API_KEY, not the key itself")
+        return value
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_field_of_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        # `n` and `stream` change the reply's form, and `seed` would make all samples of a question alike.
+        ours = {"model", "messages", "prompt", "n", "stream", "stop", "seed", "temperature", "top_p", "max_tokens"}
+        if taken := sorted((ours | {"max_completion_tokens"}) & set(value)):
+            raise ValueError(
+                f"{', '.join(taken)} cannot stand here: the client sets such fields itself or leaves them out"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _money_has_a_price(self) -> OpenAITeacher:
+        if self.budget.dollars is not None and self.price is None:
+            raise ValueError("`budget.dollars` needs `price: {input: ..., output: ...}`, dollars a million tokens")
+        if self.system is not None and self.endpoint == "completions":
+            raise ValueError("`system` needs `endpoint: chat`; a completion has no system message")
+        return self
+
+
+class LocalTeacher(AskedTeacher):
+    """A teacher that runs here: a Hugging Face model by one of the generation engines."""
+
+    kind: Literal["local"] = "local"
+    model: str = Field(min_length=1)
+    """Hub name or folder of the model."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights in memory."""
+    top_k: int = Field(default=0, ge=0)
+    """Sample from the k likeliest tokens; 0 samples from all."""
+    batch_size: int = Field(default=32, ge=1)
+    """Sequences generated at once."""
+    engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
+    """What generates; auto takes the fastest one present that serves the model."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you have read it."""

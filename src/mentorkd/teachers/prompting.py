@@ -1,0 +1,252 @@
+"""What a teacher is asked, and how its replies are read: Jinja templates, all four kinds.
+
+A prompt is filled from the question alone; the gold answer is never within a template's reach.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mentorkd.errors import DataError, TeacherError
+from mentorkd.records import Question, Rationale, content_id, normalise_whitespace
+from mentorkd.teacher_recipe import PromptKind
+
+__all__ = [
+    "ANSWER_FORMS",
+    "ANSWER_TRIGGER",
+    "TEMPLATES",
+    "Exemplar",
+    "Prompter",
+    "Solution",
+    "exemplars_from",
+    "read_exemplars",
+    "read_template",
+    "split_answer",
+]
+
+ANSWER_TRIGGER = "Therefore, the answer is"
+"""Draws the answer from a rationale; the second call of Zero-shot-CoT ends with it (Mentor-KD, section 3.1)."""
+
+TEMPLATES = {
+    "two_stage": "Q: {{ question }}\nA: Let's think step by step.",
+    "zero_shot_cot": (
+        "Q: {{ question }}\n"
+        "Work it out in steps, then end with a line of its own that reads: "
+        f"{ANSWER_TRIGGER} X. In place of X write {{{{ answer_form }}}}.\n"
+        "A: Let's think step by step."
+    ),
+    "few_shot": (
+        "{% for shown in exemplars %}"
+        f"Q: {{{{ shown.question }}}}\nA: {{{{ shown.rationale }}}}\n{ANSWER_TRIGGER} {{{{ shown.answer }}}}.\n\n"
+        "{% endfor %}"
+        "Q: {{ question }}\nA:"
+    ),
+}
+"""`two_stage` is the paper's, word for word; its second call is made by `Prompter.second`."""
+
+ANSWER_FORMS = {
+    "number": "a number without its unit",
+    "choice": "the letter of the right option",
+    "yes_no": "yes or no",
+    "text": "the answer alone",
+    "math": "the answer alone, in LaTeX if it is a formula",
+}
+
+# A line from the answer marker on, with the emphasis that chat models like to put around it.
+_ANSWER_LINE = re.compile(
+    r"^[ \t>*_#`-]*(?:(?:so|thus|hence|therefore)\b[,:]?\s*)?(?:the\s+)?(?:final\s+)?answer(?:\s+is\b|[*_`]*\s*[:=])"
+    r"|^\s*####|-->",
+    re.IGNORECASE | re.MULTILINE,
+)
+_TRIGGER = re.compile(r"\b(?:so|thus|hence|therefore),?\s+the\s+(?:final\s+)?answer\s+is\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """A worked example of a few-shot prompt."""
+
+    question: str
+    rationale: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A reply, read: the reasoning without its answer, and the text in which the answer stands."""
+
+    rationale: str
+    answer_text: str
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """Fills the prompts of one teacher. `answer_form` says what an answer looks like (see ANSWER_FORMS)."""
+
+    kind: PromptKind
+    template: str
+    answer_form: str = ANSWER_FORMS["text"]
+    exemplars: tuple[Exemplar, ...] = ()
+    shots: int = 4
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.first("one question") == self.first("another question"):
+            raise TeacherError("the prompt template leaves the question out; put {{ question }} where it belongs")
+        if self.kind == "few_shot" and len(self.exemplars) <= self.shots:
+            # One more than is shown, since a question must not be shown itself.
+            got = f"got {len(self.exemplars)} worked examples, expected more than shots = {self.shots}"
+            raise TeacherError(f"{got}, for a question may be among them; lower `shots` or add examples")
+
+    @classmethod
+    def create(
+        cls,
+        kind: PromptKind,
+        *,
+        answer_kind: str = "text",
+        template: str | None = None,
+        exemplars: Iterable[Exemplar] = (),
+        shots: int = 4,
+        seed: int = 42,
+    ) -> Prompter:
+        """The prompter of `kind`; `template` belongs to the kind `custom`."""
+        text = TEMPLATES[kind] if kind != "custom" else template
+        if text is None:
+            raise TeacherError("prompt: custom has no template; give `template` in the recipe")
+        return cls(kind, text, ANSWER_FORMS[answer_kind], tuple(exemplars), shots, seed)
+
+    @property
+    def two_stage(self) -> bool:
+        return self.kind == "two_stage"
+
+    def first(self, question: str) -> str:
+        """The prompt of the (first) call."""
+        try:
+            filled = self._compiled.render(
+                question=question.strip(), exemplars=self._shown(question), answer_form=self.answer_form
+            )
+        except Exception as error:  # a template is a program: it fails in any way it likes
+            raise _template_error(error) from None
+        return filled
+
+    def second(self, question: str, reply: str) -> str:
+        """The prompt of the second call of `two_stage`: the first, its reply, and the answer trigger."""
+        gap = "" if reply[:1].isspace() else " "
+        return f"{self.first(question)}{gap}{reply.rstrip()}\n{ANSWER_TRIGGER}"
+
+    def read(self, replies: Sequence[str]) -> Solution:
+        """Read the replies to a question's calls (one, or two with `two_stage`)."""
+        if self.two_stage:
+            rationale, answer = replies
+            return Solution(rationale.strip(), f"{ANSWER_TRIGGER} {answer.strip()}")
+        # A base model goes on to invent the next question; what follows is not about ours.
+        return split_answer(replies[0].split("\nQ:")[0] if self.kind == "few_shot" else replies[0])
+
+    @cached_property
+    def _compiled(self) -> Template:
+        sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        try:
+            return sandbox.from_string(self.template)
+        except TemplateError as error:
+            raise _template_error(error) from None
+
+    @cached_property
+    def _order(self) -> list[tuple[str, Exemplar]]:
+        # By hash, so that the choice does not hang on the order of a file; the same for all questions, so that the
+        # prompts share their beginning, which many endpoints charge less for.
+        rows = [(normalise_whitespace(shown.question), shown) for shown in self.exemplars]
+        return sorted(rows, key=lambda row: content_id(str(self.seed), row[0], row[1].rationale))
+
+    def _shown(self, question: str) -> list[Exemplar]:
+        asked = normalise_whitespace(question)
+        shown: dict[str, Exemplar] = {}
+        for text, exemplar in self._order:
+            if text != asked and len(shown) < self.shots:
+                shown.setdefault(text, exemplar)
+        return list(shown.values())
+
+
+def split_answer(reply: str) -> Solution:
+    """Part a reply at its last answer marker; without one, the whole of it is both reasoning and answer text."""
+    marks = [mark for pattern in (_ANSWER_LINE, _TRIGGER) for mark in pattern.finditer(reply)]
+    if not marks:
+        return Solution(reply.strip(), reply.strip())
+    at = max(marks, key=lambda mark: (mark.end(), -mark.start())).start()
+    return Solution(reply[:at].strip(), reply[at:].strip(" \t\r\n>*_`"))
+
+
+def exemplars_from(questions: Iterable[Question], rationales: Iterable[Rationale]) -> list[Exemplar]:
+    """Worked examples of the training set: of each question that has one, its first correct rationale."""
+    first: dict[str, Rationale] = {}
+    for rationale in rationales:
+        if rationale.verdict == "correct" and rationale.text:
+            first.setdefault(rationale.question_id, rationale)
+    return [Exemplar(q.text, first[q.id].text, q.answer) for q in questions if q.id in first and q.split == "train"]
+
+
+_FIELDS = {
+    "question": ("question", "input", "instruction"),
+    "rationale": ("rationale", "chain", "output", "solution"),
+    "answer": ("answer", "label"),
+}
+
+
+def read_exemplars(path: Path) -> list[Exemplar]:
+    """Read worked examples from JSON (a list of objects) or JSON Lines.
+
+    The question stands under `question`, `input` or `instruction`, the rationale under `rationale`, `chain`, `output`
+    (its first, if a list) or `solution`, the answer under `answer` or `label`. Raises DataError that names the row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+        rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line]
+    except OSError as error:
+        raise DataError(f"{path}: worked examples cannot be read ({error.strerror}); check `exemplars`") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: expected JSON or JSON Lines of worked examples, got faulty JSON ({error})") from None
+    exemplars = [_exemplar(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    if not exemplars:
+        raise DataError(f"{path}: no worked examples in it; expected rows with a question, a rationale and an answer")
+    return exemplars
+
+
+def _exemplar(row: Any, place: str) -> Exemplar:
+    if not isinstance(row, dict):
+        got = type(row).__name__
+        raise DataError(f"{place}: got {got}, expected an object with a question, a rationale and an answer")
+    values: dict[str, str] = {}
+    for name, keys in _FIELDS.items():
+        value = next((row[key] for key in keys if key in row), None)
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{place}: no {name}; expected text under {', '.join(map(repr, keys))}")
+        values[name] = value.strip()
+    return Exemplar(**values)
+
+
+def read_template(value: str, root: Path) -> str:
+    """The text of a recipe's `template`: itself, or the file that `file:PATH` names, from `root` on."""
+    if not value.startswith("file:"):
+        return value
+    path = root / value.removeprefix("file:").strip()
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TeacherError(f"{path}: the prompt template cannot be read ({error.strerror}); check `template`") from None
+
+
+def _template_error(error: Exception) -> TeacherError:
+    reason = normalise_whitespace(str(error)) or type(error).__name__
+    hint = "the variables are question, exemplars and answer_form"
+    return TeacherError(f"the prompt template cannot be filled: {reason}; {hint}")
