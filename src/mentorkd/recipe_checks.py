@@ -1,0 +1,237 @@
+"""What is wrong with a recipe, in plain words.
+
+`plain_faults` translates pydantic's errors; `combined_faults` finds what only shows when several keys are seen at once.
+Both work on raw values, so that one malformed key does not hide the faults of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mentorkd.recipe import TEACHER, Recipe
+from mentorkd.recipe_graph import Links, cycles
+from mentorkd.recipe_yaml import KeyPath, suggestion
+from mentorkd.records import normalise_whitespace
+
+__all__ = ["SOFT_LABEL_SETTINGS", "Finding", "combined_faults", "mapping", "plain_faults"]
+
+Finding = tuple[KeyPath, str]
+"""A key and what is wrong with it."""
+
+SOFT_LABEL_SETTINGS = ("kd_weight", "temperature", "tau_squared", "divergence", "soft_label_store", "top_k")
+"""Keys of a learner that mean nothing without `soft_labels`."""
+
+_SEQ2SEQ = frozenset(
+    {"bart", "bigbird_pegasus", "blenderbot", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "nllb-moe"}
+    | {"pegasus", "pegasus_x", "plbart", "prophetnet", "switch_transformers", "t5", "t5gemma", "umt5"}
+)
+_CAUSAL = frozenset(
+    {"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj"}
+    | {"granite", "llama", "mamba", "mistral", "mixtral", "mpt", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2"}
+    | {"qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"}
+)
+
+_EXPECTED = {
+    "bool": "true or false",
+    "dict": "a mapping of keys to values",
+    "float": "a number",
+    "int": "a whole number",
+    "list": "a list, e.g. [a, b]",
+    "model": "a mapping of keys to values",
+    "string": "text; put it in quotes",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "a number above"),
+    "greater_than_equal": ("ge", "a number of at least"),
+    "less_than": ("lt", "a number below"),
+    "less_than_equal": ("le", "a number of at most"),
+}
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """`value` if it is a mapping, else an empty one: for looking into raw values of any shape."""
+    return value if isinstance(value, dict) else {}
+
+
+def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
+    """Pydantic's errors about `raw` as keys of `raw` and plain words."""
+    return [_translated(details, raw) for details in error.errors(include_url=False)]
+
+
+def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
+    """Faults between keys of `raw`, a recipe with its defaults merged: the learner graph, settings that have no effect
+    or exclude each other. Parts of the wrong shape are passed over; `plain_faults` tells of them.
+    """
+    learners = {str(name): mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
+    links = {name: _links(learner) for name, learner in learners.items()}
+    for name, learner in learners.items():
+        if name == TEACHER:
+            yield ("learners", name), f"`{TEACHER}` stands for the teacher; give the learner another name"
+        yield from _link_faults(name, links)
+        yield from _setting_faults(name, learner)
+        yield from _pair_faults(name, learner, learners)
+    for cycle in cycles({name: link.learners for name, link in links.items()}):
+        way = " -> ".join([*cycle, cycle[0]])
+        yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
+    yield from _validation_faults(raw, learners)
+    seeds = raw.get("seeds")
+    if isinstance(seeds, list):
+        for index, seed in enumerate(seeds):
+            if seed in seeds[:index]:
+                yield ("seeds", index), f"{seed} is given twice; a seed is one run"
+
+
+def _links(learner: dict[str, Any]) -> Links:
+    authors = learner.get("rationales", [TEACHER])
+    soft = learner.get("soft_labels")
+    names = [name for name in authors if isinstance(name, str)] if isinstance(authors, list) else []
+    return Links(names, soft if isinstance(soft, str) else None)
+
+
+def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
+    own = links[name]
+    authors = [TEACHER, *(other for other in links if other != name)]
+    for index, author in enumerate(own.rationales):
+        place: KeyPath = ("learners", name, "rationales", index)
+        if author in own.rationales[:index]:
+            yield place, f"`{author}` is named twice"
+        elif author == name and name != TEACHER:
+            yield place, "a learner cannot learn from itself"
+        elif author not in authors:
+            yield place, f"there is no learner `{author}`{suggestion(author, authors)}"
+    place = ("learners", name, "soft_labels")
+    if own.soft_labels == TEACHER:
+        yield place, "the teacher gives text only; soft labels come from a learner"
+    elif own.soft_labels == name:
+        yield place, "a learner cannot learn from itself"
+    elif own.soft_labels is not None and own.soft_labels not in links:
+        yield place, f"there is no learner `{own.soft_labels}`{suggestion(own.soft_labels, authors[1:])}"
+
+
+def _setting_faults(name: str, learner: dict[str, Any]) -> Iterator[Finding]:
+    place = ("learners", name)
+    if learner.get("soft_labels") is None:
+        for key in SOFT_LABEL_SETTINGS:
+            if key in learner:
+                yield (*place, key), "has no effect without `soft_labels`; remove it, or name a mentor in `soft_labels`"
+    elif learner.get("soft_label_store") == "top_k":
+        if learner.get("divergence") in ("mse", "soft_ce"):
+            need = f"`{learner['divergence']}` needs the mentor's whole distribution"
+            yield (*place, "divergence"), f"{need}, of which `top_k` keeps a part; store `hidden`, or use `online`"
+    elif "top_k" in learner:
+        yield (*place, "top_k"), "has no effect without `soft_label_store: top_k`; remove it, or choose that store"
+    prompt = learner.get("prompt")
+    if isinstance(prompt, str) and "{question}" not in prompt:
+        yield (*place, "prompt"), f"got {prompt!r}; expected a template with {{question}} in it"
+
+
+def _pair_faults(name: str, learner: dict[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    """Soft labels are probabilities over one vocabulary, of text that both models see in the same place."""
+    mentor = learner.get("soft_labels")
+    if not isinstance(mentor, str) or mentor not in learners or mentor == name:
+        return
+    place = ("learners", name, "soft_labels")
+    ours, theirs = mapping(learner.get("model")), mapping(learners[mentor].get("model"))
+    config, their_config = mapping(ours.get("from_config")), mapping(theirs.get("from_config"))
+    if not (config and their_config):
+        return
+    tokenizer, their_tokenizer = ours.get("tokenizer"), theirs.get("tokenizer")
+    if tokenizer and their_tokenizer and tokenizer != their_tokenizer:
+        two = f"the tokenizer is {tokenizer} here and {their_tokenizer} in `{mentor}`"
+        yield place, f"{two}; soft labels need one vocabulary"
+    kinds = {config.get("model_type"): name, their_config.get("model_type"): mentor}
+    seq2seq = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _SEQ2SEQ]
+    causal = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _CAUSAL]
+    if seq2seq and causal:
+        yield place, f"{seq2seq[0]} is an encoder-decoder and {causal[0]} is not; soft labels need two of a kind"
+
+
+def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    task = mapping(raw.get("task"))
+    if task.get("validation") is not None or task.get("validation_share") != 0:
+        return
+    settings = {name: mapping(learner.get("training")) for name, learner in learners.items()}
+    selecting = [name for name, own in settings.items() if own.get("select_on", "validation") == "validation"]
+    if selecting:
+        lack = f"0 leaves {', '.join(selecting)} nothing to choose the best epoch on"
+        ways = "give a share above 0, or a file as `task.validation`, or `training.select_on: last`"
+        yield ("task", "validation_share"), f"{lack}; {ways}"
+
+
+def _translated(details: ErrorDetails, raw: Any) -> Finding:
+    path = _key_path([part for part in details["loc"] if part != "[key]"], raw)
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = [key for model in _models_at(path[:-1]) for key in model.model_fields]
+        return path, f"unknown key{suggestion(str(path[-1]), known)}"
+    if kind == "missing":
+        about = next((model.model_fields[str(path[-1])].description for model in _models_at(path[:-1])), None)
+        return path, f"missing ({_first_sentence(about)})" if about else "missing"
+    if kind == "value_error":
+        return path, str(context["error"])
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return path, f"got {_shown(value)}; expected {words} {context[key]}"
+    if kind in ("literal_error", "union_tag_invalid"):
+        choices = str(context.get("expected", context.get("expected_tags"))).replace(" or ", ", ").replace("'", "")
+        close = suggestion(value, choices.split(", ")) if isinstance(value, str) else ""
+        return path, f"got {_shown(value)}; expected one of {choices}{close}"
+    if kind == "too_short":
+        return path, "empty; expected at least one"
+    if kind == "string_pattern_mismatch":
+        signs = context["pattern"].split("[")[-1].split("]")[0].replace("A-Za-z0-9", "letters, digits, ")
+        return path, f"got {_shown(value)}; expected a letter or digit, then only {signs}"
+    expected = _EXPECTED.get(kind.split("_")[0])
+    return path, f"got {_shown(value)}; expected {expected or details['msg']}"
+
+
+def _key_path(location: list[int | str], raw: Any) -> KeyPath:
+    """Pydantic's location without the parts that are not keys of `raw`, such as the tag of a union."""
+    path: list[int | str] = []
+    for part in location:
+        inside = (isinstance(raw, list) and isinstance(part, int)) or part in mapping(raw)
+        if inside or part == location[-1]:
+            path.append(part)
+            raw = raw[part] if inside else None
+    return tuple(path)
+
+
+def _models_at(path: KeyPath) -> list[type[BaseModel]]:
+    """The models that may stand at `path` of a recipe."""
+    kinds: list[Any] = [Recipe]
+    for part in path:
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    return [model for kind in kinds for model in _models(kind)]
+
+
+def _inside(kind: Any, part: int | str) -> list[Any]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind.model_fields[part].annotation] if part in kind.model_fields else []
+    if get_origin(kind) in (dict, list):
+        return [get_args(kind)[-1]]
+    return [inner for argument in get_args(kind) for inner in _inside(argument, part)]
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [] if get_origin(kind) in (dict, list) else [model for part in get_args(kind) for model in _models(part)]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _first_sentence(text: str) -> str:
+    return normalise_whitespace(text).split(". ")[0].rstrip(".")

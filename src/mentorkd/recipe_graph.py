@@ -1,0 +1,89 @@
+"""The graph of learners: its faults, its order, and who is whose mentor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mentorkd.errors import Fault, RecipeError
+from mentorkd.recipe import TEACHER, Recipe
+
+__all__ = ["Links", "cycles", "learning_order", "links_of", "mentors", "scorers", "topological_order", "writers"]
+
+
+@dataclass(frozen=True)
+class Links:
+    """Whom a learner learns from: authors of text, and the mentor whose distributions it imitates."""
+
+    rationales: Sequence[str]
+    soft_labels: str | None
+
+    @property
+    def learners(self) -> list[str]:
+        """The other learners that must be trained before this one, each once."""
+        named = [*self.rationales, *([self.soft_labels] if self.soft_labels else [])]
+        return [name for name in dict.fromkeys(named) if name != TEACHER]
+
+
+def links_of(recipe: Recipe) -> dict[str, Links]:
+    """The links of every learner, in recipe order."""
+    return {name: Links(learner.rationales, learner.soft_labels) for name, learner in recipe.learners.items()}
+
+
+def learning_order(recipe: Recipe) -> list[str]:
+    """All learners, each after those it learns from; recipe order wherever that leaves a choice.
+
+    Raises RecipeError if the learners form a cycle or name a learner that is not there.
+    """
+    return topological_order({name: links.learners for name, links in links_of(recipe).items()})
+
+
+def writers(recipe: Recipe) -> set[str]:
+    """Learners that another one names under `rationales`: they write text for every training question."""
+    return {name for links in links_of(recipe).values() for name in links.rationales} - {TEACHER}
+
+
+def scorers(recipe: Recipe) -> set[str]:
+    """Learners that another one names under `soft_labels`: they score its training text."""
+    return {links.soft_labels for links in links_of(recipe).values() if links.soft_labels}
+
+
+def mentors(recipe: Recipe) -> set[str]:
+    """Learners that another one names at all."""
+    return writers(recipe) | scorers(recipe)
+
+
+def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
+    """The keys of `needs`, each after the names it needs; otherwise in the order of `needs`."""
+    waiting = {name: set(needed) for name, needed in needs.items()}
+    order: list[str] = []
+    while waiting:
+        ready = next((name for name, needed in waiting.items() if needed.issubset(order)), None)
+        if ready is None:
+            fault = Fault("learners", f"no order to train in: {', '.join(waiting)} wait for each other")
+            raise RecipeError("recipe", [fault])
+        order.append(ready)
+        del waiting[ready]
+    return order
+
+
+def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Cycles among the keys of `needs`, each as its names in order; a graph with any cycle gives at least one.
+
+    A name that needs itself is no cycle here, and neither is one that is not a key.
+    """
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> None:
+        for needed in needs[name]:
+            if needed in trail:
+                found.append([*trail[trail.index(needed) :], name])
+            elif needed in needs and needed not in done and needed != name:
+                visit(needed, [*trail, name])
+        done.add(name)
+
+    for name in needs:
+        if name not in done:
+            visit(name, [])
+    return found

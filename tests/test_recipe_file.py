@@ -1,0 +1,612 @@
+"""Recipes from text: merging, overrides, paths, and every fault with its key, words and line."""
+
+# ruff: noqa: E501 (the tables hold whole messages)
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mentorkd.errors import Fault, RecipeError
+from mentorkd.recipe import Recipe
+from mentorkd.recipe_file import (
+    data_path,
+    dump_recipe,
+    learning_order,
+    load_recipe,
+    mentors,
+    missing_files,
+    parse_recipe,
+    recipe_schema,
+    scorers,
+    set_override,
+    writers,
+)
+
+GOOD = """\
+name: demo
+task:
+  name: svamp
+  train: train.json
+  test: test.json
+teacher: {rationales: rationales.json}
+training: {learning_rate: 2e-4, epochs: 3}
+sampling: {samples: 2}
+learners:
+  student:
+    model: google/flan-t5-small
+    rationales: [teacher, mentor]
+    soft_labels: mentor
+    kd_weight: 0.5
+  mentor: {model: google/flan-t5-large}
+  vanilla:
+    model: {name: google/flan-t5-small, revision: main}
+    training: {epochs: 5}
+seeds: [1, 2]
+"""
+BASE = Path("/recipes")
+
+
+def parse(text: str, *overrides: str, base: Path = BASE) -> Recipe:
+    return parse_recipe(text, source="test", overrides=overrides, base=base)
+
+
+def faults(text: str, *overrides: str) -> list[Fault]:
+    with pytest.raises(RecipeError) as caught:
+        parse(text, *overrides)
+    return list(caught.value.faults)
+
+
+def changed(old: str, new: str) -> str:
+    assert GOOD.count(old) == 1
+    return GOOD.replace(old, new)
+
+
+def test_recipe_level_defaults_reach_every_learner_and_yield_to_its_own() -> None:
+    recipe = parse(GOOD)
+    assert {name: learner.training.epochs for name, learner in recipe.learners.items()} == {
+        "student": 3,
+        "mentor": 3,
+        "vanilla": 5,
+    }
+    assert {learner.training.learning_rate for learner in recipe.learners.values()} == {2e-4}
+    assert {learner.sampling.samples for learner in recipe.learners.values()} == {2}
+
+
+def test_a_known_task_brings_its_answer_kind() -> None:
+    assert parse(GOOD).task.answer == "number"
+    assert parse(GOOD, "task.answer=text").task.answer == "text"
+
+
+def test_exponents_without_a_point_are_numbers_even_where_any_value_is_allowed() -> None:
+    recipe = parse(
+        changed(
+            "{model: google/flan-t5-large}",
+            """
+    model:
+      from_config: {model_type: t5, layer_norm_epsilon: 1e-6, d_model: 64}
+      tokenizer: google/flan-t5-small""",
+        )
+    )
+    assert recipe.learners["mentor"].model.from_config == {
+        "model_type": "t5",
+        "layer_norm_epsilon": 1e-6,
+        "d_model": 64,
+    }
+
+
+@pytest.mark.parametrize("overrides", [(), ("task.choices=[A, B]", "task.name='1e5'", "task.answer=choice")])
+def test_the_dump_loads_back_to_an_equal_recipe(overrides: tuple[str, ...]) -> None:
+    recipe = parse(GOOD, *overrides)
+    text = dump_recipe(recipe)
+    assert parse(text, base=Path("/elsewhere")) == recipe
+    assert dump_recipe(parse(text)) == text
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30))
+def test_any_prompt_survives_the_dump(text: str) -> None:
+    raw = parse(GOOD).model_dump()
+    raw["learners"]["student"]["prompt"] = "{question}" + text
+    recipe = Recipe.model_validate(raw)
+    assert parse(dump_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize("store", ["hidden", "top_k", "online"])
+def test_soft_label_settings_survive_the_dump(store: str) -> None:
+    k = ["learners.student.top_k=8"] if store == "top_k" else []
+    recipe = parse(GOOD, f"learners.student.soft_label_store={store}", "learners.student.temperature=2", *k)
+    assert parse(dump_recipe(recipe)) == recipe
+
+
+def test_the_graph() -> None:
+    recipe = parse(GOOD, "learners.vanilla.rationales=[mentor]", "learners.mentor.rationales=[teacher]")
+    assert learning_order(recipe) == ["mentor", "student", "vanilla"]
+    assert writers(recipe) == scorers(recipe) == mentors(recipe) == {"mentor"}
+    chain = parse(GOOD, "learners.mentor.rationales=[vanilla]", "learners.student.soft_labels=vanilla")
+    assert learning_order(chain) == ["vanilla", "mentor", "student"]
+    assert (writers(chain), scorers(chain)) == ({"mentor", "vanilla"}, {"vanilla"})
+
+
+def test_order_follows_the_recipe_where_it_may() -> None:
+    recipe = parse(GOOD, "learners.student.rationales=[teacher]", "learners.student.soft_labels=vanilla")
+    assert learning_order(recipe) == ["mentor", "vanilla", "student"]
+
+
+def test_learning_order_refuses_a_cycle_in_a_recipe_that_was_not_read_from_a_file() -> None:
+    raw = parse(GOOD).model_dump()
+    raw["learners"]["mentor"]["rationales"] = ["student"]
+    with pytest.raises(RecipeError, match="student, mentor wait for each other"):
+        learning_order(Recipe.model_validate(raw))
+
+
+# Overrides
+
+
+def test_overrides_create_mappings_expand_the_model_and_keep_what_stands_beside() -> None:
+    recipe = parse(
+        GOOD,
+        "learners.mentor.model.lora.r=8",
+        "task.columns.question=Body",
+        "learners.student.training.epochs=7",
+        "training.batch_size=2",
+        "task.validation=dev.json",
+    )
+    mentor = recipe.learners["mentor"].model
+    assert (mentor.name, mentor.lora and mentor.lora.r) == ("google/flan-t5-large", 8)
+    assert recipe.task.columns == {"question": "Body"}
+    student = recipe.learners["student"].training
+    assert (student.epochs, student.batch_size, student.learning_rate) == (7, 2, 2e-4)
+    assert recipe.task.validation == "dev.json"
+
+
+def test_the_last_override_of_a_key_holds() -> None:
+    assert parse(GOOD, "seeds=[5]", "seeds=[6, 7]").seeds == [6, 7]
+
+
+def test_an_override_does_not_leak_through_an_anchor() -> None:
+    shared = GOOD.replace("{model: google/flan-t5-large}", "{model: &m {name: a/b, lora: {r: 4}}}")
+    shared = shared.replace("{name: google/flan-t5-small, revision: main}", "*m")
+    recipe = parse(shared, "learners.mentor.model.lora.r=16")
+    ranks = {name: recipe.learners[name].model.lora for name in ("mentor", "vanilla")}
+    assert {name: lora and lora.r for name, lora in ranks.items()} == {"mentor": 16, "vanilla": 4}
+
+
+def test_set_override_tells_where_it_wrote() -> None:
+    raw: dict[str, object] = {"learners": {"a": {"model": "x"}}}
+    assert set_override(raw, "learners.a.model.dtype = float32") == ("learners", "a", "model", "dtype")
+    assert raw == {"learners": {"a": {"model": {"name": "x", "dtype": "float32"}}}}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key", "words"),
+    [
+        ("seeds", "seeds", "got `seeds`; expected `key.path=value`"),
+        ("=3", "=3", "got `=3`; expected `key.path=value`"),
+        ("task..name=x", "task..name=x", "got `task..name=x`; expected `key.path=value`"),
+        ("seeds.0=3", "seeds.0", "`seeds` is [1, 2], not a mapping; set it as a whole (given on the command line)"),
+        ("name.x=3", "name.x", "`name` is 'demo', not a mapping; set it as a whole (given on the command line)"),
+        (
+            "seeds=[1",
+            "seeds",
+            "not valid YAML: while parsing a flow sequence expected ',' or ']', but got '<stream end>' "
+            "(in the value given on the command line)",
+        ),
+        (
+            "data={root: a, root: b}",
+            "data",
+            "given twice; the first is on line 1 (in the value given on the command line)",
+        ),
+        ("training.epochs=many", "training.epochs", "got 'many'; expected a whole number (given on the command line)"),
+        ("training.epoch=3", "training.epoch", "unknown key; did you mean `epochs`? (given on the command line)"),
+        (
+            "learners.studnet.kd_weight=0.1",
+            "learners.studnet",
+            "no such learner; did you mean `student`? (given on the command line)",
+        ),
+        (
+            "learners.student.soft_labels=mentro",
+            "learners.student.soft_labels",
+            "there is no learner `mentro`; did you mean `mentor`? (given on the command line)",
+        ),
+    ],
+)
+def test_a_bad_override_is_one_fault(assignment: str, key: str, words: str) -> None:
+    assert faults(GOOD, assignment) == [Fault(key, words)]
+
+
+# Faults
+
+
+SEPARATE_CONFIGS = changed(
+    "{model: google/flan-t5-large}",
+    """
+    model: {from_config: {model_type: gpt2}, tokenizer: x/gpt2}""",
+).replace(
+    "    model: google/flan-t5-small\n    rationales",
+    """\
+    model: {from_config: {model_type: t5}, tokenizer: x/t5}
+    rationales""",
+)
+
+BROKEN: dict[str, tuple[str, list[Fault]]] = {
+    "unknown key": (
+        changed("kd_weight", "kd_wieght"),
+        [Fault("learners.student.kd_wieght", "unknown key; did you mean `kd_weight`?", 14)],
+    ),
+    "unknown key in the teacher": (
+        changed("{rationales: rationales.json}", "{rationales: a, selct: {}}"),
+        [Fault("teacher.selct", "unknown key; did you mean `select`?", 6)],
+    ),
+    "missing key": (
+        changed("  train: train.json\n", ""),
+        [Fault("task.train", "missing (Training questions: a file, or `hub:NAME` for a Hugging Face data set)", 2)],
+    ),
+    "wrong type": (
+        changed("epochs: 5", "epochs: [5]"),
+        [Fault("learners.vanilla.training.epochs", "got a list; expected a whole number", 18)],
+    ),
+    "out of range": (
+        changed("kd_weight: 0.5", "kd_weight: 1.5"),
+        [Fault("learners.student.kd_weight", "got 1.5; expected a number of at most 1.0", 14)],
+    ),
+    "a choice mistyped": (
+        changed("kd_weight: 0.5", "divergence: forward-kl"),
+        [
+            Fault(
+                "learners.student.divergence",
+                "got 'forward-kl'; expected one of forward_kl, reverse_kl, jsd, mse, soft_ce; "
+                "did you mean `forward_kl`?",
+                14,
+            )
+        ],
+    ),
+    "a fault of recipe-level training is told once": (
+        changed("epochs: 3", "epochs: 0"),
+        [Fault("training.epochs", "got 0; expected a number of at least 1", 7)],
+    ),
+    "recipe-level training is no mapping": (
+        changed("{learning_rate: 2e-4, epochs: 3}", "fast"),
+        [Fault("training", "got 'fast'; expected a mapping of keys to values", 7)],
+    ),
+    "list forgotten": (
+        changed("[teacher, mentor]", "teacher"),
+        [Fault("learners.student.rationales", "got 'teacher'; expected a list, e.g. [a, b]", 12)],
+    ),
+    "YAML's yes": (
+        changed("[1, 2]", "[1, 2]\ndevice: no"),
+        [Fault("device", "got false; expected one of auto, cpu, cuda, mps", 20)],
+    ),
+    "empty section": (
+        changed("{rationales: rationales.json}", ""),
+        [Fault("teacher", "got nothing; expected a mapping of keys to values", 6)],
+    ),
+    "no learners": (
+        GOOD[: GOOD.index("learners:")] + "learners: {}\n",
+        [Fault("learners", "empty; expected at least one", 9)],
+    ),
+    "a bad name": (
+        changed("name: demo", "name: my demo"),
+        [Fault("name", "got 'my demo'; expected a letter or digit, then only letters, digits, ._-", 1)],
+    ),
+    "two sources of a model": (
+        changed("revision: main", "from_config: {model_type: t5}"),
+        [
+            Fault(
+                "learners.vanilla.model",
+                "give exactly one of `name` (a pretrained model) and `from_config` (random weights)",
+                17,
+            )
+        ],
+    ),
+    "duplicate key": (
+        changed("    kd_weight: 0.5\n", "    kd_weight: 0.5\n    kd_weight: 0.6\n"),
+        [Fault("learners.student.kd_weight", "given twice; the first is on line 14", 15)],
+    ),
+    "a learner's name that YAML reads as a number": (
+        changed("  vanilla:", "  1:"),
+        [Fault("learners.1", "a key must be text; put it in quotes", 16)],
+    ),
+    "not YAML": (
+        changed("[1, 2]", "[1, 2"),
+        [Fault("", "not valid YAML: while parsing a flow sequence expected ',' or ']', but got '<stream end>'", 20)],
+    ),
+    "a tab": (
+        changed("  test:", "\ttest:"),
+        [
+            Fault(
+                "",
+                "not valid YAML: while scanning for the next token found character '\\t' that cannot start any token",
+                5,
+            )
+        ],
+    ),
+    "a control character": (
+        changed("[1, 2]", "[1, 2]\x00"),
+        [Fault("", "not valid YAML: character '\\x00' is not allowed", 19)],
+    ),
+    "a date that is none": (
+        changed("name: demo", "name: 2024-13-45"),
+        [Fault("", "not valid YAML: month must be in 1..12; put text that looks like a date or a number in quotes")],
+    ),
+    "an anchor around itself": (
+        changed("{rationales: rationales.json}", "&t {rationales: *t}"),
+        [Fault("teacher.rationales", "refers to itself by an anchor", 6)],
+    ),
+    "nothing": (
+        "# only a comment\n",
+        [Fault("", "got nothing; expected a mapping with name, task, teacher and learners")],
+    ),
+    "text": ("hello", [Fault("", "got 'hello'; expected a mapping with name, task, teacher and learners")]),
+    "unknown learner": (
+        changed("[teacher, mentor]", "[teacher, mentr]"),
+        [Fault("learners.student.rationales[1]", "there is no learner `mentr`; did you mean `mentor`?", 12)],
+    ),
+    "named twice": (
+        changed("[teacher, mentor]", "[mentor, mentor]"),
+        [Fault("learners.student.rationales[1]", "`mentor` is named twice", 12)],
+    ),
+    "learns from itself": (
+        changed("[teacher, mentor]", "[student]"),
+        [Fault("learners.student.rationales[0]", "a learner cannot learn from itself", 12)],
+    ),
+    "own soft labels": (
+        changed("soft_labels: mentor", "soft_labels: student"),
+        [Fault("learners.student.soft_labels", "a learner cannot learn from itself", 13)],
+    ),
+    "the teacher's soft labels": (
+        changed("soft_labels: mentor", "soft_labels: teacher"),
+        [Fault("learners.student.soft_labels", "the teacher gives text only; soft labels come from a learner", 13)],
+    ),
+    "a learner called teacher": (
+        changed("  vanilla:", "  teacher:"),
+        [Fault("learners.teacher", "`teacher` stands for the teacher; give the learner another name", 16)],
+    ),
+    "a cycle": (
+        changed("large}", "large, rationales: [vanilla]}").replace(
+            "    training: {epochs", "    soft_labels: student\n    training: {epochs"
+        ),
+        [
+            Fault(
+                "learners.student",
+                "a cycle, where each learns from the next: student -> mentor -> vanilla -> student; "
+                "remove one of these names",
+                10,
+            )
+        ],
+    ),
+    "two vocabularies and two kinds": (
+        SEPARATE_CONFIGS,
+        [
+            Fault(
+                "learners.student.soft_labels",
+                "the tokenizer is x/t5 here and x/gpt2 in `mentor`; soft labels need one vocabulary",
+                13,
+            ),
+            Fault(
+                "learners.student.soft_labels",
+                "`student` (t5) is an encoder-decoder and `mentor` (gpt2) is not; soft labels need two of a kind",
+                13,
+            ),
+        ],
+    ),
+    "no effect": (
+        changed("    soft_labels: mentor\n", ""),
+        [
+            Fault(
+                "learners.student.kd_weight",
+                "has no effect without `soft_labels`; remove it, or name a mentor in `soft_labels`",
+                13,
+            )
+        ],
+    ),
+    "k without its store": (
+        changed("kd_weight: 0.5", "top_k: 8"),
+        [
+            Fault(
+                "learners.student.top_k",
+                "has no effect without `soft_label_store: top_k`; remove it, or choose that store",
+                14,
+            )
+        ],
+    ),
+    "a store that keeps too little": (
+        changed("kd_weight: 0.5", "soft_label_store: top_k\n    divergence: mse"),
+        [
+            Fault(
+                "learners.student.divergence",
+                "`mse` needs the mentor's whole distribution, of which `top_k` keeps a part; store `hidden`, or use `online`",
+                15,
+            )
+        ],
+    ),
+    "a prompt without the question": (
+        changed("kd_weight: 0.5", "prompt: 'Q: {input}'"),
+        [Fault("learners.student.prompt", "got 'Q: {input}'; expected a template with {question} in it", 14)],
+    ),
+    "nothing to validate on": (
+        changed("  test: test.json", "  test: test.json\n  validation_share: 0").replace(
+            "training: {epochs: 5}", "training: {select_on: last}"
+        ),
+        [
+            Fault(
+                "task.validation_share",
+                "0 leaves student, mentor nothing to choose the best epoch on; give a share above 0, "
+                "or a file as `task.validation`, or `training.select_on: last`",
+                6,
+            )
+        ],
+    ),
+    "a seed twice": (changed("[1, 2]", "[1, 2, 1]"), [Fault("seeds[2]", "1 is given twice; a seed is one run", 19)]),
+    "unknown task": (
+        changed("name: svamp", "name: svmap"),
+        [
+            Fault(
+                "task.answer",
+                "missing, and `svmap` is not a known task; did you mean `svamp`?; give one of number, choice, yes_no, text, or a "
+                "known task: strategy_qa, commonsense_qa, asdiv, svamp, gsm8k, tracking_shuffled_objects, date_understanding, "
+                "last_letter_concatenation",
+                2,
+            )
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_recipe_gives_exactly_these_faults(case: str) -> None:
+    text, expected = BROKEN[case]
+    assert faults(text) == expected
+
+
+def test_all_faults_at_once_in_the_order_of_the_file() -> None:
+    text = dedent("""\
+        name: demo
+        task: {name: svamp, train: a, tset: b}
+        teacher: {rationales: c}
+        training: {epochs: none}
+        learners:
+          mentor: {model: google/flan-t5-large, rationales: [student]}
+          student:
+            model: google/flan-t5-small
+            rationales: [mentor, techer]
+            kd_weight: 0.5
+            kd_weight: 2
+        devise: cpu
+        """)
+    found = faults(text)
+    assert [(fault.line, fault.key) for fault in found] == [
+        (2, "task.test"),
+        (2, "task.tset"),
+        (4, "training.epochs"),
+        (6, "learners.mentor"),
+        (9, "learners.student.rationales[1]"),
+        (11, "learners.student.kd_weight"),
+        (12, "devise"),
+    ]
+    with pytest.raises(RecipeError) as caught:
+        parse(text)
+    assert str(caught.value).startswith("test: 7 faults\n  line 2, task.test: missing")
+
+
+def test_the_tag_of_a_union_is_no_key() -> None:
+    (fault,) = faults(changed("{rationales: rationales.json}", "{kind: recorded, rationales: 5}"))
+    assert (fault.key, fault.line) == ("teacher.rationales", 6)
+
+
+def test_a_key_that_is_not_known_never_shows_its_value() -> None:
+    (fault,) = faults(changed("{rationales: rationales.json}", "{rationales: a, api_key: sk-secret}"))
+    assert "sk-secret" not in str(fault)
+
+
+# Paths and files
+
+
+def test_data_root_starts_at_the_recipe_but_at_the_working_folder_as_an_override(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse(GOOD).data.root == "/recipes"
+    with_root = GOOD + "data: {root: ../data}\n"
+    assert parse(with_root).data.root == "/data"
+    assert parse(with_root, "data.root=here").data.root == str(tmp_path / "here")
+    assert parse(with_root, "data={root: ./here}").data.root == str(tmp_path / "here")
+    assert parse(with_root, "data.strict=true").data.root == "/data"
+    recipe = parse(with_root, base=Path("relative"))
+    assert recipe.data.root == str(tmp_path / "data")
+    assert data_path(recipe, "a/b.json") == str(tmp_path / "data" / "a" / "b.json")
+    assert data_path(recipe, "/x/b.json") == "/x/b.json"
+    assert data_path(recipe, "hub:openai/gsm8k") == "hub:openai/gsm8k"
+
+
+def test_a_model_on_disk_becomes_absolute_and_a_hub_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, working = tmp_path / "recipes", tmp_path / "working"
+    for folder in (base / "tiny", working / "google" / "flan-t5-large", working / "tiny"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(working)
+    text = changed("google/flan-t5-small\n", "tiny\n")
+    recipe = parse(text, base=base)
+    names = {name: learner.model.name for name, learner in recipe.learners.items()}
+    assert names == {
+        "student": str(base / "tiny"),
+        "mentor": str(working / "google" / "flan-t5-large"),
+        "vanilla": "google/flan-t5-small",
+    }
+    given = parse(text, "learners.mentor.model=tiny", base=base)
+    assert given.learners["mentor"].model.name == str(working / "tiny")
+
+
+def test_missing_files_are_faults_with_the_path_that_was_tried(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(changed("{name: google/flan-t5-small, revision: main}", "./none"))
+    (tmp_path / "test.json").write_text("[]")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, ["task.validation=hub:x/y"])
+    assert [(fault.key, fault.line) for fault in caught.value.faults] == [
+        ("task.train", 4),
+        ("teacher.rationales", 6),
+        ("learners.vanilla.model.name", 17),
+    ]
+    assert str(caught.value.faults[0]) == (
+        f"line 4, task.train: no file at {tmp_path}/train.json; `mentorkd data paper DIR` fetches the paper's data, "
+        "`data.root=DIR` says where data is"
+    )
+    recipe = load_recipe(file, check_files=False)
+    assert [fault.key for fault in missing_files(recipe)] == [fault.key for fault in caught.value.faults]
+    for name in ("train.json", "rationales.json"):
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "none").mkdir()
+    assert missing_files(load_recipe(file)) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot be read: No such file or directory; expected a YAML recipe"), (b"name: \xff", "not UTF-8 text")],
+)
+def test_a_file_that_cannot_be_read_is_one_fault(tmp_path: Path, content: bytes | None, words: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(RecipeError, match=words) as caught:
+        load_recipe(file)
+    assert len(caught.value.faults) == 1
+
+
+# Schema and speed
+
+
+def test_the_schema_knows_every_key_and_the_short_form_of_a_model() -> None:
+    schema = recipe_schema()
+    assert schema["properties"].keys() == Recipe.model_fields.keys()
+    learner = schema["$defs"]["Learner"]["properties"]
+    assert learner["model"]["anyOf"] == [{"type": "string"}, {"$ref": "#/$defs/ModelConfig"}]
+    undescribed = [
+        f"{name}.{key}"
+        for name, part in schema["$defs"].items()
+        for key, field in part["properties"].items()
+        if "description" not in field and "const" not in field
+    ]
+    assert undescribed == []
+
+
+def test_a_hundred_lines_load_in_50_ms_and_without_torch() -> None:
+    learners = "".join(
+        f"  v{index}:\n    model: a/b\n    target: arrow\n    training: {{epochs: 3}}\n" for index in range(20)
+    )
+    text = changed("seeds:", f"{learners}seeds:")
+    assert text.count("\n") >= 99
+    parse(text)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        parse(text)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05
+    code = "import sys, mentorkd.recipe_file; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
