@@ -1,0 +1,33 @@
+"""Every recipe that is shipped loads, and names files that the paper's data really has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
+from mentorkd.tasks import find_task
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted([*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("src/mentorkd/**/*.yaml")])
+PAPER = ("date", "last_letter", "shuffled", "svamp")
+
+
+def test_there_are_recipes() -> None:
+    assert {f"{name}.yaml" for name in PAPER} <= {path.name for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_loads_and_survives_its_dump(path: Path) -> None:
+    recipe = load_recipe(path, check_files=False)
+    assert parse_recipe(dump_recipe(recipe), source="dump", base=Path("/")) == recipe
+    assert path.stem in (recipe.name, "recipe")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_of_the_paper_finds_its_files_in_the_papers_data(name: str, shared_data: Path) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [f"data.root={shared_data / 'mentor-kd'}"])
+    task = find_task(recipe.task.name)
+    assert task is not None
+    assert (recipe.task.train, recipe.task.test, recipe.teacher.rationales) == (task.train, task.test, task.teacher)
