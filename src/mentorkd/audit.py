@@ -1,0 +1,150 @@
+"""What is wrong with the data of a run: found, counted, told, and taken out.
+
+`audit` looks at all questions and rationales at once and returns the clean ones with the faults it met:
+
+| fault | what becomes of it |
+|---|---|
+| a question more than once in a split | kept once |
+| one question with different answers in a split | dropped: neither answer can be trusted |
+| a question whose answer is not of the task's kind, or not among its options | dropped: nothing could be right |
+| a question in several splits | kept for test, else for validation: no score may rest on a trained question |
+| an empty rationale | dropped |
+| a rationale of a question that is nowhere in the questions | dropped |
+| a rationale of a question held out for testing or validation | dropped |
+
+Rationales of a dropped question go with it and are not counted apart.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mentorkd.answers import normalise_answer, option_letters
+from mentorkd.errors import DataError
+from mentorkd.records import AnswerKind, Question, Rationale, Split
+
+__all__ = ["Audit", "DataFaults", "FaultKind", "audit"]
+
+FaultKind = Literal[
+    "duplicate_question",
+    "conflicting_answers",
+    "impossible_answer",
+    "overlapping_question",
+    "empty_rationale",
+    "unknown_question",
+    "held_out_rationale",
+]
+
+_TOLD: dict[FaultKind, str] = {
+    "duplicate_question": "repeated question(s) within a split, kept once",
+    "conflicting_answers": "question(s) with different answers, dropped",
+    "impossible_answer": "question(s) whose gold answer is not of the task's kind or not among the options, dropped",
+    "overlapping_question": "question(s) in several splits, kept for test, else for validation, never for training",
+    "empty_rationale": "empty rationale(s), dropped",
+    "unknown_question": "rationale(s) of a question that is not in the questions, dropped",
+    "held_out_rationale": "rationale(s) of a test or validation question, dropped",
+}
+_EXAMPLES = 3
+_PRECEDENCE: tuple[Split, ...] = ("test", "validation", "train")
+
+
+@dataclass(frozen=True, slots=True)
+class DataFaults:
+    """Faults of content by kind: where each stands. Empty is a clean set of data."""
+
+    places: Mapping[FaultKind, Sequence[str]]
+
+    @property
+    def counts(self) -> dict[FaultKind, int]:
+        return {kind: len(places) for kind, places in self.places.items()}
+
+    def examples(self, kind: FaultKind) -> list[str]:
+        """The first few places of a fault."""
+        return list(self.places.get(kind, ()))[:_EXAMPLES]
+
+    def lines(self) -> list[str]:
+        """One line a kind of fault: how many, what became of them, a few examples."""
+        return [
+            f"{len(places)} {_TOLD[kind]}: {'; '.join(self.examples(kind))}{'; ...' if len(places) > _EXAMPLES else ''}"
+            for kind, places in self.places.items()
+        ]
+
+    def raise_if_strict(self, strict: bool = True) -> None:
+        """Raise a DataError with all lines if there is any fault and `strict`."""
+        if strict and self.places:
+            head = "faults in the data, and data.strict is true; mend the files or set it to false"
+            raise DataError("\n  ".join([head, *self.lines()]))
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Clean questions and rationales, in the order given, and the faults that were taken out."""
+
+    questions: list[Question]
+    rationales: list[Rationale]
+    faults: DataFaults
+
+
+def audit(
+    questions: Iterable[Question],
+    rationales: Iterable[Rationale] = (),
+    *,
+    kind: AnswerKind,
+    choices: Sequence[str] | None = None,
+) -> Audit:
+    """Find the faults of a run's data: its questions of all splits and the rationales recorded for them."""
+    questions = list(questions)
+    places: dict[FaultKind, list[str]] = {}
+    kept: dict[tuple[Split, str], Question] = {}
+    answers: dict[tuple[Split, str], str] = {}
+    bad: set[tuple[Split, str]] = set()
+    for question in questions:
+        key = (question.split, question.id)
+        letters = choices or option_letters(question.text) or None if kind == "choice" else None
+        answer = normalise_answer(question.answer, kind, letters)
+        if answer is None:
+            places.setdefault("impossible_answer", []).append(f"{_short(question)} has `{question.answer}`")
+            continue
+        if key not in kept:
+            kept[key], answers[key] = question, answer
+        elif answer == answers[key]:
+            places.setdefault("duplicate_question", []).append(_short(question))
+        elif key not in bad:
+            told = f"{_short(question)} has `{kept[key].answer}` and `{question.answer}`"
+            places.setdefault("conflicting_answers", []).append(told)
+            bad.add(key)
+    home: dict[str, Split] = {}
+    for split in _PRECEDENCE:
+        for key in kept:
+            if key[0] == split and key not in bad and home.setdefault(key[1], split) != split:
+                told = f"{_short(kept[key])} is in {home[key[1]]} too"
+                places.setdefault("overlapping_question", []).append(told)
+    clean = [q for key, q in kept.items() if key not in bad and home[q.id] == q.split]
+    known = {question.id for question in questions}
+    return Audit(clean, list(_clean_rationales(rationales, known, home, places)), DataFaults(places))
+
+
+def _clean_rationales(
+    rationales: Iterable[Rationale], known: set[str], home: Mapping[str, Split], places: dict[FaultKind, list[str]]
+) -> Iterator[Rationale]:
+    for rationale in rationales:
+        fault: FaultKind | None = None
+        if rationale.question_id not in known:
+            fault = "unknown_question"
+        elif not rationale.text:
+            fault = "empty_rationale"
+        elif home.get(rationale.question_id) in ("test", "validation"):
+            fault = "held_out_rationale"
+        if fault is not None:
+            row = rationale.meta.get("row")
+            place = f"row {row}" if row is not None else rationale.id
+            places.setdefault(fault, []).append(f"{rationale.source}, {place}")
+        elif rationale.question_id in home:
+            yield rationale
+
+
+def _short(question: Question) -> str:
+    return f'{question.split} question "{textwrap.shorten(question.text, 60, placeholder="...")}"'

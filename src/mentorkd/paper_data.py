@@ -1,0 +1,173 @@
+"""The paper's data files, fetched from the reference repository at one commit and verified.
+
+The list in `data/paper-files.tsv` gives each file's path and git blob id, so what arrives is what the paper's authors
+published, byte for byte. The files belong to github.com/2hojae/mentor-kd (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from mentorkd.errors import DataError
+
+__all__ = ["COMMIT", "RAW_URL", "FetchReport", "PaperFile", "blob_id", "fetch_paper_data", "paper_files"]
+
+COMMIT = "ec9ea1118ef1ef71152b61c0768220011ac58e52"
+RAW_URL = f"https://raw.githubusercontent.com/2hojae/mentor-kd/{COMMIT}"
+
+CONNECTIONS = 4
+ATTEMPTS = 3
+TIMEOUT_S = 30.0
+"""Longest wait for the server to say something."""
+PAUSE_S = 1.0
+"""Wait before the second attempt; doubled before the third."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaperFile:
+    """A file of the reference repository and the git blob id of its content."""
+
+    path: str
+    blob: str
+
+    @property
+    def local(self) -> str:
+        """Where it goes, below the data root: its path without a leading `data/`."""
+        return self.path.removeprefix("data/")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReport:
+    """What a fetch did, as local paths: `present` were there and verified, `replaced` were there but not as published."""
+
+    folder: Path
+    fetched: tuple[str, ...]
+    replaced: tuple[str, ...]
+    present: tuple[str, ...]
+    bytes: int
+
+
+def paper_files() -> list[PaperFile]:
+    """The paper's data files: train and test questions, teacher and mentor rationales of its tasks."""
+    text = resources.files("mentorkd").joinpath("data/paper-files.tsv").read_text(encoding="utf-8")
+    return [PaperFile(*line.split("\t")) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def blob_id(content: bytes) -> str:
+    """The id that git gives a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def fetch_paper_data(
+    folder: Path,
+    *,
+    base_url: str = RAW_URL,
+    files: Sequence[PaperFile] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FetchReport:
+    """Fetch `files` (None: all of `paper_files()`) into `folder`, laid out for `data.root`; call it again to resume.
+
+    A file appears under its name only when it is whole and verified; one that is there and verified is not fetched.
+    `on_progress(done, total)` is called after each file.
+    Raises DataError that lists every file that could not be had, after having fetched all the others.
+    """
+    files = paper_files() if files is None else files
+    unreachable = threading.Event()
+    done: dict[str, list[str]] = {"fetched": [], "replaced": [], "present": []}
+    failed: dict[str, str] = {}
+    size = 0
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        jobs: dict[Future[tuple[str, int]], PaperFile] = {
+            pool.submit(_fetch, file, folder, base_url, unreachable): file for file in files
+        }
+        try:
+            for number, job in enumerate(as_completed(jobs), start=1):
+                name = jobs[job].local
+                try:
+                    outcome, length = job.result()
+                    done[outcome].append(name)
+                    size += length
+                except _Failure as failure:
+                    failed[name] = str(failure)
+                if on_progress is not None:
+                    on_progress(number, len(files))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failed:
+        got = sum(map(len, done.values()))
+        raise DataError(
+            "\n  ".join(
+                [
+                    f"{len(failed)} of {len(files)} data files could not be fetched from {base_url} into {folder} "
+                    f"({got} are there and verified); run the same again to fetch the rest",
+                    *(f"{name}: {reason}" for name, reason in sorted(failed.items())),
+                ]
+            )
+        )
+    fetched, replaced, present = (tuple(sorted(done[key])) for key in ("fetched", "replaced", "present"))
+    return FetchReport(folder, fetched, replaced, present, size)
+
+
+class _Failure(Exception):
+    """Why one file could not be had."""
+
+
+def _fetch(file: PaperFile, folder: Path, base_url: str, unreachable: threading.Event) -> tuple[str, int]:
+    target = folder / file.local
+    outcome = "fetched"
+    try:
+        if target.is_file():
+            if blob_id(target.read_bytes()) == file.blob:
+                return "present", 0
+            outcome = "replaced"
+        content = _download(f"{base_url}/{urllib.parse.quote(file.path)}", unreachable)
+        if blob_id(content) != file.blob:
+            raise _Failure(f"corrupted, its git blob id is {blob_id(content)}, expected {file.blob}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.part")
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    except OSError as error:
+        raise _Failure(f"cannot be written ({error.strerror or error})") from None
+    except _Failure as failure:
+        there = "; the file of that name in the folder is not the published one" if outcome == "replaced" else ""
+        raise _Failure(f"{failure}{there}") from None
+    return outcome, len(content)
+
+
+def _download(url: str, unreachable: threading.Event) -> bytes:
+    """The body at `url`; transient troubles are tried again. Once the server proved unreachable, nothing is tried."""
+    reason = ""
+    for attempt in range(ATTEMPTS):
+        if unreachable.is_set():
+            raise _Failure("not tried, the server cannot be reached")
+        if attempt:
+            time.sleep(PAUSE_S * 2 ** (attempt - 1))
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+                content: bytes = reply.read()
+                return content
+        except urllib.error.HTTPError as error:
+            if error.code != 429 and error.code < 500:
+                missing = "missing on the server" if error.code in (404, 410) else "refused by the server"
+                raise _Failure(f"{missing} (HTTP {error.code})") from None
+            reason = f"HTTP {error.code}"
+        except urllib.error.URLError as error:
+            reason = f"no connection: {error.reason}"
+        except (http.client.HTTPException, OSError) as error:
+            reason = f"connection lost: {error or type(error).__name__}"
+    if reason.startswith("no connection"):
+        unreachable.set()
+    raise _Failure(f"{reason}, {ATTEMPTS} times")

@@ -1,0 +1,202 @@
+"""Raw rows of a data source: JSON, JSON Lines, CSV, TSV, Parquet, or a Hugging Face data set.
+
+A source is a file, or `hub:NAME[@CONFIG][:SPLIT]`, where NAME is a data set of the hub or a local folder (plain data
+files or the result of `save_to_disk`), CONFIG one of its configurations and SPLIT a split or a slice of one:
+`hub:openai/gsm8k@main:train`, `hub:openai/gsm8k@main:test[:100]`, `hub:./my-data`. Rows are numbered from 1: the
+objects of a JSON list, the lines of JSON Lines, the rows under the header of a CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mentorkd.errors import DataError, MissingExtraError
+
+__all__ = ["HUB", "Row", "read_rows"]
+
+HUB = "hub:"
+"""Prefix of a Hugging Face data set's name."""
+
+_HUB = re.compile(r"hub:(?P<name>[^@:]+)(@(?P<config>[^@:]+))?(:(?P<split>[^@]+))?")
+_HUB_EXAMPLE = "hub:openai/gsm8k@main:train"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as its source has it, and where it stands."""
+
+    source: str
+    number: int
+    fields: Mapping[str, Any]
+
+    def error(self, message: str) -> DataError:
+        return DataError(f"{self.source}, row {self.number}: {message}")
+
+
+def read_rows(source: str | Path, *, split: str = "train") -> list[Row]:
+    """All rows of a source. `split` serves hub names that give none of their own; files have no splits.
+
+    Raises DataError for what is malformed, with its row, and MissingExtraError: Parquet and hub names need `datasets`.
+    """
+    name = str(source)
+    raw = _hub(name, split) if name.startswith(HUB) else _file(Path(source))
+    rows = []
+    for number, fields in raw:
+        if not isinstance(fields, Mapping):
+            raise DataError(f"{name}, row {number}: got {_called(fields)}, expected an object with named fields")
+        rows.append(Row(name, number, fields))
+    if not rows:
+        raise DataError(f"{name}: no rows in it; expected at least one")
+    return rows
+
+
+Numbered = Iterable[tuple[int, Any]]
+
+
+def _file(path: Path) -> Numbered:
+    read = _FORMATS.get(path.suffix.lower())
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, expected a file; write hub:{path} for a Hugging Face data set in a folder")
+    if read is None:
+        raise DataError(f"{path}: unknown kind of file; expected one of {', '.join(_FORMATS)}, or hub:NAME")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; check the path and `data.root`")
+    try:
+        return read(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _json(path: Path) -> Numbered:
+    """A list of objects; a `.json` file that does not start with `[` is read as JSON Lines, as the hub's often are."""
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        return _json_lines(path)
+    try:
+        return enumerate(json.loads(text), start=1)
+    except json.JSONDecodeError as error:
+        place = f"row {_objects_before(text, error.pos) + 1} (line {error.lineno})"
+        raise DataError(f"{path}, {place}: not JSON ({error.msg}); mend it there or get the file anew") from None
+
+
+def _objects_before(text: str, position: int) -> int:
+    """How many elements of the JSON list `text` end before `position`, where decoding failed."""
+    decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
+    count, at = 0, text.index("[") + 1
+    while True:
+        try:
+            _, at = decoder.raw_decode(text, between.match(text, at).end())  # type: ignore[union-attr]
+        except json.JSONDecodeError:
+            return count
+        if at > position:
+            return count
+        count += 1
+
+
+def _json_lines(path: Path) -> Numbered:
+    rows = []
+    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append((number, json.loads(line)))
+        except json.JSONDecodeError as error:
+            expected = "expected one JSON object a line" + (", or a list of them" if path.suffix == ".json" else "")
+            raise DataError(f"{path}, row {number}: not JSON ({error.msg}); {expected}") from None
+    return rows
+
+
+def _separated(delimiter: str) -> Callable[[Path], Numbered]:
+    def read(path: Path) -> Numbered:
+        text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+        lines = csv.reader(text, delimiter=delimiter, strict=True)
+        rows: list[tuple[int, dict[str, str]]] = []
+        number = 0
+        try:
+            header = next(lines, [])
+            if len(set(header)) != len(header) or not all(name.strip() for name in header):
+                raise DataError(f"{path}: header {header} has an empty or repeated name; each column needs its own")
+            for number, cells in enumerate(lines, start=1):
+                if cells and len(cells) != len(header):
+                    raise DataError(
+                        f"{path}, row {number}: got {len(cells)} cells, expected {len(header)} ({', '.join(header)}); "
+                        "put text that holds the separator in double quotes"
+                    )
+                if cells:
+                    rows.append((number, dict(zip(header, cells, strict=True))))
+        except csv.Error as error:
+            raise DataError(f"{path}, row {number + 1}: not valid CSV ({error}); mend its quotes") from None
+        return rows
+
+    return read
+
+
+def _parquet(path: Path) -> Numbered:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingExtraError(f"{path}: reading Parquet", "data") from None
+    try:
+        return enumerate(parquet.read_table(path).to_pylist(), start=1)
+    except arrow.ArrowException as error:
+        raise DataError(f"{path}: not a Parquet file ({_first_line(error)}); get it anew") from None
+
+
+_FORMATS: dict[str, Callable[[Path], Numbered]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".parquet": _parquet,
+}
+
+
+def _hub(source: str, split: str) -> Numbered:
+    match = _HUB.fullmatch(source)
+    if match is None:
+        raise DataError(f"{source}: not a data set's name; expected hub:NAME[@CONFIG][:SPLIT], as {_HUB_EXAMPLE}")
+    name, config, split = match["name"], match["config"], match["split"] or split
+    folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and not folder.is_dir():
+        raise DataError(f"{source}: no folder {name}; check the path")
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError(f"{source}: reading a Hugging Face data set", "data") from None
+    try:
+        if any((folder / marker).is_file() for marker in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(str(folder))
+            if isinstance(loaded, datasets.DatasetDict):
+                if split not in loaded:
+                    raise DataError(
+                        f"{source}: no split `{split}`, it has {', '.join(loaded)}; write {HUB}{name}:SPLIT"
+                    )
+                loaded = loaded[split]
+        else:
+            loaded = datasets.load_dataset(str(folder) if folder.is_dir() else name, config, split=split)
+    except DataError:
+        raise
+    except Exception as error:  # whatever the library, its file readers and the network raise
+        hint = f"expected hub:NAME[@CONFIG][:SPLIT] with a configuration and a split that exist, as {_HUB_EXAMPLE}"
+        raise DataError(f"{source}: cannot be loaded, split `{split}` ({_first_line(error)}); {hint}") from error
+    return enumerate(loaded, start=1)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _called(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
