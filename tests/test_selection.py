@@ -1,0 +1,141 @@
+"""The filters, on rows made by hand, by properties, and on the paper's own data."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mentorkd.records import Question, Rationale, Verdict
+from mentorkd.selection import (
+    FilterCount,
+    cap_per_question,
+    drop_duplicates,
+    keep_correct,
+    sample_questions,
+    select,
+    split_validation,
+)
+
+
+def row(question: str, text: str, sample: int = 0, verdict: Verdict = "correct", source: str = "teacher") -> Rationale:
+    return Rationale.create(question, text, "1", verdict, source, sample)
+
+
+ROWS = [
+    row("q1", "one  and\none", 0),
+    row("q1", "two", 1, "wrong"),
+    row("q1", " one and one ", 2),
+    row("q1", "three", 3),
+    row("q2", "one and one", 0),
+    row("q2", "none", 1, "no_answer"),
+]
+
+
+def texts(rationales: list[Rationale]) -> list[str]:
+    return [rationale.text for rationale in rationales]
+
+
+def test_correct_keeps_neither_wrong_nor_unanswered() -> None:
+    assert texts(keep_correct(ROWS)) == ["one  and\none", "one and one", "three", "one and one"]
+
+
+def test_duplicates_are_of_one_question_and_the_first_stays() -> None:
+    assert drop_duplicates(ROWS) == [ROWS[0], ROWS[1], ROWS[3], ROWS[4], ROWS[5]]
+
+
+def test_duplicates_of_what_is_there_already_are_dropped_too() -> None:
+    already = [row("q2", "one\tand one"), row("q9", "three")]
+    assert drop_duplicates(ROWS, already) == [ROWS[0], ROWS[1], ROWS[3], ROWS[5]]
+
+
+def test_the_cap_takes_low_sample_numbers_and_keeps_the_order_of_the_rows() -> None:
+    assert cap_per_question(ROWS[::-1], 1) == [ROWS[4], ROWS[0]]
+    assert cap_per_question(ROWS, 2) == [ROWS[0], ROWS[1], ROWS[4], ROWS[5]]
+
+
+def test_select_counts_each_filter_that_was_asked_for() -> None:
+    kept, counts = select(ROWS, max_per_question=1)
+    assert kept == [ROWS[0], ROWS[4]]
+    assert counts == [
+        FilterCount("correct", 6, 4),
+        FilterCount("deduplicate", 4, 3),
+        FilterCount("max_per_question", 3, 2),
+    ]
+    kept, counts = select(ROWS, correct=False, deduplicate=False, already=ROWS)
+    assert (kept, counts) == (ROWS, [])
+    kept, counts = select(ROWS, question_ratio=0.5, seed=1)
+    assert counts[0].filter == "question_ratio"
+    assert len({rationale.question_id for rationale in kept}) == 1
+
+
+def test_select_of_nothing_is_nothing() -> None:
+    assert select([], question_ratio=0.5)[0] == []
+
+
+MANY = [row(f"q{index}", f"text {sample}", sample) for index in range(50) for sample in range(3)]
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 5), st.randoms())
+def test_samples_of_questions_are_whole_nested_and_blind_to_order(
+    one: float, other: float, seed: int, order: random.Random
+) -> None:
+    small, large = sorted([one, other])
+    shuffled = order.sample(MANY, len(MANY))
+    sample, more = sample_questions(shuffled, small, seed), sample_questions(MANY, large, seed)
+    assert len(sample) == 3 * max(1, round(small * 50))
+    assert set(ids(sample)) <= set(ids(more))
+
+
+def ids(rationales: list[Rationale]) -> list[str]:
+    return [rationale.id for rationale in rationales]
+
+
+def test_the_seed_changes_the_sample_and_the_validation_questions() -> None:
+    assert sample_questions(MANY, 0.5, 0) != sample_questions(MANY, 0.5, 1)
+    questions = [Question.create(f"question {index}", "1", "train") for index in range(50)]
+    assert split_validation(questions, 0.2, 0) != split_validation(questions, 0.2, 1)
+
+
+@given(st.integers(1, 60), st.floats(0, 0.99), st.integers(0, 3), st.randoms())
+def test_the_validation_split_is_by_question_and_blind_to_order(
+    count: int, share: float, seed: int, order: random.Random
+) -> None:
+    questions = [Question.create(f"question {index}", "1", "train") for index in range(count)] * 2
+    training, validation = split_validation(questions, share, seed)
+    assert not {question.id for question in training} & {question.id for question in validation}
+    assert len(training) + len(validation) == len(questions)
+    assert len(training) >= 2
+    assert len(validation) == (0 if share == 0 else 2 * min(max(1, round(share * count)), count - 1))
+    assert {question.split for question in validation} <= {"validation"}
+    shuffled = split_validation(order.sample(questions, len(questions)), share, seed)[1]
+    assert {question.id for question in shuffled} == {question.id for question in validation}
+
+
+def test_a_question_sample_says_nothing_about_the_validation_split() -> None:
+    questions = [Question.create(f"question {index}", "1", "train") for index in range(1000)]
+    held_out = {question.id for question in split_validation(questions, 0.3, 7)[1]}
+    sample = sample_questions([row(question.id, "t") for question in questions], 0.3, 7)
+    assert 50 < sum(rationale.question_id in held_out for rationale in sample) < 130
+
+
+def test_the_papers_mentor_repeats_its_teacher(shared_data: Path) -> None:
+    """Of SVAMP's 1558 correct rows by FlanT5-large, 394 copy a teacher's rationale of the same question."""
+
+    def read(path: str, source: str) -> list[Rationale]:
+        rows = json.loads((shared_data / "mentor-kd" / path).read_text())
+        verdicts: list[Verdict] = ["correct" if each["initial_correct"] else "wrong" for each in rows]
+        return [
+            row(each["input"], each["chain"], index, verdict, source)
+            for index, (each, verdict) in enumerate(zip(rows, verdicts, strict=True))
+        ]
+
+    teacher = read("main/svamp_3_train.json", "teacher")
+    mentor = read("aug/flan-t5_large/svamp_rand3_aug3.json", "mentor")
+    assert select(mentor)[1] == [FilterCount("correct", 2100, 1558), FilterCount("deduplicate", 1558, 1369)]
+    assert select(mentor, already=teacher)[1][1] == FilterCount("deduplicate", 1558, 1128)
+    known = {(each.question_id, " ".join(each.text.split())) for each in teacher}
+    assert sum((each.question_id, " ".join(each.text.split())) in known for each in keep_correct(mentor)) == 394
