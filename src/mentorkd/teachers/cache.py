@@ -1,0 +1,326 @@
+"""Every paid reply, kept: SQLite under the hash of what was asked, and a ledger of what it cost.
+
+A request passes in two durable steps. `open` writes its worst cost to the ledger before it is sent; `settle` writes its
+reply and its real cost, in one transaction, before the reply is used. A process killed in between leaves the worst cost
+counted, so that a budget holds over kills, and that request is the only one that can be sent again.
+
+One thread writes, and commits all that waits at once: under load one fsync serves many replies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from mentorkd.errors import RunError
+from mentorkd.teachers.limits import Spending
+
+__all__ = ["Reply", "RequestCache", "request_key"]
+
+T = TypeVar("T")
+
+_APPLICATION_ID = 0x6D6B6463
+_VERSION = 1
+_BUSY_SECONDS = 60.0
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT NOT NULL, sample INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL, PRIMARY KEY (key, sample)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spent (
+    purse TEXT PRIMARY KEY, requests INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    picodollars INTEGER NOT NULL, unsure_picodollars INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pending (
+    id INTEGER PRIMARY KEY, purse TEXT NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    picodollars INTEGER NOT NULL
+);
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+COMMIT;
+"""
+_ADD_SPENT = """
+INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (purse) DO UPDATE SET
+    requests = requests + excluded.requests, input_tokens = input_tokens + excluded.input_tokens,
+    output_tokens = output_tokens + excluded.output_tokens, picodollars = picodollars + excluded.picodollars,
+    unsure_picodollars = unsure_picodollars + excluded.unsure_picodollars
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a teacher answered. `estimated`: no usage was told, and the token counts are upper bounds."""
+
+    text: str
+    finish_reason: str
+    input_tokens: int
+    output_tokens: int
+    estimated: bool = False
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    write: Callable[[sqlite3.Connection], Any]
+    done: Future[Any]
+
+
+def request_key(request: Mapping[str, Any]) -> str:
+    """SHA-256 of what is asked: endpoint, model, messages and parameters, as JSON with sorted keys."""
+    return hashlib.sha256(_canonical(request).encode()).hexdigest()
+
+
+class RequestCache:
+    """A cache file, safe under several threads and under several processes that share it.
+
+    `purse` names whose spending is added to in the ledger, since several recipes may share a file. Every method raises
+    RunError when the file is no cache, is damaged or cannot be written; so do the futures that `put`, `open` and
+    `settle` return, which are done when the change is on disk.
+    """
+
+    def __init__(self, path: Path, *, purse: str = "teacher") -> None:
+        self.path = path
+        self.purse = purse
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._guard = threading.Lock()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _told(path):
+            connection = self._connection()
+            if not _is_cache(connection, path):
+                _enter_wal(connection)
+                connection.executescript(_SCHEMA)
+        self._writer = threading.Thread(target=self._write, name="request-cache", daemon=True)
+        self._writer.start()
+
+    def __enter__(self) -> RequestCache:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what waits and close; the last to close folds `-wal` in, so that the file alone can be shared."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+            self._jobs.put(None)
+        self._writer.join()
+        for connection in self._connections:
+            connection.close()
+
+    def get(self, key: str, sample: int) -> Reply | None:
+        """The reply to this sample of a request, if it was ever given."""
+        sql = "SELECT body FROM replies WHERE key = ? AND sample = ?"
+        with _told(self.path):
+            row = self._connection().execute(sql, (key, sample)).fetchone()
+            return None if row is None else Reply(**json.loads(row[0]))
+
+    def put(self, request: Mapping[str, Any], sample: int, reply: Reply) -> Future[None]:
+        """Keep a reply that cost nothing."""
+        return self._submit(lambda connection: _keep(connection, request, sample, reply))
+
+    def open(self, worst: Spending) -> Future[int]:
+        """Note that a request of at most this cost is about to be sent; the result names it for `settle`."""
+
+        def write(connection: sqlite3.Connection) -> int:
+            sql = "INSERT INTO pending (purse, input_tokens, output_tokens, picodollars) VALUES (?, ?, ?, ?)"
+            row = (self.purse, worst.input_tokens, worst.output_tokens, worst.picodollars)
+            return int(connection.execute(sql, row).lastrowid or 0)
+
+        return self._submit(write)
+
+    def settle(
+        self, pending: int, cost: Spending, kept: tuple[Mapping[str, Any], int, Reply] | None = None
+    ) -> Future[None]:
+        """Put a pending request's real cost in place of its worst and keep its (request, sample, reply), at once."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            if kept is not None:
+                _keep(connection, *kept)
+            connection.execute("DELETE FROM pending WHERE id = ?", (pending,))
+            connection.execute(_ADD_SPENT, (self.purse, *astuple(cost)))
+
+        return self._submit(write)
+
+    def spending(self) -> Spending:
+        """All that this purse ever spent; requests whose outcome was never learnt count at their worst."""
+        columns = "requests, input_tokens, output_tokens, picodollars, unsure_picodollars"
+        sums = "count(*), sum(input_tokens), sum(output_tokens), sum(picodollars), sum(picodollars)"
+        with _told(self.path):
+            connection = self._connection()
+            settled = connection.execute(f"SELECT {columns} FROM spent WHERE purse = ?", (self.purse,)).fetchone()
+            pending = connection.execute(f"SELECT {sums} FROM pending WHERE purse = ?", (self.purse,)).fetchone()
+        return Spending(*(settled or ())) + Spending(*(value or 0 for value in pending))
+
+    def __len__(self) -> int:
+        with _told(self.path):
+            return int(self._connection().execute("SELECT count(*) FROM replies").fetchone()[0])
+
+    def merge(self, other: Path) -> int:
+        """Take over the replies of another cache file that this one lacks; return how many. Ledgers stay apart."""
+        if not other.is_file():
+            raise RunError(f"{other}: no such cache file; expected the requests.sqlite of a run")
+
+        def write(chunk: list[tuple[Any, ...]]) -> Callable[[sqlite3.Connection], int]:
+            return lambda connection: _insert(connection, chunk)
+
+        with _told(other), closing(_connect(other)) as source:
+            if not _is_cache(source, other):
+                raise RunError(f"{other}: an empty file; expected the requests.sqlite of a run")
+            cursor = source.execute("SELECT key, sample, at, replies.body, requests.body" + _JOINED)
+            added = 0
+            while chunk := cursor.fetchmany(1000):
+                added += self._submit(write(chunk)).result()
+        return added
+
+    def export(self, path: Path) -> int:
+        """Write every reply as a JSON line `{key, sample, at, request, reply}`, sorted; return how many."""
+        count = 0
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            for row in self.rows():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return count
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every reply with its request, sorted by key and sample."""
+        with _told(self.path):
+            sql = "SELECT key, sample, at, requests.body, replies.body" + _JOINED
+            for key, sample, at, request, reply in self._connection().execute(sql):
+                bodies = {"request": json.loads(request), "reply": json.loads(reply)}
+                yield {"key": key, "sample": sample, "at": at, **bodies}
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = _connect(self.path)
+            self._connections.append(connection)
+        return connection
+
+    def _submit(self, write: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        job = _Job(write, Future())
+        # From now on nobody can cancel it: a reply is kept even if whoever asked for it has gone.
+        job.done.set_running_or_notify_cancel()
+        with self._guard:
+            if self._closed:
+                raise RunError(f"{self.path}: this cache was closed; open it again")
+            self._jobs.put(job)
+        return job.done
+
+    def _write(self) -> None:
+        connection = self._connection()
+        while True:
+            jobs = [self._jobs.get()]
+            while not self._jobs.empty() and len(jobs) < 1024:
+                jobs.append(self._jobs.get())
+            _commit(connection, [job for job in jobs if job is not None], self.path)
+            if None in jobs:
+                return
+
+
+_JOINED = " FROM replies JOIN requests USING (key) ORDER BY key, sample"
+
+
+def _canonical(request: Mapping[str, Any]) -> str:
+    return json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _keep(connection: sqlite3.Connection, request: Mapping[str, Any], sample: int, reply: Reply) -> None:
+    body = json.dumps(asdict(reply), ensure_ascii=False)
+    _insert(connection, [(request_key(request), sample, time.time(), body, _canonical(request))])
+
+
+def _insert(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> int:
+    """Insert (key, sample, at, reply, request) rows; the first reply to a sample stays. Return how many were new."""
+    added = 0
+    for key, sample, at, reply, request in rows:
+        connection.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (key, request))
+        sql = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)"
+        added += connection.execute(sql, (key, sample, at, reply)).rowcount
+    return added
+
+
+def _commit(connection: sqlite3.Connection, jobs: list[_Job], path: Path) -> None:
+    try:
+        with _told(path):
+            connection.execute("BEGIN IMMEDIATE")
+            results = [job.write(connection) for job in jobs]
+            connection.execute("COMMIT")
+    except Exception as error:  # whatever it is, those who wait must hear of it
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        for job in jobs:
+            job.done.set_exception(error)
+    else:
+        for job, result in zip(jobs, results, strict=True):
+            job.done.set_result(result)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Autocommit: transactions are begun by hand. FULL: a commit is on disk when it returns, whatever happens next.
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def _is_cache(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file holds a cache; False if it is empty. RunError if it holds anything else."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if (application, version) == (_APPLICATION_ID, _VERSION):
+        return True
+    if application == _APPLICATION_ID:
+        raise RunError(
+            f"{path}: a request cache of version {version}, expected {_VERSION}; use the mentorkd that made it"
+        )
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise RunError(f"{path}: a SQLite file, but no request cache; give another path")
+    return False
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    # SQLite does not wait for a lock here as it does elsewhere, so two processes that begin together must try again.
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell faults of the file in the project's own words."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise RunError(f"{path}: the request cache cannot be used ({error}); check the disk and its rights") from None
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise RunError(f"{path}: not a request cache, or a damaged one ({error}); move it away to begin anew") from None

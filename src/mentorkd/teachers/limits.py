@@ -1,0 +1,274 @@
+"""Manners towards an endpoint, and the hard stop: pace, circuit breaker, back-off and budget.
+
+Nothing here knows HTTP. The clock and the sleep are parameters, so that tests can play time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import astuple, dataclass
+from decimal import Decimal
+
+from mentorkd.errors import BudgetError
+
+__all__ = ["Breaker", "Budget", "Pace", "Pacer", "Spending", "backoff", "dollars_text", "picodollars"]
+
+Clock = Callable[[], float]
+Sleep = Callable[[float], Awaitable[None]]
+
+PICO = 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Requests sent and what they cost. A picodollar is 1e-12 dollars, so that the price of a token is a whole number.
+
+    `unsure_picodollars` is the part counted at its worst, since the outcome of a request was never learnt.
+    """
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    picodollars: int = 0
+    unsure_picodollars: int = 0
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def dollars(self) -> float:
+        return self.picodollars / PICO
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Spending) -> Spending:
+        return Spending(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def picodollars(dollars: float, *, per: int = 1) -> int:
+    """`dollars` / `per` in whole picodollars, exact for what was written in the recipe; a remainder is rounded up."""
+    return math.ceil(Decimal(str(dollars)) * PICO / per)
+
+
+def dollars_text(picodollars: int) -> str:
+    """Dollars to read: cents, or as many digits as a smaller sum needs."""
+    dollars = Decimal(picodollars) / PICO
+    return f"${dollars:,.2f}" if dollars >= 1 or not dollars else f"${dollars:.6f}".rstrip("0").ljust(5, "0")
+
+
+def backoff(attempt: int, rng: random.Random, *, base: float = 0.5, longest: float = 60.0) -> float:
+    """Seconds before the retry after failed attempt number `attempt` (from 0): doubling, half of it random."""
+    return float(min(longest, base * 2.0**attempt)) * rng.uniform(0.5, 1.0)
+
+
+class Pace:
+    """A token bucket: `per_minute` units flow in evenly, and it holds `burst` seconds' worth.
+
+    A taker may draw more than there is; the next one then waits until the debt is paid. Small bursts make up for late
+    wake-ups without ever crowding a second.
+    """
+
+    def __init__(self, per_minute: float, *, burst: float = 0.02, clock: Clock = time.monotonic) -> None:
+        self._seconds_a_unit = 60.0 / per_minute
+        self._burst = burst
+        self._clock = clock
+        self._paid_at = clock()
+
+    def wait(self) -> float:
+        """Seconds until something may be taken."""
+        return max(0.0, self._paid_at - self._burst - self._clock())
+
+    def take(self, units: float) -> None:
+        self._paid_at = max(self._paid_at, self._clock()) + units * self._seconds_a_unit
+
+    def give_back(self, units: float) -> None:
+        """Return what was taken and not used (or, below 0, take what was used beyond)."""
+        self._paid_at -= units * self._seconds_a_unit
+
+
+class Pacer:
+    """Lets requests start, in the order they came, when the rates of requests and of tokens allow."""
+
+    def __init__(
+        self,
+        requests_per_minute: float | None,
+        tokens_per_minute: float | None,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        # Under 50 a second there is time to wake up, and a burst of even one would show in a second's count.
+        burst = 0.02 if requests_per_minute is not None and requests_per_minute >= 3000 else 0.0
+        self._requests = None if requests_per_minute is None else Pace(requests_per_minute, burst=burst, clock=clock)
+        self._tokens = None if tokens_per_minute is None else Pace(tokens_per_minute, clock=clock)
+        self._sleep = sleep
+        self._turn = asyncio.Lock()
+
+    async def start(self, tokens: int) -> None:
+        """Wait for one's turn to send a request of so many tokens, prompt and longest reply together."""
+        paces = [pace for pace in (self._requests, self._tokens) if pace is not None]
+        if not paces:
+            return
+        async with self._turn:
+            while (wait := max(pace.wait() for pace in paces)) > 0:
+                await self._sleep(min(wait, 0.05))  # settled tokens may shorten the wait meanwhile
+            if self._requests is not None:
+                self._requests.take(1)
+            if self._tokens is not None:
+                self._tokens.take(tokens)
+
+    def settle(self, tokens: int, used: int) -> None:
+        """Correct a request's reserved tokens by those it used."""
+        if self._tokens is not None:
+            self._tokens.give_back(tokens - used)
+
+
+class Breaker:
+    """Bounds the requests in flight, and slows the whole client down while the endpoint is overloaded.
+
+    When half of the recent requests were turned away, nobody starts for a pause (doubling from storm to storm, at least
+    the longest Retry-After heard), then a single request probes. Successes open up as TCP does: one more in flight for
+    each success up to half of what was open before the storm, then one more for each round.
+    """
+
+    def __init__(
+        self,
+        concurrency: int,
+        *,
+        pause: float = 1.0,
+        longest: float = 60.0,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self.concurrency = concurrency
+        self.storms = 0
+        self._pause = pause
+        self._longest = longest
+        self._clock = clock
+        self._sleep = sleep
+        self._open = float(concurrency)
+        self._threshold = float(concurrency)
+        self._in_flight = 0
+        self._epoch = 0
+        self._streak = 0
+        self._until = clock()
+        self._recent: deque[tuple[bool, float]] = deque(maxlen=16)
+        self._changed = asyncio.Event()
+
+    @property
+    def open(self) -> int:
+        """Requests that may now be in flight together."""
+        return int(self._open)
+
+    async def enter(self) -> int:
+        """Wait for room; the result goes to `leave`, which must follow."""
+        while self._in_flight >= self.open or (wait := self._until - self._clock()) > 0:
+            if self._in_flight >= self.open:
+                self._changed.clear()
+                await self._changed.wait()
+            else:
+                await self._sleep(wait)
+        self._in_flight += 1
+        return self._epoch
+
+    def leave(self, epoch: int, outcome: bool | None, retry_after: float = 0.0) -> None:
+        """A request ended: True well, False turned away by an overloaded endpoint, None neither."""
+        self._in_flight -= 1
+        self._changed.set()
+        # What started before the last storm was noted says nothing about the time after it.
+        if outcome is None or epoch != self._epoch:
+            return
+        self._recent.append((outcome, retry_after))
+        if outcome:
+            self._open = min(
+                float(self.concurrency), self._open + (1.0 if self._open < self._threshold else 1.0 / self._open)
+            )
+            if self._open >= self._threshold:
+                self._streak = 0
+        elif self._stormy():
+            self._trip()
+
+    def _stormy(self) -> bool:
+        probing = self._open < 2.0 and self._streak > 0
+        away = sum(not outcome for outcome, _ in self._recent)
+        return probing or (len(self._recent) >= 8 and 2 * away >= len(self._recent))
+
+    def _trip(self) -> None:
+        told = max(retry_after for _, retry_after in self._recent)
+        self._until = self._clock() + max(told, min(self._longest, self._pause * 2.0**self._streak))
+        self._threshold = max(self._threshold / 2.0 if self._streak else self._open / 2.0, 1.0)
+        self._open = 1.0
+        self._streak += 1
+        self.storms += 1
+        self._epoch += 1
+        self._recent.clear()
+
+
+class Budget:
+    """A hard stop before the request that could cross a limit: reserve its worst cost, settle at its real one.
+
+    `spent` is what was spent before; limits that are None do not bind. `how_to_go_on` ends the error's message.
+    """
+
+    def __init__(
+        self,
+        spent: Spending,
+        *,
+        requests: int | None = None,
+        tokens: int | None = None,
+        dollars: float | None = None,
+        how_to_go_on: str = "raise the budget and run again",
+    ) -> None:
+        self.spent = spent
+        self._limits = {
+            "requests": requests,
+            "tokens": tokens,
+            "dollars": None if dollars is None else math.floor(Decimal(str(dollars)) * PICO),
+        }
+        self._how_to_go_on = how_to_go_on
+        self._reserved = Spending()
+        self._freed = asyncio.Event()
+
+    async def reserve(self, worst: Spending) -> None:
+        """Set `worst` aside, waiting for reservations to be settled if there is no room now.
+
+        Raises BudgetError when there is none even so.
+        """
+        while (short := self._short(worst)) is not None:
+            if not self._reserved.requests:
+                raise BudgetError(self._message(short, worst))
+            self._freed.clear()
+            await self._freed.wait()
+        self._reserved += worst
+
+    def settle(self, worst: Spending, cost: Spending) -> None:
+        """Put the real cost in place of what was reserved."""
+        self._reserved -= worst
+        self.spent += cost
+        self._freed.set()
+
+    def _short(self, worst: Spending) -> str | None:
+        """The first limit that `worst` could cross."""
+        after = _measures(self.spent + self._reserved + worst)
+        return next((name for name, limit in self._limits.items() if limit is not None and after[name] > limit), None)
+
+    def _message(self, name: str, worst: Spending) -> str:
+        show = dollars_text if name == "dollars" else (lambda count: f"{count:,} {name}")
+        limit, spent, coming = (
+            show(n or 0) for n in (self._limits[name], _measures(self.spent)[name], _measures(worst)[name])
+        )
+        return (
+            f"stopped before the budget of {limit} could be crossed: "
+            f"{spent} spent, and the next request may take {coming}; {self._how_to_go_on}"
+        )
+
+
+def _measures(spending: Spending) -> dict[str, int]:
+    return {"requests": spending.requests, "tokens": spending.tokens, "dollars": spending.picodollars}

@@ -1,0 +1,180 @@
+"""The request cache: what was paid for stays, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mentorkd.errors import RunError
+from mentorkd.teachers.cache import Reply, RequestCache, request_key
+from mentorkd.teachers.limits import Spending
+
+
+def asked(number: int) -> dict[str, Any]:
+    return {"endpoint": "http://e/v1", "model": "m", "messages": [{"role": "user", "content": f"é {number}"}], "max": 9}
+
+
+def reply(number: int) -> Reply:
+    return Reply(f"réponse {number}", "stop", 10, number)
+
+
+def test_a_reply_is_found_again_by_what_was_asked(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "sub" / "requests.sqlite") as cache:
+        cache.put(asked(1), 0, reply(1)).result()
+        shuffled = dict(reversed(asked(1).items()))
+        assert cache.get(request_key(shuffled), 0) == reply(1)
+        assert cache.get(request_key(asked(1)), 1) is None
+        assert cache.get(request_key({**asked(1), "model": "n"}), 0) is None
+    with RequestCache(tmp_path / "sub" / "requests.sqlite") as cache:
+        assert cache.get(request_key(asked(1)), 0) == reply(1)
+        assert len(cache) == 1
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["requests.sqlite"]
+
+
+def test_the_first_reply_to_a_sample_stays(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "c") as cache:
+        cache.put(asked(1), 0, reply(1)).result()
+        cache.put(asked(1), 0, reply(2)).result()
+        assert cache.get(request_key(asked(1)), 0) == reply(1)
+
+
+def test_the_ledger_counts_open_requests_at_their_worst(tmp_path: Path) -> None:
+    worst = Spending(1, 100, 50, 900)
+    with RequestCache(tmp_path / "c", purse="a") as cache:
+        first, second, third = (cache.open(worst).result() for _ in range(3))
+        cache.settle(first, Spending(1, 80, 20, 500), (asked(1), 0, reply(1))).result()
+        cache.settle(second, Spending()).result()
+        assert third not in (first, second)
+        assert cache.spending() == Spending(2, 180, 70, 1400, 900)
+        assert cache.get(request_key(asked(1)), 0) == reply(1)
+    with RequestCache(tmp_path / "c", purse="b") as cache:
+        assert cache.spending() == Spending()
+
+
+def test_threads_share_a_cache(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "c") as cache, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: cache.put(asked(n), 0, reply(n)).result(), range(400)))
+        assert list(pool.map(lambda n: cache.get(request_key(asked(n)), 0), range(400))) == list(map(reply, range(400)))
+        assert threading.active_count() < 12
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from mentorkd.teachers.cache import Reply, RequestCache
+from mentorkd.teachers.limits import Spending
+start = int(sys.argv[2])
+with RequestCache(Path(sys.argv[1])) as cache:
+    for number in range(start, start + int(sys.argv[3])):
+        pending = cache.open(Spending(1, 10, 10, 10)).result()
+        kept = ({"n": number}, 0, Reply(str(number), "stop", 1, 1))
+        cache.settle(pending, Spending(1, 1, 1, 1), kept).result()
+        print(number, flush=True)
+"""
+
+
+def writer(path: Path, start: int, count: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _WRITER, path, str(start), str(count)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_processes_share_a_cache(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    processes = [writer(path, start, 50) for start in (0, 50, 100)]
+    assert [process.communicate(timeout=60) and process.returncode for process in processes] == [0, 0, 0]
+    with RequestCache(path) as cache:
+        assert len(cache) == 150
+        assert cache.spending() == Spending(150, 150, 150, 150, 0)
+
+
+def test_what_was_told_to_be_kept_is_there_after_a_kill(tmp_path: Path) -> None:
+    path, told = tmp_path / "c", []
+    for start in range(0, 3_000_000, 1_000_000):
+        with writer(path, start, 1_000_000) as process:
+            assert process.stdout is not None
+            told += [process.stdout.readline() for _ in range(20)]
+            time.sleep(0.05)
+            os.kill(process.pid, signal.SIGKILL)
+            told += process.stdout.readlines()
+    numbers = [int(line) for line in told if line.endswith("\n")]
+    with RequestCache(path) as cache:
+        assert len(numbers) >= 60
+        assert all(cache.get(request_key({"n": number}), 0) == Reply(str(number), "stop", 1, 1) for number in numbers)
+        spending = cache.spending()
+        # At most one request of each killed process was open, and it counts at its worst.
+        assert spending.unsure_picodollars in (0, 10, 20, 30)
+        assert spending.requests == len(cache) + spending.unsure_picodollars // 10
+
+
+def test_caches_merge_and_export(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "a") as a, RequestCache(tmp_path / "b") as b:
+        for number in range(5):
+            a.put(asked(number), 0, reply(number)).result()
+        for number in range(3, 9):
+            b.put(asked(number), 0, reply(number + 100)).result()
+        assert a.merge(tmp_path / "b") == 4
+        assert a.merge(tmp_path / "b") == 0
+        assert a.get(request_key(asked(4)), 0) == reply(4)
+        assert a.get(request_key(asked(8)), 0) == reply(108)
+        assert a.export(tmp_path / "out.jsonl") == 9
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert all(request_key(row["request"]) == row["key"] for row in rows)
+    assert sorted(row["reply"]["text"] for row in rows)[-1] == "réponse 4"
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a database at all, but long enough to look at" * 100)
+    with pytest.raises(RunError, match="not a request cache, or a damaged one"):
+        RequestCache(tmp_path / "text")
+    with sqlite3.connect(tmp_path / "other") as other:
+        other.execute("CREATE TABLE t (a)")
+    other.close()
+    with pytest.raises(RunError, match="a SQLite file, but no request cache"):
+        RequestCache(tmp_path / "other")
+    with RequestCache(tmp_path / "c") as cache:
+        with pytest.raises(RunError, match="no such cache file"):
+            cache.merge(tmp_path / "missing")
+        with pytest.raises(RunError, match="a SQLite file, but no request cache"):
+            cache.merge(tmp_path / "other")
+    with sqlite3.connect(tmp_path / "c") as newer:
+        newer.execute("PRAGMA user_version = 9")
+    newer.close()
+    with pytest.raises(RunError, match="of version 9, expected 1"):
+        RequestCache(tmp_path / "c")
+
+
+def test_a_write_that_fails_is_told_to_whoever_waits(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "c") as cache:
+        with sqlite3.connect(tmp_path / "c") as vandal:
+            vandal.execute("DROP TABLE replies")
+        vandal.close()
+        with pytest.raises(RunError, match="cannot be used"):
+            cache.put(asked(1), 0, reply(1)).result()
+        with pytest.raises(RunError, match="cannot be used"):
+            cache.get("k", 0)
+    with pytest.raises(RunError, match="was closed"):
+        cache.put(asked(1), 0, reply(1))
+
+
+def test_a_hundred_thousand_replies_are_read_again_quickly(tmp_path: Path) -> None:
+    """10,000 here; the whole in test_load.py."""
+    with RequestCache(tmp_path / "c") as cache:
+        done = [cache.put(asked(number), 0, reply(number)) for number in range(10_000)]
+        done[-1].result()
+        keys = [request_key(asked(number)) for number in range(10_000)]
+        began = time.perf_counter()
+        assert all(cache.get(key, 0) is not None for key in keys)
+        assert time.perf_counter() - began < 2.0
