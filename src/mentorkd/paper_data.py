@@ -49,7 +49,7 @@ class PaperFile:
 
 @dataclass(frozen=True, slots=True)
 class FetchReport:
-    """What a fetch did, as local paths: `present` were there and verified, `replaced` were there but not as published."""
+    """What a fetch did, by local path: `present` was there and verified, `replaced` was there but not as published."""
 
     folder: Path
     fetched: tuple[str, ...]
@@ -160,6 +160,7 @@ def _download(url: str, unreachable: threading.Event) -> bytes:
                 content: bytes = reply.read()
                 return content
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code != 429 and error.code < 500:
                 missing = "missing on the server" if error.code in (404, 410) else "refused by the server"
                 raise _Failure(f"{missing} (HTTP {error.code})") from None

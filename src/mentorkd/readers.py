@@ -114,8 +114,8 @@ def read_rationales(
 
     A rationale is graded by what its row tells. With a `completion`: by that, as text after the paper's `-->`. With
     `initial_correct` alone: the answer given was the row's gold one, or it was another that the file does not tell
-    (wrong, none predicted). Else by its own text; its closing `--> y`, `#### y` or `Therefore, the answer is y.` is then
-    taken off, so that `text` is reasoning alone. `Rationale` records keep their answer and verdict.
+    (wrong, none predicted). Else by its own text; its closing `--> y`, `#### y` or `Therefore, the answer is y.` is
+    then taken off, so that `text` is reasoning alone. `Rationale` records keep their answer and verdict.
 
     Empty rationales and those of questions not in `questions` (graded against their row's answer) are in the list too:
     `audit` counts and drops them. `meta["row"]` is the row of the source.

@@ -86,6 +86,8 @@ def _json(path: Path) -> Numbered:
     except json.JSONDecodeError as error:
         place = f"row {_objects_before(text, error.pos) + 1} (line {error.lineno})"
         raise DataError(f"{path}, {place}: not JSON ({error.msg}); mend it there or get the file anew") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{path}: not JSON that can be read ({error})") from None
 
 
 def _objects_before(text: str, position: int) -> int:
@@ -110,9 +112,9 @@ def _json_lines(path: Path) -> Numbered:
             continue
         try:
             rows.append((number, json.loads(line)))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             expected = "expected one JSON object a line" + (", or a list of them" if path.suffix == ".json" else "")
-            raise DataError(f"{path}, row {number}: not JSON ({error.msg}); {expected}") from None
+            raise DataError(f"{path}, row {number}: not JSON ({error}); {expected}") from None
     return rows
 
 
@@ -180,9 +182,7 @@ def _hub(source: str, split: str) -> Numbered:
             loaded = datasets.load_from_disk(str(folder))
             if isinstance(loaded, datasets.DatasetDict):
                 if split not in loaded:
-                    raise DataError(
-                        f"{source}: no split `{split}`, it has {', '.join(loaded)}; write {HUB}{name}:SPLIT"
-                    )
+                    raise DataError(f"{source}: no split `{split}`, it has {', '.join(loaded)}; name one of them")
                 loaded = loaded[split]
         else:
             loaded = datasets.load_dataset(str(folder) if folder.is_dir() else name, config, split=split)
