@@ -285,7 +285,7 @@ def test_ten_raw_teacher_rationales_a_question(shared_data: Path) -> None:
     questions = read_questions(path, split="train", kind="number")
     found = read_rationales(path, questions, kind="number")
     assert (len(questions), len(found), max(r.sample for r in found)) == (700, 7000, 9)
-    # 67.1 % by the reference's rule, which takes the last number wherever it stands; ours reads some conclusions better.
+    # 67.1 % by the reference's rule, the last number wherever it stands; ours reads some conclusions better.
     assert sum(r.verdict == "correct" for r in found) / len(found) == pytest.approx(0.671, abs=0.05)
     ours = read_questions(shared_data / "mentor-kd/skeleton/svamp_train.json", split="train", kind="number")
     assert questions == ours
