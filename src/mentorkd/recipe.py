@@ -18,6 +18,7 @@ __all__ = [
     "Learner",
     "LoraConfig",
     "ModelConfig",
+    "ModelKind",
     "Recipe",
     "RecordedTeacher",
     "SamplingConfig",
@@ -28,6 +29,10 @@ __all__ = [
 
 TEACHER = "teacher"
 """The name under which learners refer to the teacher."""
+
+
+ModelKind = Literal["seq2seq", "causal"]
+"""Encoder-decoder (T5) or decoder-only (GPT-2, Llama, Qwen)."""
 
 
 class Strict(BaseModel):
@@ -249,3 +254,7 @@ class Recipe(Strict):
     """The whole graph is trained once a seed (initial weights, data order, dropout, sampling)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run; auto takes an accelerator if there is one."""
+
+    def select_of(self, source: str) -> SelectConfig:
+        """The filter for the rationales of a source: the teacher or a learner."""
+        return self.teacher.select if source == TEACHER else self.learners[source].select

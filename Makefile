@@ -1,0 +1,36 @@
+# `make demo` and `make test` work on a fresh machine: they set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all check docs bench clean setup
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data,openai,ctranslate2]'
+	touch $@
+
+setup: $(STAMP)
+
+demo: $(STAMP)          ## from nothing to a report, without network, key or GPU
+	$(BIN)/mentorkd quickstart
+
+test: $(STAMP)          ## the default tests
+	$(BIN)/python -m pytest -q
+
+test-all: $(STAMP)      ## with the slow ones and those that start a real server
+	$(BIN)/python -m pytest -q -m 'not gpu'
+
+check: $(STAMP)         ## lint and types
+	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/mypy
+
+bench: $(STAMP)         ## the short forms of all benchmarks
+	for f in loss_memory distill_step score augment pipeline; do $(BIN)/python benchmarks/$$f.py --short || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

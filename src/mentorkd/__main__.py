@@ -1,0 +1,5 @@
+"""`python -m mentorkd`."""
+
+from mentorkd.cli import main
+
+main()

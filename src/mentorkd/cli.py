@@ -1,0 +1,391 @@
+"""The command line. Imports torch only inside commands that train or generate.
+
+Exit codes: 0 done, 1 an unforeseen fault (with traceback), 2 a user's mistake (one clear line), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mentorkd.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.errors import MentorkdError, RunError
+from mentorkd.recipe import TEACHER, Recipe
+from mentorkd.records import AnswerKind, write_jsonl
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From questions with known answers to a small language model that reasons, by way of a mentor.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Get data.")
+app.add_typer(data_app, name="data")
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes to the recipe.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/shuffled.")]
+RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; runs/<recipe's name> if not given.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results alone.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    folder: RunOption = None,
+    force: Annotated[list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all after it.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe from its questions to its report; what is finished is not done again."""
+    from mentorkd.recipe_file import load_recipe
+
+    _run(load_recipe(recipe, overrides or ()), folder, force or (), quiet, as_json)
+
+
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Option("--run", help="The run folder.")] = Path("runs/quickstart"),
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the embedded task and run its recipe to a report: no network, no key, no GPU, no file needed."""
+    from mentorkd import quickstart as embedded
+    from mentorkd.recipe_file import load_recipe
+
+    data = embedded.write_task(folder / "task")
+    recipe = load_recipe(embedded.RECIPE, [f"data.root={data}", *(overrides or ())])
+    _run(recipe, folder, (), quiet, as_json)
+
+
+def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], quiet: bool, as_json: bool) -> None:
+    from mentorkd.pipeline import Pipeline
+
+    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
+    root = folder or Path("runs") / recipe.name
+    pipeline = Pipeline(recipe, root, reporter)
+    try:
+        pipeline.run(force=force, command=sys.argv)
+    finally:
+        reporter.close()
+    _show_results(root, as_json)
+
+
+def _show_results(root: Path, as_json: bool) -> None:
+    from mentorkd.reporting import read_results, summary_rows
+
+    results = read_results(root / "report")
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False))
+        return
+    rows = summary_rows(results)
+    show_table(results["name"], list(rows[0]), [list(row.values()) for row in rows])
+    for warning in results["warnings"]:
+        print(f"! {warning}")
+    print(results["headline"]["statement"])
+    print(f"report: {root / 'report' / 'index.html'}")
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = None, as_json: AsJson = False) -> None:
+    """Show the graph of a recipe: its stages, what is done, what will run, rows and estimated tokens."""
+    from mentorkd.estimate import estimate
+    from mentorkd.pipeline import Pipeline
+    from mentorkd.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    planned = Pipeline(loaded, folder or Path("runs") / loaded.name).plan()
+    estimates = estimate(loaded)
+    rows = [
+        {"stage": p.stage.name, "state": p.state, "needs": list(p.stage.needs), **estimates.of(p.stage)} for p in planned
+    ]
+    if as_json:
+        print(json.dumps({"recipe": loaded.name, "stages": rows, "notes": estimates.notes}, ensure_ascii=False))
+        return
+    show_table(
+        loaded.name,
+        ["stage", "state", "rows", "tokens"],
+        [[row["stage"], row["state"], _number(row.get("rows")), _number(row.get("tokens"))] for row in rows],
+    )
+    for note in estimates.notes:
+        print(note)
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+@app.command()
+def evaluate(
+    folder: RunPath,
+    learner: Annotated[str, typer.Option(help="The learner to ask.")],
+    questions: Annotated[Path, typer.Option(help="Questions with answers, in any supported shape.")],
+    output: Annotated[Path | None, typer.Option(help="Write the predictions here, as JSON Lines.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Grade a trained learner on other questions of the same task, with each of its seeds."""
+    import tempfile
+
+    from mentorkd.readers import read_questions
+    from mentorkd.statistics import wilson_interval
+
+    pipeline, work, reporter = _opened(folder, quiet, as_json)
+    config = _learner(pipeline.recipe, learner)
+    task = pipeline.recipe.task
+    assert task.answer is not None
+    asked = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
+    rows, predictions = [], []
+    for seed in pipeline.recipe.seeds:
+        with tempfile.TemporaryDirectory() as scratch:
+            journal = Path(scratch) / "journal.jsonl"
+            made = work.predict(work.engine(learner, seed), config, learner, seed, asked, journal)
+        right = sum(p.verdict == "correct" for p in made)
+        interval = wilson_interval(right, len(made))
+        silent = sum(p.verdict == "no_answer" for p in made)
+        rows.append(
+            {
+                "learner": learner,
+                "seed": seed,
+                "questions": len(made),
+                "correct": right,
+                "accuracy": right / len(made),
+                "interval": [interval.low, interval.high],
+                "no_answer": silent,
+            }
+        )
+        predictions += made
+    reporter.close()
+    if output is not None:
+        write_jsonl(output, predictions)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    show_table(
+        f"{learner} on {questions.name}",
+        ["seed", "questions", "accuracy", "95 % interval", "no answer"],
+        [
+            [
+                str(row["seed"]),
+                str(row["questions"]),
+                f"{100 * row['accuracy']:.1f} %",
+                "{:.1f} - {:.1f}".format(*(100 * edge for edge in row["interval"])),
+                str(row["no_answer"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+@app.command()
+def ask(
+    folder: RunPath,
+    question: Annotated[str, typer.Argument(help="A question of the task.")],
+    learner: Annotated[str | None, typer.Option(help="Who answers; the last learner of the recipe if not given.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rationale and the answer that a trained learner gives to a question."""
+    from mentorkd.answers import extract, option_letters
+    from mentorkd.prompts import render_prompt, split_target
+
+    pipeline, work, reporter = _opened(folder, True, as_json)
+    name = learner or list(pipeline.recipe.learners)[-1]
+    config = _learner(pipeline.recipe, name)
+    [[completion]] = work.engine(name, pipeline.recipe.seeds[0]).sample(
+        [render_prompt(question, config.prompt)],
+        n=1,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=config.sampling.max_new_tokens,
+        seed=0,
+    )
+    reporter.close()
+    rationale, _ = split_target(completion.text, config.target)
+    kind, choices = pipeline.recipe.task.answer, pipeline.recipe.task.choices
+    assert kind is not None
+    answer = extract(completion.text, kind, choices or (option_letters(question) or None if kind == "choice" else None))
+    if as_json:
+        print(json.dumps({"learner": name, "rationale": rationale, "answer": answer, "finished": completion.finished}, ensure_ascii=False))
+        return
+    print(rationale)
+    print(f"answer: {answer}" if answer is not None else "answer: none found")
+    if not completion.finished:
+        print(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
+
+
+@app.command("import")
+def import_data(
+    file: Annotated[str, typer.Argument(help="A data file in any supported shape, or hub:NAME.")],
+    task: Annotated[str | None, typer.Option(help="One of the paper's tasks; brings the kind of answer.")] = None,
+    answer: Annotated[str | None, typer.Option(help="number, choice, yes_no or text, for a task of your own.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, e.g. question=problem. Repeatable.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    output: Annotated[Path, typer.Option(help="Folder for questions.jsonl and rationales.jsonl.")] = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Turn a data file into normalised JSON Lines, and count what is in it."""
+    from mentorkd.audit import audit
+    from mentorkd.readers import columns_of, read_questions, read_rationales
+
+    kind, choices = _answer_kind(task, answer)
+    if split not in ("train", "validation", "test"):
+        raise RunError(f"got --split {split}; expected train, validation or test")
+    pairs = [text.partition("=") for text in column or ()]
+    columns = {ours: theirs for ours, _, theirs in pairs}
+    known = columns_of(file, columns)
+    if "question" not in known:
+        raise RunError(f"{file} holds rationale records without questions; give the file of the questions, or the original")
+    questions = read_questions(file, split=split, kind=kind, choices=choices, columns=columns)  # type: ignore[arg-type]
+    rationales = []
+    if "rationale" in known:
+        rationales = read_rationales(file, questions, kind=kind, choices=choices, columns=columns)
+    # Rationales of test questions are a fault in a run, where they would be trained on; here they are only converted.
+    audited = audit([replace(q, split="train") for q in questions], rationales, kind=kind, choices=choices)
+    kept = [replace(q, split=split) for q in audited.questions]  # type: ignore[arg-type]
+    output.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, Any] = {"questions": write_jsonl(output / "questions.jsonl", kept)}
+    if audited.rationales:
+        counts["rationales"] = write_jsonl(output / "rationales.jsonl", audited.rationales)
+        counts["verdicts"] = {
+            verdict: sum(r.verdict == verdict for r in audited.rationales) for verdict in ("correct", "wrong", "no_answer")
+        }
+    counts["faults"] = audited.faults.counts
+    if as_json:
+        print(json.dumps(counts))
+        return
+    for line in audited.faults.lines():
+        print(f"! {line}")
+    rows = [[name, str(value)] for name, value in counts.items() if isinstance(value, int)]
+    rows += [[f"  {verdict}", str(count)] for verdict, count in counts.get("verdicts", {}).items()]
+    show_table(str(output), ["", "count"], rows)
+
+
+def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequence[str] | None]:
+    from typing import get_args
+
+    from mentorkd.tasks import PAPER_TASKS, find_task
+
+    if answer is not None:
+        if answer not in get_args(AnswerKind):
+            raise RunError(f"got --answer {answer}; expected one of {', '.join(get_args(AnswerKind))}")
+        return answer, None  # type: ignore[return-value]
+    known = find_task(task) if task else None
+    if known is None:
+        got = f"got --task {task}" if task else "neither --task nor --answer is given"
+        raise RunError(f"{got}; expected one of {', '.join(PAPER_TASKS)}, or --answer number, choice, yes_no or text")
+    return known.answer, known.choices
+
+
+@app.command()
+def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Make the report of a finished run anew."""
+    from mentorkd.pipeline import open_run
+
+    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
+    pipeline = open_run(folder, reporter)
+    unfinished = [p.stage.name for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
+    if unfinished:
+        raise RunError(f"{folder} is not finished ({len(unfinished)} stages left, first {unfinished[0]}); use `mentorkd run`")
+    try:
+        pipeline.run(force=["report"], command=sys.argv)
+    finally:
+        reporter.close()
+    _show_results(folder, as_json)
+
+
+@app.command()
+def inspect(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="A folder of stored soft labels.")],
+    sample: Annotated[int, typer.Option(help="Rationales to measure on.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a soft-label store holds: size, bytes a token, the mentor's NLL, what top-k kept."""
+    from mentorkd.stages.inspect import inspect_store
+
+    found = inspect_store(store, sample=sample)
+    if as_json:
+        print(json.dumps(found))
+        return
+    show_table(str(store), ["", ""], [[key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)] for key, value in found.items()])
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from mentorkd.recipe_file import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=1))
+
+
+@data_app.command("paper")
+def data_paper(
+    folder: Annotated[Path, typer.Argument(help="Where to put the files.")],
+    base_url: Annotated[str | None, typer.Option(help="A mirror of the reference repository's raw files.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the paper's data files from the reference repository, verified; what is there is not fetched again."""
+    from mentorkd.paper_data import RAW_URL, fetch_paper_data
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet or as_json) as bar:
+        job = bar.add_task("paper data", total=None)
+        fetched = fetch_paper_data(
+            folder,
+            base_url=base_url or RAW_URL,
+            on_progress=lambda done, total: bar.update(job, completed=done, total=total),
+        )
+    if as_json:
+        print(json.dumps(asdict(fetched), default=str))
+        return
+    print(
+        f"{folder}: {len(fetched.fetched)} files fetched, {len(fetched.replaced)} replaced (not as published), "
+        f"{len(fetched.present)} were there; verified, {fetched.bytes / 2**20:.1f} MB"
+    )
+
+
+def _opened(folder: Path, quiet: bool, as_json: bool) -> Any:
+    from mentorkd.pipeline import open_run
+    from mentorkd.work import Work
+
+    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
+    pipeline = open_run(folder, reporter)
+    return pipeline, Work(pipeline.recipe, pipeline.folder, reporter.progress, reporter.note), reporter
+
+
+def _learner(recipe: Recipe, name: str) -> Any:
+    if name not in recipe.learners:
+        hint = " (the teacher is not a trained model)" if name == TEACHER else ""
+        raise RunError(f"got learner {name}{hint}; expected one of {', '.join(recipe.learners)}")
+    return recipe.learners[name]
+
+
+def main() -> None:
+    """Entry point: a MentorkdError becomes one line on stderr and exit code 2."""
+    # Progress bars and warnings of libraries are not ours to show; set before they are imported.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except MentorkdError as error:
+        print(f"mentorkd: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("mentorkd: interrupted; run the same command to go on", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,137 @@
+"""What the command line shows: progress bars, notes, tables; or nothing, or JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mentorkd.store import Stage
+
+__all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "show_table"]
+
+# Redrawing costs time that small models would rather train in.
+REDRAWS_PER_SECOND = 4
+
+
+class ConsoleReporter:
+    """Shows a live bar for the stage at work and leaves a line for each that has finished."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._bar: Progress | None = None
+        self._drawn = 0.0
+        self._skipped = 0
+        self._number = (0, 0)
+
+    def started(self, stage: Stage, number: int, total: int) -> None:
+        self._tell_skipped()
+        self._number = (number, total)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn(f"[dim]{number:>2}/{total}[/dim] {stage.name}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left[/dim]"),
+            TimeRemainingColumn(),
+            console=self.console,
+            refresh_per_second=REDRAWS_PER_SECOND,
+            transient=True,
+            disable=self.console.quiet,
+        )
+        self._bar.add_task("", total=None)
+        self._bar.start()
+
+    def progress(self, done: int, total: int) -> None:
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if done >= total or now - self._drawn > 1 / REDRAWS_PER_SECOND:
+            self._drawn = now
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+
+    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
+        self.close()
+        number, total = self._number
+        self.console.print(f"[green]✓[/green] [dim]{number:>2}/{total}[/dim] {stage.name:<34} {describe_record(record)}")
+
+    def skipped(self, stage: Stage) -> None:
+        self._skipped += 1
+
+    def note(self, text: str) -> None:
+        (self._bar.console if self._bar else self.console).print(f"[yellow]![/yellow] {text}", markup=True)
+
+    def close(self) -> None:
+        """Take the live bar off the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._tell_skipped()
+
+    def _tell_skipped(self) -> None:
+        if self._skipped:
+            self.console.print(f"[dim]· {self._skipped} finished stages kept[/dim]")
+            self._skipped = 0
+
+
+class JsonReporter:
+    """Writes one JSON object a line to stderr for each thing that happens."""
+
+    def _emit(self, **fields: Any) -> None:
+        print(json.dumps(fields, ensure_ascii=False), file=sys.stderr, flush=True)
+
+    def started(self, stage: Stage, number: int, total: int) -> None:
+        self._emit(event="started", stage=stage.name, number=number, total=total)
+
+    def progress(self, done: int, total: int) -> None:
+        return
+
+    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
+        self._emit(event="finished", **{"stage": stage.name, **record})
+
+    def skipped(self, stage: Stage) -> None:
+        self._emit(event="skipped", stage=stage.name)
+
+    def note(self, text: str) -> None:
+        self._emit(event="note", text=text)
+
+    def close(self) -> None:
+        return
+
+
+def describe_record(record: Mapping[str, Any]) -> str:
+    """What a finished stage came to, in a few words."""
+    parts: list[str] = []
+    if "questions" in record:
+        parts.append(", ".join(f"{count} {split}" for split, count in record["questions"].items()))
+    for key in ("rationales", "predictions"):
+        if key in record:
+            counts = record[key]
+            total = sum(counts.values())
+            share = f" ({100 * counts['correct'] / total:.1f} % right)" if total else ""
+            parts.append(f"{total} {key}{share}")
+    if "encoding" in record:
+        parts.append(f"{record['encoding']['kept']} rows, {record['updates']} updates")
+    if record.get("validation_accuracy") is not None:
+        parts.append(f"validation {100 * record['validation_accuracy']:.1f} %")
+    if "form" in record:
+        parts.append(f"{record['rows']} rows, {record['bytes'] / 2**20:.1f} MB")
+    parts.append(f"{record['seconds']:.1f} s")
+    return " · ".join(parts)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, console: Console | None = None) -> None:
+    """Print a table; the first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    (console or Console(highlight=False)).print(table)

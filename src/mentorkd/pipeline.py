@@ -1,0 +1,271 @@
+"""The pipeline: a recipe compiled to stages, run in order, each at most once.
+
+    prepare    questions of every split, their faults counted
+    annotate   the teacher's rationales
+    for each seed, and each learner after those it learns from:
+      score      (if it imitates soft labels) its mentor's distributions on every text it will read
+      train      on the selected rationales of its sources, with CE or (1 - w) CE + w KL
+      augment    (if another learner reads it) its own rationales for every training question
+      evaluate   its answers to the test questions
+    report     what all of it came to
+
+A stage's fingerprint covers its part of the recipe, its inputs' fingerprints and its code version, so a changed recipe
+runs only what the change reaches, and a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mentorkd import hardware
+from mentorkd.errors import RunError
+from mentorkd.recipe import TEACHER, Learner, ModelConfig, Recipe
+from mentorkd.recipe_file import data_path, dump_recipe, learning_order, load_recipe, writers
+from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
+
+if TYPE_CHECKING:
+    from mentorkd.work import Work
+
+__all__ = ["Pipeline", "PlannedStage", "Reporter", "compile_stages", "open_run"]
+
+# Raised when a stage's code changes what it makes of the same inputs.
+CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 1, "train": 1, "augment": 1, "evaluate": 1, "report": 1}
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage and where it stands: `done`, `resumes` (killed in its middle) or `runs`."""
+
+    stage: Stage
+    state: str
+    record: Mapping[str, Any] | None
+
+
+class Reporter(Protocol):
+    """Hears what the pipeline does; the command line shows it."""
+
+    def started(self, stage: Stage, number: int, total: int) -> None: ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None: ...
+
+    def skipped(self, stage: Stage) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Quiet:
+    """A Reporter that says nothing."""
+
+    def started(self, stage: Stage, number: int, total: int) -> None: ...
+
+    def progress(self, done: int, total: int) -> None: ...
+
+    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None: ...
+
+    def skipped(self, stage: Stage) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+def _soft_label_key(learner: Learner) -> str:
+    """Names the form in which a learner's soft labels are stored; learners with equal keys share them."""
+    form: str = learner.soft_label_store
+    if form == "top_k":
+        form = f"top{learner.top_k}-tau{learner.temperature:g}"
+    limits = [learner.prompt, learner.training.max_source_tokens, learner.training.max_target_tokens]
+    return f"{form}-{learner.target}-{fingerprint(limits)[:4]}"
+
+
+def compile_stages(recipe: Recipe) -> list[Stage]:
+    """All stages of a recipe in an order in which each comes after its needs. Reads data and local models to hash them."""
+    stages: dict[str, Stage] = {}
+
+    def add(name: str, kind: str, target: str, settings: Any, needs: Iterable[str], **about: Any) -> str:
+        if name not in stages:
+            inputs = tuple(dict.fromkeys(needs))
+            mark = fingerprint([kind, CODE_VERSIONS[kind], settings, [stages[need].fingerprint for need in inputs]])
+            stages[name] = Stage(name, kind, target, inputs, mark, **about)
+        return name
+
+    task = recipe.task.model_dump()
+    files = {part: _file_identity(recipe, task[part]) for part in ("train", "test", "validation") if task[part]}
+    prepared = add("prepare", "prepare", "data", [task, files, recipe.data.strict], [])
+    teacher = recipe.teacher.model_dump(exclude={"select"})
+    recorded = _file_identity(recipe, teacher["rationales"]) if "rationales" in teacher else None
+    annotated = add("annotate", "annotate", "teacher", [teacher, recorded], [prepared])
+    models = {name: _model_identity(learner.model) for name, learner in recipe.learners.items()}
+
+    for seed in recipe.seeds:
+        folder = {name: f"learners/{name}/seed-{seed}" for name in recipe.learners}
+        for name in learning_order(recipe):
+            learner = recipe.learners[name]
+            authors = [annotated if s == TEACHER else f"{folder[s]}/augment" for s in learner.rationales]
+            selects = {s: recipe.select_of(s).model_dump() for s in learner.rationales}
+            soft: list[str] = []
+            imitation: list[Any] = []
+            if (mentor := learner.soft_labels) is not None:
+                imitation = [learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence]
+                mentor_model = f"{folder[mentor]}/train"
+                soft = [mentor_model]
+                if learner.soft_label_store != "online":
+                    key = _soft_label_key(learner)
+                    soft = [
+                        add(
+                            f"{folder[mentor]}/score/{source}.{key}",
+                            "score",
+                            f"{folder[mentor]}/soft_labels",
+                            [key, learner.prompt, selects[source]],
+                            [prepared, author, mentor_model],
+                            learner=name,
+                            seed=seed,
+                            source=source,
+                        )
+                        for source, author in zip(learner.rationales, authors, strict=True)
+                    ]
+            settings = [
+                models[name],
+                learner.training.model_dump(exclude={"report_to"}),
+                [learner.prompt, learner.target, learner.sampling.max_new_tokens],
+                selects,
+                imitation,
+                seed,
+            ]
+            trained = add(
+                f"{folder[name]}/train", "train", folder[name], settings, [prepared, *authors, *soft], learner=name, seed=seed
+            )
+            if name in writers(recipe):
+                sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, name, seed]
+                add(f"{folder[name]}/augment", "augment", folder[name], sampling, [prepared, trained], learner=name, seed=seed)
+            answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.prompt, name, seed]
+            add(f"{folder[name]}/evaluate", "evaluate", folder[name], answering, [prepared, trained], learner=name, seed=seed)
+    about = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    add("report", "report", "report", about, list(stages))
+    return list(stages.values())
+
+
+def _file_identity(recipe: Recipe, value: str) -> str:
+    """Content hash of a data file; a hub data set is known by its name."""
+    path = data_path(recipe, value)
+    return path if path.startswith("hub:") else digest_path(Path(path))
+
+
+def _model_identity(config: ModelConfig) -> Any:
+    """A model's settings, with local folders and files replaced by their content."""
+    settings = config.model_dump()
+    for part in ("name", "tokenizer"):
+        if settings[part] and Path(settings[part]).exists():
+            settings[part] = digest_path(Path(settings[part]))
+    return settings
+
+
+def open_run(folder: Path, reporter: Reporter | None = None) -> Pipeline:
+    """The pipeline of an existing run folder, from the recipe stored in it."""
+    if not (folder / "recipe.yaml").is_file():
+        raise RunError(f"{folder} is no run folder (it has no recipe.yaml); give the folder that `mentorkd run` made")
+    return Pipeline(load_recipe(folder / "recipe.yaml", check_files=False), folder, reporter)
+
+
+class Pipeline:
+    """A recipe and its run folder."""
+
+    def __init__(self, recipe: Recipe, root: Path, reporter: Reporter | None = None) -> None:
+        self.recipe = recipe
+        self.folder = RunFolder(root)
+        self.reporter: Reporter = reporter or Quiet()
+        self._stages: list[Stage] | None = None
+
+    @property
+    def stages(self) -> list[Stage]:
+        if self._stages is None:
+            self._stages = compile_stages(self.recipe)
+        return self._stages
+
+    def plan(self) -> list[PlannedStage]:
+        """Every stage and whether it is done; changes nothing."""
+        planned = []
+        for stage in self.stages:
+            record = self.folder.finished(stage)
+            state = "done" if record else "resumes" if self.folder.begun(stage) else "runs"
+            planned.append(PlannedStage(stage, state, record))
+        return planned
+
+    def run(self, *, force: Sequence[str] = (), command: Sequence[str] = ()) -> dict[str, Any]:
+        """Run every stage that is not done, and return the manifest.
+
+        Args:
+            force: kinds or names of stages to run again, with all that depends on them.
+            command: the command line, for the manifest.
+        """
+        stages = self.stages
+        with self.folder.lock():
+            for stage in self._forced(force):
+                self.folder.forget(stage)
+            waiting = [s for s in stages if not self.folder.finished(s)]
+            (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
+            # Planning and finding all done must not wait for torch.
+            from mentorkd.work import Work
+
+            work = Work(self.recipe, self.folder, self.reporter.progress, self.reporter.note)
+            if waiting:
+                work.check_models()
+            for number, stage in enumerate(stages, 1):
+                if stage not in waiting:
+                    self.reporter.skipped(stage)
+                    continue
+                self._run_stage(stage, work, number, len(stages))
+                self._write_manifest(command, work)
+            return self._write_manifest(command, work) if waiting else self.manifest()
+
+    def _run_stage(self, stage: Stage, work: Work, number: int, total: int) -> None:
+        self.reporter.started(stage, number, total)
+        self.folder.log("started", stage=stage.name, fingerprint=stage.fingerprint)
+        place = self.folder.begin(stage)
+        do: Callable[[Stage, Path], dict[str, Any]] = getattr(work, stage.kind)
+        with hardware.measured() as cost:
+            made = do(stage, place)
+        record = {**made, "seconds": cost.seconds, "peak_memory_mb": cost.peak_memory_mb}
+        published = self.folder.publish(stage, record)
+        self.folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
+        self.reporter.finished(stage, published)
+
+    def _forced(self, force: Sequence[str]) -> list[Stage]:
+        """The stages that `force` names, and of all that need them."""
+        known = {s.name for s in self.stages} | {s.kind for s in self.stages}
+        for wanted in force:
+            if wanted not in known:
+                raise RunError(f"got --force {wanted}; expected one of {', '.join(sorted(known))}")
+        reached: dict[str, Stage] = {}
+        for stage in self.stages:
+            if stage.kind in force or stage.name in force or any(need in reached for need in stage.needs):
+                reached[stage.name] = stage
+        return list(reached.values())
+
+    def _write_manifest(self, command: Sequence[str], work: Work) -> dict[str, Any]:
+        records = {p.stage.name: dict(p.record) for p in self.plan() if p.record}
+        manifest = {
+            "recipe": self.recipe.name,
+            "command": list(command) or sys.argv,
+            "versions": hardware.versions(),
+            "git": hardware.git_commit(),
+            "host": hardware.describe_host(),
+            "precision": work.precision_note,
+            "seconds": round(sum(record["seconds"] for record in records.values()), 1),
+            "stages": records,
+        }
+        write_json(self.folder.root / "manifest.json", manifest)
+        return manifest
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as last written."""
+        import json
+
+        file = self.folder.root / "manifest.json"
+        if not file.is_file():
+            raise RunError(f"{self.folder.root} has no manifest.json; run the recipe first")
+        return dict(json.loads(file.read_text(encoding="utf-8")))

@@ -1,0 +1,54 @@
+"""Augment: a learner samples rationales for every training question (Mentor-KD, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mentorkd.generation import Engine
+from mentorkd.prompts import TargetForm, render_prompt, split_target
+from mentorkd.records import Question, Rationale
+from mentorkd.stages.sampling import Decoding, Grader, Progress, sample_resumably
+
+__all__ = ["augment"]
+
+
+def augment(
+    engine: Engine,
+    questions: Sequence[Question],
+    *,
+    source: str,
+    prompt: str,
+    target: TargetForm,
+    grader: Grader,
+    decoding: Decoding,
+    seed: int,
+    journal: Path,
+    chunk: int,
+    on_progress: Progress,
+) -> tuple[list[Rationale], int]:
+    """The rationales that the learner `source` writes, right and wrong ones alike, and how many tokens it generated.
+
+    Each is graded by the answer that it states itself, as a student's would be.
+    """
+    prompts = [render_prompt(question.text, prompt) for question in questions]
+    completions = sample_resumably(
+        engine, prompts, decoding, seed=seed, journal=journal, chunk=chunk, on_progress=on_progress
+    )
+    rationales = []
+    for question, samples in zip(questions, completions, strict=True):
+        for number, sample in enumerate(samples):
+            graded = grader(sample.text, question)
+            text, _ = split_target(sample.text, target)
+            rationales.append(
+                Rationale.create(
+                    question.id,
+                    text,
+                    graded.predicted,
+                    graded.verdict,
+                    source,
+                    number,
+                    {"tokens": sample.tokens, "finished": sample.finished},
+                )
+            )
+    return rationales, sum(sample.tokens for samples in completions for sample in samples)

@@ -1,0 +1,63 @@
+"""Evaluate: a learner answers questions greedily, and is graded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mentorkd.generation import Engine
+from mentorkd.prompts import render_prompt
+from mentorkd.records import Prediction, Question
+from mentorkd.stages.sampling import Decoding, Grader, Progress, sample_resumably
+
+__all__ = ["accuracy", "evaluate"]
+
+
+def evaluate(
+    engine: Engine,
+    questions: Sequence[Question],
+    *,
+    learner: str,
+    seed: int,
+    prompt: str,
+    grader: Grader,
+    max_new_tokens: int,
+    journal: Path,
+    chunk: int,
+    on_progress: Progress,
+) -> list[Prediction]:
+    """One prediction for each question, in their order."""
+    completions = sample_resumably(
+        engine,
+        [render_prompt(question.text, prompt) for question in questions],
+        Decoding(max_new_tokens=max_new_tokens),
+        seed=seed,
+        journal=journal,
+        chunk=chunk,
+        on_progress=on_progress,
+    )
+    predictions = []
+    for question, (completion,) in zip(questions, completions, strict=True):
+        graded = grader(completion.text, question)
+        predictions.append(
+            Prediction(question.id, learner, seed, completion.text, graded.predicted, graded.verdict, completion.tokens)
+        )
+    return predictions
+
+
+def accuracy(engine: Engine, questions: Sequence[Question], *, prompt: str, grader: Grader, max_new_tokens: int) -> float:
+    """Share of questions answered correctly; used for validation while training, so nothing is written."""
+    completions = engine.sample(
+        [render_prompt(question.text, prompt) for question in questions],
+        n=1,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=max_new_tokens,
+        seed=0,
+    )
+    right = sum(
+        grader(completion.text, question).verdict == "correct"
+        for question, (completion,) in zip(questions, completions, strict=True)
+    )
+    return right / len(questions)

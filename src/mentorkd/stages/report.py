@@ -1,0 +1,131 @@
+"""Report: everything a run came to, as results and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mentorkd.cards import describe_model
+from mentorkd.recipe import Recipe
+from mentorkd.records import Prediction, Question, Rationale
+from mentorkd.reporting import LearnerInfo, ReportInputs, TaskInfo, build_results, write_report
+
+__all__ = ["report"]
+
+ByLearner = Mapping[tuple[str, int], Sequence[Any]]
+
+# Training questions whose rationales are shown side by side.
+SHOWN_QUESTIONS = 20
+
+
+def report(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    questions: Sequence[Question],
+    teacher: Sequence[Rationale],
+    rationales: Mapping[tuple[str, int], Sequence[Rationale]],
+    predictions: Mapping[tuple[str, int], Sequence[Prediction]],
+    metrics: ByLearner,
+    records: Mapping[str, Mapping[str, Any]],
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Compute the results and write the report into `folder`; return the verdicts.
+
+    Args:
+        records: what the finished stages recorded, by stage name.
+        manifest: versions, host, git commit and command.
+    """
+    assert recipe.task.answer is not None
+    counts = records["prepare"]["questions"]
+    trained = {
+        (name, seed): records[f"learners/{name}/seed-{seed}/train"] for name in recipe.learners for seed in recipe.seeds
+    }
+    results = build_results(
+        ReportInputs(
+            name=recipe.name,
+            task=TaskInfo(
+                name=recipe.task.name,
+                kind=recipe.task.answer,
+                train=counts["train"],
+                validation=counts["validation"],
+                test=counts["test"],
+            ),
+            seeds=recipe.seeds,
+            learners=[
+                LearnerInfo(
+                    name=name,
+                    model=describe_model(learner.model),
+                    rationales=learner.rationales,
+                    soft_labels=learner.soft_labels,
+                    kd_weight=learner.kd_weight if learner.soft_labels else None,
+                    temperature=learner.temperature if learner.soft_labels else None,
+                    parameters=trained[name, recipe.seeds[0]]["parameters"],
+                    select_on=learner.training.select_on,
+                )
+                for name, learner in recipe.learners.items()
+            ],
+            questions=[question for question in questions if question.split == "test"],
+            predictions=predictions,
+            metrics=metrics,
+            filters=[
+                {"learner": name, "seed": seed, **row} for (name, seed), record in trained.items() for row in record["filters"]
+            ],
+            dropped=[
+                {"learner": name, "seed": seed, "reason": reason, "rows": record["encoding"][key]}
+                for (name, seed), record in trained.items()
+                for key, reason in (
+                    ("source_too_long", "prompt over max_source_tokens"),
+                    ("target_too_long", "target over max_target_tokens"),
+                )
+                if record["encoding"][key]
+            ],
+            rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
+            costs=[_cost(name, record) for name, record in records.items()],
+            faults=[*records["prepare"]["faults"], *records["annotate"]["faults"]],
+            protocol=_protocol(recipe, trained),
+            manifest=manifest,
+        )
+    )
+    write_report(results, folder)
+    return {"learners": len(recipe.learners), "test_questions": counts["test"]}
+
+
+def _cost(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    parts = stage.split("/")
+    learner, seed, kind = (parts[1], int(parts[2].removeprefix("seed-")), parts[3]) if len(parts) > 1 else (None, None, stage)
+    return {
+        "stage": kind,
+        "learner": learner,
+        "seed": seed,
+        **{key: record.get(key) for key in ("seconds", "tokens", "peak_memory_mb")},
+    }
+
+
+def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
+    """What a reader must know to judge the comparison."""
+    updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in recipe.learners}
+    told = ", ".join(f"{name} {min(made):,}" + (f"-{max(made):,}" if max(made) > min(made) else "") for name, made in updates.items())
+    lines = [f"Optimiser updates: {told}."]
+    if len({count for made in updates.values() for count in made}) > 1:
+        lines.append("Learners were trained for their own numbers of epochs, so for unequal numbers of updates.")
+    if len(recipe.seeds) == 1:
+        lines.append("One seed: the intervals cover the choice of test questions, not the luck of training.")
+    return lines
+
+
+def _side_by_side(
+    questions: Sequence[Question],
+    teacher: Sequence[Rationale],
+    rationales: Mapping[tuple[str, int], Sequence[Rationale]],
+    seed: int,
+) -> list[tuple[Question, list[Rationale]]]:
+    """The first training questions with what the teacher and each mentor wrote for them."""
+    shown: dict[str, tuple[Question, list[Rationale]]] = {}
+    asked = {question.id: question for question in questions}
+    written = [*teacher, *(r for (_, s), rows in rationales.items() if s == seed for r in rows)]
+    for rationale in written:
+        if rationale.question_id in asked and (rationale.question_id in shown or len(shown) < SHOWN_QUESTIONS):
+            shown.setdefault(rationale.question_id, (asked[rationale.question_id], []))[1].append(rationale)
+    return list(shown.values())

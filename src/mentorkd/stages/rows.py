@@ -1,0 +1,44 @@
+"""Rows: selected rationales as token ids, (prompt -> rationale and gold answer)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mentorkd.batching import Encoded, EncodingCounts, encode_rows
+from mentorkd.errors import TrainingError
+from mentorkd.models import LoadedModel
+from mentorkd.prompts import TargetForm, render_prompt, render_target
+from mentorkd.records import Question, Rationale
+
+__all__ = ["training_rows"]
+
+
+def training_rows(
+    rationales: Sequence[Rationale],
+    questions: Sequence[Question],
+    loaded: LoadedModel,
+    *,
+    prompt: str,
+    target: TargetForm,
+    max_source_tokens: int,
+    max_target_tokens: int,
+) -> tuple[list[Encoded], EncodingCounts]:
+    """Encode rationales for training or scoring; those that do not fit are dropped and counted."""
+    asked = {question.id: question for question in questions}
+    rows = [
+        (
+            rationale.id,
+            render_prompt(asked[rationale.question_id].text, prompt),
+            render_target(rationale.text, asked[rationale.question_id].answer, target),
+        )
+        for rationale in rationales
+    ]
+    encoded, counts = encode_rows(
+        rows, loaded.tokenizer, loaded.kind, max_source_tokens=max_source_tokens, max_target_tokens=max_target_tokens
+    )
+    if not encoded:
+        raise TrainingError(
+            f"no training row is left of {len(rationales)} selected rationales ({counts.source_too_long} prompts and "
+            f"{counts.target_too_long} targets were too long); loosen `select`, or raise `max_source_tokens` or `max_target_tokens`"
+        )
+    return encoded, counts

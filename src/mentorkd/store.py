@@ -1,0 +1,187 @@
+"""The run folder: fingerprints, finished stages, atomic publication, the lock.
+
+A stage works in `.work/<stage>@<fingerprint>/` and leaves what it made under `out/` there. Publication is one atomic
+rename, of `commit.json`; moving the outputs to their places after it is only rolled forward, at once or, after a kill,
+by the next process that opens the folder. So at any instant a stage is either finished or not, never half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mentorkd.errors import RunError
+
+__all__ = ["RunFolder", "Stage", "digest_path", "fingerprint", "write_json"]
+
+DIGITS = 16
+
+
+def fingerprint(value: Any) -> str:
+    """Hash of a JSON-like value; mappings are unordered. Refuses what has no stable form (objects, paths, sets, NaN)."""
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"cannot fingerprint {type(value).__name__}: {error}; give text, numbers, lists and mappings") from None
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def digest_path(path: Path) -> str:
+    """Hash of a file's bytes, or of a folder's files that make a model or data set (not its README or hidden files)."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.suffix != ".md" and not f.name.startswith(".")]
+    else:
+        files = [path]
+    for file in files:
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        digest.update(f"{name}:{file.stat().st_size}:".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()[:DIGITS]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by way of a temporary file and a rename, so that no reader sees half of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of a compiled recipe. `name` is unique; `needs` are names of earlier stages; its outputs go to `target`."""
+
+    name: str
+    kind: str
+    target: str
+    needs: tuple[str, ...]
+    fingerprint: str
+    learner: str = ""
+    seed: int = 0
+    source: str = ""
+
+
+class RunFolder:
+    """One run's folder. Open it for writing with `lock()`; reading finished stages needs no lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._marks = root / ".stages"
+        self._work = root / ".work"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for writing, after finishing what a killed process had committed.
+
+        Raises RunError at once if another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"another process is writing to {self.root}; wait for it to finish, or give this run another name"
+            ) from None
+        try:
+            self._marks.mkdir(exist_ok=True)
+            self._work.mkdir(exist_ok=True)
+            for commit in sorted(self._work.glob("*/commit.json")):
+                self._roll_forward(commit.parent)
+            yield
+        finally:
+            lock.release()
+
+    def finished(self, stage: Stage) -> dict[str, Any] | None:
+        """The record of a finished stage if it was made with this fingerprint and its outputs are there, else None."""
+        file = self._mark_file(stage.name)
+        if not file.is_file():
+            return None
+        try:
+            record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise RunError(f"{file} is damaged; remove it and the stage {stage.name} will run again") from None
+        if record["fingerprint"] != stage.fingerprint:
+            return None
+        target = self.root / record["target"]
+        return record if all((target / name).exists() for name in record["outputs"]) else None
+
+    def begun(self, stage: Stage) -> bool:
+        """Whether a killed process has left work on exactly this stage."""
+        return self._place(stage).is_dir()
+
+    def forget(self, stage: Stage) -> None:
+        """Make a stage unfinished, so that it runs again from its beginning."""
+        self._mark_file(stage.name).unlink(missing_ok=True)
+        for work in self._works(stage):
+            shutil.rmtree(work)
+
+    def begin(self, stage: Stage) -> Path:
+        """The stage's working folder. One left by a killed process of the same fingerprint is handed out again."""
+        work = self._place(stage)
+        for other in self._works(stage):
+            if other != work:
+                shutil.rmtree(other)
+        (work / "out").mkdir(parents=True, exist_ok=True)
+        return work
+
+    def publish(self, stage: Stage, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Publish what stands under the working folder's `out/` into the stage's target."""
+        work = self._place(stage)
+        outputs = sorted(path.name for path in (work / "out").iterdir())
+        about = {"stage": stage.name, "fingerprint": stage.fingerprint, "target": stage.target, "outputs": outputs}
+        full = {**about, **record}
+        write_json(work / "commit.json", full)
+        self._roll_forward(work)
+        return full
+
+    def _place(self, stage: Stage) -> Path:
+        return self._work / f"{_slug(stage.name)}@{stage.fingerprint}"
+
+    def _works(self, stage: Stage) -> list[Path]:
+        return list(self._work.glob(f"{_slug(stage.name)}@*"))
+
+    def _roll_forward(self, work: Path) -> None:
+        commit = work / "commit.json"
+        record = json.loads(commit.read_text(encoding="utf-8"))
+        target = self.root / record["target"]
+        target.mkdir(parents=True, exist_ok=True)
+        for name in record["outputs"]:
+            made = work / "out" / name
+            if made.exists():
+                if (target / name).exists():
+                    old = work / "old"
+                    old.mkdir(exist_ok=True)
+                    (target / name).rename(old / f"{name}-{time.time_ns()}")
+                made.rename(target / name)
+        commit.replace(self._mark_file(record["stage"]))
+        shutil.rmtree(work)
+
+    def _mark_file(self, stage: str) -> Path:
+        return self._marks / f"{_slug(stage)}.json"
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append an event to log.jsonl."""
+        row = {"time": round(time.time(), 3), "event": event, **fields}
+        with (self.root / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _slug(stage: str) -> str:
+    return stage.replace("/", ".")

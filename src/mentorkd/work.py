@@ -1,0 +1,375 @@
+"""What each stage reads from the run folder, and what it writes into its working folder.
+
+One method a stage kind: it is given the stage and a working folder that survives a kill, leaves its outputs under
+`out/` there, and returns what is worth recording.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from mentorkd import hardware
+from mentorkd.cards import model_card
+from mentorkd.errors import Fault, RecipeError
+from mentorkd.generation import Engine, open_engine
+from mentorkd.models import LoadedModel, kind_of, load_folder, load_model, load_tokenizer, resolve_device, save_model
+from mentorkd.models import tokenizer_digest
+from mentorkd.recipe import TEACHER, Learner, Recipe
+from mentorkd.recipe_file import data_path
+from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl, write_jsonl
+from mentorkd.soft_labels import StoredSoftLabels
+from mentorkd.stages.annotate import annotate
+from mentorkd.stages.augment import augment
+from mentorkd.stages.evaluate import accuracy, evaluate
+from mentorkd.stages.prepare import prepare
+from mentorkd.stages.report import report
+from mentorkd.stages.rows import training_rows
+from mentorkd.stages.sampling import Decoding, Grader
+from mentorkd.stages.score import score
+from mentorkd.stages.select import gather
+from mentorkd.store import RunFolder, Stage, digest_path
+from mentorkd.training import Distillation, OnlineMentor, SoftLabelSource, train
+
+__all__ = ["Work"]
+
+# Chunks of sampling that a kill cannot undo are this many batches: about a minute's work, yet enough to sort by length.
+CHUNK_BATCHES = 8
+
+
+class Work:
+    """Carries out the stages of one recipe in one run folder."""
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, progress: Callable[[int, int], None], note: Callable[[str], None]
+    ) -> None:
+        self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
+        self.device = resolve_device(recipe.device)
+        logging.disable_progress_bar()  # a bar a checkpoint would tear ours
+        self.grader = Grader(_known(recipe.task.answer), recipe.task.choices)
+        self._precision: tuple[hardware.Precision, str] | None = None
+
+    # --- what is checked before anything runs ---------------------------------------------------------------------
+
+    def check_models(self) -> None:
+        """Refuse soft labels between models whose vocabularies or kinds differ; all such faults at once."""
+        faults = []
+        for name, learner in self.recipe.learners.items():
+            if learner.soft_labels is None:
+                continue
+            mentor = self.recipe.learners[learner.soft_labels].model
+            kinds = kind_of(learner.model), kind_of(mentor)
+            key = f"learners.{name}.soft_labels"
+            if kinds[0] != kinds[1]:
+                faults.append(
+                    Fault(key, f"the mentor {learner.soft_labels} is a {kinds[1]} model, {name} a {kinds[0]} one; expected one kind")
+                )
+            elif tokenizer_digest(load_tokenizer(mentor)) != tokenizer_digest(load_tokenizer(learner.model)):
+                faults.append(
+                    Fault(
+                        key,
+                        f"{learner.soft_labels} and {name} have different vocabularies, so their token distributions cannot be "
+                        "compared; take models of one family, or learn from its `rationales` alone",
+                    )
+                )
+        if faults:
+            raise RecipeError(self.recipe.name, faults)
+
+    # --- the stages -----------------------------------------------------------------------------------------------
+
+    def prepare(self, stage: Stage, place: Path) -> dict[str, Any]:
+        task = self.recipe.task
+        questions, faults = prepare(
+            train=data_path(self.recipe, task.train),
+            test=data_path(self.recipe, task.test),
+            validation=data_path(self.recipe, task.validation) if task.validation else None,
+            validation_share=task.validation_share,
+            kind=self.grader.kind,
+            choices=task.choices,
+            columns=task.columns,
+            limit_train=task.limit_train,
+            limit_test=task.limit_test,
+        )
+        lines = self._tell(faults)
+        write_jsonl(place / "out" / "questions.jsonl", questions)
+        counts = {split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")}
+        return {"questions": counts, "faults": lines}
+
+    def annotate(self, stage: Stage, place: Path) -> dict[str, Any]:
+        rationales, faults = annotate(
+            self.recipe.teacher,
+            self.questions(),
+            locate=lambda value: data_path(self.recipe, value),
+            kind=self.grader.kind,
+            choices=self.recipe.task.choices,
+            columns=self.recipe.task.columns,
+            limited=self.recipe.task.limit_train is not None or self.recipe.task.limit_test is not None,
+        )
+        lines = self._tell(faults)
+        write_jsonl(place / "out" / "rationales.jsonl", rationales)
+        return {"rationales": _verdicts(rationales), "faults": lines}
+
+    def train(self, stage: Stage, place: Path) -> dict[str, Any]:
+        learner, config = self._learner(stage), self._learner(stage).training
+        questions = self.questions("train")
+        sources = {name: self.rationales(name, stage.seed) for name in learner.rationales}
+        gathered = gather(sources, {name: self.recipe.select_of(name) for name in sources}, questions)
+        loaded = load_model(learner.model, seed=stage.seed, device=self.device)
+        rows, counts = training_rows(
+            gathered.rationales,
+            questions,
+            loaded,
+            prompt=learner.prompt,
+            target=learner.target,
+            max_source_tokens=config.max_source_tokens,
+            max_target_tokens=config.max_target_tokens,
+        )
+        self._tell_encoding(stage, counts.source_too_long + counts.target_too_long, counts.with_unknown_tokens, counts.rows)
+        result = train(
+            loaded,
+            rows,
+            config,
+            seed=stage.seed,
+            folder=place / "checkpoints",
+            precision=self.precision(learner),
+            distillation=self._distillation(stage, learner),
+            validate=self._validation(learner, loaded),
+            on_progress=self.progress,
+            run_name=f"{self.recipe.name}/{stage.learner}/seed-{stage.seed}",
+        )
+        with (place / "out" / "metrics.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in result.history)
+        record = {
+            "filters": gathered.filters,
+            "encoding": asdict(counts),
+            "updates": result.updates,
+            "best_step": result.best_step,
+            "validation_accuracy": result.validation_accuracy,
+            "fused_loss": result.fused,
+            "precision": self.precision(learner),
+            "parameters": loaded.parameter_count,
+            "tokens": int(sum(row.get("tokens", 0) for row in result.history)),
+        }
+        save_model(loaded, place / "out" / "model", card=model_card(self.recipe, stage.learner, stage.seed, record))
+        return record
+
+    def score(self, stage: Stage, place: Path) -> dict[str, Any]:
+        learner = self._learner(stage)
+        mentor_folder = self._learner_folder(_known(learner.soft_labels), stage.seed) / "model"
+        questions = self.questions("train")
+        sources = {stage.source: self.rationales(stage.source, stage.seed)}
+        gathered = gather(sources, {stage.source: self.recipe.select_of(stage.source)}, questions)
+        mentor = load_folder(mentor_folder, device=self.device)
+        rows, _ = training_rows(
+            gathered.rationales,
+            questions,
+            mentor,
+            prompt=learner.prompt,
+            target=learner.target,
+            max_source_tokens=learner.training.max_source_tokens,
+            max_target_tokens=learner.training.max_target_tokens,
+        )
+        made = score(
+            mentor,
+            rows,
+            folder=place / "store",
+            mode="top_k" if learner.soft_label_store == "top_k" else "hidden",
+            top_k=learner.top_k,
+            temperature=learner.temperature,
+            mentor_digest=digest_path(mentor_folder),
+            target=learner.target,
+            bfloat16=self.precision(learner) == "bfloat16",
+            on_progress=self.progress,
+        )
+        (place / "store").rename(place / "out" / stage.name.rpartition("/")[2])
+        return made
+
+    def augment(self, stage: Stage, place: Path) -> dict[str, Any]:
+        learner = self._learner(stage)
+        sampling = learner.sampling
+        questions = self.questions("train")
+        engine = self.engine(stage.learner, stage.seed)
+        rationales, tokens = augment(
+            engine,
+            questions,
+            source=stage.learner,
+            prompt=learner.prompt,
+            target=learner.target,
+            grader=self.grader,
+            decoding=Decoding(
+                sampling.samples, sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens
+            ),
+            seed=stage.seed,
+            journal=place / "journal.jsonl",
+            chunk=CHUNK_BATCHES * sampling.batch_size,
+            on_progress=self.progress,
+        )
+        write_jsonl(place / "out" / "rationales.jsonl", rationales)
+        return {"rationales": _verdicts(rationales), "tokens": tokens, "engine": engine.name}
+
+    def evaluate(self, stage: Stage, place: Path) -> dict[str, Any]:
+        learner = self._learner(stage)
+        engine = self.engine(stage.learner, stage.seed)
+        predictions = self.predict(engine, learner, stage.learner, stage.seed, self.questions("test"), place / "journal.jsonl")
+        write_jsonl(place / "out" / "predictions.jsonl", predictions)
+        tokens = sum(prediction.tokens for prediction in predictions)
+        return {"predictions": _verdicts(predictions), "tokens": tokens, "engine": engine.name}
+
+    def report(self, stage: Stage, place: Path) -> dict[str, Any]:
+        seeds, learners = self.recipe.seeds, self.recipe.learners
+        each = [(name, seed) for name in learners for seed in seeds]
+        return report(
+            place / "out",
+            recipe=self.recipe,
+            questions=self.questions(),
+            teacher=self.rationales(TEACHER, 0),
+            rationales={
+                (name, seed): self.rationales(name, seed)
+                for name, seed in each
+                if (self._learner_folder(name, seed) / "rationales.jsonl").is_file()
+            },
+            predictions={
+                (name, seed): read_jsonl(self._learner_folder(name, seed) / "predictions.jsonl", Prediction) for name, seed in each
+            },
+            metrics={(name, seed): _rows(self._learner_folder(name, seed) / "metrics.jsonl") for name, seed in each},
+            records=self.records(stage),
+            manifest={
+                "versions": hardware.versions(),
+                "host": hardware.describe_host(),
+                "git": hardware.git_commit(),
+                "command": " ".join(sys.argv),
+            },
+        )
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def records(self, stage: Stage) -> dict[str, dict[str, Any]]:
+        """The records of the finished stages that `stage` needs."""
+        marks = self.folder.root / ".stages"
+        return {
+            name: json.loads((marks / f"{name.replace('/', '.')}.json").read_text(encoding="utf-8")) for name in stage.needs
+        }
+
+    def questions(self, split: Split | None = None) -> list[Question]:
+        """The questions of a split, or all."""
+        questions = read_jsonl(self.folder.root / "data" / "questions.jsonl", Question)
+        return [question for question in questions if split in (None, question.split)]
+
+    def rationales(self, source: str, seed: int) -> list[Rationale]:
+        """All rationales of the teacher, or of a learner that writes."""
+        folder = self.folder.root / "teacher" if source == TEACHER else self._learner_folder(source, seed)
+        return read_jsonl(folder / "rationales.jsonl", Rationale)
+
+    def engine(self, name: str, seed: int) -> Engine:
+        """An engine over a trained learner's model."""
+        sampling = self.recipe.learners[name].sampling
+        return open_engine(
+            sampling.engine,
+            model_dir=self._learner_folder(name, seed) / "model",
+            device=self.device,
+            cache_dir=self.folder.root / ".engines",
+            batch_size=sampling.batch_size,
+        )
+
+    def predict(
+        self, engine: Engine, learner: Learner, name: str, seed: int, questions: list[Question], journal: Path
+    ) -> list[Prediction]:
+        """Greedy answers of a learner."""
+        return evaluate(
+            engine,
+            questions,
+            learner=name,
+            seed=seed,
+            prompt=learner.prompt,
+            grader=self.grader,
+            max_new_tokens=learner.sampling.max_new_tokens,
+            journal=journal,
+            chunk=CHUNK_BATCHES * learner.sampling.batch_size,
+            on_progress=self.progress,
+        )
+
+    def precision(self, learner: Learner) -> hardware.Precision:
+        """The learner's arithmetic; `auto` is measured once a run folder, so that a resumed run does not change it."""
+        wanted = learner.training.precision
+        if wanted != "auto":
+            return wanted
+        if self._precision is None:
+            self._precision = _remembered(self.folder.root / ".stages" / "precision.json", self.device.type)
+        return self._precision[0]
+
+    @property
+    def precision_note(self) -> str:
+        return self._precision[1] if self._precision else "as the recipe says"
+
+    def _learner(self, stage: Stage) -> Learner:
+        return self.recipe.learners[stage.learner]
+
+    def _learner_folder(self, name: str, seed: int) -> Path:
+        return self.folder.root / "learners" / name / f"seed-{seed}"
+
+    def _distillation(self, stage: Stage, learner: Learner) -> Distillation | None:
+        if learner.soft_labels is None:
+            return None
+        source: SoftLabelSource
+        if learner.soft_label_store == "online":
+            mentor = self._learner_folder(learner.soft_labels, stage.seed) / "model"
+            source = OnlineMentor(load_folder(mentor, device=self.device))
+        else:
+            scored = [need for need in stage.needs if "/score/" in need]
+            folders = [self.folder.root / need.replace("/score/", "/soft_labels/") for need in scored]
+            mentor = self._learner_folder(learner.soft_labels, stage.seed) / "model"
+            source = StoredSoftLabels(folders, device=self.device, mentor=digest_path(mentor))
+        return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
+
+    def _validation(self, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
+        if learner.training.select_on == "last":
+            return None
+        questions = self.questions("test" if learner.training.select_on == "test" else "validation")
+        engine = open_engine("transformers", loaded=loaded, device=self.device, batch_size=learner.sampling.batch_size)
+        options = {"prompt": learner.prompt, "grader": self.grader, "max_new_tokens": learner.sampling.max_new_tokens}
+        return lambda: accuracy(engine, questions, **options)  # type: ignore[arg-type]
+
+    def _tell(self, faults: Any) -> list[str]:
+        if self.recipe.data.strict:
+            faults.raise_if_strict()
+        lines: list[str] = faults.lines()
+        for line in lines:
+            self.note(line)
+        return lines
+
+    def _tell_encoding(self, stage: Stage, too_long: int, unknown: int, rows: int) -> None:
+        if too_long:
+            self.note(f"{stage.learner}: {too_long} of {rows} rows are too long and were left out (a cut row loses its answer)")
+        if unknown:
+            self.note(f"{stage.learner}: {unknown} of {rows} rows hold characters that the vocabulary does not know")
+
+
+def _known(value: Any) -> Any:
+    assert value is not None, "the recipe's checks fill this in"
+    return value
+
+
+def _verdicts(records: Iterable[Rationale | Prediction]) -> Mapping[str, int]:
+    counts = {"correct": 0, "wrong": 0, "no_answer": 0}
+    for record in records:
+        counts[record.verdict] += 1
+    return counts
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _remembered(file: Path, device_type: str) -> tuple[hardware.Precision, str]:
+    if file.is_file():
+        chosen, why = json.loads(file.read_text(encoding="utf-8"))
+        return chosen, why
+    chosen, why = hardware.choose_precision(device_type)
+    file.write_text(json.dumps([chosen, why]), encoding="utf-8")
+    return chosen, why

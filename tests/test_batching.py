@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from tiny_models import tiny_tokenizer
+
+from mentorkd.batching import Collator, Encoded, encode_prompt, encode_rows, encode_target, plan_batches, sorted_batches
+from mentorkd.losses import IGNORE_INDEX
+
+LENGTHS = [random.Random(0).randint(5, 200) for _ in range(137)]
+
+
+def test_a_plan_holds_every_row_once_an_epoch() -> None:
+    plan = plan_batches(LENGTHS, epochs=3, seed=1, batch_size=8)
+    start = 0
+    for end in plan.epoch_ends:
+        rows = [row for batch in plan.batches[start:end] for row in batch]
+        assert sorted(rows) == list(range(len(LENGTHS)))
+        start = end
+    assert start == len(plan.batches)
+
+
+def test_a_plan_is_a_function_of_its_seed_and_differs_between_epochs() -> None:
+    plan = plan_batches(LENGTHS, epochs=2, seed=1, batch_size=8)
+    assert plan == plan_batches(LENGTHS, epochs=2, seed=1, batch_size=8)
+    assert plan != plan_batches(LENGTHS, epochs=2, seed=2, batch_size=8)
+    assert plan.batches[: plan.epoch_ends[0]] != plan.batches[plan.epoch_ends[0] :]
+
+
+def test_a_longer_plan_begins_as_a_shorter_one() -> None:
+    short, long = (plan_batches(LENGTHS, epochs=n, seed=1, batch_size=8) for n in (2, 5))
+    assert long.batches[: len(short.batches)] == short.batches
+
+
+def test_batches_hold_rows_of_about_equal_length() -> None:
+    plan = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8)
+    padded = sum(len(batch) * max(LENGTHS[row] for row in batch) for batch in plan.batches)
+    assert padded < 1.1 * sum(LENGTHS)
+
+
+def test_a_token_budget_is_kept_padding_included() -> None:
+    plan = plan_batches(LENGTHS, epochs=2, seed=1, tokens_per_batch=400)
+    assert all(len(batch) * max(LENGTHS[row] for row in batch) <= 400 for batch in plan.batches)
+    assert len(plan.batches) < 2 * len(LENGTHS) / 2
+
+
+def test_a_row_over_the_budget_stands_alone() -> None:
+    plan = plan_batches([10, 500, 10], epochs=1, seed=0, tokens_per_batch=100)
+    assert [1] in plan.batches
+
+
+def test_inference_batches_run_longest_first() -> None:
+    batches = sorted_batches(LENGTHS, batch_size=10)
+    widths = [max(LENGTHS[row] for row in batch) for batch in batches]
+    assert widths == sorted(widths, reverse=True)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(LENGTHS)))
+
+
+def test_one_of_rows_and_tokens_must_be_given() -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        plan_batches([1], epochs=1, seed=0)
+
+
+def test_targets_end_with_the_end_token_once() -> None:
+    for append_eos in (True, False):
+        tokenizer = tiny_tokenizer(append_eos=append_eos)
+        for kind in ("seq2seq", "causal"):
+            ids = encode_target(tokenizer, kind, "3 + 4 = 7 --> 7")
+            assert ids.count(tokenizer.eos_token_id) == 1
+            assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_causal_prompts_have_no_end_token_and_a_separator() -> None:
+    tokenizer = tiny_tokenizer(append_eos=True)
+    ids = encode_prompt(tokenizer, "causal", "How many?")
+    assert tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids).startswith("How many?\n")
+
+
+def test_chat_prompts_use_the_template() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}{% if add_generation_prompt %} [bot]{% endif %}"
+    assert tokenizer.decode(encode_prompt(tokenizer, "causal", "How many?")) == "[user] How many? [bot]"
+
+
+def test_rows_that_do_not_fit_are_dropped_and_counted_never_cut() -> None:
+    tokenizer = tiny_tokenizer()
+    rows = [("a", "short", "7 --> 7"), ("b", "long " * 50, "7 --> 7"), ("c", "short", "step " * 50 + "--> 7")]
+    kept, counts = encode_rows(rows, tokenizer, "seq2seq", max_source_tokens=40, max_target_tokens=40)
+    assert [row.rationale_id for row in kept] == ["a"]
+    assert (counts.rows, counts.kept, counts.source_too_long, counts.target_too_long) == (3, 1, 1, 1)
+    assert counts.target_tokens == len(kept[0].target_ids)
+
+
+ROWS = [Encoded("a", [5, 6, 7, 1], [8, 9, 1]), Encoded("b", [5, 1], [8, 9, 10, 11, 1])]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_seq2seq_labels_are_the_targets_and_inputs_are_shifted(side: str) -> None:
+    batch = Collator("seq2seq", pad_token_id=0, decoder_start_token_id=0, padding_side=side)(ROWS)  # type: ignore[arg-type]
+    keep = batch["labels"] != IGNORE_INDEX
+    assert batch["labels"][keep].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
+    assert batch["decoder_input_ids"][keep].tolist() == [0, 8, 9, 0, 8, 9, 10, 11]
+    assert batch["attention_mask"].sum(1).tolist() == [4, 2]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_causal_labels_are_what_each_position_predicts_and_prompts_have_none(side: str) -> None:
+    batch = Collator("causal", pad_token_id=0, padding_side=side)(ROWS)  # type: ignore[arg-type]
+    keep = batch["labels"] != IGNORE_INDEX
+    assert batch["labels"][keep].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
+    # The last prompt token predicts the first target token; every target token but the last is read.
+    assert batch["input_ids"][keep].tolist() == [1, 8, 9, 1, 8, 9, 10, 11]
+    assert torch.equal(batch["attention_mask"].sum(1), torch.tensor([6, 6]))
