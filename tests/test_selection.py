@@ -6,15 +6,23 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mentorkd.errors import DataError
 from mentorkd.records import Question, Rationale, Verdict
 from mentorkd.selection import (
     FilterCount,
     cap_per_question,
     drop_duplicates,
+    jaccard,
+    keep_concluding,
     keep_correct,
+    keep_diverse,
+    keep_learnable,
+    keep_length,
+    keep_sound,
     sample_questions,
     select,
     split_validation,
@@ -120,6 +128,96 @@ def test_a_question_sample_says_nothing_about_the_validation_split() -> None:
     held_out = {question.id for question in split_validation(questions, 0.3, 7)[1]}
     sample = sample_questions([row(question.id, "t") for question in questions], 0.3, 7)
     assert 50 < sum(rationale.question_id in held_out for rationale in sample) < 130
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_length_bounds_are_inclusive() -> None:
+    rows = [row("q", "a " * count, count) for count in range(1, 6)]
+    assert keep_length(rows, words, 2, 4) == rows[1:4]
+    assert keep_length(rows, words, 2) == rows[1:]
+
+
+def test_a_chain_must_arrive_at_its_answer_if_it_says_where_it_arrives() -> None:
+    rows = [row("q", text, index) for index, text in enumerate(["so 1", "so 2", "so be it"])]
+    unanswered = Rationale.create("q", "so 3", None, "no_answer", "teacher", 3)
+    conclusions = {"so 1": "1", "so 2": "2", "so be it": None, "so 3": "3"}
+    kept = keep_concluding([*rows, unanswered], lambda rationale: conclusions[rationale.text])
+    assert kept == [rows[0], rows[2], unanswered]
+
+
+def test_sound_asks_of_the_text() -> None:
+    rows = [row("q", "1 + 1 = 2"), row("q", "1 + 1 = 3")]
+    assert keep_sound(rows, lambda text: "3" not in text) == rows[:1]
+
+
+def test_the_least_likely_share_is_dropped() -> None:
+    rows = [row("q", f"text {index}", index) for index in range(10)]
+    nll = {each.id: float(index % 5) for index, each in enumerate(rows)}
+    assert keep_learnable(rows, nll, 0.2) == [each for each in rows if nll[each.id] < 4]
+    assert keep_learnable(rows, nll, 0.09) == rows
+    with pytest.raises(DataError, match="1 rationales have no likelihood"):
+        keep_learnable([*rows, row("q", "new")], nll, 0.5)
+
+
+def test_similarity() -> None:
+    assert jaccard({1, 2}, {2, 3}) == 1 / 3
+    assert jaccard(set(), set()) == 1
+    assert jaccard({1}, set()) == 0
+
+
+def test_the_diverse_ones_are_far_from_each_other() -> None:
+    base = "first take five apples from ten apples"
+    rows = [
+        row("q1", base, 0),
+        row("q1", base + " please", 1),
+        row("q1", "ten minus five is what we look for", 2),
+        row("q1", base + " then add two", 3),
+        row("q2", base, 0),
+    ]
+    assert keep_diverse(rows, 1) == [rows[0], rows[4]]
+    assert keep_diverse(rows, 2) == [rows[0], rows[2], rows[4]]
+    assert keep_diverse(rows, 3) == [rows[0], rows[2], rows[3], rows[4]]
+    assert keep_diverse(rows, 9) == rows
+
+
+@given(st.lists(st.text("ab ", max_size=8), max_size=12), st.integers(1, 5), st.integers(1, 3))
+def test_the_diverse_ones_are_as_many_as_asked_for(texts: list[str], most: int, n: int) -> None:
+    rows = [row("q", text, index) for index, text in enumerate(texts)]
+    kept = keep_diverse(rows, most, n)
+    assert len(kept) == min(most, len(rows))
+    assert kept == [each for each in rows if each in kept]
+
+
+def test_all_filters_in_one() -> None:
+    rows = [
+        row("q1", text, index) for index, text in enumerate(["a b c", "a b", "x y z", "bad sum", "a b c d", "no way"])
+    ]
+    kept, counts = select(
+        rows,
+        tokens=words,
+        min_tokens=2,
+        max_tokens=3,
+        conclude=lambda rationale: "2" if rationale.text == "no way" else "1",
+        sound=lambda text: "bad" not in text,
+        nll={each.id: float(each.sample == 1) for each in rows},
+        drop_unlearnable=0.34,
+        diverse=5,
+        max_per_question=1,
+    )
+    assert kept == [rows[0]]
+    assert [(count.filter, count.before - count.after) for count in counts] == [
+        ("correct", 0),
+        ("deduplicate", 0),
+        ("length", 1),
+        ("answer_in_rationale", 1),
+        ("steps_check", 1),
+        ("learnable", 1),
+        ("diverse", 0),
+        ("max_per_question", 1),
+    ]
 
 
 def test_the_papers_mentor_repeats_its_teacher(shared_data: Path) -> None:

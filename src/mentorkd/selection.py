@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from mentorkd.errors import DataError
 from mentorkd.records import Question, Rationale, content_id, normalise_whitespace
 
 __all__ = [
     "FilterCount",
     "cap_per_question",
     "drop_duplicates",
+    "jaccard",
+    "keep_concluding",
     "keep_correct",
+    "keep_diverse",
+    "keep_learnable",
+    "keep_length",
+    "keep_sound",
     "sample_questions",
     "select",
     "split_validation",
@@ -36,23 +43,45 @@ def select(
     question_ratio: float = 1.0,
     seed: int = 0,
     already: Iterable[Rationale] = (),
+    tokens: Callable[[str], int] = len,
+    min_tokens: int = 0,
+    max_tokens: int | None = None,
+    conclude: Callable[[Rationale], str | None] | None = None,
+    sound: Callable[[str], bool] | None = None,
+    nll: Mapping[str, float] | None = None,
+    drop_unlearnable: float = 0.0,
+    diverse: int | None = None,
 ) -> tuple[list[Rationale], list[FilterCount]]:
     """The rationales that pass the filters asked for, and the count of each of these filters in order.
 
-    Questions are sampled first, so that the sample does not depend on the other filters. With `deduplicate`, rationales
-    that repeat one of `already` (a teacher's, say, when these are a mentor's) are dropped too.
+    The keywords turn filters on and are the arguments of the functions below, which say what each does. Questions are
+    sampled first, so that the sample does not depend on the other filters; limits per question come last, so that they
+    choose among what is good. With `deduplicate`, rationales that repeat one of `already` (a teacher's, say, when these
+    are a mentor's) are dropped too.
     """
-    filters: list[tuple[str, bool, Callable[[Sequence[Rationale]], list[Rationale]]]] = [
-        ("question_ratio", question_ratio < 1, lambda rows: sample_questions(rows, question_ratio, seed)),
-        ("correct", correct, keep_correct),
-        ("deduplicate", deduplicate, lambda rows: drop_duplicates(rows, already)),
-        ("max_per_question", max_per_question is not None, lambda rows: cap_per_question(rows, max_per_question or 0)),
-    ]
+    filters: list[tuple[str, Callable[[Sequence[Rationale]], list[Rationale]]]] = []
+    if question_ratio < 1:
+        filters.append(("question_ratio", lambda rows: sample_questions(rows, question_ratio, seed)))
+    if correct:
+        filters.append(("correct", keep_correct))
+    if deduplicate:
+        filters.append(("deduplicate", lambda rows: drop_duplicates(rows, already)))
+    if min_tokens > 0 or max_tokens is not None:
+        filters.append(("length", lambda rows: keep_length(rows, tokens, min_tokens, max_tokens)))
+    if conclude is not None:
+        filters.append(("answer_in_rationale", lambda rows: keep_concluding(rows, conclude)))
+    if sound is not None:
+        filters.append(("steps_check", lambda rows: keep_sound(rows, sound)))
+    if nll is not None and drop_unlearnable > 0:
+        filters.append(("learnable", lambda rows: keep_learnable(rows, nll, drop_unlearnable)))
+    if diverse is not None:
+        filters.append(("diverse", lambda rows: keep_diverse(rows, diverse)))
+    if max_per_question is not None:
+        filters.append(("max_per_question", lambda rows: cap_per_question(rows, max_per_question)))
     kept, counts = list(rationales), []
-    for name, wanted, keep in filters:
-        if wanted:
-            before, kept = len(kept), keep(kept)
-            counts.append(FilterCount(name, before, len(kept)))
+    for name, keep in filters:
+        before, kept = len(kept), keep(kept)
+        counts.append(FilterCount(name, before, len(kept)))
     return kept, counts
 
 
@@ -92,6 +121,76 @@ def sample_questions(rationales: Sequence[Rationale], ratio: float, seed: int) -
     questions = {rationale.question_id for rationale in rationales}
     sample = set(_shuffled(questions, "question_ratio", seed)[: max(1, round(ratio * len(questions)))])
     return [rationale for rationale in rationales if rationale.question_id in sample]
+
+
+def keep_length(
+    rationales: Iterable[Rationale], tokens: Callable[[str], int], least: int = 0, most: int | None = None
+) -> list[Rationale]:
+    """Rationales of at least `least` and at most `most` tokens, as `tokens` counts them."""
+    counted = [(rationale, tokens(rationale.text)) for rationale in rationales]
+    return [rationale for rationale, length in counted if least <= length and (most is None or length <= most)]
+
+
+def keep_concluding(rationales: Iterable[Rationale], conclude: Callable[[Rationale], str | None]) -> list[Rationale]:
+    """Rationales whose reasoning arrives at the answer that is then given.
+
+    `conclude` reads the answer from the reasoning alone, in the normal form of `predicted`; None, where nothing can be
+    read, and a rationale without an answer count as agreement.
+    """
+    read = [(rationale, conclude(rationale)) for rationale in rationales]
+    return [each for each, concluded in read if concluded is None or each.predicted in (None, concluded)]
+
+
+def keep_sound(rationales: Iterable[Rationale], sound: Callable[[str], bool]) -> list[Rationale]:
+    """Rationales of whose text `sound` holds (no equation in it is wrong, as `steps.check_steps` tells)."""
+    return [rationale for rationale in rationales if sound(rationale.text)]
+
+
+def keep_learnable(rationales: Sequence[Rationale], nll: Mapping[str, float], drop: float) -> list[Rationale]:
+    """All but the share `drop` that a model finds the least likely.
+
+    `nll` is the model's negative log-likelihood a token, by rationale id. Raises DataError if one is missing.
+    """
+    lacking = [rationale.id for rationale in rationales if rationale.id not in nll]
+    if lacking:
+        raise DataError(f"{len(lacking)} rationales have no likelihood, the first is {lacking[0]}; score them first")
+    ranked = sorted(rationales, key=lambda rationale: (-nll[rationale.id], rationale.id))
+    dropped = {rationale.id for rationale in ranked[: int(drop * len(ranked))]}
+    return [rationale for rationale in rationales if rationale.id not in dropped]
+
+
+def keep_diverse(rationales: Sequence[Rationale], most: int, n: int = 3) -> list[Rationale]:
+    """At most `most` rationales of every question that differ much, by n-grams of words (after MCC-KD, 2023).
+
+    Greedy: the first one by sample number, then again and again the one whose greatest similarity to those taken is the
+    least.
+    """
+    questions: dict[str, list[int]] = {}
+    for index in sorted(range(len(rationales)), key=lambda index: rationales[index].sample):
+        questions.setdefault(rationales[index].question_id, []).append(index)
+    kept: set[int] = set()
+    for indices in questions.values():
+        grams = {index: _ngrams(rationales[index].text, n) for index in indices}
+        nearest = dict.fromkeys(indices, 0.0)
+        for _ in range(min(most, len(indices))):
+            taken = min(nearest, key=lambda index: nearest[index])
+            kept.add(taken)
+            del nearest[taken]
+            for index in nearest:
+                nearest[index] = max(nearest[index], jaccard(grams[index], grams[taken]))
+    return [rationale for index, rationale in enumerate(rationales) if index in kept]
+
+
+def jaccard(one: Set[object], other: Set[object]) -> float:
+    """Size of the intersection over that of the union; 1 for two empty sets."""
+    union = len(one | other)
+    return len(one & other) / union if union else 1.0
+
+
+def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:
+    """The n-grams of the words of `text` in lower case; of a text with fewer words, all of it."""
+    words = text.lower().split()
+    return {tuple(words[start : start + n]) for start in range(max(1, len(words) - n + 1))}
 
 
 def split_validation(questions: Sequence[Question], share: float, seed: int) -> tuple[list[Question], list[Question]]:
