@@ -112,6 +112,8 @@ UNREAD = [
     "01 - 1 = 12",
     "Apples = 60 - 8 Number of pears = 7",
     "3.33 * 3 = 10",
+    "They need at least ceil(3/99) = 1 bus.",
+    "22 pounds + 36 pounds Total weight + 30 pounds = 52 pounds",
 ]
 
 

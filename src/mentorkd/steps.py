@@ -165,7 +165,9 @@ def _endings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
         value = _value(run[start:])
         if value is None:
             continue
-        side = _Side(value, run[start:], not sides and not _is_doubted_start(run, start) and not _is_new_sentence(run))
+        side = _Side(
+            value, run[start:], not sides and not _is_doubted_start(run, start) and not _is_new_sentence(run[start:])
+        )
         if not sides:
             whole = inner and len(run) == len(tokens) == len(side.tokens)
             if not side.operators and not (whole and all(token.kind != "word" for token in run)):
@@ -202,6 +204,8 @@ def _is_doubted_start(run: Sequence[_Token], start: int) -> bool:
     if start == 0:
         return False
     before = run[start - 1]
+    if run[start].text == "(" and not run[start].spaced:
+        return True  # ceil(3/99)
     if before.kind in ("operator", "number", "other", "unit"):
         return True
     if before.text == ")":
@@ -219,10 +223,9 @@ def _is_doubted_end(run: Sequence[_Token], end: int) -> bool:
     return run[end].kind in ("other", "operator") or run[end].text == "("
 
 
-def _is_new_sentence(run: Sequence[_Token]) -> bool:
-    """Whether the words before the `=` may start a sentence whose newline was lost: "= 60 - 8 Number of birds ="."""
-    trailing = takewhile(lambda token: token.kind == "word", reversed(run))
-    return any(token.text[0].isupper() for token in trailing)
+def _is_new_sentence(side: Sequence[_Token]) -> bool:
+    """Whether a sentence may start within the side, where a newline was lost: "= 60 - 8 Number of birds ="."""
+    return any(token.kind == "word" and token.text[0].isupper() for token in side)
 
 
 def _verdict(left: Sequence[_Side], right: Sequence[_Side]) -> Verdict:
