@@ -72,8 +72,6 @@ class AskedTeacher(Strict):
     question that is asked is never shown among them."""
     shots: int = Field(default=4, ge=1)
     """Worked examples in a prompt."""
-    system: str | None = None
-    """System message of chat models."""
     samples: int = Field(default=3, ge=1)
     """Rationales to ask for of each question; with `until_correct`, those of the first round."""
     until_correct: UntilCorrectConfig | None = None
@@ -118,6 +116,8 @@ class OpenAITeacher(AskedTeacher):
     written to any file."""
     endpoint: Literal["chat", "completions"] = "chat"
     """`chat` for chat models; `completions` for base models."""
+    system: str | None = None
+    """System message of a chat; null sends none."""
     stop: list[str] | None = Field(default=None, max_length=4)
     """Texts that end a reply; null takes a new question's "Q:" with `completions` and none with `chat`."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"

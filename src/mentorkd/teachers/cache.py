@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -157,7 +157,7 @@ class RequestCache:
             if kept is not None:
                 _keep(connection, *kept)
             connection.execute("DELETE FROM pending WHERE id = ?", (pending,))
-            connection.execute(_ADD_SPENT, (self.purse, *astuple(cost)))
+            connection.execute(_ADD_SPENT, (self.purse, *cost.values()))
 
         return self._submit(write)
 

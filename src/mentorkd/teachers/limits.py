@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import operator
 import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 
 from mentorkd.errors import BudgetError
@@ -46,10 +47,14 @@ class Spending:
         return self.picodollars / PICO
 
     def __add__(self, other: Spending) -> Spending:
-        return Spending(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Spending(*map(operator.add, self.values(), other.values()))
 
     def __sub__(self, other: Spending) -> Spending:
-        return Spending(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Spending(*map(operator.sub, self.values(), other.values()))
+
+    def values(self) -> tuple[int, ...]:
+        """The five counts in order (`dataclasses.astuple` takes twenty times as long)."""
+        return self.requests, self.input_tokens, self.output_tokens, self.picodollars, self.unsure_picodollars
 
 
 def picodollars(dollars: float, *, per: int = 1) -> int:

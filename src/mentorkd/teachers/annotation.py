@@ -1,0 +1,202 @@
+"""The account of an annotation: which samples to ask for, what the replies are worth, and what it all came to.
+
+Teachers of every kind share it, so that they ask the same prompts and make the same records.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mentorkd.answers import Graded
+from mentorkd.errors import BudgetError
+from mentorkd.records import Question, Rationale
+from mentorkd.teacher_recipe import AskedTeacher
+from mentorkd.teachers.cache import Reply
+from mentorkd.teachers.limits import Spending
+from mentorkd.teachers.prompting import Prompter
+
+__all__ = ["Annotation", "Answer", "Book", "Grade", "Lost", "Outcome", "Progress", "Rounds", "outcome", "rationale_of"]
+
+Grade = Callable[[str, Question], Graded]
+"""Grades the text in which an answer stands against a question."""
+Progress = Callable[[int, int], None]
+"""Called with (samples that are done, samples asked for so far)."""
+Outcome = Literal["ok", "length", "refusal", "empty"]
+"""What a reply is worth: a solution; cut at the token limit; refused by the model or a filter; without reasoning."""
+
+SOURCE = "teacher"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply, the key of its request in the cache, and whether it came from there."""
+
+    key: str
+    reply: Reply
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A sample that no reply was got for, and why."""
+
+    question_id: str
+    sample: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What came of annotating: the rationales, in the order of questions and samples, and an account of the rest.
+
+    `spending` is what this purse ever spent, over all runs; `traffic` counts this run's requests, cache hits, faults.
+    `stopped` says why it ended early, if the budget was reached: the rest was got before that, and is in the cache.
+    """
+
+    questions: int
+    rationales: list[Rationale]
+    lost: list[Lost]
+    spending: Spending
+    traffic: Mapping[str, int]
+    stopped: str | None = None
+
+    def raise_if_stopped(self) -> None:
+        if self.stopped is not None:
+            raise BudgetError(self.stopped)
+
+    def summary(self) -> dict[str, int | float | None]:
+        """The numbers of the report. `accuracy` is the share of the rationales that are correct."""
+        verdicts = Counter(rationale.verdict for rationale in self.rationales)
+        outcomes = Counter(rationale.meta["outcome"] for rationale in self.rationales)
+        solved = {rationale.question_id for rationale in self.rationales if rationale.verdict == "correct"}
+        correct, dollars = verdicts["correct"], self.spending.dollars
+        return {
+            "questions": self.questions,
+            "questions_solved": len(solved),
+            "rationales": len(self.rationales),
+            **{verdict: verdicts[verdict] for verdict in ("correct", "wrong", "no_answer")},
+            **{outcome: outcomes[outcome] for outcome in ("length", "refusal", "empty")},
+            "lost": len(self.lost),
+            "accuracy": correct / len(self.rationales) if self.rationales else None,
+            "requests": self.spending.requests,
+            "input_tokens": self.spending.input_tokens,
+            "output_tokens": self.spending.output_tokens,
+            "dollars": dollars,
+            "unsure_dollars": self.spending.unsure_picodollars / 1e12,
+            "dollars_per_correct": dollars / correct if correct else None,
+            **{f"run_{name}": count for name, count in self.traffic.items()},
+        }
+
+
+def outcome(reply: Reply) -> Outcome:
+    """What a reply is worth, before its answer is looked for."""
+    if reply.finish_reason in ("refusal", "content_filter"):
+        return "refusal"
+    if reply.finish_reason == "length":
+        return "length"
+    return "ok" if reply.text.strip() else "empty"
+
+
+def rationale_of(
+    question: Question, sample: int, answers: Sequence[Answer], prompter: Prompter, grade: Grade
+) -> Rationale:
+    """The record of a sample's answers (one, or two of `two_stage`); what is not `ok` is graded as no answer.
+
+    The answer of `two_stage` may be cut off: a model that goes on after its answer has given it.
+    """
+    first = answers[0].reply
+    worth = outcome(first)
+    text, graded = first.text, Graded(None, "no_answer")
+    if worth == "ok":
+        if any(outcome(answer.reply) == "refusal" for answer in answers):
+            worth = "refusal"
+        else:
+            solution = prompter.read([answer.reply.text for answer in answers])
+            text, worth = solution.rationale, "ok" if solution.rationale else "empty"
+            graded = grade(solution.answer_text, question) if solution.rationale else graded
+    meta = {
+        "outcome": worth,
+        "finish_reason": first.finish_reason,
+        "usage": {
+            "input_tokens": sum(answer.reply.input_tokens for answer in answers),
+            "output_tokens": sum(answer.reply.output_tokens for answer in answers),
+            "estimated": any(answer.reply.estimated for answer in answers),
+        },
+        "model": first.model,
+        "cached": all(answer.cached for answer in answers),
+        "requests": [answer.key for answer in answers],
+    }
+    return Rationale.create(question.id, text, graded.predicted, graded.verdict, SOURCE, sample, meta)
+
+
+class Rounds:
+    """Which sample to ask for next: `samples` of each question, then as many as it lacks, until it has had `tries`.
+
+    A question's next round begins when its last one has ended, so which samples are asked for does not depend on the
+    order of replies. Rounds of different questions overlap, so there is work as long as any question needs some.
+    """
+
+    def __init__(self, questions: int, samples: int, *, want: int = 0, tries: int = 0) -> None:
+        self._want, self._tries = want, tries
+        self._begun = [samples] * questions
+        self._open = [samples] * questions
+        self._correct = [0] * questions
+        self._queue = deque((index, sample) for index in range(questions) for sample in range(samples))
+        self.asked = questions * samples
+        self.finished = 0
+
+    @property
+    def over(self) -> bool:
+        return self.finished == self.asked
+
+    def next(self) -> tuple[int, int] | None:
+        """A question's index and the number of its sample; None if there is nothing to ask for at the moment."""
+        return self._queue.popleft() if self._queue else None
+
+    def done(self, index: int, correct: bool) -> None:
+        """A sample of a question is there, or lost."""
+        self.finished += 1
+        self._open[index] -= 1
+        self._correct[index] += correct
+        if self._open[index] == 0:
+            start = self._begun[index]
+            more = max(0, min(self._want - self._correct[index], self._tries - start))
+            self._queue.extend((index, sample) for sample in range(start, start + more))
+            self._begun[index] += more
+            self._open[index] = more
+            self.asked += more
+
+
+class Book:
+    """What is asked for, what came, what was lost. Equal questions are asked once.
+
+    Raises DataError at once if a gold answer cannot be read, since grading must not fail after money was spent.
+    """
+
+    def __init__(self, questions: Sequence[Question], teacher: AskedTeacher, grade: Grade) -> None:
+        self.grade = grade
+        self.questions = list({question.id: question for question in questions}.values())
+        for question in self.questions:
+            grade("", question)
+        until = teacher.until_correct
+        want, tries = (0, 0) if until is None else (until.want, until.tries)
+        self.rounds = Rounds(len(self.questions), teacher.samples, want=want, tries=tries)
+        self._results: dict[tuple[int, int], Rationale | Lost] = {}
+
+    def enter(self, index: int, sample: int, result: Rationale | Lost) -> None:
+        self._results[index, sample] = result
+        self.rounds.done(index, isinstance(result, Rationale) and result.verdict == "correct")
+
+    def close(self, spending: Spending, traffic: Mapping[str, int], stopped: str | None = None) -> Annotation:
+        results = [self._results[place] for place in sorted(self._results)]
+        return Annotation(
+            questions=len(self.questions),
+            rationales=[result for result in results if isinstance(result, Rationale)],
+            lost=[result for result in results if isinstance(result, Lost)],
+            spending=spending,
+            traffic=traffic,
+            stopped=stopped,
+        )

@@ -1,0 +1,192 @@
+"""The wire format of OpenAI-compatible endpoints as pure functions: requests written, replies and errors read."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+from mentorkd.records import normalise_whitespace
+from mentorkd.teacher_recipe import OpenAITeacher
+
+__all__ = [
+    "Body",
+    "Fault",
+    "FaultKind",
+    "build_request",
+    "judge_status",
+    "most_tokens",
+    "read_body",
+    "retry_after",
+    "scrubber",
+]
+
+FaultKind = Literal["overloaded", "server_error", "connection", "timeout", "malformed", "rejected", "fatal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A request that got no reply. `billed`: it may have cost money all the same.
+
+    All kinds but `rejected` (this request is at fault) and `fatal` (every request would be) are worth a retry.
+    """
+
+    kind: FaultKind
+    message: str
+    billed: bool = False
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A reply as it came; the token counts are None where the endpoint told none."""
+
+    text: str
+    finish_reason: str
+    input_tokens: int | None
+    output_tokens: int | None
+    model: str
+
+
+def build_request(teacher: OpenAITeacher, prompt: str, *, max_tokens: int, temperature: float) -> dict[str, Any]:
+    """What is asked: `endpoint`, and the fields of the request's JSON under `body`. This is what the cache hashes."""
+    body: dict[str, Any] = {"model": teacher.model, "temperature": temperature}
+    body[teacher.max_tokens_field] = max_tokens
+    if teacher.top_p < 1.0:
+        body["top_p"] = teacher.top_p
+    stop = teacher.stop
+    if teacher.endpoint == "chat":
+        system = [] if teacher.system is None else [{"role": "system", "content": teacher.system}]
+        body["messages"] = [*system, {"role": "user", "content": prompt}]
+        path = "chat/completions"
+    else:
+        body["prompt"] = prompt
+        stop = ["\nQ:"] if stop is None else stop
+        path = "completions"
+    if stop:
+        body["stop"] = stop
+    return {"endpoint": f"{teacher.base_url}/{path}", "body": body | teacher.extra_body}
+
+
+def most_tokens(text: str) -> int:
+    """More tokens than `text` can have: no tokenizer in use makes more tokens than bytes."""
+    return len(text.encode(errors="replace"))
+
+
+def read_body(content: bytes) -> Body | Fault:
+    """Read the body of a 200 reply of either endpoint."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return Fault("malformed", f"got a reply that is not JSON: {_shown(content)}", billed=True)
+    if not isinstance(data, dict):
+        return Fault("malformed", f"got a reply that is not a JSON object: {_shown(content)}", billed=True)
+    error, choices = data.get("error"), data.get("choices")
+    if error and not choices:
+        # Some gateways wrap the model's own error in a reply of status 200.
+        code = error.get("code") if isinstance(error, dict) else None
+        return judge_status(code if isinstance(code, int) and code >= 400 else 500, {}, content)
+    usage = data.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    text, refused = _text(choice) if choice is not None else (None, False)
+    if choice is None or text is None:
+        return Fault("malformed", f"got a reply without a choice that holds text: {_shown(content)}", billed=True)
+    return Body(
+        text=text,
+        finish_reason="refusal" if refused else str(choice.get("finish_reason") or "stop"),
+        input_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        model=str(data.get("model") or ""),
+    )
+
+
+def _text(choice: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """The text of a choice, and whether it is a refusal; None if there is no place for text at all."""
+    if isinstance(choice.get("text"), str):
+        return choice["text"], False
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return None, False
+    content, refusal = message.get("content"), message.get("refusal")
+    if isinstance(content, list):
+        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    if content is not None and not isinstance(content, str):
+        return None, False
+    if isinstance(refusal, str) and refusal and not content:
+        return refusal, True
+    return content or "", False
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9 else None
+
+
+_HOPELESS = {
+    401: "the endpoint does not accept the key; check the variable that `api_key_env` names",
+    402: "the account is out of credit; top it up and run again",
+    403: "the endpoint forbids this; check what the key may do",
+    404: "the endpoint knows no such model or address; check `model` and `base_url`",
+    405: "the endpoint knows no such address; check `base_url` and `endpoint`",
+}
+_REFUSED = re.compile(r"content[_ ](?:filter|policy)|moderation|flagged", re.IGNORECASE)
+_NO_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|exceeded your current quota", re.IGNORECASE)
+
+
+def judge_status(status: int, headers: Mapping[str, str], content: bytes) -> Body | Fault:
+    """Judge an HTTP error: worth a retry, this request's own fault, hopeless, or a content filter's refusal."""
+    said = f"HTTP {status}: {_shown(content)}"
+    text = content.decode(errors="replace")
+    if status in (400, 403, 422) and _REFUSED.search(text):
+        return Body("", "content_filter", 0, 0, "")
+    if status == 429 and _NO_CREDIT.search(text):
+        return Fault("fatal", f"{said}; {_HOPELESS[402]}")
+    if status in _HOPELESS:
+        return Fault("fatal", f"{said}; {_HOPELESS[status]}")
+    told = retry_after(headers, time.time())
+    if status in (429, 503, 529):
+        return Fault("overloaded", said, retry_after=told)
+    if status in (408, 425) or status >= 500:
+        # A gateway that ran out of patience leaves the model writing, and the meter running.
+        return Fault("server_error", said, billed=status in (408, 504, 524), retry_after=told)
+    return Fault("rejected", said)
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float:
+    """Seconds that the endpoint asks to wait (headers in lower case); 0 if it says nothing that can be read.
+
+    `retry-after-ms`, or `Retry-After` as seconds or as an HTTP date (`now` in seconds since the epoch).
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        if re.fullmatch(r"\d{1,9}(?:\.\d+)?", value):
+            return float(value) * unit
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
+
+
+def _shown(content: bytes, most: int = 300) -> str:
+    text = normalise_whitespace(content[: 4 * most].decode(errors="replace"))
+    if not text:
+        return "(empty)"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def scrubber(key: str | None) -> Callable[[str], str]:
+    """A function that strikes the key out of a text, and makes it encodable (JSON can spell half a surrogate pair).
+
+    Keys under 8 characters are left: they are dummies for servers that want none, and may be words ("none", "ollama").
+    """
+    secret = key if key is not None and len(key) >= 8 else None
+
+    def scrub(text: str) -> str:
+        text = text.encode(errors="replace").decode()
+        return text if secret is None else text.replace(secret, "[key]")
+
+    return scrub

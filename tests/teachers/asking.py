@@ -1,0 +1,56 @@
+"""What the tests of asked teachers share: questions, teachers, and a command line to be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mentorkd.answers import Graded, grade
+from mentorkd.records import Question
+from mentorkd.teacher_recipe import OpenAITeacher
+from mentorkd.teachers.annotate import annotate_openai
+from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.cache import RequestCache
+from mentorkd.teachers.prompting import Prompter
+
+KEY = "sk-the-secret-0123456789"
+KEY_VARIABLE = "MENTORKD_TEST_KEY"
+
+
+def sums(count: int) -> list[Question]:
+    return [Question.create(f"What is {a} + {a * 7 % 101}?", str(a + a * 7 % 101), "train") for a in range(count)]
+
+
+def graded(text: str, question: Question) -> Graded:
+    return grade(text, question.answer, "number")
+
+
+def teacher(url: str, **settings: Any) -> OpenAITeacher:
+    return OpenAITeacher(**{"model": "m", "base_url": url, "api_key_env": KEY_VARIABLE, "max_tokens": 64, **settings})
+
+
+def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) -> Annotation:
+    os.environ[KEY_VARIABLE] = KEY
+    asked = teacher(url, **settings)
+    prompter = Prompter.create(asked.prompt, answer_kind="number", template=asked.template)
+    with RequestCache(cache) as opened:
+        return annotate_openai(questions, asked, prompter, opened, grade=graded, first_backoff=0.05)
+
+
+def main() -> None:
+    """asking.py URL CACHE COUNT SETTINGS: annotate, then print the summary, the seconds and the peak memory in MB."""
+    url, cache, count, settings = sys.argv[1:]
+    began = time.perf_counter()
+    annotation = annotate(url, Path(cache), sums(int(count)), **json.loads(settings))
+    seconds = time.perf_counter() - began
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"summary": annotation.summary(), "seconds": seconds, "megabytes": megabytes}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""An OpenAI-compatible server that misbehaves on purpose, and keeps books on its clients.
+
+It answers "What is A + B?" by arithmetic. What a prompt gets is fixed by A (wrong, refused, empty, cut, filtered), so
+a hostile and a friendly server give the same answers; what happens to a request on the way is random. The n-th reply
+that is delivered for a prompt says so ("Way n"), so replies that were paid for twice show in the rationales.
+
+    python hostile_server.py PROFILE [SEED]      prints its port; GET /books tells what was asked
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+PROFILES: dict[str, dict[str, float]] = {
+    "immediate": {},
+    "friendly": {"delay": 0.02},
+    "hostile": {
+        "delay": 0.05,
+        "429 told": 0.04,
+        "429": 0.02,
+        "500": 0.02,
+        "503": 0.02,
+        "slow": 0.002,
+        "drop": 0.02,
+        "cut": 0.02,
+        "half json": 0.02,
+        "not json": 0.01,
+        "no choices": 0.02,
+        "error in 200": 0.01,
+        "no usage": 0.1,
+    },
+    "unmetered": {"delay": 0.01, "half json": 0.03, "drop": 0.03, "500": 0.03, "no usage": 0.3},
+    "storm": {"delay": 0.01, "storm seconds": 2.0},
+    "dead": {"500": 1.0},
+    "wait": {"delay": 0.0, "429 told": 0.5},
+    "locked": {"401": 1.0},
+    "echo": {"echo": 1.0},
+    "echo 500": {"echo 500": 1.0},
+    "echo 400": {"echo 400": 1.0},
+    "bankrupt": {"no credit": 1.0},
+}
+RETRY_AFTER = 0.3
+SLOW = 3.0
+
+
+def solution(a: int, b: int, way: int) -> tuple[str, str]:
+    """The text and finish reason for a question."""
+    kind = a % 50
+    if kind == 7:
+        return "I cannot help with that.", "content_filter"
+    if kind == 8:
+        return "", "stop"
+    if kind == 9:
+        return f"Way {way}. We start with {a} and", "length"
+    total = a + b + (1 if kind == 10 else 0)
+    return f"Way {way}. {a} + {b} = {total}.\nTherefore, the answer is {total}.", "stop"
+
+
+class Server:
+    def __init__(self, profile: dict[str, float], seed: int) -> None:
+        self.profile = profile
+        self.random = random.Random(seed)
+        self.began = time.monotonic()
+        self.arrivals: list[float] = []
+        self.told: list[tuple[str, float, float]] = []
+        self.attempts: Counter[str] = Counter()
+        self.delivered: Counter[str] = Counter()
+        self.fates: Counter[str] = Counter()
+        self.in_flight = self.most_in_flight = 0
+        self.input_tokens = self.output_tokens = 0
+
+    def fate(self) -> str:
+        if time.monotonic() - self.began < self.profile.get("storm seconds", 0.0):
+            return "429"
+        chance = self.random.random()
+        for name, share in self.profile.items():
+            if name in ("delay", "storm seconds", "no usage"):
+                continue
+            chance -= share
+            if chance < 0:
+                return name
+        return "ok"
+
+    async def ask(self, request: web.Request) -> web.StreamResponse:
+        self.arrivals.append(time.monotonic())
+        self.in_flight += 1
+        self.most_in_flight = max(self.in_flight, self.most_in_flight)
+        try:
+            return await self.answer(request)
+        finally:
+            self.in_flight -= 1
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        self.attempts[prompt] += 1
+        fate = self.fate()
+        self.fates[fate] += 1
+        if delay := self.profile.get("delay"):
+            await asyncio.sleep(self.random.uniform(0, 2 * delay))
+        match fate:
+            case "429 told":
+                self.told.append((prompt, time.monotonic(), RETRY_AFTER))
+                return web.json_response(error("slow down"), status=429, headers={"Retry-After": str(RETRY_AFTER)})
+            case "429" | "500" | "503" | "401":
+                return web.json_response(error(f"fate {fate}"), status=int(fate))
+            case "no credit":
+                return web.json_response(error("You exceeded your current quota", "insufficient_quota"), status=429)
+            case "error in 200":
+                return web.json_response(error("upstream", 502))
+            case "echo 500" | "echo 400":
+                return web.json_response(error(request.headers["Authorization"]), status=int(fate[-3:]))
+        numbers = re.findall(r"What is (\d+) \+ (\d+)\?", prompt)
+        a, b = map(int, numbers[-1])
+        if a % 50 == 11:
+            return web.json_response(error("filtered", "content_filter"), status=400)
+        text, reason = solution(a, b, self.delivered[prompt])
+        if fate == "echo":
+            text = f"{request.headers['Authorization']} {text}"
+        usage = {"prompt_tokens": len(prompt.split()) + 9, "completion_tokens": len(text.split())}
+        # From here on the model has written, and the provider charges.
+        self.input_tokens += usage["prompt_tokens"]
+        self.output_tokens += usage["completion_tokens"]
+        choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
+        choice |= {"text": text} if "prompt" in body else {"message": {"role": "assistant", "content": text}}
+        reply: dict[str, Any] = {"id": "x", "object": "x", "created": 1, "model": body["model"], "choices": [choice]}
+        if self.random.random() >= self.profile.get("no usage", 0.0):
+            reply["usage"] = usage
+        match fate:
+            case "slow":
+                await asyncio.sleep(SLOW)
+                return web.json_response(reply)
+            case "drop":
+                assert request.transport is not None
+                request.transport.abort()
+                return web.Response()
+            case "cut" | "half json":
+                whole = json.dumps(reply).encode()
+                half = web.StreamResponse(headers={"Content-Type": "application/json"})
+                half.content_length = len(whole) if fate == "cut" else len(whole) // 2
+                await half.prepare(request)
+                await half.write(whole[: len(whole) // 2])
+                if fate == "cut" and request.transport is not None:
+                    request.transport.abort()
+                return half
+            case "not json":
+                return web.Response(text="<html>Bad gateway</html>", content_type="text/html")
+            case "no choices":
+                return web.json_response(reply | {"choices": []})
+        self.delivered[prompt] += 1
+        return web.json_response(reply)
+
+    async def books(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "arrivals": self.arrivals,
+                "told": self.told,
+                "attempts": self.attempts,
+                "delivered": self.delivered,
+                "fates": self.fates,
+                "most_in_flight": self.most_in_flight,
+                "input_tokens": self.input_tokens,
+                "output_tokens": self.output_tokens,
+            }
+        )
+
+
+def error(message: str, code: Any = None) -> dict[str, Any]:
+    return {"error": {"message": message, "code": code}}
+
+
+async def serve(profile: str, seed: int) -> None:
+    server = Server(PROFILES[profile], seed)
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", server.ask)
+    app.router.add_post("/v1/completions", server.ask)
+    app.router.add_get("/books", server.books)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+class Running:
+    """A server in its own process, as the tests see it."""
+
+    def __init__(self, port: int) -> None:
+        self.root = f"http://127.0.0.1:{port}"
+        self.url = f"{self.root}/v1"
+
+    def books(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.root}/books", timeout=30) as reply:
+            return dict(json.load(reply))
+
+
+@contextlib.contextmanager
+def running(profile: str, seed: int = 0) -> Iterator[Running]:
+    """Start a server, stop it at the end."""
+    command = [sys.executable, str(Path(__file__)), profile, str(seed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield Running(int(process.stdout.readline()))
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("profile", choices=PROFILES)
+    arguments.add_argument("seed", type=int, nargs="?", default=0)
+    given = arguments.parse_args()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(given.profile, given.seed))

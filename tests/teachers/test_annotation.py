@@ -1,0 +1,138 @@
+"""Rounds, verdicts and the account, without any endpoint."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from asking import graded, sums, teacher
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mentorkd.errors import BudgetError, DataError
+from mentorkd.records import Question, Rationale
+from mentorkd.teachers.annotation import Answer, Book, Lost, Rounds, rationale_of
+from mentorkd.teachers.cache import Reply
+from mentorkd.teachers.limits import Spending
+from mentorkd.teachers.prompting import Prompter
+
+QUESTION = Question.create("What is 2 + 3?", "5", "train")
+ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
+TWO_CALLS = Prompter.create("two_stage")
+
+
+def answer(text: str, reason: str = "stop") -> Answer:
+    return Answer("k", Reply(text, reason, 10, 4))
+
+
+@pytest.mark.parametrize(
+    ("reply", "outcome", "verdict", "text"),
+    [
+        (answer("2 + 3 = 5.\nTherefore, the answer is 5."), "ok", "correct", "2 + 3 = 5."),
+        (answer("2 + 3 = 6.\nTherefore, the answer is 6."), "ok", "wrong", "2 + 3 = 6."),
+        (answer("I wonder."), "ok", "no_answer", "I wonder."),
+        (answer("2 + 3 = 5.\nTherefore, the answer is 5", "length"), "length", "no_answer", None),
+        (answer("I cannot say: 5.", "content_filter"), "refusal", "no_answer", None),
+        (answer("Sorry, 5.", "refusal"), "refusal", "no_answer", None),
+        (answer(""), "empty", "no_answer", ""),
+        (answer("Therefore, the answer is 5."), "empty", "no_answer", ""),
+        (answer("", "length"), "length", "no_answer", ""),
+    ],
+)
+def test_a_reply_is_worth(reply: Answer, outcome: str, verdict: str, text: str | None) -> None:
+    rationale = rationale_of(QUESTION, 1, [reply], ONE_CALL, graded)
+    assert (rationale.meta["outcome"], rationale.verdict) == (outcome, verdict)
+    assert rationale.text == (reply.reply.text if text is None else text)
+    assert (rationale.source, rationale.sample) == ("teacher", 1)
+    assert rationale.predicted == {"correct": "5", "wrong": "6", "no_answer": None}[verdict]
+
+
+def test_two_calls_make_one_record() -> None:
+    first, second = answer(" 2 + 3 = 5."), Answer("l", Reply(" 5. Or", "length", 20, 2, True), cached=True)
+    rationale = rationale_of(QUESTION, 0, [first, second], TWO_CALLS, graded)
+    assert (rationale.text, rationale.predicted, rationale.verdict) == ("2 + 3 = 5.", "5", "correct")
+    assert rationale.meta == {
+        "outcome": "ok",
+        "finish_reason": "stop",
+        "usage": {"input_tokens": 30, "output_tokens": 6, "estimated": True},
+        "model": "",
+        "cached": False,
+        "requests": ["k", "l"],
+    }
+    refused = rationale_of(QUESTION, 0, [first, answer("", "content_filter")], TWO_CALLS, graded)
+    assert (refused.meta["outcome"], refused.verdict) == ("refusal", "no_answer")
+    silent = rationale_of(QUESTION, 0, [first, answer("")], TWO_CALLS, graded)
+    assert (silent.meta["outcome"], silent.verdict) == ("ok", "no_answer")
+    assert rationale_of(QUESTION, 0, [answer("2 +", "length")], TWO_CALLS, graded).meta["outcome"] == "length"
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.integers(0, 5),
+    st.integers(4, 9),
+    st.integers(1, 20),
+    st.integers(0, 2**32),
+)
+def test_rounds_ask_until_enough_is_correct(
+    questions: int, samples: int, want: int, tries: int, in_flight: int, seed: int
+) -> None:
+    """In any order of replies, the samples asked for are those of the rule."""
+    hits = random.Random(seed)
+    right = {(index, sample): hits.random() < 0.5 for index in range(questions) for sample in range(tries)}
+    rounds, order = Rounds(questions, samples, want=want, tries=tries), random.Random(seed + 1)
+    flying: list[tuple[int, int]] = []
+    asked: list[tuple[int, int]] = []
+    while not rounds.over:
+        while len(flying) < in_flight and (job := rounds.next()) is not None:
+            flying.append(job)
+            asked.append(job)
+        index, sample = flying.pop(order.randrange(len(flying)))
+        rounds.done(index, right[index, sample])
+    assert rounds.next() is None
+    expected = set()
+    for index in range(questions):
+        count = samples
+        while (lacking := want - sum(right[index, sample] for sample in range(count))) > 0 and count < tries:
+            count = min(tries, count + lacking)
+        expected |= {(index, sample) for sample in range(count)}
+    assert sorted(asked) == sorted(expected)
+
+
+def test_equal_questions_are_asked_once_and_bad_golds_show_first() -> None:
+    asked = teacher("http://e/v1")
+    assert len(Book([*sums(3), *sums(3)], asked, graded).questions) == 3
+    with pytest.raises(DataError, match="the gold answer is 'five'"):
+        Book([Question.create("What?", "five", "train")], asked, graded)
+
+
+def test_the_account() -> None:
+    book = Book(sums(2), teacher("http://e/v1", samples=2), graded)
+    for index, sample, reply in [(1, 1, "1 + 7 = 8.\nTherefore, the answer is 8."), (0, 0, ""), (0, 1, "Perhaps 3.")]:
+        question = book.questions[index]
+        book.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
+    book.enter(1, 0, Lost(book.questions[1].id, 0, "timeout: no reply"))
+    spending = Spending(5, 100, 40, 2 * 10**9, 10**9)
+    annotation = book.close(spending, {"sent": 4}, "stopped before the budget")
+    summary: dict[str, Any] = annotation.summary()
+    assert [(r.question_id == book.questions[1].id, r.sample) for r in annotation.rationales] == [
+        (False, 0),
+        (False, 1),
+        (True, 1),
+    ]
+    assert all(isinstance(r, Rationale) for r in annotation.rationales)
+    counted = {
+        "questions": 2,
+        "questions_solved": 1,
+        "rationales": 3,
+        "correct": 1,
+        "wrong": 1,
+        "no_answer": 1,
+        "empty": 1,
+    }
+    assert summary.items() >= (counted | {"lost": 1, "requests": 5, "dollars": 0.002, "run_sent": 4}).items()
+    assert summary["dollars_per_correct"] == 0.002
+    assert summary["accuracy"] == pytest.approx(1 / 3)
+    with pytest.raises(BudgetError, match="stopped before the budget"):
+        annotation.raise_if_stopped()

@@ -1,0 +1,241 @@
+"""The client against servers that misbehave; test_load.py has the same at full size."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asking import KEY, KEY_VARIABLE, annotate, graded, sums, teacher
+from hostile_server import running
+
+from mentorkd.errors import TeacherError
+from mentorkd.teachers.annotate import annotate_openai
+from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.cache import RequestCache
+from mentorkd.teachers.openai_api import OpenAIClient, read_key
+from mentorkd.teachers.prompting import Prompter
+
+
+def texts(annotation: Annotation) -> Counter[tuple[Any, ...]]:
+    """The rationales without their sample numbers, since a server cannot know which sample it answers."""
+    return Counter((r.question_id, r.text, r.predicted, r.verdict, r.meta["outcome"]) for r in annotation.rationales)
+
+
+def test_hostile_or_friendly_the_rationales_are_the_same_and_nothing_is_paid_twice(tmp_path: Path) -> None:
+    questions = sums(60)
+    with running("friendly") as friendly, running("hostile", seed=1) as hostile:
+        calm = annotate(friendly.url, tmp_path / "a", questions, concurrency=16)
+        settings: dict[str, Any] = {"concurrency": 16, "retries": 12, "timeout": 1.0}
+        rough = annotate(hostile.url, tmp_path / "b", questions, **settings)
+        books = hostile.books()
+        assert texts(rough) == texts(calm)
+        assert rough.lost == []
+        outcomes = Counter(r.meta["outcome"] for r in rough.rationales)
+        assert outcomes == {"ok": 159, "refusal": 9, "empty": 6, "length": 6}
+        assert set(books["delivered"].values()) == {3}
+        assert len(books["arrivals"]) == rough.traffic["sent"] == rough.spending.requests
+        faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
+        assert faults == rough.traffic["sent"] - len(rough.rationales) > 10
+        assert books["most_in_flight"] <= 16
+
+        again = annotate(hostile.url, tmp_path / "b", questions, **settings)
+        assert [r.id for r in again.rationales] == [r.id for r in rough.rationales]
+        assert all(r.meta["cached"] for r in again.rationales)
+        assert again.traffic["sent"] == 0
+        # A filter, another limit or more samples never ask again for what is there.
+        more = annotate(hostile.url, tmp_path / "b", questions[:20], **settings | {"samples": 4, "concurrency": 3})
+        assert more.traffic["cached"] == 60
+        assert set(hostile.books()["delivered"].values()) == {3, 4}
+
+
+def test_retry_after_is_obeyed_and_retries_are_not_more_than_allowed(tmp_path: Path) -> None:
+    with running("wait", seed=3) as server:
+        annotation = annotate(server.url, tmp_path / "a", sums(4), samples=1, concurrency=1, retries=20)
+        books = server.books()
+        assert annotation.lost == []
+        # One request at a time: whoever was told to wait is the next to arrive.
+        assert len(books["told"]) >= 1
+        for _, at, seconds in books["told"]:
+            assert min(arrival for arrival in books["arrivals"] if arrival > at) - at >= seconds
+    with running("dead") as server:
+        annotation = annotate(server.url, tmp_path / "b", sums(3), samples=1, retries=2, concurrency=2)
+        assert [lost.reason.split(":")[0] for lost in annotation.lost] == ["server_error"] * 3
+        assert set(server.books()["attempts"].values()) == {3}
+
+
+def test_a_dead_endpoint_is_given_up_with_all_kept(tmp_path: Path) -> None:
+    with (
+        running("dead") as server,
+        pytest.raises(TeacherError, match=r"20 requests in a row got no reply.*HTTP 500") as e,
+    ):
+        annotate(server.url, tmp_path / "a", sums(400), retries=0, concurrency=8)
+    assert str(tmp_path / "a") in str(e.value)
+    with pytest.raises(TeacherError, match=r"20 requests in a row.*the connection failed"):
+        annotate("http://127.0.0.1:9/v1", tmp_path / "a", sums(30), retries=0, concurrency=8)
+
+
+@pytest.mark.parametrize(("profile", "said"), [("locked", "does not accept the key"), ("bankrupt", "out of credit")])
+def test_hopeless_errors_stop_at_once(tmp_path: Path, profile: str, said: str) -> None:
+    with running(profile) as server:
+        with pytest.raises(TeacherError, match=said):
+            annotate(server.url, tmp_path / "a", sums(100), concurrency=4)
+        assert len(server.books()["arrivals"]) <= 4
+
+
+def test_a_storm_slows_the_whole_client_down_and_passes(tmp_path: Path) -> None:
+    with running("storm") as server:
+        annotation = annotate(server.url, tmp_path / "a", sums(60), concurrency=32, retries=6)
+        books = server.books()
+    assert annotation.lost == []
+    assert annotation.traffic["storms"] >= 1
+    # Two seconds of storm: the first wave, then single probes; without a breaker, hundreds.
+    assert books["fates"]["429"] <= 32 + 8 + 10
+    assert books["most_in_flight"] <= 32
+
+
+def test_rates_are_kept(tmp_path: Path) -> None:
+    with running("immediate") as server:
+        annotate(server.url, tmp_path / "a", sums(20), concurrency=32, requests_per_minute=1800)
+        arrivals = server.books()["arrivals"]
+    assert len(arrivals) == 60
+    for at in arrivals:
+        assert sum(at <= other < at + 1 for other in arrivals) <= 33
+    assert 1.7 <= arrivals[-1] - arrivals[0] <= 4.0
+
+
+def test_a_budget_of_requests_stops_before_it_is_crossed_and_goes_on_when_raised(tmp_path: Path) -> None:
+    questions = sums(20)
+    with running("friendly") as server:
+        first = annotate(server.url, tmp_path / "a", questions, budget={"requests": 25})
+        assert first.stopped is not None
+        assert "budget of 25 requests" in first.stopped
+        assert "raise `teacher.budget`" in first.stopped
+        assert len(first.rationales) == len(server.books()["arrivals"]) == 25
+        # The limit holds over runs: the same recipe again asks for nothing.
+        again = annotate(server.url, tmp_path / "a", questions, budget={"requests": 25})
+        assert (again.traffic["sent"], len(again.rationales)) == (0, 25)
+        last = annotate(server.url, tmp_path / "a", questions, budget={"requests": 60})
+        assert (last.stopped, len(last.rationales), len(server.books()["arrivals"])) == (None, 60, 60)
+
+
+def test_a_budget_of_dollars_is_never_crossed(tmp_path: Path) -> None:
+    price = {"input": 10.0, "output": 40.0}
+    with running("unmetered", seed=2) as server:
+        annotation = annotate(
+            server.url, tmp_path / "a", sums(100), concurrency=32, budget={"dollars": 0.05}, price=price, retries=12
+        )
+        books = server.books()
+    charged = (books["input_tokens"] * 10.0 + books["output_tokens"] * 40.0) / 1e6
+    assert annotation.stopped is not None
+    assert charged <= annotation.spending.dollars <= 0.05
+    assert annotation.spending.dollars > 0.045
+    assert annotation.spending.unsure_picodollars > 0
+
+
+def test_until_correct_asks_only_where_needed(tmp_path: Path) -> None:
+    questions = sums(60)
+    with running("friendly") as server:
+        annotation = annotate(server.url, tmp_path / "a", questions, samples=1, until_correct={"want": 2, "tries": 5})
+        delivered = server.books()["attempts"]
+    numbers = {int(prompt.split("What is ")[1].split()[0]): count for prompt, count in delivered.items()}
+    assert numbers == {a: 5 if 7 <= a % 50 <= 11 else 2 for a in range(60)}
+    assert len(annotation.rationales) == sum(numbers.values())
+
+
+def test_two_calls_a_sample_by_completions(tmp_path: Path) -> None:
+    with running("friendly") as server:
+        settings: dict[str, Any] = {"prompt": "two_stage", "endpoint": "completions", "samples": 2}
+        annotation = annotate(server.url, tmp_path / "a", sums(7), **settings)
+        assert all(r.verdict == "correct" and len(r.meta["requests"]) == 2 for r in annotation.rationales)
+        assert annotation.traffic["sent"] == 28
+        assert annotate(server.url, tmp_path / "a", sums(7), **settings).traffic["sent"] == 0
+
+
+def test_the_same_request_in_flight_is_not_sent_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+
+    async def run(url: str) -> None:
+        with RequestCache(tmp_path / "a") as cache:
+            async with OpenAIClient(teacher(url), cache) as client:
+                ask = [client.ask("What is 1 + 2?", 0, max_tokens=9, temperature=0.7) for _ in range(5)]
+                assert len({str(answer) for answer in await asyncio.gather(*ask)}) == 1
+
+    with running("friendly") as server:
+        asyncio.run(run(server.url))
+        assert len(server.books()["arrivals"]) == 1
+
+
+def test_it_works_inside_a_running_loop(tmp_path: Path) -> None:
+    async def notebook(url: str) -> Annotation:
+        return annotate(url, tmp_path / "a", sums(2))
+
+    with running("friendly") as server:
+        assert len(asyncio.run(notebook(server.url)).rationales) == 6
+
+
+def test_graders_may_be_slow_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    with running("friendly") as server, RequestCache(tmp_path / "a") as cache:
+        prompter = Prompter.create("zero_shot_cot")
+        done = annotate_openai(sums(3), teacher(server.url), prompter, cache, grade=graded, grade_in_threads=True)
+    assert [r.verdict for r in done.rationales] == ["correct"] * 9
+
+
+@pytest.mark.parametrize("profile", ["echo", "echo 500", "echo 400", "drop", "locked"])
+def test_the_key_is_nowhere(tmp_path: Path, profile: str) -> None:
+    """Not in the cache, the export, the log at its chattiest, the output or the error, whatever the server says."""
+    script = (
+        "import logging, sys; logging.basicConfig(filename=sys.argv.pop(1), level=logging.DEBUG); "
+        "from pathlib import Path; import asking; from mentorkd.teachers.cache import RequestCache\n"
+        "try: asking.main()\n"
+        "finally:\n"
+        "    with RequestCache(Path(sys.argv[2])) as cache: cache.export(Path(sys.argv[2] + '.jsonl'))"
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = json.dumps({"retries": 0, "samples": 1})
+    with running(profile) if profile != "drop" else running("unmetered") as server:
+        command = [sys.executable, "-c", script, str(run / "log"), server.url, str(run / "c.sqlite"), "30", settings]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert "Traceback" not in done.stderr or profile in ("locked", "echo 500", "echo 400")
+    written = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert len(written["log"]) > 1000
+    assert set(written) >= {"log", "c.sqlite", "c.sqlite.jsonl"}
+    seen = b"".join([*written.values(), done.stdout.encode(), done.stderr.encode()])
+    assert KEY.encode() not in seen
+    assert KEY[3:].encode() not in seen
+    if profile == "echo":
+        assert b"Bearer [key]" in written["c.sqlite.jsonl"]
+
+
+def test_a_key_that_cannot_be_one_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(TeacherError, match=f"{KEY_VARIABLE} is not set"):
+        read_key(KEY_VARIABLE)
+    for bad in ("sk-secret\nx", "sk secret", "sk-sécret"):
+        monkeypatch.setenv(KEY_VARIABLE, bad)
+        with pytest.raises(TeacherError, match="holds no key") as caught:
+            read_key(KEY_VARIABLE)
+        assert "cret" not in str(caught.value)
+    monkeypatch.setenv(KEY_VARIABLE, f" {KEY}\n")
+    assert read_key(KEY_VARIABLE) == KEY
+    assert read_key(None) is None
+
+
+def test_given_up_requests_are_told_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running("echo 500") as server, caplog.at_level(logging.DEBUG):
+        annotation = annotate(server.url, tmp_path / "a", sums(2), retries=0, samples=1)
+    assert [lost.reason for lost in annotation.lost] == [
+        'server_error: HTTP 500: {"error": {"message": "Bearer [key]", "code": null}}'
+    ] * 2
+    assert "gave up a request" in caplog.text
+    assert KEY not in caplog.text

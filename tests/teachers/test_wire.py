@@ -1,0 +1,190 @@
+"""The wire format: what is asked, what replies and errors mean."""
+
+from __future__ import annotations
+
+import json
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mentorkd.teacher_recipe import OpenAITeacher
+from mentorkd.teachers.cache import request_key
+from mentorkd.teachers.wire import (
+    Body,
+    Fault,
+    build_request,
+    judge_status,
+    most_tokens,
+    read_body,
+    retry_after,
+    scrubber,
+)
+
+
+def chat(**choice: Any) -> bytes:
+    usage = {"prompt_tokens": 5, "completion_tokens": 7}
+    return json.dumps({"model": "m", "choices": [{"finish_reason": "stop", **choice}], "usage": usage}).encode()
+
+
+def request(**settings: Any) -> dict[str, Any]:
+    return build_request(OpenAITeacher(**{"model": "m", **settings}), "Ask", max_tokens=9, temperature=0.7)
+
+
+def test_requests_of_both_endpoints() -> None:
+    assert request(system="Be brief.", stop=["END"], extra_body={"reasoning_effort": "low"}) == {
+        "endpoint": "https://api.openai.com/v1/chat/completions",
+        "body": {
+            "model": "m",
+            "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Ask"}],
+            "temperature": 0.7,
+            "max_tokens": 9,
+            "stop": ["END"],
+            "reasoning_effort": "low",
+        },
+    }
+    assert request(endpoint="completions", top_p=0.9, max_tokens_field="max_completion_tokens")["body"] == {
+        "model": "m",
+        "prompt": "Ask",
+        "temperature": 0.7,
+        "max_completion_tokens": 9,
+        "top_p": 0.9,
+        "stop": ["\nQ:"],
+    }
+
+
+def test_only_what_shapes_the_reply_is_in_the_key() -> None:
+    plain = request_key(request())
+    assert plain == request_key(request(concurrency=3, timeout=9, retries=0, budget={"requests": 1}, samples=1))
+    changes = [
+        {"base_url": "http://e/v1"},
+        {"model": "n"},
+        {"stop": ["x"]},
+        {"endpoint": "completions"},
+        {"top_p": 0.5},
+    ]
+    assert plain not in (keys := {request_key(request(**change)) for change in changes})
+    assert len(keys) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("choice", "text", "reason"),
+    [
+        ({"message": {"content": "hi"}}, "hi", "stop"),
+        ({"text": "hi"}, "hi", "stop"),
+        ({"message": {"content": None}}, "", "stop"),
+        ({"message": {"content": "hi"}, "finish_reason": "length"}, "hi", "length"),
+        ({"message": {"content": "hi"}, "finish_reason": None}, "hi", "stop"),
+        ({"message": {"content": None, "refusal": "no"}}, "no", "refusal"),
+        ({"message": {"content": "", "refusal": ""}}, "", "stop"),
+        ({"message": {"content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]}}, "hi", "stop"),
+    ],
+)
+def test_replies_are_read(choice: dict[str, Any], text: str, reason: str) -> None:
+    assert read_body(chat(**choice)) == Body(text, reason, 5, 7, "m")
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": "5"}, {"prompt_tokens": 10**30}, [1]]
+)
+def test_usage_that_cannot_be_is_none(usage: Any) -> None:
+    reply = read_body(json.dumps({"choices": [{"text": "hi"}], "usage": usage}).encode())
+    assert isinstance(reply, Body)
+    assert reply.input_tokens is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>",
+        chat(text="hi")[:40],
+        b"[]",
+        b"null",
+        b'{"choices": []}',
+        b'{"choices": [{}]}',
+        b'{"choices": [{"message": {"content": 5}}]}',
+        b'{"choices": {"0": 1}}',
+        b"[" * 100_000,
+    ],
+)
+def test_unreadable_replies_may_have_been_billed(content: bytes) -> None:
+    fault = read_body(content)
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.billed) == ("malformed", True)
+
+
+@given(
+    st.binary()
+    | st.recursive(
+        st.none() | st.text() | st.integers(),
+        lambda x: (
+            st.lists(x)
+            | st.dictionaries(st.sampled_from(["choices", "message", "content", "usage", "error", "code", "text"]), x)
+        ),
+    ).map(lambda x: json.dumps(x).encode())
+)
+def test_no_reply_crashes_the_reader(content: bytes) -> None:
+    assert isinstance(read_body(content), (Body, Fault))
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "kind", "billed"),
+    [
+        (429, b"slow down", "overloaded", False),
+        (503, b"", "overloaded", False),
+        (529, b"", "overloaded", False),
+        (500, b"", "server_error", False),
+        (502, b"", "server_error", False),
+        (504, b"", "server_error", True),
+        (408, b"", "server_error", True),
+        (400, b"too long", "rejected", False),
+        (422, b"", "rejected", False),
+        (302, b"", "rejected", False),
+        (401, b"", "fatal", False),
+        (404, b"no model", "fatal", False),
+        (402, b"", "fatal", False),
+        (429, b'{"error": {"code": "insufficient_quota"}}', "fatal", False),
+    ],
+)
+def test_statuses_are_judged(status: int, content: bytes, kind: str, billed: bool) -> None:
+    fault = judge_status(status, {}, content)
+    assert isinstance(fault, Fault)
+    assert (fault.kind, fault.billed) == (kind, billed)
+    assert f"HTTP {status}" in fault.message
+
+
+def test_a_content_filter_is_a_refusal() -> None:
+    assert judge_status(400, {}, b'{"error": {"code": "content_filter"}}') == Body("", "content_filter", 0, 0, "")
+
+
+def test_an_error_in_a_reply_of_status_200_is_judged_as_one() -> None:
+    fault = read_body(b'{"error": {"message": "upstream", "code": 429}}')
+    assert isinstance(fault, Fault)
+    assert fault.kind == "overloaded"
+    assert isinstance(read_body(b'{"error": "text"}'), Fault)
+
+
+def test_retry_after_in_all_its_forms() -> None:
+    assert retry_after({"retry-after": "7"}, 0.0) == 7.0
+    assert retry_after({"retry-after": " 1.5 "}, 0.0) == 1.5
+    assert retry_after({"retry-after-ms": "250", "retry-after": "1"}, 0.0) == 0.25
+    assert retry_after({"retry-after": formatdate(1030.0, usegmt=True)}, 1000.0) == 30.0
+    assert retry_after({"retry-after": formatdate(900.0, usegmt=True)}, 1000.0) == 0.0
+    for nonsense in ("", "soon", "-5", "nan", "inf", "1e9", "99999999999", "Mon, 99 Foo 2020"):
+        assert retry_after({"retry-after": nonsense}, 0.0) == 0.0
+
+
+@given(st.text())
+def test_a_token_is_at_least_a_byte(text: str) -> None:
+    assert most_tokens(text) >= len(text)
+
+
+def test_the_key_is_struck_out_and_text_is_encodable() -> None:
+    scrub = scrubber("sk-0123456789")
+    assert scrub("Bearer sk-0123456789!") == "Bearer [key]!"
+    assert scrub("half \ud800 pair").encode() == b"half ? pair"
+    assert scrubber("none")("none of them") == "none of them"
+    assert scrubber(None)("text") == "text"
