@@ -252,6 +252,10 @@ def test_verdict_of_no_difference_says_what_could_have_been_seen():
     )
 
 
+def test_verdict_says_when_p_is_corrected():
+    assert "p = 0.012 (Holm, 3 pairs), 3 seeds" in verdict("a", "b", BEATEN, p_adjusted=0.012, pairs=3)
+
+
 def test_verdict_needs_both_p_and_interval():
     assert "beats" not in verdict("a", "b", BEATEN, p_adjusted=0.06)
     touching = Comparison(0.093, Interval(0.0, 0.18), 0.04, 0.06, 1.0, 90, 30, 225, 3)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,16 @@ from numpy.typing import NDArray
 __all__ = [
     "Comparison",
     "Interval",
+    "Outcome",
     "accuracy_interval",
     "bootstrap_interval",
     "compare",
     "detectable_difference",
+    "format_p",
     "holm",
     "mcnemar",
     "mean_and_error",
+    "outcome",
     "seed_inflation",
     "sign_flip",
     "verdict",
@@ -40,6 +43,7 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Outcome = Literal["a_better", "b_better", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,25 +242,39 @@ def compare(
     )
 
 
-def verdict(a: str, b: str, comparison: Comparison, *, p_adjusted: float | None = None, alpha: float = 0.05) -> str:
-    """One sentence: who beats whom by how many points, or that no difference can be shown and what could have been.
+def outcome(comparison: Comparison, *, p_adjusted: float | None = None, alpha: float = 0.05) -> Outcome:
+    """Which learner is better, by p (`p_adjusted` of several pairs) < `alpha` and an interval without 0, both."""
+    p = comparison.p_value if p_adjusted is None else p_adjusted
+    if p >= alpha or 0 in comparison.interval:
+        return "unclear"
+    return "a_better" if comparison.difference > 0 else "b_better"
 
-    A learner "beats" another when the p (`p_adjusted` where several pairs are shown) is below `alpha` and the interval
-    excludes 0; both must hold.
-    """
+
+def verdict(
+    a: str,
+    b: str,
+    comparison: Comparison,
+    *,
+    p_adjusted: float | None = None,
+    pairs: int = 1,
+    alpha: float = 0.05,
+) -> str:
+    """The `outcome` in a sentence: who beats whom by how many points, or what this design could have seen."""
     p = comparison.p_value if p_adjusted is None else p_adjusted
     difference, low, high = comparison.difference, comparison.interval.low, comparison.interval.high
     size = f"{_count(comparison.seeds, 'seed')}, {_count(comparison.questions, 'question')}"
-    if p < alpha and 0 not in comparison.interval:
-        if difference < 0:
-            a, b, difference, low, high = b, a, -difference, -high, -low
-        return f"{a} beats {b} by {_points(difference)} points [{_points(low)}, {_points(high)}], {_p(p)}, {size}"
+    chance = f"{format_p(p)} (Holm, {pairs} pairs)" if pairs > 1 else format_p(p)
+    result = outcome(comparison, p_adjusted=p, alpha=alpha)
+    if result == "b_better":
+        a, b, difference, low, high = b, a, -difference, -high, -low
+    if result != "unclear":
+        return f"{a} beats {b} by {_points(difference)} points [{_points(low)}, {_points(high)}], {chance}, {size}"
     seen = (
         f"this design could have seen {_points(comparison.detectable)} points"
         if comparison.detectable <= 1
         else "this design has too few questions to show any difference"
     )
-    measured = f"{_points(difference, sign=True)} points [{_points(low)}, {_points(high)}], {_p(p)}, {size}"
+    measured = f"{_points(difference, sign=True)} points [{_points(low)}, {_points(high)}], {chance}, {size}"
     return f"no difference can be shown between {a} and {b} ({measured}); {seen}"
 
 
@@ -271,7 +289,8 @@ def _points(share: float, *, sign: bool = False) -> str:
     return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
 
 
-def _p(p: float) -> str:
+def format_p(p: float) -> str:
+    """`p = 0.0004`, with the digits that matter; `p < 0.0001` below that."""
     if p < 0.0001:
         return "p < 0.0001"
     return f"p = {p:.{4 if p < 0.001 else 3 if p < 0.1 else 2}f}"

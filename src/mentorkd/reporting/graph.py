@@ -1,0 +1,194 @@
+"""The learner graph as SVG: who learns text (solid) and soft labels (dashed) from whom.
+
+A small layered layout: a learner stands one layer behind the last it learns from, long edges pass through empty slots
+of the layers between, and a few barycentre sweeps put neighbours beside each other. Colours are CSS variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+from mentorkd.recipe import TEACHER
+from mentorkd.reporting.schema import LearnerResult
+
+__all__ = ["draw_graph"]
+
+WIDTH, HEIGHT, SLOT = 176, 54, 18
+ALONG, ACROSS = 72, 20
+MARGIN = 6
+
+Slot = tuple[str, ...]
+"""(name,) for a node; (source, target, layer) for the place where a long edge passes a layer."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    source: str
+    target: str
+    rationales: bool
+    soft_labels: bool
+
+
+def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> str:
+    """The SVG element: layers from left to right, or from top to bottom when `upright` (for narrow screens)."""
+    edges = _edges(learners)
+    names = [TEACHER] if any(edge.source == TEACHER for edge in edges) else []
+    names += [learner["name"] for learner in learners]
+    layers, routes = _layers(names, edges)
+    centres, size = _place(layers, upright)
+    width, height = (size[1], size[0]) if upright else size
+    lines = "".join(_line(edge, routes, centres, upright) for edge in edges)
+    boxes = _teacher_box(centres[TEACHER,], upright) if TEACHER in names else ""
+    boxes += "".join(_box(learner, i, centres[learner["name"],], upright) for i, learner in enumerate(learners))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="graph{" upright" if upright else ""}" role="img" '
+        f'aria-label="Learner graph" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
+        f'font-family="var(--sans)">{lines}{boxes}</svg>'
+    )
+
+
+def _edges(learners: Sequence[LearnerResult]) -> list[Edge]:
+    edges = []
+    for learner in learners:
+        sources = list(dict.fromkeys([*learner["rationales"], *filter(None, [learner["soft_labels"]])]))
+        edges += [
+            Edge(source, learner["name"], source in learner["rationales"], source == learner["soft_labels"])
+            for source in sources
+        ]
+    return edges
+
+
+def _layers(names: Sequence[str], edges: Sequence[Edge]) -> tuple[list[list[Slot]], dict[Edge, list[Slot]]]:
+    depth = dict.fromkeys(names, 0)
+    for _ in names:  # a recipe has no cycles, so this settles
+        for edge in edges:
+            depth[edge.target] = max(depth[edge.target], depth[edge.source] + 1)
+    layers: list[list[Slot]] = [[] for _ in range(max(depth.values()) + 1)]
+    for name in names:
+        layers[depth[name]].append((name,))
+    routes: dict[Edge, list[Slot]] = {}
+    for edge in edges:
+        between = range(depth[edge.source] + 1, depth[edge.target])
+        bends: list[Slot] = [(edge.source, edge.target, str(layer)) for layer in between]
+        for layer, bend in zip(between, bends, strict=True):
+            layers[layer].append(bend)
+        routes[edge] = [(edge.source,), *bends, (edge.target,)]
+    neighbours: dict[Slot, list[Slot]] = {slot: [] for layer in layers for slot in layer}
+    for route in routes.values():
+        for left, right in pairwise(route):
+            neighbours[left].append(right)
+            neighbours[right].append(left)
+    for sweep in range(4):
+        order = range(1, len(layers)) if sweep % 2 == 0 else range(len(layers) - 2, -1, -1)
+        for index in order:
+            beside = layers[index - 1 if sweep % 2 == 0 else index + 1]
+            rank = {slot: (place + 0.5) / len(beside) for place, slot in enumerate(beside)}
+            here = {slot: (place + 0.5) / len(layers[index]) for place, slot in enumerate(layers[index])}
+            pull = {
+                slot: sum(known) / len(known)
+                if (known := [rank[n] for n in neighbours[slot] if n in rank])
+                else here[slot]
+                for slot in layers[index]
+            }
+            layers[index].sort(key=pull.__getitem__)
+    return layers, routes
+
+
+def _place(
+    layers: Sequence[Sequence[Slot]], upright: bool
+) -> tuple[dict[Slot, tuple[float, float]], tuple[float, float]]:
+    """Centres (along the layers, across them) and the drawing's size in the same order."""
+    depth, breadth = (HEIGHT, WIDTH) if upright else (WIDTH, HEIGHT)
+    gap_along = ALONG * 0.6 if upright else ALONG
+    gap_across = ACROSS * 0.6 if upright else ACROSS
+    sizes = [[breadth if len(slot) == 1 else SLOT for slot in layer] for layer in layers]
+    spans = [sum(layer) + gap_across * (len(layer) - 1) for layer in sizes]
+    total = max(spans)
+    centres: dict[Slot, tuple[float, float]] = {}
+    for index, (layer, widths, span) in enumerate(zip(layers, sizes, spans, strict=True)):
+        across = MARGIN + (total - span) / 2
+        for slot, width in zip(layer, widths, strict=True):
+            centres[slot] = (MARGIN + depth / 2 + index * (depth + gap_along), across + width / 2)
+            across += width + gap_across
+    return centres, (2 * MARGIN + len(layers) * (depth + gap_along) - gap_along, 2 * MARGIN + total)
+
+
+def _line(edge: Edge, routes: dict[Edge, list[Slot]], centres: dict[Slot, tuple[float, float]], upright: bool) -> str:
+    half = (HEIGHT if upright else WIDTH) / 2
+    out = sorted((e for e in routes if e.source == edge.source), key=lambda e: centres[routes[e][1]][1])
+    into = sorted((e for e in routes if e.target == edge.target), key=lambda e: centres[routes[e][-2]][1])
+    styles = [style for style, there in (("solid", edge.rationales), ("dashed", edge.soft_labels)) if there]
+    parts = []
+    for index, style in enumerate(styles):
+        aside = 9 * (index - (len(styles) - 1) / 2)
+        start, *bends, end = [centres[slot] for slot in routes[edge]]
+        points = [(start[0] + half, start[1] + _spread(out, edge) + aside)]
+        for along, across in bends:
+            points += [(along - half, across + aside), (along + half, across + aside)]
+        points.append((end[0] - half - 1, end[1] + _spread(into, edge) + aside))
+        parts.append(_curve(points, style, upright))
+    return "".join(parts)
+
+
+def _spread(edges: Sequence[Edge], edge: Edge) -> float:
+    return 13 * (edges.index(edge) - (len(edges) - 1) / 2) if len(edges) <= 4 else 0
+
+
+def _curve(points: Sequence[tuple[float, float]], style: str, upright: bool) -> str:
+    def at(along: float, across: float) -> str:
+        return f"{across:g} {along:g}" if upright else f"{along:g} {across:g}"
+
+    tip = points[-1]
+    points = [*points[:-1], (tip[0] - 6, tip[1])]
+    path = f"M{at(*points[0])}"
+    for (a0, c0), (a1, c1) in pairwise(points):
+        middle = (a0 + a1) / 2
+        path += f"C{at(middle, c0)} {at(middle, c1)} {at(a1, c1)}" if c0 != c1 else f"L{at(a1, c1)}"
+    dashes = ' stroke-dasharray="5 4"' if style == "dashed" else ""
+    colour = "var(--accent)" if style == "dashed" else "var(--edge)"
+    head = f"M{at(*tip)}L{at(tip[0] - 8, tip[1] - 4)}L{at(tip[0] - 8, tip[1] + 4)}Z"
+    return (
+        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dashes}/><path d="{head}" fill="{colour}"/>'
+    )
+
+
+def _teacher_box(centre: tuple[float, float], upright: bool) -> str:
+    x, y = _corner(centre, upright)
+    return (
+        f'<g><rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="none" stroke="var(--edge)" '
+        f'stroke-dasharray="2 3"/>{_text(x + WIDTH / 2, y + HEIGHT / 2 + 5, TEACHER, "middle", 14, 600)}</g>'
+    )
+
+
+def _box(learner: LearnerResult, index: int, centre: tuple[float, float], upright: bool) -> str:
+    x, y = _corner(centre, upright)
+    accuracy = "" if learner["accuracy"] is None else f"{100 * learner['accuracy']:.1f} %"
+    model = learner["model"].rsplit("/", 1)[-1]
+    return (
+        f"<g><title>{escape(learner['name'])}: {escape(learner['model'])}</title>"
+        f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="var(--card)" stroke="var(--line)"/>'
+        f'<rect x="{x:g}" y="{y + 10:g}" width="4" height="{HEIGHT - 20}" rx="2" fill="var(--c{index % 8})"/>'
+        + _text(x + 14, y + 23, _clip(learner["name"], 17), "start", 14, 600)
+        + _text(x + 14, y + 41, _clip(model, 15 if accuracy else 23), "start", 11.5, 400, "var(--muted)")
+        + _text(x + WIDTH - 12, y + 41, accuracy, "end", 13, 600)
+        + "</g>"
+    )
+
+
+def _corner(centre: tuple[float, float], upright: bool) -> tuple[float, float]:
+    along, across = centre
+    return (across - WIDTH / 2, along - HEIGHT / 2) if upright else (along - WIDTH / 2, across - HEIGHT / 2)
+
+
+def _clip(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
+def _text(x: float, y: float, text: str, anchor: str, size: float, weight: int, fill: str = "var(--ink)") -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size:g}" font-weight="{weight}" '
+        f'fill="{fill}">{escape(text)}</text>'
+    )

@@ -1,0 +1,110 @@
+"""index.html: one file that needs nothing else. All text is autoescaped by jinja2; only our own SVG is let through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mentorkd.reporting.graph import draw_graph
+from mentorkd.reporting.plots import MOST_PAIRS, PALETTE
+from mentorkd.reporting.schema import ComparisonResult, LearnerResult, Results
+from mentorkd.reporting.tables import format_share, learns_from
+from mentorkd.reporting.views import (
+    axis,
+    cost_rows,
+    dropped_lines,
+    format_count,
+    format_points,
+    funnel_rows,
+    manifest_rows,
+)
+from mentorkd.statistics import format_p
+
+__all__ = ["render_page"]
+
+
+def render_page(results: Results, curves: Mapping[str, str]) -> str:
+    """The page; `curves` maps a panel's name to its SVG."""
+    environment = Environment(
+        loader=PackageLoader("mentorkd.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": format_count,
+        "p": format_p,
+        "points": format_points,
+        "share": format_share,
+        "learns_from": learns_from,
+    }
+    comparison = results["headline"]["comparison"]
+    return environment.get_template("template.html.jinja").render(
+        r=results,
+        most_pairs=MOST_PAIRS,
+        palette=PALETTE,
+        headline=None if comparison is None else _headline(results["comparisons"][comparison], results),
+        accuracies=_accuracies(results["learners"]),
+        forest=_forest(results["comparisons"]),
+        graph=Markup(draw_graph(results["learners"])),
+        upright=Markup(draw_graph(results["learners"], upright=True)),
+        curves=[Markup(svg) for svg in curves.values()],
+        funnel=funnel_rows(results),
+        dropped=dropped_lines(results),
+        costs=cost_rows(results),
+        manifest=manifest_rows(results),
+        colour={learner["name"]: f"var(--c{i % 8})" for i, learner in enumerate(results["learners"])},
+    )
+
+
+def _headline(row: ComparisonResult, results: Results) -> dict[str, Any]:
+    """The headline with the better learner first, so that the number beside it is a gain."""
+    turned = row["outcome"] == "b_better"
+    sign, (low, high) = (-1, row["interval"][::-1]) if turned else (1, row["interval"])
+    first, second = (row["b"], row["a"]) if turned else (row["a"], row["b"])
+    accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
+    return {
+        "row": row,
+        "shown": row["outcome"] != "unclear",
+        "expected": not turned,
+        "first": first,
+        "second": second,
+        "difference": sign * row["difference"],
+        "low": sign * low,
+        "high": sign * high,
+        "only_first": row["only_b"] if turned else row["only_a"],
+        "only_second": row["only_a"] if turned else row["only_b"],
+        "first_accuracy": accuracy[first],
+        "second_accuracy": accuracy[second],
+    }
+
+
+def _accuracies(learners: list[LearnerResult]) -> dict[str, dict[str, float]]:
+    """Places of points and intervals on a scale from 0 to 100 %, by learner."""
+    return {
+        learner["name"]: _place(learner["accuracy"], learner["interval"], 0.0, 1.0)
+        for learner in learners
+        if learner["accuracy"] is not None and learner["interval"] is not None
+    }
+
+
+def _forest(comparisons: list[ComparisonResult]) -> dict[str, Any]:
+    low, high, ticks = axis(bound for row in comparisons for bound in row["interval"])
+    return {
+        "zero": _percent(0.0, low, high),
+        "ticks": [(_percent(tick, low, high), format_points(tick).replace(".0", "")) for tick in ticks],
+        "places": [_place(row["difference"], row["interval"], low, high) for row in comparisons],
+    }
+
+
+def _place(value: float, bounds: list[float], low: float, high: float) -> dict[str, float]:
+    left, right = (_percent(bound, low, high) for bound in bounds)
+    return {"dot": _percent(value, low, high), "left": left, "width": round(right - left, 3)}
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    return round(100 * (value - low) / (high - low), 3)

@@ -1,0 +1,124 @@
+"""Rows and scales that the page and the Markdown share: what is aggregated for reading, not for computing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mentorkd.reporting.schema import Cost, FilterCount, Results
+
+__all__ = [
+    "axis",
+    "cost_rows",
+    "dropped_lines",
+    "format_count",
+    "format_points",
+    "format_seconds",
+    "funnel_rows",
+    "manifest_rows",
+]
+
+
+def format_points(share: float) -> str:
+    """A difference of shares as signed percentage points: `+9.3`, `−1.9`, `0.0`."""
+    text = f"{100 * share:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
+
+
+def format_count(number: float | None) -> str:
+    """`1,536`; a dash for what is not known."""
+    return "–" if number is None else f"{number:,.0f}"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """`42 s`, `3 min 20 s`, `2 h 5 min`; a dash for what is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def axis(bounds: Iterable[float]) -> tuple[float, float, list[float]]:
+    """Low end, high end and round ticks of an axis of shares that holds 0 and all `bounds`."""
+    values = [0.0, *bounds]
+    span = max(max(values) - min(values), 0.02)
+    step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if span / s <= 5)
+    first, last = math.floor(min(values) / step), math.ceil(max(values) / step)
+    last = max(last, first + 1)
+    ticks = [round(index * step, 6) for index in range(first, last + 1)]
+    return ticks[0], ticks[-1], ticks
+
+
+def funnel_rows(results: Results) -> list[dict[str, str]]:
+    """One row for each learner and source, a column for each filter with what it left; ranges where seeds differ."""
+    filters = list(dict.fromkeys(row["filter"] for row in results["filters"]))
+    groups: dict[tuple[str | None, str], list[FilterCount]] = {}
+    for row in results["filters"]:
+        groups.setdefault((row["learner"], row["source"]), []).append(row)
+    with_learner = any(learner for learner, _ in groups)
+    rows = []
+    for (learner, source), counts in groups.items():
+        start = _range([row["before"] for row in counts if row["filter"] == counts[0]["filter"]])
+        rows.append(
+            ({"for": learner or "all"} if with_learner else {})
+            | {"written by": source, "rationales": start}
+            | {name: _range([c["after"] for c in counts if c["filter"] == name]) for name in filters}
+        )
+    return rows
+
+
+def dropped_lines(results: Results) -> list[str]:
+    """`student: 3 rows a seed (target over 128 tokens)`, ranges where seeds differ."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row in results["dropped"]:
+        groups.setdefault((row["learner"], row["reason"]), []).append(row["rows"])
+    each = " a seed" if len(results["seeds"]) > 1 else ""
+    return [f"{learner}: {_range(counts)} rows{each} ({reason})" for (learner, reason), counts in groups.items()]
+
+
+def cost_rows(results: Results) -> list[dict[str, str]]:
+    """One row for each stage and learner: time and tokens summed over seeds, the highest memory; then the total."""
+    groups: dict[tuple[str, str], list[Cost]] = {}
+    for row in results["run"]["costs"]:
+        groups.setdefault((row["stage"], row["learner"] or "–"), []).append(row)
+    if not groups:
+        return []
+    return [_cost(stage, learner, rows) for (stage, learner), rows in groups.items()] + [
+        _cost("total", "", results["run"]["costs"])
+    ]
+
+
+def manifest_rows(results: Results) -> list[tuple[str, str]]:
+    """Name and text of everything the manifest says, nested mappings as `a 1, b 2`."""
+    return [
+        (name, _flat(value)) for name, value in results["run"]["manifest"].items() if value not in (None, "", {}, [])
+    ]
+
+
+def _cost(stage: str, learner: str, rows: Sequence[Cost]) -> dict[str, str]:
+    seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
+    tokens = [row["tokens"] for row in rows if row["tokens"] is not None]
+    memory = [row["peak_memory_mb"] for row in rows if row["peak_memory_mb"] is not None]
+    return {
+        "stage": stage,
+        "learner": learner,
+        "time": format_seconds(sum(seconds) if seconds else None),
+        "tokens": format_count(sum(tokens) if tokens else None),
+        "peak memory": f"{format_count(max(memory))} MB" if memory else "–",
+    }
+
+
+def _range(numbers: Sequence[int]) -> str:
+    if not numbers:
+        return "–"
+    low, high = min(numbers), max(numbers)
+    return format_count(low) if low == high else f"{format_count(low)}–{format_count(high)}"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_flat(inner)}" for name, inner in value.items())
+    return ", ".join(map(_flat, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,158 @@
+"""A made-up run of the shape a real one has: mentor, vanilla and student on a generated task."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mentorkd.records import Prediction, Question, Rationale
+from mentorkd.reporting import LearnerInfo, ReportInputs, TaskInfo, build_results, write_report
+
+NAMES = ("Alice", "Bob", "Claire")
+BALLS = ("red ball", "blue ball", "black ball")
+SMALL, LARGE = "google/flan-t5-small", "google/flan-t5-large"
+
+MENTOR = LearnerInfo(name="mentor", model=LARGE, rationales=["teacher"], parameters=783_150_080)
+VANILLA = LearnerInfo(name="vanilla", model=SMALL, rationales=["teacher"], parameters=76_961_152)
+STUDENT = LearnerInfo(
+    name="student",
+    model=SMALL,
+    rationales=["teacher", "mentor"],
+    soft_labels="mentor",
+    kd_weight=0.3,
+    temperature=2.0,
+    parameters=76_961_152,
+)
+ACCURACY = {"mentor": 0.9, "vanilla": 0.66, "student": 0.8}
+
+
+def puzzle(number: int, split: str) -> tuple[Question, list[str]]:
+    """A question about swapped balls and the steps of its solution."""
+    rng = random.Random(f"{split}{number}")
+    held = dict(zip(NAMES, BALLS, strict=True))
+    told, steps = [], []
+    for _ in range(3):
+        a, b = rng.sample(NAMES, 2)
+        held[a], held[b] = held[b], held[a]
+        told.append(f"{a} and {b} swap balls.")
+        steps.append(f"{a} and {b} swap: {a} has the {held[a]}, {b} has the {held[b]}.")
+    who = rng.choice(NAMES)
+    text = (
+        f"Alice, Bob and Claire each hold a ball: Alice a red ball, Bob a blue ball and Claire a black ball. "
+        f"{' '.join(told)} (puzzle {number}) At the end, {who} has the: (A) red ball, (B) blue ball, (C) black ball."
+    )
+    return Question.create(text, "ABC"[BALLS.index(held[who])], split), steps
+
+
+def solution(number: int, split: str, verdict: str, rng: random.Random) -> tuple[Question, str, str | None]:
+    """A solution with the given verdict: (question, text, predicted)."""
+    question, steps = puzzle(number, split)
+    if verdict == "no_answer":
+        return question, " ".join(steps[:2]) + " So they swap and", None
+    letter = question.answer if verdict == "correct" else rng.choice([x for x in "ABC" if x != question.answer])
+    ball = BALLS["ABC".index(letter)]
+    return question, f"{' '.join(steps)} So the answer is the {ball}. --> ({letter})", letter
+
+
+def predict(learner: str, seed: int, questions: int, accuracy: float) -> list[Prediction]:
+    predictions = []
+    for number in range(questions):
+        rng = random.Random(f"{learner}{seed}{number}")
+        hard = random.Random(number).random() * 0.3 - 0.15
+        draw = rng.random()
+        verdict = "correct" if draw < accuracy + hard else "no_answer" if draw > 0.97 else "wrong"
+        question, text, predicted = solution(number, "test", verdict, rng)
+        predictions.append(Prediction(question.id, learner, seed, text, predicted, verdict, tokens=len(text) // 4))
+    return predictions
+
+
+def curve(learner: str, seed: int, epochs: int = 20) -> list[dict[str, Any]]:
+    rng = random.Random(f"curve{learner}{seed}")
+    rows: list[dict[str, Any]] = []
+    for epoch in range(1, epochs + 1):
+        for quarter in range(4):
+            done = epoch - 1 + (quarter + 1) / 4
+            loss = 0.12 + 1.9 * 0.8**done + rng.uniform(-0.03, 0.03)
+            divergence = 0.5 * loss if learner == "student" else None
+            rows.append({"step": round(done * 100), "epoch": done, "loss": loss, "ce": loss, "divergence": divergence})
+        rows[-1]["validation_accuracy"] = ACCURACY.get(learner, 0.5) * (1 - 0.75**epoch) + rng.uniform(-0.03, 0.03)
+    return rows
+
+
+def make_inputs(
+    learners: tuple[LearnerInfo, ...] = (MENTOR, VANILLA, STUDENT),
+    seeds: tuple[int, ...] = (42, 43, 44),
+    size: int = 225,
+    **changes: Any,
+) -> ReportInputs:
+    rng = random.Random(0)
+    written = []
+    for number in range(14):
+        verdicts = [("teacher", "correct"), ("teacher", "correct"), ("mentor", "correct"), ("mentor", "wrong")]
+        rationales = []
+        for sample, (source, verdict) in enumerate(verdicts):
+            question, text, predicted = solution(number, "train", verdict, rng)
+            rationales.append(Rationale.create(question.id, text, predicted, verdict, source, sample))
+        written.append((question, rationales))
+    filters = [
+        {"source": "teacher", "seed": None, "filter": "correct", "before": 1536, "after": 1536},
+        {"source": "teacher", "seed": None, "filter": "deduplicate", "before": 1536, "after": 1534},
+    ]
+    for seed in seeds:
+        filters += [
+            {"source": "mentor", "seed": seed, "filter": "correct", "before": 1575, "after": 1392 + seed},
+            {"source": "mentor", "seed": seed, "filter": "deduplicate", "before": 1392 + seed, "after": 1300 + seed},
+        ]
+    costs = [
+        {"stage": stage, "learner": info.name, "seed": seed, "seconds": 431.5 * (n + 1), "tokens": 81_234 * (n + 1)}
+        | {"peak_memory_mb": 1830.5}
+        for n, stage in enumerate(("train", "evaluate"))
+        for info in learners
+        for seed in seeds
+    ]
+    values: dict[str, Any] = {
+        "name": "shuffled",
+        "task": TaskInfo(name="tracking_shuffled_objects", kind="choice", train=473, validation=52, test=size),
+        "seeds": seeds,
+        "learners": learners,
+        "questions": [puzzle(number, "test")[0] for number in range(size)],
+        "predictions": {
+            (info.name, seed): predict(info.name, seed, size, ACCURACY.get(info.name, 0.7))
+            for info in learners
+            for seed in seeds
+        },
+        "metrics": {(info.name, seed): curve(info.name, seed) for info in learners for seed in seeds},
+        "filters": filters,
+        "dropped": [
+            {"learner": "student", "seed": seed, "reason": "target over 128 tokens", "rows": 3} for seed in seeds
+        ],
+        "rationales": written,
+        "costs": costs,
+        "faults": ["1 question is in train and test: dropped from train (row 17 of test.json)"],
+        "protocol": ["Every learner of a seed starts from the same weights and sees the same validation questions."],
+        "manifest": {
+            "command": "mentorkd run recipes/shuffled.yaml",
+            "versions": {"mentorkd": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.2"},
+            "host": "2 cores, 24 GB, Linux 6.1",
+            "git": "de6fa76",
+        },
+    }
+    return ReportInputs(**(values | changes))
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a written report; not to be changed."""
+    folder = tmp_path_factory.mktemp("report")
+    write_report(build_results(make_inputs(size=60)), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def inputs() -> Callable[..., ReportInputs]:
+    """Builds a made-up run; keyword arguments replace its parts."""
+    return make_inputs

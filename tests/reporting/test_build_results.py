@@ -1,0 +1,194 @@
+"""The numbers of a report, by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from mentorkd.errors import RunError
+from mentorkd.records import Prediction, Question
+from mentorkd.reporting import LearnerInfo, build_results, summary_rows
+from mentorkd.reporting.curves import MOST_POINTS, build_curve
+from mentorkd.reporting.examples import MOST_DIFFERING
+from mentorkd.statistics import mcnemar, wilson_interval
+
+TEN = [Question.create(f"question {n}", "A", "test") for n in range(10)]
+VANILLA = LearnerInfo(name="vanilla", model="small", rationales=["teacher"])
+STUDENT = LearnerInfo(name="student", model="small", rationales=["teacher", "mentor"], soft_labels="mentor")
+MENTOR = LearnerInfo(name="mentor", model="large", rationales=["teacher"])
+
+
+def marked(learner, marks, seed=1, questions=TEN):
+    """Predictions from a string: + right, - wrong, 0 no answer."""
+    verdict = {"+": "correct", "-": "wrong", "0": "no_answer"}
+    return [
+        Prediction(q.id, learner, seed, f"text {mark}", {"+": "A", "-": "B"}.get(mark), verdict[mark], tokens=n)
+        for n, (q, mark) in enumerate(zip(questions, marks, strict=True))
+    ]
+
+
+def ten(inputs, marks, learners=(VANILLA, STUDENT), seeds=(1,), **changes):
+    predictions = {(name, seed): marked(name, text, seed) for (name, seed), text in marks.items()}
+    values = {"learners": learners, "seeds": seeds, "questions": TEN, "predictions": predictions, "metrics": {}}
+    return build_results(inputs(size=10, **(values | changes)))
+
+
+def test_accuracy_no_answer_and_tokens(inputs):
+    learner = ten(inputs, {("vanilla", 1): "++++++0---"}, [VANILLA])["learners"][0]
+    assert learner["accuracy"] == 0.6
+    assert learner["interval"] == pytest.approx([wilson_interval(6, 10).low, wilson_interval(6, 10).high], abs=1e-6)
+    assert learner["no_answer"] == 0.1
+    assert learner["tokens_per_answer"] == 4.5
+    assert learner["standard_error"] is None
+    assert learner["per_seed"][0]["correct"] == 6
+
+
+def test_several_seeds_give_a_mean_and_its_error(inputs):
+    marks = {("vanilla", 1): "++++++----", ("vanilla", 2): "++++++++--"}
+    learner = ten(inputs, marks, [VANILLA], seeds=(1, 2))["learners"][0]
+    assert learner["accuracy"] == 0.7
+    assert learner["standard_error"] == pytest.approx(math.sqrt(0.02 / 2), abs=1e-6)
+    assert [row["accuracy"] for row in learner["per_seed"]] == [0.6, 0.8]
+
+
+def test_the_headline_is_student_against_vanilla(inputs):
+    marks = {("mentor", 1): "++++++++++", ("vanilla", 1): "+---------", ("student", 1): "+++++++++-"}
+    results = ten(inputs, marks, [MENTOR, VANILLA, STUDENT])
+    row = results["comparisons"][results["headline"]["comparison"]]
+    assert (row["a"], row["b"], row["headline"]) == ("student", "vanilla", True)
+    assert row["difference"] == 0.8
+    assert (row["only_a"], row["only_b"]) == (8, 0)
+    assert row["p_value"] == pytest.approx(mcnemar(8, 0))
+    assert row["p_adjusted"] == pytest.approx(2 * mcnemar(8, 0))
+    assert row["outcome"] == "a_better"
+    assert results["headline"]["statement"].startswith("student beats vanilla by 80.0 points")
+    assert "(Holm, 3 pairs), 1 seed, 10 questions" in results["headline"]["statement"]
+    assert {(r["a"], r["b"]) for r in results["comparisons"]} == {
+        ("student", "vanilla"),
+        ("vanilla", "mentor"),
+        ("student", "mentor"),
+    }
+    assert [learner["role"] for learner in results["learners"]] == ["mentor", "baseline", "student"]
+
+
+def test_a_baseline_that_wins_is_said_to_win(inputs):
+    marks = {("vanilla", 1): "++++++++++", ("student", 1): "----------"}
+    results = ten(inputs, marks)
+    assert results["headline"]["statement"].startswith("vanilla beats student by 100.0 points")
+    assert results["comparisons"][0]["outcome"] == "b_better"
+
+
+def test_no_difference_says_what_could_have_been_seen(inputs):
+    statement = ten(inputs, {("vanilla", 1): "+++++-----", ("student", 1): "++++++----"})["headline"]["statement"]
+    assert statement.startswith("no difference can be shown between student and vanilla (+10.0 points")
+    assert "this design could have seen 60.0 points" in statement
+
+
+@pytest.mark.parametrize(
+    ("learners", "marks", "reason"),
+    [
+        ([VANILLA], {("vanilla", 1): "+" * 10}, "trains one learner, vanilla, and nothing to measure it against"),
+        ([MENTOR, STUDENT], {("mentor", 1): "+" * 10, ("student", 1): "-" * 10}, "no student"),
+        ([VANILLA, replace(VANILLA, name="twin")], {("vanilla", 1): "+" * 10, ("twin", 1): "-" * 10}, "no student"),
+        ([VANILLA, STUDENT], {}, "no learner has been evaluated yet"),
+        ([VANILLA, STUDENT], {("vanilla", 1): "+" * 10}, "not both evaluated"),
+    ],
+)
+def test_a_missing_headline_is_explained(inputs, learners, marks, reason):
+    headline = ten(inputs, marks, learners)["headline"]
+    assert headline["comparison"] is None
+    assert reason in headline["statement"]
+
+
+def test_the_student_that_takes_most_leads_the_headlines(inputs):
+    plain = replace(STUDENT, name="plain", soft_labels=None)
+    learners = [MENTOR, VANILLA, plain, STUDENT]
+    results = ten(inputs, {(info.name, 1): "+-" * 5 for info in learners}, learners)
+    assert [(r["a"], r["b"]) for r in results["comparisons"] if r["headline"]] == [
+        ("student", "vanilla"),
+        ("plain", "vanilla"),
+    ]
+
+
+def test_learners_are_compared_on_the_seeds_they_share(inputs):
+    marks = {("vanilla", 1): "+" * 10, ("vanilla", 2): "+" * 10, ("student", 2): "-" * 10}
+    results = ten(inputs, marks, seeds=(1, 2))
+    assert results["comparisons"][0]["seeds"] == [2]
+    assert results["warnings"] == ["No predictions of student (seed 1): left out of every number."]
+
+
+def test_epochs_chosen_on_test_are_shouted(inputs):
+    results = ten(inputs, {("vanilla", 1): "+" * 10}, [replace(VANILLA, select_on="test")])
+    assert results["warnings"][0].startswith("EPOCHS WERE CHOSEN ON THE TEST SET for vanilla")
+    assert "Best epoch of vanilla: CHOSEN ON THE TEST SET." in results["protocol"]
+    assert "TEST" in summary_rows(results)[0]["accuracy % [95 %]"]
+
+
+def test_predictions_must_match_the_questions(inputs):
+    marks = marked("vanilla", "+" * 9, questions=TEN[:9])
+    stray = marked("vanilla", "+", questions=[Question.create("another", "A", "test")])
+    for predictions, message in [(marks, "0 too many, 1 missing"), (marks + stray, "1 too many, 1 missing")]:
+        with pytest.raises(RunError, match=rf"predictions of vanilla \(seed 1\): {message}"):
+            ten(inputs, {}, [VANILLA], predictions={("vanilla", 1): predictions})
+
+
+def test_predictions_are_paired_by_question_not_by_order(inputs):
+    predictions = {
+        ("vanilla", 1): marked("vanilla", "+++++-----"),
+        ("student", 1): marked("student", "+++++-----")[::-1],
+    }
+    row = ten(inputs, {}, predictions=predictions)["comparisons"][0]
+    assert (row["only_a"], row["only_b"]) == (0, 0)
+
+
+def test_curves_are_thinned_by_averaging_and_keep_validations():
+    rows = [{"step": n, "epoch": n / 10, "loss": float(n % 2), "ce": None} for n in range(1000)]
+    rows[999] |= {"validation_accuracy": 0.5}
+    rows.append({"step": 1000, "loss": float("nan")})
+    curve = build_curve("vanilla", 1, rows)
+    assert len(curve["training"]) == MOST_POINTS
+    assert curve["training"][0] == {"step": 4, "epoch": 0.4, "loss": 0.4, "ce": None, "divergence": None}
+    assert curve["training"][-1]["step"] == 999
+    assert curve["validation"] == [{"step": 999, "epoch": 99.9, "accuracy": 0.5}]
+
+
+def test_differing_examples_take_turns_and_are_counted(inputs):
+    results = build_results(inputs())
+    differing = results["differing"]
+    assert differing["total"] > len(differing["entries"]) == MOST_DIFFERING
+    assert f"On {differing['total']} of 225 test questions mentor, vanilla and student" in differing["note"]
+    first = [[a["verdict"] == "correct" for a in e["answers"]] for e in differing["entries"][:6]]
+    assert len({tuple(kind) for kind in first}) == 6  # all six ways to differ among three come first
+    assert all([a["source"] for a in e["answers"]] == ["mentor", "vanilla", "student"] for e in differing["entries"])
+
+
+def test_a_lone_learner_shows_its_failures(inputs):
+    differing = ten(inputs, {("vanilla", 1): "++++++++0-"}, [VANILLA])["differing"]
+    assert (differing["title"], differing["total"]) == ("Where vanilla fails", 2)
+    assert {e["answers"][0]["verdict"] for e in differing["entries"]} == {"wrong", "no_answer"}
+
+
+def test_summary_rows(inputs):
+    rows = summary_rows(ten(inputs, {("vanilla", 1): "++++++0---"}))
+    assert rows == [
+        {
+            "learner": "vanilla",
+            "model": "small",
+            "learns from": "teacher",
+            "accuracy % [95 %]": "60.0 [31.3, 83.2]",
+            "± over seeds": "–",
+            "no answer %": "10.0",
+            "tokens/answer": "4",
+        },
+        {
+            "learner": "student",
+            "model": "small",
+            "learns from": "teacher, mentor + soft labels of mentor",
+            "accuracy % [95 %]": "–",
+            "± over seeds": "–",
+            "no answer %": "–",
+            "tokens/answer": "–",
+        },
+    ]

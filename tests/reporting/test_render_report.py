@@ -1,0 +1,330 @@
+"""The files of a report: what they say, that they are safe, and that they are the same every time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from mentorkd.records import Prediction, Question, Rationale
+from mentorkd.reporting import LearnerInfo, TaskInfo, build_results, write_report
+from mentorkd.reporting.graph import draw_graph
+from mentorkd.reporting.plots import draw_curves, draw_forest
+from mentorkd.reporting.tables import learners_latex, markdown_table
+from mentorkd.reporting.views import axis, format_points, format_seconds
+
+PLANT = "<script>document.title='planted'</script><img src=x onerror=\"document.title='planted'\">"
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text, and checks that elements close in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def planted(inputs):
+    """A run with markup in every text a user, a teacher or a model can put there."""
+    questions = [Question.create(f"{PLANT} {n}", PLANT, "test") for n in range(8)]
+    learners = (
+        LearnerInfo(name="vanilla", model=PLANT, rationales=["teacher"]),
+        LearnerInfo(name="student", model=PLANT, rationales=["teacher", "mentor"], soft_labels="mentor"),
+        LearnerInfo(name="mentor", model=PLANT, rationales=["teacher"]),
+    )
+    verdicts = {"vanilla": "wrong", "student": "correct", "mentor": "no_answer"}
+    return inputs(
+        size=8,
+        name=PLANT,
+        seeds=(1,),
+        learners=learners,
+        task=TaskInfo(name=PLANT, kind="text", train=1, test=8),
+        questions=questions,
+        predictions={
+            (info.name, 1): [Prediction(q.id, info.name, 1, PLANT, PLANT, verdicts[info.name], 3) for q in questions]
+            for info in learners
+        },
+        filters=[{"source": PLANT, "filter": PLANT, "before": 2, "after": 1}],
+        dropped=[{"learner": PLANT, "reason": PLANT, "rows": 1}],
+        rationales=[(questions[0], [Rationale.create(questions[0].id, PLANT, PLANT, "wrong", PLANT, 0)])],
+        costs=[{"stage": PLANT, "learner": PLANT}],
+        faults=[PLANT],
+        protocol=[PLANT],
+        manifest={"command": PLANT, PLANT: {PLANT: PLANT}},
+    )
+
+
+def test_all_files_are_there(report):
+    assert sorted(str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()) == [
+        "index.html",
+        "learners.csv",
+        "learners.tex",
+        "plots/curves-accuracy.svg",
+        "plots/curves-divergence.svg",
+        "plots/curves-loss.svg",
+        "plots/forest.svg",
+        "report.md",
+        "results.json",
+        "run.json",
+    ]
+
+
+def test_the_page_says_the_verdict_first_and_has_every_section(report):
+    page = Page((report / "index.html").read_text(encoding="utf-8"))
+    statement = page.text.index("beats vanilla")
+    for heading in (
+        "Accuracy on the test questions in per cent",
+        "Differences of accuracy in points",
+        "rationales (text)",
+        "One line for each seed",
+        "How many rationales each filter left",
+        "student: 3 rows a seed (target over 128 tokens)",
+        "dropped from train (row 17 of test.json)",
+        "Where learners differ",
+        "What teacher and mentors wrote",
+        "Time and tokens are sums over seeds",
+        "mentorkd run recipes/shuffled.yaml",
+        "torch 2.13.0",
+    ):
+        assert page.text.index(heading) > statement, heading
+    ids = {value for name, value in page.attributes if name == "id"}
+    for link in (value for name, value in page.attributes if name == "href"):
+        assert link is not None
+        assert link.startswith("#")
+        assert link[1:] in ids
+
+
+def test_ids_are_unique(report):
+    ids = [
+        value for name, value in Page((report / "index.html").read_text(encoding="utf-8")).attributes if name == "id"
+    ]
+    assert len(ids) == len(set(ids)) > 8
+
+
+def test_the_page_asks_for_nothing_outside_itself(report):
+    html = (report / "index.html").read_text(encoding="utf-8")
+    assert re.search(r"(?:src|href|action|data)\s*=\s*[\"']?\s*(?:https?:)?//", html) is None
+    assert re.search(r"@import|url\(\s*[\"']?(?!#)", html) is None
+    assert "default-src 'none'" in html
+    assert {"script", "link", "iframe", "img", "object", "embed"}.isdisjoint(Page(html).tags)
+
+
+def test_planted_markup_is_shown_and_not_obeyed(inputs, tmp_path):
+    write_report(build_results(planted(inputs)), tmp_path)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert {"script", "img"}.isdisjoint(page.tags)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert page.text.count("<script>") > 40
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    outside_fences = re.sub(r"^(`{3,})text\n.*?\n\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
+    assert outside_fences.count(r"\<script>") > 20
+    assert re.search(r"(?<!\\)<[a-z/!?]", outside_fences) is None
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium found; install it to open the report in a real browser")
+    return program
+
+
+def test_a_real_browser_runs_no_script_and_logs_no_error(inputs, tmp_path, chromium):
+    write_report(build_results(planted(inputs)), tmp_path)
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    done = subprocess.run(
+        [
+            chromium,
+            *flags.split(),
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--dump-dom",
+            (tmp_path / "index.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "<title>planted</title>" not in done.stdout
+    assert "mentorkd report</title>" in done.stdout
+    assert "CONSOLE" not in done.stderr
+
+
+def test_the_same_results_give_the_same_bytes(inputs, report, tmp_path):
+    for path in write_report(build_results(inputs(size=60)), tmp_path):
+        assert path.read_bytes() == (report / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+def test_plots_are_svg_with_text_in_both_colour_schemes(report):
+    for path in (report / "plots").glob("*.svg"):
+        text = path.read_text(encoding="utf-8")
+        root = ET.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert "prefers-color-scheme:dark" in text
+        assert "#0000" not in text.split("</style>", 1)[1]  # every mark has become a variable
+        assert "DejaVu" not in text
+
+
+def test_drawing_a_plot_leaves_matplotlib_as_it_was(inputs):
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    draw_forest(build_results(inputs(size=12))["comparisons"])
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_markdown_report(report):
+    text = (report / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# shuffled\n")
+    assert re.search(
+        r"\*\*student beats vanilla by [\d.]+ points \[[\d., ]+\], p .*, 3 seeds, 60 questions\.\*\*", text
+    )
+    assert "| student | google/flan-t5-small | teacher, mentor + soft labels of mentor |" in text
+    assert "![Paired differences](plots/forest.svg)" in text
+    assert "| mentor | 1,575 | 1,434–1,436 | 1,342–1,344 |" in text
+    for link in re.findall(r"\]\((\S+)\)", text):
+        assert (report / link).is_file()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+
+
+def test_a_warning_opens_page_and_markdown(inputs, tmp_path):
+    values = inputs(size=12)
+    on_test = tuple(replace(info, select_on="test") for info in values.learners)
+    write_report(build_results(replace(values, learners=on_test)), tmp_path)
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8")).text
+    assert page.index("EPOCHS WERE CHOSEN ON THE TEST SET") < page.index("points of accuracy")
+    assert page.count("chosen on TEST") == 3
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "> **WARNING.** EPOCHS WERE CHOSEN ON THE TEST SET for mentor, vanilla, student" in markdown
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"predictions": {}}, "No headline comparison: no learner has been evaluated yet."),
+        (
+            {"predictions": {}, "metrics": {}, "manifest": {}}
+            | dict.fromkeys(("filters", "dropped", "rationales", "costs", "faults", "protocol"), ()),
+            "No headline comparison: no learner has been evaluated yet.",
+        ),
+        ({"seeds": (42,)}, "With one seed, this says nothing of another training."),
+        ({"size": 1, "seeds": (42,)}, "This design has too few questions to show any difference."),
+        (
+            {"learners": (LearnerInfo(name="vanilla", model="m", rationales=["teacher"]),), "seeds": (42,)},
+            "No headline comparison: the recipe trains one learner, vanilla, and nothing to measure it against.",
+        ),
+    ],
+    ids=["no predictions", "nothing at all", "one seed", "one question", "one learner"],
+)
+def test_meagre_runs_have_an_honest_page(inputs, tmp_path, changes, sentence):
+    results = build_results(inputs(**({"size": 12} | changes)))
+    write_report(results, tmp_path)
+    assert sentence in Page((tmp_path / "index.html").read_text(encoding="utf-8")).text
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("# shuffled\n")
+    assert results["headline"]["statement"] in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_csv_has_a_row_for_each_seed(report):
+    rows = list(csv.DictReader(io.StringIO((report / "learners.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == 9
+    assert all(float(row["accuracy"]) == pytest.approx(int(row["correct"]) / 60, abs=1e-6) for row in rows)
+
+
+def test_latex_escapes_what_latex_reads(inputs):
+    learner = LearnerInfo(name="a_b", model=r"50%_{\x}~^$&#", rationales=["teacher"])
+    text = learners_latex(build_results(inputs(size=6, learners=(learner,), seeds=(1,))))
+    assert r"a\_b & 50\%\_\{\textbackslash{}x\}\textasciitilde{}\textasciicircum{}\$\&\#" in text
+    assert text.count(r"\\") == 2
+    assert text.count("&") - text.count(r"\&") == 2 * 6
+
+
+def test_markdown_cells_stay_in_their_cells():
+    assert markdown_table([{"a": "x|y\n z"}]).splitlines()[2] == r"| x\|y z |"
+
+
+def test_the_graph_draws_every_learner_and_edge(inputs):
+    learners = build_results(inputs(size=6))["learners"]
+    for upright in (False, True):
+        root = ET.fromstring(draw_graph(learners, upright=upright))
+        names = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"teacher", "mentor", "vanilla", "student"} <= set(names)
+        lines = [node for node in root.iter("{http://www.w3.org/2000/svg}path") if node.get("fill") == "none"]
+        assert len(lines) == 5  # teacher to each, mentor's text, mentor's soft labels
+        assert sum("stroke-dasharray" in node.attrib for node in lines) == 1
+        width, height = (float(root.get(side)) for side in ("width", "height"))
+        for box in root.iter("{http://www.w3.org/2000/svg}rect"):
+            x, y, w, h = (float(box.get(key)) for key in ("x", "y", "width", "height"))
+            assert 0 <= x <= x + w <= width
+            assert 0 <= y <= y + h <= height
+
+
+def test_graph_boxes_do_not_overlap_in_a_large_recipe(inputs):
+    arms = [LearnerInfo(name="mentor", model="large", rationales=["teacher"])]
+    arms += [LearnerInfo(name=f"arm{n}", model="s", rationales=["teacher", "mentor"]) for n in range(7)]
+    arms += [LearnerInfo(name="last", model="s", rationales=["arm0", "teacher"], soft_labels="mentor")]
+    root = ET.fromstring(draw_graph(build_results(inputs(size=2, learners=tuple(arms), seeds=(1,)))["learners"]))
+    boxes = [
+        (float(box.get("x")), float(box.get("y")))
+        for box in root.iter("{http://www.w3.org/2000/svg}rect")
+        if box.get("width") == "176"
+    ]
+    assert len(boxes) == len(set(boxes)) == 10
+    for i, (x, y) in enumerate(boxes):
+        assert all(abs(x - x2) >= 176 or abs(y - y2) >= 54 for x2, y2 in boxes[i + 1 :])
+
+
+def test_a_panel_without_data_is_not_drawn(inputs):
+    results = build_results(inputs(size=2, learners=inputs().learners[:2], seeds=(1,)))
+    assert draw_curves(results["curves"], results["learners"], "divergence") is None
+    assert "vanilla" in (draw_curves(results["curves"], results["learners"], "loss") or "")
+
+
+def test_formats():
+    assert [format_points(x) for x in (0.0934, -0.019, 0.0001, -0.0001)] == ["+9.3", "−1.9", "0.0", "0.0"]
+    assert [format_seconds(x) for x in (None, 1.23, 42.4, 200, 7500)] == [
+        "–",
+        "1.2 s",
+        "42 s",
+        "3 min 20 s",
+        "2 h 5 min",
+    ]
+    assert axis([]) == (0.0, 0.01, [0.0, 0.01])
+    assert axis([-0.05, 0.136]) == (-0.05, 0.15, [-0.05, 0.0, 0.05, 0.1, 0.15])

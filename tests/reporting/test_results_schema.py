@@ -1,0 +1,107 @@
+"""results.json: round trip, and a document that says what the code says."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mentorkd.errors import RunError
+from mentorkd.reporting import build_results, read_results, schema, write_report
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_results_survive_the_files(inputs, report):
+    assert read_results(report) == build_results(inputs(size=60))
+
+
+def test_results_are_plain_json(inputs):
+    results = build_results(inputs(size=12))
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_what_differs_from_run_to_run_stays_out_of_results_json(inputs, report, tmp_path):
+    write_report(
+        build_results(inputs(size=60, costs=[{"stage": "train", "seconds": 9.0}], manifest={"a": 1})), tmp_path
+    )
+    assert (report / "results.json").read_bytes() == (tmp_path / "results.json").read_bytes()
+    assert (report / "run.json").read_bytes() != (tmp_path / "run.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "run.json").unlink(), "no run.json"),
+        (lambda folder: (folder / "results.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "results.json").write_text('{"schema": "other/9"}'), "got schema 'other/9'"),
+    ],
+)
+def test_a_damaged_folder_is_refused(report, tmp_path, damage, message):
+    folder = tmp_path / "report"
+    shutil.copytree(report, folder)
+    damage(folder)
+    with pytest.raises(RunError, match=message):
+        read_results(folder)
+
+
+def schema_rows() -> list[tuple[str, str, str, str]]:
+    """(type, field, annotation, meaning) of every field, from the source."""
+    tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
+    rows = []
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            for field, text in zip(node.body, node.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign):
+                    meaning = text.value.value  # a string under each field, or this fails
+                    annotation = ast.unparse(field.annotation).replace(" | ", " or ")
+                    rows.append((node.name, field.target.id, annotation, " ".join(meaning.split())))
+    return rows
+
+
+def test_the_document_has_every_field():
+    document = (ROOT / "docs" / "results-schema.md").read_text(encoding="utf-8")
+    rows = schema_rows()
+    assert len(rows) > 80
+    for name, field, annotation, meaning in rows:
+        section = document.split(f"## {name}\n", 1)[1].split("\n## ", 1)[0]
+        assert f"| `{field}` | `{annotation}` | {meaning} |" in section, (
+            f"{name}.{field}: update docs/results-schema.md"
+        )
+
+
+def shape(value, annotation):
+    """Compare a value with a TypedDict's fields, all the way down."""
+    hints = getattr(annotation, "__annotations__", None)
+    if hints is not None:
+        assert set(value) == set(hints), annotation.__name__
+        return
+    pytest.fail(f"{annotation} is no TypedDict")
+
+
+def test_results_have_the_schema_s_keys(inputs):
+    results = build_results(inputs(size=40))
+    shape(results, schema.Results)
+    shape(results["task"], schema.TaskResult)
+    shape(results["headline"], schema.Headline)
+    shape(results["run"], schema.RunFacts)
+    shape(results["differing"]["entries"][0]["answers"][0], schema.ExampleAnswer)
+    for rows, kind in [
+        (results["learners"], schema.LearnerResult),
+        (results["learners"][0]["per_seed"], schema.SeedResult),
+        (results["comparisons"], schema.ComparisonResult),
+        (results["filters"], schema.FilterCount),
+        (results["dropped"], schema.DroppedRows),
+        (results["curves"], schema.Curve),
+        (results["curves"][0]["training"], schema.TrainingPoint),
+        (results["curves"][0]["validation"], schema.ValidationPoint),
+        ([results["differing"], results["written"]], schema.Examples),
+        (results["differing"]["entries"], schema.Example),
+        (results["run"]["costs"], schema.Cost),
+    ]:
+        assert rows
+        for row in rows:
+            shape(row, kind)
