@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,15 +13,18 @@ from mentorkd.recipe import TEACHER, ModelConfig, Recipe
 __all__ = ["describe_model", "model_card"]
 
 
+_WIDTHS = ("d_model", "hidden_size", "n_embd")
+_DEPTHS = ("num_layers", "num_hidden_layers", "n_layer")
+
+
 def describe_model(config: ModelConfig) -> str:
-    """One line that names a model: its hub name or folder, or its type and given sizes."""
+    """A few words that name a model: its hub name or its folder's, or its type and size."""
     if config.name is not None:
-        text = config.name
+        text = Path(config.name).name if config.name.startswith("/") else config.name
     else:
-        settings = dict(config.from_config or {})
-        kind = settings.pop("model_type")
-        sizes = ", ".join(f"{key} {value}" for key, value in settings.items())
-        text = f"{kind} from scratch ({sizes})" if sizes else f"{kind} from scratch"
+        settings = config.from_config or {}
+        sizes = [str(settings[key]) for keys in (_DEPTHS, _WIDTHS) for key in keys if key in settings]
+        text = f"{settings['model_type']} {'x'.join(sizes)} from scratch" if sizes else f"{settings['model_type']} from scratch"
     return f"{text}, LoRA r={config.lora.r}" if config.lora else text
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -44,7 +45,7 @@ class ConsoleReporter:
             console=self.console,
             refresh_per_second=REDRAWS_PER_SECOND,
             transient=True,
-            disable=self.console.quiet,
+            disable=not self.console.is_terminal,
         )
         self._bar.add_task("", total=None)
         self._bar.start()
@@ -60,13 +61,14 @@ class ConsoleReporter:
     def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
         self.close()
         number, total = self._number
-        self.console.print(f"[green]✓[/green] [dim]{number:>2}/{total}[/dim] {stage.name:<34} {describe_record(record)}")
+        line = f"[green]✓[/green] [dim]{number:>2}/{total}[/dim] {stage.name:<34} {describe_record(record)}"
+        self.console.print(line, soft_wrap=True)
 
     def skipped(self, stage: Stage) -> None:
         self._skipped += 1
 
     def note(self, text: str) -> None:
-        (self._bar.console if self._bar else self.console).print(f"[yellow]![/yellow] {text}", markup=True)
+        (self._bar.console if self._bar else self.console).print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)
 
     def close(self) -> None:
         """Take the live bar off the screen."""

@@ -15,6 +15,7 @@ runs only what the change reaches, and a killed run goes on where it stopped.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,19 +209,22 @@ class Pipeline:
                 self.folder.forget(stage)
             waiting = [s for s in stages if not self.folder.finished(s)]
             (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-            # Planning and finding all done must not wait for torch.
+            if not waiting:
+                for stage in stages:
+                    self.reporter.skipped(stage)
+                return self.manifest()
+            # Planning, and finding that all is done, must not wait for torch.
             from mentorkd.work import Work
 
             work = Work(self.recipe, self.folder, self.reporter.progress, self.reporter.note)
-            if waiting:
-                work.check_models()
+            work.check_models()
             for number, stage in enumerate(stages, 1):
-                if stage not in waiting:
+                if stage in waiting:
+                    self._run_stage(stage, work, number, len(stages))
+                    self._write_manifest(command, work)
+                else:
                     self.reporter.skipped(stage)
-                    continue
-                self._run_stage(stage, work, number, len(stages))
-                self._write_manifest(command, work)
-            return self._write_manifest(command, work) if waiting else self.manifest()
+            return self.manifest()
 
     def _run_stage(self, stage: Stage, work: Work, number: int, total: int) -> None:
         self.reporter.started(stage, number, total)
@@ -246,7 +250,7 @@ class Pipeline:
                 reached[stage.name] = stage
         return list(reached.values())
 
-    def _write_manifest(self, command: Sequence[str], work: Work) -> dict[str, Any]:
+    def _write_manifest(self, command: Sequence[str], work: Work) -> None:
         records = {p.stage.name: dict(p.record) for p in self.plan() if p.record}
         manifest = {
             "recipe": self.recipe.name,
@@ -259,12 +263,9 @@ class Pipeline:
             "stages": records,
         }
         write_json(self.folder.root / "manifest.json", manifest)
-        return manifest
 
     def manifest(self) -> dict[str, Any]:
         """The manifest as last written."""
-        import json
-
         file = self.folder.root / "manifest.json"
         if not file.is_file():
             raise RunError(f"{self.folder.root} has no manifest.json; run the recipe first")
