@@ -83,13 +83,13 @@ def tiny_t5(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, **overrides: A
 
 
 def tiny_gpt2(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, **overrides: Any) -> GPT2LMHeadModel:
-    """A GPT-2 of width 32 with 2 layers, 512 positions and random weights, in evaluation mode."""
+    """A GPT-2 of width 32 with 2 layers, 1024 positions and random weights, in evaluation mode."""
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "n_embd": 32,
         "n_layer": 2,
         "n_head": 4,
-        "n_positions": 512,
+        "n_positions": 1024,
         "bos_token_id": 3,
         "eos_token_id": 1,
     }
@@ -114,7 +114,7 @@ def _llama_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 1024,
         "bos_token_id": 3,
         "eos_token_id": 1,
         "pad_token_id": 0,

@@ -1,0 +1,144 @@
+"""Engines that write text: one narrow Protocol, three engines behind it, and a replaying twin for tests.
+
+`transformers` is always there and serves every model. `ctranslate2` (extra) converts a saved model once and runs it in
+float or int8. `vllm` (extra) serves causal models on CUDA. `replay` gives back texts it was built with.
+What all of them promise is written on `Engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from mentorkd.errors import MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mentorkd.models import LoadedModel
+
+__all__ = ["Completion", "Engine", "EngineDtype", "EngineName", "choose_engine", "open_engine"]
+
+EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
+EngineDtype = Literal["float32", "bfloat16", "float16", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote after a prompt: the new text alone, without special tokens.
+
+    `tokens` counts what was generated, the end token included and padding not. `finished` tells whether the model
+    ended the text itself; False means that it was cut at `max_new_tokens`.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+class Engine(Protocol):
+    """Writes text after prompts.
+
+    `sample` returns `n` completions for each prompt, in the order of the prompts; samples of one prompt are
+    interchangeable. Temperature 0 is greedy, and then `n` must be 1. `top_k` 0 and `top_p` 1 switch these filters off;
+    with both, the nucleus is taken among the k likeliest. Nothing else shapes the distribution, whatever sampling
+    settings a model's own generation config carries. Prompts are encoded as for training and never cut.
+    The same call gives the same result. `on_progress` gets the number of prompts that have just been completed.
+    Raises ModelError for a causal model whose positions do not hold the longest prompt and `max_new_tokens`.
+    """
+
+    name: str
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        max_new_tokens: int,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]: ...
+
+
+def open_engine(
+    name: EngineName,
+    *,
+    model_dir: Path | None = None,
+    loaded: LoadedModel | None = None,
+    device: torch.device,
+    cache_dir: Path | None = None,
+    batch_size: int = 32,
+    tokens_per_batch: int | None = None,
+    dtype: EngineDtype | None = None,
+) -> Engine:
+    """Open an engine over a saved model (`model_dir`) or one in memory (`loaded`).
+
+    `batch_size` sequences are generated at once, or as many as `tokens_per_batch` padded tokens (prompt and
+    `max_new_tokens`) hold. `dtype` is the arithmetic: by default that of the weights. `cache_dir` keeps what engines
+    make of a model, keyed by its content. `auto` is decided by `choose_engine`.
+
+    Raises MissingExtraError when the engine is not installed, ModelError when it does not serve the model.
+    """
+    if (model_dir is None) == (loaded is None):
+        raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
+    if name == "auto":
+        name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
+    match name:
+        case "transformers":
+            from mentorkd.generation.transformers_engine import TransformersEngine
+            from mentorkd.models import load_folder
+
+            if dtype == "int8":
+                raise ModelError("the transformers engine has no int8; set `engine: ctranslate2` or another dtype")
+            if loaded is None:
+                assert model_dir is not None
+                loaded = load_folder(model_dir, device=device)
+            return TransformersEngine(
+                loaded.model,
+                loaded.tokenizer,
+                loaded.kind,
+                batch_size=batch_size,
+                tokens_per_batch=tokens_per_batch,
+                dtype=dtype,
+            )
+        case "ctranslate2":
+            from mentorkd.generation.ctranslate2_engine import CTranslate2Engine
+
+            if model_dir is None or cache_dir is None:
+                raise ModelError("the ctranslate2 engine converts a saved model: give `model_dir` and `cache_dir`")
+            return CTranslate2Engine(model_dir, cache_dir=cache_dir, device=device, batch_size=batch_size, dtype=dtype)
+        case "vllm":
+            from mentorkd.generation.vllm_engine import VllmEngine
+
+            if model_dir is None:
+                raise ModelError("the vllm engine reads a saved model: give `model_dir`")
+            return VllmEngine(model_dir, device=device, dtype=dtype)
+        case _:
+            raise ModelError(f"got engine {name!r}, expected one of auto, transformers, ctranslate2, vllm")
+
+
+def choose_engine(
+    model_dir: Path | None, *, device: torch.device, cache_dir: Path | None, dtype: EngineDtype | None
+) -> Literal["transformers", "ctranslate2", "vllm"]:
+    """The fastest engine present that serves the model, by a rule and not by a race, so that a resumed run repeats it.
+
+    On CUDA vllm for causal models. Else ctranslate2 for the families it serves where it was measured faster: in int8,
+    which only an explicit `dtype` allows. In floating point our own decoding loop is as fast on a CPU and needs no
+    conversion (docs/results/generation.md).
+    """
+    if dtype == "int8":
+        if find_spec("ctranslate2") is None:
+            raise MissingExtraError("generation in int8", "ctranslate2")
+        return "ctranslate2"
+    if model_dir is not None and device.type == "cuda" and find_spec("vllm") is not None:
+        from transformers import AutoConfig
+
+        if not AutoConfig.from_pretrained(model_dir).is_encoder_decoder:
+            return "vllm"
+    return "transformers"

@@ -1,0 +1,246 @@
+"""CTranslate2 (extra): a saved model, converted once, generating in C++ in float or int8 arithmetic."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from mentorkd.errors import MissingExtraError, ModelError
+from mentorkd.generation import Completion, EngineDtype, sampling
+from mentorkd.generation.sampling import Request
+from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
+from mentorkd.recipe import ModelConfig, ModelKind
+from mentorkd.records import content_id
+from mentorkd.store import digest_path
+
+__all__ = ["CTranslate2Engine"]
+
+CONVERSION = "1"
+"""Raised when a converted model would come out differently, so that cached ones are made anew."""
+
+PROBE_TOKENS = 24
+TOLERANCE = 0.01
+"""Largest mean difference (nats a token) between log-probabilities of the model and of its conversion, in float32.
+
+Rounding is below 1e-4; a wrong scale, rotary base or attention window is far above."""
+
+
+class CTranslate2Engine:
+    """Generates with CTranslate2 over a saved Hugging Face folder.
+
+    The folder is converted once into `cache_dir`, under a name made of the hash of its files; int8 is made of it while
+    loading. A conversion is checked against the model's own log-probabilities before it is published, and refused if
+    it differs. With transformers 5.23 and ctranslate2 4.8, T5, FlanT5, mT5, umT5, GPT-2, Llama, Qwen 2 and 3, Gemma and
+    OPT pass; GPT-NeoX, Gemma 2 and models with a sliding window do not.
+
+    CTranslate2's random state belongs to a loaded model and takes its seed when it is loaded, so each sampling call
+    loads it anew (from the page cache). The same call gives the same samples; another batch size or other prompts
+    beside them may not.
+    """
+
+    name = "ctranslate2"
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        cache_dir: Path,
+        device: torch.device,
+        batch_size: int = 32,
+        dtype: EngineDtype | None = None,
+    ) -> None:
+        if find_spec("ctranslate2") is None:
+            raise MissingExtraError("engine ctranslate2", "ctranslate2")
+        import ctranslate2
+
+        if device.type not in ("cpu", "cuda"):
+            raise ModelError(f"ctranslate2 runs on cpu and cuda, got {device.type}: set `engine: transformers`")
+        known = ctranslate2.get_supported_compute_types(device.type)
+        if dtype is not None and dtype not in known:
+            raise ModelError(f"ctranslate2 has no {dtype} on this {device.type}, it has {', '.join(sorted(known))}")
+        self.config = AutoConfig.from_pretrained(model_dir)
+        self.kind: ModelKind = model_kind(self.config)
+        self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir)))
+        has_settings = (model_dir / "generation_config.json").exists()
+        settings = GenerationConfig.from_pretrained(model_dir) if has_settings else None
+        self.end_ids = sampling.end_token_ids(self.tokenizer, settings)
+        self.batch_size = batch_size
+        self._options = {
+            "device": device.type,
+            "device_index": device.index or 0,
+            "compute_type": dtype or "default",
+            "inter_threads": 1,
+            "intra_threads": torch.get_num_threads(),
+        }
+        self.folder = _converted(model_dir, cache_dir, self.kind)
+        self._runner: Any = None
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        max_new_tokens: int,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        import ctranslate2
+
+        request = Request(n, temperature, top_p, top_k, max_new_tokens, seed)
+        encoded = sampling.encode_prompts(prompts, self.tokenizer, self.kind, self.config, max_new_tokens)
+        draw = random.Random(content_id(str(seed), *prompts))
+        if self._runner is None or not request.greedy:
+            ctranslate2.set_random_seed(draw.getrandbits(31))
+            self._runner = _open(self.folder, self.kind, self._options)
+        options: dict[str, Any] = {"end_token": self.end_ids, "return_end_token": True, "beam_size": 1}
+        if not request.greedy:
+            filters = {"sampling_topk": top_k, "sampling_topp": top_p, "sampling_temperature": temperature}
+            options |= {"num_hypotheses": n, **filters}
+        results: list[list[Completion]] = [[] for _ in prompts]
+        lengths = [len(ids) for ids in encoded]
+        rows = max(n, self.batch_size)  # CTranslate2 does not split the samples of one prompt
+        for batch in sampling.group(lengths, n, max_new_tokens, rows=rows):
+            sources = [_tokens(encoded[piece.prompt]) for piece in batch]
+            for piece, samples in zip(batch, self._generate(sources, max_new_tokens, options), strict=True):
+                # They come sorted by score; the order of samples must tell nothing, since filters keep the first ones.
+                draw.shuffle(samples)
+                results[piece.prompt] = [sampling.completion(ids, self.tokenizer, self.end_ids) for ids in samples]
+            if on_progress is not None:
+                on_progress(len(batch))
+        return results
+
+    def _generate(
+        self, sources: list[list[str]], max_new_tokens: int, options: dict[str, Any]
+    ) -> list[list[list[int]]]:
+        """Token ids of the samples of each source, an end token included. No limit on the source, no least length."""
+        if self.kind == "seq2seq":
+            limits = {"max_decoding_length": max_new_tokens, "min_decoding_length": 0, "max_input_length": 0}
+            found = self._runner.translate_batch(sources, **limits, **options)
+            return [[[int(token) for token in sample] for sample in result.hypotheses] for result in found]
+        limits = {"max_length": max_new_tokens, "min_length": 0}
+        found = self._runner.generate_batch(sources, **limits, include_prompt_in_result=False, **options)
+        return [[list(sample) for sample in result.sequences_ids] for result in found]
+
+
+def _tokens(ids: Sequence[int]) -> list[str]:
+    return [str(i) for i in ids]
+
+
+def _open(folder: Path, kind: ModelKind, options: dict[str, Any]) -> Any:
+    import ctranslate2
+
+    runner = ctranslate2.Translator if kind == "seq2seq" else ctranslate2.Generator
+    return runner(str(folder), **options)
+
+
+def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
+    """The converted model, made if it is not there; published by a rename, so it is whole or absent."""
+    import ctranslate2
+
+    key = content_id(digest_path(model_dir), ctranslate2.__version__, CONVERSION)
+    folder = cache_dir / f"ctranslate2-{key}"
+    if folder.exists():
+        return folder
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache_dir))
+    try:
+        _convert(model_dir, temporary)
+        _check(model_dir, _open(temporary, kind, {"compute_type": "float32"}))
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+class _Ids:
+    """Stands for the tokenizer in a conversion: a token is its id in digits.
+
+    So the vocabulary is as large as the embedding (T5's 32128 rows for 32100 tokens), and no two tokens look alike.
+    """
+
+    def __init__(self, size: int, tokenizer: Any) -> None:
+        self.size = size
+        # The names that CTranslate2's converters read. Not every tokenizer has each of them; 0 then stands in.
+        for name in ("bos", "eos", "pad", "unk"):
+            setattr(self, f"{name}_token", str(getattr(tokenizer, f"{name}_token_id") or 0))
+        self.chat_template = None
+
+    def get_vocab(self) -> dict[str, int]:
+        return {str(i): i for i in range(self.size)}
+
+    def convert_ids_to_tokens(self, i: int) -> str:
+        return str(i)
+
+
+def _convert(model_dir: Path, output: Path) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    class Converter(TransformersConverter):  # type: ignore[misc]
+        def load_model(self, kind: Any, name: str, **options: Any) -> Any:
+            model = super().load_model(kind, name, **options)
+            config = model.config
+            # The converter takes tied embeddings for the sign that a T5 scales its outputs. Since transformers 5 every
+            # T5 counts as tied, T5's scale is a setting of its own, and mT5 never scales. Only this copy is changed.
+            if config.model_type in ("t5", "mt5"):
+                config.tie_word_embeddings = getattr(config, "scale_decoder_outputs", False)
+            self.rows = config.vocab_size
+            return model
+
+        def load_tokenizer(self, kind: Any, name: str, **options: Any) -> Any:
+            return _Ids(self.rows, super().load_tokenizer(kind, name, **options))
+
+    try:
+        Converter(str(model_dir)).convert(str(output), force=True)
+    except (ValueError, NotImplementedError, AttributeError, KeyError) as error:
+        raise ModelError(f"ctranslate2 cannot convert {model_dir}: {error}; set `engine: transformers`") from error
+
+
+@torch.inference_mode()
+def _check(model_dir: Path, runner: Any) -> None:
+    """Raise ModelError if log-probabilities of random tokens differ from the model's own by more than TOLERANCE."""
+    loaded = load_folder(model_dir, device=torch.device("cpu"), dtype=torch.float32)
+    draw = random.Random(0)
+    source, target = ([draw.randrange(loaded.model.config.vocab_size) for _ in range(PROBE_TOKENS)] for _ in range(2))
+    expected = _log_probabilities(loaded, source, target)
+    try:
+        if loaded.kind == "seq2seq":
+            [scored] = runner.score_batch([_tokens(source)], [_tokens(target)], max_input_length=0)
+        else:
+            [scored] = runner.score_batch([_tokens(target)])
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"ctranslate2 cannot run {model_dir}: {error}; set `engine: transformers`") from error
+    got = torch.tensor(scored.log_probs[: len(expected)])  # a seq2seq's ends with that of the end token
+    difference = (expected - got).abs().mean().item()
+    if not difference <= TOLERANCE:
+        raise ModelError(
+            f"ctranslate2's conversion of {model_dir} differs from the model by {difference:.2g} nats a token, "
+            f"expected at most {TOLERANCE}; set `engine: transformers`"
+        )
+
+
+def _log_probabilities(loaded: LoadedModel, source: list[int], target: list[int]) -> torch.Tensor:
+    """Of each target token given the ones before it; of a causal model, which has no source, without the first one."""
+    if loaded.kind == "seq2seq":
+        logits = loaded.model(input_ids=torch.tensor([source]), labels=torch.tensor([target])).logits[0]
+        labels = torch.tensor(target)
+    else:
+        logits = loaded.model(input_ids=torch.tensor([target])).logits[0, :-1]
+        labels = torch.tensor(target[1:])
+    found: torch.Tensor = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    return found

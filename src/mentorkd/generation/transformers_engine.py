@@ -1,0 +1,190 @@
+"""The engine that is always there: a Hugging Face model, by our decoding loop or by its own `generate`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from mentorkd.errors import ModelError
+from mentorkd.generation import Completion, sampling
+from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
+from mentorkd.generation.sampling import Piece, Request
+from mentorkd.recipe import ModelKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["TransformersEngine"]
+
+
+class TransformersEngine:
+    """Generates with a model in memory, in batches of prompts of about the same length.
+
+    Families named in `decoding.FAMILIES` go through our loop, others through `generate`; `use_generate` forces that.
+
+    In our loop each sample has its own random stream, a function of `seed`, the prompt, how often that prompt stood
+    before in the call, and the sample's number. So it is the same whatever other prompts and batch sizes are, but
+    for a draw that falls within rounding (about 1e-7) of the border of two tokens. With `generate` the random state is
+    set for each batch from `seed` and the batch's prompts: the same call gives the same result, another batch size may
+    not.
+
+    The model is in evaluation mode while it generates and as it was before after. `dtype` turns autocast on.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: ModelKind,
+        *,
+        batch_size: int = 32,
+        tokens_per_batch: int | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        use_generate: bool = False,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.kind = kind
+        self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
+        self.dtype = dtype
+        # Adapters sit inside the base model's layers; peft's wrapper around it only hides its signature.
+        self._base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._by_generate = use_generate or self._base.config.model_type not in FAMILIES
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        max_new_tokens: int,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        request = Request(n, temperature, top_p, top_k, max_new_tokens, seed)
+        config = self._base.config
+        encoded = sampling.encode_prompts(prompts, self.tokenizer, self.kind, config, max_new_tokens)
+        lengths = [len(ids) for ids in encoded]
+        seeds = [[source.getrandbits(63) for _ in range(n)] for source in sampling.prompt_seeds(prompts, seed)]
+        end_ids = sampling.end_token_ids(self.tokenizer, self._base.generation_config)
+        results: list[list[Completion]] = [[] for _ in prompts]
+        write = self._by_own_generate if self._by_generate else self._by_loop
+        with self._ready():
+            for batch in sampling.group(lengths, n, max_new_tokens, rows=self.batch_size, tokens=self.tokens_per_batch):
+                for piece, rows in zip(batch, write(batch, encoded, seeds, request, end_ids), strict=True):
+                    results[piece.prompt] += [sampling.completion(ids, self.tokenizer, end_ids) for ids in rows]
+                if on_progress is not None:
+                    on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
+        return results
+
+    def _by_loop(
+        self,
+        batch: list[Piece],
+        encoded: list[list[int]],
+        seeds: list[list[int]],
+        request: Request,
+        end_ids: list[int],
+    ) -> Iterator[list[list[int]]]:
+        count = batch[0].count
+        uniforms = None
+        if not request.greedy:
+            drawn = [_uniforms(seeds[p.prompt][s], request) for p in batch for s in range(p.first, p.first + count)]
+            uniforms = torch.stack(drawn).to(self._base.device)
+        written = decode(
+            self._base,
+            self.kind,
+            [encoded[piece.prompt] for piece in batch],
+            copies=count,
+            max_new_tokens=request.max_new_tokens,
+            start_id=self._start_id(),
+            end_ids=set(end_ids),
+            pad_id=self._pad_id(end_ids),
+            choose=partial(choose, temperature=request.temperature, top_p=request.top_p, top_k=request.top_k),
+            uniforms=uniforms,
+        )
+        return (written[start : start + count] for start in range(0, len(written), count))
+
+    def _by_own_generate(
+        self,
+        batch: list[Piece],
+        encoded: list[list[int]],
+        seeds: list[list[int]],
+        request: Request,
+        end_ids: list[int],
+    ) -> Iterator[list[list[int]]]:
+        count = batch[0].count
+        pad_id = self._pad_id(end_ids)
+        prompts = [encoded[piece.prompt] for piece in batch]
+        ids, mask = pad(prompts, pad_id, left=self.kind == "causal", device=self._base.device)
+        drawing: dict[str, Any] = {"do_sample": False}
+        if not request.greedy:
+            filters = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
+            drawing = {"do_sample": True, "num_return_sequences": count, **filters}
+        settings = GenerationConfig(
+            max_new_tokens=request.max_new_tokens,
+            num_beams=1,
+            eos_token_id=end_ids,
+            pad_token_id=pad_id,
+            decoder_start_token_id=self._start_id(),
+            **drawing,
+        )
+        with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), _own_settings_off(self._base):
+            torch.manual_seed(random.Random(str([seeds[piece.prompt][piece.first] for piece in batch])).getrandbits(63))
+            output = self._base.generate(ids, attention_mask=mask, generation_config=settings)
+        start = 1 if self.kind == "seq2seq" else ids.shape[1]
+        rows: list[list[int]] = output[:, start:].tolist()
+        return (rows[first : first + count] for first in range(0, len(rows), count))
+
+    def _start_id(self) -> int | None:
+        """The token that a decoder starts from; None for causal models."""
+        if self.kind == "causal":
+            return None
+        for settings in (self._base.generation_config, self._base.config):
+            found = getattr(settings, "decoder_start_token_id", None)
+            if found is not None:
+                return int(found)
+        raise ModelError("the model's config names no `decoder_start_token_id`; set it (T5's is the padding token, 0)")
+
+    def _pad_id(self, end_ids: list[int]) -> int:
+        found = self.tokenizer.pad_token_id
+        return int(end_ids[0] if found is None else found)
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Evaluation mode and autocast; the model's own mode is restored after."""
+        training = self.model.training
+        self.model.eval()
+        narrow = self.dtype is not None and self.dtype != "float32"
+        dtype = getattr(torch, self.dtype or "float32")
+        try:
+            with torch.inference_mode(), torch.autocast(self._base.device.type, dtype) if narrow else nullcontext():
+                yield
+        finally:
+            self.model.train(training)
+
+
+@contextmanager
+def _own_settings_off(model: Any) -> Iterator[None]:
+    """Without the model's own generation config, which fills every setting that a call leaves open."""
+    kept = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = kept
+
+
+def _uniforms(seed: int, request: Request) -> Tensor:
+    return torch.rand(request.max_new_tokens, generator=torch.Generator().manual_seed(seed))

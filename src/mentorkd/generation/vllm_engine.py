@@ -1,0 +1,91 @@
+"""vLLM (extra): causal models on CUDA, with paged attention and continuous batching. Does its own batching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, GenerationConfig
+
+from mentorkd.errors import MissingExtraError, ModelError
+from mentorkd.generation import Completion, EngineDtype, sampling
+from mentorkd.generation.sampling import Request
+from mentorkd.models import load_tokenizer, model_kind
+from mentorkd.recipe import ModelConfig
+
+__all__ = ["VllmEngine"]
+
+PROMPTS_PER_CALL = 512
+"""Prompts given to vLLM at once: enough to keep it busy, few enough for a progress bar to move."""
+
+
+class VllmEngine:
+    """Generates with vLLM's offline `LLM` over a saved causal model.
+
+    Each request carries a seed that is a function of the call's seed, the prompt and how often it stood before, so a
+    prompt's samples do not depend on the other prompts, but for vLLM's own rounding from batch to batch.
+    """
+
+    name = "vllm"
+
+    def __init__(self, model_dir: Path, *, device: torch.device, dtype: EngineDtype | None = None) -> None:
+        if find_spec("vllm") is None:
+            raise MissingExtraError("engine vllm", "vllm")
+        config = AutoConfig.from_pretrained(model_dir)
+        if model_kind(config) != "causal":
+            raise ModelError(f"vllm serves causal models; {model_dir} is a {config.model_type}: set `engine: auto`")
+        if device.type != "cuda":
+            raise ModelError(f"the vllm engine needs a CUDA device, got {device.type}: set `engine: auto`")
+        if dtype == "int8":
+            raise ModelError("the vllm engine has no int8; set `engine: ctranslate2` or another dtype")
+        from vllm import LLM
+
+        self.config = config
+        self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir)))
+        has_settings = (model_dir / "generation_config.json").exists()
+        settings = GenerationConfig.from_pretrained(model_dir) if has_settings else None
+        self.end_ids = sampling.end_token_ids(self.tokenizer, settings)
+        # generation_config="vllm": no sampling settings from the model's own file.
+        self.llm = LLM(model=str(model_dir), dtype=dtype or "auto", generation_config="vllm")
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        max_new_tokens: int,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        from vllm import SamplingParams
+
+        Request(n, temperature, top_p, top_k, max_new_tokens, seed)
+        encoded = sampling.encode_prompts(prompts, self.tokenizer, "causal", self.config, max_new_tokens)
+        params = [
+            SamplingParams(
+                n=n,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k or -1,
+                max_tokens=max_new_tokens,
+                seed=source.getrandbits(31),
+                stop_token_ids=self.end_ids,
+                detokenize=False,
+            )
+            for source in sampling.prompt_seeds(prompts, seed)
+        ]
+        results: list[list[Completion]] = []
+        for start in range(0, len(encoded), PROMPTS_PER_CALL):
+            part = slice(start, start + PROMPTS_PER_CALL)
+            requests = [{"prompt_token_ids": ids} for ids in encoded[part]]
+            for output in self.llm.generate(requests, params[part], use_tqdm=False):
+                samples = sorted(output.outputs, key=lambda sample: sample.index)
+                results.append([sampling.completion(s.token_ids, self.tokenizer, self.end_ids) for s in samples])
+            if on_progress is not None:
+                on_progress(len(requests))
+        return results
