@@ -69,7 +69,8 @@ def annotate_local(
     """
     book = Book(questions, teacher, grade)
     local = _Local(teacher, engine, cache, identity or f"{teacher.model}@{teacher.revision or 'main'}")
-    size = max(1, CHUNK_BATCHES * teacher.batch_size)
+    # Whole questions, so that their samples are drawn together.
+    size = max(1, CHUNK_BATCHES * teacher.batch_size // teacher.samples) * teacher.samples
     while not book.rounds.over:
         jobs = list(islice(iter(book.rounds.next, None), size))
         first = [(prompter.first(book.questions[index].text), sample) for index, sample in jobs]

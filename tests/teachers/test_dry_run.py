@@ -1,0 +1,68 @@
+"""The dry run: what would be asked, and what it would cost at most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from asking import annotate, sums, teacher
+from hostile_server import running
+
+from mentorkd.teacher_recipe import LocalTeacher
+from mentorkd.teachers.cache import RequestCache
+from mentorkd.teachers.dry_run import dry_run
+from mentorkd.teachers.prompting import Prompter
+
+ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
+
+
+def test_one_call() -> None:
+    priced = teacher("http://e/v1", price={"input": 1.0, "output": 10.0})
+    estimate = dry_run(sums(100), priced, ONE_CALL, count_tokens=lambda _: 50)
+    assert estimate.prompts == tuple(ONE_CALL.first(question.text) for question in sums(3))
+    assert (estimate.requests, estimate.input_tokens, estimate.output_tokens) == (300, 15_000, 300 * 64)
+    assert estimate.lines() == [
+        "requests: 300, and 0 answered from the cache",
+        "tokens: 15,000 in (estimated by characters, four a token), at most 19,200 out",
+        "dollars: at most $0.207",
+    ]
+
+
+def test_two_calls_until_correct() -> None:
+    settings = {"prompt": "two_stage", "samples": 2, "until_correct": {"want": 2, "tries": 5}, "answer_tokens": 4}
+    estimate = dry_run(sums(10), teacher("http://e/v1", **settings), Prompter.create("two_stage"), count_tokens=len)
+    first = sum(len(Prompter.create("two_stage").first(question.text)) for question in sums(10))
+    assert (estimate.requests, estimate.most_requests) == (40, 100)
+    assert estimate.input_tokens == 2 * (2 * first + 10 * 64)
+    assert estimate.most_output_tokens == 10 * 5 * (64 + 4)
+    assert estimate.lines()[0] == "requests: 40 to 100, and 0 answered from the cache"
+    assert estimate.lines()[-1] == "dollars: unknown, since the recipe gives no price"
+
+
+def test_what_was_asked_before_is_free_and_nothing_is_asked(tmp_path: Path) -> None:
+    with running("friendly") as server:
+        annotate(server.url, tmp_path / "c", sums(5))
+        with RequestCache(tmp_path / "c") as cache:
+            estimate = dry_run(sums(9), teacher(server.url), ONE_CALL, cache=cache)
+        assert (estimate.cached, estimate.requests) == (15, 12)
+        assert len(server.books()["arrivals"]) == 15
+
+
+def test_the_estimate_bounds_what_it_costs(tmp_path: Path) -> None:
+    price = {"input": 1.0, "output": 2.0}
+    with running("friendly") as server:
+        estimate = dry_run(sums(10), teacher(server.url, price=price), ONE_CALL)
+        spent = annotate(server.url, tmp_path / "c", sums(10), price=price).spending
+    assert estimate.picodollars is not None
+    assert spent.requests == estimate.requests
+    assert 0 < spent.picodollars <= estimate.picodollars
+
+
+def test_a_local_teacher_costs_nothing() -> None:
+    estimate = dry_run(sums(4), LocalTeacher(model="m"), ONE_CALL)
+    assert (estimate.requests, estimate.picodollars) == (12, 0)
+    assert estimate.lines()[-1] == "dollars: at most $0.00"
+
+
+def test_no_questions() -> None:
+    assert dry_run([], teacher("http://e/v1"), ONE_CALL).requests == pytest.approx(0)
