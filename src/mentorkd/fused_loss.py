@@ -45,6 +45,10 @@ from mentorkd.losses import (
 
 __all__ = ["fused_distillation_loss"]
 
+CPU_CHUNK, GPU_CHUNK = 256, 512
+"""Most tokens of a chunk. 256 ran fastest on a CPU (`benchmarks/loss_memory.py --chunk`) with 32,128 and with 151,936
+vocabulary entries; a GPU takes larger products to fill."""
+
 
 def fused_distillation_loss(
     student_hidden_ND: Tensor,
@@ -75,17 +79,16 @@ def fused_distillation_loss(
     if not bool(target_N.all()):
         student_hidden_ND, labels_N = student_hidden_ND[target_N], labels_N[target_N]
         sides = [(share, side.rows(target_N)) for share, side in sides]
-    chunk = chunk_tokens or _chunk_tokens(len(labels_N), student_weight_VD.shape[1])
+    chunk = chunk_tokens or _even_chunk(len(labels_N), CPU_CHUNK if labels_N.device.type == "cpu" else GPU_CHUNK)
     loss, ce, total = _FusedLoss.apply(  # type: ignore[no-untyped-call]
         student_hidden_ND, student_weight_VD, bias, labels_N, sides, how, chunk, torch.is_grad_enabled()
     )
     return LossSums(loss, ce, total, len(labels_N))
 
 
-def _chunk_tokens(tokens: int, width: int) -> int:
-    """So many that the buffers cost about as much as the head's gradient, yet enough for fast products; evenly many."""
-    longest = max(256, width // 4)
-    return math.ceil(tokens / math.ceil(tokens / longest)) if tokens else 1
+def _even_chunk(tokens: int, longest: int) -> int:
+    """Chunks of equal size: a short last one would be as slow as a full one."""
+    return math.ceil(tokens / math.ceil(tokens / longest)) if tokens else longest
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -113,7 +116,7 @@ class _FusedLoss(torch.autograd.Function):
             product_type = autocast or hidden_ND.dtype
             head_VD = weight_VD.to(product_type)
             sides = [(share, _with_head_in(side, autocast)) for share, side in sides]
-            ruled_out_V = None if bias_V is None or not bool((bias_V <= RULED_OUT).any()) else bias_V <= RULED_OUT
+            ruled_out_V = None if bias_V is None else bias_V <= RULED_OUT
             buffers = _Buffers(hidden_ND, min(chunk, len(labels_N)) * len(head_VD), 4 if sides else 2)
             ce, total = buffers.flat[0].new_zeros(()), buffers.flat[0].new_zeros(())
             for start in range(0, len(labels_N), chunk):
