@@ -274,11 +274,6 @@ def _protocol(inputs: ReportInputs) -> list[str]:
         names = [info.name for info in inputs.learners if info.select_on == place]
         if names:
             lines.append(f"Best epoch of {', '.join(names)}: {text}.")
-    if len(inputs.seeds) == 1:
-        lines.append(
-            "One seed: intervals and tests say how far the questions decide between these trained models, not what "
-            "another training would give."
-        )
     return lines
 
 

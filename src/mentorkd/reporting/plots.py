@@ -112,7 +112,7 @@ def _curves(lines: Sequence[tuple[str, list[tuple[float, float]]]], colour: Mapp
     axes.set_xlabel("optimiser updates")
     axes.set_title(CURVE_PANELS[panel], loc="left", fontsize=10.5, color=MARKS["ink"])
     if panel == "accuracy":
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(10.0, 1.05 * max(value for _, known in lines for _, value in known)))
     columns = max(1, min(4, int(72 * 5.2 / (28 + 5.2 * max(map(len, seen))))))
     figure.set_figheight(3.0 + 0.2 * math.ceil(len(seen) / columns))
     figure.legend(
