@@ -6,13 +6,15 @@ import hashlib
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -59,7 +61,8 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def parameter_count(self) -> int:
@@ -81,9 +84,22 @@ def model_kind(config: PretrainedConfig) -> ModelKind:
     return "seq2seq" if config.is_encoder_decoder else "causal"
 
 
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What transformers raises, here and there, for a model it cannot load."""
+
+
 def _explain(what: str, error: Exception) -> ModelError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(f"cannot load {what}: {first}; give a Hugging Face name or a folder that `from_pretrained` loads")
+    return ModelError(
+        f"cannot load {what}: {_line(error)}; give a Hugging Face name or a folder that `from_pretrained` loads"
+    )
+
+
+def _line(error: Exception) -> str:
+    line = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return line if len(line) <= 250 else line[:250] + " ..."
 
 
 def kind_of(config: ModelConfig) -> ModelKind:
@@ -91,13 +107,24 @@ def kind_of(config: ModelConfig) -> ModelKind:
     if config.from_config is not None:
         settings = dict(config.from_config)
         return model_kind(AutoConfig.for_model(settings.pop("model_type"), **settings))
+    return model_kind(_pretrained_config(config))
+
+
+def _refuse_absent_path(what: str, name: str) -> None:
+    """transformers would take a path that is not there for a name on the hub, and ask there."""
+    if (Path(name).is_absolute() or name.startswith((".", "~"))) and not Path(name).exists():
+        raise ModelError(f"the {what} {name!r} is not there; give an existing folder or a Hugging Face name")
+
+
+def _pretrained_config(config: ModelConfig) -> PretrainedConfig:
+    assert config.name is not None
+    _refuse_absent_path("model", config.name)
     try:
-        found = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except LOADING_ERRORS as error:
         raise _explain(f"the model {config.name!r}", error) from error
-    return model_kind(found)
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -107,6 +134,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     source = config.tokenizer or config.name
     assert source is not None
+    _refuse_absent_path("tokenizer", source)
     try:
         if source.endswith(".model"):
             tokenizer = _load_sentencepiece(Path(source))
@@ -114,7 +142,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=config.revision, trust_remote_code=config.trust_remote_code
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except LOADING_ERRORS as error:
         raise _explain(f"the tokenizer {source!r}", error) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -128,16 +156,17 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 def _load_sentencepiece(file: Path) -> PreTrainedTokenizerBase:
     if not file.is_file():
-        raise ModelError(f"the tokenizer {str(file)!r} is no file; give a SentencePiece .model file, a folder or a hub name")
+        raise ModelError(f"the tokenizer {str(file)!r} is no file; give a SentencePiece .model file, or a folder")
     # T5Tokenizer reads a folder that holds a file of exactly this name.
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "spiece.model").write_bytes(file.read_bytes())
-        return T5Tokenizer.from_pretrained(folder)  # type: ignore[no-any-return]
+        return T5Tokenizer.from_pretrained(folder)
 
 
 def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     if config.dtype != "auto":
-        return getattr(torch, config.dtype)  # type: ignore[no-any-return]
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        return dtype
     # Full training keeps float32 master weights; a frozen LoRA base may be held in half the memory.
     half = config.lora is not None and device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if half else torch.float32
@@ -150,25 +179,12 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
         loaded = _build(config.from_config, tokenizer, seed)
         model = loaded.to(_dtype(config, device))
     else:
-        assert config.name is not None
-        try:
-            own = AutoConfig.from_pretrained(
-                config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
-            )
-            auto = AutoModelForSeq2SeqLM if own.is_encoder_decoder else AutoModelForCausalLM
-            model = auto.from_pretrained(
-                config.name,
-                revision=config.revision,
-                dtype=_dtype(config, device),
-                trust_remote_code=config.trust_remote_code,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise _explain(f"the model {config.name!r}", error) from error
-        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model = _pretrained(config, _dtype(config, device))
+        rows = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > rows:
             raise ModelError(
-                f"the tokenizer of {config.name!r} has {len(tokenizer)} tokens, its model only "
-                f"{model.get_input_embeddings().weight.shape[0]}; give the `tokenizer` that belongs to the model"
+                f"the tokenizer {config.tokenizer or config.name!r} has {len(tokenizer)} tokens, the model "
+                f"{config.name!r} only {rows}; give the `tokenizer` that belongs to the model"
             )
     kind = model_kind(model.config)
     if kind == "causal" and model.config.pad_token_id is None:
@@ -178,6 +194,20 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
     return LoadedModel(model.to(device), tokenizer, kind)
 
 
+def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    auto = AutoModelForSeq2SeqLM if _pretrained_config(config).is_encoder_decoder else AutoModelForCausalLM
+    try:
+        return auto.from_pretrained(
+            config.name,
+            revision=config.revision,
+            dtype=dtype,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+        )
+    except LOADING_ERRORS as error:
+        raise _explain(f"the model {config.name!r}", error) from error
+
+
 def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     settings = dict(values)
     model_type = settings.pop("model_type")
@@ -185,6 +215,7 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
     settings.setdefault("vocab_size", rows)
     settings.setdefault("pad_token_id", tokenizer.pad_token_id)
     settings.setdefault("eos_token_id", tokenizer.eos_token_id)
+    settings.setdefault("bos_token_id", tokenizer.bos_token_id)
     if settings["vocab_size"] < len(tokenizer):
         raise ModelError(
             f"`from_config` has vocab_size {settings['vocab_size']}, its tokenizer {len(tokenizer)} tokens; "
@@ -192,15 +223,16 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
         )
     try:
         config = AutoConfig.for_model(model_type, **settings)
-        if config.is_encoder_decoder and config.decoder_start_token_id is None:
-            config.decoder_start_token_id = tokenizer.pad_token_id
+        if config.is_encoder_decoder and "decoder_start_token_id" not in settings:
+            # A type's own default (BART's 2) names a token of its own vocabulary, which is not this one.
+            config.decoder_start_token_id = config.pad_token_id
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Initial weights depend on the seed alone, whatever ran before in this process.
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model: PreTrainedModel = auto.from_config(config)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _explain(f"`from_config` of type {model_type!r}", error) from error
+    except LOADING_ERRORS as error:
+        raise ModelError(f"cannot build {model_type!r} from `from_config`: {_line(error)}; check its values") from error
     return model
 
 
@@ -218,20 +250,24 @@ def _add_adapters(model: PreTrainedModel, lora: LoraConfig, kind: ModelKind, see
         task_type=TaskType.SEQ_2_SEQ_LM if kind == "seq2seq" else TaskType.CAUSAL_LM,
     )
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # peft says that it adapts to GPT-2's transposed layers, and asks for what newer transformers renamed.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+            warnings.filterwarnings("ignore", category=FutureWarning)
             torch.manual_seed(seed)
-            return get_peft_model(model, settings)  # type: ignore[return-value]
+            return get_peft_model(model, settings)
     except ValueError as error:
-        raise ModelError(f"LoRA does not fit the model: {error}; name its linear layers in `lora.target_modules`") from error
+        raise ModelError(
+            f"LoRA does not fit the model: {_line(error)}; name its linear layers in `lora.target_modules`"
+        ) from error
 
 
 def load_folder(folder: Path, *, device: torch.device, dtype: torch.dtype | None = None) -> LoadedModel:
     """Load a model that `save_model` wrote, for inference."""
-    tokenizer = load_tokenizer(ModelConfig(name=str(folder)))
-    config = AutoConfig.from_pretrained(folder)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = auto.from_pretrained(folder, dtype=dtype or "auto", use_safetensors=True).to(device).eval()
-    return LoadedModel(model, tokenizer, model_kind(config))
+    config = ModelConfig(name=str(folder))
+    tokenizer = load_tokenizer(config)
+    model = _pretrained(config, dtype or "auto").to(device).eval()
+    return LoadedModel(model, tokenizer, model_kind(model.config))
 
 
 def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:
@@ -255,69 +291,104 @@ def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:
 
 def head_parameters(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Weight [V, D] and bias [V] (or None) of the head that turns hidden states into logits."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if head is None or not isinstance(getattr(head, "weight", None), torch.Tensor):
-        raise ModelError(f"{type(model).__name__} has no linear head (lm_head); only language models with one can be distilled")
+    head = _head(model)
     return head.weight, getattr(head, "bias", None)
 
 
-@contextmanager
-def _identity_head(model: nn.Module) -> Iterator[None]:
-    """While open, the head hands its input through, so the model returns hidden states for logits.
-
-    What comes out is what the head receives, whatever the model does before it (T5 scales by d_model^-0.5 when
-    embeddings are tied).
-    """
+def _head(model: nn.Module) -> Any:
     head = model.get_output_embeddings()  # type: ignore[operator]
-    head.forward = lambda hidden: hidden
+    if head is None or not isinstance(getattr(head, "weight", None), torch.Tensor):
+        raise ModelError(
+            f"{type(model).__name__} has no linear head (lm_head); only language models with one can be distilled"
+        )
+    return head
+
+
+@contextmanager
+def _head_replaced(head: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """While open, the head computes `forward` on what the model hands it (T5 with tied embeddings scales it first)."""
+    before = head.__dict__.get("forward")
+    head.forward = forward
     try:
         yield
     finally:
-        del head.forward
+        if before is None:
+            del head.forward
+        else:
+            head.forward = before
 
 
 def _call(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits: torch.Tensor = model(**inputs, use_cache=False).logits
-    return logits[batch["labels"] != IGNORE_INDEX]
+    return logits
 
 
-def target_hidden(model: nn.Module, batch: Mapping[str, torch.Tensor], *, tapped: nn.Module | None = None) -> torch.Tensor:
+def target_hidden(
+    model: nn.Module, batch: Mapping[str, torch.Tensor], *, tapped: nn.Module | None = None
+) -> torch.Tensor:
     """Hidden states [N, D] as the head receives them, at the N target positions of a batch, in row-major order.
 
     `tapped` is the model that owns the head when `model` is a wrapper of it (DistributedDataParallel).
     """
-    with _identity_head(tapped or model):
-        return _call(model, batch)
+    head, target = _head(tapped or model), batch["labels"] != IGNORE_INDEX
+    taken: list[torch.Tensor] = []
+
+    def take(hidden: torch.Tensor) -> torch.Tensor:
+        taken.append(hidden[target])
+        return hidden.new_zeros(1, 1, len(head.weight))  # models like BART go on to add a bias
+
+    with _head_replaced(head, take):
+        _call(model, batch)
+    (hidden,) = taken
+    return hidden
 
 
-def target_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The model's own logits [N, V] at the target positions."""
-    return _call(model, batch)
+def target_logits(
+    model: nn.Module, batch: Mapping[str, torch.Tensor], *, tapped: nn.Module | None = None
+) -> torch.Tensor:
+    """The model's own logits [N, V] at the target positions; the head is given no others."""
+    head, target = _head(tapped or model), batch["labels"] != IGNORE_INDEX
+    forward = head.forward
+    with _head_replaced(head, lambda hidden: forward(hidden[target][None])):
+        return _call(model, batch)[0]
 
 
 def tap_is_exact(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
-    """Whether head(tapped hidden states) equals the model's own logits on `batch`.
+    """Whether the model's own logits are hidden @ weight.T + bias and nothing else.
 
-    False for models that change logits after the head (soft-capping, scaling, a separate bias).
+    Tried on the first row of `batch`: the head's output must be that product, and must reach the model's output
+    unchanged. To see the latter, whatever the weights, large numbers are added to it: the soft-capping of a model that
+    was just built would pass for rounding. False for models that change logits after the head (Gemma 2, Cohere, a
+    biased BART) and for heads with adapters.
     """
-    training = model.training
+    head = _head(model)
+    if not isinstance(head, nn.Linear):
+        return False
+    row = {name: value[:1] for name, value in batch.items()}
+    target = row["labels"] != IGNORE_INDEX
+    forward, training = head.forward, model.training
+    linear, handed_on = False, torch.empty(0)
+
+    def mark(hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal linear, handed_on
+        few = hidden[target][None, :TRIED_TOKENS]
+        own, rebuilt = forward(few), nn.functional.linear(few, head.weight, head.bias)
+        linear = torch.allclose(own.float(), rebuilt.float(), rtol=1e-3, atol=1e-3 * float(own.abs().amax()))
+        handed_on = own + torch.linspace(-1e3, 1e3, own.shape[-1], device=own.device, dtype=own.dtype)
+        return handed_on
+
     model.eval()
     try:
-        with torch.no_grad():
-            own = target_logits(model, batch)
-            try:
-                hidden = target_hidden(model, batch)
-            except RuntimeError:  # what follows the head expects V columns, not D
-                return False
-            weight, bias = head_parameters(model)
-            if hidden.shape[-1] != weight.shape[1]:
-                return False
-            rebuilt = nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+        with torch.no_grad(), _head_replaced(head, mark):
+            logits = _call(model, row)
     finally:
         model.train(training)
-    scale = own.float().abs().amax().clamp(min=1e-6)
-    return bool((own.float() - rebuilt.float()).abs().amax() <= 1e-2 * scale)
+    return linear and logits.shape == handed_on.shape and torch.equal(logits.float(), handed_on.float())
+
+
+TRIED_TOKENS = 32
+"""Target positions on which `tap_is_exact` tries the head; few, since their whole logits are made."""
 
 
 # --- identity -----------------------------------------------------------------------------------------------------
