@@ -1,0 +1,186 @@
+"""What each filter of `mentorkd.selection` would drop from the paper's real rationales.
+
+    python scripts/measure_selection.py DATA MCC TOKENIZER [--model GGUF] > measured.md
+
+DATA is the folder of the paper's data, MCC the folder with MCC-KD's `SVAMP/train.json` (ten raw rationales a question),
+TOKENIZER T5's `spiece.model`. With `--model`, a causal model in GGUF form, `learnable` is measured too, on a sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mentorkd.answers import extract, option_letters
+from mentorkd.prompts import CAUSAL_SEPARATOR
+from mentorkd.readers import read_questions, read_rationales
+from mentorkd.records import Question, Rationale
+from mentorkd.selection import (
+    drop_duplicates,
+    keep_concluding,
+    keep_correct,
+    keep_diverse,
+    keep_learnable,
+    keep_length,
+    keep_sound,
+)
+from mentorkd.steps import check_steps
+from mentorkd.tasks import PAPER_TASKS, Task
+
+EXAMPLES = 10
+SCORED = 240
+TASKS = ("svamp", "tracking_shuffled_objects", "date_understanding", "last_letter_concatenation")
+
+Keep = Callable[[Sequence[Rationale]], list[Rationale]]
+
+
+class Set:
+    """One file of rationales, with what the filters need to know."""
+
+    def __init__(self, name: str, task: Task, file: Path, questions: Sequence[Question], source: str) -> None:
+        self.name, self.task, self.source = name, task, source
+        self.texts = {question.id: question.text for question in questions}
+        self.golds = {question.id: question.answer for question in questions}
+        self.rows = read_rationales(file, questions, kind=task.answer, source_name=source)
+        self.correct = keep_correct(self.rows)
+
+    def conclude(self, rationale: Rationale) -> str | None:
+        letters = option_letters(self.texts[rationale.question_id]) if self.task.answer == "choice" else None
+        return extract(rationale.text, self.task.answer, letters)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("mcc", type=Path)
+    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("--model", type=Path)
+    options = parser.parse_args()
+
+    from sentencepiece import SentencePieceProcessor
+
+    vocabulary = SentencePieceProcessor(model_file=str(options.tokenizer))
+    sets = read_sets(options.data, options.mcc)
+    teachers = {each.task.key: each for each in sets if each.source == "teacher"}
+    filters: dict[str, Callable[[Set], Keep]] = {
+        "deduplicate": lambda _: drop_duplicates,
+        "against the teacher": lambda each: lambda rows: drop_duplicates(rows, teachers[each.task.key].correct),
+        "length": lambda _: lambda rows: keep_length(rows, lambda text: len(vocabulary.encode(text)) + 1, 0, 512),
+        "answer_in_rationale": lambda each: lambda rows: keep_concluding(rows, each.conclude),
+        "steps_check": lambda _: lambda rows: keep_sound(rows, lambda text: not check_steps(text).wrong),
+        "diverse": lambda each: lambda rows: keep_diverse(rows, 3 if each.source == "raw" else 2),
+    }
+    print("## What each filter alone would drop\n")
+    print("Of the rationales whose answer is right; `diverse` keeps 3 of 10 raw ones a question, 2 of 3 others.\n")
+    print(f"| rationales | rows | right | {' | '.join(filters)} |\n|---|---|---|{'---|' * len(filters)}")
+    dropped: dict[str, list[tuple[Set, Rationale]]] = {name: [] for name in filters}
+    for each in sets:
+        cells = []
+        for name, make in filters.items():
+            if name == "against the teacher" and each.source in ("teacher", "raw"):
+                cells.append("-")
+                continue
+            kept = {rationale.id for rationale in make(each)(each.correct)}
+            lost = [rationale for rationale in each.correct if rationale.id not in kept]
+            dropped[name] += [(each, rationale) for rationale in lost]
+            cells.append(f"{len(lost)} ({len(lost) / len(each.correct):.1%})")
+        print(f"| {each.name} | {len(each.rows)} | {len(each.correct)} | {' | '.join(cells)} |")
+
+    print_equations(sets)
+    for name, rows in dropped.items():
+        print_examples(name, rows)
+    if options.model is not None:
+        print_learnable(options.model, next(each for each in sets if each.source == "raw"))
+
+
+def read_sets(data: Path, mcc: Path) -> list[Set]:
+    sets = []
+    for key in TASKS:
+        task = PAPER_TASKS[key]
+        questions = read_questions(data / task.train, split="train", kind=task.answer)
+        files = {"teacher": data / task.teacher}
+        files |= {mentor: data / str(task.mentor(mentor)) for mentor in ("flan-t5_large", "t5_large")}
+        if key == "svamp":
+            files["raw"] = mcc / "SVAMP" / "train.json"
+        sets += [Set(f"{task.title}, {source}", task, file, questions, source) for source, file in files.items()]
+    return sets
+
+
+def print_equations(sets: Sequence[Set]) -> None:
+    print("\n## Equations\n")
+    print("Every `=` is a link. Unread ones have no arithmetic on one side, or may mean something else.\n")
+    print("| rationales | links | hold | wrong | unread | rows with a wrong link: answer right | answer wrong |")
+    print("|---|---|---|---|---|---|---|")
+    for each in sets:
+        links: Counter[str] = Counter()
+        rows: Counter[tuple[bool, bool]] = Counter()
+        for rationale in each.rows:
+            steps = check_steps(rationale.text)
+            links.update(hold=steps.holding, wrong=len(steps.wrong), unread=steps.unread)
+            rows[rationale.verdict == "correct", bool(steps.wrong)] += 1
+        total = sum(links.values())
+        if total < 100:
+            continue
+        shares = [f"{links[key]} ({links[key] / total:.1%})" for key in ("hold", "wrong", "unread")]
+        for right in (True, False):
+            of = rows[right, True] + rows[right, False]
+            shares.append(f"{rows[right, True]} of {of} ({rows[right, True] / of:.1%})" if of else "-")
+        print(f"| {each.name} | {total} | {' | '.join(shares)} |")
+
+
+def print_examples(name: str, rows: Sequence[tuple[Set, Rationale]]) -> None:
+    sample = random.Random(0).sample(rows, min(EXAMPLES, len(rows)))
+    print(f"\n## `{name}`: {len(sample)} of the {len(rows)} dropped\n")
+    for each, rationale in sample:
+        about = f"{each.name}; gold {each.golds[rationale.question_id]}"
+        if name == "steps_check":
+            about += f"; wrong: `{'`, `'.join(check_steps(rationale.text).wrong[:3])}`"
+        elif name == "answer_in_rationale":
+            about += f"; the chain says {each.conclude(rationale)}"
+        print(f"- ({about}) {shortened(rationale.text)}")
+
+
+def print_learnable(model: Path, each: Set) -> None:
+    rows = random.Random(0).sample(each.correct, SCORED)
+    nll = score(model, [(each.texts[row.question_id], row) for row in rows])
+    kept = {rationale.id for rationale in keep_learnable(rows, nll, 0.1)}
+    values = sorted(nll.values())
+    limit = max(nll[identity] for identity in kept)
+    print("\n## `learnable`\n")
+    print(
+        f"{len(rows)} of the right raw SVAMP rationales, scored by {model.stem} after their question: median", end=" "
+    )
+    print(f"{values[len(values) // 2]:.2f} nats a token; dropping the worst 10 % drops those above {limit:.2f}.\n")
+    worst = sorted((row for row in rows if row.id not in kept), key=lambda row: -nll[row.id])
+    for rationale in worst[:EXAMPLES]:
+        print(f"- ({nll[rationale.id]:.2f} nats a token) {shortened(rationale.text)}")
+
+
+def score(model: Path, rows: Sequence[tuple[str, Rationale]]) -> dict[str, float]:
+    """Negative log-likelihood a token of every rationale after its question, by rationale id."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.parent, gguf_file=model.name)
+    network = AutoModelForCausalLM.from_pretrained(model.parent, gguf_file=model.name, dtype=torch.float32).eval()
+    scores = {}
+    for question, rationale in rows:
+        prompt = tokenizer(question + CAUSAL_SEPARATOR)["input_ids"]
+        target = tokenizer(rationale.text, add_special_tokens=False)["input_ids"][:512]
+        with torch.inference_mode():
+            logits = network(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
+        scores[rationale.id] = torch.nn.functional.cross_entropy(logits, torch.tensor(target)).item()
+    return scores
+
+
+def shortened(text: str, limit: int = 400) -> str:
+    """One line of Markdown, cut in the middle."""
+    line = " ".join(text.split()).replace("<", "&lt;").replace("*", r"\*").replace("|", r"\|")
+    return line if len(line) <= limit else f"{line[: limit // 2]} [...] {line[-limit // 2 :]}"
+
+
+if __name__ == "__main__":
+    main()
