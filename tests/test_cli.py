@@ -1,0 +1,275 @@
+"""The commands as a user runs them: outputs, exit codes, one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from small_recipe import small_recipe, write_small_recipe
+
+from mentorkd.cli import main
+
+Cli = Callable[..., "Outcome"]
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mentorkd", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small recipe, finished in `run`."""
+    place = tmp_path_factory.mktemp("cli")
+    recipe = write_small_recipe(place)
+    subprocess.run(
+        [sys.executable, "-m", "mentorkd", "run", str(recipe), "--run", str(place / "run"), "--quiet"], check=True
+    )
+    return place
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["schema"]])
+def test_light_commands_answer_fast_and_import_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom mentorkd.cli import main\nsys.argv = ['mentorkd', *sys.argv[1:]]\n"
+        "try: main()\nexcept SystemExit as stop: assert not stop.code, stop.code\n"
+        "print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    best = float("inf")
+    for _ in range(3):  # the best of three: this machine may be busy
+        start = time.monotonic()
+        told = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        best = min(best, time.monotonic() - start)
+        assert told.stdout.splitlines()[-1] == "False"
+    assert best < 1.5
+
+
+def test_plan_answers_fast_without_torch_and_changes_nothing(folder: Path) -> None:
+    code = (
+        "import sys\nfrom mentorkd.cli import main\nsys.argv = ['mentorkd', *sys.argv[1:]]\n"
+        "try: main()\nexcept SystemExit as stop: assert not stop.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    arguments = ["plan", str(folder / "recipe.yaml"), "--run", str(folder / "other"), "--json"]
+    best = float("inf")
+    for _ in range(3):
+        start = time.monotonic()
+        told = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        best = min(best, time.monotonic() - start)
+    assert best < 1.5
+    assert not (folder / "other").exists()
+    stages = json.loads(told.stdout)["stages"]
+    assert {stage["state"] for stage in stages} == {"runs"}
+    rows = {stage["stage"]: stage.get("rows") for stage in stages}
+    assert rows["learners/mentor/seed-1/augment"] == 80
+    assert rows["learners/mentor/seed-1/evaluate"] == 10
+
+
+def test_plan_shows_what_is_done(cli: Cli, folder: Path) -> None:
+    told = cli("plan", folder / "recipe.yaml", "--run", folder / "run")
+    assert told.code == 0
+    assert "done" in told.out
+    assert "runs" not in told.out.replace("runs/", "")
+    changed = cli("plan", folder / "recipe.yaml", "learners.student.kd_weight=0.5", "--run", folder / "run", "--json")
+    states = {stage["stage"]: stage["state"] for stage in json.loads(changed.out)["stages"]}
+    assert states["learners/student/seed-1/train"] == "runs"
+    assert states["learners/mentor/seed-1/train"] == "done"
+
+
+def test_run_on_a_finished_recipe_prints_the_table_and_the_verdict(cli: Cli, folder: Path) -> None:
+    told = cli("run", folder / "recipe.yaml", "--run", folder / "run")
+    assert told.code == 0
+    assert "student" in told.out
+    assert "index.html" in told.out
+    assert "finished stages kept" in told.err
+
+
+def test_quiet_prints_results_alone(cli: Cli, folder: Path) -> None:
+    assert cli("run", folder / "recipe.yaml", "--run", folder / "run", "--quiet").err == ""
+
+
+def test_json_is_one_object_on_stdout(cli: Cli, folder: Path) -> None:
+    told = cli("run", folder / "recipe.yaml", "--run", folder / "run", "--json")
+    assert json.loads(told.out)["name"] == "small"
+    assert all(json.loads(line) for line in told.err.splitlines())
+
+
+def test_evaluate_on_other_questions(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "Tom has 3 apples. How many?", "answer": "3"}\n{"question": "2 + 2?", "answer": "4"}\n')
+    told = cli("evaluate", folder / "run", "--learner", "student", "--questions", questions, "--output", tmp_path / "p.jsonl", "--json")
+    assert told.code == 0, told.err
+    [row] = json.loads(told.out)
+    assert row["questions"] == 2
+    assert 0 <= row["interval"][0] <= row["accuracy"] <= row["interval"][1] <= 1
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 2
+
+
+def test_ask_shows_rationale_and_answer(cli: Cli, folder: Path) -> None:
+    told = cli("ask", folder / "run", "Tom has 3 apples and buys 4 more. How many?", "--json")
+    assert told.code == 0, told.err
+    assert set(json.loads(told.out)) == {"learner", "rationale", "answer", "finished"}
+    assert "answer:" in cli("ask", folder / "run", "How many?", "--learner", "mentor").out
+
+
+def test_report_is_made_anew(cli: Cli, folder: Path) -> None:
+    page = folder / "run" / "report" / "index.html"
+    page.write_text("")
+    assert cli("report", folder / "run", "--quiet").code == 0
+    assert "</html>" in page.read_text()
+
+
+def test_inspect_shows_a_store(cli: Cli, folder: Path) -> None:
+    store = next((folder / "run/learners/mentor/seed-1/soft_labels").iterdir())
+    told = json.loads(cli("inspect", store, "--json").out)
+    assert told["form"] == "hidden"
+    assert told["nll"] > 0
+    assert told["tokens"] > 0
+
+
+def test_import_normalises_and_counts(cli: Cli, shared_data: Path, tmp_path: Path) -> None:
+    file = shared_data / "mentor-kd/aug/flan-t5_large/svamp_rand3_aug3.json"
+    told = cli("import", file, "--task", "svamp", "--output", tmp_path, "--json")
+    counts = json.loads(told.out)
+    assert counts["questions"] == 700
+    assert counts["rationales"] == 2100
+    assert counts["verdicts"]["correct"] == 1558
+    again = cli("import", tmp_path / "questions.jsonl", "--task", "svamp", "--output", tmp_path / "again", "--json")
+    assert json.loads(again.out)["questions"] == 700
+
+
+def test_schema_describes_every_setting(cli: Cli) -> None:
+    schema = json.loads(cli("schema").out)
+    assert "learners" in schema["properties"]
+    assert all("description" in field for field in schema["$defs"]["Learner"]["properties"].values() if "$ref" not in field)
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+def without(*path: str) -> Callable[[dict[str, Any]], Any]:
+    def change(recipe: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            recipe = recipe[key]
+        del recipe[path[-1]]
+
+    return change
+
+
+def with_(value: Any, *path: str) -> Callable[[dict[str, Any]], Any]:
+    def change(recipe: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            recipe = recipe[key]
+        recipe[path[-1]] = value
+
+    return change
+
+
+BROKEN_RECIPES = {
+    "unknown key": (with_(1, "learners", "student", "kd_wieght"), "kd_wieght"),
+    "unknown source": (with_(["techer"], "learners", "student", "rationales"), "techer"),
+    "unknown mentor": (with_("nobody", "learners", "student", "soft_labels"), "nobody"),
+    "cycle": (with_(["student"], "learners", "mentor", "rationales"), "mentor"),
+    "no teacher": (without("teacher"), "teacher"),
+    "weight out of range": (with_(1.5, "learners", "student", "kd_weight"), "kd_weight"),
+    "no answer kind": (without("task", "answer"), "answer"),
+    "missing file": (with_("nowhere.jsonl", "task", "train"), "nowhere.jsonl"),
+    "wrong type": (with_("many", "training", "epochs"), "epochs"),
+    "two sources of a model": (with_({"name": "a", "from_config": {"model_type": "t5"}}, "learners", "vanilla", "model"), "exactly one"),
+    "no learners": (with_({}, "learners"), "learners"),
+    "bad name": (with_("../escape", "name"), "name"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_RECIPES)
+def test_a_broken_recipe_gives_one_clear_error_and_writes_nothing(cli: Cli, tmp_path: Path, case: str) -> None:
+    change, told = BROKEN_RECIPES[case]
+    recipe = small_recipe(tmp_path)
+    change(recipe)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    outcome = cli("run", tmp_path / "recipe.yaml", "--run", tmp_path / "run")
+    assert outcome.code == 2
+    assert outcome.err.startswith("mentorkd: ")
+    assert told in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+BROKEN_DATA = {
+    "train is no JSON": ("train.jsonl", '{"question": "a", "answer": "1"}\n{"question": \n', "row 2"),
+    "train has no answer": ("train.jsonl", '{"question": "a"}\n', "answer"),
+    "train has an empty question": ("train.jsonl", '{"question": "", "answer": "1"}\n', "row 1"),
+    "train has a question that is no text": ("train.jsonl", '{"question": {"a": 1}, "answer": "1"}\n', "question"),
+    "train is empty": ("train.jsonl", "", "train.jsonl"),
+    "train is binary": ("train.jsonl", "\udcff\udcfe\x00", "train.jsonl"),
+    "train is a list of texts": ("train.jsonl", '"a"\n"b"\n', "row 1"),
+    "no answer is a number": ("train.jsonl", '{"question": "a", "answer": "none"}\n', "no training question"),
+    "rationales have no text": ("teacher.jsonl", '{"question": "a", "answer": "1"}\n', "rationale"),
+    "a rationale is a number": ("teacher.jsonl", '{"question": "a", "answer": "1", "rationale": 5}\n', "rationale"),
+    "test has other columns": ("test.jsonl", '{"text": "a", "gold": "1"}\n', "question"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_DATA)
+def test_a_broken_data_file_gives_one_clear_error_and_no_half_output(cli: Cli, tmp_path: Path, case: str) -> None:
+    name, text, told = BROKEN_DATA[case]
+    recipe = write_small_recipe(tmp_path)
+    (tmp_path / "data" / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    outcome = cli("run", recipe, "--run", tmp_path / "run", "--quiet")
+    assert outcome.code == 2, outcome.err
+    assert outcome.err.startswith("mentorkd: ")
+    assert told in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not (tmp_path / "run" / "learners").exists()
+    assert not (tmp_path / "run" / "report").exists()
+
+
+def test_strict_data_turns_counted_faults_into_errors(cli: Cli, tmp_path: Path) -> None:
+    recipe = write_small_recipe(tmp_path)
+    train = tmp_path / "data" / "train.jsonl"
+    train.write_text(train.read_text() + train.read_text().splitlines()[0] + "\n")
+    outcome = cli("run", recipe, "data.strict=true", "--run", tmp_path / "run")
+    assert outcome.code == 2
+    assert "repeated question" in outcome.err
+
+
+def test_mistakes_about_runs(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    for arguments, told in (
+        (["ask", tmp_path, "?"], "no run folder"),
+        (["ask", folder / "run", "?", "--learner", "nobody"], "expected one of mentor, vanilla, student"),
+        (["report", tmp_path], "no run folder"),
+        (["run", folder / "recipe.yaml", "--run", folder / "run", "--force", "nothing"], "--force nothing"),
+        (["inspect", tmp_path], "no soft-label store"),
+        (["import", tmp_path / "x.json", "--task", "svamp"], "x.json"),
+        (["import", tmp_path / "x.json"], "--answer"),
+        (["run", tmp_path / "no.yaml"], "no.yaml"),
+    ):
+        outcome = cli(*arguments)
+        assert outcome.code == 2, arguments
+        assert told in outcome.err
+        assert "Traceback" not in outcome.err
