@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tiny_models import tiny_tokenizer
 
 from mentorkd.quickstart import write_task
+from tiny_models import tiny_tokenizer
 
 __all__ = ["small_recipe", "write_small_recipe"]
 
@@ -21,7 +21,14 @@ def small_recipe(folder: Path, **changes: Any) -> dict[str, Any]:
     tiny_tokenizer(texts).save_pretrained(folder / "tokenizer")
 
     def model(width: int) -> dict[str, Any]:
-        sizes = {"d_model": width, "d_ff": 2 * width, "d_kv": 8, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
+        sizes = {
+            "d_model": width,
+            "d_ff": 2 * width,
+            "d_kv": 8,
+            "num_heads": 2,
+            "num_layers": 1,
+            "num_decoder_layers": 1,
+        }
         return {"tokenizer": str(folder / "tokenizer"), "from_config": {"model_type": "t5", **sizes}}
 
     recipe: dict[str, Any] = {
@@ -39,7 +46,12 @@ def small_recipe(folder: Path, **changes: Any) -> dict[str, Any]:
             # Untrained models are never right; their text is taken as it is, so that there is something to learn from.
             "mentor": {"model": model(24), "select": {"correct": False, "deduplicate": False}},
             "vanilla": {"model": model(16)},
-            "student": {"model": model(16), "rationales": ["teacher", "mentor"], "soft_labels": "mentor", "temperature": 2.0},
+            "student": {
+                "model": model(16),
+                "rationales": ["teacher", "mentor"],
+                "soft_labels": "mentor",
+                "temperature": 2.0,
+            },
         },
         "training": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "precision": "float32"},
         "sampling": {"samples": 2, "max_new_tokens": 24, "batch_size": 8, "engine": "transformers"},

@@ -55,7 +55,18 @@ FLOORS = {
     "__init__": 11,
 }
 
-LIGHT = ["errors", "records", "recipe", "recipe_file", "answers", "prompts", "selection", "statistics", "store", "tasks"]
+LIGHT = [
+    "errors",
+    "records",
+    "recipe",
+    "recipe_file",
+    "answers",
+    "prompts",
+    "selection",
+    "statistics",
+    "store",
+    "tasks",
+]
 LIGHT += ["readers", "audit", "paper_data", "pipeline", "cli", "estimate", "console", "reporting"]
 HEAVY = {"torch", "transformers", "openai", "vllm", "datasets", "ctranslate2", "matplotlib", "peft"}
 
@@ -109,7 +120,9 @@ def test_exports_are_sorted_and_exist(module: str) -> None:
         public = [name for name in vars(loaded) if not name.startswith("_")]
         assert not [name for name in public if getattr(vars(loaded)[name], "__module__", "") == loaded.__name__]
         return
-    assert exported == sorted(exported, key=lambda name: (not name.isupper(), not name[0].isupper(), name)) or exported == sorted(exported)
+    assert exported == sorted(
+        exported, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
+    ) or exported == sorted(exported)
     for name in exported:
         assert hasattr(loaded, name), f"{module}.__all__ names {name}, which is not there"
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 import torch
-from tiny_models import tiny_tokenizer
 
 from mentorkd.batching import Collator, Encoded, encode_prompt, encode_rows, encode_target, plan_batches, sorted_batches
 from mentorkd.losses import IGNORE_INDEX
+from tiny_models import tiny_tokenizer
 
 LENGTHS = [random.Random(0).randint(5, 200) for _ in range(137)]
 
@@ -81,7 +81,8 @@ def test_causal_prompts_have_no_end_token_and_a_separator() -> None:
 
 def test_chat_prompts_use_the_template() -> None:
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}{% if add_generation_prompt %} [bot]{% endif %}"
+    turns = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %} [bot]{% endif %}"
     assert tokenizer.decode(encode_prompt(tokenizer, "causal", "How many?")) == "[user] How many? [bot]"
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from small_recipe import small_recipe, write_small_recipe
 
 from mentorkd.cli import main
+from small_recipe import small_recipe, write_small_recipe
 
 Cli = Callable[..., "Outcome"]
 
@@ -121,8 +121,20 @@ def test_json_is_one_object_on_stdout(cli: Cli, folder: Path) -> None:
 
 def test_evaluate_on_other_questions(cli: Cli, folder: Path, tmp_path: Path) -> None:
     questions = tmp_path / "questions.jsonl"
-    questions.write_text('{"question": "Tom has 3 apples. How many?", "answer": "3"}\n{"question": "2 + 2?", "answer": "4"}\n')
-    told = cli("evaluate", folder / "run", "--learner", "student", "--questions", questions, "--output", tmp_path / "p.jsonl", "--json")
+    questions.write_text(
+        '{"question": "Tom has 3 apples. How many?", "answer": "3"}\n{"question": "2 + 2?", "answer": "4"}\n'
+    )
+    told = cli(
+        "evaluate",
+        folder / "run",
+        "--learner",
+        "student",
+        "--questions",
+        questions,
+        "--output",
+        tmp_path / "p.jsonl",
+        "--json",
+    )
     assert told.code == 0, told.err
     [row] = json.loads(told.out)
     assert row["questions"] == 2
@@ -166,7 +178,9 @@ def test_import_normalises_and_counts(cli: Cli, shared_data: Path, tmp_path: Pat
 def test_schema_describes_every_setting(cli: Cli) -> None:
     schema = json.loads(cli("schema").out)
     assert "learners" in schema["properties"]
-    assert all("description" in field for field in schema["$defs"]["Learner"]["properties"].values() if "$ref" not in field)
+    assert all(
+        "description" in field for field in schema["$defs"]["Learner"]["properties"].values() if "$ref" not in field
+    )
 
 
 # --- mistakes -------------------------------------------------------------------------------------------------------
@@ -200,7 +214,10 @@ BROKEN_RECIPES = {
     "no answer kind": (without("task", "answer"), "answer"),
     "missing file": (with_("nowhere.jsonl", "task", "train"), "nowhere.jsonl"),
     "wrong type": (with_("many", "training", "epochs"), "epochs"),
-    "two sources of a model": (with_({"name": "a", "from_config": {"model_type": "t5"}}, "learners", "vanilla", "model"), "exactly one"),
+    "two sources of a model": (
+        with_({"name": "a", "from_config": {"model_type": "t5"}}, "learners", "vanilla", "model"),
+        "exactly one",
+    ),
     "no learners": (with_({}, "learners"), "learners"),
     "bad name": (with_("../escape", "name"), "name"),
 }

@@ -7,18 +7,19 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_recipe import small_recipe, write_small_recipe
-from tiny_models import tiny_t5, tiny_tokenizer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.pipeline import Pipeline, compile_stages, open_run
 from mentorkd.recipe_file import load_recipe
 from mentorkd.records import Prediction, Rationale, read_jsonl
+from small_recipe import small_recipe, write_small_recipe
+from tiny_models import tiny_t5, tiny_tokenizer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -57,7 +58,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_a_run_leaves_the_folder_of_the_design(finished: tuple[Path, Path]) -> None:
     _, run = finished
-    for name in ("recipe.yaml", "manifest.json", "log.jsonl", "teacher/rationales.jsonl", "report/index.html", "report/report.md"):
+    for name in (
+        "recipe.yaml",
+        "manifest.json",
+        "log.jsonl",
+        "teacher/rationales.jsonl",
+        "report/index.html",
+        "report/report.md",
+    ):
         assert (run / name).is_file(), name
     for learner in ("mentor", "vanilla", "student"):
         place = run / "learners" / learner / "seed-1"
@@ -86,7 +94,7 @@ def test_counts_add_up(finished: tuple[Path, Path]) -> None:
     for source in ("teacher", "mentor"):
         rows = [row for row in student["filters"] if row["source"] == source]
         assert all(row["after"] <= row["before"] for row in rows)
-        assert all(one["after"] == two["before"] for one, two in zip(rows, rows[1:], strict=False))
+        assert all(one["after"] == two["before"] for one, two in pairwise(rows))
     last = {row["source"]: row["after"] for row in student["filters"]}
     assert sum(last.values()) == student["encoding"]["rows"]
     scored = [record["rows"] for name, record in stages.items() if "/score/" in name]
@@ -97,7 +105,10 @@ def test_counts_add_up(finished: tuple[Path, Path]) -> None:
 
 def test_training_lowers_the_loss(finished: tuple[Path, Path]) -> None:
     for learner in ("mentor", "vanilla", "student"):
-        rows = [json.loads(line) for line in (finished[1] / f"learners/{learner}/seed-1/metrics.jsonl").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (finished[1] / f"learners/{learner}/seed-1/metrics.jsonl").read_text().splitlines()
+        ]
         losses = [row["loss"] for row in rows if "loss" in row]
         assert losses[-1] < 0.9 * losses[0]
 
@@ -117,7 +128,11 @@ def test_a_finished_recipe_runs_nothing_and_loads_no_model(finished: tuple[Path,
 def reached(recipe: Path, run: Path, *overrides: str) -> set[str]:
     """Stages that would run after a change, by learner and kind."""
     planned = Pipeline(load_recipe(recipe, overrides), run).plan()
-    return {"/".join(part for part in p.stage.name.split("/") if part not in ("learners", "seed-1")) for p in planned if p.state == "runs"}
+    return {
+        "/".join(part for part in p.stage.name.split("/") if part not in ("learners", "seed-1"))
+        for p in planned
+        if p.state == "runs"
+    }
 
 
 def test_a_change_redoes_only_what_it_reaches(finished: tuple[Path, Path]) -> None:
@@ -173,7 +188,9 @@ def test_mentors_of_another_vocabulary_are_refused_before_anything_runs(tmp_path
     raw["learners"]["mentor"]["model"] = str(tmp_path / "other")
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(raw))
-    with pytest.raises(RecipeError, match=r"learners.student.soft_labels: mentor and student have different vocabularies"):
+    with pytest.raises(
+        RecipeError, match=r"learners.student.soft_labels: mentor and student have different vocabularies"
+    ):
         Pipeline(load_recipe(path), tmp_path / "run").run()
     assert not (tmp_path / "run" / "data").exists()
 

@@ -1,6 +1,6 @@
 """Recipes from text: merging, overrides, paths, and every fault with its key, words and line."""
 
-# ruff: noqa: E501 (the tables hold whole messages)
+
 
 from __future__ import annotations
 

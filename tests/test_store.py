@@ -81,7 +81,13 @@ def test_a_commit_is_rolled_forward_after_a_kill_at_any_point(tmp_path: Path, mo
         place = folder.begin(stage("f2"))
         for name in ("a", "b"):
             (place / "out" / name).write_text("new")
-        about = {"stage": stage().name, "fingerprint": "f2", "target": "learners/a/seed-1", "outputs": ["a", "b"], "seconds": 1}
+        about = {
+            "stage": stage().name,
+            "fingerprint": "f2",
+            "target": "learners/a/seed-1",
+            "outputs": ["a", "b"],
+            "seconds": 1,
+        }
         write_json(place / "commit.json", about)
         for name in ("a", "b")[:moved]:  # the kill came after so many outputs were moved
             (tmp_path / "learners/a/seed-1" / name).unlink()

@@ -1,1 +1,83 @@
+"""From questions with known answers to a small language model that reasons, by way of a mentor (Mentor-KD, EMNLP 2024).
+
+    from mentorkd import Pipeline, load_recipe
+    Pipeline(load_recipe(Path("recipes/svamp.yaml")), Path("runs/svamp")).run()
+
+Names are imported when they are first used, so that `import mentorkd` waits for nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mentorkd.answers import Graded, grade
+    from mentorkd.errors import MentorkdError
+    from mentorkd.fused_loss import fused_distillation_loss
+    from mentorkd.generation import Completion, Engine, open_engine
+    from mentorkd.losses import distillation_loss
+    from mentorkd.pipeline import Pipeline, open_run
+    from mentorkd.readers import read_questions, read_rationales
+    from mentorkd.recipe import Learner, Recipe
+    from mentorkd.recipe_file import load_recipe
+    from mentorkd.records import Prediction, Question, Rationale, read_jsonl, write_jsonl
+    from mentorkd.reporting import read_results
+    from mentorkd.selection import select
+    from mentorkd.soft_labels import SoftLabelStore
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Completion",
+    "Engine",
+    "Graded",
+    "Learner",
+    "MentorkdError",
+    "Pipeline",
+    "Prediction",
+    "Question",
+    "Rationale",
+    "Recipe",
+    "SoftLabelStore",
+    "__version__",
+    "distillation_loss",
+    "fused_distillation_loss",
+    "grade",
+    "load_recipe",
+    "open_engine",
+    "open_run",
+    "read_jsonl",
+    "read_questions",
+    "read_rationales",
+    "read_results",
+    "select",
+    "write_jsonl",
+]
+
+_HOMES = {
+    "answers": ("Graded", "grade"),
+    "errors": ("MentorkdError",),
+    "fused_loss": ("fused_distillation_loss",),
+    "generation": ("Completion", "Engine", "open_engine"),
+    "losses": ("distillation_loss",),
+    "pipeline": ("Pipeline", "open_run"),
+    "readers": ("read_questions", "read_rationales"),
+    "recipe": ("Learner", "Recipe"),
+    "recipe_file": ("load_recipe",),
+    "records": ("Prediction", "Question", "Rationale", "read_jsonl", "write_jsonl"),
+    "reporting": ("read_results",),
+    "selection": ("select",),
+    "soft_labels": ("SoftLabelStore",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mentorkd' has no attribute {name!r}")
+    return getattr(import_module(f"mentorkd.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -24,7 +24,11 @@ def describe_model(config: ModelConfig) -> str:
     else:
         settings = config.from_config or {}
         sizes = [str(settings[key]) for keys in (_DEPTHS, _WIDTHS) for key in keys if key in settings]
-        text = f"{settings['model_type']} {'x'.join(sizes)} from scratch" if sizes else f"{settings['model_type']} from scratch"
+        text = (
+            f"{settings['model_type']} {'x'.join(sizes)} from scratch"
+            if sizes
+            else f"{settings['model_type']} from scratch"
+        )
     return f"{text}, LoRA r={config.lora.r}" if config.lora else text
 
 
@@ -35,7 +39,10 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         record: what the train stage records: `filters`, `encoding`, `updates`, `validation_accuracy`, ...
     """
     learner = recipe.learners[name]
-    front: dict[str, Any] = {"library_name": "transformers", "tags": ["mentorkd", "knowledge-distillation", "chain-of-thought"]}
+    front: dict[str, Any] = {
+        "library_name": "transformers",
+        "tags": ["mentorkd", "knowledge-distillation", "chain-of-thought"],
+    }
     # Only hub names are names on the hub; a local folder would be a dead link.
     if learner.model.name and not learner.model.name.startswith("/"):
         front["base_model"] = learner.model.name
@@ -67,7 +74,11 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         f"- learning rate {learner.training.learning_rate:g} ({learner.training.schedule}), {record['precision']}, seed {seed}",
     ]
     if record.get("validation_accuracy") is not None:
-        where = "TEST set (the paper's protocol; not an unseen score)" if learner.training.select_on == "test" else "validation set"
+        where = (
+            "TEST set (the paper's protocol; not an unseen score)"
+            if learner.training.select_on == "test"
+            else "validation set"
+        )
         lines.append(f"- accuracy on the {where}: {100 * record['validation_accuracy']:.1f} %")
     lines += [
         "",
@@ -77,7 +88,9 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         "",
         "## Use",
         "",
-        "Test accuracy and its interval are in the run's report. Prompt template: " + repr(learner.prompt) + "; the answer follows "
+        "Test accuracy and its interval are in the run's report. Prompt template: "
+        + repr(learner.prompt)
+        + "; the answer follows "
         + ("`-->`." if learner.target == "arrow" else "`Therefore, the answer is`."),
         "",
     ]

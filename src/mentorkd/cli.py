@@ -32,7 +32,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Get data.")
 app.add_typer(data_app, name="data")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes to the recipe.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes to the recipe.", show_default=False)
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/shuffled.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; runs/<recipe's name> if not given.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results alone.")]
@@ -44,7 +46,9 @@ def run(
     recipe: RecipePath,
     overrides: Overrides = None,
     folder: RunOption = None,
-    force: Annotated[list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all after it.")] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all after it.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -109,7 +113,8 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     planned = Pipeline(loaded, folder or Path("runs") / loaded.name).plan()
     estimates = estimate(loaded)
     rows = [
-        {"stage": p.stage.name, "state": p.state, "needs": list(p.stage.needs), **estimates.of(p.stage)} for p in planned
+        {"stage": p.stage.name, "state": p.state, "needs": list(p.stage.needs), **estimates.of(p.stage)}
+        for p in planned
     ]
     if as_json:
         print(json.dumps({"recipe": loaded.name, "stages": rows, "notes": estimates.notes}, ensure_ascii=False))
@@ -117,7 +122,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     show_table(
         loaded.name,
         ["stage", "state", "rows", "tokens"],
-        [[row["stage"], row["state"], _number(row.get("rows")), _number(row.get("tokens"))] for row in rows],
+        [[str(row["stage"]), str(row["state"]), _number(row.get("rows")), _number(row.get("tokens"))] for row in rows],
     )
     for note in estimates.notes:
         print(note)
@@ -193,7 +198,9 @@ def evaluate(
 def ask(
     folder: RunPath,
     question: Annotated[str, typer.Argument(help="A question of the task.")],
-    learner: Annotated[str | None, typer.Option(help="Who answers; the last learner of the recipe if not given.")] = None,
+    learner: Annotated[
+        str | None, typer.Option(help="Who answers; the last learner of the recipe if not given.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the rationale and the answer that a trained learner gives to a question."""
@@ -218,7 +225,12 @@ def ask(
     assert kind is not None
     answer = extract(completion.text, kind, choices or (option_letters(question) or None if kind == "choice" else None))
     if as_json:
-        print(json.dumps({"learner": name, "rationale": rationale, "answer": answer, "finished": completion.finished}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"learner": name, "rationale": rationale, "answer": answer, "finished": completion.finished},
+                ensure_ascii=False,
+            )
+        )
         return
     print(rationale)
     print(f"answer: {answer}" if answer is not None else "answer: none found")
@@ -247,7 +259,9 @@ def import_data(
     columns = {ours: theirs for ours, _, theirs in pairs}
     known = columns_of(file, columns)
     if "question" not in known:
-        raise RunError(f"{file} holds rationale records without questions; give the file of the questions, or the original")
+        raise RunError(
+            f"{file} holds rationale records without questions; give the file of the questions, or the original"
+        )
     questions = read_questions(file, split=split, kind=kind, choices=choices, columns=columns)  # type: ignore[arg-type]
     rationales = []
     if "rationale" in known:
@@ -260,7 +274,8 @@ def import_data(
     if audited.rationales:
         counts["rationales"] = write_jsonl(output / "rationales.jsonl", audited.rationales)
         counts["verdicts"] = {
-            verdict: sum(r.verdict == verdict for r in audited.rationales) for verdict in ("correct", "wrong", "no_answer")
+            verdict: sum(r.verdict == verdict for r in audited.rationales)
+            for verdict in ("correct", "wrong", "no_answer")
         }
     counts["faults"] = audited.faults.counts
     if as_json:
@@ -298,7 +313,9 @@ def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> No
     pipeline = open_run(folder, reporter)
     unfinished = [p.stage.name for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
     if unfinished:
-        raise RunError(f"{folder} is not finished ({len(unfinished)} stages left, first {unfinished[0]}); use `mentorkd run`")
+        raise RunError(
+            f"{folder} is not finished ({len(unfinished)} stages left, first {unfinished[0]}); use `mentorkd run`"
+        )
     try:
         pipeline.run(force=["report"], command=sys.argv)
     finally:
@@ -319,7 +336,14 @@ def inspect(
     if as_json:
         print(json.dumps(found))
         return
-    show_table(str(store), ["", ""], [[key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)] for key, value in found.items()])
+    show_table(
+        str(store),
+        ["", ""],
+        [
+            [key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
+            for key, value in found.items()
+        ],
+    )
 
 
 @app.command()
@@ -338,10 +362,10 @@ def data_paper(
     as_json: AsJson = False,
 ) -> None:
     """Fetch the paper's data files from the reference repository, verified; what is there is not fetched again."""
-    from mentorkd.paper_data import RAW_URL, fetch_paper_data
-
     from rich.console import Console
     from rich.progress import Progress
+
+    from mentorkd.paper_data import RAW_URL, fetch_paper_data
 
     with Progress(console=Console(stderr=True), transient=True, disable=quiet or as_json) as bar:
         job = bar.add_task("paper data", total=None)

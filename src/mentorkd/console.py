@@ -10,7 +10,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from mentorkd.store import Stage
@@ -129,7 +137,9 @@ def describe_record(record: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, console: Console | None = None) -> None:
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, console: Console | None = None
+) -> None:
     """Print a table; the first column is text, the others are numbers."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):

@@ -77,7 +77,9 @@ def estimate(recipe: Recipe) -> Estimates:
         limit_test=task.limit_test,
     )
     rationales = _recorded(recipe, questions)
-    kept = gather({TEACHER: rationales}, {TEACHER: recipe.teacher.select}, [q for q in questions if q.split == "train"]).rationales
+    kept = gather(
+        {TEACHER: rationales}, {TEACHER: recipe.teacher.select}, [q for q in questions if q.split == "train"]
+    ).rationales
     characters = sum(len(rationale.text) for rationale in rationales)
     return Estimates(
         questions={split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")},
@@ -92,5 +94,9 @@ def _recorded(recipe: Recipe, questions: list[Question]) -> list[Rationale]:
     task = recipe.task
     assert task.answer is not None
     return read_rationales(
-        data_path(recipe, recipe.teacher.rationales), questions, kind=task.answer, choices=task.choices, columns=task.columns
+        data_path(recipe, recipe.teacher.rationales),
+        questions,
+        kind=task.answer,
+        choices=task.choices,
+        columns=task.columns,
     )

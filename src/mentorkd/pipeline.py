@@ -138,13 +138,35 @@ def compile_stages(recipe: Recipe) -> list[Stage]:
                 seed,
             ]
             trained = add(
-                f"{folder[name]}/train", "train", folder[name], settings, [prepared, *authors, *soft], learner=name, seed=seed
+                f"{folder[name]}/train",
+                "train",
+                folder[name],
+                settings,
+                [prepared, *authors, *soft],
+                learner=name,
+                seed=seed,
             )
             if name in writers(recipe):
                 sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, name, seed]
-                add(f"{folder[name]}/augment", "augment", folder[name], sampling, [prepared, trained], learner=name, seed=seed)
+                add(
+                    f"{folder[name]}/augment",
+                    "augment",
+                    folder[name],
+                    sampling,
+                    [prepared, trained],
+                    learner=name,
+                    seed=seed,
+                )
             answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.prompt, name, seed]
-            add(f"{folder[name]}/evaluate", "evaluate", folder[name], answering, [prepared, trained], learner=name, seed=seed)
+            add(
+                f"{folder[name]}/evaluate",
+                "evaluate",
+                folder[name],
+                answering,
+                [prepared, trained],
+                learner=name,
+                seed=seed,
+            )
     about = recipe.model_dump(mode="json", exclude={"data": {"root"}})
     add("report", "report", "report", about, list(stages))
     return list(stages.values())

@@ -17,10 +17,18 @@ from transformers.utils import logging
 
 from mentorkd import hardware
 from mentorkd.cards import model_card
-from mentorkd.errors import Fault, RecipeError
+from mentorkd.errors import Fault, RecipeError, TrainingError
 from mentorkd.generation import Engine, open_engine
-from mentorkd.models import LoadedModel, kind_of, load_folder, load_model, load_tokenizer, resolve_device, save_model
-from mentorkd.models import tokenizer_digest
+from mentorkd.models import (
+    LoadedModel,
+    kind_of,
+    load_folder,
+    load_model,
+    load_tokenizer,
+    resolve_device,
+    save_model,
+    tokenizer_digest,
+)
 from mentorkd.recipe import TEACHER, Learner, Recipe
 from mentorkd.recipe_file import data_path
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl, write_jsonl
@@ -68,7 +76,10 @@ class Work:
             key = f"learners.{name}.soft_labels"
             if kinds[0] != kinds[1]:
                 faults.append(
-                    Fault(key, f"the mentor {learner.soft_labels} is a {kinds[1]} model, {name} a {kinds[0]} one; expected one kind")
+                    Fault(
+                        key,
+                        f"the mentor {learner.soft_labels} is a {kinds[1]} model, {name} a {kinds[0]} one; expected one kind",
+                    )
                 )
             elif tokenizer_digest(load_tokenizer(mentor)) != tokenizer_digest(load_tokenizer(learner.model)):
                 faults.append(
@@ -130,7 +141,15 @@ class Work:
             max_source_tokens=config.max_source_tokens,
             max_target_tokens=config.max_target_tokens,
         )
-        self._tell_encoding(stage, counts.source_too_long + counts.target_too_long, counts.with_unknown_tokens, counts.rows)
+        if not rows:
+            raise TrainingError(
+                f"{stage.learner}: no training row is left of {len(gathered.rationales)} selected rationales "
+                f"({counts.source_too_long} prompts and {counts.target_too_long} targets were too long); loosen `select`, "
+                "or raise `max_source_tokens` or `max_target_tokens`"
+            )
+        self._tell_encoding(
+            stage, counts.source_too_long + counts.target_too_long, counts.with_unknown_tokens, counts.rows
+        )
         result = train(
             loaded,
             rows,
@@ -216,7 +235,9 @@ class Work:
     def evaluate(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self._learner(stage)
         engine = self.engine(stage.learner, stage.seed)
-        predictions = self.predict(engine, learner, stage.learner, stage.seed, self.questions("test"), place / "journal.jsonl")
+        predictions = self.predict(
+            engine, learner, stage.learner, stage.seed, self.questions("test"), place / "journal.jsonl"
+        )
         write_jsonl(place / "out" / "predictions.jsonl", predictions)
         tokens = sum(prediction.tokens for prediction in predictions)
         return {"predictions": _verdicts(predictions), "tokens": tokens, "engine": engine.name}
@@ -235,7 +256,8 @@ class Work:
                 if (self._learner_folder(name, seed) / "rationales.jsonl").is_file()
             },
             predictions={
-                (name, seed): read_jsonl(self._learner_folder(name, seed) / "predictions.jsonl", Prediction) for name, seed in each
+                (name, seed): read_jsonl(self._learner_folder(name, seed) / "predictions.jsonl", Prediction)
+                for name, seed in each
             },
             metrics={(name, seed): _rows(self._learner_folder(name, seed) / "metrics.jsonl") for name, seed in each},
             records=self.records(stage),
@@ -253,7 +275,8 @@ class Work:
         """The records of the finished stages that `stage` needs."""
         marks = self.folder.root / ".stages"
         return {
-            name: json.loads((marks / f"{name.replace('/', '.')}.json").read_text(encoding="utf-8")) for name in stage.needs
+            name: json.loads((marks / f"{name.replace('/', '.')}.json").read_text(encoding="utf-8"))
+            for name in stage.needs
         }
 
     def questions(self, split: Split | None = None) -> list[Question]:
@@ -345,7 +368,9 @@ class Work:
 
     def _tell_encoding(self, stage: Stage, too_long: int, unknown: int, rows: int) -> None:
         if too_long:
-            self.note(f"{stage.learner}: {too_long} of {rows} rows are too long and were left out (a cut row loses its answer)")
+            self.note(
+                f"{stage.learner}: {too_long} of {rows} rows are too long and were left out (a cut row loses its answer)"
+            )
         if unknown:
             self.note(f"{stage.learner}: {unknown} of {rows} rows hold characters that the vocabulary does not know")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mentorkd.batching import Encoded, EncodingCounts, encode_rows
-from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel
 from mentorkd.prompts import TargetForm, render_prompt, render_target
 from mentorkd.records import Question, Rationale
@@ -33,12 +32,6 @@ def training_rows(
         )
         for rationale in rationales
     ]
-    encoded, counts = encode_rows(
+    return encode_rows(
         rows, loaded.tokenizer, loaded.kind, max_source_tokens=max_source_tokens, max_target_tokens=max_target_tokens
     )
-    if not encoded:
-        raise TrainingError(
-            f"no training row is left of {len(rationales)} selected rationales ({counts.source_too_long} prompts and "
-            f"{counts.target_too_long} targets were too long); loosen `select`, or raise `max_source_tokens` or `max_target_tokens`"
-        )
-    return encoded, counts

@@ -54,7 +54,7 @@ def score(
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
             return get(mentor.model, batch)  # type: ignore[no-any-return]
 
-    if mode == "hidden":
+    if mode == "hidden" and rows:
         probe = {name: value.to(device) for name, value in collate([rows[batches[-1][0]]]).items()}
         if not tap_is_exact(mentor.model, probe):
             raise ModelError(

@@ -1,0 +1,160 @@
+"""The client at full size: 2,000 questions x 3 samples, kills, money, overhead. Minutes long, so marked slow."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from bisect import bisect_left
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asking import annotate, sums
+from hostile_server import running
+from test_openai_api import texts
+
+from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.cache import Reply, RequestCache
+from mentorkd.teachers.prompting import Prompter
+from mentorkd.teachers.wire import build_request
+
+pytestmark = pytest.mark.slow
+
+QUESTIONS = 2000
+ROUGH: dict[str, Any] = {"concurrency": 64, "retries": 12, "timeout": 2.5}
+A_SECOND = 200
+
+
+def start(url: str, cache: Path, count: int, **settings: Any) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("asking.py")),
+        url,
+        str(cache),
+        str(count),
+        json.dumps(settings),
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    with process:
+        output = process.communicate(timeout=280)[0]
+    assert process.returncode == 0
+    return dict(json.loads(output))
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Annotation:
+    """What a friendly server leads to."""
+    with running("immediate") as server:
+        return annotate(server.url, tmp_path_factory.mktemp("calm") / "c", sums(QUESTIONS), concurrency=64)
+
+
+def test_a_hostile_server_at_full_size(tmp_path: Path, calm: Annotation) -> None:
+    with running("hostile", seed=7) as server:
+        rough = annotate(server.url, tmp_path / "c", sums(QUESTIONS), requests_per_minute=60 * A_SECOND, **ROUGH)
+        books = server.books()
+    assert texts(rough) == texts(calm)
+    assert (len(rough.rationales), rough.lost) == (3 * QUESTIONS, [])
+    # Nothing that was delivered was asked for again; filtered prompts are answered by an error, not delivered.
+    assert set(books["delivered"].values()) == {3}
+    assert len(books["delivered"]) == QUESTIONS - QUESTIONS // 50
+    # Every request is accounted for, and none was repeated more often than allowed.
+    faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
+    assert len(books["arrivals"]) == rough.traffic["sent"] == rough.spending.requests == 3 * QUESTIONS + faults
+    assert max(books["attempts"].values()) <= 3 * (1 + ROUGH["retries"])
+    assert set(books["fates"]) >= {"429", "429 told", "500", "503", "slow", "drop", "cut", "half json", "no choices"}
+    assert books["most_in_flight"] <= 64
+    arrivals = books["arrivals"]
+    busiest = max(bisect_left(arrivals, at + 1.0) - place for place, at in enumerate(arrivals))
+    print(f"busiest second {busiest} of {A_SECOND}, {len(arrivals)} requests in {arrivals[-1] - arrivals[0]:.1f} s")
+    assert busiest <= 1.1 * A_SECOND
+
+
+def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: Annotation) -> None:
+    path, moments = tmp_path / "c", random.Random(5)
+    in_flight = 0
+    with running("hostile", seed=8) as server:
+        for _ in range(5):
+            process = start(server.url, path, QUESTIONS, **ROUGH)
+            deadline, begun = time.monotonic() + 60, len(server.books()["arrivals"])
+            while len(server.books()["arrivals"]) == begun and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(moments.uniform(0.1, 4.0))
+            os.kill(process.pid, signal.SIGKILL)
+            with process:
+                process.wait()
+            with sqlite3.connect(path) as ledger:
+                open_now = ledger.execute("SELECT count(*) FROM pending").fetchone()[0] - in_flight
+            ledger.close()
+            assert 0 <= open_now <= 64
+            in_flight += open_now
+        assert in_flight > 0
+        done = annotate(server.url, path, sums(QUESTIONS), price={"input": 1.0, "output": 2.0}, **ROUGH)
+        books = server.books()
+    repeated = sum(books["delivered"].values()) - 3 * (QUESTIONS - QUESTIONS // 50)
+    print(f"{repeated} repeated, {in_flight} in flight at the kills")
+    assert repeated <= in_flight
+    assert len(done.rationales) == 3 * QUESTIONS
+
+    def without_way(annotation: Annotation) -> Counter[tuple[Any, ...]]:
+        # A repeated request gets another way to say the same.
+        return Counter((r.question_id, r.predicted, r.verdict, r.meta["outcome"]) for r in annotation.rationales)
+
+    assert without_way(done) == without_way(calm)
+    # The ledger counts what was in flight at its worst, so it never says less than was asked.
+    assert done.spending.requests >= len(books["arrivals"])
+    assert done.spending.input_tokens >= books["input_tokens"]
+    assert done.spending.output_tokens >= books["output_tokens"]
+
+
+def test_ten_cents_are_never_crossed(tmp_path: Path) -> None:
+    price = {"input": 0.5, "output": 1.5}
+    settings: dict[str, Any] = {"concurrency": 64, "retries": 12, "price": price, "budget": {"dollars": 0.10}}
+    with running("unmetered", seed=9) as server:
+        first = annotate(server.url, tmp_path / "c", sums(QUESTIONS), **settings)
+        books = server.books()
+        charged = (books["input_tokens"] * 0.5 + books["output_tokens"] * 1.5) / 1e6
+        print(
+            f"charged ${charged:.6f}, counted ${first.spending.dollars:.6f} of $0.10, {len(first.rationales)} rationales"
+        )
+        assert first.stopped is not None
+        assert charged <= first.spending.dollars <= 0.10
+        assert first.spending.dollars > 0.099
+        again = annotate(server.url, tmp_path / "c", sums(QUESTIONS), **settings)
+        assert again.spending.dollars <= 0.10
+        assert len(again.rationales) >= len(first.rationales)
+
+
+def test_overhead(tmp_path: Path) -> None:
+    with running("immediate") as server:
+        done = finish(start(server.url, tmp_path / "c", QUESTIONS, concurrency=64))
+    assert done["summary"]["run_sent"] == 3 * QUESTIONS
+    print(f"{3 * QUESTIONS} requests in {done['seconds']:.1f} s, {done['megabytes']:.0f} MB")
+    assert done["seconds"] < 30
+    assert done["megabytes"] < 300
+
+
+def test_a_hundred_thousand_cached_replies(tmp_path: Path) -> None:
+    count = 100_002 // 3
+    prompter, url = Prompter.create("zero_shot_cot", answer_kind="number"), "http://127.0.0.1:9/v1"
+    from asking import teacher
+
+    with RequestCache(tmp_path / "c") as cache:
+        for question in sums(count):
+            request = build_request(teacher(url), prompter.first(question.text), max_tokens=64, temperature=0.7)
+            text = f"The sum is {question.answer}.\nTherefore, the answer is {question.answer}."
+            kept = [cache.put(request, sample, Reply(text, "stop", 40, 20)) for sample in range(3)]
+        kept[-1].result()
+    done = finish(start(url, tmp_path / "c", count, concurrency=64))
+    print(f"{done['summary']['run_cached']:,} cached replies in {done['seconds']:.1f} s, {done['megabytes']:.0f} MB")
+    assert (done["summary"]["run_cached"], done["summary"]["correct"]) == (3 * count, 3 * count)
+    assert done["seconds"] < 20
