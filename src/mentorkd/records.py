@@ -147,9 +147,13 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"{path}, row {number}: not JSON ({error.msg}); remove the row or make the file anew") from None
+                raise DataError(
+                    f"{path}, row {number}: not JSON ({error.msg}); remove the row or make the file anew"
+                ) from None
             if not isinstance(row, dict) or set(row) != set(names):
                 got = sorted(row) if isinstance(row, dict) else type(row).__name__
-                raise DataError(f"{path}, row {number}: got {got}, expected a {kind.__name__} with the fields {sorted(names)}")
+                raise DataError(
+                    f"{path}, row {number}: got {got}, expected a {kind.__name__} with the fields {sorted(names)}"
+                )
             records.append(kind(**row))
     return records

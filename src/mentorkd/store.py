@@ -32,7 +32,9 @@ def fingerprint(value: Any) -> str:
     try:
         text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise RunError(f"cannot fingerprint {type(value).__name__}: {error}; give text, numbers, lists and mappings") from None
+        raise RunError(
+            f"cannot fingerprint {type(value).__name__}: {error}; give text, numbers, lists and mappings"
+        ) from None
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 

@@ -33,6 +33,8 @@ def annotate(
     if limited:
         asked = {question.id for question in questions}
         rationales = [rationale for rationale in rationales if rationale.question_id in asked]
-    merged = [replace(question, split="train") if question.split == "validation" else question for question in questions]
+    merged = [
+        replace(question, split="train") if question.split == "validation" else question for question in questions
+    ]
     audited = audit(merged, rationales, kind=kind, choices=choices)
     return audited.rationales, audited.faults

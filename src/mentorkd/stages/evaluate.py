@@ -45,7 +45,9 @@ def evaluate(
     return predictions
 
 
-def accuracy(engine: Engine, questions: Sequence[Question], *, prompt: str, grader: Grader, max_new_tokens: int) -> float:
+def accuracy(
+    engine: Engine, questions: Sequence[Question], *, prompt: str, grader: Grader, max_new_tokens: int
+) -> float:
     """Share of questions answered correctly; used for validation while training, so nothing is written."""
     completions = engine.sample(
         [render_prompt(question.text, prompt) for question in questions],

@@ -34,6 +34,7 @@ def prepare(
     Without a validation file, a share of the training QUESTIONS is held out, so that no rationale of a held-out question
     is trained on.
     """
+
     def read(source: str, split: Split) -> list[Question]:
         return read_questions(source, split=split, kind=kind, choices=choices, columns=columns)
 

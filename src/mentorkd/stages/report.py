@@ -70,7 +70,9 @@ def report(
             predictions=predictions,
             metrics=metrics,
             filters=[
-                {"learner": name, "seed": seed, **row} for (name, seed), record in trained.items() for row in record["filters"]
+                {"learner": name, "seed": seed, **row}
+                for (name, seed), record in trained.items()
+                for row in record["filters"]
             ],
             dropped=[
                 {"learner": name, "seed": seed, "reason": reason, "rows": record["encoding"][key]}
@@ -94,7 +96,9 @@ def report(
 
 def _cost(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
     parts = stage.split("/")
-    learner, seed, kind = (parts[1], int(parts[2].removeprefix("seed-")), parts[3]) if len(parts) > 1 else (None, None, stage)
+    learner, seed, kind = (
+        (parts[1], int(parts[2].removeprefix("seed-")), parts[3]) if len(parts) > 1 else (None, None, stage)
+    )
     return {
         "stage": kind,
         "learner": learner,
@@ -106,7 +110,9 @@ def _cost(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
 def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
     """What a reader must know to judge the comparison."""
     updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in recipe.learners}
-    told = ", ".join(f"{name} {min(made):,}" + (f"-{max(made):,}" if max(made) > min(made) else "") for name, made in updates.items())
+    told = ", ".join(
+        f"{name} {min(made):,}" + (f"-{max(made):,}" if max(made) > min(made) else "") for name, made in updates.items()
+    )
     lines = [f"Optimiser updates: {told}."]
     if len({count for made in updates.values() for count in made}) > 1:
         lines.append("Learners were trained for their own numbers of epochs, so for unequal numbers of updates.")

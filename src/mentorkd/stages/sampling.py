@@ -43,7 +43,14 @@ class Decoding:
 
 
 def sample_resumably(
-    engine: Engine, prompts: Sequence[str], decoding: Decoding, *, seed: int, journal: Path, chunk: int, on_progress: Progress
+    engine: Engine,
+    prompts: Sequence[str],
+    decoding: Decoding,
+    *,
+    seed: int,
+    journal: Path,
+    chunk: int,
+    on_progress: Progress,
 ) -> list[list[Completion]]:
     """Sample for all prompts in chunks of about equal length, each chunk appended to `journal` when it is done.
 
