@@ -28,6 +28,10 @@ check: $(STAMP)         ## lint and types
 	$(BIN)/ruff format --check src tests benchmarks scripts
 	$(BIN)/mypy
 
+docs: $(STAMP)          ## the documentation, into site/
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 bench: $(STAMP)         ## the short forms of all benchmarks
 	for f in loss_memory distill_step score augment pipeline; do $(BIN)/python benchmarks/$$f.py --short || exit 1; done
 
