@@ -37,8 +37,8 @@ PHRASINGS = (
     ),
     Phrasing(
         opening="First there are {a}.",
-        gain="Then {n} come, so {a} + {n} = {b}.",
-        loss="Then {n} go, so {a} - {n} = {b}.",
+        gain="Then {a} + {n} = {b}.",
+        loss="Then {a} - {n} = {b}.",
         closing="",
     ),
     Phrasing(
