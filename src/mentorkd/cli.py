@@ -19,6 +19,7 @@ from mentorkd.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.recipe import TEACHER, Recipe
 from mentorkd.records import AnswerKind, write_jsonl
+from mentorkd.store import Stage
 
 __all__ = ["app", "main"]
 
@@ -153,7 +154,10 @@ def evaluate(
     assert task.answer is not None
     asked = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
     rows, predictions = [], []
-    for seed in pipeline.recipe.seeds:
+    seeds = pipeline.recipe.seeds
+    for number, seed in enumerate(seeds, 1):
+        name = f"{learner}/seed-{seed} on {questions.name}"
+        reporter.started(Stage(name, "evaluate", "", (), ""), number, len(seeds))
         with tempfile.TemporaryDirectory() as scratch:
             journal = Path(scratch) / "journal.jsonl"
             made = work.predict(work.engine(learner, seed), config, learner, seed, asked, journal)

@@ -40,7 +40,7 @@ class ConsoleReporter:
         self._number = (0, 0)
 
     def started(self, stage: Stage, number: int, total: int) -> None:
-        self._tell_skipped()
+        self.close()
         self._number = (number, total)
         self._bar = Progress(
             SpinnerColumn(),
