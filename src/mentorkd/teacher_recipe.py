@@ -131,7 +131,7 @@ class OpenAITeacher(AskedTeacher):
     tokens_per_minute: float | None = Field(default=None, gt=0.0)
     """Rate limit on prompt tokens plus `max_tokens`, corrected by real usage; null: none."""
     timeout: float = Field(default=120.0, gt=0.0)
-    """Seconds a request may take in all."""
+    """Seconds to wait for a reply; one that trickles in is cut off after twice as long."""
     retries: int = Field(default=6, ge=0)
     """Repetitions of a request that met an overload, a server error, a lost connection, a timeout or an unreadable
     reply."""

@@ -26,12 +26,18 @@ def sums(count: int) -> list[Question]:
     return [Question.create(f"What is {a} + {a * 7 % 101}?", str(a + a * 7 % 101), "train") for a in range(count)]
 
 
+def recorded(path: Path, count: int) -> list[Question]:
+    rows = json.loads(path.read_text())[:count]
+    return [Question.create(row["input"], row["answer"], "train") for row in rows]
+
+
 def graded(text: str, question: Question) -> Graded:
     return grade(text, question.answer, "number")
 
 
 def teacher(url: str, **settings: Any) -> OpenAITeacher:
-    return OpenAITeacher(**{"model": "m", "base_url": url, "api_key_env": KEY_VARIABLE, "max_tokens": 64, **settings})
+    fixed = {"model": "m", "base_url": url, "api_key_env": KEY_VARIABLE, "max_tokens": 64}
+    return OpenAITeacher.model_validate(fixed | settings)
 
 
 def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) -> Annotation:
@@ -43,13 +49,24 @@ def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) 
 
 
 def main() -> None:
-    """asking.py URL CACHE COUNT SETTINGS: annotate, then print the summary, the seconds and the peak memory in MB."""
-    url, cache, count, settings = sys.argv[1:]
-    began = time.perf_counter()
-    annotation = annotate(url, Path(cache), sums(int(count)), **json.loads(settings))
-    seconds = time.perf_counter() - began
+    """asking.py URL CACHE QUESTIONS SETTINGS: annotate, then print the summary, the seconds and the peak memory in MB.
+
+    QUESTIONS is a number of sums, or a file of `{input, answer}` of which the first ten are asked.
+
+    On a machine that others use, `seconds` are those of the processor, since the clock's say nothing then.
+    """
+    url, cache, source, settings = sys.argv[1:]
+    questions = sums(int(source)) if source.isdigit() else recorded(Path(source), 10)
+    clock = time.process_time if os.getloadavg()[0] > 3 else time.perf_counter
+    began = clock()
+    annotation = annotate(url, Path(cache), questions, **json.loads(settings))
+    seconds = clock() - began
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"summary": annotation.summary(), "seconds": seconds, "megabytes": megabytes}))
+    print(
+        json.dumps(
+            {"summary": annotation.summary(), "seconds": seconds, "clock": clock.__name__, "megabytes": megabytes}
+        )
+    )
 
 
 if __name__ == "__main__":

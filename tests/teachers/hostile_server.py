@@ -36,6 +36,7 @@ PROFILES: dict[str, dict[str, float]] = {
         "500": 0.02,
         "503": 0.02,
         "slow": 0.002,
+        "trickle": 0.002,
         "drop": 0.02,
         "cut": 0.02,
         "half json": 0.02,
@@ -102,6 +103,8 @@ class Server:
         self.most_in_flight = max(self.in_flight, self.most_in_flight)
         try:
             return await self.answer(request)
+        except ConnectionResetError:  # the client was killed
+            return web.Response()
         finally:
             self.in_flight -= 1
 
@@ -158,6 +161,13 @@ class Server:
                 if fate == "cut" and request.transport is not None:
                     request.transport.abort()
                 return half
+            case "trickle":
+                endless = web.StreamResponse(headers={"Content-Type": "application/json"})
+                await endless.prepare(request)
+                for _ in range(200):
+                    await endless.write(b" ")
+                    await asyncio.sleep(0.1)
+                return endless
             case "not json":
                 return web.Response(text="<html>Bad gateway</html>", content_type="text/html")
             case "no choices":

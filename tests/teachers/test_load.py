@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import annotate, sums
+from asking import annotate, sums, teacher
 from hostile_server import running
 from test_openai_api import texts
 
@@ -28,7 +28,7 @@ from mentorkd.teachers.wire import build_request
 pytestmark = pytest.mark.slow
 
 QUESTIONS = 2000
-ROUGH: dict[str, Any] = {"concurrency": 64, "retries": 12, "timeout": 2.5}
+ROUGH: dict[str, Any] = {"concurrency": 64, "retries": 12, "timeout": 2.0}
 A_SECOND = 200
 
 
@@ -71,7 +71,18 @@ def test_a_hostile_server_at_full_size(tmp_path: Path, calm: Annotation) -> None
     faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
     assert len(books["arrivals"]) == rough.traffic["sent"] == rough.spending.requests == 3 * QUESTIONS + faults
     assert max(books["attempts"].values()) <= 3 * (1 + ROUGH["retries"])
-    assert set(books["fates"]) >= {"429", "429 told", "500", "503", "slow", "drop", "cut", "half json", "no choices"}
+    assert set(books["fates"]) >= {
+        "429",
+        "429 told",
+        "500",
+        "503",
+        "slow",
+        "trickle",
+        "drop",
+        "cut",
+        "half json",
+        "no choices",
+    }
     assert books["most_in_flight"] <= 64
     arrivals = books["arrivals"]
     busiest = max(bisect_left(arrivals, at + 1.0) - place for place, at in enumerate(arrivals))
@@ -123,9 +134,7 @@ def test_ten_cents_are_never_crossed(tmp_path: Path) -> None:
         first = annotate(server.url, tmp_path / "c", sums(QUESTIONS), **settings)
         books = server.books()
         charged = (books["input_tokens"] * 0.5 + books["output_tokens"] * 1.5) / 1e6
-        print(
-            f"charged ${charged:.6f}, counted ${first.spending.dollars:.6f} of $0.10, {len(first.rationales)} rationales"
-        )
+        print(f"charged ${charged:.6f}, counted ${first.spending.dollars:.6f} of $0.10")
         assert first.stopped is not None
         assert charged <= first.spending.dollars <= 0.10
         assert first.spending.dollars > 0.099
@@ -138,7 +147,7 @@ def test_overhead(tmp_path: Path) -> None:
     with running("immediate") as server:
         done = finish(start(server.url, tmp_path / "c", QUESTIONS, concurrency=64))
     assert done["summary"]["run_sent"] == 3 * QUESTIONS
-    print(f"{3 * QUESTIONS} requests in {done['seconds']:.1f} s, {done['megabytes']:.0f} MB")
+    print(f"{3 * QUESTIONS} requests in {done['seconds']:.1f} s ({done['clock']}), {done['megabytes']:.0f} MB")
     assert done["seconds"] < 30
     assert done["megabytes"] < 300
 
@@ -146,8 +155,6 @@ def test_overhead(tmp_path: Path) -> None:
 def test_a_hundred_thousand_cached_replies(tmp_path: Path) -> None:
     count = 100_002 // 3
     prompter, url = Prompter.create("zero_shot_cot", answer_kind="number"), "http://127.0.0.1:9/v1"
-    from asking import teacher
-
     with RequestCache(tmp_path / "c") as cache:
         for question in sums(count):
             request = build_request(teacher(url), prompter.first(question.text), max_tokens=64, temperature=0.7)
@@ -155,6 +162,8 @@ def test_a_hundred_thousand_cached_replies(tmp_path: Path) -> None:
             kept = [cache.put(request, sample, Reply(text, "stop", 40, 20)) for sample in range(3)]
         kept[-1].result()
     done = finish(start(url, tmp_path / "c", count, concurrency=64))
-    print(f"{done['summary']['run_cached']:,} cached replies in {done['seconds']:.1f} s, {done['megabytes']:.0f} MB")
+    print(
+        f"{done['summary']['run_cached']:,} cached replies in {done['seconds']:.1f} s ({done['clock']}), {done['megabytes']:.0f} MB"
+    )
     assert (done["summary"]["run_cached"], done["summary"]["correct"]) == (3 * count, 3 * count)
     assert done["seconds"] < 20

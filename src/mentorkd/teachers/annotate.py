@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from mentorkd.errors import BudgetError
@@ -71,6 +72,7 @@ class _Asker:
         self._client = client
         self._teacher = teacher
         self._prompter = prompter
+        self._first = lru_cache(maxsize=1024)(prompter.first)
         self._book = book
         self._grade = book.grade
         self._grade_in_threads = grade_in_threads
@@ -117,7 +119,7 @@ class _Asker:
 
     async def _solve(self, index: int, sample: int) -> Rationale | Lost:
         question, teacher, prompter = self._book.questions[index], self._teacher, self._prompter
-        first = prompter.first(question.text)
+        first = self._first(question.text)
         answer = await self._client.ask(first, sample, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
         answers = [answer]
         if isinstance(answer, Answer) and prompter.two_stage and outcome(answer.reply) == "ok":

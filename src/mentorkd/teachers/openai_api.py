@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any
 
@@ -107,6 +108,8 @@ class OpenAIClient:
         self._excess = (0, 0)
         self._given_up_in_a_row = 0
         self._flights: dict[tuple[str, int], asyncio.Task[Answer | Fault]] = {}
+        # The samples of a question follow one another.
+        self._identify = lru_cache(maxsize=1024)(partial(_identify, teacher))
         self._transport = _open_transport(teacher, key)
 
     async def __aenter__(self) -> OpenAIClient:
@@ -127,8 +130,7 @@ class OpenAIClient:
         A Fault says why the request was given up. Raises BudgetError before a request that could cross the budget,
         TeacherError when no request can succeed, and StoppedError after `stop`.
         """
-        request = build_request(self._teacher, prompt, max_tokens=max_tokens, temperature=temperature)
-        key = request_key(request)
+        request, key = self._identify(prompt, max_tokens, temperature)
         known = self._cache.get(key, sample)
         if known is not None:
             self.traffic.cached += 1
@@ -261,7 +263,8 @@ class OpenAIClient:
         fields, extra = dict(request["body"]), self._teacher.extra_body
         fields = {name: value for name, value in fields.items() if name not in extra}
         try:
-            raw = await asyncio.wait_for(create(**fields, extra_body=extra or None), self._teacher.timeout)
+            # The transport's own limit is the gentle one; this one is for replies that trickle in without end.
+            raw = await asyncio.wait_for(create(**fields, extra_body=extra or None), 2 * self._teacher.timeout)
             return read_body(self._clean(raw.http_response.content))
         except openai.APIStatusError as error:
             response = error.response
@@ -277,6 +280,13 @@ class OpenAIClient:
             )
         except openai.OpenAIError as error:
             return Fault("malformed", f"{type(error).__name__}: {error}", billed=True)
+
+
+def _identify(
+    teacher: OpenAITeacher, prompt: str, max_tokens: int, temperature: float
+) -> tuple[Mapping[str, Any], str]:
+    request = build_request(teacher, prompt, max_tokens=max_tokens, temperature=temperature)
+    return request, request_key(request)
 
 
 def _open_transport(teacher: OpenAITeacher, key: str | None) -> Any:
