@@ -29,7 +29,7 @@ __all__ = [
     "write_jsonl",
 ]
 
-AnswerKind = Literal["number", "choice", "yes_no", "text"]
+AnswerKind = Literal["number", "choice", "yes_no", "text", "math"]
 Verdict = Literal["correct", "wrong", "no_answer"]
 Split = Literal["train", "validation", "test"]
 

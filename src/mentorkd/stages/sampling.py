@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mentorkd.answers import Graded, grade, option_letters
+from mentorkd.answers import option_letters
 from mentorkd.generation import Completion, Engine
+from mentorkd.grading import Graded, extract, grade
 from mentorkd.records import AnswerKind, Question, content_id
 
 __all__ = ["Decoding", "Grader", "Progress", "sample_resumably"]
@@ -25,10 +26,16 @@ class Grader:
     choices: Sequence[str] | None = None
 
     def __call__(self, text: str, question: Question) -> Graded:
-        choices = self.choices
-        if choices is None and self.kind == "choice":
-            choices = option_letters(question.text) or None
-        return grade(text, question.answer, self.kind, choices)
+        return grade(text, question.answer, self.kind, self._letters(question))
+
+    def find(self, text: str, question: Question) -> str | None:
+        """The normalised answer that a text arrives at, or None."""
+        return extract(text, self.kind, self._letters(question))
+
+    def _letters(self, question: Question) -> Sequence[str] | None:
+        if self.choices is None and self.kind == "choice":
+            return option_letters(question.text) or None
+        return self.choices
 
 
 @dataclass(frozen=True)

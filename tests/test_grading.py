@@ -1,0 +1,56 @@
+"""Symbolic answers behind the same functions as all others."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+from mentorkd import answers
+from mentorkd.errors import DataError
+from mentorkd.grading import extract, grade, normalise_answer
+
+math = pytest.mark.skipif(not find_spec("math_verify"), reason="no `math` extra")
+
+
+@math
+@pytest.mark.parametrize(
+    ("text", "gold", "verdict"),
+    [
+        # What a marker claims is a formula even without dollar signs, which small learners do not write.
+        ("so $x+1$ --> x + 1", "1+x", "correct"),
+        ("Therefore, the answer is \\frac{1}{2}.", "0.5", "correct"),
+        ("--> \\sqrt{8}", "2\\sqrt 2", "correct"),
+        ("First 3, then $\\sqrt{2}$ --> (1,2)", "(1, 2)", "correct"),
+        # Among words only what stands out is one.
+        ("Therefore, the answer is 1,000 dollars.", "1000", "correct"),
+        ("--> 12 apples", "12", "correct"),
+        ("The answer is 4. No, the answer is $5$.", "5", "correct"),
+        ("It is $\\frac{2}{4}$", "\\frac12", "correct"),
+        ("--> \\frac{1}{3}", "0.5", "wrong"),
+        ("3 + 4 = 7 -->", "7", "no_answer"),
+        ("I do not know", "7", "no_answer"),
+    ],
+)
+def test_symbolic_math(text: str, gold: str, verdict: str) -> None:
+    graded = grade(text, gold, "math")
+    assert graded.verdict == verdict
+    assert (graded.predicted is None) == (verdict == "no_answer")
+
+
+@math
+def test_gold_answers_stay_as_written_but_for_their_solution() -> None:
+    assert normalise_answer(" \\frac{1}{2} ", "math") == "\\frac{1}{2}"
+    assert normalise_answer("We add. #### x+1", "math") == "x+1"
+    assert normalise_answer("$$", "math") is None
+    assert normalise_answer("  ", "math") is None
+    assert extract("--> \\frac{4}{2}", "math") == "2"
+    with pytest.raises(DataError, match="expected a number or a formula"):
+        grade("5", "$ $", "math")
+
+
+def test_other_kinds_are_graded_as_ever() -> None:
+    text = "The answer is (B)."
+    assert grade(text, "B", "choice", ["A", "B"]) == answers.grade(text, "B", "choice", ["A", "B"])
+    assert extract("so 5", "number") == answers.extract("so 5", "number")
+    assert normalise_answer("1,000", "number") == "1000"
