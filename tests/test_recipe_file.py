@@ -1,7 +1,5 @@
 """Recipes from text: merging, overrides, paths, and every fault with its key, words and line."""
 
-
-
 from __future__ import annotations
 
 import subprocess
@@ -15,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.recipe import Recipe
+from mentorkd.recipe import OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import (
     data_path,
     dump_recipe,
@@ -244,6 +242,45 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         changed("{rationales: rationales.json}", "{rationales: a, selct: {}}"),
         [Fault("teacher.selct", "unknown key; did you mean `select`?", 6)],
     ),
+    "no kind of teacher": (
+        changed("{rationales: rationales.json}", "{model: m}"),
+        [Fault("teacher.kind", "missing; expected one of recorded, openai, local", 6)],
+    ),
+    "an unknown kind of teacher": (
+        changed("{rationales: rationales.json}", "{kind: opnai, model: m}"),
+        [Fault("teacher.kind", "got 'opnai'; expected one of recorded, openai, local; did you mean `openai`?", 6)],
+    ),
+    "a key of another kind of teacher": (
+        changed("{rationales: rationales.json}", "{kind: openai, model: m, rationales: a}"),
+        [
+            Fault(
+                "teacher.rationales",
+                "belongs to `kind: recorded`, and this is `kind: openai`; remove it, or change `kind`",
+                6,
+            )
+        ],
+    ),
+    "a key of a teacher that is missing": (
+        changed("{rationales: rationales.json}", "{kind: openai, price: {input: 1}}"),
+        [
+            Fault("teacher.model", "missing (Name of the model as the endpoint knows it)", 6),
+            Fault("teacher.price.output", "missing (Tokens of the reply)", 6),
+        ],
+    ),
+    "a budget without a price": (
+        changed("{rationales: rationales.json}", "{kind: openai, model: m, budget: {dollars: 5}}"),
+        [
+            Fault(
+                "teacher",
+                "`budget.dollars` needs `price: {input: ..., output: ...}`, dollars a million tokens",
+                6,
+            )
+        ],
+    ),
+    "lengths between which nothing is": (
+        changed("{rationales: rationales.json}", "{rationales: a, select: {min_tokens: 9, max_tokens: 8}}"),
+        [Fault("teacher.select", "`min_tokens: 9` is over `max_tokens: 8`; nothing would fit", 6)],
+    ),
     "missing key": (
         changed("  train: train.json\n", ""),
         [Fault("task.train", "missing (Training questions: a file, or `hub:NAME` for a Hugging Face data set)", 2)],
@@ -449,7 +486,7 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         [
             Fault(
                 "task.answer",
-                "missing, and `svmap` is not a known task; did you mean `svamp`?; give one of number, choice, yes_no, text, or a "
+                "missing, and `svmap` is not a known task; did you mean `svamp`?; give one of number, choice, yes_no, text, math, or a "
                 "known task: strategy_qa, commonsense_qa, asdiv, svamp, gsm8k, tracking_shuffled_objects, date_understanding, "
                 "last_letter_concatenation",
                 2,
@@ -540,6 +577,36 @@ def test_a_model_on_disk_becomes_absolute_and_a_hub_name_stays(tmp_path: Path, m
     }
     given = parse(text, "learners.mentor.model=tiny", base=base)
     assert given.learners["mentor"].model.name == str(working / "tiny")
+
+
+def test_files_of_an_asked_teacher_start_at_the_recipe_but_worked_examples_are_data(tmp_path: Path) -> None:
+    settings = "{kind: openai, model: m, prompt: few_shot, exemplars: shots.json, tokenizer: ./t, cache: ../c.sqlite}"
+    text = changed("{rationales: rationales.json}", settings) + f"data: {{root: {tmp_path}}}\n"
+    teacher = parse(text, base=tmp_path / "recipes").teacher
+    assert isinstance(teacher, OpenAISource)
+    assert (teacher.exemplars, teacher.cache) == ("shots.json", str(tmp_path / "c.sqlite"))
+    assert {"teacher.exemplars", "teacher.tokenizer"} < {fault.key for fault in missing_files(parse(text))}
+    custom = changed(
+        "{rationales: rationales.json}", "{kind: openai, model: m, prompt: custom, template: 'file: p.jinja'}"
+    )
+    recipe = parse(custom)
+    assert isinstance(recipe.teacher, OpenAISource)
+    assert recipe.teacher.template == "file:/recipes/p.jinja"
+    assert "teacher.template" in {fault.key for fault in missing_files(recipe)}
+    assert parse(dump_recipe(recipe), base=Path("/elsewhere")) == recipe
+
+
+def test_a_local_teacher_may_be_a_folder_and_a_remote_one_never_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    for kind, model in (("local", str(tmp_path / "m")), ("openai", "m")):
+        teacher = parse(changed("{rationales: rationales.json}", f"{{kind: {kind}, model: m}}")).teacher
+        assert not isinstance(teacher, RecordedTeacher)
+        assert teacher.model == model
+    absent = parse(changed("{rationales: rationales.json}", "{kind: local, model: ./none}"))
+    assert "teacher.model" in {fault.key for fault in missing_files(absent)}
 
 
 def test_missing_files_are_faults_with_the_path_that_was_tried(tmp_path: Path) -> None:

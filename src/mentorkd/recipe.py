@@ -11,14 +11,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mentorkd.records import AnswerKind
+from mentorkd.teacher_recipe import LocalTeacher, OpenAITeacher
 
 __all__ = [
     "TEACHER",
     "DataConfig",
     "Learner",
+    "LocalSource",
     "LoraConfig",
     "ModelConfig",
     "ModelKind",
+    "OpenAISource",
     "Recipe",
     "RecordedTeacher",
     "SamplingConfig",
@@ -81,10 +84,28 @@ class SelectConfig(Strict):
     """Keep only rationales whose own answer equals the gold one (the paper's filter)."""
     deduplicate: bool = True
     """Drop rationales of one question that are equal but for whitespace."""
+    min_tokens: int = Field(default=0, ge=0)
+    """Shortest rationale to keep. Tokens are counted as four characters each, so that every learner gets the same ones."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest rationale to keep, counted likewise."""
+    answer_in_rationale: bool = False
+    """Drop rationales whose reasoning, read without the answer at its end, arrives at another answer. Blunt on numbers."""
+    steps: bool = False
+    """Drop rationales in which an equation is false; equations that cannot be read are left alone."""
+    diverse: int | None = Field(default=None, ge=1)
+    """Keep at most so many rationales a question, those that differ most in their words."""
     max_per_question: int | None = Field(default=None, ge=1)
     """Keep at most so many rationales a question, in sample order."""
     question_ratio: float = Field(default=1.0, gt=0.0, le=1.0)
     """Keep the rationales of only this share of the questions (the paper's low-resource setting, Figure 5)."""
+
+    @model_validator(mode="after")
+    def _some_length_fits(self) -> SelectConfig:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"`min_tokens: {self.min_tokens}` is over `max_tokens: {self.max_tokens}`; nothing would fit"
+            )
+        return self
 
 
 class RecordedTeacher(Strict):
@@ -95,6 +116,30 @@ class RecordedTeacher(Strict):
     """File of recorded rationales, in any of the supported shapes."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
+
+
+class OpenAISource(OpenAITeacher):
+    """A teacher behind an endpoint, as a source of rationales for a recipe's learners."""
+
+    cache: str | None = None
+    """File in which replies are kept, to share it between runs; relative to the recipe's folder. Null keeps them in the
+    run folder, as teacher/requests.sqlite."""
+    select: SelectConfig = SelectConfig()
+    """Filter for these rationales."""
+
+
+class LocalSource(LocalTeacher):
+    """A teacher that runs here, as a source of rationales for a recipe's learners."""
+
+    cache: str | None = None
+    """File in which replies are kept, to share it between runs; relative to the recipe's folder. Null keeps them in the
+    run folder, as teacher/requests.sqlite."""
+    select: SelectConfig = SelectConfig()
+    """Filter for these rationales."""
+
+
+def _recorded_by_its_file(value: Any) -> Any:
+    return {"kind": "recorded", **value} if isinstance(value, dict) and "rationales" in value else value
 
 
 class LoraConfig(Strict):
@@ -243,7 +288,12 @@ class Recipe(Strict):
     """Names the run folder: runs/<name>."""
     data: DataConfig = DataConfig()
     task: TaskConfig
-    teacher: RecordedTeacher
+    teacher: Annotated[
+        RecordedTeacher | OpenAISource | LocalSource,
+        Field(discriminator="kind"),
+        BeforeValidator(_recorded_by_its_file),
+    ]
+    """Where the first rationales come from. `kind` may be left out where `rationales` names a file."""
     learners: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Learner] = Field(min_length=1)
     """The learners by name; the order is the order of the report."""
     training: TrainingConfig = TrainingConfig()

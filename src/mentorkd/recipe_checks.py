@@ -163,13 +163,19 @@ def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
 
 
 def _translated(details: ErrorDetails, raw: Any) -> Finding:
-    path = _key_path([part for part in details["loc"] if part != "[key]"], raw)
+    location = [part for part in details["loc"] if part != "[key]"]
+    path = _key_path(location, raw, with_absent=details["type"] in ("missing", "extra_forbidden"))
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        known = [key for model in _models_at(path[:-1]) for key in model.model_fields]
-        return path, f"unknown key{suggestion(str(path[-1]), known)}"
+        return path, _unknown_key(path, next((part for part in location if part not in path), None))
+    if kind == "union_tag_not_found":
+        choices = ", ".join(tag for model in _models_at(path) for tag in _tag(model))
+        return (*path, "kind"), f"missing; expected one of {choices}"
+    if kind == "union_tag_invalid":
+        path, value = (*path, "kind"), context["tag"]
     if kind == "missing":
-        about = next((model.model_fields[str(path[-1])].description for model in _models_at(path[:-1])), None)
+        fields = [model.model_fields.get(str(path[-1])) for model in _models_at(path[:-1])]
+        about = next((field.description for field in fields if field is not None), None)
         return path, f"missing ({_first_sentence(about)})" if about else "missing"
     if kind == "value_error":
         return path, str(context["error"])
@@ -189,15 +195,32 @@ def _translated(details: ErrorDetails, raw: Any) -> Finding:
     return path, f"got {_shown(value)}; expected {expected or details['msg']}"
 
 
-def _key_path(location: list[int | str], raw: Any) -> KeyPath:
-    """Pydantic's location without the parts that are not keys of `raw`, such as the tag of a union."""
+def _key_path(location: list[int | str], raw: Any, *, with_absent: bool) -> KeyPath:
+    """Pydantic's location without the parts that are not keys of `raw`, such as the tag of a union; a key that is
+    missed or not wanted is the last part.
+    """
     path: list[int | str] = []
-    for part in location:
+    for number, part in enumerate(location, 1):
         inside = (isinstance(raw, list) and isinstance(part, int)) or part in mapping(raw)
-        if inside or part == location[-1]:
+        if inside or (with_absent and number == len(location)):
             path.append(part)
             raw = raw[part] if inside else None
     return tuple(path)
+
+
+def _unknown_key(path: KeyPath, tag: int | str | None) -> str:
+    """What is wrong with a key that the model at its place has not; `tag` tells which of a union's models that is."""
+    key, models = str(path[-1]), _models_at(path[:-1])
+    mine = [model for model in models if tag in _tag(model)] or models
+    if others := [other for model in models if key in model.model_fields for other in _tag(model)]:
+        return f"belongs to `kind: {others[0]}`, and this is `kind: {tag}`; remove it, or change `kind`"
+    return f"unknown key{suggestion(key, [known for model in mine for known in model.model_fields])}"
+
+
+def _tag(model: type[BaseModel]) -> tuple[str, ...]:
+    """The value of `kind` that chooses this model of a union; none where there is no such choice."""
+    field = model.model_fields.get("kind")
+    return () if field is None else get_args(field.annotation)
 
 
 def _models_at(path: KeyPath) -> list[type[BaseModel]]:

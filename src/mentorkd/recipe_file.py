@@ -7,7 +7,7 @@ absolute -> pydantic and the checks that look at several keys at once -> `Recipe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -36,7 +36,11 @@ __all__ = [
 ]
 
 _SHARED = ("training", "sampling")
-_DATA_FILES = (("task", "train"), ("task", "validation"), ("task", "test"), ("teacher", "rationales"))
+_DATA_FILES = (
+    *(("task", "train"), ("task", "validation"), ("task", "test")),
+    *(("teacher", "rationales"), ("teacher", "exemplars")),
+)
+_TEMPLATE_FILE = "file:"
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
@@ -152,6 +156,7 @@ def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
     data = raw.setdefault("data", {})
     if isinstance(data, dict) and isinstance(data.setdefault("root", "."), str):
         data["root"] = _joined(str(folders("data", "root")[0].absolute()), data["root"])
+    _resolve_teacher(mapping(raw.get("teacher")), folders)
     for name, learner in mapping(raw.get("learners")).items():
         if isinstance(learner, dict) and isinstance(learner.get("model"), str):
             if places.is_overridden(("learners", name, "model")):
@@ -161,6 +166,19 @@ def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
         for key in ("name", "tokenizer"):
             if isinstance(model.get(key), str):
                 model[key] = _local(model[key], folders("learners", name, "model", key))
+
+
+def _resolve_teacher(teacher: dict[str, Any], folders: Callable[..., list[Path]]) -> None:
+    """Likewise for the model, tokenizer, template and cache of a teacher that is asked; `model` may be a remote name."""
+    for key in ("tokenizer", "model") if teacher.get("kind") == "local" else ("tokenizer",):
+        if isinstance(teacher.get(key), str):
+            teacher[key] = _local(teacher[key], folders("teacher", key))
+    if isinstance(teacher.get("cache"), str):
+        teacher["cache"] = _joined(str(folders("teacher", "cache")[0].absolute()), teacher["cache"])
+    template = teacher.get("template")
+    if isinstance(template, str) and template.startswith(_TEMPLATE_FILE):
+        file = template.removeprefix(_TEMPLATE_FILE).strip()
+        teacher["template"] = _TEMPLATE_FILE + _joined(str(folders("teacher", "template")[0].absolute()), file)
 
 
 def _local(name: str, folders: Sequence[Path]) -> str:
@@ -211,8 +229,18 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
             if not os.path.exists(path):
                 hint = "`mentorkd data paper DIR` fetches the paper's data, `data.root=DIR` says where data is"
                 yield (section, key), f"no file at {path}; {hint}"
+    teacher = mapping(raw.get("teacher"))
+    template = teacher.get("template")
+    if isinstance(template, str) and template.startswith(_TEMPLATE_FILE):
+        path = template.removeprefix(_TEMPLATE_FILE)
+        if not os.path.exists(path):
+            yield ("teacher", "template"), f"no file at {path}"
+    models: list[tuple[KeyPath, Any]] = [(("teacher", "tokenizer"), teacher.get("tokenizer"))]
+    if teacher.get("kind") == "local":
+        models.append((("teacher", "model"), teacher.get("model")))
     for name, learner in mapping(raw.get("learners")).items():
-        for key in ("name", "tokenizer"):
-            value = mapping(mapping(learner).get("model")).get(key)
-            if isinstance(value, str) and _is_path(value) and not os.path.exists(value):
-                yield ("learners", name, "model", key), f"no file or folder at {value}"
+        model = mapping(mapping(learner).get("model"))
+        models += [(("learners", name, "model", key), model.get(key)) for key in ("name", "tokenizer")]
+    for where, value in models:
+        if isinstance(value, str) and _is_path(value) and not os.path.exists(value):
+            yield where, f"no file or folder at {value}"

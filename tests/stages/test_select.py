@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mentorkd.recipe import SelectConfig
 from mentorkd.records import Question, Rationale
+from mentorkd.stages.sampling import Grader
 from mentorkd.stages.select import gather
 
 QUESTIONS = [Question.create(f"q{i}", str(i), "train") for i in range(4)]
@@ -52,3 +53,38 @@ def test_each_source_has_its_own_filter() -> None:
     assert [(r.source, r.text) for r in gathered.rationales] == [
         ("teacher", "a"), ("mentor", "a"), ("mentor", "new"), ("mentor", "d"),
     ]  # fmt: skip
+
+
+def kept(texts: list[str], **filters: object) -> tuple[list[str], list[tuple[str, int, int]]]:
+    """What is left of rationales for the question whose answer is 3, and the last filter's counts."""
+    question, select = QUESTIONS[3], SelectConfig.model_validate(filters)
+    rows = [rationale(question, text, "teacher", sample=i) for i, text in enumerate(texts)]
+    grader = Grader("number")
+    gathered = gather({"teacher": rows}, {"teacher": select}, QUESTIONS, conclude=grader.find)
+    return [r.text for r in gathered.rationales], [(f["filter"], f["before"], f["after"]) for f in gathered.filters][3:]
+
+
+def test_filters_of_reasoning_are_off_until_they_are_asked_for() -> None:
+    texts = ["1 + 2 = 4, so 3", "1 + 2 = 3", "we have 5", "so it is clearly 3"]
+    assert kept(texts) == (texts, [])
+    assert kept(texts, steps=True) == (texts[1:], [("steps_check", 4, 3)])
+    assert kept(texts, answer_in_rationale=True) == ([texts[0], texts[1], texts[3]], [("answer_in_rationale", 4, 3)])
+    # Four characters are a token, a part of one is a whole one: 15, 9, 9 and 18 characters.
+    assert kept(texts, min_tokens=4, max_tokens=4) == (texts[:1], [("length", 4, 1)])
+    assert kept(texts, max_tokens=3) == (texts[1:3], [("length", 4, 2)])
+
+
+def test_diverse_keeps_those_that_differ_most() -> None:
+    texts = ["a b c d e 3", "a b c d f 3", "u v w x y 3"]
+    assert kept(texts, diverse=2) == ([texts[0], texts[2]], [("diverse", 3, 2)])
+
+
+def test_replies_that_are_not_whole_are_never_trained_on() -> None:
+    outcomes = ["ok", "refusal", "length", "empty"]
+    rows = [
+        Rationale.create(QUESTIONS[0].id, f"t{i}", None, "no_answer", "teacher", i, {"outcome": outcome})
+        for i, outcome in enumerate(outcomes)
+    ]
+    gathered = gather({"teacher": rows}, {"teacher": SelectConfig(correct=False)}, QUESTIONS)
+    assert [r.text for r in gathered.rationales] == ["t0"]
+    assert gathered.filters[1] == {"source": "teacher", "filter": "whole_replies", "before": 4, "after": 1}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mentorkd.recipe import SelectConfig
 from mentorkd.records import Question, Rationale
 from mentorkd.selection import FilterCount, select
+from mentorkd.steps import check_steps
 
-__all__ = ["Gathered", "gather"]
+__all__ = ["CHARACTERS_PER_TOKEN", "Gathered", "gather"]
+
+# English text in the T5 vocabulary has 3.5 to 4.5 characters a token on the paper's data.
+CHARACTERS_PER_TOKEN = 4
 
 # Which questions a low-resource ratio keeps must not depend on the training seed: it is part of the data.
 SELECTION_SEED = 0
@@ -25,19 +29,28 @@ class Gathered:
 
 
 def gather(
-    sources: Mapping[str, Sequence[Rationale]], selects: Mapping[str, SelectConfig], questions: Sequence[Question]
+    sources: Mapping[str, Sequence[Rationale]],
+    selects: Mapping[str, SelectConfig],
+    questions: Sequence[Question],
+    *,
+    conclude: Callable[[str, Question], str | None] | None = None,
 ) -> Gathered:
     """Select from each source in turn; a text that an earlier source has given for the question is not taken again.
 
-    Only rationales of `questions` (the training split) are taken.
+    Only rationales of `questions` (the training split) are taken, and of replies that were refused, empty or cut none.
+    `conclude` reads the answer that a text arrives at; it is needed for `answer_in_rationale` alone.
     """
-    known = {question.id for question in questions}
+    known = {question.id: question for question in questions}
     taken: list[Rationale] = []
     filters: list[dict[str, Any]] = []
     for name, rationales in sources.items():
         config = selects[name]
         mine = [rationale for rationale in rationales if rationale.question_id in known]
         counts = [FilterCount("training_questions", len(rationales), len(mine))]
+        if any("outcome" in rationale.meta for rationale in mine):
+            whole = [rationale for rationale in mine if rationale.meta.get("outcome") == "ok"]
+            counts.append(FilterCount("whole_replies", len(mine), len(whole)))
+            mine = whole
         kept, more = select(
             mine,
             correct=config.correct,
@@ -46,7 +59,28 @@ def gather(
             question_ratio=config.question_ratio,
             seed=SELECTION_SEED,
             already=taken if config.deduplicate else (),
+            tokens=_tokens,
+            min_tokens=config.min_tokens,
+            max_tokens=config.max_tokens,
+            conclude=_conclusion(conclude, known) if config.answer_in_rationale else None,
+            sound=_is_sound if config.steps else None,
+            diverse=config.diverse,
         )
         taken += kept
         filters += [{"source": name, **asdict(count)} for count in [*counts, *more]]
     return Gathered(taken, filters)
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text) // CHARACTERS_PER_TOKEN)
+
+
+def _is_sound(text: str) -> bool:
+    return not check_steps(text).wrong
+
+
+def _conclusion(
+    conclude: Callable[[str, Question], str | None] | None, known: Mapping[str, Question]
+) -> Callable[[Rationale], str | None]:
+    assert conclude is not None, "answer_in_rationale needs a reader of answers"
+    return lambda rationale: conclude(rationale.text, known[rationale.question_id])
