@@ -127,6 +127,12 @@ def describe_record(record: Mapping[str, Any]) -> str:
             total = sum(counts.values())
             share = f" ({100 * counts['correct'] / total:.1f} % right)" if total else ""
             parts.append(f"{total} {key}{share}")
+    if "asked" in record:
+        asked = record["asked"]
+        parts.append(f"{asked['requests']:,} requests, {asked['cached']:,} from the cache")
+        parts.append(f"{asked['input_tokens']:,} + {asked['output_tokens']:,} tokens")
+        if asked["dollars"] is not None:
+            parts.append(f"${asked['dollars']:.4f}")
     if "encoding" in record:
         parts.append(f"{record['encoding']['kept']} rows, {record['updates']} updates")
     if record.get("validation_accuracy") is not None:

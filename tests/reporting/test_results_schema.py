@@ -48,6 +48,29 @@ def test_a_damaged_folder_is_refused(report, tmp_path, damage, message):
         read_results(folder)
 
 
+ACCOUNT = {
+    "questions": 24,
+    "solved": 20,
+    "samples": 72,
+    "replies": 70,
+    "correct": 60,
+    "accuracy": 60 / 70,
+    "cut": 2,
+    "refused": 1,
+    "empty": 0,
+    "malformed": 3,
+    "lost": 2,
+    "kept": 58,
+    "requests": 1075,
+    "cached": 10,
+    "input_tokens": 12_345,
+    "output_tokens": 6789,
+    "dollars": 0.0059,
+    "unsure_dollars": 0.0,
+    "dollars_per_kept": 0.0059 / 58,
+}
+
+
 def schema_rows() -> list[tuple[str, str, str, str]]:
     """(type, field, annotation, meaning) of every field, from the source."""
     tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
@@ -83,7 +106,8 @@ def shape(value, annotation):
 
 
 def test_results_have_the_schema_s_keys(inputs):
-    results = build_results(inputs(size=40))
+    results = build_results(inputs(size=40, teacher=ACCOUNT))
+    account = results["run"]["teacher"]
     shape(results, schema.Results)
     shape(results["task"], schema.TaskResult)
     shape(results["headline"], schema.Headline)
@@ -101,7 +125,20 @@ def test_results_have_the_schema_s_keys(inputs):
         ([results["differing"], results["written"]], schema.Examples),
         (results["differing"]["entries"], schema.Example),
         (results["run"]["costs"], schema.Cost),
+        ([account], schema.TeacherAccount),
     ]:
         assert rows
         for row in rows:
             shape(row, kind)
+
+
+def test_the_teacher_s_account_is_on_both_pages_and_out_of_results_json(inputs, report, tmp_path):
+    write_report(build_results(inputs(size=60, teacher=ACCOUNT)), tmp_path)
+    for page in ("index.html", "report.md"):
+        text = (tmp_path / page).read_text(encoding="utf-8")
+        for told in ("24, 20 of them solved", "60 of 70 replies (85.7 %)", "2 cut, 1 refused, 3 malformed"):
+            assert told in text
+        assert "1,075, and 10 answers from the cache" in text
+        assert "$0.000102" in text
+    assert (report / "results.json").read_bytes() == (tmp_path / "results.json").read_bytes()
+    assert "The teacher" not in (report / "report.md").read_text(encoding="utf-8")

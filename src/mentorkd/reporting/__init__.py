@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, TaskInfo
-from mentorkd.reporting.schema import Results
+from mentorkd.reporting.schema import Results, TeacherAccount
 from mentorkd.reporting.tables import summary_rows
+from mentorkd.reporting.views import teacher_rows
 from mentorkd.reporting.write import read_results, write_report
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "ReportInputs",
     "Results",
     "TaskInfo",
+    "TeacherAccount",
     "build_results",
     "read_results",
     "summary_rows",
+    "teacher_rows",
     "write_report",
 ]

@@ -76,7 +76,11 @@ def build_results(inputs: ReportInputs) -> Results:
         "differing": differing_examples(inputs, _featured(inputs.learners, verdicts, comparisons)),
         "written": written_examples(inputs),
         "faults": list(inputs.faults),
-        "run": {"costs": [_cost(row) for row in inputs.costs], "manifest": dict(inputs.manifest)},
+        "run": {
+            "costs": [_cost(row) for row in inputs.costs],
+            "teacher": inputs.teacher,
+            "manifest": dict(inputs.manifest),
+        },
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mentorkd.records import AnswerKind, Prediction, Question, Rationale
+from mentorkd.reporting.schema import TeacherAccount
 
 __all__ = ["LearnerInfo", "ReportInputs", "TaskInfo"]
 
@@ -61,6 +62,8 @@ class ReportInputs:
     """Training questions with rationales of the teacher and the mentors, to be looked at."""
     costs: Sequence[Mapping[str, Any]] = ()
     """`stage`, `learner`, `seed`, `seconds`, `tokens`, `peak_memory_mb`; all but `stage` may be absent or null."""
+    teacher: TeacherAccount | None = None
+    """What a teacher that was asked did and cost."""
     faults: Sequence[str] = ()
     """A line for each fault of the data."""
     protocol: Sequence[str] = ()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mentorkd.reporting.schema import Example, Results
 from mentorkd.reporting.tables import format_share, markdown_table, plain_markdown, summary_rows
-from mentorkd.reporting.views import cost_rows, dropped_lines, format_points, funnel_rows, manifest_rows
+from mentorkd.reporting.views import cost_rows, dropped_lines, format_points, funnel_rows, manifest_rows, teacher_rows
 from mentorkd.statistics import format_p
 
 __all__ = ["render_markdown"]
@@ -39,6 +39,9 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
     for title, rows in (("Rationales through the filters", funnel_rows(results)), ("Cost", cost_rows(results))):
         if rows:
             parts += [f"## {title}", markdown_table(rows)]
+    parts += _listed(
+        "The teacher", [f"{name}: {text}" for name, text in teacher_rows(results["run"]["teacher"]).items()]
+    )
     parts += _listed("Training rows dropped", dropped_lines(results))
     parts += _listed("Faults found in the data", results["faults"])
     for examples in (results["differing"], results["written"]):

@@ -20,6 +20,7 @@ from mentorkd.reporting.views import (
     format_points,
     funnel_rows,
     manifest_rows,
+    teacher_rows,
 )
 from mentorkd.statistics import format_p
 
@@ -56,6 +57,7 @@ def render_page(results: Results, curves: Mapping[str, str]) -> str:
         funnel=funnel_rows(results),
         dropped=dropped_lines(results),
         costs=cost_rows(results),
+        teacher=teacher_rows(results["run"]["teacher"]),
         manifest=manifest_rows(results),
         colour={learner["name"]: f"var(--c{i % 8})" for i, learner in enumerate(results["learners"])},
     )

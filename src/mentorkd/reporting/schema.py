@@ -28,6 +28,7 @@ __all__ = [
     "RunFacts",
     "SeedResult",
     "TaskResult",
+    "TeacherAccount",
     "TrainingPoint",
     "ValidationPoint",
 ]
@@ -45,7 +46,7 @@ class TaskResult(TypedDict):
     name: str
     """The task's name in the recipe."""
     kind: AnswerKind
-    """How answers are graded: number, choice, yes_no or text."""
+    """How answers are graded: number, choice, yes_no, text or math."""
     train: int
     """Training questions."""
     validation: int
@@ -277,11 +278,56 @@ class Cost(TypedDict):
     """Peak memory in MB, of the accelerator where there is one."""
 
 
+class TeacherAccount(TypedDict):
+    """What a teacher that was asked did, and cost. Tokens, requests and dollars are of all runs of this folder."""
+
+    questions: int
+    """Questions it was asked."""
+    solved: int
+    """Questions with a right rationale at least."""
+    samples: int
+    """Rationales it was asked for."""
+    replies: int
+    """Samples that got a reply."""
+    correct: int
+    """Replies whose answer is right."""
+    accuracy: float | None
+    """`correct` / `replies`; null without replies."""
+    cut: int
+    """Replies cut at `max_tokens`."""
+    refused: int
+    """Replies refused by the model or by a content filter."""
+    empty: int
+    """Replies without reasoning."""
+    malformed: int
+    """Replies that could not be read and were asked for again, in this run."""
+    lost: int
+    """Samples given up without a reply."""
+    kept: int
+    """Rationales that training took, the most of any learner."""
+    requests: int
+    """Requests sent, retries among them; texts generated, for a local teacher."""
+    cached: int
+    """Answers that this run had without a request."""
+    input_tokens: int
+    """Tokens of the prompts."""
+    output_tokens: int
+    """Tokens of the replies."""
+    dollars: float | None
+    """What it cost at the recipe's price; null without one."""
+    unsure_dollars: float | None
+    """The part of `dollars` of requests whose outcome was never learnt, counted at its most."""
+    dollars_per_kept: float | None
+    """`dollars` / `kept`."""
+
+
 class RunFacts(TypedDict):
     """What this run took and where it ran: `run.json`."""
 
     costs: list[Cost]
     """One row for each stage, learner and seed."""
+    teacher: TeacherAccount | None
+    """What the teacher did and cost; null for recorded rationales."""
     manifest: dict[str, Any]
     """Versions, host, git state and command, as the run folder's manifest has them."""
 

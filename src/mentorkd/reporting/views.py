@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mentorkd.reporting.schema import Cost, FilterCount, Results
@@ -17,6 +17,7 @@ __all__ = [
     "format_seconds",
     "funnel_rows",
     "manifest_rows",
+    "teacher_rows",
 ]
 
 
@@ -96,6 +97,33 @@ def manifest_rows(results: Results) -> list[tuple[str, str]]:
     return [
         (name, _flat(value)) for name, value in results["run"]["manifest"].items() if value not in (None, "", {}, [])
     ]
+
+
+def teacher_rows(account: Mapping[str, Any] | None) -> dict[str, str]:
+    """The account of a teacher that was asked, in words; what is not known is left out."""
+    if account is None:
+        return {}
+    lost = f", {format_count(account['lost'])} got no reply" if account["lost"] else ""
+    unusable = {word: account[word] for word in ("cut", "refused", "empty", "malformed") if account[word]}
+    rows = {
+        "questions": f"{format_count(account['questions'])}, {format_count(account['solved'])} of them solved",
+        "samples": f"{format_count(account['samples'])}{lost}",
+        "right": f"{format_count(account['correct'])} of {format_count(account['replies'])} replies"
+        + ("" if account["accuracy"] is None else f" ({100 * account['accuracy']:.1f} %)"),
+        "unusable replies": ", ".join(f"{format_count(count)} {word}" for word, count in unusable.items()),
+        "requests": f"{format_count(account['requests'])}, and {format_count(account['cached'])} answers from the cache",
+        "tokens": f"{format_count(account['input_tokens'])} in, {format_count(account['output_tokens'])} out",
+        "cost": _dollars(account["dollars"]),
+        "unsure": f"{_dollars(account['unsure_dollars'])} of it, for requests whose outcome was never learnt"
+        if account["unsure_dollars"]
+        else "",
+        "cost of a kept rationale": _dollars(account.get("dollars_per_kept")),
+    }
+    return {name: text for name, text in rows.items() if text}
+
+
+def _dollars(dollars: float | None) -> str:
+    return "" if dollars is None else f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.6f}"
 
 
 def _cost(stage: str, learner: str, rows: Sequence[Cost]) -> dict[str, str]:

@@ -61,7 +61,8 @@ def read_results(folder: Path) -> Results:
     got = parts["results.json"].get("schema")
     if got != SCHEMA:
         raise RunError(f"{folder / 'results.json'}: got schema {got!r}, expected {SCHEMA!r}; write the report anew")
-    return cast(Results, {**parts["results.json"], "run": parts["run.json"]})
+    # Reports from before teachers were asked have no account of one.
+    return cast(Results, {**parts["results.json"], "run": {"teacher": None, **parts["run.json"]}})
 
 
 def _json(value: Mapping[str, Any]) -> str:

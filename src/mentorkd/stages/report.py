@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mentorkd.cards import describe_model
-from mentorkd.recipe import Recipe
+from mentorkd.recipe import TEACHER, Learner, Recipe
 from mentorkd.records import Prediction, Question, Rationale
-from mentorkd.reporting import LearnerInfo, ReportInputs, TaskInfo, build_results, write_report
+from mentorkd.reporting import LearnerInfo, ReportInputs, TaskInfo, TeacherAccount, build_results, write_report
 
 __all__ = ["report"]
 
@@ -38,7 +38,7 @@ def report(
         manifest: versions, host, git commit and command.
     """
     assert recipe.task.answer is not None
-    counts = records["prepare"]["questions"]
+    counts, asked = records["prepare"]["questions"], records["annotate"].get("asked")
     trained = {
         (name, seed): records[f"learners/{name}/seed-{seed}/train"] for name in recipe.learners for seed in recipe.seeds
     }
@@ -72,7 +72,7 @@ def report(
             filters=[
                 {"learner": name, "seed": seed, **row}
                 for (name, seed), record in trained.items()
-                for row in record["filters"]
+                for row in [*_replies(asked, recipe.learners[name]), *record["filters"]]
             ],
             dropped=[
                 {"learner": name, "seed": seed, "reason": reason, "rows": record["encoding"][key]}
@@ -85,6 +85,7 @@ def report(
             ],
             rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
             costs=[_cost(name, record) for name, record in records.items()],
+            teacher=None if asked is None else _account(asked, [record["filters"] for record in trained.values()]),
             faults=[*records["prepare"]["faults"], *records["annotate"]["faults"]],
             protocol=_protocol(recipe, trained),
             manifest=manifest,
@@ -92,6 +93,21 @@ def report(
     )
     write_report(results, folder)
     return {"learners": len(recipe.learners), "test_questions": counts["test"]}
+
+
+def _replies(asked: Mapping[str, Any] | None, learner: Learner) -> list[dict[str, Any]]:
+    """What stands before the filters of an asked teacher's rationales: samples that were asked for, and replies."""
+    if asked is None or TEACHER not in learner.rationales:
+        return []
+    return [{"source": TEACHER, "filter": "replies", "before": asked["samples"], "after": asked["replies"]}]
+
+
+def _account(asked: Mapping[str, Any], filters: Sequence[Sequence[Mapping[str, Any]]]) -> TeacherAccount:
+    """The teacher's account with what training kept: of learners whose filters differ, the most."""
+    kept = max((next((r["after"] for r in reversed(rows) if r["source"] == TEACHER), 0) for rows in filters), default=0)
+    dollars = asked["dollars"]
+    per_kept = dollars / kept if dollars is not None and kept else None
+    return cast(TeacherAccount, {**asked, "kept": kept, "dollars_per_kept": per_kept})
 
 
 def _cost(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
