@@ -17,8 +17,9 @@ FLOORS = {
     "records": 1,
     "teacher_recipe": 1,
     "recipe": 2,
-    "answers": 3,
-    "math_answers": 3,
+    "answers": 2,
+    "math_answers": 2,
+    "grading": 3,
     "prompts": 3,
     "selection": 3,
     "steps": 3,
@@ -50,9 +51,11 @@ FLOORS = {
     "work": 9,
     "console": 9,
     "pipeline": 10,
-    "cli": 11,
-    "__main__": 12,
+    "cli_options": 10,
     "__init__": 11,
+    "teacher_cli": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 LIGHT = [

@@ -15,11 +15,13 @@ from typing import Annotated, Any
 
 import typer
 
+from mentorkd.cli_options import AsJson, Overrides, Quiet, RecipePath, RunOption, RunPath
 from mentorkd.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.recipe import TEACHER, Recipe
-from mentorkd.records import AnswerKind, write_jsonl
+from mentorkd.records import AnswerKind, Question, write_jsonl
 from mentorkd.store import Stage
+from mentorkd.teacher_cli import annotate, cache_app
 
 __all__ = ["app", "main"]
 
@@ -31,15 +33,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Get data.")
 app.add_typer(data_app, name="data")
-
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes to the recipe.", show_default=False)
-]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/shuffled.")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; runs/<recipe's name> if not given.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results alone.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+app.add_typer(cache_app, name="cache")
+app.command()(annotate)
 
 
 @app.command()
@@ -111,8 +106,9 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     from mentorkd.recipe_file import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
-    planned = Pipeline(loaded, folder or Path("runs") / loaded.name).plan()
-    estimates = estimate(loaded)
+    root = folder or Path("runs") / loaded.name
+    planned = Pipeline(loaded, root).plan()
+    estimates = estimate(loaded, root)
     rows = [
         {"stage": p.stage.name, "state": p.state, "needs": list(p.stage.needs), **estimates.of(p.stage)}
         for p in planned
@@ -208,7 +204,6 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Show the rationale and the answer that a trained learner gives to a question."""
-    from mentorkd.answers import extract, option_letters
     from mentorkd.prompts import render_prompt, split_target
 
     pipeline, work, reporter = _opened(folder, True, as_json)
@@ -225,9 +220,7 @@ def ask(
     )
     reporter.close()
     rationale, _ = split_target(completion.text, config.target)
-    kind, choices = pipeline.recipe.task.answer, pipeline.recipe.task.choices
-    assert kind is not None
-    answer = extract(completion.text, kind, choices or (option_letters(question) or None if kind == "choice" else None))
+    answer = work.grader.find(completion.text, Question.create(question, "", "test"))
     if as_json:
         print(
             json.dumps(
@@ -246,7 +239,9 @@ def ask(
 def import_data(
     file: Annotated[str, typer.Argument(help="A data file in any supported shape, or hub:NAME.")],
     task: Annotated[str | None, typer.Option(help="One of the paper's tasks; brings the kind of answer.")] = None,
-    answer: Annotated[str | None, typer.Option(help="number, choice, yes_no or text, for a task of your own.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="number, choice, yes_no, text or math, for a task of your own.")
+    ] = None,
     column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, e.g. question=problem. Repeatable.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     output: Annotated[Path, typer.Option(help="Folder for questions.jsonl and rationales.jsonl.")] = Path("data"),
@@ -304,7 +299,9 @@ def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequ
     known = find_task(task) if task else None
     if known is None:
         got = f"got --task {task}" if task else "neither --task nor --answer is given"
-        raise RunError(f"{got}; expected one of {', '.join(PAPER_TASKS)}, or --answer number, choice, yes_no or text")
+        raise RunError(
+            f"{got}; expected one of {', '.join(PAPER_TASKS)}, or --answer number, choice, yes_no, text or math"
+        )
     return known.answer, known.choices
 
 

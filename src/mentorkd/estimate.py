@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from mentorkd.readers import read_rationales
-from mentorkd.recipe import TEACHER, Recipe
+from mentorkd.recipe import TEACHER, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.records import Question, Rationale
-from mentorkd.stages.prepare import prepare
-from mentorkd.stages.select import gather
+from mentorkd.stages.ask import preview
+from mentorkd.stages.prepare import prepare_recipe
+from mentorkd.stages.sampling import Grader
+from mentorkd.stages.select import CHARACTERS_PER_TOKEN, gather
 from mentorkd.store import Stage
+from mentorkd.teachers.dry_run import DryRun
 
 __all__ = ["Estimates", "estimate"]
-
-# English text in the T5 vocabulary has 3.5 to 4.5 characters a token on the paper's data.
-CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,25 @@ class Estimates:
     kept: int
     tokens_per_rationale: int
     recipe: Recipe
+    asked: DryRun | None = field(default=None, kw_only=True)
 
     @property
     def notes(self) -> list[str]:
-        return [
+        length = "as the teacher's" if self.asked is None else "as `teacher.max_tokens` allows"
+        notes = [
             f"tokens are estimated as characters / {CHARACTERS_PER_TOKEN}; rationales yet to be written are taken to be as long "
-            "as the teacher's, and all to be kept, so stages that read them may handle fewer"
+            f"{length}, and all to be kept, so stages that read them may handle fewer"
         ]
+        return notes if self.asked is None else notes + [f"teacher: {line}" for line in self.asked.lines()]
 
     def of(self, stage: Stage) -> dict[str, int]:
         """`rows` and, where a model reads or writes them, `tokens` of a stage; nothing for the report."""
         if stage.kind == "prepare":
             return {"rows": sum(self.questions.values())}
         if stage.kind == "annotate":
-            return {"rows": self.rationales}
+            asked = self.asked
+            tokens = {} if asked is None else {"tokens": asked.input_tokens + asked.output_tokens}
+            return {"rows": self.rationales, **tokens}
         if stage.kind == "report":
             return {}
         learner = self.recipe.learners[stage.learner]
@@ -61,40 +67,29 @@ class Estimates:
         return self.questions["train"] * self.recipe.learners[source].sampling.samples
 
 
-def estimate(recipe: Recipe) -> Estimates:
-    """Read the recipe's data and count."""
-    task = recipe.task
-    assert task.answer is not None, "the recipe's checks fill this in"
-    questions, _ = prepare(
-        train=data_path(recipe, task.train),
-        test=data_path(recipe, task.test),
-        validation=data_path(recipe, task.validation) if task.validation else None,
-        validation_share=task.validation_share,
-        kind=task.answer,
-        choices=task.choices,
-        columns=task.columns,
-        limit_train=task.limit_train,
-        limit_test=task.limit_test,
-    )
-    rationales = _recorded(recipe, questions)
-    kept = gather(
-        {TEACHER: rationales}, {TEACHER: recipe.teacher.select}, [q for q in questions if q.split == "train"]
-    ).rationales
+def estimate(recipe: Recipe, root: Path) -> Estimates:
+    """Read the recipe's data and count; in the run folder `root`, replies of a teacher may be kept already."""
+    questions, _ = prepare_recipe(recipe)
+    counts = {split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")}
+    asked = [question for question in questions if question.split == "train"]
+    teacher = recipe.teacher
+    if not isinstance(teacher, RecordedTeacher):
+        rows = counts["train"] * teacher.samples
+        return Estimates(counts, rows, rows, teacher.max_tokens, recipe, asked=preview(recipe, asked, root))
+    rationales = _recorded(recipe, teacher, questions)
+    assert recipe.task.answer is not None
+    grader = Grader(recipe.task.answer, recipe.task.choices)
+    kept = gather({TEACHER: rationales}, {TEACHER: teacher.select}, asked, conclude=grader.find).rationales
     characters = sum(len(rationale.text) for rationale in rationales)
-    return Estimates(
-        questions={split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")},
-        rationales=len(rationales),
-        kept=len(kept),
-        tokens_per_rationale=round(characters / max(1, len(rationales)) / CHARACTERS_PER_TOKEN),
-        recipe=recipe,
-    )
+    per_rationale = round(characters / max(1, len(rationales)) / CHARACTERS_PER_TOKEN)
+    return Estimates(counts, len(rationales), len(kept), per_rationale, recipe)
 
 
-def _recorded(recipe: Recipe, questions: list[Question]) -> list[Rationale]:
+def _recorded(recipe: Recipe, teacher: RecordedTeacher, questions: list[Question]) -> list[Rationale]:
     task = recipe.task
     assert task.answer is not None
     return read_rationales(
-        data_path(recipe, recipe.teacher.rationales),
+        data_path(recipe, teacher.rationales),
         questions,
         kind=task.answer,
         choices=task.choices,

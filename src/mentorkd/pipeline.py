@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mentorkd import hardware
 from mentorkd.errors import RunError
-from mentorkd.recipe import TEACHER, Learner, ModelConfig, Recipe
+from mentorkd.recipe import TEACHER, Learner, ModelConfig, Recipe, RecordedTeacher, SelectConfig
 from mentorkd.recipe_file import data_path, dump_recipe, learning_order, load_recipe, writers
 from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
 
@@ -35,6 +35,10 @@ __all__ = ["Pipeline", "PlannedStage", "Reporter", "compile_stages", "open_run"]
 
 # Raised when a stage's code changes what it makes of the same inputs.
 CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 1, "train": 1, "augment": 1, "evaluate": 1, "report": 1}
+
+# Settings of a teacher that change how it is asked and not what: they reach no reply.
+HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
+HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,7 @@ def compile_stages(recipe: Recipe) -> list[Stage]:
     task = recipe.task.model_dump()
     files = {part: _file_identity(recipe, task[part]) for part in ("train", "test", "validation") if task[part]}
     prepared = add("prepare", "prepare", "data", [task, files, recipe.data.strict], [])
-    teacher = recipe.teacher.model_dump(exclude={"select"})
-    recorded = _file_identity(recipe, teacher["rationales"]) if "rationales" in teacher else None
-    annotated = add("annotate", "annotate", "teacher", [teacher, recorded], [prepared])
+    annotated = add("annotate", "annotate", "teacher", _teacher_identity(recipe), [prepared])
     models = {name: _model_identity(learner.model) for name, learner in recipe.learners.items()}
 
     for seed in recipe.seeds:
@@ -107,7 +109,7 @@ def compile_stages(recipe: Recipe) -> list[Stage]:
         for name in learning_order(recipe):
             learner = recipe.learners[name]
             authors = [annotated if s == TEACHER else f"{folder[s]}/augment" for s in learner.rationales]
-            selects = {s: recipe.select_of(s).model_dump() for s in learner.rationales}
+            selects = {s: _filters(recipe.select_of(s)) for s in learner.rationales}
             soft: list[str] = []
             imitation: list[Any] = []
             if (mentor := learner.soft_labels) is not None:
@@ -178,6 +180,27 @@ def _file_identity(recipe: Recipe, value: str) -> str:
     return path if path.startswith("hub:") else digest_path(Path(path))
 
 
+def _teacher_identity(recipe: Recipe) -> list[Any]:
+    """What decides the teacher's rationales: a file's content, or all that is asked and of whom."""
+    teacher = recipe.teacher
+    if isinstance(teacher, RecordedTeacher):
+        return [teacher.model_dump(exclude={"select"}), _file_identity(recipe, teacher.rationales)]
+    settings = teacher.model_dump(exclude=HOW_TO_ASK)
+    if teacher.exemplars is not None:
+        settings["exemplars"] = _file_identity(recipe, teacher.exemplars)
+    if teacher.template is not None and teacher.template.startswith("file:"):
+        settings["template"] = digest_path(Path(teacher.template.removeprefix("file:")))
+    if teacher.kind == "local" and Path(teacher.model).exists():
+        settings["model"] = digest_path(Path(teacher.model))
+    return [settings]
+
+
+def _filters(select: SelectConfig) -> dict[str, Any]:
+    """The filters of a source; those that came later are named only where they are on, so that old runs stay finished."""
+    first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
+    return select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
+
+
 def _model_identity(config: ModelConfig) -> Any:
     """A model's settings, with local folders and files replaced by their content."""
     settings = config.model_dump()
@@ -218,16 +241,26 @@ class Pipeline:
             planned.append(PlannedStage(stage, state, record))
         return planned
 
-    def run(self, *, force: Sequence[str] = (), command: Sequence[str] = ()) -> dict[str, Any]:
+    def run(
+        self, *, force: Sequence[str] = (), command: Sequence[str] = (), until: str | None = None
+    ) -> dict[str, Any]:
         """Run every stage that is not done, and return the manifest.
 
         Args:
             force: kinds or names of stages to run again, with all that depends on them.
             command: the command line, for the manifest.
+            until: the kind of stage to stop after; null runs all.
         """
         stages = self.stages
+        if until is not None:
+            stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
+        forced = self._forced(force)
+        if any(s.kind == "annotate" and (s in forced or not self.folder.finished(s)) for s in stages):
+            from mentorkd.stages.ask import check_teacher
+
+            check_teacher(self.recipe)
         with self.folder.lock():
-            for stage in self._forced(force):
+            for stage in forced:
                 self.folder.forget(stage)
             waiting = [s for s in stages if not self.folder.finished(s)]
             (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
@@ -239,7 +272,8 @@ class Pipeline:
             from mentorkd.work import Work
 
             work = Work(self.recipe, self.folder, self.reporter.progress, self.reporter.note)
-            work.check_models()
+            if any(stage.kind == "train" for stage in waiting):
+                work.check_models()
             for number, stage in enumerate(stages, 1):
                 if stage in waiting:
                     self._run_stage(stage, work, number, len(stages))

@@ -29,19 +29,20 @@ from mentorkd.models import (
     save_model,
     tokenizer_digest,
 )
-from mentorkd.recipe import TEACHER, Learner, Recipe
+from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl, write_jsonl
 from mentorkd.soft_labels import StoredSoftLabels
 from mentorkd.stages.annotate import annotate
+from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.evaluate import accuracy, evaluate
-from mentorkd.stages.prepare import prepare
+from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.report import report
 from mentorkd.stages.rows import training_rows
 from mentorkd.stages.sampling import Decoding, Grader
 from mentorkd.stages.score import score
-from mentorkd.stages.select import gather
+from mentorkd.stages.select import Gathered, gather
 from mentorkd.store import RunFolder, Stage, digest_path
 from mentorkd.training import Distillation, OnlineMentor, SoftLabelSource, train
 
@@ -95,42 +96,56 @@ class Work:
     # --- the stages -----------------------------------------------------------------------------------------------
 
     def prepare(self, stage: Stage, place: Path) -> dict[str, Any]:
-        task = self.recipe.task
-        questions, faults = prepare(
-            train=data_path(self.recipe, task.train),
-            test=data_path(self.recipe, task.test),
-            validation=data_path(self.recipe, task.validation) if task.validation else None,
-            validation_share=task.validation_share,
-            kind=self.grader.kind,
-            choices=task.choices,
-            columns=task.columns,
-            limit_train=task.limit_train,
-            limit_test=task.limit_test,
-        )
+        questions, faults = prepare_recipe(self.recipe)
         lines = self._tell(faults)
         write_jsonl(place / "out" / "questions.jsonl", questions)
         counts = {split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")}
         return {"questions": counts, "faults": lines}
 
     def annotate(self, stage: Stage, place: Path) -> dict[str, Any]:
+        teacher, task = self.recipe.teacher, self.recipe.task
+        if not isinstance(teacher, RecordedTeacher):
+            return self._ask(teacher, place)
         rationales, faults = annotate(
-            self.recipe.teacher,
+            teacher,
             self.questions(),
             locate=lambda value: data_path(self.recipe, value),
             kind=self.grader.kind,
-            choices=self.recipe.task.choices,
-            columns=self.recipe.task.columns,
-            limited=self.recipe.task.limit_train is not None or self.recipe.task.limit_test is not None,
+            choices=task.choices,
+            columns=task.columns,
+            limited=task.limit_train is not None or task.limit_test is not None,
         )
         lines = self._tell(faults)
         write_jsonl(place / "out" / "rationales.jsonl", rationales)
         return {"rationales": _verdicts(rationales), "faults": lines}
 
+    def _ask(self, teacher: OpenAISource | LocalSource, place: Path) -> dict[str, Any]:
+        with open_cache(self.recipe, self.folder.root) as cache:
+            made = ask(
+                self.recipe,
+                self.questions("train"),  # those held out are not trained on, so nothing is paid for them
+                cache=cache,
+                grader=self.grader,
+                device=self.device,
+                engines=self.folder.root / ".engines",
+                on_progress=self.progress,
+                note=self.note,
+            )
+        if made.stopped is not None:
+            right = sum(rationale.verdict == "correct" for rationale in made.rationales)
+            self.note(f"teacher: {len(made.rationales)} rationales are there, {right} of them right")
+        made.raise_if_stopped()
+        record = account(made, teacher)
+        for line in record["faults"]:
+            self.note(line)
+        write_jsonl(place / "out" / "rationales.jsonl", made.rationales)
+        return {"rationales": _verdicts(made.rationales), **record}
+
     def train(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner, config = self._learner(stage), self._learner(stage).training
         questions = self.questions("train")
         sources = {name: self.rationales(name, stage.seed) for name in learner.rationales}
-        gathered = gather(sources, {name: self.recipe.select_of(name) for name in sources}, questions)
+        gathered = self._gather(sources, questions)
         loaded = load_model(learner.model, seed=stage.seed, device=self.device)
         rows, counts = training_rows(
             gathered.rationales,
@@ -183,7 +198,7 @@ class Work:
         mentor_folder = self._learner_folder(_known(learner.soft_labels), stage.seed) / "model"
         questions = self.questions("train")
         sources = {stage.source: self.rationales(stage.source, stage.seed)}
-        gathered = gather(sources, {stage.source: self.recipe.select_of(stage.source)}, questions)
+        gathered = self._gather(sources, questions)
         mentor = load_folder(mentor_folder, device=self.device)
         rows, _ = training_rows(
             gathered.rationales,
@@ -288,6 +303,10 @@ class Work:
         """All rationales of the teacher, or of a learner that writes."""
         folder = self.folder.root / "teacher" if source == TEACHER else self._learner_folder(source, seed)
         return read_jsonl(folder / "rationales.jsonl", Rationale)
+
+    def _gather(self, sources: Mapping[str, list[Rationale]], questions: list[Question]) -> Gathered:
+        selects = {name: self.recipe.select_of(name) for name in sources}
+        return gather(sources, selects, questions, conclude=self.grader.find)
 
     def engine(self, name: str, seed: int) -> Engine:
         """An engine over a trained learner's model."""

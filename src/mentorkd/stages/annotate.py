@@ -1,4 +1,4 @@
-"""Annotate: the teacher's rationales for the training questions (Mentor-KD, section 3.1)."""
+"""Annotate: the rationales that a teacher gave in the past, from a file (Mentor-KD, section 3.1)."""
 
 from __future__ import annotations
 

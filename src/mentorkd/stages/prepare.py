@@ -8,10 +8,12 @@ from dataclasses import replace
 from mentorkd.audit import DataFaults, audit
 from mentorkd.errors import DataError
 from mentorkd.readers import read_questions
+from mentorkd.recipe import Recipe
+from mentorkd.recipe_file import data_path
 from mentorkd.records import AnswerKind, Question, Split
 from mentorkd.selection import split_validation
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "prepare_recipe"]
 
 # The split must be the same for every learner and seed, or their validation accuracies could not be compared.
 VALIDATION_SEED = 0
@@ -53,3 +55,20 @@ def prepare(
         empty = "training" if not asked else "test"
         raise DataError(f"no {empty} question is left of {train if not asked else test}; expected at least one")
     return [*asked, *held, *tested], audited.faults
+
+
+def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
+    """The questions that a recipe names, and the faults found in them."""
+    task = recipe.task
+    assert task.answer is not None, "the recipe's checks fill this in"
+    return prepare(
+        train=data_path(recipe, task.train),
+        test=data_path(recipe, task.test),
+        validation=data_path(recipe, task.validation) if task.validation else None,
+        validation_share=task.validation_share,
+        kind=task.answer,
+        choices=task.choices,
+        columns=task.columns,
+        limit_train=task.limit_train,
+        limit_test=task.limit_test,
+    )

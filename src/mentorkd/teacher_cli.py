@@ -1,0 +1,124 @@
+"""The commands about asked teachers: `annotate`, and `cache` for the files that keep their replies."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mentorkd.cli_options import AsJson, Overrides, Quiet, RecipePath, RunOption
+from mentorkd.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.errors import RunError
+from mentorkd.recipe import Recipe, RecordedTeacher
+from mentorkd.reporting import teacher_rows
+
+__all__ = ["annotate", "cache_app"]
+
+cache_app = typer.Typer(no_args_is_help=True, help="Files that keep the replies of a teacher.")
+CachePath = Annotated[
+    Path, typer.Argument(metavar="CACHE", help="A run folder, or a cache file such as runs/x/teacher/requests.sqlite.")
+]
+
+
+def annotate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    folder: RunOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show three prompts, requests, tokens and dollars; ask for nothing.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Get the teacher's rationales, and nothing after them; `run` goes on from there."""
+    from mentorkd.pipeline import Pipeline
+    from mentorkd.recipe_file import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    root = folder or Path("runs") / loaded.name
+    if dry_run:
+        _show_preview(loaded, root, as_json)
+        return
+    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
+    try:
+        manifest = Pipeline(loaded, root, reporter).run(command=sys.argv, until="annotate")
+    finally:
+        reporter.close()
+    _show_record(manifest["stages"]["annotate"], root, as_json)
+
+
+def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
+    from mentorkd.stages.ask import preview, token_counter
+    from mentorkd.stages.prepare import prepare_recipe
+
+    if isinstance(recipe.teacher, RecordedTeacher):
+        raise RunError("the teacher of this recipe is recorded, so nobody is asked; --dry-run is for other kinds")
+    questions = [question for question in prepare_recipe(recipe)[0] if question.split == "train"]
+    found = preview(recipe, questions, root, counted=token_counter(recipe.teacher))
+    if as_json:
+        print(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    for number, prompt in enumerate(found.prompts, 1):
+        print(f"--- prompt {number} of {len(questions)} " + "-" * 60)
+        print(prompt)
+    print("-" * 78)
+    print("\n".join(found.lines()))
+
+
+def _show_record(record: Mapping[str, Any], root: Path, as_json: bool) -> None:
+    file = root / "teacher" / "rationales.jsonl"
+    if as_json:
+        print(json.dumps({"rationales": record["rationales"], **record.get("asked", {}), "file": str(file)}))
+        return
+    rows = teacher_rows(record["asked"]) if "asked" in record else record["rationales"]
+    show_table("teacher", ["", "count"], [[name.replace("_", " "), str(value)] for name, value in rows.items()])
+    print(f"rationales: {file}")
+
+
+@cache_app.command()
+def merge(
+    into: Annotated[Path, typer.Argument(metavar="INTO", help="The cache to add to; made if it is not there.")],
+    others: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Caches whose replies are taken over.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take over replies of other caches; what both have stays as it is."""
+    from mentorkd.teachers.cache import RequestCache
+
+    with RequestCache(_file(into)) as cache:
+        added = {str(other): cache.merge(_file(other)) for other in others}
+        total = len(cache)
+    if as_json:
+        print(json.dumps({"added": added, "replies": total}))
+        return
+    for other, count in added.items():
+        print(f"{count:,} new replies of {other}")
+    print(f"{_file(into)}: {total:,} replies")
+
+
+@cache_app.command()
+def export(
+    source: CachePath,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="JSON Lines: key, sample, at, request, reply.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write every reply with its request as JSON Lines."""
+    from mentorkd.teachers.cache import RequestCache
+
+    file = _file(source)
+    if not file.is_file():
+        raise RunError(f"{file}: no such cache; give a run folder that has one, or a cache file")
+    with RequestCache(file) as cache:
+        count = cache.export(output)
+    print(json.dumps({"replies": count, "file": str(output)}) if as_json else f"{output}: {count:,} replies")
+
+
+def _file(place: Path) -> Path:
+    """The cache file at a path that may be a run folder."""
+    from mentorkd.stages.ask import CACHE
+
+    return place / CACHE if place.is_dir() else place

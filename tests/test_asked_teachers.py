@@ -1,0 +1,314 @@
+"""Teachers that are asked, from the recipe to the report: nothing is paid twice, kept back or given away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+sys.path.append(str(Path(__file__).with_name("teachers")))
+
+from hostile_server import Running, running
+
+from mentorkd.cli import main
+from mentorkd.records import Rationale, read_jsonl
+from mentorkd.teachers.cache import RequestCache
+from small_recipe import small_recipe
+from test_cli import Cli, cli  # noqa: F401  (a fixture)
+from tiny_models import tiny_llama, tiny_tokenizer
+
+KEY = "sk-never-to-be-seen-0123456789"
+VARIABLE = "MENTORKD_TEST_KEY"
+# Of these the server refuses two, leaves one empty, cuts one and errs in one.
+QUESTIONS, SAMPLES = 16, 2
+RIGHT = (QUESTIONS - 5) * SAMPLES
+ALL = QUESTIONS * SAMPLES
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, KEY)
+
+
+@pytest.fixture
+def server() -> Iterator[Running]:
+    with running("friendly") as started:
+        yield started
+
+
+def write_recipe(folder: Path, teacher: dict[str, Any], **changes: Any) -> Path:
+    """A small recipe about sums, with one learner, and `teacher`."""
+    recipe = small_recipe(folder)
+    learner = {"model": recipe["learners"]["vanilla"]["model"]}
+    for split, numbers in (("train", range(QUESTIONS)), ("validation", range(20, 24)), ("test", range(24, 29))):
+        rows = [{"question": f"What is {a} + {3 * a}?", "answer": str(4 * a)} for a in numbers]
+        (folder / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = {**recipe["training"], "epochs": 1}
+    asked = {"samples": SAMPLES, "max_tokens": 64, **teacher}
+    recipe |= {"teacher": asked, "learners": {"student": learner}, "training": training, **changes}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
+
+
+def endpoint(server: Running, **settings: Any) -> dict[str, Any]:
+    url = {"base_url": server.url, "api_key_env": VARIABLE, "concurrency": 4}
+    return {"kind": "openai", "model": "m", "price": {"input": 1.0, "output": 2.0}, **url, **settings}
+
+
+def asked_of(server: Running) -> int:
+    return len(server.books()["arrivals"])
+
+
+def test_from_questions_to_a_report_by_way_of_an_endpoint(
+    cli: Cli,  # noqa: F811
+    server: Running,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe, run = write_recipe(tmp_path, endpoint(server)), tmp_path / "run"
+    told = cli("run", recipe, "--run", run)
+    assert told.code == 0, told.err
+    books = server.books()
+    assert len(books["arrivals"]) == ALL
+    # Questions that are held out are not paid for.
+    assert {prompt.split(" is ")[1].split(" +")[0] for prompt in books["attempts"]} == {*map(str, range(QUESTIONS))}
+    facts = json.loads((run / "report" / "run.json").read_text())
+    spent = (books["input_tokens"] * 1.0 + books["output_tokens"] * 2.0) / 1e6
+    expected = {
+        "questions": QUESTIONS,
+        "solved": QUESTIONS - 5,
+        "samples": ALL,
+        "replies": ALL,
+        "correct": RIGHT,
+        "refused": 4,
+        "empty": 2,
+        "cut": 2,
+        "lost": 0,
+        "requests": ALL,
+        "cached": 0,
+        "input_tokens": books["input_tokens"],
+        "output_tokens": books["output_tokens"],
+    }
+    teacher = facts["teacher"]
+    assert {name: teacher[name] for name in expected} == expected
+    assert teacher["dollars"] == pytest.approx(spent)
+    assert teacher["accuracy"] == RIGHT / ALL
+    # The server's replies differ in their "Way n", so that none is a duplicate.
+    assert teacher["kept"] == RIGHT
+    assert teacher["dollars_per_kept"] == pytest.approx(spent / RIGHT)
+    filters = json.loads((run / "report" / "results.json").read_text())["filters"]
+    assert [(row["filter"], row["before"], row["after"]) for row in filters] == [
+        ("replies", ALL, ALL),
+        ("training_questions", ALL, ALL),
+        ("whole_replies", ALL, ALL - 8),
+        ("correct", ALL - 8, RIGHT),
+        ("deduplicate", RIGHT, RIGHT),
+    ]
+    assert json.loads((run / "manifest.json").read_text())["stages"]["annotate"]["asked"]["requests"] == ALL
+    assert f"{ALL} requests, 0 from the cache" in told.err
+    assert f"{RIGHT} of {ALL} replies" in (run / "report" / "report.md").read_text()
+
+    changed = cli("run", recipe, "teacher.select={max_per_question: 1, steps: true, min_tokens: 2}", "--run", run)
+    assert changed.code == 0, changed.err
+    assert cli("run", recipe, "--force", "annotate", "--run", run).code == 0
+    assert asked_of(server) == ALL
+
+    for file in [file for file in tmp_path.rglob("*") if file.is_file()]:
+        assert KEY.encode() not in file.read_bytes(), file
+    assert KEY not in told.out + told.err + changed.out + changed.err + caplog.text
+
+
+def test_more_samples_ask_for_what_is_missing_alone_and_runs_can_share_a_cache(
+    cli: Cli,  # noqa: F811
+    server: Running,
+    tmp_path: Path,
+) -> None:
+    recipe, run = write_recipe(tmp_path, endpoint(server)), tmp_path / "run"
+    first = cli("annotate", recipe, "--run", run, "--json")
+    assert first.code == 0, first.err
+    assert json.loads(first.out)["requests"] == ALL
+    assert not (run / "learners").exists()
+    more = json.loads(cli("annotate", recipe, "teacher.samples=3", "--run", run, "--json").out)
+    assert (more["samples"], more["requests"], more["cached"]) == (QUESTIONS * 3, QUESTIONS * 3, ALL)
+    assert asked_of(server) == QUESTIONS * 3
+    # How it asks is no reason to ask again, and not even to read the cache.
+    gentle = cli("annotate", recipe, "teacher.samples=3", "teacher.concurrency=1", "teacher.retries=9", "--run", run)
+    assert "Finished" not in gentle.err
+    assert "2 finished stages kept" in gentle.err
+    shared = f"teacher.cache={run / 'teacher' / 'requests.sqlite'}"
+    other = json.loads(cli("annotate", recipe, shared, "name=other", "--run", tmp_path / "other", "--json").out)
+    assert (other["samples"], other["requests"], other["cached"], other["dollars"]) == (ALL, 0, ALL, 0.0)
+    assert not (tmp_path / "other" / "teacher" / "requests.sqlite").exists()
+    assert asked_of(server) == QUESTIONS * 3
+
+
+def test_killed_while_it_asks_it_goes_on_where_it_was(cli: Cli, server: Running, tmp_path: Path) -> None:  # noqa: F811
+    recipe, run = write_recipe(tmp_path, endpoint(server, concurrency=1)), tmp_path / "run"
+    command = [sys.executable, "-m", "mentorkd", "annotate", str(recipe), "--run", str(run), "--quiet"]
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        while asked_of(server) < 8 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    before = asked_of(server)
+    assert 8 <= before < ALL
+    assert not (run / "teacher" / "rationales.jsonl").exists()
+    told = cli("annotate", recipe, "--run", run, "--json")
+    assert told.code == 0, told.err
+    assert json.loads(told.out)["cached"] >= before - 1
+    # The one in flight at the kill is the only one that may be asked for twice.
+    assert asked_of(server) <= ALL + 1
+    assert len(read_jsonl(run / "teacher" / "rationales.jsonl", Rationale)) == ALL
+
+
+def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
+    cli: Cli,  # noqa: F811
+    server: Running,
+    tmp_path: Path,
+) -> None:
+    recipe, run = write_recipe(tmp_path, endpoint(server, budget={"requests": 10})), tmp_path / "run"
+    for _ in range(2):
+        stopped = cli("run", recipe, "--run", run)
+        assert stopped.code == 2
+        assert "mentorkd: stopped before the budget of 10 requests could be crossed: 10 requests spent" in stopped.err
+        assert f"kept in {run / 'teacher' / 'requests.sqlite'}; raise `teacher.budget` and run again" in stopped.err
+        assert "10 rationales are there" in stopped.err
+        assert asked_of(server) == 10
+    assert [p["state"] for p in json.loads(cli("plan", recipe, "--run", run, "--json").out)["stages"]][:2] == [
+        "done",
+        "resumes",
+    ]
+    done = cli("annotate", recipe, "teacher.budget={dollars: 1}", "--run", run, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["cached"] == 10
+    assert asked_of(server) == ALL
+
+
+def test_a_dry_run_and_a_plan_ask_for_nothing(cli: Cli, server: Running, tmp_path: Path) -> None:  # noqa: F811
+    recipe, run = write_recipe(tmp_path, endpoint(server)), tmp_path / "run"
+    told = cli("annotate", recipe, "--dry-run", "--run", run)
+    assert told.code == 0, told.err
+    for number in range(3):
+        assert f"Q: What is {number} + {3 * number}?" in told.out
+    assert "What is 3 + 9?" not in told.out
+    assert f"requests: {ALL}, and 0 answered from the cache" in told.out
+    assert "(estimated by characters, four a token)" in told.out
+    assert "dollars: at most $0.00" in told.out
+    plan = json.loads(cli("plan", recipe, "--run", run, "--json").out)
+    rows = {stage["stage"]: stage for stage in plan["stages"]}
+    assert rows["annotate"]["rows"] == ALL
+    assert rows["annotate"]["tokens"] > ALL * 64
+    assert f"teacher: requests: {ALL}, and 0 answered from the cache" in plan["notes"]
+    assert asked_of(server) == 0
+    assert not run.exists()
+    assert cli("annotate", recipe, "--run", run).code == 0
+    after = json.loads(cli("annotate", recipe, "teacher.samples=3", "--dry-run", "--run", run, "--json").out)
+    assert (after["requests"], after["cached"]) == (QUESTIONS, ALL)
+    assert asked_of(server) == ALL
+
+
+def test_caches_are_merged_and_exported(cli: Cli, server: Running, tmp_path: Path) -> None:  # noqa: F811
+    recipe, run = write_recipe(tmp_path, endpoint(server, samples=1)), tmp_path / "run"
+    assert cli("annotate", recipe, "--run", run).code == 0
+    merged = cli("cache", "merge", tmp_path / "all.sqlite", run, run, "--json")
+    assert json.loads(merged.out)["replies"] == QUESTIONS
+    exported = cli("cache", "export", tmp_path / "all.sqlite", tmp_path / "all.jsonl")
+    assert exported.code == 0, exported.err
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert len(rows) == QUESTIONS
+    assert {row["request"]["body"]["model"] for row in rows} == {"m"}
+    assert cli("cache", "export", tmp_path / "none", tmp_path / "x").code == 2
+    with RequestCache(tmp_path / "all.sqlite") as cache:
+        assert cache.spending().requests == 0
+
+
+def test_a_model_that_runs_here_is_a_teacher_too(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+    recipe = write_recipe(tmp_path, {"kind": "local", "model": "teacher", "max_tokens": 8, "engine": "transformers"})
+    tokenizer = tiny_tokenizer(append_eos=False)
+    tiny_llama(tokenizer).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    run = tmp_path / "run"
+    first = json.loads(cli("annotate", recipe, "--run", run, "--json").out)
+    assert (first["samples"], first["requests"], first["cached"], first["dollars"]) == (ALL, ALL, 0, None)
+    file = run / "teacher" / "rationales.jsonl"
+    before = {(r.question_id, r.sample): r.text for r in read_jsonl(file, Rationale)}
+    with RequestCache(run / "teacher" / "requests.sqlite") as cache:
+        assert len(cache) == ALL
+    again = json.loads(cli("annotate", recipe, "teacher.samples=3", "--run", run, "--json").out)
+    assert (again["requests"], again["cached"]) == (QUESTIONS, ALL)
+    after = {(r.question_id, r.sample): r.text for r in read_jsonl(file, Rationale)}
+    assert before.items() < after.items()
+
+
+def test_symbolic_answers_are_graded_from_the_questions_to_the_report(
+    cli: Cli,  # noqa: F811
+    server: Running,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("math_verify", reason="the extra `math` is not installed")
+    recipe = write_recipe(tmp_path, endpoint(server, samples=1))
+    overrides = ["task.answer=math", "training.select_on=last", "sampling.max_new_tokens=4"]
+    told = cli("run", recipe, *overrides, "--run", tmp_path / "run")
+    assert told.code == 0, told.err
+    facts = json.loads((tmp_path / "run" / "report" / "run.json").read_text())
+    assert facts["teacher"]["correct"] == QUESTIONS - 5
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "no key": ({}, f"the environment variable {VARIABLE} is not set"),
+    "a key in the recipe": ({"api_key_env": KEY}, "expected the NAME of an environment variable"),
+    "dollars without a price": ({"price": None, "budget": {"dollars": 5}}, "`budget.dollars` needs `price"),
+    "no model": ({"model": None}, "teacher.model: got nothing; expected text"),
+    "no examples": ({"prompt": "few_shot", "exemplars": "none.json"}, "teacher.exemplars: no file at "),
+    "no template": ({"prompt": "custom", "template": "file:none.jinja"}, "teacher.template: no file at "),
+    "a template that leaves the question out": ({"prompt": "custom", "template": "Hello"}, "leaves the question out"),
+    "a template that is none": (
+        {"prompt": "custom", "template": "{{ question"},
+        "the prompt template cannot be filled",
+    ),
+    "too few examples": ({"prompt": "few_shot", "exemplars": "few.jsonl"}, "expected more than shots"),
+    "an address that is none": ({"base_url": "localhost:11434"}, "expected an address"),
+    "two samples alike": ({"temperature": 0}, "would be alike"),
+    "another kind's key": ({"rationales": "teacher.jsonl"}, "teacher.rationales: belongs to `kind: recorded`"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli,  # noqa: F811
+    tmp_path: Path,
+    case: str,
+) -> None:
+    settings, words = BROKEN[case]
+    if case == "no key":
+        monkeypatch.delenv(VARIABLE)
+    teacher = {"kind": "openai", "model": "m", "api_key_env": VARIABLE, **settings}
+    recipe = write_recipe(tmp_path, teacher)
+    (tmp_path / "data" / "few.jsonl").write_text('{"question": "1 + 1?", "rationale": "2.", "answer": "2"}\n')
+    told = cli("run", recipe, "--run", tmp_path / "run")
+    assert told.code == 2
+    assert told.err.startswith("mentorkd: ")
+    assert words in told.err
+    assert len(told.err.splitlines()) <= 2
+    assert KEY not in told.err
+    assert "Traceback" not in told.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_a_recorded_teacher_is_refused(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(small_recipe(tmp_path), sort_keys=False))
+    told = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run")
+    assert told.code == 2
+    assert "is recorded" in told.err
+    assert main.__doc__
