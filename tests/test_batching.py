@@ -40,6 +40,34 @@ def test_batches_hold_rows_of_about_equal_length() -> None:
     assert padded < 1.1 * sum(LENGTHS)
 
 
+def padding(batches: list[list[int]], sides: list[tuple[int, int]]) -> float:
+    """Share of padding among what the batches hold, each side padded to its own longest."""
+    padded = sum(len(batch) * sum(max(sides[row][side] for row in batch) for side in (0, 1)) for batch in batches)
+    return padded / sum(map(sum, sides)) - 1
+
+
+def test_sources_and_targets_of_a_batch_are_alike_where_they_are_padded_apart() -> None:
+    make = random.Random(0)
+    sides = [(make.randint(20, 70), min(500, round(make.lognormvariate(4.3, 0.6)))) for _ in range(1500)]
+    batches = sorted_batches(sides, tokens_per_batch=2048)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(sides)))
+    assert padding(batches, sides) < 0.09
+    assert padding(plan_batches(sides, epochs=1, seed=0, batch_size=8).batches, sides) < 0.13
+    sums = [sum(pair) for pair in sides]
+    assert padding(sorted_batches(sums, tokens_per_batch=2048), sides) > 0.15  # what sorting by the sum comes to
+
+
+def test_a_token_budget_is_kept_on_both_sides() -> None:
+    sides = [(length % 50 + 1, length) for length in LENGTHS]
+    for batch in plan_batches(sides, epochs=1, seed=1, tokens_per_batch=600).batches:
+        assert len(batch) * sum(max(sides[row][side] for row in batch) for side in (0, 1)) <= 600
+
+
+def test_no_rows_make_no_batches() -> None:
+    assert sorted_batches([], batch_size=4) == []
+    assert plan_batches([], epochs=2, seed=0, batch_size=4).batches == []
+
+
 def test_a_token_budget_is_kept_padding_included() -> None:
     plan = plan_batches(LENGTHS, epochs=2, seed=1, tokens_per_batch=400)
     assert all(len(batch) * max(LENGTHS[row] for row in batch) <= 400 for batch in plan.batches)
@@ -115,3 +143,11 @@ def test_causal_labels_are_what_each_position_predicts_and_prompts_have_none(sid
     # The last prompt token predicts the first target token; every target token but the last is read.
     assert batch["input_ids"][keep].tolist() == [1, 8, 9, 1, 8, 9, 10, 11]
     assert torch.equal(batch["attention_mask"].sum(1), torch.tensor([6, 6]))
+
+
+def test_packed_rows_stand_one_behind_the_other() -> None:
+    batch = Collator("causal", pad_token_id=0, packed=True)(ROWS)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 1, 8, 9, 5, 1, 8, 9, 10, 11]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]]
+    assert batch["labels"][batch["labels"] != IGNORE_INDEX].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
+    assert batch["labels"].shape == batch["input_ids"].shape

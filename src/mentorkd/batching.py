@@ -12,7 +12,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
@@ -35,6 +36,7 @@ __all__ = [
     "sorted_batches",
 ]
 
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One training row as token ids; `target_ids` ends with the end token."""
@@ -46,6 +48,10 @@ class Encoded:
     @property
     def length(self) -> int:
         return len(self.source_ids) + len(self.target_ids)
+
+    def padded_sides(self, kind: ModelKind) -> tuple[int, ...]:
+        """Lengths of what is padded apart: source and target of encoder-decoder models, their sum of causal ones."""
+        return (len(self.source_ids), len(self.target_ids)) if kind == "seq2seq" else (self.length,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +138,24 @@ class BatchPlan:
     epoch_ends: list[int]
 
 
-def _pack(order: Sequence[int], lengths: Sequence[int], rows: int | None, tokens: int | None) -> list[list[int]]:
-    """Cut `order` into batches of `rows` rows, or of at most `tokens` tokens padded to the batch's longest row."""
+Lengths: TypeAlias = int | tuple[int, ...]
+"""Tokens of a row; a tuple has one for each side that is padded apart (`Encoded.padded_sides`)."""
+
+
+def _sides(lengths: Sequence[Lengths]) -> list[tuple[int, ...]]:
+    return [(length,) if isinstance(length, int) else length for length in lengths]
+
+
+def _pack(
+    order: Sequence[int], lengths: Sequence[tuple[int, ...]], rows: int | None, tokens: int | None
+) -> list[list[int]]:
+    """Cut `order` into batches of `rows` rows, or of at most `tokens` tokens padded to the batch's longest sides."""
     batches: list[list[int]] = []
     current: list[int] = []
-    longest = 0
+    longest: tuple[int, ...] = ()
     for row in order:
-        widest = max(longest, lengths[row])
-        full = len(current) == rows if tokens is None else (len(current) + 1) * widest > tokens
+        widest = tuple(map(max, longest, lengths[row])) if current else lengths[row]
+        full = len(current) == rows if tokens is None else (len(current) + 1) * sum(widest) > tokens
         if current and full:
             batches.append(current)
             current, widest = [], lengths[row]
@@ -150,13 +166,29 @@ def _pack(order: Sequence[int], lengths: Sequence[int], rows: int | None, tokens
     return batches
 
 
-# Rows are sorted by length inside a window of about this many batches: wide enough that batches hold equal lengths
-# (padding under 3 % on the paper's data), narrow enough that the order of an epoch stays random.
-WINDOW_BATCHES = 50
+GROUP_BATCHES = 3
+"""Rows with two sides are sorted by target, and in groups of about this many batches by source. Of 1 to 8 this pads
+least: on SVAMP 9 % in windows and 7 % over all rows, where sorting by the sum pads 20 % and 22 %."""
+
+
+def _alike(order: Sequence[int], lengths: Sequence[tuple[int, ...]], rows: int | None, tokens: int | None) -> list[int]:
+    """`order` rearranged, shortest first, so that neighbours are of about equal length on every side."""
+    by_target = sorted(order, key=lambda row: lengths[row][-1])
+    groups = _pack(by_target, lengths, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
+    # Up one group and down the next, so that a batch across two groups holds no extremes.
+    sides = [
+        sorted(group, key=lambda row: lengths[row][0], reverse=bool(number % 2)) for number, group in enumerate(groups)
+    ]
+    return list(chain(*sides)) if len(lengths[order[0]]) > 1 else by_target
+
+
+# Rows are sorted by length inside a window of about this many batches: wide enough that batches hold equal lengths,
+# narrow enough that the order of an epoch stays random.
+WINDOW_BATCHES = 100
 
 
 def plan_batches(
-    lengths: Sequence[int],
+    lengths: Sequence[Lengths],
     *,
     epochs: int,
     seed: int,
@@ -166,7 +198,7 @@ def plan_batches(
     """Plan length-grouped random batches for all epochs.
 
     Args:
-        lengths: tokens of each row (source + target).
+        lengths: tokens of each row.
         epochs: passes over the rows.
         seed: the plan is a pure function of its arguments.
         batch_size: rows a micro-batch, or
@@ -174,18 +206,19 @@ def plan_batches(
     """
     if (batch_size is None) == (tokens_per_batch is None):
         raise ValueError("give exactly one of batch_size and tokens_per_batch")
+    sides = _sides(lengths)
     batches: list[list[int]] = []
     ends: list[int] = []
-    mean = max(1.0, sum(lengths) / max(1, len(lengths)))
+    mean = max(1.0, sum(map(sum, sides)) / max(1, len(sides)))
     window = WINDOW_BATCHES * (batch_size or max(1, round((tokens_per_batch or 0) / mean)))
     for epoch in range(epochs):
         rng = random.Random(f"{seed}/{epoch}")
-        order = list(range(len(lengths)))
+        order = list(range(len(sides)))
         rng.shuffle(order)
         grouped: list[list[int]] = []
         for start in range(0, len(order), window):
-            part = sorted(order[start : start + window], key=lengths.__getitem__)
-            grouped += _pack(part, lengths, batch_size, tokens_per_batch)
+            part = _alike(order[start : start + window], sides, batch_size, tokens_per_batch)
+            grouped += _pack(part, sides, batch_size, tokens_per_batch)
         rng.shuffle(grouped)
         batches += grouped
         ends.append(len(batches))
@@ -193,11 +226,14 @@ def plan_batches(
 
 
 def sorted_batches(
-    lengths: Sequence[int], *, batch_size: int | None = None, tokens_per_batch: int | None = None
+    lengths: Sequence[Lengths], *, batch_size: int | None = None, tokens_per_batch: int | None = None
 ) -> list[list[int]]:
-    """Batches for inference: longest first, so that a batch too large for the memory fails at once."""
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    return _pack(order, lengths, batch_size, tokens_per_batch)
+    """Batches for inference: the longest first, so that a batch too large for the memory fails at once."""
+    if not lengths:
+        return []
+    sides = _sides(lengths)
+    order = _alike(range(len(sides)), sides, batch_size, tokens_per_batch)[::-1]
+    return _pack(order, sides, batch_size, tokens_per_batch)
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int, side: str) -> torch.Tensor:
@@ -216,12 +252,20 @@ class Collator:
     Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models,
     `decoder_input_ids`. The decoder needs no mask: it is causal, so no target position sees the padding behind it
     (`padding_side="left"` adds one, and `position_ids` for causal models).
+
+    `packed` puts the rows of a causal model one behind the other, without padding: `position_ids` that begin anew tell
+    them apart, to models whose attention is made by transformers' mask functions.
     """
 
     kind: ModelKind
     pad_token_id: int
     decoder_start_token_id: int | None = None
     padding_side: Literal["left", "right"] = "right"
+    packed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.packed and self.kind == "seq2seq":
+            raise ValueError("rows of an encoder-decoder model cannot be packed: cross-attention would mix them")
 
     @classmethod
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
@@ -247,6 +291,12 @@ class Collator:
         # The last target token is predicted but never read.
         inputs = [[*row.source_ids, *row.target_ids[:-1]] for row in rows]
         labels = [[*[IGNORE_INDEX] * (len(row.source_ids) - 1), *row.target_ids] for row in rows]
+        if self.packed:
+            return {
+                "input_ids": torch.tensor([list(chain(*inputs))]),
+                "position_ids": torch.cat([torch.arange(len(ids)) for ids in inputs])[None],
+                "labels": torch.tensor([list(chain(*labels))]),
+            }
         mask = _pad([[1] * len(ids) for ids in inputs], 0, side)
         batch = {
             "input_ids": _pad(inputs, self.pad_token_id, side),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,6 +32,8 @@ from mentorkd.recipe import TrainingConfig
 
 __all__ = ["Distillation", "OnlineMentor", "SoftLabelSource", "TrainingResult", "last_checkpoint", "train"]
 
+log = logging.getLogger(__name__)
+
 Batch = dict[str, Any]
 
 
@@ -46,17 +49,16 @@ class OnlineMentor:
     """Soft labels from a live mentor: one forward pass a step (`soft_label_store: online`)."""
 
     def __init__(self, mentor: LoadedModel) -> None:
-        self.mentor = mentor
-        mentor.model.eval().requires_grad_(False)
+        self.model = mentor.model.eval().requires_grad_(False)
         self._exact: bool | None = None
 
     def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> MentorSide:
         with torch.no_grad():
             if self._exact is None:
-                self._exact = tap_is_exact(self.mentor.model, batch)
+                self._exact = tap_is_exact(self.model, batch)
             if not self._exact:
-                return MentorLogits(target_logits(self.mentor.model, batch))
-            return MentorHidden(target_hidden(self.mentor.model, batch), *head_parameters(self.mentor.model))
+                return MentorLogits(target_logits(self.model, batch))
+            return MentorHidden(target_hidden(self.model, batch), *head_parameters(self.model))
 
 
 @dataclass(frozen=True)
@@ -81,28 +83,36 @@ class TrainingResult:
     fused: bool
 
 
-class PlannedBatches(Dataset[list[Encoded]]):
-    """The micro-batches of a plan, in order."""
+class PlannedBatches(Dataset[Batch]):
+    """The collated micro-batches of a plan, in order.
 
-    def __init__(self, rows: Sequence[Encoded], plan: BatchPlan) -> None:
-        self.rows, self.plan = rows, plan
+    Processes take them in turn. Where the last ones would get none, they get one without a label, which counts for
+    nothing: the loader itself would begin again at the front, and so change the last update.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], plan: BatchPlan, collator: Collator, processes: int) -> None:
+        self.rows, self.plan, self.collator = rows, plan, collator
+        self.length = math.ceil(len(plan.batches) / processes) * processes
 
     def __len__(self) -> int:
-        return len(self.plan.batches)
+        return self.length
 
-    def __getitem__(self, index: int) -> list[Encoded]:
-        return [self.rows[row] for row in self.plan.batches[index]]
+    def __getitem__(self, index: int) -> Batch:
+        planned = self.plan.batches[min(index, len(self.plan.batches) - 1)]
+        rows = [self.rows[row] for row in planned]
+        batch = {**self.collator(rows), "rationale_ids": [row.rationale_id for row in rows]}
+        if index >= len(self.plan.batches):
+            batch |= {"labels": torch.full_like(batch["labels"], IGNORE_INDEX), "rationale_ids": []}
+        return batch
 
 
-class _Collate:
+def _only_item(items: Sequence[Batch]) -> Batch:
     """A planned micro-batch is one item of the data set, so the loader's own batches hold exactly one."""
+    (batch,) = items
+    return batch
 
-    def __init__(self, collator: Collator) -> None:
-        self.collator = collator
 
-    def __call__(self, items: Sequence[list[Encoded]]) -> Batch:
-        (rows,) = items
-        return {**self.collator(rows), "rationale_ids": [row.rationale_id for row in rows]}
+SUMS = ("ce", "divergence", "tokens")
 
 
 class MentorTrainer(Trainer):
@@ -116,16 +126,18 @@ class MentorTrainer(Trainer):
         self,
         *,
         distillation: Distillation | None,
+        fused: bool,
         autocast: torch.dtype | None,
         validate: Callable[[], float] | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # Shards of a weight are no head to compute with.
+        self.fused = fused and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         self.distillation, self.autocast, self.validate = distillation, autocast, validate
         # compute_loss divides by the tokens of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
-        self.fused: bool | None = None
-        self._sums: dict[str, float | torch.Tensor] = {"ce": 0.0, "divergence": 0.0, "tokens": 0.0}
+        self._sums: dict[str, float | torch.Tensor] = dict.fromkeys(SUMS, 0.0)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -165,15 +177,13 @@ class MentorTrainer(Trainer):
         self._sums["divergence"] += sums.divergence
         self._sums["tokens"] += sums.tokens
         # DistributedDataParallel averages gradients over processes; the loss is a sum over them.
-        return sums.loss * self.args.world_size / num_items_in_batch
+        loss: torch.Tensor = sums.loss * self.args.world_size / num_items_in_batch
+        return loss
 
     def _loss_sums(self, model: torch.nn.Module, batch: Batch, ids: list[str]) -> LossSums:
-        own = self.accelerator.unwrap_model(model)
-        if self.fused is None:
-            self.fused = tap_is_exact(own, batch)
         labels = batch["labels"][batch["labels"] != IGNORE_INDEX]
         options: dict[str, Any] = {}
-        if (kd := self.distillation) is not None:
+        if (kd := self.distillation) is not None and len(labels):
             options = {
                 "mentor": kd.source.mentor_side(ids, batch),
                 "kd_weight": kd.kd_weight,
@@ -181,44 +191,49 @@ class MentorTrainer(Trainer):
                 "tau_squared": kd.tau_squared,
                 "divergence": kd.divergence,
             }
-        else:
-            options = {"mentor": None}
         if not self.fused:
-            return distillation_loss(target_logits(model, batch), labels, **options)
-        hidden = target_hidden(model, batch, tapped=own)
-        weight, bias = head_parameters(own)
+            return distillation_loss(target_logits(model, batch, tapped=self.model), labels, **options)
+        hidden = target_hidden(model, batch, tapped=self.model)
+        weight, bias = head_parameters(self.model)
         return fused_distillation_loss(hidden, weight, labels, bias=bias, **options)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation accuracy by generation. Ties go to the later epoch, hence the selection value beside it."""
         assert self.validate is not None
         self.model.eval()
-        accuracy = self.validate()
+        with torch.compiler.set_stance("force_eager"):  # generation would compile anew for every length
+            accuracy = self.validate()
         metrics = {
             "eval_accuracy": accuracy,
             "eval_selection": accuracy + 1e-6 * self.state.global_step / max(1, self.state.max_steps),
         }
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        tokens = float(self._sums["tokens"])
-        if "loss" in logs and tokens:
-            logs["ce"] = float(self._sums["ce"]) / tokens
+        if "loss" in logs:
+            sums = torch.tensor(
+                [float(self._sums[name]) for name in SUMS], dtype=torch.float32, device=self.args.device
+            )
+            ce, divergence, tokens = self.accelerator.reduce(sums, "sum").tolist()
+            logs |= {"ce": ce / tokens, "tokens": tokens}
             if self.distillation is not None:
-                logs["divergence"] = float(self._sums["divergence"]) / tokens
-            logs["tokens"] = tokens
-            self._sums = {"ce": 0.0, "divergence": 0.0, "tokens": 0.0}
+                logs["divergence"] = divergence / tokens
+            self._sums = dict.fromkeys(SUMS, 0.0)
         super().log(logs, start_time)
 
 
 class _EpochEnds(TrainerCallback):
     """Logs, validates and saves at the ends of epochs, and tells progress."""
 
-    def __init__(self, ends: Sequence[int], every: int, validate: bool, on_progress: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, ends: Sequence[int], every: int, validate: bool, on_progress: Callable[[int, int], None]
+    ) -> None:
         self.saves = set(ends)
-        self.validations = {end for number, end in enumerate(ends, 1) if validate and (number % every == 0 or end == ends[-1])}
+        self.validations = {
+            end for number, end in enumerate(ends, 1) if validate and (number % every == 0 or end == ends[-1])
+        }
         self.on_progress = on_progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -272,28 +287,34 @@ def train(
     """
     if not rows:
         raise TrainingError("no training row is left; loosen `select` or raise `max_target_tokens`")
+    if precision == "float16" and loaded.device.type == "cpu":
+        raise TrainingError("got `precision: float16` on a CPU, which is slow at it; set `auto`, bfloat16 or float32")
     plan = plan_batches(
-        [row.length for row in rows],
+        [row.padded_sides(loaded.kind) for row in rows],
         epochs=config.epochs,
         seed=seed,
         batch_size=None if config.tokens_per_batch else config.batch_size,
         tokens_per_batch=config.tokens_per_batch,
     )
     arguments = _arguments(config, plan, seed, folder, precision, validate is not None, loaded.device, run_name)
-    world = arguments.world_size
-    per_step = config.gradient_accumulation * world
+    per_step = config.gradient_accumulation * arguments.world_size
     ends = [math.ceil(end / per_step) for end in plan.epoch_ends]
-    batches = PlannedBatches(rows, plan)
+    collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
+    batches = PlannedBatches(rows, plan, collator, arguments.world_size)
+    exact = _tap_is_exact(loaded, batches[0])
+    if config.torch_compile:
+        _compile(loaded)
     trainer = MentorTrainer(
         model=loaded.model,
         args=arguments,
         train_dataset=batches,
         # The Trainer asks for one before it will call `evaluate`, which here generates instead.
         eval_dataset=batches if validate is not None else None,
-        data_collator=_Collate(Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)),
+        data_collator=_only_item,
         callbacks=[_EpochEnds(ends, config.validate_every, validate is not None, on_progress)],
         distillation=distillation,
-        autocast=torch.bfloat16 if precision == "bfloat16" else None,
+        fused=exact,
+        autocast=None if precision == "float32" else getattr(torch, precision),
         validate=validate,
     )
     trainer.remove_callback(PrinterCallback)
@@ -304,7 +325,27 @@ def train(
     best = state.best_global_step if validate is not None else state.global_step
     chosen = [row["validation_accuracy"] for row in history if row["step"] == best and "validation_accuracy" in row]
     loaded.model.eval()
-    return TrainingResult(history, state.global_step, best or state.global_step, chosen[0] if chosen else None, bool(trainer.fused))
+    accuracy = chosen[0] if chosen else None
+    return TrainingResult(history, state.global_step, best or state.global_step, accuracy, trainer.fused)
+
+
+def _tap_is_exact(loaded: LoadedModel, batch: Batch) -> bool:
+    tensors = {name: value.to(loaded.device) for name, value in batch.items() if name != "rationale_ids"}
+    exact = tap_is_exact(loaded.model, tensors)
+    if not exact:
+        log.warning(
+            "%s changes its logits after the head: training goes on with the plain loss, which needs more memory",
+            type(loaded.model).__name__,
+        )
+    return exact
+
+
+def _compile(loaded: LoadedModel) -> None:
+    """Compile the stacks below the head, in place: the head stays free for the tap, and weights keep their names."""
+    model = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
+    stacks = [model.get_encoder(), model.get_decoder()] if loaded.kind == "seq2seq" else [model.base_model]
+    for stack in stacks:
+        stack.compile(dynamic=True)
 
 
 def _history_row(row: dict[str, float], ends: Sequence[int]) -> dict[str, float]:
@@ -317,6 +358,12 @@ def _history_row(row: dict[str, float], ends: Sequence[int]) -> dict[str, float]
         return {**named, "validation_accuracy": row["eval_accuracy"]}
     kept = ("loss", "ce", "divergence", "tokens", "grad_norm", "learning_rate")
     return {**named, **{key: row[key] for key in kept if key in row}}
+
+
+def _checkpointing_argument() -> str:
+    """Newer transformers call `gradient_checkpointing` otherwise, and warn of the old name."""
+    names = {field.name for field in fields(TrainingArguments)}
+    return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
 
 def _arguments(
@@ -340,8 +387,7 @@ def _arguments(
         max_grad_norm=config.max_grad_norm,
         optim="adamw_torch" if device.type == "mps" else "adamw_torch_fused",
         fp16=precision == "float16",
-        torch_compile=config.torch_compile,
-        activation_checkpointing=config.gradient_checkpointing,
+        ddp_find_unused_parameters=False,
         eval_strategy="steps" if validates else "no",
         eval_steps=NEVER,
         save_strategy="steps",
@@ -358,7 +404,9 @@ def _arguments(
         seed=seed,
         report_to=config.report_to or "none",
         run_name=run_name or None,
+        **{_checkpointing_argument(): config.gradient_checkpointing},
     )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are for several processes, not for DataParallel
     steps = math.ceil(len(plan.batches) / (config.gradient_accumulation * arguments.world_size))
     arguments.max_steps = steps
     arguments.warmup_steps = math.ceil(steps * config.warmup_ratio)
