@@ -68,8 +68,8 @@ class AskedTeacher(Strict):
     """Jinja text of `prompt: custom`, with the variables `question`, `exemplars` (each with `question`, `rationale`,
     `answer`) and `answer_form`; `file:PATH` reads it from a file."""
     exemplars: str | None = None
-    """File of worked examples for `few_shot` (JSON or JSON Lines with a question, a rationale and an answer a row); the
-    question that is asked is never shown among them."""
+    """File of worked examples for `few_shot` (JSON or JSON Lines with a question, a rationale and an answer a row), or
+    `train` for those in the training file itself; the question that is asked is never shown among them."""
     shots: int = Field(default=4, ge=1)
     """Worked examples in a prompt."""
     samples: int = Field(default=3, ge=1)
@@ -92,7 +92,7 @@ class AskedTeacher(Strict):
         if (self.prompt == "custom") != (self.template is not None):
             raise ValueError("`prompt: custom` and `template` need each other: give both or neither")
         if self.prompt == "few_shot" and self.exemplars is None:
-            raise ValueError("`prompt: few_shot` needs `exemplars`: a file of worked examples")
+            raise ValueError("`prompt: few_shot` needs `exemplars`: a file of worked examples, or `train`")
         most = self.samples if self.until_correct is None else self.until_correct.tries
         if self.temperature == 0.0 and most > 1:
             raise ValueError(f"at `temperature: 0` a question's {most} samples would be alike; raise it or ask for 1")

@@ -10,7 +10,7 @@ from hostile_server import running
 
 from mentorkd.teacher_recipe import LocalTeacher
 from mentorkd.teachers.cache import RequestCache
-from mentorkd.teachers.dry_run import dry_run
+from mentorkd.teachers.dry_run import dry_run, token_counter
 from mentorkd.teachers.prompting import Prompter
 
 ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
@@ -66,3 +66,11 @@ def test_a_local_teacher_costs_nothing() -> None:
 
 def test_no_questions() -> None:
     assert dry_run([], teacher("http://e/v1"), ONE_CALL).requests == pytest.approx(0)
+
+
+def test_tokens_are_counted_by_a_tokenizer_or_by_characters(shared_tokenizer: Path) -> None:
+    count, how = token_counter(None)
+    assert (count("12345"), how) == (2, "characters, four a token")
+    count, how = token_counter(str(shared_tokenizer))
+    assert how == f"the tokenizer {shared_tokenizer}"
+    assert 5 <= count("How many apples are there?") <= 9

@@ -204,7 +204,7 @@ def test_the_key_is_nowhere(tmp_path: Path, profile: str) -> None:
     settings = json.dumps({"retries": 0, "samples": 1})
     with running(profile) if profile != "drop" else running("unmetered") as server:
         command = [sys.executable, "-c", script, str(run / "log"), server.url, str(run / "c.sqlite"), "30", settings]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert "Traceback" not in done.stderr or profile in ("locked", "echo 500", "echo 400")
     written = {path.name: path.read_bytes() for path in run.iterdir()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from mentorkd.errors import DataError, TeacherError
 from mentorkd.records import Question, Rationale, Split
+from mentorkd.teacher_recipe import LocalTeacher
 from mentorkd.teachers.prompting import (
     Exemplar,
     Prompter,
     exemplars_from,
+    open_prompter,
     read_exemplars,
     read_template,
     split_answer,
@@ -163,6 +166,23 @@ def test_real_rationales_are_exemplars(shared_data: Path) -> None:
     pool = read_exemplars(shared_data / "mentor-kd" / "main" / "svamp_3_train.json")
     prompter = Prompter.create("few_shot", exemplars=pool)
     assert all(shown.question not in prompter.first(shown.question).rsplit("Q:", 1)[0] for shown in pool[:50])
+
+
+def test_a_recipe_opens_its_prompter(tmp_path: Path) -> None:
+    (tmp_path / "shown.jsonl").write_text("\n".join(json.dumps(asdict(shown)) for shown in POOL))
+    by_file = LocalTeacher(model="m", prompt="few_shot", exemplars="shown.jsonl", shots=2, seed=3)
+    by_training = LocalTeacher(model="m", prompt="few_shot", exemplars="train", shots=2, seed=3)
+    first = open_prompter(by_file, answer_kind="number", root=tmp_path).first("What?")
+    assert first.count("Therefore, the answer is") == 2
+    assert (
+        open_prompter(by_training, answer_kind="number", root=tmp_path, training=lambda: POOL).first("What?") == first
+    )
+    (tmp_path / "own.jinja").write_text("{{ question }} ({{ answer_form }})")
+    own = LocalTeacher(model="m", prompt="custom", template="file:own.jinja")
+    assert (
+        open_prompter(own, answer_kind="choice", root=tmp_path).first("What?")
+        == "What? (the letter of the right option)"
+    )
 
 
 def test_a_template_may_stand_in_a_file(tmp_path: Path) -> None:

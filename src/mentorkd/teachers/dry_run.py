@@ -13,7 +13,7 @@ from mentorkd.teachers.openai_api import characters_as_tokens
 from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.wire import build_request
 
-__all__ = ["DryRun", "dry_run"]
+__all__ = ["DryRun", "dry_run", "token_counter"]
 
 SHOWN = 3
 
@@ -92,6 +92,17 @@ def dry_run(
         most_picodollars=_price(teacher, most_read, most_out),
         counted_by=counted_by,
     )
+
+
+def token_counter(tokenizer: str | None) -> tuple[Callable[[str], int], str]:
+    """What counts the tokens of a prompt, and how in words: a tokenizer (hub name, folder), or None for characters."""
+    if tokenizer is None:
+        return characters_as_tokens, "characters, four a token"
+    from mentorkd.models import load_tokenizer
+    from mentorkd.recipe import ModelConfig
+
+    loaded = load_tokenizer(ModelConfig(name=tokenizer))
+    return lambda text: len(loaded(text)["input_ids"]), f"the tokenizer {tokenizer}"
 
 
 def _is_cached(prompt: str, sample: int, teacher: AskedTeacher, cache: RequestCache | None) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mentorkd.errors import DataError, TeacherError
 from mentorkd.records import Question, Rationale, content_id, normalise_whitespace
-from mentorkd.teacher_recipe import PromptKind
+from mentorkd.teacher_recipe import AskedTeacher, PromptKind
 
 __all__ = [
     "ANSWER_FORMS",
@@ -28,6 +28,7 @@ __all__ = [
     "Prompter",
     "Solution",
     "exemplars_from",
+    "open_prompter",
     "read_exemplars",
     "read_template",
     "split_answer",
@@ -233,6 +234,23 @@ def _exemplar(row: Any, place: str) -> Exemplar:
             raise DataError(f"{place}: no {name}; expected text under {', '.join(map(repr, keys))}")
         values[name] = value.strip()
     return Exemplar(**values)
+
+
+def open_prompter(
+    teacher: AskedTeacher, *, answer_kind: str, root: Path, training: Callable[[], Iterable[Exemplar]] = tuple
+) -> Prompter:
+    """The prompter of a recipe's teacher; paths start from `root`, and `exemplars: train` takes those of `training`."""
+    exemplars: Iterable[Exemplar] = ()
+    if teacher.exemplars is not None:
+        exemplars = training() if teacher.exemplars == "train" else read_exemplars(root / teacher.exemplars)
+    return Prompter.create(
+        teacher.prompt,
+        answer_kind=answer_kind,
+        template=None if teacher.template is None else read_template(teacher.template, root),
+        exemplars=exemplars,
+        shots=teacher.shots,
+        seed=teacher.seed,
+    )
 
 
 def read_template(value: str, root: Path) -> str:
