@@ -106,8 +106,11 @@ def test_from_questions_to_a_report_by_way_of_an_endpoint(
     # The server's replies differ in their "Way n", so that none is a duplicate.
     assert teacher["kept"] == RIGHT
     assert teacher["dollars_per_kept"] == pytest.approx(spent / RIGHT)
-    filters = json.loads((run / "report" / "results.json").read_text())["filters"]
-    assert [(row["filter"], row["before"], row["after"]) for row in filters] == [
+    results = json.loads((run / "report" / "results.json").read_text())
+    assert results["protocol"][0] == (
+        f"The teacher: m at {server.url}; 2 samples a question, temperature 0.7, prompt zero_shot_cot."
+    )
+    assert [(row["filter"], row["before"], row["after"]) for row in results["filters"]] == [
         ("replies", ALL, ALL),
         ("training_questions", ALL, ALL),
         ("whole_replies", ALL, ALL - 8),
@@ -302,6 +305,19 @@ def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_is_written(
     assert len(told.err.splitlines()) <= 2
     assert KEY not in told.err
     assert "Traceback" not in told.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_package_of_an_api_teacher_is_named_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    recipe = write_recipe(tmp_path, {"kind": "openai", "model": "m", "api_key_env": VARIABLE})
+    monkeypatch.setattr("mentorkd.stages.ask.find_spec", lambda _: None)
+    told = cli("annotate", recipe, "--run", tmp_path / "run")
+    assert told.code == 2
+    assert "pip install 'mentorkd[openai]'" in told.err
     assert not (tmp_path / "run").exists()
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from mentorkd.recipe import TEACHER, ModelConfig, Recipe
+from mentorkd.recipe import TEACHER, LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
 
-__all__ = ["describe_model", "model_card"]
+__all__ = ["describe_model", "describe_teacher", "model_card"]
 
 
 _WIDTHS = ("d_model", "hidden_size", "n_embd")
@@ -30,6 +30,14 @@ def describe_model(config: ModelConfig) -> str:
             else f"{settings['model_type']} from scratch"
         )
     return f"{text}, LoRA r={config.lora.r}" if config.lora else text
+
+
+def describe_teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> str:
+    """A few words that name a teacher: `recorded`, or its model and where that runs."""
+    if isinstance(teacher, RecordedTeacher):
+        return "recorded"
+    model = describe_model(ModelConfig(name=teacher.model))
+    return f"{model} at {teacher.base_url}" if isinstance(teacher, OpenAISource) else f"{model}, run here"
 
 
 def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) -> str:
@@ -99,5 +107,5 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
 
 def _author(recipe: Recipe, source: str) -> str:
     if source == TEACHER:
-        return f"the teacher ({recipe.teacher.kind})"
+        return f"the teacher ({describe_teacher(recipe.teacher)})"
     return f"{source} ({describe_model(recipe.learners[source].model)})"

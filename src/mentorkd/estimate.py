@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mentorkd.readers import read_rationales
 from mentorkd.recipe import TEACHER, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.records import Question, Rationale
-from mentorkd.stages.ask import preview
 from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.sampling import Grader
 from mentorkd.stages.select import CHARACTERS_PER_TOKEN, gather
 from mentorkd.store import Stage
-from mentorkd.teachers.dry_run import DryRun
+
+if TYPE_CHECKING:
+    from mentorkd.teachers.dry_run import DryRun
 
 __all__ = ["Estimates", "estimate"]
 
@@ -74,6 +76,8 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     asked = [question for question in questions if question.split == "train"]
     teacher = recipe.teacher
     if not isinstance(teacher, RecordedTeacher):
+        from mentorkd.stages.ask import preview
+
         rows = counts["train"] * teacher.samples
         return Estimates(counts, rows, rows, teacher.max_tokens, recipe, asked=preview(recipe, asked, root))
     rationales = _recorded(recipe, teacher, questions)

@@ -15,7 +15,6 @@ from mentorkd.cli_options import AsJson, Overrides, Quiet, RecipePath, RunOption
 from mentorkd.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.errors import RunError
 from mentorkd.recipe import Recipe, RecordedTeacher
-from mentorkd.reporting import teacher_rows
 
 __all__ = ["annotate", "cache_app"]
 
@@ -46,7 +45,7 @@ def annotate(
         return
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     try:
-        manifest = Pipeline(loaded, root, reporter).run(command=sys.argv, until="annotate")
+        manifest = Pipeline(loaded, root, reporter).run(command=command_line(), until="annotate")
     finally:
         reporter.close()
     _show_record(manifest["stages"]["annotate"], root, as_json)
@@ -75,6 +74,8 @@ def _show_record(record: Mapping[str, Any], root: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"rationales": record["rationales"], **record.get("asked", {}), "file": str(file)}))
         return
+    from mentorkd.reporting import teacher_rows
+
     rows = teacher_rows(record["asked"]) if "asked" in record else record["rationales"]
     show_table("teacher", ["", "count"], [[name.replace("_", " "), str(value)] for name, value in rows.items()])
     print(f"rationales: {file}")

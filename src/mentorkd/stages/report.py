@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from mentorkd.cards import describe_model
-from mentorkd.recipe import TEACHER, Learner, Recipe
+from mentorkd.cards import describe_model, describe_teacher
+from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting import LearnerInfo, ReportInputs, TaskInfo, TeacherAccount, build_results, write_report
 
@@ -129,12 +129,22 @@ def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any
     told = ", ".join(
         f"{name} {min(made):,}" + (f"-{max(made):,}" if max(made) > min(made) else "") for name, made in updates.items()
     )
-    lines = [f"Optimiser updates: {told}."]
+    lines = [*_teacher(recipe.teacher), f"Optimiser updates: {told}."]
     if len({count for made in updates.values() for count in made}) > 1:
         lines.append("Learners were trained for their own numbers of epochs, so for unequal numbers of updates.")
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the luck of training.")
     return lines
+
+
+def _teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> list[str]:
+    """Whom the first rationales come from, if an LLM was asked."""
+    if isinstance(teacher, RecordedTeacher):
+        return []
+    until = teacher.until_correct
+    more = "" if until is None else f", up to {until.tries} until {until.want} are right"
+    how = f"{teacher.samples} samples a question{more}, temperature {teacher.temperature:g}, prompt {teacher.prompt}"
+    return [f"The teacher: {describe_teacher(teacher)}; {how}."]
 
 
 def _side_by_side(
