@@ -77,7 +77,7 @@ def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], quiet: bool,
     root = folder or Path("runs") / recipe.name
     pipeline = Pipeline(recipe, root, reporter)
     try:
-        pipeline.run(force=force, command=sys.argv)
+        pipeline.run(force=force)
     finally:
         reporter.close()
     _show_results(root, as_json)
@@ -318,7 +318,7 @@ def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> No
             f"{folder} is not finished ({len(unfinished)} stages left, first {unfinished[0]}); use `mentorkd run`"
         )
     try:
-        pipeline.run(force=["report"], command=sys.argv)
+        pipeline.run(force=["report"])
     finally:
         reporter.close()
     _show_results(folder, as_json)

@@ -14,7 +14,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Cost", "Precision", "bfloat16_gain", "choose_precision", "describe_host", "git_commit", "measured", "versions"]
+__all__ = [
+    "Cost",
+    "Precision",
+    "bfloat16_gain",
+    "choose_precision",
+    "command_line",
+    "describe_host",
+    "git_commit",
+    "measured",
+    "versions",
+]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -101,12 +111,27 @@ def _peak_mb() -> float:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
-    for package in ("mentorkd", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "ctranslate2", "vllm"):
+    for package in (
+        "mentorkd",
+        "torch",
+        "transformers",
+        "accelerate",
+        "peft",
+        "tokenizers",
+        "numpy",
+        "ctranslate2",
+        "vllm",
+    ):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def command_line() -> list[str]:
+    """The command as a user would type it, without the place where the program is installed."""
+    return ["mentorkd", *sys.argv[1:]]
 
 
 def describe_host() -> dict[str, Any]:

@@ -16,7 +16,6 @@ runs only what the change reaches, and a killed run goes on where it stopped.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,7 +309,7 @@ class Pipeline:
         records = {p.stage.name: dict(p.record) for p in self.plan() if p.record}
         manifest = {
             "recipe": self.recipe.name,
-            "command": list(command) or sys.argv,
+            "command": list(command) or hardware.command_line(),
             "versions": hardware.versions(),
             "git": hardware.git_commit(),
             "host": hardware.describe_host(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +44,7 @@ def annotate(
         return
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     try:
-        manifest = Pipeline(loaded, root, reporter).run(command=command_line(), until="annotate")
+        manifest = Pipeline(loaded, root, reporter).run(until="annotate")
     finally:
         reporter.close()
     _show_record(manifest["stages"]["annotate"], root, as_json)

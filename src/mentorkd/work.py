@@ -7,7 +7,7 @@ One method a stage kind: it is given the stage and a working folder that survive
 from __future__ import annotations
 
 import json
-import sys
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +30,7 @@ from mentorkd.models import (
     tokenizer_digest,
 )
 from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
-from mentorkd.recipe_file import data_path
+from mentorkd.recipe_file import data_path, writers
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl, write_jsonl
 from mentorkd.soft_labels import StoredSoftLabels
 from mentorkd.stages.annotate import annotate
@@ -268,7 +268,7 @@ class Work:
             rationales={
                 (name, seed): self.rationales(name, seed)
                 for name, seed in each
-                if (self._learner_folder(name, seed) / "rationales.jsonl").is_file()
+                if name in writers(self.recipe)
             },
             predictions={
                 (name, seed): read_jsonl(self._learner_folder(name, seed) / "predictions.jsonl", Prediction)
@@ -280,7 +280,7 @@ class Work:
                 "versions": hardware.versions(),
                 "host": hardware.describe_host(),
                 "git": hardware.git_commit(),
-                "command": " ".join(sys.argv),
+                "command": shlex.join(hardware.command_line()),
             },
         )
 
@@ -342,12 +342,18 @@ class Work:
         if wanted != "auto":
             return wanted
         if self._precision is None:
-            self._precision = _remembered(self.folder.root / ".stages" / "precision.json", self.device.type)
+            self._precision = _remembered(self._precision_file, self.device.type)
         return self._precision[0]
 
     @property
     def precision_note(self) -> str:
+        if self._precision is None and (file := self._precision_file).is_file():
+            self._precision = _remembered(file, self.device.type)
         return self._precision[1] if self._precision else "as the recipe says"
+
+    @property
+    def _precision_file(self) -> Path:
+        return self.folder.root / ".stages" / "precision.json"
 
     def _learner(self, stage: Stage) -> Learner:
         return self.recipe.learners[stage.learner]
