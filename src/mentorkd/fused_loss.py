@@ -269,13 +269,11 @@ def _top_k_and_gradient(
 def _formula(student_CV: Tensor, mentor_CV: Tensor, how: LossSettings, scratch_CV: Tensor) -> tuple[Tensor, Tensor]:
     """The divergence and its gradient on logits / tau; overwrites `mentor_CV` and `scratch_CV`, not `student_CV`."""
     match how.divergence:
-        case "forward_kl":
+        case "forward_kl" | "soft_ce":
             probs_CV = torch.exp(mentor_CV, out=scratch_CV)
-            value_C = mentor_CV.sub_(student_CV).mul_(probs_CV).sum(-1)
-            return value_C, torch.exp(student_CV, out=mentor_CV).sub_(probs_CV)
-        case "soft_ce":
-            probs_CV = torch.exp(mentor_CV, out=scratch_CV)
-            value_C = -torch.mul(student_CV, probs_CV, out=mentor_CV).sum(-1)
+            is_kl = how.divergence == "forward_kl"
+            gap_CV = mentor_CV.sub_(student_CV) if is_kl else torch.neg(student_CV, out=mentor_CV)
+            value_C = gap_CV.mul_(probs_CV).sum(-1)
             return value_C, torch.exp(student_CV, out=mentor_CV).sub_(probs_CV)
         case "reverse_kl":
             return _mean_and_gradient(torch.sub(student_CV, mentor_CV, out=mentor_CV), student_CV, scratch_CV)
