@@ -219,6 +219,27 @@ def test_a_dry_run_and_a_plan_ask_for_nothing(cli: Cli, server: Running, tmp_pat
     assert asked_of(server) == ALL
 
 
+def test_worked_examples_may_come_from_the_training_file(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+    teacher = {"kind": "openai", "model": "m", "prompt": "few_shot", "exemplars": "train", "shots": 2}
+    recipe = write_recipe(tmp_path, teacher)
+    lacking = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run")
+    assert lacking.code == 2
+    assert "no rationale in 16 rows" in lacking.err
+    file = tmp_path / "data" / "train.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["rationale"] = f"It is {row['answer'] if number < 4 else '999'}."  # the others are wrong
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run", "--json")
+    assert told.code == 0, told.err
+    for number, prompt in enumerate(json.loads(told.out)["prompts"]):
+        assert prompt.count(f"What is {number} + {3 * number}?") == 1
+        assert prompt.count("Therefore, the answer is") == 2
+        assert "999" not in prompt
+    plan = cli("plan", recipe, "--run", tmp_path / "run", "--json")
+    assert json.loads(plan.out)["stages"][1]["rows"] == ALL
+
+
 def test_caches_are_merged_and_exported(cli: Cli, server: Running, tmp_path: Path) -> None:  # noqa: F811
     recipe, run = write_recipe(tmp_path, endpoint(server, samples=1)), tmp_path / "run"
     assert cli("annotate", recipe, "--run", run).code == 0

@@ -79,7 +79,9 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
         from mentorkd.stages.ask import preview
 
         rows = counts["train"] * teacher.samples
-        return Estimates(counts, rows, rows, teacher.max_tokens, recipe, asked=preview(recipe, asked, root))
+        return Estimates(
+            counts, rows, rows, teacher.max_tokens, recipe, asked=preview(recipe, asked, root, roughly=True)
+        )
     rationales = _recorded(recipe, teacher, questions)
     assert recipe.task.answer is not None
     grader = Grader(recipe.task.answer, recipe.task.choices)

@@ -224,6 +224,8 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
     root = mapping(raw.get("data")).get("root")
     for section, key in _DATA_FILES:
         value = mapping(raw.get(section)).get(key)
+        if (key, value) == ("exemplars", "train"):
+            continue  # those in the training file
         if isinstance(root, str) and isinstance(value, str) and not value.startswith("hub:"):
             path = _joined(root, value)
             if not os.path.exists(path):

@@ -51,13 +51,13 @@ def annotate(
 
 
 def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
-    from mentorkd.stages.ask import preview, token_counter
+    from mentorkd.stages.ask import preview
     from mentorkd.stages.prepare import prepare_recipe
 
     if isinstance(recipe.teacher, RecordedTeacher):
         raise RunError("the teacher of this recipe is recorded, so nobody is asked; --dry-run is for other kinds")
     questions = [question for question in prepare_recipe(recipe)[0] if question.split == "train"]
-    found = preview(recipe, questions, root, counted=token_counter(recipe.teacher))
+    found = preview(recipe, questions, root)
     if as_json:
         print(json.dumps(asdict(found), ensure_ascii=False))
         return

@@ -12,23 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import Engine, open_engine
+from mentorkd.readers import read_rationales
 from mentorkd.recipe import LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.records import Question
+from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.sampling import Grader, Progress
 from mentorkd.store import digest_path
 from mentorkd.teachers.annotate import annotate_openai
 from mentorkd.teachers.annotation import Annotation
 from mentorkd.teachers.cache import RequestCache
-from mentorkd.teachers.dry_run import DryRun, dry_run
+from mentorkd.teachers.dry_run import DryRun, dry_run, token_counter
 from mentorkd.teachers.local import annotate_local
-from mentorkd.teachers.openai_api import characters_as_tokens, read_key
-from mentorkd.teachers.prompting import Prompter, read_exemplars, read_template
+from mentorkd.teachers.openai_api import read_key
+from mentorkd.teachers.prompting import Exemplar, Prompter, exemplars_from, open_prompter
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["account", "ask", "cache_file", "check_teacher", "open_cache", "preview", "prompter_of", "token_counter"]
+__all__ = ["account", "ask", "cache_file", "check_teacher", "open_cache", "preview", "prompter_of"]
 
 CACHE = Path("teacher") / "requests.sqlite"
 """Where a run folder keeps replies. No stage publishes it, so it outlives kills, changed recipes and `--force`."""
@@ -53,15 +55,21 @@ def open_cache(recipe: Recipe, root: Path) -> RequestCache:
 def prompter_of(recipe: Recipe, teacher: Asked) -> Prompter:
     """What fills the teacher's prompts. Raises TeacherError or DataError for a template or examples that do not work."""
     assert recipe.task.answer is not None, "the recipe's checks fill this in"
-    shown = read_exemplars(Path(data_path(recipe, teacher.exemplars))) if teacher.exemplars is not None else ()
-    return Prompter.create(
-        teacher.prompt,
+    return open_prompter(
+        teacher,
         answer_kind=recipe.task.answer,
-        template=None if teacher.template is None else read_template(teacher.template, Path(recipe.data.root)),
-        exemplars=shown,
-        shots=teacher.shots,
-        seed=teacher.seed,
+        root=Path(recipe.data.root),
+        training=lambda: _worked_examples(recipe),
     )
+
+
+def _worked_examples(recipe: Recipe) -> list[Exemplar]:
+    """Right rationales that the training file holds for its questions, but for those held out."""
+    task, (questions, _) = recipe.task, prepare_recipe(recipe)
+    assert task.answer is not None
+    source = data_path(recipe, task.train)
+    rationales = read_rationales(source, questions, kind=task.answer, choices=task.choices, columns=task.columns)
+    return exemplars_from(questions, rationales)
 
 
 def check_teacher(recipe: Recipe) -> None:
@@ -75,15 +83,8 @@ def check_teacher(recipe: Recipe) -> None:
         read_key(recipe.teacher.api_key_env)
 
 
-def token_counter(teacher: Asked) -> tuple[Callable[[str], int], str]:
-    """How the tokens of a prompt are estimated, and the same in words."""
-    name = teacher.tokenizer if isinstance(teacher, OpenAISource) else None
-    if name is None:
-        return characters_as_tokens, "characters, four a token"
-    from mentorkd.models import load_tokenizer
-
-    tokenizer = load_tokenizer(ModelConfig(name=name))
-    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), f"the tokenizer {name}"
+def _counted(teacher: Asked) -> tuple[Callable[[str], int], str]:
+    return token_counter(teacher.tokenizer if isinstance(teacher, OpenAISource) else None)
 
 
 def preview(
@@ -91,11 +92,15 @@ def preview(
     questions: Sequence[Question],
     root: Path,
     *,
-    counted: tuple[Callable[[str], int], str] = (characters_as_tokens, "characters, four a token"),
+    roughly: bool = False,
 ) -> DryRun:
-    """What asking the recipe's teacher would take, beyond what the run folder's cache holds. Asks for nothing."""
+    """What asking the recipe's teacher would take, beyond what the run folder's cache holds. Asks for nothing.
+
+    `roughly` counts tokens by characters, even if the recipe names a tokenizer: it would have to be loaded.
+    """
     teacher = recipe.teacher
     assert not isinstance(teacher, RecordedTeacher)
+    counted = token_counter(None) if roughly else _counted(teacher)
     known = open_cache(recipe, root) if cache_file(recipe, root).is_file() else None
     with known or nullcontext() as cache:
         return dry_run(
@@ -141,7 +146,7 @@ def ask(
             cache,
             grade=grader,
             grade_in_threads=grader.kind == "math",
-            count_tokens=token_counter(teacher)[0],
+            count_tokens=_counted(teacher)[0],
             on_progress=on_progress,
         )
 
