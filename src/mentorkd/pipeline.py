@@ -185,7 +185,7 @@ def _teacher_identity(recipe: Recipe) -> list[Any]:
     if isinstance(teacher, RecordedTeacher):
         return [teacher.model_dump(exclude={"select"}), _file_identity(recipe, teacher.rationales)]
     settings = teacher.model_dump(exclude=HOW_TO_ASK)
-    if teacher.exemplars is not None:
+    if teacher.exemplars not in (None, "train"):
         settings["exemplars"] = _file_identity(recipe, teacher.exemplars)
     if teacher.template is not None and teacher.template.startswith("file:"):
         settings["template"] = digest_path(Path(teacher.template.removeprefix("file:")))
