@@ -1,0 +1,254 @@
+"""The decoding loop and the transformers engine around it: what is particular to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from tiny_families import PROMPTS, build
+from transformers import GenerationConfig
+
+from mentorkd.batching import encode_prompt
+from mentorkd.errors import ModelError
+from mentorkd.generation.decoding import FAMILIES, choose
+from mentorkd.generation.transformers_engine import TransformersEngine
+from tiny_models import tiny_gpt2, tiny_qwen2, tiny_t5, tiny_tokenizer
+
+GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 16, "seed": 0}
+SAMPLED: dict[str, Any] = {**GREEDY, "n": 3, "temperature": 1.0}
+TOKENIZER = tiny_tokenizer()
+CAUSAL = {
+    "vocab_size": 384,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "bos_token_id": 3,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+GROUPED = {**CAUSAL, "num_key_value_heads": 2, "head_dim": 16}
+T5 = {
+    "vocab_size": 384,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "t5": {**T5, "num_decoder_layers": 1},
+    "mt5": T5,
+    "umt5": T5,
+    "gpt2": {"vocab_size": 384, "n_embd": 32, "n_layer": 2, "n_head": 4, "eos_token_id": 1},
+    "llama": GROUPED,
+    "mistral": {**GROUPED, "sliding_window": 16},
+    "qwen2": {**GROUPED, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    "qwen3": GROUPED,
+    "gemma": {**GROUPED, "tie_word_embeddings": False},  # tied, random ones repeat the last token
+    "gemma2": {**GROUPED, "sliding_window": 16},
+    "opt": {**{k: v for k, v in CAUSAL.items() if k != "intermediate_size"}, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "gpt_neox": CAUSAL,
+}
+
+
+def model_of(family: str) -> Any:
+    config = transformers.AutoConfig.for_model(family, **CONFIGS[family])
+    auto = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = auto.from_config(config).eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3.0)
+    return model
+
+
+def engine_of(model: Any, **options: Any) -> TransformersEngine:
+    kind = "seq2seq" if model.config.is_encoder_decoder else "causal"
+    return TransformersEngine(model, TOKENIZER, kind, **options)
+
+
+def some_way_in(model: Any) -> int:
+    """A token that the model writes in some greedy answer, but not at its start."""
+    kind = "seq2seq" if model.config.is_encoder_decoder else "causal"
+    for prompt in PROMPTS[:8]:
+        ids = torch.tensor([encode_prompt(TOKENIZER, kind, prompt)])
+        row = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)[0].tolist()
+        written = row[1:] if kind == "seq2seq" else row[ids.shape[1] :]
+        if later := [i for i in written if i != written[0]]:
+            return int(later[0])
+    raise AssertionError("the model answers every prompt with one token over and over")
+
+
+def test_every_family_of_the_loop_is_tested() -> None:
+    assert set(CONFIGS) == FAMILIES
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_loop_equals_generate(family: str) -> None:
+    """Greedy, in uneven batches, with an end token that some texts meet; sliding windows shorter than the texts."""
+    model = model_of(family)
+    model.generation_config.eos_token_id = [1, some_way_in(model)]
+    written = engine_of(model, batch_size=5).sample(PROMPTS[:8], **GREEDY)
+    assert written == engine_of(model, batch_size=1, use_generate=True).sample(PROMPTS[:8], **GREEDY)
+    assert any(completion.finished and completion.tokens > 1 for [completion] in written)
+
+
+@pytest.mark.parametrize("build_model", [tiny_t5, tiny_gpt2])
+def test_a_sample_does_not_depend_on_the_batch(build_model: Any) -> None:
+    model = build_model(TOKENIZER)
+    alone = [engine_of(model, batch_size=1).sample([prompt], **SAMPLED)[0] for prompt in PROMPTS[:4]]
+    assert engine_of(model, batch_size=32).sample(PROMPTS[:4], **SAMPLED) == alone
+    assert engine_of(model, batch_size=2).sample(PROMPTS[:4][::-1], **SAMPLED) == alone[::-1]
+    assert engine_of(model, tokens_per_batch=200).sample(PROMPTS[:4], **SAMPLED) == alone
+    fewer = engine_of(model).sample(PROMPTS[:4], **{**SAMPLED, "n": 2})
+    assert fewer == [samples[:2] for samples in alone]
+
+
+@pytest.mark.parametrize("build_model", [tiny_t5, tiny_qwen2])
+@pytest.mark.parametrize("by_generate", [False, True])
+def test_a_padding_token_that_is_the_end_token(build_model: Any, by_generate: bool) -> None:
+    model = build_model(TOKENIZER)
+    expected = engine_of(model, use_generate=by_generate, batch_size=5).sample(PROMPTS, **GREEDY)
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    kind = "seq2seq" if build_model is tiny_t5 else "causal"
+    engine = TransformersEngine(model, tokenizer, kind, use_generate=by_generate, batch_size=5)
+    found = engine.sample(PROMPTS, **GREEDY)
+    assert [(c.tokens, c.finished) for [c] in found] == [(c.tokens, c.finished) for [c] in expected]
+
+
+@pytest.mark.parametrize("by_generate", [False, True])
+@pytest.mark.parametrize("settings", [GREEDY, SAMPLED])
+def test_the_models_own_sampling_settings_have_no_say(by_generate: bool, settings: dict[str, Any]) -> None:
+    model, _ = build("gpt2")
+    plain = engine_of(model, use_generate=by_generate).sample(PROMPTS[:4], **settings)
+    model.generation_config = stray = GenerationConfig(
+        do_sample=True, temperature=0.01, top_k=2, top_p=0.1, repetition_penalty=9.0, min_length=40, eos_token_id=1
+    )
+    assert engine_of(model, use_generate=by_generate).sample(PROMPTS[:4], **settings) == plain
+    assert model.generation_config is stray
+
+
+def test_nothing_of_the_callers_is_changed() -> None:
+    model = tiny_gpt2(TOKENIZER).train()
+    sides = TOKENIZER.padding_side, TOKENIZER.truncation_side
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    for by_generate in (False, True):
+        engine_of(model, use_generate=by_generate).sample(PROMPTS[:3], **SAMPLED)
+    assert model.training
+    assert (TOKENIZER.padding_side, TOKENIZER.truncation_side) == sides
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_dropout_is_off_and_training_comes_back_after_an_error() -> None:
+    model = tiny_t5(TOKENIZER, dropout_rate=0.5).train()
+    greedy = engine_of(model).sample(PROMPTS[:4], **GREEDY)
+    assert greedy == engine_of(model).sample(PROMPTS[:4], **GREEDY)
+    with torch.no_grad():
+        model.shared.weight[5:].fill_(torch.nan)
+    with pytest.raises(ModelError, match="logits are not numbers"):
+        engine_of(model).sample(PROMPTS[:4], **SAMPLED)
+    assert model.training
+
+
+def test_prompts_are_read_once_and_ended_texts_leave_the_batch() -> None:
+    model, _ = build("t5")
+    engine = engine_of(model, batch_size=64)
+    model.generation_config.eos_token_id = list(range(1, 384, 12))
+    encoded: list[int] = []
+    decoded: list[int] = []
+    model.encoder.register_forward_hook(lambda _, args, kwargs, out: encoded.append(len(out[0])), with_kwargs=True)
+    model.decoder.register_forward_hook(lambda _, args, kwargs, out: decoded.append(len(out[0])), with_kwargs=True)
+    results = engine.sample(PROMPTS, **{**SAMPLED, "temperature": 2.0, "max_new_tokens": 40})
+    assert encoded == [len(PROMPTS)], "the encoder reads each prompt once, not once a sample"
+    assert decoded[0] == len(PROMPTS), "all samples of a prompt share the first step"
+    assert decoded[1] <= 3 * len(PROMPTS)
+    assert decoded[1:] == sorted(decoded[1:], reverse=True)
+    tokens = [completion.tokens for samples in results for completion in samples]
+    assert sum(decoded) < 0.7 * max(tokens) * len(tokens), "ended texts go on being computed"
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_adapters_take_part() -> None:
+    model = get_peft_model(tiny_t5(TOKENIZER), LoraConfig(r=4, target_modules=["q", "v"], init_lora_weights=False))
+    adapted = engine_of(model).sample(PROMPTS[:4], **SAMPLED)
+    assert adapted != engine_of(tiny_t5(TOKENIZER)).sample(PROMPTS[:4], **SAMPLED)
+    assert adapted == engine_of(model.merge_and_unload()).sample(PROMPTS[:4], **SAMPLED)
+
+
+def test_autocast_computes_in_the_asked_dtype() -> None:
+    model = tiny_t5(TOKENIZER)
+    seen: list[torch.dtype] = []
+    model.lm_head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    engine_of(model, dtype="bfloat16").sample(PROMPTS[:4], **SAMPLED)
+    assert set(seen) == {torch.bfloat16}
+    assert model.lm_head.weight.dtype == torch.float32
+
+
+def test_a_seq2seq_model_without_a_start_token_is_refused() -> None:
+    model = tiny_t5(TOKENIZER)
+    model.generation_config.decoder_start_token_id = None
+    model.config.decoder_start_token_id = None
+    with pytest.raises(ModelError, match="decoder_start_token_id"):
+        engine_of(model).sample(PROMPTS[:1], **GREEDY)
+
+
+# --- choose -------------------------------------------------------------------------------------------------------
+
+UNIFORMS = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:-1].float()
+
+
+def shares(logits: list[float], **settings: Any) -> list[float]:
+    """How often each token is chosen over a grid of uniform numbers."""
+    rows = torch.tensor([logits]).expand(len(UNIFORMS), -1)
+    chosen = choose(rows, UNIFORMS, **{"temperature": 1.0, "top_p": 1.0, "top_k": 0, **settings})
+    return (torch.bincount(chosen, minlength=len(logits)) / len(UNIFORMS)).tolist()
+
+
+LOGITS = [float(x) for x in torch.tensor([0.2, 0.4, 0.1, 0.3]).log()]
+
+
+def test_choose_by_hand() -> None:
+    assert shares(LOGITS) == pytest.approx([0.2, 0.4, 0.1, 0.3], abs=2e-4)
+    assert shares(LOGITS, temperature=0.5) == pytest.approx([4 / 30, 16 / 30, 1 / 30, 9 / 30], abs=2e-4)
+    assert shares(LOGITS, top_k=2) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=2e-4)
+    assert shares(LOGITS, top_k=9) == pytest.approx([0.2, 0.4, 0.1, 0.3], abs=2e-4)
+    assert shares(LOGITS, top_p=0.6) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=2e-4)
+    assert shares(LOGITS, top_p=0.75) == pytest.approx([2 / 9, 4 / 9, 0, 3 / 9], abs=2e-4)
+    assert shares(LOGITS, top_p=0.01) == [0, 1, 0, 0]
+    # The nucleus of the three likeliest, 4/9 + 3/9 > 0.7, leaves two.
+    assert shares(LOGITS, top_k=3, top_p=0.7) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=2e-4)
+
+
+def test_choose_never_takes_a_token_without_probability() -> None:
+    inf = float("inf")
+    assert shares([-inf, 0.0, -inf, 0.0, -inf]) == pytest.approx([0, 0.5, 0, 0.5, 0], abs=2e-4)
+
+
+def test_the_nucleus_may_be_wider_than_the_first_look() -> None:
+    logits = torch.zeros(2, 5000)
+    logits[1, 7] = 30.0
+    uniforms = torch.tensor([0.999999, 0.999999])
+    flat, peaked = choose(logits, uniforms, temperature=1.0, top_p=0.9, top_k=0).tolist()
+    assert flat != 7
+    assert peaked == 7
+    kept = choose(
+        torch.zeros(1, 900).expand(900, -1), torch.linspace(0, 0.9999, 900), temperature=1.0, top_p=0.9, top_k=0
+    )
+    assert len(set(kept.tolist())) == pytest.approx(810, abs=2)
+
+
+def test_choose_is_greedy_without_uniforms_and_marks_rows_that_are_not_numbers() -> None:
+    logits = torch.tensor([LOGITS, [float("nan")] * 4])
+    assert choose(logits[:1], None, temperature=0.0, top_p=1.0, top_k=0).tolist() == [1]
+    for settings in ({"top_k": 0, "top_p": 1.0}, {"top_k": 2, "top_p": 1.0}, {"top_k": 0, "top_p": 0.6}):
+        assert choose(logits, torch.tensor([0.5, 0.5]), temperature=1.0, **settings).tolist()[1] == 4
