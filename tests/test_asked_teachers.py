@@ -173,6 +173,28 @@ def test_killed_while_it_asks_it_goes_on_where_it_was(cli: Cli, server: Running,
     assert len(read_jsonl(run / "teacher" / "rationales.jsonl", Rationale)) == ALL
 
 
+def test_interrupted_it_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli,  # noqa: F811
+    server: Running,
+    tmp_path: Path,
+) -> None:
+    recipe, run = write_recipe(tmp_path, endpoint(server)), tmp_path / "run"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mentorkd.console.JsonReporter.progress", interrupt)
+        told = cli("annotate", recipe, "--run", run, "--json")
+    assert told.code == 130
+    assert told.err.splitlines()[-1] == "mentorkd: interrupted; run the same command to go on"
+    again = cli("annotate", recipe, "--run", run, "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["samples"] == ALL
+    assert asked_of(server) <= ALL + 4
+
+
 def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
     cli: Cli,  # noqa: F811
     server: Running,

@@ -411,6 +411,7 @@ def main() -> None:
     except MentorkdError as error:
         print(f"mentorkd: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("mentorkd: interrupted; run the same command to go on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer makes this of a KeyboardInterrupt
+            print("mentorkd: interrupted; run the same command to go on", file=sys.stderr)
+        raise
