@@ -429,7 +429,7 @@ def test_gradient_checkpointing_trains_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's of torch.jit
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # of torch.compile itself
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_compiled_model_trains_alike_and_saves_plain_names(family: str, tmp_path: Path) -> None:
     results, names = [], []

@@ -2,12 +2,13 @@
 
 A store is a folder:
 
-    meta.json            form, sizes, and whose soft labels these are (mentor, tokenizer, target format)
-    index.jsonl          a line a rationale: [id, first token, tokens, checksum]
+    meta.json            form, sizes, whose soft labels these are (mentor, tokenizer, target format), checksums
+    index.jsonl          a line a rationale: [id, first token, tokens, checksum of its arrays]
     labels.bin           the target's token ids, int32 [T]
-    hidden.bin           form `hidden`: the mentor's last hidden states, bfloat16 [T, E]; or
-    log_probs.bin, indices.bin, log_tail.bin     form `top_k`: float32 [T, K], int32 [T, K], float32 [T]
+    hidden.bin           form `hidden`: the mentor's last hidden states, bfloat16 [T, E]
     head.safetensors     form `hidden`: the mentor's head, with which hidden states become logits again
+    log_probs.bin, indices.bin, log_tail.bin     form `top_k`: float32 [T, K], uint16 or int32 [T, K], float32 [T]
+    nll.bin, lost.bin    form `top_k`: what is measured while the whole distribution is at hand, float32 [T]
 
 T counts the target tokens of all rationales. Rows are appended, the index line last, so a killed writer goes on behind
 the last whole line; meta.json says `complete` only at the end.
@@ -16,9 +17,10 @@ the last whole line; meta.json says `complete` only at the end.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +38,8 @@ __all__ = ["SoftLabelStore", "SoftLabelWriter", "StoreMeta", "StoredSoftLabels"]
 Form = Literal["hidden", "top_k"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
+AGAIN = "remove it and run the recipe again to score anew"
+
 
 @dataclass(frozen=True)
 class StoreMeta:
@@ -45,8 +49,11 @@ class StoreMeta:
     mentor: str
     """Digest of the mentor's model folder."""
     tokenizer: str
+    """Digest of the tokenizer."""
     target: str
+    """Format of the target text."""
     vocab_size: int
+    """Leading vocabulary entries that the distributions are over."""
     width: int
     """E of `hidden`, K of `top_k`."""
     temperature: float | None = None
@@ -54,58 +61,89 @@ class StoreMeta:
 
     def columns(self) -> dict[str, tuple[str, int]]:
         """Array name -> (numpy type, values a token)."""
-        shapes = {"labels": ("<i4", 1)}
         if self.form == "hidden":
             # numpy has no bfloat16; its two bytes are kept as they are.
-            return {**shapes, "hidden": ("<u2", self.width)}
-        return {**shapes, "log_probs": ("<f4", self.width), "indices": ("<i4", self.width), "log_tail": ("<f4", 1)}
+            return {"labels": ("<i4", 1), "hidden": ("<u2", self.width)}
+        index = "<u2" if self.vocab_size <= 2**16 else "<i4"
+        kept = {"log_probs": ("<f4", self.width), "indices": (index, self.width), "log_tail": ("<f4", 1)}
+        return {"labels": ("<i4", 1), **kept, "nll": ("<f4", 1), "lost": ("<f4", 1)}
+
+    @property
+    def bytes_per_token(self) -> int:
+        return sum(width * np.dtype(kind).itemsize for kind, width in self.columns().values())
 
 
-def _checksum(parts: Iterable[bytes]) -> int:
+def _checksum(parts: Iterable[Any]) -> int:
     value = 0
     for part in parts:
         value = zlib.crc32(part, value)
     return value
 
 
+def _file_checksum(file: Path) -> int:
+    with file.open("rb") as stream:
+        return _checksum(iter(lambda: stream.read(1 << 22), b""))
+
+
+def _sealed(described: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(described, sort_keys=True).encode())
+
+
 class SoftLabelWriter:
-    """Appends rationales to a store; opened on an unfinished store of the same meta, it goes on."""
+    """Appends rationales to a store; opened on an earlier one of the same meta, it goes on behind its last row.
+
+    Raises StoreError for a folder of other soft labels, and for one with less data than its index tells of.
+    """
 
     def __init__(self, folder: Path, meta: StoreMeta, head: Mapping[str, torch.Tensor] | None = None) -> None:
         self.folder, self.meta = folder, meta
         folder.mkdir(parents=True, exist_ok=True)
-        described = {**meta.__dict__, "complete": False}
         file = folder / "meta.json"
-        if file.exists() and json.loads(file.read_text()) != described:
-            raise StoreError(f"{folder} holds an unfinished store of other soft labels; remove it and score again")
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            other = [name for name, value in asdict(meta).items() if found.get(name) != value]
+            if other:
+                told = ", ".join(f"{name} {found.get(name)} where {getattr(meta, name)} was expected" for name in other)
+                raise StoreError(f"{folder} holds other soft labels ({told}); {AGAIN}")
         if head is not None and not (folder / "head.safetensors").exists():
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}, folder / "head.tmp")
             (folder / "head.tmp").replace(folder / "head.safetensors")
-        write_json(file, described)
+        write_json(file, {**asdict(meta), "complete": False})
         self._index = _whole_lines(folder / "index.jsonl")
         self.tokens = sum(row[2] for row in self._index)
         self.done = {str(row[0]) for row in self._index}
         # What a kill left behind the last whole index line is cut off.
         (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self._index), encoding="utf-8")
-        self._files = {}
-        for name, (kind, width) in meta.columns().items():
-            stream = (folder / f"{name}.bin").open("ab")
-            stream.truncate(self.tokens * width * np.dtype(kind).itemsize)
-            self._files[name] = stream
+        sizes = {name: self.tokens * width * np.dtype(kind).itemsize for name, (kind, width) in meta.columns().items()}
+        for name, size in sizes.items():
+            file = folder / f"{name}.bin"
+            file.touch()
+            if file.stat().st_size < size:
+                raise StoreError(f"{file} has {file.stat().st_size} bytes, its index tells of {size}; {AGAIN}")
+            os.truncate(file, size)
+        self._files = {name: (folder / f"{name}.bin").open("ab") for name in sizes}
         self._lines = (folder / "index.jsonl").open("a", encoding="utf-8")
+
+    def __enter__(self) -> SoftLabelWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; the store stays unfinished and can be gone on with."""
+        for stream in [*self._files.values(), self._lines]:
+            stream.close()
 
     def append(self, rows: Sequence[tuple[str, Arrays]]) -> None:
         """Append (rationale id, arrays by name, each [tokens, ...]) rows; on return a kill no longer loses them."""
         lines = []
         for rationale_id, arrays in rows:
-            data = {
-                name: np.ascontiguousarray(arrays[name], dtype=kind).tobytes()
-                for name, (kind, _) in self.meta.columns().items()
-            }
-            for name, part in data.items():
-                self._files[name].write(part)
             count = len(arrays["labels"])
-            lines.append(json.dumps([rationale_id, self.tokens, count, _checksum(data.values())]) + "\n")
+            parts = [np.ascontiguousarray(arrays[name], kind) for name, (kind, _) in self.meta.columns().items()]
+            for stream, part in zip(self._files.values(), parts, strict=True):
+                stream.write(part.data)
+            lines.append(json.dumps([rationale_id, self.tokens, count, _checksum(part.data for part in parts)]) + "\n")
             self.tokens += count
             self.done.add(rationale_id)
         for stream in self._files.values():
@@ -115,47 +153,70 @@ class SoftLabelWriter:
 
     def finish(self) -> None:
         """Close the store and mark it complete."""
-        for stream in [*self._files.values(), self._lines]:
-            stream.close()
-        index = (self.folder / "index.jsonl").read_bytes()
-        described = {**self.meta.__dict__, "complete": True, "rows": len(self.done), "tokens": self.tokens}
-        write_json(self.folder / "meta.json", {**described, "index_checksum": zlib.crc32(index)})
+        self.close()
+        checked = [self.folder / name for name in ("index.jsonl", "head.safetensors")]
+        described = {
+            **asdict(self.meta),
+            "complete": True,
+            "rows": len(self.done),
+            "tokens": self.tokens,
+            "checksums": {file.name: _file_checksum(file) for file in checked if file.exists()},
+        }
+        write_json(self.folder / "meta.json", {**described, "seal": _sealed(described)})
 
 
 def _whole_lines(file: Path) -> list[list[Any]]:
+    """The lines that end; a kill can leave half a line behind them."""
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines if line]
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError:
+        raise StoreError(f"{file} is damaged; {AGAIN}") from None
 
 
 class SoftLabelStore:
-    """A finished store, memory-mapped: reading a batch copies that batch's rows alone."""
+    """A finished store, memory-mapped: reading a batch copies that batch's rows alone.
+
+    Raises StoreError, with the reason, for one that is unfinished, truncated or damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
             described = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            index = (folder / "index.jsonl").read_bytes()
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{folder} is no soft-label store ({error}); run the recipe again to make it") from None
-        if not described.pop("complete"):
+            complete = described["complete"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise StoreError(f"{folder} is no soft-label store: it has no readable meta.json; {AGAIN}") from None
+        if not complete:
             raise StoreError(f"{folder} is unfinished; run the recipe again and scoring goes on where it stopped")
         self.folder = folder
-        self.rows, self.tokens = described.pop("rows"), described.pop("tokens")
-        if zlib.crc32(index) != described.pop("index_checksum"):
-            raise StoreError(f"{folder}/index.jsonl is damaged (its checksum differs); remove the store and score again")
-        self.meta = StoreMeta(**described)
-        self._index = {row[0]: row for row in map(json.loads, index.splitlines())}
+        if described.pop("seal", None) != _sealed(described):
+            raise StoreError(f"{folder}/meta.json is damaged (its checksum differs); {AGAIN}")
+        self._checksums: dict[str, int] = described["checksums"]
+        self.rows: int = described["rows"]
+        self.tokens: int = described["tokens"]
+        self.meta = StoreMeta(**{name: described[name] for name in StoreMeta.__dataclass_fields__})
+        self._check_file("index.jsonl")
+        index = [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+        self._index: dict[str, tuple[int, int, int]] = {row[0]: (row[1], row[2], row[3]) for row in index}
         self._arrays = {name: self._map(name, kind, width) for name, (kind, width) in self.meta.columns().items()}
+
+    def _check_file(self, name: str) -> None:
+        file = self.folder / name
+        if not file.exists():
+            raise StoreError(f"{file} is missing; {AGAIN}")
+        if _file_checksum(file) != self._checksums.get(name):
+            raise StoreError(f"{file} is damaged (its checksum differs); {AGAIN}")
 
     def _map(self, name: str, kind: str, width: int) -> npt.NDArray[Any]:
         file = self.folder / f"{name}.bin"
         expected = self.tokens * width * np.dtype(kind).itemsize
-        size = file.stat().st_size if file.exists() else -1
+        size = file.stat().st_size if file.exists() else None
         if size != expected:
-            got = f"has {size} bytes" if size >= 0 else "is missing"
-            raise StoreError(f"{file} {got}, expected {expected}; remove the store and score again")
-        shape = (self.tokens, width) if width > 1 else (self.tokens,)
+            got = "is missing" if size is None else f"has {size} bytes"
+            raise StoreError(f"{file} {got}, expected {expected} bytes; {AGAIN}")
+        shape = (self.tokens, width) if name in MATRICES else (self.tokens,)
         return np.memmap(file, dtype=kind, mode="r", shape=shape) if expected else np.empty(shape, kind)
 
     def __contains__(self, rationale_id: str) -> bool:
@@ -171,42 +232,51 @@ class SoftLabelStore:
         return sum(file.stat().st_size for file in self.folder.iterdir())
 
     def row(self, rationale_id: str) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of one rationale, checked against its checksum."""
-        _, start, count, checksum = self._index[rationale_id]
-        found = {name: np.asarray(array[start : start + count]) for name, array in self._arrays.items()}
-        if _checksum(part.tobytes() for part in found.values()) != checksum:
+        """The arrays of one rationale, not copied, checked against their checksum."""
+        start, count, checksum = self._index[rationale_id]
+        found = {name: array[start : start + count] for name, array in self._arrays.items()}
+        if _checksum(part.data for part in found.values()) != checksum:
             raise StoreError(
-                f"{self.folder}: the soft labels of rationale {rationale_id} are damaged (checksum differs); "
-                "remove the store and score again"
+                f"{self.folder}: the soft labels of rationale {rationale_id} are damaged (their checksum differs); {AGAIN}"
             )
         return found
 
     def head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight [V, E] and bias [V] (or None) of the mentor's head."""
+        self._check_file("head.safetensors")
         tensors = load_file(self.folder / "head.safetensors")
         return tensors["weight"], tensors.get("bias")
 
 
+MATRICES = ("hidden", "log_probs", "indices")
+
+
 class StoredSoftLabels:
-    """Gives the trainer a mentor's side from one or more stores (one a source of rationales)."""
+    """Gives the trainer a mentor's side from one or more stores (one a source of rationales).
+
+    `mentor`, `tokenizer` and `target`, where given, are what the stores must have been written with: StoreError if not.
+    """
 
     def __init__(
-        self, folders: Sequence[Path], *, device: torch.device, mentor: str | None = None, tokenizer: str | None = None
+        self,
+        folders: Sequence[Path],
+        *,
+        device: torch.device,
+        mentor: str | None = None,
+        tokenizer: str | None = None,
+        target: str | None = None,
     ) -> None:
         self.stores = [SoftLabelStore(folder) for folder in folders]
         self.device = device
-        first = self.stores[0].meta
+        self.meta = self.stores[0].meta
         for store in self.stores:
-            for part, wanted in {"mentor": mentor, "tokenizer": tokenizer}.items():
+            for part, wanted in {"mentor": mentor, "tokenizer": tokenizer, "target": target}.items():
                 got = getattr(store.meta, part)
                 if wanted is not None and got != wanted:
-                    raise StoreError(f"{store.folder} was written with {part} {got}, expected {wanted}; score again")
-            if store.meta != first:
-                raise StoreError(f"{store.folder} and {self.stores[0].folder} hold soft labels of different kinds; score again")
-        self.meta = first
-        if first.form == "hidden":
-            weight, bias = self.stores[0].head()
-            self._head = weight.to(device), None if bias is None else bias.to(device)
+                    raise StoreError(f"{store.folder} was written with {part} {got}, expected {wanted}; {AGAIN}")
+            if store.meta != self.meta:
+                raise StoreError(f"{store.folder} and {self.stores[0].folder} hold soft labels of two kinds; {AGAIN}")
+        self._head: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     def mentor_side(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorSide:
         """The stored distributions of a batch's rows, one after the other.
@@ -217,24 +287,34 @@ class StoredSoftLabels:
         for rationale_id in rationale_ids:
             store = next((store for store in self.stores if rationale_id in store), None)
             if store is None:
-                raise StoreError(f"rationale {rationale_id} has no soft labels in {[str(s.folder) for s in self.stores]}; score again")
+                folders = ", ".join(str(store.folder) for store in self.stores)
+                raise StoreError(f"{folders}: no soft labels of rationale {rationale_id}; {AGAIN}")
             rows.append(store.row(rationale_id))
-        joined = {name: torch.from_numpy(np.concatenate([row[name] for row in rows])) for name in rows[0]}
+        joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         labels = batch["labels"]
-        if not torch.equal(labels[labels != IGNORE_INDEX].cpu(), joined["labels"].long()):
+        if not np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), joined["labels"]):
             raise StoreError(
                 f"{self.stores[0].folder}: the target tokens of {', '.join(rationale_ids)} are not those that the mentor "
-                "scored (another tokenizer or target format); score again"
+                f"scored (another tokenizer or target format); {AGAIN}"
             )
         if self.meta.form == "hidden":
-            hidden = joined["hidden"].view(torch.bfloat16).to(self.device)
-            weight, bias = self._head
+            weight, bias = self._head_here()
+            hidden = torch.from_numpy(joined["hidden"]).view(torch.bfloat16).to(self.device)
             return MentorHidden(hidden.to(weight.dtype), weight, bias)
         assert self.meta.temperature is not None
         return MentorTopK(
-            joined["log_probs"].to(self.device),
-            joined["indices"].long().to(self.device),
-            joined["log_tail"].to(self.device),
+            torch.from_numpy(joined["log_probs"]).to(self.device),
+            torch.from_numpy(joined["indices"].astype(np.int64)).to(self.device),
+            torch.from_numpy(joined["log_tail"]).to(self.device),
             self.meta.vocab_size,
             self.meta.temperature,
         )
+
+    def _head_here(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The head on the device; under autocast in its type, so that no step casts it again."""
+        if self._head is None:
+            weight, bias = self.stores[0].head()
+            kind = self.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+            self._head = weight.to(self.device, dtype), None if bias is None else bias.to(self.device)
+        return self._head

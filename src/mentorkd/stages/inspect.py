@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch.nn import functional as F
 
 from mentorkd.soft_labels import SoftLabelStore
 
@@ -13,45 +15,59 @@ __all__ = ["inspect_store"]
 
 
 def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
-    """Size and statistics of a store; those that need the distributions are measured on `sample` rationales.
+    """Size and statistics of a store; StoreError if any of its rows is damaged.
 
-    `nll` is the mentor's mean negative log-likelihood of the target tokens in nats, `entropy` that of its
-    distributions (a lower bound for `top_k`, whose tail counts as one event); `mass_kept` is the mean probability that
-    `top_k` keeps. For `top_k`, probabilities are those at the store's temperature.
+    `nll` is the mentor's mean negative log-likelihood of a target token, in nats, at temperature 1. For `hidden` it is
+    measured on `sample` rationales, spread over the store, as is `entropy`, that of the mentor's distributions. For
+    `top_k`, measured on every token when it was scored, at the store's temperature: `mass_kept`, the mean probability
+    of the kept tokens, and `lost`, the mean KL(exact || top k with its tail spread evenly), in nats.
     """
     store = SoftLabelStore(folder)
     found: dict[str, Any] = {
         "form": store.meta.form,
         "mentor": store.meta.mentor,
+        "tokenizer": store.meta.tokenizer,
+        "target": store.meta.target,
         "rationales": store.rows,
         "tokens": store.tokens,
         "bytes": store.size_bytes,
-        "bytes_per_token": round(store.size_bytes / max(1, store.tokens), 1),
+        "bytes_per_token": store.meta.bytes_per_token,
     }
-    if store.meta.temperature is not None:
-        found["temperature"] = store.meta.temperature
-    nll, entropy, kept, outside, tokens = 0.0, 0.0, 0.0, 0, 0
-    head = store.head() if store.meta.form == "hidden" else None
-    step = max(1, store.rows // max(1, sample))
-    for rationale_id in store.ids[::step][:sample]:
-        row = {name: torch.from_numpy(array.copy()) for name, array in store.row(rationale_id).items()}
-        labels = row["labels"].long()
-        if head is not None:
-            hidden = row["hidden"].view(torch.bfloat16).float()
-            log_probs = torch.nn.functional.linear(hidden, head[0].float(), None if head[1] is None else head[1].float())
-            log_probs = log_probs.log_softmax(-1)
-            nll -= log_probs.gather(1, labels[:, None]).sum().item()
-            entropy -= (log_probs.exp() * log_probs).sum().item()
-        else:
-            events = torch.cat([row["log_probs"], row["log_tail"][:, None]], dim=1)
-            entropy -= (events.exp() * events.clamp(min=-1e4)).sum().item()
-            kept += row["log_probs"].exp().sum().item()
-            hit = row["indices"].long() == labels[:, None]
-            nll -= row["log_probs"][hit].sum().item()
-            outside += int((~hit.any(1)).sum())
-        tokens += len(labels)
-    inside = max(1, tokens - outside)
-    found |= {"sampled_tokens": tokens, "nll": round(nll / inside, 4), "entropy": round(entropy / max(1, tokens), 4)}
-    if head is None:
-        found |= {"mass_kept": round(kept / max(1, tokens), 6), "targets_outside_top_k": outside}
-    return found
+    return found | (_of_hidden(store, sample) if store.meta.form == "hidden" else _of_top_k(store))
+
+
+def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
+    weight, bias = (None if part is None else part.float() for part in store.head())
+    assert weight is not None
+    measured = set(store.ids[:: max(1, store.rows // max(1, sample))][:sample])
+    nll = entropy = tokens = 0.0
+    for rationale_id in store.ids:
+        row = store.row(rationale_id)
+        if rationale_id not in measured:
+            continue
+        hidden = torch.from_numpy(row["hidden"].copy()).view(torch.bfloat16).float()
+        log_probs = F.linear(hidden, weight, bias).log_softmax(-1)
+        nll += F.nll_loss(log_probs, torch.from_numpy(row["labels"].astype(np.int64)), reduction="sum").item()
+        entropy -= (log_probs.exp() * log_probs).sum().item()
+        tokens += len(hidden)
+    tokens = max(1, tokens)
+    return {"sampled_tokens": int(tokens), "nll": round(nll / tokens, 4), "entropy": round(entropy / tokens, 4)}
+
+
+def _of_top_k(store: SoftLabelStore) -> dict[str, Any]:
+    nll = tail = lost = inside = 0.0
+    for rationale_id in store.ids:
+        row = store.row(rationale_id)
+        nll += float(row["nll"].sum(dtype=np.float64))
+        tail += float(np.exp(row["log_tail"].astype(np.float64)).sum())
+        lost += float(row["lost"].sum(dtype=np.float64))
+        inside += int((row["indices"] == row["labels"][:, None]).any(-1).sum())
+    tokens = max(1, store.tokens)
+    return {
+        "temperature": store.meta.temperature,
+        "k": store.meta.width,
+        "nll": round(nll / tokens, 4),
+        "mass_kept": round(1 - tail / tokens, 6),
+        "lost": round(lost / tokens, 6),
+        "targets_among_kept": round(inside / tokens, 4),
+    }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 from mentorkd.batching import Collator, Encoded, sorted_batches
 from mentorkd.errors import ModelError
@@ -20,7 +23,10 @@ from mentorkd.stages.sampling import Progress
 __all__ = ["score"]
 
 # Padded tokens (source + target) a forward pass: enough to keep matrix units busy, little enough to fit anywhere.
-TOKENS_PER_BATCH = 4096
+TOKENS_PER_BATCH = 2048
+
+# Target tokens whose whole logits are at hand at once, for `top_k`.
+LOGIT_ROWS = 256
 
 
 def score(
@@ -35,65 +41,98 @@ def score(
     target: str,
     bfloat16: bool,
     on_progress: Progress,
+    vocab_size: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> dict[str, Any]:
     """Write the soft labels of `rows`; those that an earlier, killed call finished are not computed again.
 
     Args:
+        top_k: how many probabilities a token are kept; at most the vocabulary.
         temperature: that of the student's loss; probabilities of `top_k` are kept at it.
         bfloat16: run the forward pass in bfloat16 autocast.
+        vocab_size: entries of the student's head, where it is padded to another size than the mentor's: `top_k` keeps
+            distributions over what both have. None takes the mentor's.
 
     Raises ModelError if hidden states cannot stand for logits in this model and `mode` is `hidden`.
     """
     collate = Collator.for_model(mentor.kind, mentor.tokenizer, mentor.model.config)
-    batches = sorted_batches([row.length for row in rows], tokens_per_batch=tokens_per_batch)
+    batches = sorted_batches([row.padded_sides(mentor.kind) for row in rows], tokens_per_batch=tokens_per_batch)
     weight, bias = head_parameters(mentor.model)
-    device = mentor.device
-
-    def run(batch: dict[str, torch.Tensor], get: Any) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
-            return get(mentor.model, batch)  # type: ignore[no-any-return]
-
-    if mode == "hidden" and rows:
-        probe = {name: value.to(device) for name, value in collate([rows[batches[-1][0]]]).items()}
-        if not tap_is_exact(mentor.model, probe):
-            raise ModelError(
-                f"{type(mentor.model).__name__} changes its logits after the head, so hidden states cannot stand for them; "
-                "set `soft_label_store: top_k` or `online`"
-            )
+    exact = not rows or tap_is_exact(mentor.model, _on(mentor.device, collate([rows[0]])))
+    if mode == "hidden" and not exact:
+        raise ModelError(
+            f"{type(mentor.model).__name__} changes its logits after the head, so hidden states cannot stand for them; "
+            "set `soft_label_store: top_k` or `online`"
+        )
+    shared = min(vocab_size or len(weight), len(weight))
     meta = StoreMeta(
         form=mode,
         mentor=mentor_digest,
         tokenizer=tokenizer_digest(mentor.tokenizer),
         target=target,
-        vocab_size=weight.shape[0],
-        width=weight.shape[1] if mode == "hidden" else top_k,
+        vocab_size=len(weight) if mode == "hidden" else shared,
+        width=weight.shape[1] if mode == "hidden" else min(top_k, shared),
         temperature=temperature if mode == "top_k" else None,
     )
     head = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    writer = SoftLabelWriter(folder, meta, head if mode == "hidden" else None)
-    for numbers in batches:
-        part = [rows[number] for number in numbers if rows[number].rationale_id not in writer.done]
-        if part:
-            batch = {name: value.to(device) for name, value in collate(part).items()}
-            if mode == "hidden":
-                states = run(batch, target_hidden).to(torch.bfloat16).cpu()
-                arrays = {"hidden": states.view(torch.int16).numpy().view(np.uint16)}
-            else:
-                kept = top_k_of(run(batch, target_logits), top_k, temperature=temperature)
-                arrays = {
-                    "log_probs": kept.log_probs_NK.float().cpu().numpy(),
-                    "indices": kept.indices_NK.cpu().numpy(),
-                    "log_tail": kept.log_tail_N.float().cpu().numpy(),
-                }
-            ends = np.cumsum([len(row.target_ids) for row in part])
-            split = {name: np.split(array, ends[:-1]) for name, array in arrays.items()}
-            writer.append(
-                [
-                    (row.rationale_id, {"labels": np.array(row.target_ids), **{name: split[name][i] for name in split}})
-                    for i, row in enumerate(part)
-                ]
-            )
-        on_progress(len(writer.done), len(rows))
-    writer.finish()
-    return {"rows": len(writer.done), "tokens": writer.tokens, "form": mode, "bytes": sum(f.stat().st_size for f in folder.iterdir())}
+    with SoftLabelWriter(folder, meta, head if mode == "hidden" else None) as writer:
+        for numbers in batches:
+            part = [rows[number] for number in numbers if rows[number].rationale_id not in writer.done]
+            if part:
+                batch = _on(mentor.device, collate(part))
+                arrays = _distributions(mentor, batch, meta, exact=exact, bfloat16=bfloat16)
+                arrays["labels"] = np.concatenate([row.target_ids for row in part])
+                ends = np.cumsum([len(row.target_ids) for row in part])[:-1]
+                split = {name: np.split(array, ends) for name, array in arrays.items()}
+                writer.append(
+                    [(row.rationale_id, {name: split[name][i] for name in split}) for i, row in enumerate(part)]
+                )
+            on_progress(len(writer.done), len(rows))
+        writer.finish()
+    return {
+        "rows": len(writer.done),
+        "tokens": writer.tokens,
+        "form": mode,
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+    }
+
+
+def _on(device: torch.device, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+@torch.inference_mode()
+def _distributions(
+    mentor: LoadedModel, batch: dict[str, torch.Tensor], meta: StoreMeta, *, exact: bool, bfloat16: bool
+) -> dict[str, npt.NDArray[Any]]:
+    """The store's arrays, labels excepted, at the target positions of a batch."""
+    with torch.autocast(mentor.device.type, torch.bfloat16) if bfloat16 else nullcontext():
+        states = (target_hidden if exact else target_logits)(mentor.model, batch)
+    if meta.form == "hidden":
+        return {"hidden": states.to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)}
+    labels = batch["labels"][batch["labels"] >= 0]
+    weight, bias = head_parameters(mentor.model)
+    parts = []
+    for start in range(0, len(states), LOGIT_ROWS):
+        some = states[start : start + LOGIT_ROWS]
+        logits = F.linear(some.to(weight.dtype), weight, bias) if exact else some
+        parts.append(_top_k(logits.float(), labels[start : start + LOGIT_ROWS], meta))
+    return {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in parts[0]}
+
+
+def _top_k(logits_NV: torch.Tensor, labels_N: torch.Tensor, meta: StoreMeta) -> dict[str, torch.Tensor]:
+    """The k likeliest tokens at the store's temperature, the mentor's negative log-likelihood of the labels (at
+    temperature 1), and what is lost: KL(exact || top k with its tail spread evenly), in nats."""
+    assert meta.temperature is not None
+    kept = top_k_of(logits_NV, meta.width, temperature=meta.temperature, vocab_size=meta.vocab_size)
+    log_probs_NV = torch.log_softmax(logits_NV[:, : meta.vocab_size] / meta.temperature, -1)
+    tail_N = kept.log_tail_N.exp()
+    spread_N = kept.log_tail_N - math.log(max(1, meta.vocab_size - meta.width))
+    kept_N = (kept.log_probs_NK.exp() * kept.log_probs_NK).sum(-1) + tail_N * spread_N
+    return {
+        "log_probs": kept.log_probs_NK,
+        "indices": kept.indices_NK,
+        "log_tail": kept.log_tail_N,
+        "nll": F.cross_entropy(logits_NV, labels_N, reduction="none"),
+        "lost": ((log_probs_NV.exp() * log_probs_NV).sum(-1) - kept_N).clamp(min=0),
+    }

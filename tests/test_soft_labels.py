@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mentorkd.errors import StoreError
+from mentorkd.losses import MentorHidden, MentorTopK, top_k_of
+from mentorkd.soft_labels import SoftLabelStore, SoftLabelWriter, StoredSoftLabels, StoreMeta
+
+CPU = torch.device("cpu")
+VOCABULARY, WIDTH, K = 50, 8, 5
+HIDDEN = StoreMeta("hidden", "mentor-1", "tokenizer-1", "arrow", VOCABULARY, WIDTH)
+TOP_K = StoreMeta("top_k", "mentor-1", "tokenizer-1", "arrow", VOCABULARY, K, temperature=2.0)
+LENGTHS = {"a": 3, "b": 7, "c": 1, "d": 12}
+HEAD = {"weight": torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(0))}
+
+
+def arrays(rationale_id: str, meta: StoreMeta = HIDDEN) -> dict[str, Any]:
+    make = torch.Generator().manual_seed(ord(rationale_id))
+    tokens = LENGTHS[rationale_id]
+    labels = {"labels": torch.randint(VOCABULARY, (tokens,), generator=make).numpy()}
+    if meta.form == "hidden":
+        hidden = torch.randn(tokens, WIDTH, generator=make).bfloat16()
+        return {**labels, "hidden": hidden.view(torch.int16).numpy().view(np.uint16)}
+    kept = top_k_of(torch.randn(tokens, VOCABULARY, generator=make), K, temperature=2.0)
+    shares = {"log_probs": kept.log_probs_NK, "indices": kept.indices_NK, "log_tail": kept.log_tail_N}
+    measured = {"nll": torch.rand(tokens, generator=make), "lost": torch.rand(tokens, generator=make)}
+    return {**labels, **{name: value.numpy() for name, value in (shares | measured).items()}}
+
+
+def write(folder: Path, ids: str = "abcd", meta: StoreMeta = HIDDEN) -> Path:
+    writer = SoftLabelWriter(folder, meta, HEAD if meta.form == "hidden" else None)
+    for rationale_id in ids:
+        writer.append([(rationale_id, arrays(rationale_id, meta))])
+    writer.finish()
+    return folder
+
+
+def batch_of(ids: str) -> dict[str, torch.Tensor]:
+    """Labels as a padded batch has them."""
+    width = max(LENGTHS[i] for i in ids)
+    labels = torch.full((len(ids), width), -100)
+    for row, rationale_id in enumerate(ids):
+        labels[row, : LENGTHS[rationale_id]] = torch.from_numpy(arrays(rationale_id)["labels"])
+    return {"labels": labels}
+
+
+# --- what is written is read --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("meta", [HIDDEN, TOP_K], ids=["hidden", "top_k"])
+def test_rows_come_back_bit_for_bit(meta: StoreMeta, tmp_path: Path) -> None:
+    store = SoftLabelStore(write(tmp_path, meta=meta))
+    assert (store.meta, store.rows, store.tokens) == (meta, 4, sum(LENGTHS.values()))
+    assert store.ids == list("abcd")
+    assert "a" in store
+    assert "z" not in store
+    for rationale_id in LENGTHS:
+        expected = arrays(rationale_id, meta)
+        row = store.row(rationale_id)
+        assert row.keys() == expected.keys()
+        for name in row:
+            np.testing.assert_array_equal(row[name], expected[name])
+
+
+def test_a_batch_of_hidden_states_has_its_rows_in_order(tmp_path: Path) -> None:
+    labels = StoredSoftLabels([write(tmp_path)], device=CPU)
+    side = labels.mentor_side(["d", "a"], batch_of("da"))
+    assert isinstance(side, MentorHidden)
+    states = [torch.from_numpy(arrays(i)["hidden"].copy()).view(torch.bfloat16).float() for i in "da"]
+    torch.testing.assert_close(side.hidden_NE, torch.cat(states), rtol=0, atol=0)
+    torch.testing.assert_close(side.weight_VE, HEAD["weight"], rtol=0, atol=0)
+    assert side.bias_V is None
+
+
+def test_a_batch_of_top_k_has_its_rows_in_order(tmp_path: Path) -> None:
+    labels = StoredSoftLabels([write(tmp_path, meta=TOP_K)], device=CPU)
+    side = labels.mentor_side(["d", "a"], batch_of("da"))
+    assert isinstance(side, MentorTopK)
+    expected = [arrays(i, TOP_K) for i in "da"]
+    for name, got in {"log_probs": side.log_probs_NK, "indices": side.indices_NK, "log_tail": side.log_tail_N}.items():
+        np.testing.assert_array_equal(got.numpy(), np.concatenate([row[name] for row in expected]))
+    assert (side.vocab_size, side.temperature, side.indices_NK.dtype) == (VOCABULARY, 2.0, torch.int64)
+
+
+def test_a_biased_head_comes_back(tmp_path: Path) -> None:
+    head = {**HEAD, "bias": torch.arange(VOCABULARY, dtype=torch.float32)}
+    SoftLabelWriter(tmp_path, HIDDEN, head).finish()
+    _, bias = SoftLabelStore(tmp_path).head()
+    assert torch.equal(bias, head["bias"])
+
+
+def test_a_vocabulary_beyond_two_bytes_keeps_its_indices(tmp_path: Path) -> None:
+    meta = StoreMeta("top_k", "m", "t", "arrow", 151_936, 1, temperature=1.0)
+    writer = SoftLabelWriter(tmp_path, meta)
+    one = np.zeros((1, 1), np.float32)
+    shares = {"log_probs": one, "log_tail": one[0], "nll": one[0], "lost": one[0]}
+    writer.append([("a", {"labels": [7], "indices": np.array([[151_935]]), **shares})])
+    writer.finish()
+    assert SoftLabelStore(tmp_path).row("a")["indices"].tolist() == [[151_935]]
+
+
+def test_several_stores_serve_as_one(tmp_path: Path) -> None:
+    folders = [write(tmp_path / "teacher", "ab"), write(tmp_path / "mentor", "cd")]
+    side = StoredSoftLabels(folders, device=CPU).mentor_side(["c", "b"], batch_of("cb"))
+    assert len(side) == LENGTHS["c"] + LENGTHS["b"]
+
+
+def test_an_empty_store_is_a_store(tmp_path: Path) -> None:
+    store = SoftLabelStore(write(tmp_path, ""))
+    assert (store.rows, store.tokens, store.ids) == (0, 0, [])
+
+
+def test_a_batch_costs_its_own_rows_alone(tmp_path: Path) -> None:
+    """A store larger than the memory is still read: rows are views of the file, and only a batch's are copied."""
+    store = SoftLabelStore(write(tmp_path))
+    for part in store.row("b").values():
+        assert isinstance(part, np.memmap)
+        assert not part.flags.owndata
+    side = StoredSoftLabels([tmp_path], device=CPU).mentor_side(["b"], batch_of("b"))
+    assert side.hidden_NE.untyped_storage().nbytes() == LENGTHS["b"] * WIDTH * 4
+
+
+def test_size_is_told(tmp_path: Path) -> None:
+    store = SoftLabelStore(write(tmp_path))
+    assert store.meta.bytes_per_token == 4 + 2 * WIDTH
+    assert store.size_bytes > store.tokens * store.meta.bytes_per_token
+    assert TOP_K.bytes_per_token == 4 + K * (4 + 2) + 3 * 4
+
+
+# --- killed writers -----------------------------------------------------------------------------------------------
+
+
+def assert_whole(folder: Path) -> None:
+    fresh = write(folder.parent / "fresh")
+    for file in fresh.iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("torn", ["nothing", "data", "index line", "both"])
+def test_a_killed_writer_goes_on_behind_its_last_whole_row(torn: str, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    writer = SoftLabelWriter(folder, HIDDEN, HEAD)
+    writer.append([("a", arrays("a")), ("b", arrays("b"))])
+    if torn in ("data", "both"):  # a row was on its way to the disk
+        with (folder / "hidden.bin").open("ab") as stream:
+            stream.write(b"half a row")
+        with (folder / "labels.bin").open("ab") as stream:
+            stream.write(b"\0" * 4 * LENGTHS["c"])
+    if torn in ("index line", "both"):
+        with (folder / "index.jsonl").open("a") as stream:
+            stream.write('["c", 10, 1, 123')
+    writer.close()
+    again = SoftLabelWriter(folder, HIDDEN, HEAD)
+    assert (again.done, again.tokens) == ({"a", "b"}, LENGTHS["a"] + LENGTHS["b"])
+    again.append([("c", arrays("c")), ("d", arrays("d"))])
+    again.finish()
+    assert_whole(folder)
+
+
+def test_a_writer_killed_behind_its_last_step_finishes_again(tmp_path: Path) -> None:
+    folder = write(tmp_path / "store")
+    writer = SoftLabelWriter(folder, HIDDEN, HEAD)
+    assert writer.done == set("abcd")
+    with pytest.raises(StoreError, match="unfinished"):
+        SoftLabelStore(folder)
+    writer.finish()
+    assert_whole(folder)
+
+
+def test_a_writer_refuses_the_store_of_another_mentor(tmp_path: Path) -> None:
+    SoftLabelWriter(tmp_path, HIDDEN, HEAD).close()
+    other = StoreMeta("hidden", "mentor-2", "tokenizer-1", "arrow", VOCABULARY, WIDTH)
+    with pytest.raises(StoreError, match="mentor mentor-1 where mentor-2 was expected"):
+        SoftLabelWriter(tmp_path, other, HEAD)
+
+
+def test_a_writer_refuses_data_shorter_than_its_index(tmp_path: Path) -> None:
+    """Zeros would stand there otherwise."""
+    with SoftLabelWriter(tmp_path, HIDDEN, HEAD) as writer:
+        writer.append([("a", arrays("a"))])
+    file = tmp_path / "hidden.bin"
+    file.write_bytes(file.read_bytes()[:-2])
+    with pytest.raises(StoreError, match=r"hidden\.bin has 46 bytes, its index tells of 48"):
+        SoftLabelWriter(tmp_path, HIDDEN, HEAD)
+
+
+# --- what is refused, and the reason ------------------------------------------------------------------------------
+
+
+def flip(file: Path, place: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[place] ^= 0x10
+    file.write_bytes(data)
+
+
+def read_all(folder: Path) -> None:
+    store = SoftLabelStore(folder)
+    store.head()
+    for rationale_id in store.ids:
+        store.row(rationale_id)
+
+
+def test_an_undamaged_store_is_read(tmp_path: Path) -> None:
+    read_all(write(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["meta.json", "index.jsonl", "labels.bin", "hidden.bin", "head.safetensors"])
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
+def test_a_flipped_byte_is_found_wherever_it_is(name: str, place: float, tmp_path: Path) -> None:
+    write(tmp_path)
+    file = tmp_path / name
+    flip(file, int(place * file.stat().st_size))
+    with pytest.raises(StoreError, match=r"damaged|no readable meta") as caught:
+        read_all(tmp_path)
+    assert "run the recipe again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_byte_names_the_rationale_and_spares_the_others(tmp_path: Path) -> None:
+    write(tmp_path)
+    flip(tmp_path / "hidden.bin", (LENGTHS["a"] + 2) * WIDTH * 2)
+    store = SoftLabelStore(tmp_path)
+    store.row("a")
+    with pytest.raises(StoreError, match="rationale b are damaged"):
+        store.row("b")
+    with pytest.raises(StoreError, match="rationale b are damaged"):
+        StoredSoftLabels([tmp_path], device=CPU).mentor_side(["a", "b"], batch_of("ab"))
+
+
+def cut(folder: Path) -> None:
+    file = folder / "hidden.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def extend(folder: Path) -> None:
+    with (folder / "labels.bin").open("ab") as stream:
+        stream.write(b"\0\0\0\0")
+
+
+def unfinish(folder: Path) -> None:
+    SoftLabelWriter(folder, HIDDEN, HEAD).close()
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated": (cut, r"hidden\.bin has 367 bytes, expected 368 bytes"),
+    "longer": (extend, r"labels\.bin has 96 bytes, expected 92"),
+    "a file is gone": (lambda folder: (folder / "hidden.bin").unlink(), r"hidden\.bin is missing"),
+    "the index is gone": (lambda folder: (folder / "index.jsonl").unlink(), r"index\.jsonl is missing"),
+    "the head is gone": (lambda folder: (folder / "head.safetensors").unlink(), r"head\.safetensors is missing"),
+    "unfinished": (unfinish, "is unfinished; run the recipe again and scoring goes on"),
+    "no store": (lambda folder: (folder / "meta.json").unlink(), "is no soft-label store"),
+}
+
+
+@pytest.mark.parametrize("damage", REFUSED)
+def test_a_store_that_cannot_be_trusted_is_refused_with_the_reason(damage: str, tmp_path: Path) -> None:
+    harm, reason = REFUSED[damage]
+    harm(write(tmp_path))
+    with pytest.raises(StoreError, match=reason):
+        read_all(tmp_path)
+
+
+@pytest.mark.parametrize(("part", "got"), [("mentor", "mentor-1"), ("tokenizer", "tokenizer-1"), ("target", "arrow")])
+def test_the_store_of_another_mentor_tokenizer_or_target_is_refused(part: str, got: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    StoredSoftLabels([tmp_path], device=CPU, **{part: got})
+    with pytest.raises(StoreError, match=f"was written with {part} {got}, expected another"):
+        StoredSoftLabels([tmp_path], device=CPU, **{part: "another"})
+
+
+def test_stores_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    folders = [write(tmp_path / "hidden"), write(tmp_path / "top_k", meta=TOP_K)]
+    with pytest.raises(StoreError, match="two kinds"):
+        StoredSoftLabels(folders, device=CPU)
+
+
+def test_a_rationale_that_was_not_scored_is_told(tmp_path: Path) -> None:
+    labels = StoredSoftLabels([write(tmp_path, "ab")], device=CPU)
+    with pytest.raises(StoreError, match="no soft labels of rationale c"):
+        labels.mentor_side(["a", "c"], batch_of("ac"))
+
+
+def test_other_target_tokens_than_those_scored_are_told(tmp_path: Path) -> None:
+    """The last guard: whatever the digests say, soft labels stand at the tokens that they were computed for."""
+    labels = StoredSoftLabels([write(tmp_path)], device=CPU)
+    batch = batch_of("ab")
+    batch["labels"][1, 0] += 1
+    with pytest.raises(StoreError, match="another tokenizer or target format"):
+        labels.mentor_side(["a", "b"], batch)
+    with pytest.raises(StoreError, match="another tokenizer or target format"):
+        labels.mentor_side(["b", "a"], batch_of("ab"))
+
+
+def test_meta_is_readable_by_people(tmp_path: Path) -> None:
+    described = json.loads((write(tmp_path) / "meta.json").read_text())
+    assert described["mentor"] == "mentor-1"
+    assert described["rows"] == 4
