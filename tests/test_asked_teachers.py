@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ sys.path.append(str(Path(__file__).with_name("teachers")))
 
 from hostile_server import Running, running
 
-from mentorkd.cli import main
+from mentorkd.recipe_file import parse_recipe
 from mentorkd.records import Rationale, read_jsonl
 from mentorkd.teachers.cache import RequestCache
 from small_recipe import small_recipe
@@ -351,6 +352,20 @@ def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_every_teacher_of_the_documents_is_a_valid_one() -> None:
+    root, found = Path(__file__).parents[1], 0
+    for document in ("README.md", "docs/teacher.md"):
+        blocks = re.findall(r"```yaml\n(.*?)```", (root / document).read_text(encoding="utf-8"), re.DOTALL)
+        for teacher in [part for block in blocks for part in re.split(r"^(?=teacher:)", block, flags=re.MULTILINE)]:
+            if teacher.startswith("teacher:") and "recorded" not in teacher:
+                recipe = (
+                    f"name: a\ntask: {{name: svamp, train: a, test: b}}\nlearners: {{x: {{model: m/n}}}}\n{teacher}"
+                )
+                assert parse_recipe(recipe, source=document, base=root).teacher.kind in ("openai", "local")
+                found += 1
+    assert found >= 9
+
+
 def test_the_package_of_an_api_teacher_is_named_where_it_is_missing(
     monkeypatch: pytest.MonkeyPatch,
     cli: Cli,  # noqa: F811
@@ -370,4 +385,3 @@ def test_a_dry_run_of_a_recorded_teacher_is_refused(cli: Cli, tmp_path: Path) ->
     told = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run")
     assert told.code == 2
     assert "is recorded" in told.err
-    assert main.__doc__
