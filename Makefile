@@ -17,11 +17,12 @@ setup: $(STAMP)
 demo: $(STAMP)          ## from nothing to a report, without network, key or GPU
 	$(BIN)/mentorkd quickstart
 
+# Two workers of one thread each: most tests are too small to gain from more threads.
 test: $(STAMP)          ## the default tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 test-all: $(STAMP)      ## with the slow ones and those that start a real server
-	$(BIN)/python -m pytest -q -m 'not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not gpu' --timeout 1800
 
 check: $(STAMP)         ## lint and types
 	$(BIN)/ruff check src tests benchmarks scripts

@@ -439,9 +439,14 @@ def test_garbage_is_graded_in_linear_time(kind: str, gold: str) -> None:
     texts += [unit * (100_000 // len(unit)) for unit in MARKS.split("|")]
     texts += ["\\boxed{" * 12_000 + "}" * 12_000, "".join(rng.choices("0123456789.,-/:() $ABx\n\"'", k=100_000))]
     for text in texts:
-        start = time.process_time()
-        grade(text, gold, kind)
-        assert time.process_time() - start < 0.5, text[:40]
+        spent = []
+        for _ in range(3):  # a busy machine stretches even the processor's own time
+            start = time.process_time()
+            grade(text, gold, kind)
+            spent.append(time.process_time() - start)
+            if spent[-1] < 0.5:
+                break
+        assert min(spent) < 0.5, text[:40]
 
 
 def test_the_paper_s_mentor_outputs(shared_data: Path) -> None:

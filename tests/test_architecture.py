@@ -42,6 +42,7 @@ FLOORS = {
     "recipe_file": 5,
     "soft_labels": 5,
     "cards": 5,
+    "run_files": 5,
     "training": 6,
     "generation": 6,
     "teachers": 7,

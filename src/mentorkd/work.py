@@ -31,7 +31,8 @@ from mentorkd.models import (
 )
 from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path, writers
-from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl, write_jsonl
+from mentorkd.records import Prediction, Question, Rationale, write_jsonl
+from mentorkd.run_files import RunFiles
 from mentorkd.soft_labels import StoredSoftLabels
 from mentorkd.stages.annotate import annotate
 from mentorkd.stages.ask import account, ask, open_cache
@@ -59,6 +60,7 @@ class Work:
         self, recipe: Recipe, folder: RunFolder, progress: Callable[[int, int], None], note: Callable[[str], None]
     ) -> None:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
+        self.files = RunFiles(folder.root)
         self.device = resolve_device(recipe.device)
         logging.disable_progress_bar()  # a bar a checkpoint would tear ours
         self.grader = Grader(_known(recipe.task.answer), recipe.task.choices)
@@ -108,7 +110,7 @@ class Work:
             return self._ask(teacher, place)
         rationales, faults = annotate(
             teacher,
-            self.questions(),
+            self.files.questions(),
             locate=lambda value: data_path(self.recipe, value),
             kind=self.grader.kind,
             choices=task.choices,
@@ -123,11 +125,11 @@ class Work:
         with open_cache(self.recipe, self.folder.root) as cache:
             made = ask(
                 self.recipe,
-                self.questions("train"),  # those held out are not trained on, so nothing is paid for them
+                self.files.questions("train"),  # those held out are not trained on, so nothing is paid for them
                 cache=cache,
                 grader=self.grader,
                 device=self.device,
-                engines=self.folder.root / ".engines",
+                engines=self.files.engines,
                 on_progress=self.progress,
                 note=self.note,
             )
@@ -143,8 +145,8 @@ class Work:
 
     def train(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner, config = self._learner(stage), self._learner(stage).training
-        questions = self.questions("train")
-        sources = {name: self.rationales(name, stage.seed) for name in learner.rationales}
+        questions = self.files.questions("train")
+        sources = {name: self.files.rationales(name, stage.seed) for name in learner.rationales}
         gathered = self._gather(sources, questions)
         loaded = load_model(learner.model, seed=stage.seed, device=self.device)
         rows, counts = training_rows(
@@ -195,9 +197,9 @@ class Work:
 
     def score(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self._learner(stage)
-        mentor_folder = self._learner_folder(_known(learner.soft_labels), stage.seed) / "model"
-        questions = self.questions("train")
-        sources = {stage.source: self.rationales(stage.source, stage.seed)}
+        mentor_folder = self.files.model(_known(learner.soft_labels), stage.seed)
+        questions = self.files.questions("train")
+        sources = {stage.source: self.files.rationales(stage.source, stage.seed)}
         gathered = self._gather(sources, questions)
         mentor = load_folder(mentor_folder, device=self.device)
         rows, _ = training_rows(
@@ -227,7 +229,7 @@ class Work:
     def augment(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self._learner(stage)
         sampling = learner.sampling
-        questions = self.questions("train")
+        questions = self.files.questions("train")
         engine = self.engine(stage.learner, stage.seed)
         rationales, tokens = augment(
             engine,
@@ -251,7 +253,7 @@ class Work:
         learner = self._learner(stage)
         engine = self.engine(stage.learner, stage.seed)
         predictions = self.predict(
-            engine, learner, stage.learner, stage.seed, self.questions("test"), place / "journal.jsonl"
+            engine, learner, stage.learner, stage.seed, self.files.questions("test"), place / "journal.jsonl"
         )
         write_jsonl(place / "out" / "predictions.jsonl", predictions)
         tokens = sum(prediction.tokens for prediction in predictions)
@@ -263,19 +265,14 @@ class Work:
         return report(
             place / "out",
             recipe=self.recipe,
-            questions=self.questions(),
-            teacher=self.rationales(TEACHER, 0),
+            questions=self.files.questions(),
+            teacher=self.files.rationales(TEACHER, 0),
             rationales={
-                (name, seed): self.rationales(name, seed)
-                for name, seed in each
-                if name in writers(self.recipe)
+                (name, seed): self.files.rationales(name, seed) for name, seed in each if name in writers(self.recipe)
             },
-            predictions={
-                (name, seed): read_jsonl(self._learner_folder(name, seed) / "predictions.jsonl", Prediction)
-                for name, seed in each
-            },
-            metrics={(name, seed): _rows(self._learner_folder(name, seed) / "metrics.jsonl") for name, seed in each},
-            records=self.records(stage),
+            predictions={(name, seed): self.files.predictions(name, seed) for name, seed in each},
+            metrics={(name, seed): self.files.metrics(name, seed) for name, seed in each},
+            records=self.files.records(stage),
             manifest={
                 "versions": hardware.versions(),
                 "host": hardware.describe_host(),
@@ -286,24 +283,6 @@ class Work:
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
-    def records(self, stage: Stage) -> dict[str, dict[str, Any]]:
-        """The records of the finished stages that `stage` needs."""
-        marks = self.folder.root / ".stages"
-        return {
-            name: json.loads((marks / f"{name.replace('/', '.')}.json").read_text(encoding="utf-8"))
-            for name in stage.needs
-        }
-
-    def questions(self, split: Split | None = None) -> list[Question]:
-        """The questions of a split, or all."""
-        questions = read_jsonl(self.folder.root / "data" / "questions.jsonl", Question)
-        return [question for question in questions if split in (None, question.split)]
-
-    def rationales(self, source: str, seed: int) -> list[Rationale]:
-        """All rationales of the teacher, or of a learner that writes."""
-        folder = self.folder.root / "teacher" if source == TEACHER else self._learner_folder(source, seed)
-        return read_jsonl(folder / "rationales.jsonl", Rationale)
-
     def _gather(self, sources: Mapping[str, list[Rationale]], questions: list[Question]) -> Gathered:
         selects = {name: self.recipe.select_of(name) for name in sources}
         return gather(sources, selects, questions, conclude=self.grader.find)
@@ -313,9 +292,9 @@ class Work:
         sampling = self.recipe.learners[name].sampling
         return open_engine(
             sampling.engine,
-            model_dir=self._learner_folder(name, seed) / "model",
+            model_dir=self.files.model(name, seed),
             device=self.device,
-            cache_dir=self.folder.root / ".engines",
+            cache_dir=self.files.engines,
             batch_size=sampling.batch_size,
         )
 
@@ -342,43 +321,36 @@ class Work:
         if wanted != "auto":
             return wanted
         if self._precision is None:
-            self._precision = _remembered(self._precision_file, self.device.type)
+            self._precision = _remembered(self.files.precision, self.device.type)
         return self._precision[0]
 
     @property
     def precision_note(self) -> str:
-        if self._precision is None and (file := self._precision_file).is_file():
+        if self._precision is None and (file := self.files.precision).is_file():
             self._precision = _remembered(file, self.device.type)
         return self._precision[1] if self._precision else "as the recipe says"
 
-    @property
-    def _precision_file(self) -> Path:
-        return self.folder.root / ".stages" / "precision.json"
-
     def _learner(self, stage: Stage) -> Learner:
         return self.recipe.learners[stage.learner]
-
-    def _learner_folder(self, name: str, seed: int) -> Path:
-        return self.folder.root / "learners" / name / f"seed-{seed}"
 
     def _distillation(self, stage: Stage, learner: Learner) -> Distillation | None:
         if learner.soft_labels is None:
             return None
         source: SoftLabelSource
         if learner.soft_label_store == "online":
-            mentor = self._learner_folder(learner.soft_labels, stage.seed) / "model"
+            mentor = self.files.model(learner.soft_labels, stage.seed)
             source = OnlineMentor(load_folder(mentor, device=self.device))
         else:
             scored = [need for need in stage.needs if "/score/" in need]
-            folders = [self.folder.root / need.replace("/score/", "/soft_labels/") for need in scored]
-            mentor = self._learner_folder(learner.soft_labels, stage.seed) / "model"
+            folders = self.files.soft_labels(scored)
+            mentor = self.files.model(learner.soft_labels, stage.seed)
             source = StoredSoftLabels(folders, device=self.device, mentor=digest_path(mentor))
         return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
 
     def _validation(self, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
         if learner.training.select_on == "last":
             return None
-        questions = self.questions("test" if learner.training.select_on == "test" else "validation")
+        questions = self.files.questions("test" if learner.training.select_on == "test" else "validation")
         engine = open_engine("transformers", loaded=loaded, device=self.device, batch_size=learner.sampling.batch_size)
         options = {"prompt": learner.prompt, "grader": self.grader, "max_new_tokens": learner.sampling.max_new_tokens}
         return lambda: accuracy(engine, questions, **options)  # type: ignore[arg-type]
@@ -410,10 +382,6 @@ def _verdicts(records: Iterable[Rationale | Prediction]) -> Mapping[str, int]:
     for record in records:
         counts[record.verdict] += 1
     return counts
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _remembered(file: Path, device_type: str) -> tuple[hardware.Precision, str]:
