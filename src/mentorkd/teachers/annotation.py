@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from mentorkd.answers import Graded
@@ -195,7 +196,8 @@ class Book:
     """
 
     def __init__(self, questions: Sequence[Question], teacher: AskedTeacher, grade: Grade) -> None:
-        self.grade = grade
+        # A question's samples often end in the same line; grading it is the slowest part of reading cached replies.
+        self.grade: Grade = lru_cache(maxsize=4096)(grade)
         self.questions = list({question.id: question for question in questions}.values())
         for question in self.questions:
             grade("", question)
