@@ -49,6 +49,7 @@ FLOORS = {
     "reporting": 6,
     "stages": 8,
     "estimate": 9,
+    "preflight": 9,
     "work": 9,
     "console": 9,
     "pipeline": 10,

@@ -45,6 +45,7 @@ __all__ = [
     "target_hidden",
     "target_logits",
     "tokenizer_digest",
+    "vocabulary_size",
 ]
 
 VOCABULARY_MULTIPLE = 64
@@ -104,10 +105,29 @@ def _line(error: Exception) -> str:
 
 def kind_of(config: ModelConfig) -> ModelKind:
     """The kind of a model that is not loaded yet, from its config alone."""
-    if config.from_config is not None:
-        settings = dict(config.from_config)
-        return model_kind(AutoConfig.for_model(settings.pop("model_type"), **settings))
-    return model_kind(_pretrained_config(config))
+    return model_kind(_config_of(config))
+
+
+def vocabulary_size(config: ModelConfig) -> int:
+    """Rows of the head of a model that is not loaded yet."""
+    if config.from_config is not None and "vocab_size" not in config.from_config:
+        return _embedding_rows(load_tokenizer(config))
+    return int(_config_of(config).get_text_config().vocab_size)
+
+
+def _config_of(config: ModelConfig) -> PretrainedConfig:
+    if config.from_config is None:
+        return _pretrained_config(config)
+    settings = dict(config.from_config)
+    model_type = settings.pop("model_type")
+    try:
+        return AutoConfig.for_model(model_type, **settings)
+    except LOADING_ERRORS as error:
+        raise _explain(f"`from_config` of type {model_type!r}", error) from error
+
+
+def _embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int:
+    return math.ceil(len(tokenizer) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def _refuse_absent_path(what: str, name: str) -> None:
@@ -211,7 +231,7 @@ def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> Pr
 def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     settings = dict(values)
     model_type = settings.pop("model_type")
-    rows = math.ceil(len(tokenizer) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    rows = _embedding_rows(tokenizer)
     settings.setdefault("vocab_size", rows)
     settings.setdefault("pad_token_id", tokenizer.pad_token_id)
     settings.setdefault("eos_token_id", tokenizer.eos_token_id)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mentorkd import hardware
-from mentorkd.errors import RunError
+from mentorkd.errors import MentorkdError, RunError
 from mentorkd.recipe import TEACHER, Learner, ModelConfig, Recipe, RecordedTeacher, SelectConfig
 from mentorkd.recipe_file import data_path, dump_recipe, learning_order, load_recipe, writers
 from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "PlannedStage", "Reporter", "compile_stages", "open_run"]
 
 # Raised when a stage's code changes what it makes of the same inputs.
-CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 1, "train": 1, "augment": 1, "evaluate": 1, "report": 1}
+CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 2, "train": 2, "augment": 1, "evaluate": 1, "report": 1}
 
 # Settings of a teacher that change how it is asked and not what: they reach no reply.
 HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
@@ -77,12 +77,13 @@ class Quiet:
     def note(self, text: str) -> None: ...
 
 
-def _soft_label_key(learner: Learner) -> str:
+def _soft_label_key(learner: Learner, model: Any) -> str:
     """Names the form in which a learner's soft labels are stored; learners with equal keys share them."""
     form: str = learner.soft_label_store
+    limits = [learner.prompt, learner.training.max_source_tokens, learner.training.max_target_tokens]
     if form == "top_k":
         form = f"top{learner.top_k}-tau{learner.temperature:g}"
-    limits = [learner.prompt, learner.training.max_source_tokens, learner.training.max_target_tokens]
+        limits.append(model)  # what is kept lies on the part of the vocabulary that mentor and student share
     return f"{form}-{learner.target}-{fingerprint(limits)[:4]}"
 
 
@@ -116,7 +117,7 @@ def compile_stages(recipe: Recipe) -> list[Stage]:
                 mentor_model = f"{folder[mentor]}/train"
                 soft = [mentor_model]
                 if learner.soft_label_store != "online":
-                    key = _soft_label_key(learner)
+                    key = _soft_label_key(learner, models[name])
                     soft = [
                         add(
                             f"{folder[mentor]}/score/{source}.{key}",
@@ -176,7 +177,12 @@ def compile_stages(recipe: Recipe) -> list[Stage]:
 def _file_identity(recipe: Recipe, value: str) -> str:
     """Content hash of a data file; a hub data set is known by its name."""
     path = data_path(recipe, value)
-    return path if path.startswith("hub:") else digest_path(Path(path))
+    if path.startswith("hub:"):
+        local = Path(path.removeprefix("hub:").split("@")[0].split(":")[0])
+        return f"{path} {digest_path(local)}" if local.is_dir() else path
+    if not Path(path).is_file():
+        raise RunError(f"{path} is not there; put it back, or say where it is with `data.root=DIR`")
+    return digest_path(Path(path))
 
 
 def _teacher_identity(recipe: Recipe) -> list[Any]:
@@ -254,31 +260,34 @@ class Pipeline:
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
         forced = self._forced(force)
-        if any(s.kind == "annotate" and (s in forced or not self.folder.finished(s)) for s in stages):
+        waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
+        if any(stage.kind == "annotate" for stage in waiting):
             from mentorkd.stages.ask import check_teacher
 
             check_teacher(self.recipe)
-        with self.folder.lock():
-            for stage in forced:
-                self.folder.forget(stage)
-            waiting = [s for s in stages if not self.folder.finished(s)]
-            (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-            if not waiting:
-                for stage in stages:
-                    self.reporter.skipped(stage)
-                return self.manifest()
+        if any(stage.kind == "train" for stage in waiting):
             # Planning, and finding that all is done, must not wait for torch.
-            from mentorkd.work import Work
+            from mentorkd.preflight import check_models
 
-            work = Work(self.recipe, self.folder, self.reporter.progress, self.reporter.note)
-            if any(stage.kind == "train" for stage in waiting):
-                work.check_models()
+            check_models(self.recipe)
+        with self.folder.lock():
+            # Last first: a kill in between must not leave a stage finished whose inputs are to be made anew.
+            for stage in reversed(forced):
+                self.folder.forget(stage)
+            waiting = [stage for stage in stages if not self.folder.finished(stage)]
+            (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
+            if waiting:
+                from mentorkd.work import Work
+
+                work = Work(self.recipe, self.folder, self.reporter.progress, self.reporter.note)
             for number, stage in enumerate(stages, 1):
                 if stage in waiting:
                     self._run_stage(stage, work, number, len(stages))
-                    self._write_manifest(command, work)
+                    self._write_manifest(command)
                 else:
                     self.reporter.skipped(stage)
+            if not waiting and self._manifest_is_behind():
+                self._write_manifest(command)
             return self.manifest()
 
     def _run_stage(self, stage: Stage, work: Work, number: int, total: int) -> None:
@@ -286,8 +295,12 @@ class Pipeline:
         self.folder.log("started", stage=stage.name, fingerprint=stage.fingerprint)
         place = self.folder.begin(stage)
         do: Callable[[Stage, Path], dict[str, Any]] = getattr(work, stage.kind)
-        with hardware.measured() as cost:
-            made = do(stage, place)
+        try:
+            with hardware.measured() as cost:
+                made = do(stage, place)
+        except MentorkdError:
+            self.folder.discard_if_empty(stage)
+            raise
         record = {**made, "seconds": cost.seconds, "peak_memory_mb": cost.peak_memory_mb}
         published = self.folder.publish(stage, record)
         self.folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
@@ -305,16 +318,29 @@ class Pipeline:
                 reached[stage.name] = stage
         return list(reached.values())
 
-    def _write_manifest(self, command: Sequence[str], work: Work) -> None:
+    def _manifest_is_behind(self) -> bool:
+        """Whether a kill came between the last stage and the manifest that tells of it."""
+        try:
+            told = self.manifest()["stages"]
+        except RunError:
+            return True
+        return set(told) != {p.stage.name for p in self.plan() if p.record}
+
+    def _write_manifest(self, command: Sequence[str]) -> None:
         records = {p.stage.name: dict(p.record) for p in self.plan() if p.record}
+        precision = self.folder.root / ".stages" / "precision.json"
         manifest = {
             "recipe": self.recipe.name,
             "command": list(command) or hardware.command_line(),
             "versions": hardware.versions(),
             "git": hardware.git_commit(),
             "host": hardware.describe_host(),
-            "precision": work.precision_note,
+            "precision": json.loads(precision.read_text(encoding="utf-8"))
+            if precision.is_file()
+            else "as the recipe says",
+            "seeds": self.recipe.seeds,
             "seconds": round(sum(record["seconds"] for record in records.values()), 1),
+            "tokens": sum(record.get("tokens") or 0 for record in records.values()),
             "stages": records,
         }
         write_json(self.folder.root / "manifest.json", manifest)

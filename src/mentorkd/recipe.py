@@ -81,7 +81,8 @@ class SelectConfig(Strict):
     """Which of a source's rationales enter training."""
 
     correct: bool = True
-    """Keep only rationales whose own answer equals the gold one (the paper's filter)."""
+    """Keep only rationales whose own answer equals the gold one (the paper's filter). Wrong ones that are kept are still
+    trained with the gold answer behind them, as in the reference code."""
     deduplicate: bool = True
     """Drop rationales of one question that are equal but for whitespace."""
     min_tokens: int = Field(default=0, ge=0)
@@ -265,8 +266,8 @@ class Learner(Strict):
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce"] = "forward_kl"
     """How far the student's distribution is from the mentor's."""
     soft_label_store: Literal["hidden", "top_k", "online"] = "hidden"
-    """`hidden` stores the mentor's last hidden states (exact), `top_k` its k largest probabilities, `online` recomputes
-    the mentor's forward pass every step."""
+    """`hidden` stores the mentor's last hidden states (exact up to rounding to bfloat16), `top_k` its k largest
+    probabilities, `online` recomputes the mentor's forward pass every step."""
     top_k: int = Field(default=64, ge=1)
     """k of the `top_k` store."""
     target: Literal["arrow", "therefore"] = "arrow"
@@ -300,7 +301,7 @@ class Recipe(Strict):
     """Defaults of every learner's `training`."""
     sampling: SamplingConfig = SamplingConfig()
     """Defaults of every learner's `sampling`."""
-    seeds: list[int] = Field(default_factory=lambda: [42], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default_factory=lambda: [42], min_length=1)
     """The whole graph is trained once a seed (initial weights, data order, dropout, sampling)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run; auto takes an accelerator if there is one."""

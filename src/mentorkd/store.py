@@ -106,6 +106,9 @@ class RunFolder:
             self._work.mkdir(exist_ok=True)
             for commit in sorted(self._work.glob("*/commit.json")):
                 self._roll_forward(commit.parent)
+            for work in self._work.iterdir():  # left by a kill while a finished stage's work was being removed
+                if self._is_published(work.name):
+                    shutil.rmtree(work)
             yield
         finally:
             lock.release()
@@ -127,6 +130,12 @@ class RunFolder:
     def begun(self, stage: Stage) -> bool:
         """Whether a killed process has left work on exactly this stage."""
         return self._place(stage).is_dir()
+
+    def discard_if_empty(self, stage: Stage) -> None:
+        """Remove the working folder of a stage that was refused before it had made anything."""
+        work = self._place(stage)
+        if not any(path.is_file() for path in work.rglob("*")):
+            shutil.rmtree(work)
 
     def forget(self, stage: Stage) -> None:
         """Make a stage unfinished, so that it runs again from its beginning."""
@@ -152,6 +161,11 @@ class RunFolder:
         write_json(work / "commit.json", full)
         self._roll_forward(work)
         return full
+
+    def _is_published(self, work: str) -> bool:
+        slug, _, mark = work.rpartition("@")
+        file = self._marks / f"{slug}.json"
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == mark
 
     def _place(self, stage: Stage) -> Path:
         return self._work / f"{_slug(stage.name)}@{stage.fingerprint}"

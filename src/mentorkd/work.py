@@ -17,17 +17,15 @@ from transformers.utils import logging
 
 from mentorkd import hardware
 from mentorkd.cards import model_card
-from mentorkd.errors import Fault, RecipeError, TrainingError
+from mentorkd.errors import DataError, TrainingError
 from mentorkd.generation import Engine, open_engine
 from mentorkd.models import (
     LoadedModel,
-    kind_of,
     load_folder,
     load_model,
-    load_tokenizer,
     resolve_device,
     save_model,
-    tokenizer_digest,
+    vocabulary_size,
 )
 from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path, writers
@@ -44,7 +42,7 @@ from mentorkd.stages.rows import training_rows
 from mentorkd.stages.sampling import Decoding, Grader
 from mentorkd.stages.score import score
 from mentorkd.stages.select import Gathered, gather
-from mentorkd.store import RunFolder, Stage, digest_path
+from mentorkd.store import RunFolder, Stage, digest_path, write_json
 from mentorkd.training import Distillation, OnlineMentor, SoftLabelSource, train
 
 __all__ = ["Work"]
@@ -65,35 +63,6 @@ class Work:
         logging.disable_progress_bar()  # a bar a checkpoint would tear ours
         self.grader = Grader(_known(recipe.task.answer), recipe.task.choices)
         self._precision: tuple[hardware.Precision, str] | None = None
-
-    # --- what is checked before anything runs ---------------------------------------------------------------------
-
-    def check_models(self) -> None:
-        """Refuse soft labels between models whose vocabularies or kinds differ; all such faults at once."""
-        faults = []
-        for name, learner in self.recipe.learners.items():
-            if learner.soft_labels is None:
-                continue
-            mentor = self.recipe.learners[learner.soft_labels].model
-            kinds = kind_of(learner.model), kind_of(mentor)
-            key = f"learners.{name}.soft_labels"
-            if kinds[0] != kinds[1]:
-                faults.append(
-                    Fault(
-                        key,
-                        f"the mentor {learner.soft_labels} is a {kinds[1]} model, {name} a {kinds[0]} one; expected one kind",
-                    )
-                )
-            elif tokenizer_digest(load_tokenizer(mentor)) != tokenizer_digest(load_tokenizer(learner.model)):
-                faults.append(
-                    Fault(
-                        key,
-                        f"{learner.soft_labels} and {name} have different vocabularies, so their token distributions cannot be "
-                        "compared; take models of one family, or learn from its `rationales` alone",
-                    )
-                )
-        if faults:
-            raise RecipeError(self.recipe.name, faults)
 
     # --- the stages -----------------------------------------------------------------------------------------------
 
@@ -214,16 +183,16 @@ class Work:
         made = score(
             mentor,
             rows,
-            folder=place / "store",
+            folder=place / "out" / stage.name.rpartition("/")[2],
             mode="top_k" if learner.soft_label_store == "top_k" else "hidden",
             top_k=learner.top_k,
             temperature=learner.temperature,
             mentor_digest=digest_path(mentor_folder),
             target=learner.target,
-            bfloat16=self.precision(learner) == "bfloat16",
+            bfloat16=self.precision(self.recipe.learners[_known(learner.soft_labels)]) == "bfloat16",
+            vocab_size=vocabulary_size(learner.model) if learner.soft_label_store == "top_k" else None,
             on_progress=self.progress,
         )
-        (place / "store").rename(place / "out" / stage.name.rpartition("/")[2])
         return made
 
     def augment(self, stage: Stage, place: Path) -> dict[str, Any]:
@@ -324,12 +293,6 @@ class Work:
             self._precision = _remembered(self.files.precision, self.device.type)
         return self._precision[0]
 
-    @property
-    def precision_note(self) -> str:
-        if self._precision is None and (file := self.files.precision).is_file():
-            self._precision = _remembered(file, self.device.type)
-        return self._precision[1] if self._precision else "as the recipe says"
-
     def _learner(self, stage: Stage) -> Learner:
         return self.recipe.learners[stage.learner]
 
@@ -351,6 +314,11 @@ class Work:
         if learner.training.select_on == "last":
             return None
         questions = self.files.questions("test" if learner.training.select_on == "test" else "validation")
+        if not questions:
+            raise DataError(
+                "no validation question is left to choose the epoch by; give `task.validation`, raise "
+                "`task.validation_share`, or set `training.select_on: last`"
+            )
         engine = open_engine("transformers", loaded=loaded, device=self.device, batch_size=learner.sampling.batch_size)
         options = {"prompt": learner.prompt, "grader": self.grader, "max_new_tokens": learner.sampling.max_new_tokens}
         return lambda: accuracy(engine, questions, **options)  # type: ignore[arg-type]
@@ -385,9 +353,10 @@ def _verdicts(records: Iterable[Rationale | Prediction]) -> Mapping[str, int]:
 
 
 def _remembered(file: Path, device_type: str) -> tuple[hardware.Precision, str]:
-    if file.is_file():
-        chosen, why = json.loads(file.read_text(encoding="utf-8"))
-        return chosen, why
-    chosen, why = hardware.choose_precision(device_type)
-    file.write_text(json.dumps([chosen, why]), encoding="utf-8")
+    """The arithmetic measured for this kind of device when the run began on one, measured now if it has not."""
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if device_type not in known:
+        known[device_type] = list(hardware.choose_precision(device_type))
+        write_json(file, known)
+    chosen, why = known[device_type]
     return chosen, why

@@ -1,0 +1,51 @@
+"""What is checked of the models before anything runs; all faults at once, none after an hour of training."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from mentorkd.errors import Fault, MentorkdError, RecipeError
+from mentorkd.models import kind_of, load_tokenizer, tokenizer_digest
+from mentorkd.recipe import ModelKind, Recipe
+
+__all__ = ["check_models"]
+
+
+def check_models(recipe: Recipe) -> None:
+    """Refuse models that cannot be had, engines that are not installed or do not serve them, and soft labels between
+    models whose kinds or vocabularies differ. Loads configs and tokenizers, no weights."""
+    faults: list[Fault] = []
+    kinds: dict[str, ModelKind] = {}
+    digests: dict[str, str] = {}
+    for name, learner in recipe.learners.items():
+        try:
+            kinds[name] = kind_of(learner.model)
+            digests[name] = tokenizer_digest(load_tokenizer(learner.model))
+        except MentorkdError as error:
+            faults.append(Fault(f"learners.{name}.model", str(error)))
+            continue
+        engine = learner.sampling.engine
+        key = f"learners.{name}.sampling.engine"
+        if engine in ("ctranslate2", "vllm") and find_spec(engine) is None:
+            faults.append(Fault(key, f"{engine} is not installed; install it with: pip install 'mentorkd[{engine}]'"))
+        elif engine == "vllm" and kinds[name] == "seq2seq":
+            faults.append(Fault(key, "vllm serves causal models only; take auto, transformers or ctranslate2"))
+    for name, learner in recipe.learners.items():
+        mentor = learner.soft_labels
+        if mentor is None or name not in digests or mentor not in digests:
+            continue
+        key = f"learners.{name}.soft_labels"
+        if kinds[name] != kinds[mentor]:
+            faults.append(
+                Fault(key, f"the mentor {mentor} is a {kinds[mentor]} model, {name} a {kinds[name]} one; take one kind")
+            )
+        elif digests[name] != digests[mentor]:
+            faults.append(
+                Fault(
+                    key,
+                    f"{mentor} and {name} have different vocabularies, so their token distributions cannot be compared; "
+                    "take models of one family, or learn from its `rationales` alone",
+                )
+            )
+    if faults:
+        raise RecipeError(recipe.name, faults)
