@@ -27,7 +27,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from mentorkd.errors import MissingExtraError, ModelError
+from mentorkd.errors import ModelError
 from mentorkd.losses import IGNORE_INDEX
 from mentorkd.recipe import LoraConfig, ModelConfig, ModelKind
 
@@ -257,11 +257,9 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
 
 
 def _add_adapters(model: PreTrainedModel, lora: LoraConfig, kind: ModelKind, seed: int) -> PreTrainedModel:
-    try:
-        from peft import LoraConfig as PeftLora
-        from peft import TaskType, get_peft_model
-    except ImportError as error:
-        raise MissingExtraError("LoRA", "lora") from error
+    from peft import LoraConfig as PeftLora  # slow to import, and seldom needed
+    from peft import TaskType, get_peft_model
+
     settings = PeftLora(
         r=lora.r,
         lora_alpha=lora.alpha,
