@@ -106,7 +106,10 @@ class Rationale:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a learner wrote for a question of the test set; `tokens` counts what it generated."""
+    """What a learner wrote for a question of the test set.
+
+    `tokens` counts what it generated; `finished` is false where that was cut at `max_new_tokens`.
+    """
 
     question_id: str
     learner: str
@@ -115,6 +118,7 @@ class Prediction:
     predicted: str | None
     verdict: Verdict
     tokens: int
+    finished: bool
 
 
 Record = Question | Rationale | Prediction

@@ -66,7 +66,18 @@ def predict(learner: str, seed: int, questions: int, accuracy: float) -> list[Pr
         draw = rng.random()
         verdict = "correct" if draw < accuracy + hard else "no_answer" if draw > 0.97 else "wrong"
         question, text, predicted = solution(number, "test", verdict, rng)
-        predictions.append(Prediction(question.id, learner, seed, text, predicted, verdict, tokens=len(text) // 4))
+        predictions.append(
+            Prediction(
+                question.id,
+                learner,
+                seed,
+                text,
+                predicted,
+                verdict,
+                tokens=len(text) // 4,
+                finished=predicted is not None,
+            )
+        )
     return predictions
 
 

@@ -12,6 +12,7 @@ from mentorkd.records import Prediction, Question
 from mentorkd.reporting import LearnerInfo, build_results, summary_rows
 from mentorkd.reporting.curves import MOST_POINTS, build_curve
 from mentorkd.reporting.examples import MOST_DIFFERING
+from mentorkd.reporting.views import cut_lines
 from mentorkd.statistics import mcnemar, wilson_interval
 
 TEN = [Question.create(f"question {n}", "A", "test") for n in range(10)]
@@ -24,7 +25,16 @@ def marked(learner, marks, seed=1, questions=TEN):
     """Predictions from a string: + right, - wrong, 0 no answer."""
     verdict = {"+": "correct", "-": "wrong", "0": "no_answer"}
     return [
-        Prediction(q.id, learner, seed, f"text {mark}", {"+": "A", "-": "B"}.get(mark), verdict[mark], tokens=n)
+        Prediction(
+            q.id,
+            learner,
+            seed,
+            f"text {mark}",
+            {"+": "A", "-": "B"}.get(mark),
+            verdict[mark],
+            tokens=n,
+            finished=mark != "0",
+        )
         for n, (q, mark) in enumerate(zip(questions, marks, strict=True))
     ]
 
@@ -40,6 +50,7 @@ def test_accuracy_no_answer_and_tokens(inputs):
     assert learner["accuracy"] == 0.6
     assert learner["interval"] == pytest.approx([wilson_interval(6, 10).low, wilson_interval(6, 10).high], abs=1e-6)
     assert learner["no_answer"] == 0.1
+    assert (learner["cut"], learner["per_seed"][0]["cut"]) == (0.1, 1)
     assert learner["tokens_per_answer"] == 4.5
     assert learner["standard_error"] is None
     assert learner["per_seed"][0]["correct"] == 6
@@ -170,25 +181,27 @@ def test_a_lone_learner_shows_its_failures(inputs):
     assert {e["answers"][0]["verdict"] for e in differing["entries"]} == {"wrong", "no_answer"}
 
 
-def test_summary_rows(inputs):
+@pytest.mark.parametrize(("marks", "told"), [("00++++++++", True), ("0+++++++++", False)])
+def test_many_cut_answers_are_told_in_words(inputs, marks, told):
+    lines = cut_lines(ten(inputs, {("vanilla", 1): marks}))
+    assert [line.startswith("20.0 % of the answers of vanilla were cut") for line in lines] == [True] * told
+
+
+def test_the_summary_fits_a_terminal(inputs):
     rows = summary_rows(ten(inputs, {("vanilla", 1): "++++++0---"}))
     assert rows == [
         {
             "learner": "vanilla",
-            "model": "small",
-            "learns from": "teacher",
             "accuracy % [95 %]": "60.0 [31.3, 83.2]",
-            "± over seeds": "–",
             "no answer %": "10.0",
+            "cut %": "10.0",
             "tokens/answer": "4",
         },
         {
             "learner": "student",
-            "model": "small",
-            "learns from": "teacher, mentor + soft labels of mentor",
             "accuracy % [95 %]": "–",
-            "± over seeds": "–",
             "no answer %": "–",
+            "cut %": "–",
             "tokens/answer": "–",
         },
     ]

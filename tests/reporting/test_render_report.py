@@ -75,7 +75,9 @@ def planted(inputs):
         task=TaskInfo(name=PLANT, kind="text", train=1, test=8),
         questions=questions,
         predictions={
-            (info.name, 1): [Prediction(q.id, info.name, 1, PLANT, PLANT, verdicts[info.name], 3) for q in questions]
+            (info.name, 1): [
+                Prediction(q.id, info.name, 1, PLANT, PLANT, verdicts[info.name], 3, False) for q in questions
+            ]
             for info in learners
         },
         filters=[{"source": PLANT, "filter": PLANT, "before": 2, "after": 1}],
@@ -273,7 +275,7 @@ def test_latex_escapes_what_latex_reads(inputs):
     text = learners_latex(build_results(inputs(size=6, learners=(learner,), seeds=(1,))))
     assert r"a\_b & 50\%\_\{\textbackslash{}x\}\textasciitilde{}\textasciicircum{}\$\&\#" in text
     assert text.count(r"\\") == 2
-    assert text.count("&") - text.count(r"\&") == 2 * 6
+    assert text.count("&") - text.count(r"\&") == 2 * 7
 
 
 def test_markdown_cells_stay_in_their_cells():

@@ -133,6 +133,7 @@ def _learner(
         "interval": _bounds(interval) if interval else None,
         "standard_error": _round(error),
         "no_answer": _round(sum(row["no_answer"] for row in per_seed) / answers) if answers else None,
+        "cut": _round(sum(row["cut"] for row in per_seed) / answers) if answers else None,
         "tokens_per_answer": _round(sum(r["tokens_per_answer"] * r["questions"] for r in per_seed) / answers)
         if answers
         else None,
@@ -147,6 +148,7 @@ def _seed(seed: int, predictions: Sequence[Prediction]) -> SeedResult:
         "questions": len(predictions),
         "correct": correct,
         "no_answer": sum(p.verdict == "no_answer" for p in predictions),
+        "cut": sum(not p.finished for p in predictions),
         "accuracy": _round(correct / len(predictions)),
         "interval": _bounds(wilson_interval(correct, len(predictions))),
         "tokens_per_answer": _round(sum(p.tokens for p in predictions) / len(predictions)),

@@ -6,8 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mentorkd.reporting.schema import Example, Results
-from mentorkd.reporting.tables import format_share, markdown_table, plain_markdown, summary_rows
-from mentorkd.reporting.views import cost_rows, dropped_lines, format_points, funnel_rows, manifest_rows, teacher_rows
+from mentorkd.reporting.tables import format_share, learner_rows, markdown_table, plain_markdown
+from mentorkd.reporting.views import (
+    cost_rows,
+    cut_lines,
+    dropped_lines,
+    format_points,
+    funnel_rows,
+    manifest_rows,
+    teacher_rows,
+)
 from mentorkd.statistics import format_p
 
 __all__ = ["render_markdown"]
@@ -26,8 +34,10 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
         *(f"> **WARNING.** {plain_markdown(line)}" for line in results["warnings"]),
         f"**{plain_markdown(results['headline']['statement'])}.**",
         "## Learners",
-        markdown_table(summary_rows(results)),
-        "Accuracy on the test questions, mean over seeds, with Wilson's 95 % interval.",
+        markdown_table(learner_rows(results)),
+        "Accuracy on the test questions, mean over seeds, with Wilson's 95 % interval. Cut: answers that reached "
+        "max_new_tokens.",
+        *map(plain_markdown, cut_lines(results)),
     ]
     if results["comparisons"]:
         parts += [

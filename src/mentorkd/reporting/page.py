@@ -15,6 +15,7 @@ from mentorkd.reporting.tables import format_share, learns_from
 from mentorkd.reporting.views import (
     axis,
     cost_rows,
+    cut_lines,
     dropped_lines,
     format_count,
     format_points,
@@ -50,6 +51,7 @@ def render_page(results: Results, curves: Mapping[str, str]) -> str:
         palette=PALETTE,
         headline=None if comparison is None else _headline(results["comparisons"][comparison], results),
         accuracies=_accuracies(results["learners"]),
+        cut=cut_lines(results),
         forest=_forest(results["comparisons"]),
         graph=Markup(draw_graph(results["learners"])),
         upright=Markup(draw_graph(results["learners"], upright=True)),

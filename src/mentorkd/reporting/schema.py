@@ -66,6 +66,8 @@ class SeedResult(TypedDict):
     """Questions answered rightly."""
     no_answer: int
     """Questions whose text held no answer of the task's kind; they count as not right."""
+    cut: int
+    """Answers cut at `max_new_tokens`; they are graded by what stands before the cut."""
     accuracy: float
     """`correct` / `questions`."""
     interval: Bounds
@@ -103,6 +105,8 @@ class LearnerResult(TypedDict):
     """Standard error over seeds; null with fewer than two."""
     no_answer: float | None
     """Share of answers in which none was found, over all seeds."""
+    cut: float | None
+    """Share of answers cut at `max_new_tokens`, over all seeds."""
     tokens_per_answer: float | None
     """Mean number of generated tokens, over all seeds."""
     per_seed: list[SeedResult]

@@ -11,6 +11,7 @@ from mentorkd.reporting.schema import Bounds, LearnerResult, Results
 
 __all__ = [
     "format_share",
+    "learner_rows",
     "learners_csv",
     "learners_latex",
     "learns_from",
@@ -41,16 +42,23 @@ def learns_from(learner: LearnerResult) -> str:
 
 
 def summary_rows(results: Results) -> list[dict[str, str]]:
-    """The table of learners: one mapping a learner, column heading -> text; the keys are the same in every row."""
+    """What fits a terminal: one mapping a learner, column heading -> text; the keys are the same in every row."""
+    wide = ("model", "learns from", "± over seeds")
+    return [{name: text for name, text in row.items() if name not in wide} for row in learner_rows(results)]
+
+
+def learner_rows(results: Results) -> list[dict[str, str]]:
+    """The whole table of learners, in the form of `summary_rows`."""
     return [
         {
             "learner": learner["name"],
             "model": learner["model"],
             "learns from": learns_from(learner),
             "accuracy % [95 %]": format_share(learner["accuracy"], learner["interval"])
-            + (" (epoch chosen on TEST)" if learner["select_on"] == "test" and learner["per_seed"] else ""),
+            + (" (TEST)" if learner["select_on"] == "test" and learner["per_seed"] else ""),
             "± over seeds": format_share(learner["standard_error"]),
             "no answer %": format_share(learner["no_answer"]),
+            "cut %": format_share(learner["cut"]),
             "tokens/answer": "–" if learner["tokens_per_answer"] is None else f"{learner['tokens_per_answer']:.0f}",
         }
         for learner in results["learners"]
@@ -74,7 +82,7 @@ def learners_csv(results: Results) -> str:
     """One row for each learner and seed, accuracies as shares at full precision."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["learner", "model", "seed", "questions", "correct", "no_answer", "accuracy", "low", "high"])
+    writer.writerow(["learner", "model", "seed", "questions", "correct", "no_answer", "cut", "accuracy", "low", "high"])
     for learner in results["learners"]:
         for row in learner["per_seed"]:
             counts = [
@@ -82,6 +90,7 @@ def learners_csv(results: Results) -> str:
                 row["questions"],
                 row["correct"],
                 row["no_answer"],
+                row["cut"],
                 row["accuracy"],
                 *row["interval"],
             ]
@@ -91,7 +100,7 @@ def learners_csv(results: Results) -> str:
 
 def learners_latex(results: Results) -> str:
     """The table of learners for a paper that uses booktabs."""
-    rows = summary_rows(results)
+    rows = learner_rows(results)
     lines = [
         [re.sub(r"[\\&%$#_{}~^]", lambda m: LATEX[m[0]], cell) for cell in row]
         for row in [list(rows[0]), *map(dict.values, rows)]

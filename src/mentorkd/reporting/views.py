@@ -11,6 +11,7 @@ from mentorkd.reporting.schema import Cost, FilterCount, Results
 __all__ = [
     "axis",
     "cost_rows",
+    "cut_lines",
     "dropped_lines",
     "format_count",
     "format_points",
@@ -19,6 +20,9 @@ __all__ = [
     "manifest_rows",
     "teacher_rows",
 ]
+
+# Share of cut answers from which on the report says so in words.
+OFTEN_CUT = 0.1
 
 
 def format_points(share: float) -> str:
@@ -51,6 +55,16 @@ def axis(bounds: Iterable[float]) -> tuple[float, float, list[float]]:
     last = max(last, first + 1)
     ticks = [round(index * step, 6) for index in range(first, last + 1)]
     return ticks[0], ticks[-1], ticks
+
+
+def cut_lines(results: Results) -> list[str]:
+    """A sentence for each learner of whose answers so many were cut that accuracy depends on the limit."""
+    return [
+        f"{100 * learner['cut']:.1f} % of the answers of {learner['name']} were cut at max_new_tokens and are graded by "
+        "what stands before the cut: the limit is too short, or the model does not learn to stop."
+        for learner in results["learners"]
+        if learner["cut"] is not None and learner["cut"] > OFTEN_CUT
+    ]
 
 
 def funnel_rows(results: Results) -> list[dict[str, str]]:

@@ -40,7 +40,16 @@ def evaluate(
     for question, (completion,) in zip(questions, completions, strict=True):
         graded = grader(completion.text, question)
         predictions.append(
-            Prediction(question.id, learner, seed, completion.text, graded.predicted, graded.verdict, completion.tokens)
+            Prediction(
+                question_id=question.id,
+                learner=learner,
+                seed=seed,
+                text=completion.text,
+                predicted=graded.predicted,
+                verdict=graded.verdict,
+                tokens=completion.tokens,
+                finished=completion.finished,
+            )
         )
     return predictions
 
