@@ -123,6 +123,17 @@ def test_rows_that_do_not_fit_are_dropped_and_counted_never_cut() -> None:
     assert counts.target_tokens == len(kept[0].target_ids)
 
 
+def test_prompt_and_target_must_fit_the_positions_together() -> None:
+    tokenizer = tiny_tokenizer(append_eos=False)
+    rows = [("a", "short", "7 --> 7"), ("b", "short", "step " * 10 + "--> 7")]
+    whole, _ = encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99)
+    limit = whole[1].length - 1
+    assert encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit)[0] == whole
+    kept, counts = encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit - 1)
+    assert kept == whole[:1]
+    assert counts.target_too_long == 1
+
+
 ROWS = [Encoded("a", [5, 6, 7, 1], [8, 9, 1]), Encoded("b", [5, 1], [8, 9, 10, 11, 1])]
 
 

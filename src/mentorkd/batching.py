@@ -98,10 +98,12 @@ def encode_rows(
     *,
     max_source_tokens: int,
     max_target_tokens: int,
+    positions: int | None = None,
 ) -> tuple[list[Encoded], EncodingCounts]:
     """Encode (rationale id, prompt, target) rows; rows that do not fit are dropped and counted, never cut.
 
-    A cut target would lose its answer, which stands at the end.
+    A cut target would lose its answer, which stands at the end. `positions` bounds prompt and target together (they count
+    as too long a target), for models that read both on one line of so many positions.
     """
     kept: list[Encoded] = []
     source_too_long = target_too_long = unknown = 0
@@ -113,7 +115,7 @@ def encode_rows(
         source_ids, target_ids = prompts[prompt], encode_target(tokenizer, kind, target)
         if len(source_ids) > max_source_tokens:
             source_too_long += 1
-        elif len(target_ids) > max_target_tokens:
+        elif len(target_ids) > max_target_tokens or (positions and len(source_ids) + len(target_ids) - 1 > positions):
             target_too_long += 1
         else:
             # Tokenizers such as GPT-2's name their end token as unknown token; the one at the end is no fault.

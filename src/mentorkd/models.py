@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     T5Tokenizer,
 )
+from transformers.pytorch_utils import Conv1D
 
 from mentorkd.errors import ModelError
 from mentorkd.losses import IGNORE_INDEX
@@ -34,6 +35,7 @@ from mentorkd.recipe import LoraConfig, ModelConfig, ModelKind
 __all__ = [
     "LoadedModel",
     "head_parameters",
+    "hold_products_in_bfloat16",
     "kind_of",
     "load_folder",
     "load_model",
@@ -231,8 +233,7 @@ def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> Pr
 def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     settings = dict(values)
     model_type = settings.pop("model_type")
-    rows = _embedding_rows(tokenizer)
-    settings.setdefault("vocab_size", rows)
+    settings.setdefault("vocab_size", _embedding_rows(tokenizer))
     settings.setdefault("pad_token_id", tokenizer.pad_token_id)
     settings.setdefault("eos_token_id", tokenizer.eos_token_id)
     settings.setdefault("bos_token_id", tokenizer.bos_token_id)
@@ -407,6 +408,17 @@ def tap_is_exact(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
 
 TRIED_TOKENS = 32
 """Target positions on which `tap_is_exact` tries the head; few, since their whole logits are made."""
+
+
+def hold_products_in_bfloat16(model: nn.Module) -> None:
+    """Convert the weights of linear layers, the head's excepted, in place, for inference in bfloat16 autocast.
+
+    It would cast them again in every batch, to the same numbers. Embeddings, norms and the residual stream stay as they are.
+    """
+    head = _head(model)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
+            module.to(torch.bfloat16)
 
 
 # --- identity -----------------------------------------------------------------------------------------------------

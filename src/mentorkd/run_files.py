@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mentorkd.errors import RunError
 from mentorkd.recipe import TEACHER
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
 from mentorkd.store import Stage
@@ -34,8 +35,11 @@ class RunFiles:
         return self.root / "learners" / name / f"seed-{seed}"
 
     def model(self, name: str, seed: int) -> Path:
-        """A trained learner, as a Hugging Face folder."""
-        return self.learner(name, seed) / "model"
+        """A trained learner, as a Hugging Face folder. Raises RunError if it is not trained yet."""
+        folder = self.learner(name, seed) / "model"
+        if not folder.is_dir():
+            raise RunError(f"{name} is not trained yet with seed {seed} ({folder} is not there); use `mentorkd run`")
+        return folder
 
     def questions(self, split: Split | None = None) -> list[Question]:
         """The questions of a split, or all."""

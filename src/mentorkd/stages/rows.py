@@ -32,6 +32,13 @@ def training_rows(
         )
         for rationale in rationales
     ]
+    config = loaded.model.config
     return encode_rows(
-        rows, loaded.tokenizer, loaded.kind, max_source_tokens=max_source_tokens, max_target_tokens=max_target_tokens
+        rows,
+        loaded.tokenizer,
+        loaded.kind,
+        max_source_tokens=max_source_tokens,
+        max_target_tokens=max_target_tokens,
+        # Learned positions end; a causal model reads prompt and target on one line of them.
+        positions=getattr(config, "max_position_embeddings", None) if loaded.kind == "causal" else None,
     )
