@@ -39,6 +39,7 @@ FLOORS = {
     "recipe_checks": 4,
     "batching": 4,
     "models": 4,
+    "head_tap": 4,
     "recipe_file": 5,
     "soft_labels": 5,
     "cards": 5,

@@ -9,11 +9,32 @@ import pytest
 
 import mentorkd
 
-PUBLIC = """
-Completion Engine Graded Learner MentorkdError Pipeline Prediction Question Rationale Recipe SoftLabelStore __version__
-distillation_loss fused_distillation_loss grade load_recipe open_engine open_run read_jsonl read_questions read_rationales
-read_results select write_jsonl
-""".split()
+PUBLIC = [
+    "Completion",
+    "Engine",
+    "Graded",
+    "Learner",
+    "MentorkdError",
+    "Pipeline",
+    "Prediction",
+    "Question",
+    "Rationale",
+    "Recipe",
+    "SoftLabelStore",
+    "__version__",
+    "distillation_loss",
+    "fused_distillation_loss",
+    "grade",
+    "load_recipe",
+    "open_engine",
+    "open_run",
+    "read_jsonl",
+    "read_questions",
+    "read_rationales",
+    "read_results",
+    "select",
+    "write_jsonl",
+]
 
 
 def test_the_public_names_are_exactly_these() -> None:

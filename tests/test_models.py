@@ -13,19 +13,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mentorkd.batching import Collator, Encoded
 from mentorkd.errors import ModelError
+from mentorkd.head_tap import head_parameters, tap_is_exact, target_hidden, target_logits
 from mentorkd.losses import IGNORE_INDEX
 from mentorkd.models import (
     LoadedModel,
-    head_parameters,
+    hold_products_in_bfloat16,
     kind_of,
     load_folder,
     load_model,
     load_tokenizer,
     resolve_device,
     save_model,
-    tap_is_exact,
-    target_hidden,
-    target_logits,
     tokenizer_digest,
 )
 from mentorkd.recipe import LoraConfig, ModelConfig
@@ -210,6 +208,22 @@ def test_gradients_flow_through_the_tap() -> None:
     model = family("llama (smollm)").train()
     target_hidden(model, batch_for(model)).sum().backward()
     assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["t5, tied and scaled", "gpt2", "llama (smollm)"])
+@torch.no_grad()
+def test_weights_held_in_bfloat16_give_what_autocast_gives(name: str) -> None:
+    model = family(name)
+    batch = batch_for(model)
+    head = head_parameters(model)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = target_hidden(model, batch)
+        hold_products_in_bfloat16(model)
+        held = target_hidden(model, batch)
+    torch.testing.assert_close(held, cast, rtol=0, atol=0)
+    assert {p.dtype for p in model.parameters()} == {torch.float32, torch.bfloat16}
+    assert head_parameters(model)[0] is head
+    assert head.dtype == torch.float32
 
 
 def test_a_model_without_a_head_is_refused() -> None:

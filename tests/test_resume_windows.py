@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from small_recipe import write_small_recipe
 
 from mentorkd.pipeline import Pipeline
 from mentorkd.recipe_file import load_recipe
 from mentorkd.store import RunFolder, Stage
+from small_recipe import write_small_recipe
 
 
 class Killed(BaseException):

@@ -18,8 +18,9 @@ import mentorkd.training
 from mentorkd.batching import Collator, Encoded, encode_rows
 from mentorkd.errors import TrainingError
 from mentorkd.fused_loss import fused_distillation_loss
+from mentorkd.head_tap import head_parameters, target_hidden, target_logits
 from mentorkd.losses import IGNORE_INDEX, MentorHidden, distillation_loss
-from mentorkd.models import LoadedModel, head_parameters, load_model, target_hidden, target_logits
+from mentorkd.models import LoadedModel, load_model
 from mentorkd.recipe import LoraConfig, ModelConfig, TrainingConfig
 from mentorkd.training import Distillation, OnlineMentor, TrainingResult, last_checkpoint, train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
@@ -429,7 +430,8 @@ def test_gradient_checkpointing_trains_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # of torch.compile itself
+@pytest.mark.timeout(1500)
+@pytest.mark.filterwarnings("default")  # torch.compile warns of itself
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_compiled_model_trains_alike_and_saves_plain_names(family: str, tmp_path: Path) -> None:
     results, names = [], []

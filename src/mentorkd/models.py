@@ -1,4 +1,4 @@
-"""Hugging Face models: loading, building from a config, the tap on the head, saving with a model card."""
+"""Hugging Face models: loading, building from a config, and saving with a model card."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +28,10 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from mentorkd.errors import ModelError
-from mentorkd.losses import IGNORE_INDEX
 from mentorkd.recipe import LoraConfig, ModelConfig, ModelKind
 
 __all__ = [
     "LoadedModel",
-    "head_parameters",
     "hold_products_in_bfloat16",
     "kind_of",
     "load_folder",
@@ -43,9 +40,6 @@ __all__ = [
     "model_kind",
     "resolve_device",
     "save_model",
-    "tap_is_exact",
-    "target_hidden",
-    "target_logits",
     "tokenizer_digest",
     "vocabulary_size",
 ]
@@ -305,117 +299,12 @@ def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-# --- the tap on the head ------------------------------------------------------------------------------------------
-
-
-def head_parameters(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight [V, D] and bias [V] (or None) of the head that turns hidden states into logits."""
-    head = _head(model)
-    return head.weight, getattr(head, "bias", None)
-
-
-def _head(model: nn.Module) -> Any:
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if head is None or not isinstance(getattr(head, "weight", None), torch.Tensor):
-        raise ModelError(
-            f"{type(model).__name__} has no linear head (lm_head); only language models with one can be distilled"
-        )
-    return head
-
-
-@contextmanager
-def _head_replaced(head: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """While open, the head computes `forward` on what the model hands it (T5 with tied embeddings scales it first)."""
-    before = head.__dict__.get("forward")
-    head.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del head.forward
-        else:
-            head.forward = before
-
-
-def _call(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits
-    return logits
-
-
-def target_hidden(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], *, tapped: nn.Module | None = None
-) -> torch.Tensor:
-    """Hidden states [N, D] as the head receives them, at the N target positions of a batch, in row-major order.
-
-    `tapped` is the model that owns the head when `model` is a wrapper of it (DistributedDataParallel).
-    """
-    head, target = _head(tapped or model), batch["labels"] != IGNORE_INDEX
-    taken: list[torch.Tensor] = []
-
-    def take(hidden: torch.Tensor) -> torch.Tensor:
-        taken.append(hidden[target])
-        return hidden.new_zeros(1, 1, len(head.weight))  # models like BART go on to add a bias
-
-    with _head_replaced(head, take):
-        _call(model, batch)
-    (hidden,) = taken
-    return hidden
-
-
-def target_logits(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], *, tapped: nn.Module | None = None
-) -> torch.Tensor:
-    """The model's own logits [N, V] at the target positions; the head is given no others."""
-    head, target = _head(tapped or model), batch["labels"] != IGNORE_INDEX
-    forward = head.forward
-    with _head_replaced(head, lambda hidden: forward(hidden[target][None])):
-        return _call(model, batch)[0]
-
-
-def tap_is_exact(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the model's own logits are hidden @ weight.T + bias and nothing else.
-
-    Tried on the first row of `batch`: the head's output must be that product, and must reach the model's output
-    unchanged. To see the latter, whatever the weights, large numbers are added to it: the soft-capping of a model that
-    was just built would pass for rounding. False for models that change logits after the head (Gemma 2, Cohere, a
-    biased BART) and for heads with adapters.
-    """
-    head = _head(model)
-    if not isinstance(head, nn.Linear):
-        return False
-    row = {name: value[:1] for name, value in batch.items()}
-    target = row["labels"] != IGNORE_INDEX
-    forward, training = head.forward, model.training
-    linear, handed_on = False, torch.empty(0)
-
-    def mark(hidden: torch.Tensor) -> torch.Tensor:
-        nonlocal linear, handed_on
-        few = hidden[target][None, :TRIED_TOKENS]
-        own, rebuilt = forward(few), nn.functional.linear(few, head.weight, head.bias)
-        linear = torch.allclose(own.float(), rebuilt.float(), rtol=1e-3, atol=1e-3 * float(own.abs().amax()))
-        handed_on = own + torch.linspace(-1e3, 1e3, own.shape[-1], device=own.device, dtype=own.dtype)
-        return handed_on
-
-    model.eval()
-    try:
-        with torch.no_grad(), _head_replaced(head, mark):
-            logits = _call(model, row)
-    finally:
-        model.train(training)
-    return linear and logits.shape == handed_on.shape and torch.equal(logits.float(), handed_on.float())
-
-
-TRIED_TOKENS = 32
-"""Target positions on which `tap_is_exact` tries the head; few, since their whole logits are made."""
-
-
 def hold_products_in_bfloat16(model: nn.Module) -> None:
     """Convert the weights of linear layers, the head's excepted, in place, for inference in bfloat16 autocast.
 
     It would cast them again in every batch, to the same numbers. Embeddings, norms and the residual stream stay as they are.
     """
-    head = _head(model)
+    head = model.get_output_embeddings()  # type: ignore[operator]
     for module in model.modules():
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
             module.to(torch.bfloat16)

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from mentorkd.batching import BatchPlan, Collator, Encoded, plan_batches
 from mentorkd.errors import TrainingError
 from mentorkd.fused_loss import fused_distillation_loss
+from mentorkd.head_tap import head_parameters, tap_is_exact, target_hidden, target_logits
 from mentorkd.losses import (
     IGNORE_INDEX,
     Divergence,
@@ -27,7 +28,7 @@ from mentorkd.losses import (
     MentorSide,
     distillation_loss,
 )
-from mentorkd.models import LoadedModel, head_parameters, tap_is_exact, target_hidden, target_logits
+from mentorkd.models import LoadedModel, hold_products_in_bfloat16
 from mentorkd.recipe import TrainingConfig
 
 __all__ = ["Distillation", "OnlineMentor", "SoftLabelSource", "TrainingResult", "last_checkpoint", "train"]
@@ -56,6 +57,8 @@ class OnlineMentor:
         with torch.no_grad():
             if self._exact is None:
                 self._exact = tap_is_exact(self.model, batch)
+                if torch.is_autocast_enabled(batch["labels"].device.type):
+                    hold_products_in_bfloat16(self.model)
             if not self._exact:
                 return MentorLogits(target_logits(self.model, batch))
             return MentorHidden(target_hidden(self.model, batch), *head_parameters(self.model))

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from mentorkd.batching import Collator, Encoded, sorted_batches
 from mentorkd.errors import ModelError
+from mentorkd.head_tap import head_parameters, tap_is_exact, target_hidden, target_logits
 from mentorkd.losses import top_k_of
-from mentorkd.models import LoadedModel, head_parameters, tap_is_exact, target_hidden, target_logits, tokenizer_digest
+from mentorkd.models import LoadedModel, hold_products_in_bfloat16, tokenizer_digest
 from mentorkd.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.stages.sampling import Progress
 
@@ -49,7 +50,7 @@ def score(
     Args:
         top_k: how many probabilities a token are kept; at most the vocabulary.
         temperature: that of the student's loss; probabilities of `top_k` are kept at it.
-        bfloat16: run the forward pass in bfloat16 autocast.
+        bfloat16: run the forward pass in bfloat16 autocast; the mentor's linear weights are left in bfloat16.
         vocab_size: entries of the student's head, where it is padded to another size than the mentor's: `top_k` keeps
             distributions over what both have. None takes the mentor's.
 
@@ -64,6 +65,8 @@ def score(
             f"{type(mentor.model).__name__} changes its logits after the head, so hidden states cannot stand for them; "
             "set `soft_label_store: top_k` or `online`"
         )
+    if bfloat16:
+        hold_products_in_bfloat16(mentor.model)
     shared = min(vocab_size or len(weight), len(weight))
     meta = StoreMeta(
         form=mode,
