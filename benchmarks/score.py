@@ -1,0 +1,171 @@
+"""The one scoring pass, against one mentor pass of the reference profile over the same rows, and an unpadded forward.
+
+Ours is `mentorkd.stages.score.score`, from rows to a finished store of hidden states. The reference's pass, which it pays in
+every epoch, is the mentor's forward on rows padded to the data set's longest, with whole logits in float32. The unpadded
+forward is what no padding, no disk and no checks would cost: the same stack in the same arithmetic and batches of the same
+size, on rows all of one length (the mean), nothing done with what comes out.
+
+Each side's time is that of a sample, spread over the lengths of all rows, extrapolated to all rows by their number; what ours
+costs once, whatever the rows (the head is saved, the tokenizer hashed), is measured apart and counted once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from common import arguments, in_fresh_process, peak_extra_bytes, report
+from svamp import SHAPES, data_argument, evenly, flan_t5, reference_batch, reference_scoring, tokenizer_and_rows
+
+from mentorkd.batching import Collator, Encoded, sorted_batches
+from mentorkd.hardware import choose_precision
+from mentorkd.head_tap import target_hidden
+from mentorkd.models import LoadedModel
+from mentorkd.stages.score import TOKENS_PER_BATCH, score
+
+REFERENCE, OURS, UNPADDED = "reference", "ours", "unpadded"
+BATCH = 8
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    data_argument(parser)
+    parser.add_argument("--rows", type=int, help="rows that ours scores (default 240; short 60)")
+    parser.add_argument("--mentor", choices=SHAPES, default="flan-t5-large")
+    parser.add_argument("--tokens-per-batch", type=int, default=TOKENS_PER_BATCH)
+    parser.add_argument("--mode", choices=["hidden", "top_k"], default="hidden")
+    parser.add_argument("--without-reference", action="store_true", help="ours and the unpadded forward alone")
+    parser.add_argument("--peak-of", choices=[REFERENCE, OURS], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.rows = options.rows or (60 if options.short else 240)
+    options.repeats = min(options.repeats, 2 if options.short else 5)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    bench = Bench(options)
+    sides = {REFERENCE: bench.reference, OURS: bench.ours, UNPADDED: bench.unpadded}
+
+    if options.peak_of:
+        print(peak_extra_bytes(sides[options.peak_of]))
+        return
+    peaks = {}
+    if options.without_reference:
+        del sides[REFERENCE]
+    else:
+        peaks = {side: peak_in_fresh_process(side, options) for side in (REFERENCE, OURS)}
+    bench.warm_up()
+    wall: dict[str, list[float]] = {side: [] for side in sides}
+    cpu: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(options.repeats):
+        for side, run in sides.items():
+            once = timed(bench.nothing) if side == OURS else (0.0, 0.0)
+            for times, spent, at_once in zip((wall, cpu), timed(run), once, strict=True):
+                times[side].append((spent - at_once) * len(bench.rows) / bench.sampled[side] + at_once)
+    medians, cpu_medians = ({side: statistics.median(times) for side, times in both.items()} for both in (wall, cpu))
+    first = UNPADDED if options.without_reference else REFERENCE
+    report(
+        "score",
+        wall,
+        reference=first,
+        ours=OURS,
+        peak_bytes=peaks,
+        as_json=options.json,
+        seconds_are="of all rows, extrapolated from the sample",
+        of_unpadded_throughput=medians[UNPADDED] / medians[OURS],
+        cpu_ratio=cpu_medians[first] / cpu_medians[OURS],
+        cpu_of_unpadded_throughput=cpu_medians[UNPADDED] / cpu_medians[OURS],
+        cpu_seconds=cpu,
+        settings={
+            "mentor": options.mentor,
+            "rows": len(bench.rows),
+            "sampled_rows": bench.sampled,
+            "tokens_per_batch": options.tokens_per_batch,
+            "mode": options.mode,
+            "precision": bench.precision,
+        },
+    )
+
+
+def timed(run: Callable[[], None]) -> tuple[float, float]:
+    """Seconds by the wall's clock and the processor's."""
+    start = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def peak_in_fresh_process(side: str, options: argparse.Namespace) -> int:
+    flags = [f"--peak-of={side}", "--rows=24", f"--mentor={options.mentor}", f"--data={options.data}"]
+    flags += [f"--mode={options.mode}", f"--tokens-per-batch={options.tokens_per_batch}"]
+    flags += [f"--threads={options.threads}"] if options.threads else []
+    return int(in_fresh_process(__file__, flags))
+
+
+class Bench:
+    """Each side does a sample of the rows; the model is made when it is first needed."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.tokenizer, self.rows = tokenizer_and_rows(options.data)
+        self.sample = evenly(self.rows, options.rows)
+        self.sampled = {REFERENCE: BATCH, OURS: options.rows, UNPADDED: options.rows}
+        self.precision = choose_precision("cpu")[0]
+        self._mentor: LoadedModel | None = None
+
+    @property
+    def mentor(self) -> LoadedModel:
+        if self._mentor is None:
+            self._mentor = flan_t5(self.options.mentor, self.tokenizer, 1)
+            self._mentor.model.eval()
+        return self._mentor
+
+    def warm_up(self) -> None:
+        self._score(self.sample[:2])
+        self._forward(self.sample[:2])
+
+    def reference(self) -> None:
+        longest = max(len(row.source_ids) for row in self.rows)
+        reference_scoring(self.mentor, reference_batch(self.rows[:BATCH], longest))
+
+    def nothing(self) -> None:
+        self._score([])
+
+    def ours(self) -> None:
+        self._score(self.sample)
+
+    def unpadded(self) -> None:
+        self._forward(self.sample)
+
+    def _score(self, rows: Sequence[Encoded]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            score(
+                self.mentor,
+                rows,
+                folder=Path(folder),
+                mode=self.options.mode,
+                top_k=64,
+                temperature=2.0,
+                mentor_digest="random",
+                target="arrow",
+                bfloat16=self.precision == "bfloat16",
+                on_progress=lambda done, total: None,
+                tokens_per_batch=self.options.tokens_per_batch,
+            )
+
+    def _forward(self, rows: Sequence[Encoded]) -> None:
+        sources = round(statistics.mean(len(row.source_ids) for row in rows))
+        targets = round(statistics.mean(len(row.target_ids) for row in rows))
+        alike = [Encoded(row.rationale_id, [5] * sources, [5] * targets) for row in rows]
+        collate = Collator.for_model("seq2seq", self.tokenizer, self.mentor.model.config)
+        for batch in sorted_batches([row.length for row in alike], tokens_per_batch=self.options.tokens_per_batch):
+            arithmetic = torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
+            with torch.inference_mode(), arithmetic:
+                target_hidden(self.mentor.model, collate([alike[number] for number in batch]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""What the benchmarks of training and scoring share: SVAMP's real rows, FlanT5's shapes, and the reference's profile.
+
+The reference profile is ours, written after the cost model of the paper's code: every row padded to the data set's
+longest, whole logits of student and mentor, float32 throughout.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
+from transformers.utils import logging
+
+from mentorkd.batching import Encoded, encode_rows
+from mentorkd.losses import IGNORE_INDEX
+from mentorkd.models import LoadedModel, load_tokenizer
+from mentorkd.prompts import render_target
+from mentorkd.recipe import ModelConfig
+
+logging.disable_progress_bar()
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+SHAPES = {
+    "flan-t5-small": {"d_model": 512, "num_heads": 6, "num_layers": 8, "d_ff": 1024},
+    "flan-t5-large": {"d_model": 1024, "num_heads": 16, "num_layers": 24, "d_ff": 2816},
+    "tiny": {"d_model": 64, "num_heads": 2, "num_layers": 2, "d_ff": 128},
+}
+LONGEST_TARGET = 512
+"""The reference cuts SVAMP's 18 longest targets to 512 tokens and so pads all others to that. Here those 18 are left
+out on both sides, as ours drops them, but the reference still pads to 512."""
+
+
+def data_argument(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, default=SHARED, help="folder with data/ and tokenizers/ (default ../shared)"
+    )
+
+
+def tokenizer_and_rows(data: Path) -> tuple[PreTrainedTokenizerBase, list[Encoded]]:
+    """T5's own vocabulary, and the teacher's rationales of SVAMP in it: 1935 rows, in the order of the file."""
+    config = ModelConfig(from_config={"model_type": "t5"}, tokenizer=str(data / "tokenizers/t5/spiece.model"))
+    tokenizer = load_tokenizer(config)
+    recorded = json.loads((data / "data/mentor-kd/main/svamp_3_train.json").read_text(encoding="utf-8"))
+    rows = [
+        (
+            f"svamp-{number}",
+            row["input"].strip(),
+            render_target(row["chain"].strip(), str(row["answer"]).strip(), "arrow"),
+        )
+        for number, row in enumerate(recorded)
+    ]
+    encoded, _ = encode_rows(rows, tokenizer, "seq2seq", max_source_tokens=512, max_target_tokens=LONGEST_TARGET)
+    return tokenizer, encoded
+
+
+def flan_t5(shape: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> LoadedModel:
+    """A T5 1.1 of this shape with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = T5Config(
+            vocab_size=32_128,
+            d_kv=64,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            decoder_start_token_id=0,
+            **SHAPES[shape],
+        )
+        return LoadedModel(T5ForConditionalGeneration(config), tokenizer, "seq2seq")
+
+
+def reference_batch(rows: Sequence[Encoded], longest_source: int) -> dict[str, torch.Tensor]:
+    """Rows padded to the data set's longest source and target."""
+
+    def padded(ids: list[list[int]], width: int, value: int) -> torch.Tensor:
+        return torch.tensor([[*row, *[value] * (width - len(row))] for row in ids])
+
+    sources, targets = [row.source_ids for row in rows], [row.target_ids for row in rows]
+    return {
+        "input_ids": padded(sources, longest_source, 0),
+        "attention_mask": padded([[1] * len(ids) for ids in sources], longest_source, 0),
+        "labels": padded(targets, LONGEST_TARGET, IGNORE_INDEX),
+    }
+
+
+def reference_trainer(
+    student: LoadedModel, mentor: LoadedModel, *, kd_weight: float, temperature: float
+) -> Callable[[dict[str, torch.Tensor]], float]:
+    """One optimiser step of the reference profile: both forward passes on padded rows, whole logits, float32."""
+    student.model.train()
+    mentor.model.eval()
+    optimizer = torch.optim.AdamW(student.model.parameters(), lr=2e-4)
+
+    def step(batch: dict[str, torch.Tensor]) -> float:
+        with torch.no_grad():
+            mentor_logits = mentor.model(**batch, use_cache=False).logits
+        output = student.model(**batch, use_cache=False)
+        kept = batch["labels"] != IGNORE_INDEX
+        divergence = F.kl_div(
+            F.log_softmax(output.logits / temperature, -1), F.softmax(mentor_logits / temperature, -1), reduction="none"
+        )
+        divergence = (divergence.sum(-1) * kept).sum() / kept.sum()
+        loss: Any = (1 - kd_weight) * output.loss + kd_weight * divergence
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.detach())
+
+    return step
+
+
+@torch.no_grad()
+def reference_scoring(mentor: LoadedModel, batch: dict[str, torch.Tensor]) -> None:
+    """The mentor's part of a step of the reference profile, which it pays again in every epoch."""
+    mentor.model(**batch, use_cache=False).logits  # noqa: B018
+
+
+def evenly(rows: Sequence[Encoded], count: int) -> list[Encoded]:
+    """`count` rows whose lengths are spread as those of all rows are."""
+    ordered = sorted(rows, key=lambda row: (len(row.target_ids), len(row.source_ids)))
+    return [ordered[int((number + 0.5) * len(ordered) / count)] for number in range(count)]
