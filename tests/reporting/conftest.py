@@ -16,16 +16,32 @@ NAMES = ("Alice", "Bob", "Claire")
 BALLS = ("red ball", "blue ball", "black ball")
 SMALL, LARGE = "google/flan-t5-small", "google/flan-t5-large"
 
-MENTOR = LearnerInfo(name="mentor", model=LARGE, rationales=["teacher"], parameters=783_150_080)
-VANILLA = LearnerInfo(name="vanilla", model=SMALL, rationales=["teacher"], parameters=76_961_152)
+SETTINGS = {
+    "epochs": 20,
+    "learning_rate": 3e-4,
+    "tokens_per_batch": None,
+    "precision": "float32",
+    "prompt": "{question}",
+}
+
+MENTOR = LearnerInfo(
+    name="mentor", model=LARGE, model_key=LARGE, rationales=["teacher"], parameters=783_150_080, settings=SETTINGS
+)
+VANILLA = LearnerInfo(
+    name="vanilla", model=SMALL, model_key=SMALL, rationales=["teacher"], parameters=76_961_152, settings=SETTINGS
+)
 STUDENT = LearnerInfo(
     name="student",
     model=SMALL,
+    model_key=SMALL,
     rationales=["teacher", "mentor"],
     soft_labels="mentor",
     kd_weight=0.3,
     temperature=2.0,
     parameters=76_961_152,
+    updates=[3780, 3800, 3780],
+    settings=SETTINGS,
+    distillation={"tau_squared": True, "divergence": "forward_kl"},
 )
 ACCURACY = {"mentor": 0.9, "vanilla": 0.66, "student": 0.8}
 

@@ -12,13 +12,15 @@ from mentorkd.records import Prediction, Question
 from mentorkd.reporting import LearnerInfo, build_results, summary_rows
 from mentorkd.reporting.curves import MOST_POINTS, build_curve
 from mentorkd.reporting.examples import MOST_DIFFERING
-from mentorkd.reporting.views import cut_lines
+from mentorkd.reporting.views import cut_lines, settings_rows
 from mentorkd.statistics import mcnemar, wilson_interval
 
 TEN = [Question.create(f"question {n}", "A", "test") for n in range(10)]
-VANILLA = LearnerInfo(name="vanilla", model="small", rationales=["teacher"])
-STUDENT = LearnerInfo(name="student", model="small", rationales=["teacher", "mentor"], soft_labels="mentor")
-MENTOR = LearnerInfo(name="mentor", model="large", rationales=["teacher"])
+VANILLA = LearnerInfo(name="vanilla", model="small", model_key="small", rationales=["teacher"])
+STUDENT = LearnerInfo(
+    name="student", model="small", model_key="small", rationales=["teacher", "mentor"], soft_labels="mentor"
+)
+MENTOR = LearnerInfo(name="mentor", model="large", model_key="large", rationales=["teacher"])
 
 
 def marked(learner, marks, seed=1, questions=TEN):
@@ -133,8 +135,51 @@ def test_learners_are_compared_on_the_seeds_they_share(inputs):
 def test_epochs_chosen_on_test_are_shouted(inputs):
     results = ten(inputs, {("vanilla", 1): "+" * 10}, [replace(VANILLA, select_on="test")])
     assert results["warnings"][0].startswith("EPOCHS WERE CHOSEN ON THE TEST SET for vanilla")
-    assert "Best epoch of vanilla: CHOSEN ON THE TEST SET." in results["protocol"]
+    assert "Weights of vanilla: of the best epoch, CHOSEN ON THE TEST SET." in results["protocol"]
     assert "TEST" in summary_rows(results)[0]["accuracy % [95 %]"]
+
+
+def test_what_was_chosen_on_test_reaches_all_that_learn_from_it(inputs):
+    learners = [
+        replace(MENTOR, select_on="test"),
+        VANILLA,
+        replace(STUDENT, name="by labels", rationales=["teacher"], soft_labels="mentor"),
+        replace(STUDENT, name="by text", rationales=["by labels"], soft_labels=None),
+    ]
+    warning = ten(inputs, {(info.name, 1): "+" * 10 for info in learners}, learners)["warnings"][0]
+    assert "for mentor (select_on: test)" in warning
+    assert "also reached by labels, by text, which learn from them" in warning
+    assert "vanilla" not in warning
+
+
+def test_learners_of_one_description_need_not_be_of_one_model(inputs):
+    other = replace(STUDENT, model_key="another tokenizer")
+    assert other.model == VANILLA.model
+    results = ten(inputs, {("vanilla", 1): "+" * 10, ("student", 1): "+" * 10}, [VANILLA, other])
+    assert not results["comparisons"][0]["headline"]
+
+
+def test_a_headline_of_unlike_training_is_a_warning(inputs):
+    vanilla = replace(VANILLA, updates=[1160], settings={"epochs": 20, "learning_rate": 3e-4})
+    student = replace(STUDENT, updates=[3780], settings={"epochs": 20, "learning_rate": 1e-3, "batch_size": 8})
+    mentor = replace(MENTOR, updates=[7], settings={"epochs": 1})
+    marks = {(name, 1): "+-" * 5 for name in ("vanilla", "student", "mentor")}
+    assert ten(inputs, marks, [mentor, vanilla, student])["warnings"] == [
+        "student and vanilla were not trained and asked alike: optimiser updates 3,780 against 1,160, learning_rate 0.001 "
+        "against 0.0003, batch_size 8 against –. Their difference in accuracy may come from this as well as from the "
+        "mentor."
+    ]
+    alike = replace(student, updates=vanilla.updates, settings=vanilla.settings)
+    assert ten(inputs, marks, [mentor, vanilla, alike])["warnings"] == []
+
+
+def test_settings_of_all_learners_stand_side_by_side(inputs):
+    rows = {row[""]: row for row in settings_rows(build_results(inputs(size=6)))}
+    assert rows["updates"]["student"] == "3,780 / 3,800 / 3,780"
+    assert rows["learning_rate"] == {"": "learning_rate", "mentor": "0.0003", "vanilla": "0.0003", "student": "0.0003"}
+    assert rows["kd_weight"] == {"": "kd_weight", "mentor": "–", "vanilla": "–", "student": "0.3"}
+    assert rows["tau_squared"]["student"] == "true"
+    assert "tokens_per_batch" not in rows
 
 
 def test_predictions_must_match_the_questions(inputs):

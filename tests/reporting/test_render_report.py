@@ -62,9 +62,11 @@ def planted(inputs):
     """A run with markup in every text a user, a teacher or a model can put there."""
     questions = [Question.create(f"{PLANT} {n}", PLANT, "test") for n in range(8)]
     learners = (
-        LearnerInfo(name="vanilla", model=PLANT, rationales=["teacher"]),
-        LearnerInfo(name="student", model=PLANT, rationales=["teacher", "mentor"], soft_labels="mentor"),
-        LearnerInfo(name="mentor", model=PLANT, rationales=["teacher"]),
+        LearnerInfo(name="vanilla", model=PLANT, model_key=PLANT, rationales=["teacher"], settings={PLANT: PLANT}),
+        LearnerInfo(
+            name="student", model=PLANT, model_key=PLANT, rationales=["teacher", "mentor"], soft_labels="mentor"
+        ),
+        LearnerInfo(name="mentor", model=PLANT, model_key=PLANT, rationales=["teacher"]),
     )
     verdicts = {"vanilla": "wrong", "student": "correct", "mentor": "no_answer"}
     return inputs(
@@ -113,6 +115,7 @@ def test_the_page_says_the_verdict_first_and_has_every_section(report):
         "Differences of accuracy in points",
         "rationales (text)",
         "One line for each seed",
+        "By the recipe's names",
         "How many rationales each filter left",
         "student: 3 rows a seed (target over 128 tokens)",
         "dropped from train (row 17 of test.json)",
@@ -220,6 +223,7 @@ def test_the_markdown_report(report):
     )
     assert "| student | google/flan-t5-small | teacher, mentor + soft labels of mentor |" in text
     assert "![Paired differences](plots/forest.svg)" in text
+    assert "| learning_rate | 0.0003 | 0.0003 | 0.0003 |" in text
     assert "| mentor | 1,575 | 1,434–1,436 | 1,342–1,344 |" in text
     for link in re.findall(r"\]\((\S+)\)", text):
         assert (report / link).is_file()
@@ -250,7 +254,10 @@ def test_a_warning_opens_page_and_markdown(inputs, tmp_path):
         ({"seeds": (42,)}, "With one seed, this says nothing of another training."),
         ({"size": 1, "seeds": (42,)}, "This design has too few questions to show any difference."),
         (
-            {"learners": (LearnerInfo(name="vanilla", model="m", rationales=["teacher"]),), "seeds": (42,)},
+            {
+                "learners": (LearnerInfo(name="vanilla", model="m", model_key="m", rationales=["teacher"]),),
+                "seeds": (42,),
+            },
             "No headline comparison: the recipe trains one learner, vanilla, and nothing to measure it against.",
         ),
     ],
@@ -271,7 +278,7 @@ def test_csv_has_a_row_for_each_seed(report):
 
 
 def test_latex_escapes_what_latex_reads(inputs):
-    learner = LearnerInfo(name="a_b", model=r"50%_{\x}~^$&#", rationales=["teacher"])
+    learner = LearnerInfo(name="a_b", model=r"50%_{\x}~^$&#", model_key=r"50%_{\x}~^$&#", rationales=["teacher"])
     text = learners_latex(build_results(inputs(size=6, learners=(learner,), seeds=(1,))))
     assert r"a\_b & 50\%\_\{\textbackslash{}x\}\textasciitilde{}\textasciicircum{}\$\&\#" in text
     assert text.count(r"\\") == 2
@@ -299,9 +306,9 @@ def test_the_graph_draws_every_learner_and_edge(inputs):
 
 
 def test_graph_boxes_do_not_overlap_in_a_large_recipe(inputs):
-    arms = [LearnerInfo(name="mentor", model="large", rationales=["teacher"])]
-    arms += [LearnerInfo(name=f"arm{n}", model="s", rationales=["teacher", "mentor"]) for n in range(7)]
-    arms += [LearnerInfo(name="last", model="s", rationales=["arm0", "teacher"], soft_labels="mentor")]
+    arms = [LearnerInfo(name="mentor", model="large", model_key="large", rationales=["teacher"])]
+    arms += [LearnerInfo(name=f"arm{n}", model="s", model_key="s", rationales=["teacher", "mentor"]) for n in range(7)]
+    arms += [LearnerInfo(name="last", model="s", model_key="s", rationales=["arm0", "teacher"], soft_labels="mentor")]
     root = ET.fromstring(draw_graph(build_results(inputs(size=2, learners=tuple(arms), seeds=(1,)))["learners"]))
     boxes = [
         (float(box.get("x")), float(box.get("y")))

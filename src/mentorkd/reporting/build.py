@@ -27,6 +27,7 @@ from mentorkd.reporting.schema import (
     Results,
     SeedResult,
 )
+from mentorkd.reporting.views import format_setting, format_updates
 from mentorkd.statistics import (
     Interval,
     accuracy_interval,
@@ -61,7 +62,10 @@ def build_results(inputs: ReportInputs) -> Results:
         },
         "seeds": list(inputs.seeds),
         "headline": _headline(inputs.learners, learners, comparisons),
-        "warnings": _warnings(inputs, verdicts),
+        "warnings": [
+            *_warnings(inputs, verdicts),
+            *(_unlike(inputs.learners, comparisons[0]) if comparisons and comparisons[0]["headline"] else []),
+        ],
         "protocol": [*inputs.protocol, *_protocol(inputs)],
         "learners": learners,
         "comparisons": comparisons,
@@ -129,6 +133,9 @@ def _learner(
         "kd_weight": info.kd_weight if info.soft_labels else None,
         "temperature": info.temperature if info.soft_labels else None,
         "select_on": info.select_on,
+        "updates": list(info.updates),
+        "settings": dict(info.settings),
+        "distillation": dict(info.distillation),
         "accuracy": _round(accuracy),
         "interval": _bounds(interval) if interval else None,
         "standard_error": _round(error),
@@ -175,7 +182,7 @@ def _headline_pairs(learners: Sequence[LearnerInfo]) -> list[tuple[str, str]]:
     students = sorted((info for info in learners if not _teacher_alone(info)), key=rank)
     baselines = [info for info in learners if _teacher_alone(info)]
     baselines.sort(key=lambda info: _role(info, learners) == "mentor")
-    return [(s.name, b.name) for s in students for b in baselines if s.model == b.model]
+    return [(s.name, b.name) for s in students for b in baselines if s.model_key == b.model_key]
 
 
 def _comparisons(
@@ -259,6 +266,12 @@ def _warnings(inputs: ReportInputs, verdicts: Mapping[tuple[str, int], NDArray[n
             f"EPOCHS WERE CHOSEN ON THE TEST SET for {', '.join(on_test)} (select_on: test). These accuracies are the "
             "best of many readings of the test set and therefore too high; do not set them beside numbers chosen on "
             "validation questions."
+            + (
+                f" The test set also reached {', '.join(taught)}, which learn{'s' if len(taught) == 1 else ''} from "
+                "them, directly or through others."
+                if (taught := _descendants(on_test, inputs.learners))
+                else ""
+            )
         )
     missing = []
     for info in inputs.learners:
@@ -270,16 +283,43 @@ def _warnings(inputs: ReportInputs, verdicts: Mapping[tuple[str, int], NDArray[n
     return lines
 
 
+def _descendants(mentors: Sequence[str], learners: Sequence[LearnerInfo]) -> list[str]:
+    """Learners that take text or soft labels from `mentors`, or from a learner that does; without `mentors`."""
+    reached, before = set(mentors), -1
+    while before < len(reached):
+        before = len(reached)
+        reached |= {info.name for info in learners if reached.intersection((*info.rationales, info.soft_labels))}
+    return [info.name for info in learners if info.name in reached and info.name not in mentors]
+
+
+def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]:
+    """What, beside whom they learn from, the two learners of a comparison do not have in common."""
+    a, b = (next(info for info in learners if info.name == row[side]) for side in ("a", "b"))
+    told = []
+    if list(a.updates) != list(b.updates):
+        told.append(f"optimiser updates {format_updates(a.updates)} against {format_updates(b.updates)}")
+    for name in dict.fromkeys([*a.settings, *b.settings]):
+        ours, theirs = a.settings.get(name), b.settings.get(name)
+        if ours != theirs:
+            told.append(f"{name} {format_setting(ours)} against {format_setting(theirs)}")
+    if not told:
+        return []
+    return [
+        f"{a.name} and {b.name} were not trained and asked alike: {', '.join(told)}. Their difference in accuracy may "
+        "come from this as well as from the mentor."
+    ]
+
+
 def _protocol(inputs: ReportInputs) -> list[str]:
     lines = []
     for place, text in (
-        ("validation", "chosen on validation questions; the test set is read once, afterwards"),
-        ("test", "CHOSEN ON THE TEST SET"),
-        ("last", "not chosen: the last epoch was taken"),
+        ("validation", "of the best epoch, chosen on validation questions; the test set is read once, afterwards"),
+        ("test", "of the best epoch, CHOSEN ON THE TEST SET"),
+        ("last", "of the last epoch; nothing was chosen"),
     ):
         names = [info.name for info in inputs.learners if info.select_on == place]
         if names:
-            lines.append(f"Best epoch of {', '.join(names)}: {text}.")
+            lines.append(f"Weights of {', '.join(names)}: {text}.")
     return lines
 
 

@@ -25,16 +25,26 @@ class TaskInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerInfo:
-    """A learner as the recipe has it; learners with equal `model` count as the same model in the headline."""
+    """A learner as the recipe has it, and what its training came to."""
 
     name: str
     model: str
+    """A few words for people; two models may share them."""
+    model_key: str
+    """Equal for learners that start from the same model: only those make a headline."""
     rationales: Sequence[str]
     soft_labels: str | None = None
     kd_weight: float | None = None
     temperature: float | None = None
     parameters: int | None = None
     select_on: Literal["validation", "test", "last"] = "validation"
+    """Where its epoch was chosen in truth: `last` where there was nothing to choose from."""
+    updates: Sequence[int] = ()
+    """Optimiser updates, by seed."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that a fair comparison holds equal: how it was trained and asked."""
+    distillation: Mapping[str, Any] = field(default_factory=dict)
+    """Further plain values that only a learner with soft labels has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

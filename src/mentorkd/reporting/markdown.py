@@ -14,6 +14,7 @@ from mentorkd.reporting.views import (
     format_points,
     funnel_rows,
     manifest_rows,
+    settings_rows,
     teacher_rows,
 )
 from mentorkd.statistics import format_p
@@ -46,7 +47,11 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
             "Points = percentage points of accuracy. " + METHOD,
         ]
     parts += [f"![{title}]({file})" for title, file in plots.items()]
-    for title, rows in (("Rationales through the filters", funnel_rows(results)), ("Cost", cost_rows(results))):
+    for title, rows in (
+        ("Settings", settings_rows(results)),
+        ("Rationales through the filters", funnel_rows(results)),
+        ("Cost", cost_rows(results)),
+    ):
         if rows:
             parts += [f"## {title}", markdown_table(rows)]
     parts += _listed(

@@ -21,6 +21,7 @@ from mentorkd.reporting.views import (
     format_points,
     funnel_rows,
     manifest_rows,
+    settings_rows,
     teacher_rows,
 )
 from mentorkd.statistics import format_p
@@ -56,6 +57,7 @@ def render_page(results: Results, curves: Mapping[str, str]) -> str:
         graph=Markup(draw_graph(results["learners"])),
         upright=Markup(draw_graph(results["learners"], upright=True)),
         curves=[Markup(svg) for svg in curves.values()],
+        settings=settings_rows(results),
         funnel=funnel_rows(results),
         dropped=dropped_lines(results),
         costs=cost_rows(results),

@@ -96,7 +96,13 @@ class LearnerResult(TypedDict):
     temperature: float | None
     """Softmax temperature of the divergence; null without soft labels."""
     select_on: Literal["validation", "test", "last"]
-    """Where its best epoch was chosen."""
+    """Where its epoch was chosen; last: nowhere, it has the weights of its last epoch."""
+    updates: list[int]
+    """Optimiser updates, one number for each seed of the recipe."""
+    settings: dict[str, Any]
+    """How it was trained and asked, by the recipe's names; a fair comparison holds these equal."""
+    distillation: dict[str, Any]
+    """Further settings of soft labels, by the recipe's names; empty without soft labels."""
     accuracy: float | None
     """Mean over seeds; null where there are no predictions."""
     interval: Bounds | None

@@ -16,8 +16,11 @@ __all__ = [
     "format_count",
     "format_points",
     "format_seconds",
+    "format_setting",
+    "format_updates",
     "funnel_rows",
     "manifest_rows",
+    "settings_rows",
     "teacher_rows",
 ]
 
@@ -46,6 +49,20 @@ def format_seconds(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def format_updates(updates: Sequence[int]) -> str:
+    """`1,160`, or `1,160 / 1,168` where seeds differ."""
+    return " / ".join(map(format_count, updates if len(set(updates)) > 1 else updates[:1])) or "–"
+
+
+def format_setting(value: Any) -> str:
+    """A plain value as the recipe would say it; a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def axis(bounds: Iterable[float]) -> tuple[float, float, list[float]]:
     """Low end, high end and round ticks of an axis of shares that holds 0 and all `bounds`."""
     values = [0.0, *bounds]
@@ -65,6 +82,28 @@ def cut_lines(results: Results) -> list[str]:
         for learner in results["learners"]
         if learner["cut"] is not None and learner["cut"] > OFTEN_CUT
     ]
+
+
+def settings_rows(results: Results) -> list[dict[str, str]]:
+    """One row for each setting, a column for each learner; the first column's heading is empty, as no learner's is."""
+    learners = results["learners"]
+    told = {
+        learner["name"]: {
+            **learner["settings"],
+            "kd_weight": learner["kd_weight"],
+            "temperature": learner["temperature"],
+            **learner["distillation"],
+        }
+        for learner in learners
+        if learner["settings"]
+    }
+    names = dict.fromkeys(name for settings in told.values() for name, value in settings.items() if value is not None)
+    rows = [{"": "updates", **{learner["name"]: format_updates(learner["updates"]) for learner in learners}}]
+    rows += [
+        {"": name, **{learner["name"]: format_setting(told.get(learner["name"], {}).get(name)) for learner in learners}}
+        for name in names
+    ]
+    return rows if told else []
 
 
 def funnel_rows(results: Results) -> list[dict[str, str]]:

@@ -61,8 +61,9 @@ def read_results(folder: Path) -> Results:
     got = parts["results.json"].get("schema")
     if got != SCHEMA:
         raise RunError(f"{folder / 'results.json'}: got schema {got!r}, expected {SCHEMA!r}; write the report anew")
-    # Older reports have no account of a teacher, and did not count cut answers.
-    learners = [{"cut": None, **learner} for learner in parts["results.json"]["learners"]]
+    # Older reports have no account of a teacher, counted no cut answers and told no settings.
+    untold: dict[str, Any] = {"cut": None, "updates": [], "settings": {}, "distillation": {}}
+    learners = [{**untold, **learner} for learner in parts["results.json"]["learners"]]
     return cast(Results, {**parts["results.json"], "learners": learners, "run": {"teacher": None, **parts["run.json"]}})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from mentorkd.cards import describe_model, describe_teacher
 from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting import LearnerInfo, ReportInputs, TaskInfo, TeacherAccount, build_results, write_report
+from mentorkd.store import fingerprint
 
 __all__ = ["report"]
 
@@ -57,12 +58,16 @@ def report(
                 LearnerInfo(
                     name=name,
                     model=describe_model(learner.model),
+                    model_key=fingerprint(learner.model.model_dump()),
                     rationales=learner.rationales,
                     soft_labels=learner.soft_labels,
                     kd_weight=learner.kd_weight if learner.soft_labels else None,
                     temperature=learner.temperature if learner.soft_labels else None,
                     parameters=trained[name, recipe.seeds[0]]["parameters"],
-                    select_on=learner.training.select_on,
+                    select_on="last" if _validates_once(learner) else learner.training.select_on,
+                    updates=[trained[name, seed]["updates"] for seed in recipe.seeds],
+                    settings=_settings(learner, trained[name, recipe.seeds[0]]["precision"]),
+                    distillation=_distillation(learner),
                 )
                 for name, learner in recipe.learners.items()
             ],
@@ -126,15 +131,79 @@ def _cost(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
 def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
     """What a reader must know to judge the comparison."""
     updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in recipe.learners}
-    told = ", ".join(
-        f"{name} {min(made):,}" + (f"-{max(made):,}" if max(made) > min(made) else "") for name, made in updates.items()
-    )
-    lines = [*_teacher(recipe.teacher), f"Optimiser updates: {told}."]
+    lines = [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}."]
     if len({count for made in updates.values() for count in made}) > 1:
-        lines.append("Learners were trained for their own numbers of epochs, so for unequal numbers of updates.")
+        lines.append(_why_unequal(recipe, trained))
+    once = [name for name, learner in recipe.learners.items() if _validates_once(learner)]
+    if once:
+        lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation only measured.")
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the luck of training.")
     return lines
+
+
+def _why_unequal(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
+    """A sentence on what made the numbers of updates unequal."""
+    learners = recipe.learners.items()
+    epochs = {name: [learner.training.epochs] for name, learner in learners}
+    rows = {name: [trained[name, seed]["encoding"]["kept"] for seed in recipe.seeds] for name in recipe.learners}
+    batches = {_batch(learner) for _, learner in learners}
+    reasons = []
+    if _differ(epochs.values()):
+        reasons.append(f"different numbers of epochs ({_ranges(epochs)})")
+    if _differ(rows.values()):
+        reasons.append(f"different numbers of rows ({_ranges(rows)})")
+    if len(batches) > 1:
+        reasons.append("batches of different sizes")
+    equal = "" if _differ(epochs.values()) else f"the same number of epochs ({next(iter(epochs.values()))[0]}) over "
+    return f"Numbers of updates are unequal: training took {equal}{' and '.join(reasons) or 'rows of unequal lengths'}."
+
+
+def _batch(learner: Learner) -> tuple[int | None, ...]:
+    config = learner.training
+    rows = config.batch_size if config.tokens_per_batch is None else None
+    return rows, config.tokens_per_batch, config.gradient_accumulation
+
+
+def _differ(counts: Iterable[Sequence[int]]) -> bool:
+    return len({count for row in counts for count in row}) > 1
+
+
+def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
+    """`mentor 1,534, student 4,020-4,031`."""
+    return ", ".join(
+        f"{name} {min(row):,}" + (f"-{max(row):,}" if max(row) > min(row) else "") for name, row in counts.items()
+    )
+
+
+def _validates_once(learner: Learner) -> bool:
+    """Whether there was one validation, so nothing to choose from."""
+    return learner.training.select_on != "last" and learner.training.validate_every >= learner.training.epochs
+
+
+def _settings(learner: Learner, precision: str) -> dict[str, Any]:
+    """What a fair comparison holds equal. Left out: what changes speed or memory alone."""
+    unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
+    speed = {"report_to", "torch_compile", "gradient_checkpointing", unused}
+    return {
+        **learner.training.model_dump(exclude=speed),
+        "precision": precision,
+        "target": learner.target,
+        "prompt": learner.prompt,
+        "max_new_tokens": learner.sampling.max_new_tokens,
+    }
+
+
+def _distillation(learner: Learner) -> dict[str, Any]:
+    if learner.soft_labels is None:
+        return {}
+    told = {
+        "tau_squared",
+        "divergence",
+        "soft_label_store",
+        *(["top_k"] if learner.soft_label_store == "top_k" else []),
+    }
+    return learner.model_dump(include=told)
 
 
 def _teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> list[str]:

@@ -1,0 +1,65 @@
+"""What the report says of the training that led to its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mentorkd.recipe import Recipe
+from mentorkd.stages.report import _protocol, _settings
+
+
+def recipe(student: dict[str, Any], **training: Any) -> Recipe:
+    defaults = {"epochs": 4} | training
+    return Recipe.model_validate(
+        {
+            "name": "small",
+            "task": {"name": "totals", "train": "a", "test": "b", "answer": "number"},
+            "teacher": {"rationales": "c"},
+            "learners": {
+                "vanilla": {"model": "m", "training": defaults},
+                "student": {"model": "m", "training": defaults | student},
+            },
+        }
+    )
+
+
+def told(recipe: Recipe, rows: tuple[int, int], updates: tuple[int, int]) -> str:
+    records = {
+        (name, 42): {"updates": count, "encoding": {"kept": kept}}
+        for name, kept, count in zip(recipe.learners, rows, updates, strict=True)
+    }
+    return " ".join(_protocol(recipe, records))
+
+
+@pytest.mark.parametrize(
+    ("student", "rows", "sentence"),
+    [
+        ({}, (80, 240), "the same number of epochs (4) over different numbers of rows (vanilla 80, student 240)."),
+        ({"epochs": 9}, (80, 80), "training took different numbers of epochs (vanilla 4, student 9)."),
+        ({"epochs": 9}, (80, 90), "(vanilla 4, student 9) and different numbers of rows (vanilla 80, student 90)."),
+        ({"batch_size": 2}, (80, 80), "the same number of epochs (4) over batches of different sizes."),
+    ],
+)
+def test_unequal_updates_have_their_reason(student, rows, sentence):
+    lines = told(recipe(student), rows, (40, 120))
+    assert "Optimiser updates: vanilla 40, student 120." in lines
+    assert sentence in lines
+
+
+def test_equal_updates_need_no_reason():
+    assert "unequal" not in told(recipe({}), (80, 80), (40, 40))
+
+
+@pytest.mark.parametrize(("every", "once"), [(1, False), (3, False), (4, True), (9, True)])
+def test_one_validation_chooses_nothing(every, once):
+    lines = told(recipe({"select_on": "last"}, validate_every=every), (80, 80), (40, 40))
+    assert ("Only one epoch of vanilla was validated, the last: validation only measured." in lines) == once
+
+
+def test_settings_are_those_that_change_what_is_learnt():
+    learner = recipe({"tokens_per_batch": 512, "torch_compile": True}).learners["student"]
+    settings = _settings(learner, "bfloat16")
+    assert (settings["tokens_per_batch"], settings["precision"], settings["target"]) == (512, "bfloat16", "arrow")
+    assert {"batch_size", "torch_compile", "report_to"}.isdisjoint(settings)
