@@ -45,7 +45,7 @@ _TOLD: dict[FaultKind, str] = {
     "impossible_answer": "question(s) whose gold answer is not of the task's kind or not among the options, dropped",
     "overlapping_question": "question(s) in several splits, kept for test, else for validation, never for training",
     "empty_rationale": "empty rationale(s), dropped",
-    "unknown_question": "rationale(s) of a question that is not in the questions, dropped",
+    "unknown_question": "rationale(s) of a question that is absent or was dropped itself, dropped",
     "held_out_rationale": "rationale(s) of a test or validation question, dropped",
 }
 _EXAMPLES = 3

@@ -7,6 +7,7 @@ Both work on raw values, so that one malformed key does not hide the faults of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +17,7 @@ from mentorkd.recipe import TEACHER, Recipe
 from mentorkd.recipe_graph import Links, cycles
 from mentorkd.recipe_yaml import KeyPath, suggestion
 from mentorkd.records import normalise_whitespace
+from mentorkd.store import digest_path
 
 __all__ = ["SOFT_LABEL_SETTINGS", "Finding", "combined_faults", "mapping", "plain_faults"]
 
@@ -34,6 +36,8 @@ _CAUSAL = frozenset(
     | {"granite", "llama", "mamba", "mistral", "mixtral", "mpt", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2"}
     | {"qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"}
 )
+
+_VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
 
 _EXPECTED = {
     "bool": "true or false",
@@ -140,7 +144,7 @@ def _pair_faults(name: str, learner: dict[str, Any], learners: Mapping[str, dict
     if not (config and their_config):
         return
     tokenizer, their_tokenizer = ours.get("tokenizer"), theirs.get("tokenizer")
-    if tokenizer and their_tokenizer and tokenizer != their_tokenizer:
+    if isinstance(tokenizer, str) and isinstance(their_tokenizer, str) and _differ(tokenizer, their_tokenizer):
         two = f"the tokenizer is {tokenizer} here and {their_tokenizer} in `{mentor}`"
         yield place, f"{two}; soft labels need one vocabulary"
     kinds = {config.get("model_type"): name, their_config.get("model_type"): mentor}
@@ -148,6 +152,22 @@ def _pair_faults(name: str, learner: dict[str, Any], learners: Mapping[str, dict
     causal = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _CAUSAL]
     if seq2seq and causal:
         yield place, f"{seq2seq[0]} is an encoder-decoder and {causal[0]} is not; soft labels need two of a kind"
+
+
+def _differ(tokenizer: str, other: str) -> bool:
+    """Whether two local tokenizers have the same vocabulary file with different content. What cannot be told from files
+    (hub names, files of different kinds) is for the run to find, which loads them.
+    """
+    files = [_vocabulary(Path(name)) for name in (tokenizer, other)]
+    if tokenizer == other or None in files:
+        return False
+    mine, theirs = (file for file in files if file is not None)
+    return mine.suffix == theirs.suffix and digest_path(mine) != digest_path(theirs)
+
+
+def _vocabulary(tokenizer: Path) -> Path | None:
+    candidates = [tokenizer, *(tokenizer / name for name in _VOCABULARIES)]
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:

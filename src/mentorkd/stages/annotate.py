@@ -25,7 +25,8 @@ def annotate(
 ) -> tuple[list[Rationale], DataFaults]:
     """All rationales the teacher gives for `questions` (of every split), right and wrong ones alike, and their faults.
 
-    `limited` says that `questions` are only the first of a larger set, so that rationales of others are no fault.
+    `limited` says that `questions` hold only the first training questions of a larger set, so that rationales of others
+    are no fault. A limit on test questions is none: rationales of those are a fault anyway.
 
     Rationales of validation questions are kept, and left out later: the split is this tool's own, not a fault of the data.
     """
