@@ -171,8 +171,59 @@ def test_import_normalises_and_counts(cli: Cli, shared_data: Path, tmp_path: Pat
     assert counts["questions"] == 700
     assert counts["rationales"] == 2100
     assert counts["verdicts"]["correct"] == 1558
+    refused = cli("import", file, "--task", "svamp", "--output", tmp_path)
+    assert refused.code == 2
+    assert "--force" in refused.err
     again = cli("import", tmp_path / "questions.jsonl", "--task", "svamp", "--output", tmp_path / "again", "--json")
     assert json.loads(again.out)["questions"] == 700
+
+
+def test_import_by_force_leaves_no_rationales_of_another_import(cli: Cli, tmp_path: Path) -> None:
+    file, output = tmp_path / "mine.jsonl", tmp_path / "out"
+    file.write_text('{"question": "2 + 2?", "answer": "4", "rationale": "It is 4."}\n')
+    assert cli("import", file, "--answer", "number", "--output", output).code == 0
+    file.write_text('{"question": "3 + 2?", "answer": "5"}\n')
+    assert cli("import", file, "--answer", "number", "--output", output, "--force").code == 0
+    assert [path.name for path in output.iterdir()] == ["questions.jsonl"]
+
+
+def test_plan_tells_needs_and_epochs_and_never_cuts_a_name(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    told = cli("plan", folder / "recipe.yaml", "--run", folder / "run")
+    for row in json.loads(cli("plan", folder / "recipe.yaml", "--run", folder / "run", "--json").out)["stages"]:
+        assert f" {row['stage']} " in told.out
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = cli("plan", folder / "recipe.yaml", "--run", folder / "run").out.splitlines()
+    [training] = [line for line in lines if "learners/mentor/seed-1/train" in line]
+    assert " 1-2 " in training
+    assert " x 3 " in training
+
+
+def test_shipped_recipes_run_by_name_on_data_in_the_working_folder(
+    cli: Cli, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").symlink_to(shared_data / "mentor-kd")
+    monkeypatch.chdir(tmp_path)
+    told = cli("recipes")
+    names = [line.split()[0] for line in told.out.splitlines()]
+    assert {"date", "last_letter", "shuffled", "shuffled-from-scratch", "svamp"} <= set(names)
+    assert json.loads(cli("plan", "svamp", "--json").out)["recipe"] == "svamp"
+    assert cli("plan", "svamp", "data.root=elsewhere").code == 2
+    assert "svamp" in cli("run", "svmap").err
+
+
+def test_quickstart_leaves_a_recipe_to_edit_beside_its_data(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "a run"
+    assert cli("quickstart", "--run", run, "task.test=nowhere.jsonl").code == 2  # after writing, before running
+    copy = run / "task" / "recipe.yaml"
+    assert json.loads(cli("plan", copy, "--json").out)["recipe"] == "quickstart"
+    copy.write_text(copy.read_text().replace("name: quickstart", "name: mine"))
+    cli("quickstart", "--run", run, "task.test=nowhere.jsonl")
+    assert "name: mine" in copy.read_text()
 
 
 def test_schema_describes_every_setting(cli: Cli) -> None:
@@ -284,6 +335,11 @@ def test_mistakes_about_runs(cli: Cli, folder: Path, tmp_path: Path) -> None:
         (["inspect", tmp_path], "no soft-label store"),
         (["import", tmp_path / "x.json", "--task", "svamp"], "x.json"),
         (["import", tmp_path / "x.json"], "--answer"),
+        (
+            ["evaluate", folder / "run", "--learner=student", "--questions=q.jsonl", "--output=nodir/p.jsonl"],
+            "a folder that exists",
+        ),
+        (["run", folder / "recipe.yaml", "--run", folder / "recipe.yaml"], "recipe.yaml: "),
         (["run", tmp_path / "no.yaml"], "no.yaml"),
     ):
         outcome = cli(*arguments)

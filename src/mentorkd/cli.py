@@ -15,8 +15,17 @@ from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli_options import AsJson, Overrides, Quiet, RecipePath, RunOption, RunPath
-from mentorkd.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli_options import (
+    AsJson,
+    Overrides,
+    Quiet,
+    RecipePath,
+    RunOption,
+    RunPath,
+    locate_recipe,
+    shipped_recipes,
+)
+from mentorkd.console import ConsoleReporter, JsonReporter, ranges, show_table
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.recipe import TEACHER, Recipe
 from mentorkd.records import AnswerKind, Question, write_jsonl
@@ -49,9 +58,20 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its questions to its report; what is finished is not done again."""
-    from mentorkd.recipe_file import load_recipe
+    _run(_load(recipe, overrides or ()), folder, force or (), quiet, as_json)
 
-    _run(load_recipe(recipe, overrides or ()), folder, force or (), quiet, as_json)
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that are shipped: `mentorkd run NAME` runs one on the data in the folder `data`."""
+    about = {
+        name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in shipped_recipes().items()
+    }
+    if as_json:
+        print(json.dumps(about))
+        return
+    for name, line in about.items():
+        print(f"{name:<24}{line}")
 
 
 @app.command()
@@ -61,13 +81,24 @@ def quickstart(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the embedded task and run its recipe to a report: no network, no key, no GPU, no file needed."""
-    from mentorkd import quickstart as embedded
+    """Write the embedded task and recipe, and run it to a report: no network, no key, no GPU, no file needed."""
+    from mentorkd.quickstart import write_recipe, write_task
     from mentorkd.recipe_file import load_recipe
 
-    data = embedded.write_task(folder / "task")
-    recipe = load_recipe(embedded.RECIPE, [f"data.root={data}", *(overrides or ())])
-    _run(recipe, folder, (), quiet, as_json)
+    recipe = folder / "task" / "recipe.yaml"
+    if not recipe.exists():  # written last; what is there may have been edited since
+        write_task(recipe.parent)
+        write_recipe(recipe)
+    if not (quiet or as_json):
+        print(f"the recipe, to edit for your own data: {recipe}", file=sys.stderr)
+    _run(load_recipe(recipe, overrides or ()), folder, (), quiet, as_json)
+
+
+def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
+    from mentorkd.recipe_file import load_recipe
+
+    path, defaults = locate_recipe(recipe)
+    return load_recipe(path, [*defaults, *overrides])
 
 
 def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], quiet: bool, as_json: bool) -> None:
@@ -103,9 +134,8 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     """Show the graph of a recipe: its stages, what is done, what will run, rows and estimated tokens."""
     from mentorkd.estimate import estimate
     from mentorkd.pipeline import Pipeline
-    from mentorkd.recipe_file import load_recipe
 
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = _load(recipe, overrides or ())
     root = folder or Path("runs") / loaded.name
     planned = Pipeline(loaded, root).plan()
     estimates = estimate(loaded, root)
@@ -116,10 +146,22 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     if as_json:
         print(json.dumps({"recipe": loaded.name, "stages": rows, "notes": estimates.notes}, ensure_ascii=False))
         return
+    numbers = {p.stage.name: number for number, p in enumerate(planned, 1)}
     show_table(
         loaded.name,
-        ["stage", "state", "rows", "tokens"],
-        [[str(row["stage"]), str(row["state"]), _number(row.get("rows")), _number(row.get("tokens"))] for row in rows],
+        ["stage", "#", "needs", "state", "rows", "tokens"],
+        [
+            [
+                p.stage.name,
+                str(numbers[p.stage.name]),
+                ranges(sorted(numbers[need] for need in p.stage.needs)),
+                p.state,
+                _number(row.get("rows")) + (f" x {row['epochs']}" if "epochs" in row else ""),
+                _number(row.get("tokens")),
+            ]
+            for p, row in zip(planned, rows, strict=True)
+        ],
+        whole=True,
     )
     for note in estimates.notes:
         print(note)
@@ -141,6 +183,8 @@ def evaluate(
     """Grade a trained learner on other questions of the same task, with each of its seeds."""
     import tempfile
 
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise RunError(f"got --output {output}; expected a file in a folder that exists")
     from mentorkd.readers import read_questions
     from mentorkd.statistics import wilson_interval
 
@@ -245,6 +289,7 @@ def import_data(
     column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, e.g. question=problem. Repeatable.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     output: Annotated[Path, typer.Option(help="Folder for questions.jsonl and rationales.jsonl.")] = Path("data"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier import.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn a data file into normalised JSON Lines, and count what is in it."""
@@ -254,6 +299,11 @@ def import_data(
     kind, choices = _answer_kind(task, answer)
     if split not in ("train", "validation", "test"):
         raise RunError(f"got --split {split}; expected train, validation or test")
+    targets = [output / "questions.jsonl", output / "rationales.jsonl"]
+    if not force and (present := [str(target) for target in targets if target.exists()]):
+        raise RunError(f"{' and '.join(present)} would be overwritten; give another --output, or --force to replace")
+    if file.startswith("hub:") and ":" not in file.removeprefix("hub:"):
+        file = f"{file}:{split}"
     pairs = [text.partition("=") for text in column or ()]
     columns = {ours: theirs for ours, _, theirs in pairs}
     known = columns_of(file, columns)
@@ -269,9 +319,10 @@ def import_data(
     audited = audit([replace(q, split="train") for q in questions], rationales, kind=kind, choices=choices)
     kept = [replace(q, split=split) for q in audited.questions]  # type: ignore[arg-type]
     output.mkdir(parents=True, exist_ok=True)
-    counts: dict[str, Any] = {"questions": write_jsonl(output / "questions.jsonl", kept)}
+    counts: dict[str, Any] = {"questions": write_jsonl(targets[0], kept)}
+    targets[1].unlink(missing_ok=True)  # those of an earlier import belong to other questions
     if audited.rationales:
-        counts["rationales"] = write_jsonl(output / "rationales.jsonl", audited.rationales)
+        counts["rationales"] = write_jsonl(targets[1], audited.rationales)
         counts["verdicts"] = {
             verdict: sum(r.verdict == verdict for r in audited.rationales)
             for verdict in ("correct", "wrong", "no_answer")
@@ -401,7 +452,7 @@ def _learner(recipe: Recipe, name: str) -> Any:
 
 
 def main() -> None:
-    """Entry point: a MentorkdError becomes one line on stderr and exit code 2."""
+    """Entry point: a MentorkdError, or a path that cannot be used, becomes one line on stderr and exit code 2."""
     # Progress bars and warnings of libraries are not ours to show; set before they are imported.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -410,6 +461,11 @@ def main() -> None:
         app()
     except MentorkdError as error:
         print(f"mentorkd: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None:  # not about a path
+            raise
+        print(f"mentorkd: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # typer makes this of a KeyboardInterrupt

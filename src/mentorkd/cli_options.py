@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Overrides", "Quiet", "RecipePath", "RunOption", "RunPath"]
+from mentorkd.errors import RunError
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+__all__ = ["AsJson", "Overrides", "Quiet", "RecipePath", "RunOption", "RunPath", "locate_recipe", "shipped_recipes"]
+
+RecipePath = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file, or the name of a shipped one.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes to the recipe.", show_default=False)
 ]
@@ -17,3 +21,24 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g.
 RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; runs/<recipe's name> if not given.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results alone.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name: inside it once installed, beside `src/` in a checkout."""
+    here = Path(__file__).resolve()
+    folders = [here.with_name("recipes"), here.parents[2] / "recipes"]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def locate_recipe(recipe: Path) -> tuple[Path, list[str]]:
+    """The file of a recipe and the overrides that come before the user's: one given by name reads `data` where it is run.
+
+    A file goes before a shipped recipe of its name. Raises RunError for a bare name that is neither.
+    """
+    if recipe.is_file() or recipe.suffix or recipe.name != str(recipe):
+        return recipe, []
+    shipped = shipped_recipes()
+    if recipe.name not in shipped:
+        raise RunError(f"got recipe {recipe}; expected a YAML file or one of {', '.join(shipped)}")
+    return shipped[recipe.name], ["data.root=data"]

@@ -23,10 +23,11 @@ from rich.table import Table
 
 from mentorkd.store import Stage
 
-__all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "show_table"]
+__all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "ranges", "show_table"]
 
 # Redrawing costs time that small models would rather train in.
 REDRAWS_PER_SECOND = 4
+_WIDEST = 1000
 
 
 class ConsoleReporter:
@@ -143,13 +144,25 @@ def describe_record(record: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def show_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, console: Console | None = None
-) -> None:
-    """Print a table; the first column is text, the others are numbers."""
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> None:
+    """Print a table; the first column is text, the others are numbers.
+
+    Cells are folded to the terminal's width, unless `whole`: then they stay in one piece each, to be copied.
+    """
     table = Table(title=title, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    (console or Console(highlight=False)).print(table)
+    Console(highlight=False, width=_WIDEST if whole else None).print(table)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in ascending order in short: 1, 2, 3, 5 is `1-3, 5`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

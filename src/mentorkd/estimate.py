@@ -43,7 +43,9 @@ class Estimates:
         return notes if self.asked is None else notes + [f"teacher: {line}" for line in self.asked.lines()]
 
     def of(self, stage: Stage) -> dict[str, int]:
-        """`rows` and, where a model reads or writes them, `tokens` of a stage; nothing for the report."""
+        """`rows` of a stage, the `epochs` of a training and, where a model reads or writes them, `tokens` of all epochs;
+        nothing for the report.
+        """
         if stage.kind == "prepare":
             return {"rows": sum(self.questions.values())}
         if stage.kind == "annotate":
@@ -56,7 +58,8 @@ class Estimates:
         if stage.kind == "score":
             rows = self._written(stage.source)
         elif stage.kind == "train":
-            rows = sum(map(self._written, learner.rationales)) * learner.training.epochs
+            rows, epochs = sum(map(self._written, learner.rationales)), learner.training.epochs
+            return {"rows": rows, "epochs": epochs, "tokens": rows * epochs * self.tokens_per_rationale}
         elif stage.kind == "augment":
             rows = self.questions["train"] * learner.sampling.samples
         else:

@@ -12,10 +12,10 @@ from typing import Any
 from mentorkd.quickstart.problems import Problem, generate_problems
 from mentorkd.quickstart.teacher import annotate
 
-__all__ = ["RECIPE", "write_task"]
+__all__ = ["RECIPE", "write_recipe", "write_task"]
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
-"""The quickstart's recipe; its `data.root` is the folder that `write_task` filled."""
+"""The quickstart's recipe, as `write_recipe` copies it."""
 
 
 def write_task(
@@ -44,6 +44,15 @@ def write_task(
     _write(folder / "test.jsonl", map(_row, islice(problems, test)))
     _write(folder / "teacher.jsonl", map(asdict, annotate(questions[:annotated], samples=samples, seed=seed)))
     return folder
+
+
+def write_recipe(path: Path) -> Path:
+    """Write the quickstart's recipe to `path`, which is returned, to be edited: for data that lies beside it."""
+    text = RECIPE.read_text(encoding="utf-8").replace("root: data ", "root: .    ")
+    for model in sorted((RECIPE.parent / "models").iterdir()):
+        text = text.replace(f"tokenizer: models/{model.name}\n", f"tokenizer: {json.dumps(str(model))}\n")
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def _row(problem: Problem) -> dict[str, str]:
