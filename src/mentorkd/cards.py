@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from mentorkd.recipe import TEACHER, LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.prompts import CAUSAL_SEPARATOR
+from mentorkd.recipe import TEACHER, Learner, LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
 
 __all__ = ["describe_model", "describe_teacher", "model_card"]
 
@@ -62,7 +63,8 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         "",
         f"# {recipe.name}: {name} (seed {seed})",
         "",
-        f"A {role} on the task `{recipe.task.name}`, made by [mentorkd](https://arxiv.org/abs/2410.09037).",
+        f"A {role} on the task `{recipe.task.name}`, made by mentorkd after the "
+        "[paper on Mentor-KD](https://arxiv.org/abs/2410.09037).",
         "",
         "## Lineage",
         "",
@@ -96,11 +98,50 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         "",
         "## Use",
         "",
-        "Test accuracy and its interval are in the run's report. Prompt template: "
-        + repr(learner.prompt)
-        + "; the answer follows "
-        + ("`-->`." if learner.target == "arrow" else "`Therefore, the answer is`."),
+        f"```python\n{_snippet(learner)}\n```",
         "",
+        f"It reasons first; the answer follows `{'-->' if learner.target == 'arrow' else 'Therefore, the answer is'}`.",
+        "",
+        "## Test accuracy",
+        "",
+        "Not known when this card was written. The run's report has it, with its interval: `report/index.html` in the run "
+        "folder, `../../../../report/index.html` from here while the model lies there.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _snippet(learner: Learner) -> str:
+    """Python that asks the model in the folder it runs in, as evaluation does: greedily, with the training's prompt."""
+    from mentorkd.models import kind_of
+
+    seq2seq = kind_of(learner.model) == "seq2seq"
+    auto = "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM"
+    lines = [
+        f"from transformers import {auto}, AutoTokenizer",
+        "",
+        'folder = "."  # of this card, or the name on the hub',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f"model = {auto}.from_pretrained(folder)",
+        'question = "..."',
+        f'prompt = {learner.prompt!r}.replace("{{question}}", question)',
+    ]
+    if seq2seq:
+        lines.append('inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)')
+    else:
+        lines += [
+            "chat = bool(tokenizer.chat_template)",
+            "if chat:",
+            '    turns = [{"role": "user", "content": prompt}]',
+            "    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)",
+            "else:",
+            f"    prompt += {CAUSAL_SEPARATOR!r}",
+            'inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat, return_token_type_ids=False)',
+        ]
+    written = "[0]" if seq2seq else '[0, inputs["input_ids"].shape[1]:]'
+    lines += [
+        f"tokens = model.generate(**inputs, do_sample=False, max_new_tokens={learner.sampling.max_new_tokens})",
+        f"print(tokenizer.decode(tokens{written}, skip_special_tokens=True))",
     ]
     return "\n".join(lines)
 

@@ -1,0 +1,73 @@
+"""The model card: its snippet is run as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from mentorkd.cards import model_card
+from mentorkd.generation import open_engine
+from mentorkd.models import load_model, save_model
+from mentorkd.prompts import render_prompt
+from mentorkd.recipe import Recipe
+from tiny_models import tiny_gpt2, tiny_t5, tiny_tokenizer
+
+RECORD = {
+    "encoding": {"kept": 8, "rows": 9},
+    "updates": 5,
+    "best_step": 5,
+    "precision": "float32",
+    "validation_accuracy": 0.5,
+    "filters": [{"source": "teacher", "filter": "correct", "before": 9, "after": 9}],
+}
+CHAT = "{% for m in messages %}<s>{{ m.content }}{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
+
+
+@pytest.mark.parametrize(("make", "chat"), [(tiny_t5, None), (tiny_gpt2, None), (tiny_gpt2, CHAT)])
+def test_the_snippet_says_what_evaluation_reads(make, chat, tmp_path, monkeypatch, capsys):
+    base, folder = tmp_path / "base", tmp_path / "model"
+    tokenizer = tiny_tokenizer(append_eos=make is tiny_t5)
+    tokenizer.chat_template = chat
+    for part in (tokenizer, make(tokenizer, seed=1)):  # of seed 0, the T5 writes special tokens alone
+        part.save_pretrained(base)
+    recipe = Recipe.model_validate(
+        {
+            "name": "small",
+            "task": {"name": "totals", "train": "a", "test": "b", "answer": "number"},
+            "teacher": {"rationales": "c"},
+            "learners": {
+                "vanilla": {"model": str(base), "prompt": 'Q: "{question}"\nA:', "sampling": {"max_new_tokens": 12}}
+            },
+        }
+    )
+    learner = recipe.learners["vanilla"]
+    loaded = load_model(learner.model, seed=0, device=torch.device("cpu"))
+    save_model(loaded, folder, card=model_card(recipe, "vanilla", 42, RECORD))
+    engine = open_engine("transformers", loaded=loaded, device=torch.device("cpu"), batch_size=1)
+    options = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 12, "seed": 0}
+    ((completion,),) = engine.sample([render_prompt("Tom has 3 apples?", learner.prompt)], **options)
+
+    card = Path(folder / "README.md").read_text()
+    snippet = re.search(r"^```python\n(.*?)\n```$", card, flags=re.DOTALL | re.MULTILINE)[1]
+    monkeypatch.chdir(folder)
+    exec(snippet.replace('question = "..."', 'question = "Tom has 3 apples?"'), {})
+    assert capsys.readouterr().out.strip() == completion.text.strip() != ""
+
+
+def test_the_card_says_where_the_test_accuracy_stands(tmp_path):
+    tiny_t5(tiny_tokenizer()).save_pretrained(tmp_path)
+    recipe = Recipe.model_validate(
+        {
+            "name": "small",
+            "task": {"name": "totals", "train": "a", "test": "b", "answer": "number"},
+            "teacher": {"rationales": "c"},
+            "learners": {"vanilla": {"model": str(tmp_path)}},
+        }
+    )
+    card = model_card(recipe, "vanilla", 42, RECORD)
+    assert "[paper on Mentor-KD](https://arxiv.org/abs/2410.09037)" in card
+    assert "`report/index.html` in the run folder" in card
+    assert "- accuracy on the validation set: 50.0 %" in card
