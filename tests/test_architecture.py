@@ -57,6 +57,7 @@ FLOORS = {
     "cli_options": 10,
     "__init__": 11,
     "teacher_cli": 11,
+    "data_cli": 11,
     "cli": 12,
     "__main__": 13,
 }

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,9 +25,10 @@ from mentorkd.cli_options import (
     shipped_recipes,
 )
 from mentorkd.console import ConsoleReporter, JsonReporter, ranges, show_table
+from mentorkd.data_cli import data_app, import_data
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.recipe import TEACHER, Recipe
-from mentorkd.records import AnswerKind, Question, write_jsonl
+from mentorkd.records import Question, write_jsonl
 from mentorkd.store import Stage
 from mentorkd.teacher_cli import annotate, cache_app
 
@@ -40,10 +40,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From questions with known answers to a small language model that reasons, by way of a mentor.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Get data.")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.command()(annotate)
+app.command("import")(import_data)
 
 
 @app.command()
@@ -279,83 +279,6 @@ def ask(
         print(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
 
 
-@app.command("import")
-def import_data(
-    file: Annotated[str, typer.Argument(help="A data file in any supported shape, or hub:NAME.")],
-    task: Annotated[str | None, typer.Option(help="One of the paper's tasks; brings the kind of answer.")] = None,
-    answer: Annotated[
-        str | None, typer.Option(help="number, choice, yes_no, text or math, for a task of your own.")
-    ] = None,
-    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, e.g. question=problem. Repeatable.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    output: Annotated[Path, typer.Option(help="Folder for questions.jsonl and rationales.jsonl.")] = Path("data"),
-    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier import.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Turn a data file into normalised JSON Lines, and count what is in it."""
-    from mentorkd.audit import audit
-    from mentorkd.readers import columns_of, read_questions, read_rationales
-
-    kind, choices = _answer_kind(task, answer)
-    if split not in ("train", "validation", "test"):
-        raise RunError(f"got --split {split}; expected train, validation or test")
-    targets = [output / "questions.jsonl", output / "rationales.jsonl"]
-    if not force and (present := [str(target) for target in targets if target.exists()]):
-        raise RunError(f"{' and '.join(present)} would be overwritten; give another --output, or --force to replace")
-    if file.startswith("hub:") and ":" not in file.removeprefix("hub:"):
-        file = f"{file}:{split}"
-    pairs = [text.partition("=") for text in column or ()]
-    columns = {ours: theirs for ours, _, theirs in pairs}
-    known = columns_of(file, columns)
-    if "question" not in known:
-        raise RunError(
-            f"{file} holds rationale records without questions; give the file of the questions, or the original"
-        )
-    questions = read_questions(file, split=split, kind=kind, choices=choices, columns=columns)  # type: ignore[arg-type]
-    rationales = []
-    if "rationale" in known:
-        rationales = read_rationales(file, questions, kind=kind, choices=choices, columns=columns)
-    # Rationales of test questions are a fault in a run, where they would be trained on; here they are only converted.
-    audited = audit([replace(q, split="train") for q in questions], rationales, kind=kind, choices=choices)
-    kept = [replace(q, split=split) for q in audited.questions]  # type: ignore[arg-type]
-    output.mkdir(parents=True, exist_ok=True)
-    counts: dict[str, Any] = {"questions": write_jsonl(targets[0], kept)}
-    targets[1].unlink(missing_ok=True)  # those of an earlier import belong to other questions
-    if audited.rationales:
-        counts["rationales"] = write_jsonl(targets[1], audited.rationales)
-        counts["verdicts"] = {
-            verdict: sum(r.verdict == verdict for r in audited.rationales)
-            for verdict in ("correct", "wrong", "no_answer")
-        }
-    counts["faults"] = audited.faults.counts
-    if as_json:
-        print(json.dumps(counts))
-        return
-    for line in audited.faults.lines():
-        print(f"! {line}")
-    rows = [[name, str(value)] for name, value in counts.items() if isinstance(value, int)]
-    rows += [[f"  {verdict}", str(count)] for verdict, count in counts.get("verdicts", {}).items()]
-    show_table(str(output), ["", "count"], rows)
-
-
-def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequence[str] | None]:
-    from typing import get_args
-
-    from mentorkd.tasks import PAPER_TASKS, find_task
-
-    if answer is not None:
-        if answer not in get_args(AnswerKind):
-            raise RunError(f"got --answer {answer}; expected one of {', '.join(get_args(AnswerKind))}")
-        return answer, None  # type: ignore[return-value]
-    known = find_task(task) if task else None
-    if known is None:
-        got = f"got --task {task}" if task else "neither --task nor --answer is given"
-        raise RunError(
-            f"{got}; expected one of {', '.join(PAPER_TASKS)}, or --answer number, choice, yes_no, text or math"
-        )
-    return known.answer, known.choices
-
-
 @app.command()
 def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Make the report of a finished run anew."""
@@ -404,35 +327,6 @@ def schema() -> None:
     from mentorkd.recipe_file import recipe_schema
 
     print(json.dumps(recipe_schema(), indent=1))
-
-
-@data_app.command("paper")
-def data_paper(
-    folder: Annotated[Path, typer.Argument(help="Where to put the files.")],
-    base_url: Annotated[str | None, typer.Option(help="A mirror of the reference repository's raw files.")] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Fetch the paper's data files from the reference repository, verified; what is there is not fetched again."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from mentorkd.paper_data import RAW_URL, fetch_paper_data
-
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet or as_json) as bar:
-        job = bar.add_task("paper data", total=None)
-        fetched = fetch_paper_data(
-            folder,
-            base_url=base_url or RAW_URL,
-            on_progress=lambda done, total: bar.update(job, completed=done, total=total),
-        )
-    if as_json:
-        print(json.dumps(asdict(fetched), default=str))
-        return
-    print(
-        f"{folder}: {len(fetched.fetched)} files fetched, {len(fetched.replaced)} replaced (not as published), "
-        f"{len(fetched.present)} were there; verified, {fetched.bytes / 2**20:.1f} MB"
-    )
 
 
 def _opened(folder: Path, quiet: bool, as_json: bool) -> Any:
