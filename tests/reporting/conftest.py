@@ -25,10 +25,22 @@ SETTINGS = {
 }
 
 MENTOR = LearnerInfo(
-    name="mentor", model=LARGE, model_key=LARGE, rationales=["teacher"], parameters=783_150_080, settings=SETTINGS
+    name="mentor",
+    model=LARGE,
+    model_key=LARGE,
+    rationales=["teacher"],
+    parameters=783_150_080,
+    updates=[1160] * 3,
+    settings=SETTINGS,
 )
 VANILLA = LearnerInfo(
-    name="vanilla", model=SMALL, model_key=SMALL, rationales=["teacher"], parameters=76_961_152, settings=SETTINGS
+    name="vanilla",
+    model=SMALL,
+    model_key=SMALL,
+    rationales=["teacher"],
+    parameters=76_961_152,
+    updates=[1160] * 3,
+    settings=SETTINGS,
 )
 STUDENT = LearnerInfo(
     name="student",

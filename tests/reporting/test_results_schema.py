@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.reporting import build_results, read_results, schema, write_report
+from mentorkd.reporting import build_results, read_results, schema, summary_rows, write_report
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,16 @@ def test_what_differs_from_run_to_run_stays_out_of_results_json(inputs, report, 
     )
     assert (report / "results.json").read_bytes() == (tmp_path / "results.json").read_bytes()
     assert (report / "run.json").read_bytes() != (tmp_path / "run.json").read_bytes()
+
+
+def test_a_report_from_before_settings_were_told_is_still_read(report, tmp_path):
+    older = json.loads((report / "results.json").read_text(encoding="utf-8"))
+    for learner in older["learners"]:
+        for field in ("cut", "updates", "settings", "distillation"):
+            del learner[field]
+    (tmp_path / "results.json").write_text(json.dumps(older))
+    (tmp_path / "run.json").write_text((report / "run.json").read_text(encoding="utf-8"))
+    assert [row["cut %"] for row in summary_rows(read_results(tmp_path))] == ["–"] * 3
 
 
 @pytest.mark.parametrize(
