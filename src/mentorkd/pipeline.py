@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mentorkd import hardware
-from mentorkd.errors import MentorkdError, RunError
+from mentorkd.errors import DataError, RunError
 from mentorkd.recipe import TEACHER, Learner, ModelConfig, Recipe, RecordedTeacher, SelectConfig
 from mentorkd.recipe_file import data_path, dump_recipe, learning_order, load_recipe, writers
 from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "PlannedStage", "Reporter", "compile_stages", "open_run"]
 
 # Raised when a stage's code changes what it makes of the same inputs.
-CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 2, "train": 2, "augment": 1, "evaluate": 1, "report": 1}
+CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 2, "train": 2, "augment": 1, "evaluate": 2, "report": 2}
 
 # Settings of a teacher that change how it is asked and not what: they reach no reply.
 HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
@@ -298,7 +298,7 @@ class Pipeline:
         try:
             with hardware.measured() as cost:
                 made = do(stage, place)
-        except MentorkdError:
+        except DataError:
             self.folder.discard_if_empty(stage)
             raise
         record = {**made, "seconds": cost.seconds, "peak_memory_mb": cost.peak_memory_mb}
