@@ -84,7 +84,7 @@ class Work:
             kind=self.grader.kind,
             choices=task.choices,
             columns=task.columns,
-            limited=task.limit_train is not None or task.limit_test is not None,
+            limited=task.limit_train is not None,
         )
         lines = self._tell(faults)
         write_jsonl(place / "out" / "rationales.jsonl", rationales)
