@@ -128,8 +128,12 @@ def test_prompt_and_target_must_fit_the_positions_together() -> None:
     rows = [("a", "short", "7 --> 7"), ("b", "short", "step " * 10 + "--> 7")]
     whole, _ = encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99)
     limit = whole[1].length - 1
-    assert encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit)[0] == whole
-    kept, counts = encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit - 1)
+    assert (
+        encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit)[0] == whole
+    )
+    kept, counts = encode_rows(
+        rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit - 1
+    )
     assert kept == whole[:1]
     assert counts.target_too_long == 1
 
