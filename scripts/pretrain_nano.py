@@ -1,6 +1,6 @@
 """Pretrain the nano models of the quickstart on generated skills (`nano_skills.py`), from random weights to a folder.
 
-    python scripts/pretrain_nano.py                      # both models: about 80 minutes on 2 CPU cores, less on a GPU
+    python scripts/pretrain_nano.py                      # both models; needs torch 2.9 or later (Muon)
     python scripts/pretrain_nano.py --only nano-t5-small
 
 One run is deterministic on one machine and number of threads. A run that is stopped continues from its last checkpoint.
@@ -34,7 +34,8 @@ CHUNK = 16
 CURRICULUM = 0.5
 """Share of the steps over which the examples grow to their full length."""
 WARMUP = 200
-LEARNING_RATE = 4e-3
+MUON_RATE = 1.5e-3
+ADAM_RATE = 4e-3
 LOG_EVERY = 250
 MATRICES = tuple(f".{name}.weight" for name in ("q", "k", "v", "o", "wi_0", "wi_1", "wo"))
 
@@ -51,7 +52,7 @@ class Size:
 
 
 SIZES = {
-    "nano-t5-small": Size(d_model=128, d_ff=512, heads=4, layers=2, steps=4_000),
+    "nano-t5-small": Size(d_model=128, d_ff=512, heads=4, layers=2, steps=5_000),
     "nano-t5-large": Size(d_model=192, d_ff=768, heads=6, layers=3, steps=4_000),
 }
 
@@ -83,17 +84,22 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> T5ForConditio
     # larger gain before the tied output layer, for logits that can be sure of a token.
     torch.nn.init.normal_(model.shared.weight, std=0.3)
     torch.nn.init.constant_(model.decoder.final_layer_norm.weight, 3.0)
+    # Cross-attention that begins by passing on what it looks at: copying is half of every skill.
+    for block in model.decoder.block:
+        attention = block.layer[1].EncDecAttention
+        torch.nn.init.orthogonal_(attention.v.weight)
+        attention.o.weight.data.copy_(attention.v.weight.data.T)
     return model
 
 
 def build_optimizers(model: T5ForConditionalGeneration) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for the embeddings, biases and norms; one learning rate for both."""
+    """Muon for the matrices of the layers, AdamW for the embeddings, biases and norms."""
     matrices = [p for name, p in model.named_parameters() if ".layer." in name and name.endswith(MATRICES)]
     chosen = set(map(id, matrices))
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon([{"params": matrices, "peak": MUON_RATE}], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW([{"params": rest, "peak": ADAM_RATE}], betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
@@ -163,11 +169,11 @@ def pretrain(name: str, size: Size, work: Path, device: str) -> list[dict[str, f
         share = min((step + 1) / WARMUP, (size.steps - step) / (size.steps - WARMUP))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * share
+                group["lr"] = group["peak"] * share
         with torch.autocast(device, dtype=torch.bfloat16):
             loss = model(**{key: value.to(device) for key, value in batch.items()}).loss
         if not torch.isfinite(loss):
-            raise SystemExit(f"{name}: the loss is {loss.item()} at step {step}; lower LEARNING_RATE")
+            raise SystemExit(f"{name}: the loss is {loss.item()} at step {step}; lower MUON_RATE")
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -226,7 +232,7 @@ starting point for fine-tuning and knows nothing of the world.
   feed-forward {config.d_ff} (gated GELU), {config.num_heads} heads of {config.d_kv}, tied embeddings.
 - Vocabulary: {len(tokenizer)} pieces: the quickstart's words, common English words, single characters, single digits.
 - Pretraining: {int(last["step"]):,} steps of {BATCH} generated examples of the skills below (Muon and AdamW,
-  {LEARNING_RATE:g}, linear decay); none is a question or a rationale of the quickstart. Made by
+  linear decay); none is a question or a rationale of the quickstart. Made by
   `scripts/pretrain_nano.py`; last training loss {last["loss"]:.4f} nats a token.
 - Weights: float16 safetensors.
 
