@@ -51,10 +51,11 @@ def main() -> None:
         "--batch-size", type=int, default=96, help="sequences that our side generates at once (default 96)"
     )
     parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=400, help="training steps of the small model")
+    parser.add_argument("--steps", type=int, help="training steps of the small model (default 600; short 300)")
     options = parser.parse_args()
     options.shape = options.shape or ("quarter" if options.short else "flan-t5-small")
     options.questions = options.questions or (32 if options.short else 96)
+    options.steps = options.steps or (300 if options.short else 600)
     options.repeats = min(options.repeats, 2 if options.short else 3)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -14,7 +14,7 @@ from scipy import stats
 from tiny_families import CPU, MAX_NEW_TOKENS, PROMPTS, Saved
 
 from mentorkd.batching import encode_prompt
-from mentorkd.errors import MentorkdError
+from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import Engine, open_engine
 from mentorkd.generation.transformers_engine import TransformersEngine
 
@@ -111,6 +111,15 @@ def test_progress_counts_every_prompt_once(engine: Engine) -> None:
 def test_impossible_requests_are_refused(engine: Engine, settings: dict[str, Any]) -> None:
     with pytest.raises(MentorkdError, match="cannot sample: got " + next(iter(settings)).replace("temperature", "")):
         engine.sample(PROMPTS, **{**SAMPLED, **settings})
+
+
+def test_a_text_beyond_the_models_positions_is_refused(engine: Engine, saved: Saved) -> None:
+    if saved.loaded.kind == "seq2seq":
+        pytest.skip("T5's positions are relative and unlimited")
+    with pytest.raises(
+        ModelError, match=r"do not fit the model's 1024 positions; set `sampling.max_new_tokens` to at most"
+    ):
+        engine.sample(PROMPTS, **{**GREEDY, "max_new_tokens": 1020})
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,15 @@
 
 It differs from `generate` in what it does not do. A prompt is read once, not once a sample. Sampling inverts the
 cumulative distribution at one uniform number a row instead of drawing one for every token of the vocabulary, which is
-most of the time of a small model with T5's 32128. Texts that have ended leave the batch, and what is left of several
-batches is joined, so that a few long texts never hold up a batch. Measured in docs/results/generation.md.
+most of the time of a small model with T5's 32128. Rows that have ended leave the batch. Measured in
+docs/results/generation.md.
 
-Legend: R rows (texts being written), V vocabulary, S tokens of the longest prompt.
+Legend: R rows (prompt times copies), V vocabulary, S tokens of the longest prompt.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mentorkd.errors import ModelError
 from mentorkd.recipe import ModelKind
 
-__all__ = ["FAMILIES", "Text", "choose", "decode", "pad"]
+__all__ = ["FAMILIES", "choose", "decode", "pad"]
 
 FAMILIES = frozenset(
     {"t5", "mt5", "umt5", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "opt", "gpt_neox"}
@@ -32,28 +30,6 @@ FAMILIES = frozenset(
 
 LEAVE_SHARE = 8
 """Ended rows leave when they are more than one row in so many: leaving copies the caches."""
-
-PARK_STEPS = 64
-PARK_SHARE = 2
-"""A batch that is down to one row in PARK_SHARE is put by at the next multiple of PARK_STEPS, to be joined by others."""
-
-
-@dataclass(slots=True, eq=False)
-class Text:
-    """One text being written after a prompt: its token ids so far, the end token included.
-
-    `draw` is the random stream that its tokens are drawn from; None for greedy ones.
-    """
-
-    prompt: int
-    draw: random.Random | None
-    ids: list[int] = field(default_factory=list)
-    ended: bool = False
-
-    def uniform(self) -> float:
-        """A number of [0, 1) that float32 holds exactly."""
-        assert self.draw is not None
-        return self.draw.getrandbits(24) / 2**24
 
 
 def choose(logits_RV: Tensor, uniform_R: Tensor | None, *, temperature: float, top_p: float, top_k: int) -> Tensor:
@@ -110,174 +86,100 @@ def pad(prompts: Sequence[Sequence[int]], pad_id: int, *, left: bool, device: to
 def decode(
     model: PreTrainedModel,
     kind: ModelKind,
-    batches: Iterable[tuple[Sequence[Sequence[int]], Sequence[Text]]],
+    prompts: Sequence[Sequence[int]],
     *,
+    copies: int,
     max_new_tokens: int,
     start_id: int | None,
     end_ids: Collection[int],
     pad_id: int,
     choose: Callable[[Tensor, Tensor | None], Tensor],
-    on_end: Callable[[Text], None],
-) -> None:
-    """Write the texts of all batches; a batch is prompts and the same number of texts for each, one prompt's together.
+    uniforms: Tensor | None,
+) -> list[list[int]]:
+    """Continue each prompt `copies` times; row = prompt * copies + copy. An end token that was written is included.
 
-    `choose` takes logits [R, V] and uniform numbers [R] (None for texts without a random stream). `on_end` is told of
-    each text when it is whole. No more than one batch runs at once; about two more may be held, parked.
+    `choose` takes logits [R, V] and the step's column of `uniforms` [R, max_new_tokens] (None when greedy).
     """
-    parked: dict[int, list[_Rows]] = {}
-    source = iter(batches)
-    while True:
-        step = next((step for step, those in parked.items() if sum(len(r.texts) for r in those) >= those[0].full), None)
-        if step is None and (batch := next(source, None)) is not None:
-            rows = _Rows(model, kind, *batch, start_id=start_id, pad_id=pad_id)
-        elif parked:
-            # The shortest texts first: what is left of them joins the longer ones.
-            rows = _joined(parked.pop(min(parked) if step is None else step))
-        else:
-            return
-        _write(rows, max_new_tokens, end_ids, choose, on_end)
-        if rows.texts:
-            parked.setdefault(rows.step, []).append(rows)
-
-
-def _write(
-    rows: _Rows,
-    max_new_tokens: int,
-    end_ids: Collection[int],
-    choose: Callable[[Tensor, Tensor | None], Tensor],
-    on_end: Callable[[Text], None],
-) -> None:
-    """Go on until all texts of the batch have ended, or half have and it is time to park."""
-    while True:
-        uniform_R = None
-        if rows.texts[0].draw is not None:
-            uniform_R = torch.tensor([text.uniform() for text in rows.texts]).to(rows.logits.device)
-        tokens = choose(rows.logits, uniform_R)
-        rows.step += 1
-        for text, token in zip(rows.texts, tokens.tolist(), strict=True):
-            if text.ended:
-                continue
-            if token >= rows.logits.shape[-1]:
-                raise ModelError("the model's logits are not numbers: damaged weights, or too narrow a dtype")
-            text.ids.append(token)
-            if token in end_ids or rows.step == max_new_tokens:
-                text.ended = True
-                on_end(text)
-        keep = [row for row, text in enumerate(rows.texts) if not text.ended]
-        if not keep:
-            rows.texts = []
-            return
-        park = rows.step % PARK_STEPS == 0 and PARK_SHARE * len(keep) <= rows.full
-        if park or (len(rows.texts) - len(keep)) * LEAVE_SHARE > len(rows.texts):
-            index = torch.tensor(keep, device=tokens.device)
+    rows = _Rows(model, kind, prompts, pad_id)
+    # All copies of a prompt have the same first logits, so the prompt is read once and the caches are copied after.
+    logits = rows.read(start_id).repeat_interleave(copies, dim=0)
+    rows.repeat(copies)
+    written: list[list[int]] = [[] for _ in range(len(logits))]
+    live = list(range(len(logits)))  # row of `written` for each row of the batch
+    ended: set[int] = set()
+    for step in range(max_new_tokens):
+        tokens = choose(logits, None if uniforms is None else uniforms[:, step])
+        for row, token in zip(live, tokens.tolist(), strict=True):
+            if row not in ended:
+                if token >= logits.shape[-1]:
+                    raise ModelError("the model's logits are not numbers: damaged weights, or too narrow a dtype")
+                written[row].append(token)
+                if token in end_ids:
+                    ended.add(row)
+        if len(ended) == len(written) or step + 1 == max_new_tokens:
+            break
+        keep = [place for place, row in enumerate(live) if row not in ended]
+        if (len(live) - len(keep)) * LEAVE_SHARE > len(live):
+            index = torch.tensor(keep, device=logits.device)
             rows.keep(index)
-            tokens = tokens[index]
-        rows.append(tokens)
-        if park:
-            return
+            tokens, live = tokens[index], [live[place] for place in keep]
+            uniforms = None if uniforms is None else uniforms[index]
+        logits = rows.go_on(tokens)
+    return written
 
 
 class _Rows:
-    """Texts at the same step, with their caches and the logits of their next token."""
+    """A batch of sequences at the same step, with their caches."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        kind: ModelKind,
-        prompts: Sequence[Sequence[int]],
-        texts: Sequence[Text],
-        *,
-        start_id: int | None,
-        pad_id: int,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, kind: ModelKind, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
         self.model: Any = model
         self.kind = kind
-        self.texts = list(texts)
-        self.full = len(texts)
-        self.step = 0
-        ids_RS, self.mask_RS = pad(prompts, pad_id, left=kind == "causal", device=model.device)
-        self.cache = self._empty_cache()
+        self.ids_RS, self.mask_RS = pad(prompts, pad_id, left=kind == "causal", device=self.model.device)
+        self.cache: Any
         if kind == "seq2seq":
-            assert start_id is not None
-            self.encoded = self.model.get_encoder()(input_ids=ids_RS, attention_mask=self.mask_RS).last_hidden_state
-            self.append(torch.full((len(prompts),), start_id, device=model.device))
+            self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         else:
-            positions_RS = (self.mask_RS.cumsum(-1) - 1).clamp(min=0)
-            self.next_R = positions_RS[:, -1] + 1
-            self._forward(input_ids=ids_RS, position_ids=positions_RS)
-        # All texts of a prompt have the same first logits: the prompt is read once, and the caches are copied after.
-        copies = len(texts) // len(prompts)
+            self.cache = DynamicCache(config=self.model.config)  # the config tells which layers have a sliding window
+
+    def read(self, start_id: int | None) -> Tensor:
+        """Read the prompts; logits [prompts, V] of the first new token."""
+        if self.kind == "seq2seq":
+            encoder = self.model.get_encoder()
+            self.encoded = encoder(input_ids=self.ids_RS, attention_mask=self.mask_RS).last_hidden_state
+            assert start_id is not None
+            return self.go_on(torch.full((len(self.ids_RS),), start_id, device=self.ids_RS.device))
+        positions_RS = (self.mask_RS.cumsum(-1) - 1).clamp(min=0)
+        self.next_R = positions_RS[:, -1] + 1
+        return self._call(input_ids=self.ids_RS, position_ids=positions_RS)
+
+    def go_on(self, tokens_R: Tensor) -> Tensor:
+        """Append a token to each row; logits [R, V] of the next."""
+        if self.kind == "seq2seq":
+            encoded = BaseModelOutput(last_hidden_state=self.encoded)
+            return self._call(encoder_outputs=encoded, decoder_input_ids=tokens_R[:, None])
+        self.mask_RS = torch.cat([self.mask_RS, self.mask_RS.new_ones(len(tokens_R), 1)], dim=1)
+        positions_R1, self.next_R = self.next_R[:, None], self.next_R + 1
+        return self._call(input_ids=tokens_R[:, None], position_ids=positions_R1)
+
+    def _call(self, **inputs: Any) -> Tensor:
+        if self.kind == "causal":
+            inputs["logits_to_keep"] = 1
+        output = self.model(**inputs, attention_mask=self.mask_RS, past_key_values=self.cache, use_cache=True)
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def repeat(self, copies: int) -> None:
         if copies > 1:
             self._each(lambda rows: rows.repeat_interleave(copies, dim=0))
             self.cache.batch_repeat_interleave(copies)
 
-    def append(self, tokens_R: Tensor) -> None:
-        """Append a token to each row and compute the logits of the next."""
-        if self.kind == "seq2seq":
-            encoded = BaseModelOutput(last_hidden_state=self.encoded)
-            self._forward(encoder_outputs=encoded, decoder_input_ids=tokens_R[:, None])
-            return
-        self.mask_RS = torch.cat([self.mask_RS, self.mask_RS.new_ones(len(tokens_R), 1)], dim=1)
-        positions_R1, self.next_R = self.next_R[:, None], self.next_R + 1
-        self._forward(input_ids=tokens_R[:, None], position_ids=positions_R1)
-
     def keep(self, index: Tensor) -> None:
-        self.texts = [self.texts[row] for row in index.tolist()]
         self._each(lambda rows: rows[index])
         self.cache.batch_select_indices(index)
 
-    def _forward(self, **inputs: Any) -> None:
-        if self.kind == "causal":
-            inputs["logits_to_keep"] = 1
-        output = self.model(**inputs, attention_mask=self.mask_RS, past_key_values=self.cache, use_cache=True)
-        self.logits: Tensor = output.logits[:, -1]
-
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Change every tensor that has a row for each text, but for the caches."""
-        for name in ("mask_RS", "logits", "encoded" if self.kind == "seq2seq" else "next_R"):
-            setattr(self, name, change(getattr(self, name)))
-
-    def _empty_cache(self) -> Any:
+        self.mask_RS = change(self.mask_RS)
         if self.kind == "seq2seq":
-            return EncoderDecoderCache(DynamicCache(), DynamicCache())
-        return DynamicCache(config=self.model.config)  # the config tells which layers have a sliding window
-
-    def caches(self) -> list[DynamicCache]:
-        """One, or a decoder's and that of what it reads of the encoder."""
-        if self.kind == "seq2seq":
-            return [self.cache.self_attention_cache, self.cache.cross_attention_cache]
-        return [self.cache]
-
-
-def _joined(batches: list[_Rows]) -> _Rows:
-    """One batch of several at the same step. Where their prompts differ in length, masked places fill the difference."""
-    first, *others = batches
-    if not others:
-        return first
-    left = first.kind == "causal"
-
-    def join(parts: list[Tensor], dim: int) -> Tensor:
-        longest = max(part.shape[dim] for part in parts)
-        filled = []
-        for part in parts:
-            shape = list(part.shape)
-            shape[dim] = longest - shape[dim]
-            filler = part.new_zeros(shape)
-            filled.append(torch.cat([filler, part] if left else [part, filler], dim=dim))
-        return torch.cat(filled)
-
-    first.texts = [text for rows in batches for text in rows.texts]
-    first.full = max(rows.full for rows in batches)
-    first.logits = torch.cat([rows.logits for rows in batches])
-    first.mask_RS = join([rows.mask_RS for rows in batches], 1)
-    if first.kind == "seq2seq":
-        first.encoded = join([rows.encoded for rows in batches], 1)
-    else:
-        first.next_R = torch.cat([rows.next_R for rows in batches])
-    for caches in zip(*(rows.caches() for rows in batches), strict=True):
-        for layer, *theirs in zip(*(cache.layers for cache in caches), strict=True):
-            layer.keys = join([layer.keys, *(other.keys for other in theirs)], 2)
-            layer.values = join([layer.values, *(other.values for other in theirs)], 2)
-            if hasattr(layer, "cumulative_length"):  # of a sliding window, which holds the last places only
-                layer.cumulative_length = max(same.cumulative_length for same in (layer, *theirs))
-    return first
+            self.encoded = change(self.encoded)
+        else:
+            self.next_R = change(self.next_R)

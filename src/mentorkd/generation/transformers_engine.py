@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from mentorkd.errors import ModelError
 from mentorkd.generation import Completion, sampling
-from mentorkd.generation.decoding import FAMILIES, Text, choose, decode, pad
-from mentorkd.generation.sampling import Request
+from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
+from mentorkd.generation.sampling import Piece, Request
 from mentorkd.recipe import ModelKind
 
 if TYPE_CHECKING:
@@ -73,76 +74,78 @@ class TransformersEngine:
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         request = Request(n, temperature, top_p, top_k, max_new_tokens, seed)
-        encoded = sampling.encode_prompts(prompts, self.tokenizer, self.kind, self._base.config, max_new_tokens)
-        end_ids = sampling.end_token_ids(self.tokenizer, self._base.generation_config)
-        texts = [
-            [Text(prompt, None if request.greedy else random.Random(source.getrandbits(63))) for _ in range(n)]
-            for prompt, source in enumerate(sampling.prompt_seeds(prompts, seed))
-        ]
-        missing = [n] * len(prompts)
-
-        def on_end(text: Text) -> None:
-            missing[text.prompt] -= 1
-            if missing[text.prompt] == 0 and on_progress is not None:
-                on_progress(1)
-
+        config = self._base.config
+        encoded = sampling.encode_prompts(prompts, self.tokenizer, self.kind, config, max_new_tokens)
         lengths = [len(ids) for ids in encoded]
-        groups = sampling.group(lengths, n, max_new_tokens, rows=self.batch_size, tokens=self.tokens_per_batch)
-        batches = (
-            (
-                [encoded[piece.prompt] for piece in pieces],
-                [text for piece in pieces for text in texts[piece.prompt][piece.first : piece.first + piece.count]],
-            )
-            for pieces in groups
-        )
+        seeds = [[source.getrandbits(63) for _ in range(n)] for source in sampling.prompt_seeds(prompts, seed)]
+        end_ids = sampling.end_token_ids(self.tokenizer, self._base.generation_config)
+        results: list[list[Completion]] = [[] for _ in prompts]
+        write = self._by_own_generate if self._by_generate else self._by_loop
         with self._ready():
-            if self._by_generate:
-                self._generate(batches, request, end_ids, on_end)
-            else:
-                decode(
-                    self._base,
-                    self.kind,
-                    batches,
-                    max_new_tokens=max_new_tokens,
-                    start_id=self._start_id(),
-                    end_ids=set(end_ids),
-                    pad_id=self._pad_id(end_ids),
-                    choose=partial(choose, temperature=temperature, top_p=top_p, top_k=top_k),
-                    on_end=on_end,
-                )
-        return [[sampling.completion(text.ids, self.tokenizer, end_ids) for text in those] for those in texts]
+            for batch in sampling.group(lengths, n, max_new_tokens, rows=self.batch_size, tokens=self.tokens_per_batch):
+                for piece, rows in zip(batch, write(batch, encoded, seeds, request, end_ids), strict=True):
+                    results[piece.prompt] += [sampling.completion(ids, self.tokenizer, end_ids) for ids in rows]
+                if on_progress is not None:
+                    on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
+        return results
 
-    def _generate(
+    def _by_loop(
         self,
-        batches: Iterable[tuple[list[list[int]], list[Text]]],
+        batch: list[Piece],
+        encoded: list[list[int]],
+        seeds: list[list[int]],
         request: Request,
         end_ids: list[int],
-        on_end: Callable[[Text], None],
-    ) -> None:
-        """Write the texts of all batches by the model's own `generate`."""
+    ) -> Iterator[list[list[int]]]:
+        count = batch[0].count
+        uniforms = None
+        if not request.greedy:
+            drawn = [_uniforms(seeds[p.prompt][s], request) for p in batch for s in range(p.first, p.first + count)]
+            uniforms = torch.stack(drawn).to(self._base.device)
+        written = decode(
+            self._base,
+            self.kind,
+            [encoded[piece.prompt] for piece in batch],
+            copies=count,
+            max_new_tokens=request.max_new_tokens,
+            start_id=self._start_id(),
+            end_ids=set(end_ids),
+            pad_id=self._pad_id(end_ids),
+            choose=partial(choose, temperature=request.temperature, top_p=request.top_p, top_k=request.top_k),
+            uniforms=uniforms,
+        )
+        return (written[start : start + count] for start in range(0, len(written), count))
+
+    def _by_own_generate(
+        self,
+        batch: list[Piece],
+        encoded: list[list[int]],
+        seeds: list[list[int]],
+        request: Request,
+        end_ids: list[int],
+    ) -> Iterator[list[list[int]]]:
+        count = batch[0].count
         pad_id = self._pad_id(end_ids)
-        for prompts, texts in batches:
-            drawing: dict[str, Any] = {"do_sample": False}
-            if not request.greedy:
-                filters = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
-                drawing = {"do_sample": True, "num_return_sequences": len(texts) // len(prompts), **filters}
-            settings = GenerationConfig(
-                max_new_tokens=request.max_new_tokens,
-                num_beams=1,
-                eos_token_id=end_ids,
-                pad_token_id=pad_id,
-                decoder_start_token_id=self._start_id(),
-                **drawing,
-            )
-            ids, mask = pad(prompts, pad_id, left=self.kind == "causal", device=self._base.device)
-            seeds = [text.draw.getrandbits(63) for text in texts if text.draw is not None]
-            with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), _own_settings_off(self._base):
-                torch.manual_seed(random.Random(str(seeds)).getrandbits(63))
-                rows = self._base.generate(ids, attention_mask=mask, generation_config=settings)
-            start = 1 if self.kind == "seq2seq" else ids.shape[1]
-            for text, row in zip(texts, rows[:, start:].tolist(), strict=True):
-                text.ids = row
-                on_end(text)
+        prompts = [encoded[piece.prompt] for piece in batch]
+        ids, mask = pad(prompts, pad_id, left=self.kind == "causal", device=self._base.device)
+        drawing: dict[str, Any] = {"do_sample": False}
+        if not request.greedy:
+            filters = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
+            drawing = {"do_sample": True, "num_return_sequences": count, **filters}
+        settings = GenerationConfig(
+            max_new_tokens=request.max_new_tokens,
+            num_beams=1,
+            eos_token_id=end_ids,
+            pad_token_id=pad_id,
+            decoder_start_token_id=self._start_id(),
+            **drawing,
+        )
+        with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), _own_settings_off(self._base):
+            torch.manual_seed(random.Random(str([seeds[piece.prompt][piece.first] for piece in batch])).getrandbits(63))
+            output = self._base.generate(ids, attention_mask=mask, generation_config=settings)
+        start = 1 if self.kind == "seq2seq" else ids.shape[1]
+        rows: list[list[int]] = output[:, start:].tolist()
+        return (rows[first : first + count] for first in range(0, len(rows), count))
 
     def _start_id(self) -> int | None:
         """The token that a decoder starts from; None for causal models."""
@@ -181,3 +184,7 @@ def _own_settings_off(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = kept
+
+
+def _uniforms(seed: int, request: Request) -> Tensor:
+    return torch.rand(request.max_new_tokens, generator=torch.Generator().manual_seed(seed))
