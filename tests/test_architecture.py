@@ -58,6 +58,7 @@ FLOORS = {
     "__init__": 11,
     "teacher_cli": 11,
     "data_cli": 11,
+    "init_cli": 11,
     "cli": 12,
     "__main__": 13,
 }

@@ -1,7 +1,16 @@
 """The embedded default: a generated task with a recorded teacher, its recipe, and tiny pretrained models."""
 
 from mentorkd.quickstart.problems import Problem, generate_problems
-from mentorkd.quickstart.task import RECIPE, write_recipe, write_task
+from mentorkd.quickstart.task import RECIPE, write_own_recipe, write_recipe, write_task
 from mentorkd.quickstart.teacher import PHRASINGS, annotate
 
-__all__ = ["PHRASINGS", "RECIPE", "Problem", "annotate", "generate_problems", "write_recipe", "write_task"]
+__all__ = [
+    "PHRASINGS",
+    "RECIPE",
+    "Problem",
+    "annotate",
+    "generate_problems",
+    "write_own_recipe",
+    "write_recipe",
+    "write_task",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import islice
@@ -12,10 +13,17 @@ from typing import Any
 from mentorkd.quickstart.problems import Problem, generate_problems
 from mentorkd.quickstart.teacher import annotate
 
-__all__ = ["RECIPE", "write_recipe", "write_task"]
+__all__ = ["RECIPE", "write_own_recipe", "write_recipe", "write_task"]
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 """The quickstart's recipe, as `write_recipe` copies it."""
+
+OWN = """\
+# The quickstart's recipe for your own data: edit the four lines marked "yours", then `mentorkd run` this file.
+# Files are JSON Lines, JSON, CSV or Parquet, or `hub:NAME`. A tenth of the training questions is held out to choose the best
+# epoch (`validation: FILE` under `task` names questions of their own). The models are the package's tiny ones, which need no
+# download; for text of the real world put google/flan-t5-small and google/flan-t5-large in their places.
+"""
 
 
 def write_task(
@@ -47,12 +55,23 @@ def write_task(
 
 
 def write_recipe(path: Path) -> Path:
-    """Write the quickstart's recipe to `path`, which is returned, to be edited: for data that lies beside it."""
-    text = RECIPE.read_text(encoding="utf-8").replace("root: data ", "root: .    ")
-    for model in sorted((RECIPE.parent / "models").iterdir()):
-        text = text.replace(f"tokenizer: models/{model.name}\n", f"tokenizer: {json.dumps(str(model))}\n")
-    path.write_text(text, encoding="utf-8")
+    """Write the quickstart's recipe to `path`, which is returned: for the task's files beside it."""
+    path.write_text(_beside(RECIPE.read_text(encoding="utf-8")), encoding="utf-8")
     return path
+
+
+def write_own_recipe(path: Path, name: str) -> Path:
+    """Write the same recipe to `path`, which is returned, as a run `name` on the user's own files beside it."""
+    about, text = RECIPE.read_text(encoding="utf-8").split("name: quickstart\n")
+    text = re.sub(r"  validation: .*\n", "", text).replace("  name: running-totals\n", f"  name: {name}\n")
+    path.write_text(f"{OWN}name: {name}\n{_beside(text)}", encoding="utf-8")
+    return path
+
+
+def _beside(text: str) -> str:
+    """The recipe for data that lies beside it, and the package's models wherever they are."""
+    text = text.replace("root: data ", "root: .    ")
+    return re.sub(r"models/[\w-]+", lambda model: json.dumps(str(RECIPE.parent / model[0])), text)
 
 
 def _row(problem: Problem) -> dict[str, str]:
