@@ -62,7 +62,7 @@ def write_recipe(path: Path) -> Path:
 
 def write_own_recipe(path: Path, name: str) -> Path:
     """Write the same recipe to `path`, which is returned, as a run `name` on the user's own files beside it."""
-    about, text = RECIPE.read_text(encoding="utf-8").split("name: quickstart\n")
+    text = RECIPE.read_text(encoding="utf-8").partition("name: quickstart\n")[2]
     text = re.sub(r"  validation: .*\n", "", text).replace("  name: running-totals\n", f"  name: {name}\n")
     path.write_text(f"{OWN}name: {name}\n{_beside(text)}", encoding="utf-8")
     return path
