@@ -33,6 +33,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
 SHAPES = {
     "flan-t5-small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
+    "flan-t5-base": {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     "quarter": {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 4, "num_heads": 4},
 }
 VOCABULARY = 32_128
@@ -60,17 +61,14 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
 
-    tokenizer = load_tokenizer(ModelConfig(name="t5", tokenizer=str(options.data / "tokenizers/t5/spiece.model")))
-    rows = json.loads((options.data / "data/mentor-kd/main/svamp_3_train.json").read_text(encoding="utf-8"))
-    model = inflated(learnt(options, tokenizer, rows), SHAPES[options.shape])
-    unique = list(dict.fromkeys(row["input"].strip() for row in rows))
-    questions = random.Random(0).sample(unique, options.questions)
-    longest = max(len(tokenizer(text)["input_ids"]) for text in unique)
-
+    tokenizer, rows = data(options.data)
+    model = inflated(learnt(options.model, options.steps, tokenizer, rows), SHAPES[options.shape])
+    questions, longest = chosen(tokenizer, rows, options.questions)
+    how = {"samples": options.samples, "temperature": 0.7, "max_new_tokens": options.max_new_tokens}
     lengths: dict[str, list[int]] = {}
     sides = {
-        REFERENCE: lambda: lengths.update(reference=reference(model, tokenizer, questions, longest, options)),
-        OURS: lambda: lengths.update(ours=ours(model, tokenizer, questions, options)),
+        REFERENCE: lambda: lengths.update(reference=reference(model, tokenizer, questions, longest, **how)),
+        OURS: lambda: lengths.update(ours=ours(model, tokenizer, questions, batch_size=options.batch_size, **how)),
     }
     seconds = in_turn(sides, options.repeats, warm_up=0)
     report(
@@ -86,6 +84,19 @@ def main() -> None:
     )
 
 
+def data(folder: Path) -> tuple[PreTrainedTokenizerBase, list[dict[str, Any]]]:
+    """T5's vocabulary, and the teacher's rationales of SVAMP."""
+    tokenizer = load_tokenizer(ModelConfig(name="t5", tokenizer=str(folder / "tokenizers/t5/spiece.model")))
+    recorded = (folder / "data/mentor-kd/main/svamp_3_train.json").read_text(encoding="utf-8")
+    return tokenizer, json.loads(recorded)
+
+
+def chosen(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], count: int) -> tuple[list[str], int]:
+    """Some of the questions at random, and the tokens of the longest of all."""
+    unique = list(dict.fromkeys(row["input"].strip() for row in rows))
+    return random.Random(0).sample(unique, count), max(len(tokenizer(text)["input_ids"]) for text in unique)
+
+
 def described(lengths: list[int], limit: int) -> dict[str, float]:
     """Both sides must have written texts of about the same lengths, or the ratio means nothing."""
     cut = sum(length >= limit for length in lengths) / len(lengths)
@@ -98,15 +109,16 @@ def reference(
     tokenizer: PreTrainedTokenizerBase,
     questions: list[str],
     longest: int,
-    options: argparse.Namespace,
+    samples: int,
+    temperature: float,
+    max_new_tokens: int = 512,
 ) -> list[int]:
+    """Tokens of each text, in batches of 16 questions; temperature 0 is greedy."""
     torch.manual_seed(0)
     settings = GenerationConfig(
-        do_sample=True,
-        temperature=0.7,
-        top_k=0,
-        num_return_sequences=options.samples,
-        max_new_tokens=options.max_new_tokens,
+        **({"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}),
+        num_return_sequences=samples,
+        max_new_tokens=max_new_tokens,
         eos_token_id=1,
         pad_token_id=0,
         decoder_start_token_id=0,
@@ -123,11 +135,14 @@ def ours(
     model: T5ForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     questions: list[str],
-    options: argparse.Namespace,
+    samples: int,
+    temperature: float,
+    max_new_tokens: int = 512,
+    batch_size: int = 96,
 ) -> list[int]:
-    engine = TransformersEngine(model, tokenizer, "seq2seq", batch_size=options.batch_size)
-    limits = {"top_p": 1.0, "top_k": 0, "max_new_tokens": options.max_new_tokens, "seed": 0}
-    results = engine.sample(questions, n=options.samples, temperature=0.7, **limits)
+    engine = TransformersEngine(model, tokenizer, "seq2seq", batch_size=batch_size)
+    limits = {"top_p": 1.0, "top_k": 0, "max_new_tokens": max_new_tokens, "seed": 0}
+    results = engine.sample(questions, n=samples, temperature=temperature, **limits)
     return [completion.tokens for samples in results for completion in samples]
 
 
@@ -135,11 +150,11 @@ def ours(
 
 
 def learnt(
-    options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]
+    folder: Path | None, steps: int, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]
 ) -> T5ForConditionalGeneration:
     """The small model, from its folder or trained: teacher-forced on SVAMP's teacher rationales."""
-    if options.model and options.model.exists():
-        return T5ForConditionalGeneration.from_pretrained(options.model)
+    if folder and folder.exists():
+        return T5ForConditionalGeneration.from_pretrained(folder)
     sources = [tokenizer(row["input"].strip())["input_ids"] for row in rows]
     targets = [tokenizer(f"{row['chain'].strip()} --> {row['answer']}")["input_ids"] for row in rows]
     usable = [i for i, target in enumerate(targets) if len(target) <= 200]
@@ -157,7 +172,7 @@ def learnt(
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     draw = random.Random(0)
     start = time.perf_counter()
-    for step in range(options.steps):
+    for step in range(steps):
         chosen = sorted(draw.sample(usable, 64), key=lambda i: len(targets[i]))
         first = draw.randrange(4) * 16
         batch = chosen[first : first + 16]
@@ -175,14 +190,14 @@ def learnt(
         optimizer.step()
         optimizer.zero_grad()
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - step / options.steps)
+            group["lr"] = 3e-3 * (1 - step / steps)
         if step % 50 == 49:
             print(f"training step {step + 1}: loss {loss:.2f}, {time.perf_counter() - start:.0f} s", file=sys.stderr)
     with torch.no_grad():
         unused = place < 0
         model.shared.weight[unused] = model.shared.weight[other].clone()
-    if options.model:
-        model.save_pretrained(options.model)
+    if folder:
+        model.save_pretrained(folder)
     return model.eval()
 
 

@@ -107,10 +107,10 @@ def peak_in_fresh_process(side: str, options: argparse.Namespace) -> int:
 
 
 class Bench:
-    """Both sides on the same rows. Models are made when a side first needs them."""
+    """Both sides on the same rows. Models are made when a side first needs them. `distil` off is fine-tuning alone."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
+    def __init__(self, options: argparse.Namespace, *, distil: bool = True) -> None:
+        self.options, self.distil = options, distil
         self.tokenizer, self.rows = tokenizer_and_rows(options.data)
         self.longest_source = max(len(row.source_ids) for row in self.rows)
         self.precision = choose_precision("cpu")[0] if options.precision == "auto" else options.precision
@@ -121,7 +121,7 @@ class Bench:
         """Seconds of an epoch, by the wall's clock and the processor's."""
         if self._step is None:
             student = flan_t5(self.options.student, self.tokenizer, 0)
-            mentor = flan_t5(self.options.mentor, self.tokenizer, 1)
+            mentor = flan_t5(self.options.mentor, self.tokenizer, 1) if self.distil else None
             self._step = reference_trainer(student, mentor, kd_weight=KD_WEIGHT, temperature=TEMPERATURE)
             self._step(reference_batch(self.rows[:1], self.longest_source))  # sets up libraries
         batch = reference_batch(self.rows[:BATCH], self.longest_source)
@@ -144,7 +144,10 @@ class Bench:
     def _train(self, rows: Sequence[Encoded], folder: Path, at_step: object) -> None:
         if self._student is None:
             self._student = flan_t5(self.options.student, self.tokenizer, 0)
-        source = StoredSoftLabels([self._store(rows, folder / "store")], device=torch.device("cpu"))
+        distillation = None
+        if self.distil:
+            source = StoredSoftLabels([self._store(rows, folder / "store")], device=torch.device("cpu"))
+            distillation = Distillation(source, KD_WEIGHT, TEMPERATURE, True, "forward_kl")
         train(
             self._student,
             rows,
@@ -152,7 +155,7 @@ class Bench:
             seed=0,
             folder=folder / "run",
             precision=self.precision,
-            distillation=Distillation(source, KD_WEIGHT, TEMPERATURE, True, "forward_kl"),
+            distillation=distillation,
             on_progress=lambda step, steps: at_step(step),
         )
 

@@ -5,8 +5,9 @@ every epoch, is the mentor's forward on rows padded to the data set's longest, w
 forward is what no padding, no disk and no checks would cost: the same stack in the same arithmetic and batches of the same
 size, on rows all of one length (the mean), nothing done with what comes out.
 
-Each side's time is that of a sample, spread over the lengths of all rows, extrapolated to all rows by their number; what ours
-costs once, whatever the rows (the head is saved, the tokenizer hashed), is measured apart and counted once.
+Each side's time is that of a sample, extrapolated to all rows by their tokens. Ours scores runs of neighbouring rows from all
+over the order in which all rows would be scored, so that they pad as all rows do; what ours costs once, whatever the rows (the
+head is saved, the tokenizer hashed), is measured apart and counted once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import torch
 from common import arguments, in_fresh_process, peak_extra_bytes, report
-from svamp import SHAPES, data_argument, evenly, flan_t5, reference_batch, reference_scoring, tokenizer_and_rows
+from svamp import SHAPES, data_argument, flan_t5, reference_batch, reference_scoring, tokenizer_and_rows
 
 from mentorkd.batching import Collator, Encoded, sorted_batches
 from mentorkd.hardware import choose_precision
@@ -65,7 +66,8 @@ def main() -> None:
         for side, run in sides.items():
             once = timed(bench.nothing) if side == OURS else (0.0, 0.0)
             for times, spent, at_once in zip((wall, cpu), timed(run), once, strict=True):
-                times[side].append((spent - at_once) * len(bench.rows) / bench.sampled[side] + at_once)
+                begun = len(bench.runs) if side == OURS else 0
+                times[side].append((spent - begun * at_once) * bench.times_all[side] + at_once)
     medians, cpu_medians = ({side: statistics.median(times) for side, times in both.items()} for both in (wall, cpu))
     first = UNPADDED if options.without_reference else REFERENCE
     report(
@@ -105,23 +107,38 @@ def peak_in_fresh_process(side: str, options: argparse.Namespace) -> int:
     return int(in_fresh_process(__file__, flags))
 
 
+def tokens(rows: Sequence[Encoded]) -> int:
+    return sum(row.length for row in rows)
+
+
+def neighbours(rows: Sequence[Encoded], count: int, tokens_per_batch: int) -> list[list[Encoded]]:
+    """About `count` rows: runs of batches that lie at equal distances in the order of all rows."""
+    batches = sorted_batches([row.padded_sides("seq2seq") for row in rows], tokens_per_batch=tokens_per_batch)
+    runs = [sum(batches[first : first + 3], []) for first in range(0, len(batches), 3)]
+    wanted = max(1, round(len(runs) * count / len(rows)))
+    return [[rows[row] for row in runs[int((number + 0.5) * len(runs) / wanted)]] for number in range(wanted)]
+
+
 class Bench:
     """Each side does a sample of the rows; the model is made when it is first needed."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.tokenizer, self.rows = tokenizer_and_rows(options.data)
-        self.sample = evenly(self.rows, options.rows)
-        self.sampled = {REFERENCE: BATCH, OURS: options.rows, UNPADDED: options.rows}
+        self.runs = neighbours(self.rows, options.rows, options.tokens_per_batch)
+        self.sample = [row for run in self.runs for row in run]
+        self.sampled = {REFERENCE: BATCH, OURS: len(self.sample), UNPADDED: len(self.sample)}
+        share = tokens(self.rows) / tokens(self.sample)
+        self.times_all = {REFERENCE: len(self.rows) / BATCH, OURS: share, UNPADDED: share}
         self.precision = choose_precision("cpu")[0]
-        self._mentor: LoadedModel | None = None
+        self._mentors: dict[str, LoadedModel] = {}
 
-    @property
-    def mentor(self) -> LoadedModel:
-        if self._mentor is None:
-            self._mentor = flan_t5(self.options.mentor, self.tokenizer, 1)
-            self._mentor.model.eval()
-        return self._mentor
+    def mentor(self, side: str) -> LoadedModel:
+        """A side's own mentor: scoring keeps the weights of its products in bfloat16, and the reference does not."""
+        if side not in self._mentors:
+            self._mentors[side] = flan_t5(self.options.mentor, self.tokenizer, 1)
+            self._mentors[side].model.eval()
+        return self._mentors[side]
 
     def warm_up(self) -> None:
         self._score(self.sample[:2])
@@ -129,13 +146,14 @@ class Bench:
 
     def reference(self) -> None:
         longest = max(len(row.source_ids) for row in self.rows)
-        reference_scoring(self.mentor, reference_batch(self.rows[:BATCH], longest))
+        reference_scoring(self.mentor(REFERENCE), reference_batch(self.rows[:BATCH], longest))
 
     def nothing(self) -> None:
         self._score([])
 
     def ours(self) -> None:
-        self._score(self.sample)
+        for rows in self.runs:
+            self._score(rows)
 
     def unpadded(self) -> None:
         self._forward(self.sample)
@@ -143,7 +161,7 @@ class Bench:
     def _score(self, rows: Sequence[Encoded]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             score(
-                self.mentor,
+                self.mentor(OURS),
                 rows,
                 folder=Path(folder),
                 mode=self.options.mode,
@@ -160,11 +178,11 @@ class Bench:
         sources = round(statistics.mean(len(row.source_ids) for row in rows))
         targets = round(statistics.mean(len(row.target_ids) for row in rows))
         alike = [Encoded(row.rationale_id, [5] * sources, [5] * targets) for row in rows]
-        collate = Collator.for_model("seq2seq", self.tokenizer, self.mentor.model.config)
+        collate = Collator.for_model("seq2seq", self.tokenizer, self.mentor(OURS).model.config)
         for batch in sorted_batches([row.length for row in alike], tokens_per_batch=self.options.tokens_per_batch):
             arithmetic = torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
             with torch.inference_mode(), arithmetic:
-                target_hidden(self.mentor.model, collate([alike[number] for number in batch]))
+                target_hidden(self.mentor(OURS).model, collate([alike[number] for number in batch]))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ logging.disable_progress_bar()
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SHAPES = {
     "flan-t5-small": {"d_model": 512, "num_heads": 6, "num_layers": 8, "d_ff": 1024},
+    "flan-t5-base": {"d_model": 768, "num_heads": 12, "num_layers": 12, "d_ff": 2048},
     "flan-t5-large": {"d_model": 1024, "num_heads": 16, "num_layers": 24, "d_ff": 2816},
     "tiny": {"d_model": 64, "num_heads": 2, "num_layers": 2, "d_ff": 128},
 }
@@ -74,7 +75,9 @@ def flan_t5(shape: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> Loaded
         return LoadedModel(T5ForConditionalGeneration(config), tokenizer, "seq2seq")
 
 
-def reference_batch(rows: Sequence[Encoded], longest_source: int) -> dict[str, torch.Tensor]:
+def reference_batch(
+    rows: Sequence[Encoded], longest_source: int, longest_target: int = LONGEST_TARGET
+) -> dict[str, torch.Tensor]:
     """Rows padded to the data set's longest source and target."""
 
     def padded(ids: list[list[int]], width: int, value: int) -> torch.Tensor:
@@ -84,28 +87,42 @@ def reference_batch(rows: Sequence[Encoded], longest_source: int) -> dict[str, t
     return {
         "input_ids": padded(sources, longest_source, 0),
         "attention_mask": padded([[1] * len(ids) for ids in sources], longest_source, 0),
-        "labels": padded(targets, LONGEST_TARGET, IGNORE_INDEX),
+        "labels": padded(targets, longest_target, IGNORE_INDEX),
     }
 
 
 def reference_trainer(
-    student: LoadedModel, mentor: LoadedModel, *, kd_weight: float, temperature: float
+    student: LoadedModel,
+    mentor: LoadedModel | None,
+    *,
+    kd_weight: float,
+    temperature: float,
+    learning_rate: float = 2e-4,
+    tau_squared: bool = False,
 ) -> Callable[[dict[str, torch.Tensor]], float]:
-    """One optimiser step of the reference profile: both forward passes on padded rows, whole logits, float32."""
+    """One optimiser step of the reference profile: both forward passes on padded rows, whole logits, float32.
+
+    Without a mentor it is a step of fine-tuning, as a mentor itself is trained.
+    """
     student.model.train()
-    mentor.model.eval()
-    optimizer = torch.optim.AdamW(student.model.parameters(), lr=2e-4)
+    if mentor is not None:
+        mentor.model.eval()
+    optimizer = torch.optim.AdamW(student.model.parameters(), lr=learning_rate)
 
     def step(batch: dict[str, torch.Tensor]) -> float:
-        with torch.no_grad():
-            mentor_logits = mentor.model(**batch, use_cache=False).logits
         output = student.model(**batch, use_cache=False)
-        kept = batch["labels"] != IGNORE_INDEX
-        divergence = F.kl_div(
-            F.log_softmax(output.logits / temperature, -1), F.softmax(mentor_logits / temperature, -1), reduction="none"
-        )
-        divergence = (divergence.sum(-1) * kept).sum() / kept.sum()
-        loss: Any = (1 - kd_weight) * output.loss + kd_weight * divergence
+        loss: Any = output.loss
+        if mentor is not None:
+            with torch.no_grad():
+                mentor_logits = mentor.model(**batch, use_cache=False).logits
+            kept = batch["labels"] != IGNORE_INDEX
+            divergence = F.kl_div(
+                F.log_softmax(output.logits / temperature, -1),
+                F.softmax(mentor_logits / temperature, -1),
+                reduction="none",
+            )
+            divergence = (divergence.sum(-1) * kept).sum() / kept.sum()
+            loss = (1 - kd_weight) * loss + kd_weight * divergence * (temperature**2 if tau_squared else 1.0)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -13,12 +13,14 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from mentorkd.batching import Collator, Encoded, encode_rows
 from mentorkd.errors import ModelError
 from mentorkd.losses import IGNORE_INDEX
+from mentorkd.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.models import LoadedModel, tokenizer_digest
+from mentorkd.objectives import Distillation
 from mentorkd.recipe import TrainingConfig
 from mentorkd.soft_labels import SoftLabelStore, StoredSoftLabels
 from mentorkd.stages.inspect import inspect_store
 from mentorkd.stages.score import score
-from mentorkd.training import Distillation, OnlineMentor, SoftLabelSource, train
+from mentorkd.training import train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -141,6 +143,15 @@ def test_bfloat16_is_near(mode: str, tmp_path: Path) -> None:
     assert figures[True] != figures[False]
 
 
+def test_a_mentor_scores_twice_in_bfloat16(tmp_path: Path) -> None:
+    """The first time leaves its products' weights in bfloat16."""
+    mentor = model("t5", seed=1)
+    rows = rows_for(mentor)
+    for name in ("a", "b"):
+        write(mentor, rows, tmp_path / name, bfloat16=True)
+    assert (tmp_path / "a" / "hidden.bin").read_bytes() == (tmp_path / "b" / "hidden.bin").read_bytes()
+
+
 # --- killed and gone on with --------------------------------------------------------------------------------------
 
 
@@ -207,7 +218,7 @@ def losses(
 ) -> list[float]:
     config = TrainingConfig(epochs=steps * 4 // len(rows), batch_size=4, learning_rate=1e-3)
     how = Distillation(source, kd_weight=0.9, temperature=2.0, tau_squared=True, divergence="forward_kl")
-    result = train(student, rows, config, seed=0, folder=folder, precision="float32", distillation=how)
+    result = train(student, rows, config, seed=0, folder=folder, precision="float32", objective=how)
     assert result.updates == steps
     return [row["loss"] for row in result.history]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,7 +59,8 @@ def score(
     collate = Collator.for_model(mentor.kind, mentor.tokenizer, mentor.model.config)
     batches = sorted_batches([row.padded_sides(mentor.kind) for row in rows], tokens_per_batch=tokens_per_batch)
     weight, bias = head_parameters(mentor.model)
-    exact = not rows or tap_is_exact(mentor.model, _on(mentor.device, collate([rows[0]])))
+    with _arithmetic(mentor, bfloat16):
+        exact = not rows or tap_is_exact(mentor.model, _on(mentor.device, collate([rows[0]])))
     if mode == "hidden" and not exact:
         raise ModelError(
             f"{type(mentor.model).__name__} changes its logits after the head, so hidden states cannot stand for them; "
@@ -100,6 +101,10 @@ def score(
     }
 
 
+def _arithmetic(mentor: LoadedModel, bfloat16: bool) -> AbstractContextManager[Any]:
+    return torch.autocast(mentor.device.type, torch.bfloat16) if bfloat16 else nullcontext()
+
+
 def _on(device: torch.device, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.to(device) for name, value in batch.items()}
 
@@ -109,7 +114,7 @@ def _distributions(
     mentor: LoadedModel, batch: dict[str, torch.Tensor], meta: StoreMeta, *, exact: bool, bfloat16: bool
 ) -> dict[str, npt.NDArray[Any]]:
     """The store's arrays, labels excepted, at the target positions of a batch."""
-    with torch.autocast(mentor.device.type, torch.bfloat16) if bfloat16 else nullcontext():
+    with _arithmetic(mentor, bfloat16):
         states = (target_hidden if exact else target_logits)(mentor.model, batch)
     if meta.form == "hidden":
         return {"hidden": states.to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)}

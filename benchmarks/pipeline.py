@@ -1,0 +1,169 @@
+"""End to end: mentor, augmentation, 20-epoch student with validation after every epoch, and evaluation on the test set.
+
+Two forms. The default takes SVAMP's real rows, T5's own vocabulary and FlanT5's shapes, measures each part of both profiles
+on a sample, and multiplies by how often a run of 20 epochs does it (`COUNTS`). With `--whole` both profiles run from the
+first step to the last on the quickstart's task and nano models, which are small enough for that, and the students' validation
+accuracies stand beside the times.
+
+The reference profile: rows padded to the data set's longest, a mentor's forward pass in every student step, whole logits in
+float32, sampling in unsorted batches of 16 padded to the longest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import augment
+import distill_step
+import score
+import torch
+from common import arguments, report
+from svamp import SHAPES, data_argument
+from transformers import T5ForConditionalGeneration
+from whole_run import our_run, reference_run
+
+REFERENCE, OURS = "reference", "ours"
+EPOCHS = 20
+COUNTS = {"train": 630, "validation": 70, "test": 300, "student_rows_per_teacher_row": 1.9, "samples": 3}
+"""SVAMP as a recipe divides it; rows as the paper's student has them once the mentor's rationales are added (1.9 times)."""
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    data_argument(parser)
+    parser.add_argument("--whole", action="store_true", help="run both profiles wholly, on the quickstart's task")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the student and the mentor (default 20)")
+    parser.add_argument(
+        "--questions", type=int, help="questions sampled for (default 32; short 16); --whole: trained on"
+    )
+    parser.add_argument("--student", choices=SHAPES)
+    parser.add_argument(
+        "--mentor", choices=SHAPES, help="default flan-t5-base: large does not train in 24 GB at batch 8"
+    )
+    parser.add_argument("--steps", type=int, default=600, help="training steps of the model that samples")
+    parser.add_argument(
+        "--sampler", type=Path, help="folder that keeps the model that samples (see augment.py --model)"
+    )
+    options = parser.parse_args()
+    options.repeats = min(options.repeats, 1 if options.short else 3)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    (whole if options.whole else composed)(options)
+
+
+def whole(options: Namespace) -> None:
+    """Both profiles from first to last, once each."""
+    questions = options.questions or (60 if options.short else 300)
+    epochs = 2 if options.short else options.epochs
+    outcomes = {REFERENCE: reference_run(questions, epochs), OURS: our_run(questions, epochs)}
+    report(
+        "pipeline",
+        {side: [outcome.seconds] for side, outcome in outcomes.items()},
+        reference=REFERENCE,
+        ours=OURS,
+        as_json=options.json,
+        validation_accuracy={side: outcome.accuracy for side, outcome in outcomes.items()},
+        parts={side: outcome.parts for side, outcome in outcomes.items()},
+        settings={"training_questions": questions, "epochs": epochs, "models": "nano-t5"},
+    )
+
+
+def composed(options: Namespace) -> None:
+    """Each part's seconds on a sample, times how often a run does it."""
+    options.student = options.student or ("tiny" if options.short else "flan-t5-small")
+    options.mentor = options.mentor or ("tiny" if options.short else "flan-t5-base")
+    options.questions = options.questions or (16 if options.short else 32)
+    options.steps = min(options.steps, 100) if options.short else options.steps
+    measured: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
+    for measure in (training, scoring, sampling):
+        for side, parts in measure(options).items():
+            measured[side] |= parts
+        gc.collect()
+    medians = {side: {name: statistics.median(times) for name, times in of.items()} for side, of in measured.items()}
+    report(
+        "pipeline",
+        {side: [sum(parts.values())] for side, parts in medians.items()},
+        reference=REFERENCE,
+        ours=OURS,
+        as_json=options.json,
+        seconds_are="of a whole run, composed of its parts",
+        parts={side: {name: round(seconds, 1) for name, seconds in parts.items()} for side, parts in medians.items()},
+        part_ratios={
+            name: round(medians[REFERENCE][name] / medians[OURS][name], 1) for name in medians[OURS] if name != "score"
+        },
+        settings={"student": options.student, "mentor": options.mentor, "epochs": options.epochs, **COUNTS},
+    )
+
+
+def training(options: Namespace) -> dict[str, dict[str, list[float]]]:
+    """Epochs of the mentor (on the teacher's rows) and of the student (on 1.9 times as many)."""
+    batches = 4 if options.short else 16
+    of = {
+        role: distill_step.Bench(
+            Namespace(
+                data=options.data, student=shape, mentor=options.mentor, batches=batches, precision="auto", compile=False
+            ),
+            distil=role == "student",
+        )
+        for role, shape in (("mentor", options.mentor), ("student", options.student))
+    }  # fmt: skip
+    epochs = {"mentor": options.epochs, "student": options.epochs * COUNTS["student_rows_per_teacher_row"]}
+    found: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
+    for _ in range(options.repeats):
+        for role, bench in of.items():
+            found[REFERENCE].setdefault(f"{role} training", []).append(bench.reference_epoch()[0] * epochs[role])
+            found[OURS].setdefault(f"{role} training", []).append(bench.our_epoch()[0] * epochs[role])
+    return found
+
+
+def scoring(options: Namespace) -> dict[str, dict[str, list[float]]]:
+    """The one pass of ours; the reference has none, for it runs the mentor in every step."""
+    rows = 24 if options.short else 120
+    bench = score.Bench(
+        Namespace(
+            data=options.data, mentor=options.mentor, rows=rows, mode="hidden", tokens_per_batch=score.TOKENS_PER_BATCH
+        )
+    )
+    bench.warm_up()
+    share = COUNTS["student_rows_per_teacher_row"] * bench.times_all[OURS]
+    return {REFERENCE: {}, OURS: {"score": [score.timed(bench.ours)[0] * share for _ in range(options.repeats)]}}
+
+
+def sampling(options: Namespace) -> dict[str, dict[str, list[float]]]:
+    """Augmentation by a model of the mentor's shape; greedy validation (after every epoch of both) and test."""
+    tokenizer, rows = augment.data(options.data)
+    small = augment.learnt(options.sampler, options.steps, tokenizer, rows)
+    greedy = (COUNTS["validation"] * options.epochs, COUNTS["test"])
+    found: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
+    for role, shape in (("mentor", options.mentor), ("student", options.student)):
+        model = augment.inflated(small, SHAPES[shape])
+        questions, longest = augment.chosen(tokenizer, rows, options.questions)
+        jobs = {"validation": (1, 0.0, sum(greedy))}
+        if role == "mentor":
+            jobs = {"augmentation": (3, 0.7, COUNTS["train"]), "validation": (1, 0.0, greedy[0])}
+        for job, (samples, temperature, count) in jobs.items():
+            sides: dict[str, Callable[[T5ForConditionalGeneration], Any]] = {
+                REFERENCE: lambda m, n=samples, t=temperature: augment.reference(
+                    m, tokenizer, questions, longest, n, t
+                ),
+                OURS: lambda m, n=samples, t=temperature: augment.ours(m, tokenizer, questions, n, t),
+            }
+            for _ in range(options.repeats):
+                for side, run in sides.items():
+                    start = time.perf_counter()
+                    run(model)
+                    seconds = (time.perf_counter() - start) * count / len(questions)
+                    found[side].setdefault(f"{role} {job}", []).append(seconds)
+    return found
+
+
+if __name__ == "__main__":
+    main()
