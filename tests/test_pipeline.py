@@ -15,9 +15,10 @@ import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mentorkd.errors import RecipeError, RunError
-from mentorkd.pipeline import Pipeline, compile_stages, open_run
+from mentorkd.pipeline import Pipeline, open_run
 from mentorkd.recipe_file import load_recipe
 from mentorkd.records import Prediction, Rationale, read_jsonl
+from mentorkd.stage_graph import compile_stages
 from small_recipe import small_recipe, write_small_recipe
 from tiny_models import tiny_t5, tiny_tokenizer
 

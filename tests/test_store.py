@@ -12,7 +12,7 @@ from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_jso
 
 
 def stage(mark: str = "f1", name: str = "learners/a/seed-1/train") -> Stage:
-    return Stage(name, "train", "learners/a/seed-1", (), mark)
+    return Stage(name, "train", "learners/a/seed-1", {}, mark)
 
 
 def make(folder: RunFolder, which: Stage, **files: str) -> None:

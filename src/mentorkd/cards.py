@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from mentorkd.prompts import CAUSAL_SEPARATOR
-from mentorkd.recipe import TEACHER, Learner, LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe import GOLD, TEACHER, Learner, LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
 
 __all__ = ["describe_model", "describe_teacher", "model_card"]
 
@@ -55,7 +55,9 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
     # Only hub names are names on the hub; a local folder would be a dead link.
     if learner.model.name and not learner.model.name.startswith("/"):
         front["base_model"] = learner.model.name
-    role = "student of " + learner.soft_labels if learner.soft_labels else "learner of rationales"
+    role = "learner of answers" if learner.rationales == [GOLD] else "learner of rationales"
+    if learner.imitates:
+        role = f"student of {' and '.join(learner.imitates)}"
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
@@ -71,9 +73,11 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         f"- weights before training: {describe_model(learner.model)}",
         f"- rationales by: {', '.join(_author(recipe, source) for source in learner.rationales)}",
     ]
-    if learner.soft_labels:
+    if learner.imitates:
         weight = f"weight {learner.kd_weight:g}, temperature {learner.temperature:g}, {learner.divergence}"
-        lines.append(f"- soft labels of: {_author(recipe, learner.soft_labels)} ({weight})")
+        lines.append(
+            f"- soft labels of: {', '.join(_author(recipe, mentor) for mentor in learner.imitates)} ({weight})"
+        )
     encoding = record["encoding"]
     lines += [
         "",
@@ -100,7 +104,7 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         "",
         f"```python\n{_snippet(learner)}\n```",
         "",
-        f"It reasons first; the answer follows `{'-->' if learner.target == 'arrow' else 'Therefore, the answer is'}`.",
+        _form(learner),
         "",
         "## Test accuracy",
         "",
@@ -109,6 +113,13 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         "",
     ]
     return "\n".join(lines)
+
+
+def _form(learner: Learner) -> str:
+    if learner.rationales == [GOLD]:
+        return "It writes the answer alone."
+    marker = "-->" if learner.target == "arrow" else "Therefore, the answer is"
+    return f"It reasons first; the answer follows `{marker}`."
 
 
 def _snippet(learner: Learner) -> str:
@@ -147,6 +158,8 @@ def _snippet(learner: Learner) -> str:
 
 
 def _author(recipe: Recipe, source: str) -> str:
+    if source == GOLD:
+        return "nobody: the gold answers"
     if source == TEACHER:
         return f"the teacher ({describe_teacher(recipe.teacher)})"
     return f"{source} ({describe_model(recipe.learners[source].model)})"

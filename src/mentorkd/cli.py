@@ -27,7 +27,6 @@ from mentorkd.cli_options import (
 from mentorkd.console import ConsoleReporter, JsonReporter, ranges, show_table
 from mentorkd.data_cli import data_app, import_data
 from mentorkd.errors import MentorkdError, RunError
-from mentorkd.init_cli import init
 from mentorkd.recipe import TEACHER, Recipe
 from mentorkd.records import Question, write_jsonl
 from mentorkd.store import Stage
@@ -45,7 +44,6 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.command()(annotate)
 app.command("import")(import_data)
-app.command()(init)
 
 
 @app.command()
@@ -199,10 +197,11 @@ def evaluate(
     seeds = pipeline.recipe.seeds
     for number, seed in enumerate(seeds, 1):
         name = f"{learner}/seed-{seed} on {questions.name}"
-        reporter.started(Stage(name, "evaluate", "", (), ""), number, len(seeds))
+        reporter.started(Stage(name, "evaluate", "", {}, ""), number, len(seeds))
         with tempfile.TemporaryDirectory() as scratch:
             journal = Path(scratch) / "journal.jsonl"
-            made = work.predict(work.engine(learner, seed), config, learner, seed, asked, journal)
+            model = work.model_folder(learner, seed, pipeline.made("train", learner, seed))
+            made = work.predict(work.engine(config, model), config, learner, seed, asked, journal)
         right = sum(p.verdict == "correct" for p in made)
         interval = wilson_interval(right, len(made))
         silent = sum(p.verdict == "no_answer" for p in made)
@@ -255,7 +254,9 @@ def ask(
     pipeline, work, reporter = _opened(folder, True, as_json)
     name = learner or list(pipeline.recipe.learners)[-1]
     config = _learner(pipeline.recipe, name)
-    [[completion]] = work.engine(name, pipeline.recipe.seeds[0]).sample(
+    seed = pipeline.recipe.seeds[0]
+    model = work.model_folder(name, seed, pipeline.made("train", name, seed))
+    [[completion]] = work.engine(config, model).sample(
         [render_prompt(question, config.prompt)],
         n=1,
         temperature=0.0,

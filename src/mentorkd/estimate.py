@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mentorkd.readers import read_rationales
-from mentorkd.recipe import TEACHER, Recipe, RecordedTeacher
+from mentorkd.recipe import GOLD, TEACHER, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.records import Question, Rationale
 from mentorkd.stages.prepare import prepare_recipe
@@ -69,6 +69,8 @@ class Estimates:
     def _written(self, source: str) -> int:
         if source == TEACHER:
             return self.kept
+        if source == GOLD:
+            return self.questions["train"]
         return self.questions["train"] * self.recipe.learners[source].sampling.samples
 
 

@@ -16,28 +16,22 @@ runs only what the change reaches, and a killed run goes on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mentorkd import hardware
 from mentorkd.errors import DataError, RunError
-from mentorkd.recipe import TEACHER, Learner, ModelConfig, Recipe, RecordedTeacher, SelectConfig
-from mentorkd.recipe_file import data_path, dump_recipe, learning_order, load_recipe, writers
-from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
+from mentorkd.recipe import Recipe
+from mentorkd.recipe_file import dump_recipe, load_recipe
+from mentorkd.stage_graph import compile_stages, role
+from mentorkd.store import RunFolder, Stage, write_json
 
 if TYPE_CHECKING:
     from mentorkd.work import Work
 
-__all__ = ["Pipeline", "PlannedStage", "Reporter", "compile_stages", "open_run"]
-
-# Raised when a stage's code changes what it makes of the same inputs.
-CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 2, "train": 2, "augment": 1, "evaluate": 2, "report": 2}
-
-# Settings of a teacher that change how it is asked and not what: they reach no reply.
-HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
-HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
+__all__ = ["Pipeline", "PlannedStage", "Reporter", "open_run"]
 
 
 @dataclass(frozen=True)
@@ -77,144 +71,6 @@ class Quiet:
     def note(self, text: str) -> None: ...
 
 
-def _soft_label_key(learner: Learner, model: Any) -> str:
-    """Names the form in which a learner's soft labels are stored; learners with equal keys share them."""
-    form: str = learner.soft_label_store
-    limits = [learner.prompt, learner.training.max_source_tokens, learner.training.max_target_tokens]
-    if form == "top_k":
-        form = f"top{learner.top_k}-tau{learner.temperature:g}"
-        limits.append(model)  # what is kept lies on the part of the vocabulary that mentor and student share
-    return f"{form}-{learner.target}-{fingerprint(limits)[:4]}"
-
-
-def compile_stages(recipe: Recipe) -> list[Stage]:
-    """All stages of a recipe in an order in which each comes after its needs. Reads data and local models to hash them."""
-    stages: dict[str, Stage] = {}
-
-    def add(name: str, kind: str, target: str, settings: Any, needs: Iterable[str], **about: Any) -> str:
-        if name not in stages:
-            inputs = tuple(dict.fromkeys(needs))
-            mark = fingerprint([kind, CODE_VERSIONS[kind], settings, [stages[need].fingerprint for need in inputs]])
-            stages[name] = Stage(name, kind, target, inputs, mark, **about)
-        return name
-
-    task = recipe.task.model_dump()
-    files = {part: _file_identity(recipe, task[part]) for part in ("train", "test", "validation") if task[part]}
-    prepared = add("prepare", "prepare", "data", [task, files, recipe.data.strict], [])
-    annotated = add("annotate", "annotate", "teacher", _teacher_identity(recipe), [prepared])
-    models = {name: _model_identity(learner.model) for name, learner in recipe.learners.items()}
-
-    for seed in recipe.seeds:
-        folder = {name: f"learners/{name}/seed-{seed}" for name in recipe.learners}
-        for name in learning_order(recipe):
-            learner = recipe.learners[name]
-            authors = [annotated if s == TEACHER else f"{folder[s]}/augment" for s in learner.rationales]
-            selects = {s: _filters(recipe.select_of(s)) for s in learner.rationales}
-            soft: list[str] = []
-            imitation: list[Any] = []
-            if (mentor := learner.soft_labels) is not None:
-                imitation = [learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence]
-                mentor_model = f"{folder[mentor]}/train"
-                soft = [mentor_model]
-                if learner.soft_label_store != "online":
-                    key = _soft_label_key(learner, models[name])
-                    soft = [
-                        add(
-                            f"{folder[mentor]}/score/{source}.{key}",
-                            "score",
-                            f"{folder[mentor]}/soft_labels",
-                            [key, learner.prompt, selects[source]],
-                            [prepared, author, mentor_model],
-                            learner=name,
-                            seed=seed,
-                            source=source,
-                        )
-                        for source, author in zip(learner.rationales, authors, strict=True)
-                    ]
-            settings = [
-                models[name],
-                learner.training.model_dump(exclude={"report_to"}),
-                [learner.prompt, learner.target, learner.sampling.max_new_tokens],
-                selects,
-                imitation,
-                seed,
-            ]
-            trained = add(
-                f"{folder[name]}/train",
-                "train",
-                folder[name],
-                settings,
-                [prepared, *authors, *soft],
-                learner=name,
-                seed=seed,
-            )
-            if name in writers(recipe):
-                sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, name, seed]
-                add(
-                    f"{folder[name]}/augment",
-                    "augment",
-                    folder[name],
-                    sampling,
-                    [prepared, trained],
-                    learner=name,
-                    seed=seed,
-                )
-            answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.prompt, name, seed]
-            add(
-                f"{folder[name]}/evaluate",
-                "evaluate",
-                folder[name],
-                answering,
-                [prepared, trained],
-                learner=name,
-                seed=seed,
-            )
-    about = recipe.model_dump(mode="json", exclude={"data": {"root"}})
-    add("report", "report", "report", about, list(stages))
-    return list(stages.values())
-
-
-def _file_identity(recipe: Recipe, value: str) -> str:
-    """Content hash of a data file; a hub data set is known by its name."""
-    path = data_path(recipe, value)
-    if path.startswith("hub:"):
-        local = Path(path.removeprefix("hub:").split("@")[0].split(":")[0])
-        return f"{path} {digest_path(local)}" if local.is_dir() else path
-    if not Path(path).is_file():
-        raise RunError(f"{path} is not there; put it back, or say where it is with `data.root=DIR`")
-    return digest_path(Path(path))
-
-
-def _teacher_identity(recipe: Recipe) -> list[Any]:
-    """What decides the teacher's rationales: a file's content, or all that is asked and of whom."""
-    teacher = recipe.teacher
-    if isinstance(teacher, RecordedTeacher):
-        return [teacher.model_dump(exclude={"select"}), _file_identity(recipe, teacher.rationales)]
-    settings = teacher.model_dump(exclude=HOW_TO_ASK)
-    if teacher.exemplars not in (None, "train"):
-        settings["exemplars"] = _file_identity(recipe, teacher.exemplars)
-    if teacher.template is not None and teacher.template.startswith("file:"):
-        settings["template"] = digest_path(Path(teacher.template.removeprefix("file:")))
-    if teacher.kind == "local" and Path(teacher.model).exists():
-        settings["model"] = digest_path(Path(teacher.model))
-    return [settings]
-
-
-def _filters(select: SelectConfig) -> dict[str, Any]:
-    """The filters of a source; those that came later are named only where they are on, so that old runs stay finished."""
-    first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
-    return select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
-
-
-def _model_identity(config: ModelConfig) -> Any:
-    """A model's settings, with local folders and files replaced by their content."""
-    settings = config.model_dump()
-    for part in ("name", "tokenizer"):
-        if settings[part] and Path(settings[part]).exists():
-            settings[part] = digest_path(Path(settings[part]))
-    return settings
-
-
 def open_run(folder: Path, reporter: Reporter | None = None) -> Pipeline:
     """The pipeline of an existing run folder, from the recipe stored in it."""
     if not (folder / "recipe.yaml").is_file():
@@ -236,6 +92,10 @@ class Pipeline:
         if self._stages is None:
             self._stages = compile_stages(self.recipe)
         return self._stages
+
+    def made(self, kind: str, learner: str, seed: int) -> str | None:
+        """The name of the stage of a kind that serves a learner, its own or a shared one; None where there is none."""
+        return self.stages[-1].inputs.get(role(kind, learner, seed))
 
     def plan(self) -> list[PlannedStage]:
         """Every stage and whether it is done; changes nothing."""

@@ -31,21 +31,16 @@ def check_models(recipe: Recipe) -> None:
         elif engine == "vllm" and kinds[name] == "seq2seq":
             faults.append(Fault(key, "vllm serves causal models only; take auto, transformers or ctranslate2"))
     for name, learner in recipe.learners.items():
-        mentor = learner.soft_labels
-        if mentor is None or name not in digests or mentor not in digests:
-            continue
-        key = f"learners.{name}.soft_labels"
-        if kinds[name] != kinds[mentor]:
-            faults.append(
-                Fault(key, f"the mentor {mentor} is a {kinds[mentor]} model, {name} a {kinds[name]} one; take one kind")
-            )
-        elif digests[name] != digests[mentor]:
-            faults.append(
-                Fault(
-                    key,
-                    f"{mentor} and {name} have different vocabularies, so their token distributions cannot be compared; "
-                    "take models of one family, or learn from its `rationales` alone",
-                )
-            )
+        for mentor in learner.imitates:
+            if name not in digests or mentor not in digests:
+                continue
+            key, pair = f"learners.{name}.soft_labels", f"{mentor} and {name}"
+            if kinds[name] != kinds[mentor]:
+                what = f"the mentor {mentor} is a {kinds[mentor]} model, {name} a {kinds[name]} one; take one kind"
+                faults.append(Fault(key, what))
+            elif digests[name] != digests[mentor]:
+                what = f"{pair} have different vocabularies, so their token distributions cannot be compared"
+                how = "take models of one family, or learn from its `rationales` alone"
+                faults.append(Fault(key, f"{what}; {how}"))
     if faults:
         raise RecipeError(recipe.name, faults)

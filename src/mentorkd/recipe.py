@@ -14,6 +14,7 @@ from mentorkd.records import AnswerKind
 from mentorkd.teacher_recipe import LocalTeacher, OpenAITeacher
 
 __all__ = [
+    "GOLD",
     "TEACHER",
     "DataConfig",
     "Learner",
@@ -32,6 +33,9 @@ __all__ = [
 
 TEACHER = "teacher"
 """The name under which learners refer to the teacher."""
+
+GOLD = "gold"
+"""The name of the answers themselves as a source: every training question once, its gold answer and no reasoning."""
 
 
 ModelKind = Literal["seq2seq", "causal"]
@@ -194,7 +198,10 @@ class TrainingConfig(Strict):
     """How a learner is trained. A recipe-level `training:` gives the defaults of all learners."""
 
     epochs: int = Field(default=20, ge=1)
-    """Passes over the training rows."""
+    """Passes over the training rows, and the number of times at which a training stops to save (see `validate_every`)."""
+    updates: int | None = Field(default=None, ge=1)
+    """Exactly so many optimiser steps instead of what the epochs come to: rows are cycled, and `epochs` is left as the number
+    of equal distances at which the model is saved and validated."""
     batch_size: int = Field(default=8, ge=1)
     """Rows in a micro-batch of one device."""
     tokens_per_batch: int | None = Field(default=None, ge=1)
@@ -222,7 +229,7 @@ class TrainingConfig(Strict):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     validate_every: int = Field(default=1, ge=1)
-    """Validate (by generation) every so many epochs, and always after the last."""
+    """Validate (by generation) every so many epochs, or of those equal distances, and always after the last."""
     select_on: Literal["validation", "test", "last"] = "validation"
     """Where the best epoch is chosen: `test` is the paper's protocol and is shouted in the report; `last` takes the last epoch."""
     report_to: list[str] = Field(default_factory=list)
@@ -249,22 +256,41 @@ class SamplingConfig(Strict):
 
 
 class Learner(Strict):
-    """A model that is trained on rationales, and imitates soft labels if it names a mentor for them."""
+    """A model that is trained on rationales, and imitates soft labels if it names a mentor for them.
+
+    One with `rationales: []` is not trained: it is the model as it is, in a row of its own.
+    """
 
     model: Annotated[ModelConfig, BeforeValidator(_model_shorthand)]
     """Hub name or folder, or a mapping with more."""
-    rationales: list[str] = Field(default_factory=lambda: [TEACHER], min_length=1)
-    """Whom it learns text from: `teacher` and names of other learners."""
-    soft_labels: str | None = None
-    """The learner whose token distributions it imitates."""
+    rationales: list[str] = Field(default_factory=lambda: [TEACHER])
+    """Whom it learns text from: `teacher`, names of other learners, and `gold`, the bare answers. Empty: nobody; the model is
+    evaluated as it is."""
+    reads: dict[str, SelectConfig] = Field(default_factory=dict)
+    """This learner's own filters, by source; keys not given are those of the source's `select`."""
+    objective: Literal["rationale", "step_by_step", "mcc"] = "rationale"
+    """What it learns of its rows: `rationale` writes rationale and answer; `step_by_step` (Distilling Step-by-Step) answers under
+    `predict: ` and reasons under `explain: `; `mcc` (MCC-KD) is `rationale`, and answers alike behind two rationales of a
+    question."""
+    objective_weight: float | None = Field(default=None, ge=0.0)
+    """alpha: of `alpha CE(predict) + (1 - alpha) CE(explain)` step by step, of `CE + alpha KL` in mcc. Null takes the published
+    0.5 and 0.1."""
+    objective_temperature: float = Field(default=1.0, gt=0.0)
+    """Softmax temperature of the two distributions that `mcc` compares."""
+    soft_labels: str | None | dict[str, Annotated[float, Field(gt=0.0)]] = None
+    """The learner whose token distributions it imitates; several with their weights, e.g. {large: 2, base: 1}."""
     kd_weight: float = Field(default=0.3, ge=0.0, le=1.0)
     """w of (1 - w) CE + w KL, the paper's lambda; has no effect without `soft_labels`."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Softmax temperature tau of both distributions in the divergence."""
     tau_squared: bool = True
     """Multiply the divergence by tau^2, so that `kd_weight` means the same at every temperature (the paper: false)."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce"] = "forward_kl"
-    """How far the student's distribution is from the mentor's."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce", "hidden_states"] = "forward_kl"
+    """How far the student's distribution is from the mentor's; `hidden_states` compares layers instead, by the mean squared
+    difference between learned projections of its hidden states and the mentor's (needs `soft_label_store: online`)."""
+    layers: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Which layer of the mentor each layer of the student is compared with in `hidden_states`, counted from 1 (of the decoder,
+    where there is one); null maps all of the student's uniformly."""
     soft_label_store: Literal["hidden", "top_k", "online"] = "hidden"
     """`hidden` stores the mentor's last hidden states (exact up to rounding to bfloat16), `top_k` its k largest
     probabilities, `online` recomputes the mentor's forward pass every step."""
@@ -280,6 +306,18 @@ class Learner(Strict):
     """Overrides of the recipe's `training`."""
     sampling: SamplingConfig = SamplingConfig()
     """Overrides of the recipe's `sampling`."""
+
+    @property
+    def imitates(self) -> dict[str, float]:
+        """The learners whose distributions it imitates, with their weights, which sum to 1."""
+        named = {self.soft_labels: 1.0} if isinstance(self.soft_labels, str) else self.soft_labels or {}
+        return {name: weight / sum(named.values()) for name, weight in named.items()}
+
+    @property
+    def alpha(self) -> float:
+        """`objective_weight`, or what was published."""
+        published = {"rationale": 0.0, "step_by_step": 0.5, "mcc": 0.1}
+        return published[self.objective] if self.objective_weight is None else self.objective_weight
 
 
 class Recipe(Strict):
@@ -306,6 +344,13 @@ class Recipe(Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run; auto takes an accelerator if there is one."""
 
+    def filter_of(self, reader: str, source: str) -> SelectConfig:
+        """The filter through which a learner reads a source: the teacher, `gold` or another learner."""
+        own = self.learners[reader].reads.get(source)
+        return self.select_of(source) if own is None else own
+
     def select_of(self, source: str) -> SelectConfig:
-        """The filter for the rationales of a source: the teacher or a learner."""
+        """The filter for the rationales of a source, whoever reads them."""
+        if source == GOLD:
+            return SelectConfig()
         return self.teacher.select if source == TEACHER else self.learners[source].select

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mentorkd.recipe import TEACHER, Recipe
+from mentorkd.recipe import GOLD, TEACHER, Recipe
 from mentorkd.recipe_graph import Links, cycles
 from mentorkd.recipe_yaml import KeyPath, suggestion
 from mentorkd.records import normalise_whitespace
@@ -36,6 +36,9 @@ _CAUSAL = frozenset(
     | {"granite", "llama", "mamba", "mistral", "mixtral", "mpt", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2"}
     | {"qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"}
 )
+
+_RESERVED = {TEACHER: "the teacher", GOLD: "the gold answers"}
+_TEXT_ONLY = {TEACHER: "the teacher gives text only", GOLD: "the gold answers are text only"}
 
 _VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
 
@@ -73,9 +76,10 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
     learners = {str(name): mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
     links = {name: _links(learner) for name, learner in learners.items()}
     for name, learner in learners.items():
-        if name == TEACHER:
-            yield ("learners", name), f"`{TEACHER}` stands for the teacher; give the learner another name"
+        if name in _RESERVED:
+            yield ("learners", name), f"`{name}` stands for {_RESERVED[name]}; give the learner another name"
         yield from _link_faults(name, links)
+        yield from _reading_faults(name, learner, links)
         yield from _setting_faults(name, learner)
         yield from _pair_faults(name, learner, learners)
     for cycle in cycles({name: link.learners for name, link in links.items()}):
@@ -93,27 +97,38 @@ def _links(learner: dict[str, Any]) -> Links:
     authors = learner.get("rationales", [TEACHER])
     soft = learner.get("soft_labels")
     names = [name for name in authors if isinstance(name, str)] if isinstance(authors, list) else []
-    return Links(names, soft if isinstance(soft, str) else None)
+    return Links(names, [soft] if isinstance(soft, str) else list(mapping(soft)))
 
 
 def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
     own = links[name]
-    authors = [TEACHER, *(other for other in links if other != name)]
+    others = [other for other in links if other != name]
+    authors = [*_RESERVED, *others]
     for index, author in enumerate(own.rationales):
         place: KeyPath = ("learners", name, "rationales", index)
         if author in own.rationales[:index]:
             yield place, f"`{author}` is named twice"
-        elif author == name and name != TEACHER:
+        elif author == name and name not in _RESERVED:
             yield place, "a learner cannot learn from itself"
         elif author not in authors:
             yield place, f"there is no learner `{author}`{suggestion(author, authors)}"
+        elif author in links and list(links[author].rationales) == [GOLD]:
+            yield place, f"`{author}` learns bare answers and writes no rationale; name it in `soft_labels` alone"
     place = ("learners", name, "soft_labels")
-    if own.soft_labels == TEACHER:
-        yield place, "the teacher gives text only; soft labels come from a learner"
-    elif own.soft_labels == name:
-        yield place, "a learner cannot learn from itself"
-    elif own.soft_labels is not None and own.soft_labels not in links:
-        yield place, f"there is no learner `{own.soft_labels}`{suggestion(own.soft_labels, authors[1:])}"
+    for mentor in own.soft_labels:
+        if mentor in _TEXT_ONLY:
+            yield place, f"{_TEXT_ONLY[mentor]}; soft labels come from a learner"
+        elif mentor == name:
+            yield place, "a learner cannot learn from itself"
+        elif mentor not in links:
+            yield place, f"there is no learner `{mentor}`{suggestion(mentor, others)}"
+
+
+def _reading_faults(name: str, learner: dict[str, Any], links: Mapping[str, Links]) -> Iterator[Finding]:
+    for source in mapping(learner.get("reads")):
+        if source not in links[name].rationales:
+            close = suggestion(source, links[name].rationales)
+            yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
 
 
 def _setting_faults(name: str, learner: dict[str, Any]) -> Iterator[Finding]:
@@ -122,6 +137,9 @@ def _setting_faults(name: str, learner: dict[str, Any]) -> Iterator[Finding]:
         for key in SOFT_LABEL_SETTINGS:
             if key in learner:
                 yield (*place, key), "has no effect without `soft_labels`; remove it, or name a mentor in `soft_labels`"
+    elif learner.get("rationales") == []:
+        why = "has no effect with `rationales: []`; soft labels are given on text"
+        yield (*place, "soft_labels"), f"{why}, so name whose in `rationales`"
     elif learner.get("soft_label_store") == "top_k":
         if learner.get("divergence") in ("mse", "soft_ce"):
             need = f"`{learner['divergence']}` needs the mentor's whole distribution"
@@ -135,9 +153,14 @@ def _setting_faults(name: str, learner: dict[str, Any]) -> Iterator[Finding]:
 
 def _pair_faults(name: str, learner: dict[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
     """Soft labels are probabilities over one vocabulary, of text that both models see in the same place."""
-    mentor = learner.get("soft_labels")
-    if not isinstance(mentor, str) or mentor not in learners or mentor == name:
-        return
+    for mentor in _links(learner).soft_labels:
+        if mentor in learners and mentor != name:
+            yield from _two_models_faults(name, learner, mentor, learners)
+
+
+def _two_models_faults(
+    name: str, learner: dict[str, Any], mentor: str, learners: Mapping[str, dict[str, Any]]
+) -> Iterator[Finding]:
     place = ("learners", name, "soft_labels")
     ours, theirs = mapping(learner.get("model")), mapping(learners[mentor].get("model"))
     config, their_config = mapping(ours.get("from_config")), mapping(theirs.get("from_config"))
@@ -174,7 +197,8 @@ def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
     task = mapping(raw.get("task"))
     if task.get("validation") is not None or task.get("validation_share") != 0:
         return
-    settings = {name: mapping(learner.get("training")) for name, learner in learners.items()}
+    trained = {name: learner for name, learner in learners.items() if learner.get("rationales") != []}
+    settings = {name: mapping(learner.get("training")) for name, learner in trained.items()}
     selecting = [name for name, own in settings.items() if own.get("select_on", "validation") == "validation"]
     if selecting:
         lack = f"0 leaves {', '.join(selecting)} nothing to choose the best epoch on"

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_checks import SOFT_LABEL_SETTINGS, Finding, combined_faults, mapping, plain_faults
+from mentorkd.recipe_defaults import fill_answer_kind, merge_defaults
 from mentorkd.recipe_graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe_yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
@@ -35,7 +36,6 @@ __all__ = [
     "writers",
 ]
 
-_SHARED = ("training", "sampling")
 _DATA_FILES = (
     *(("task", "train"), ("task", "validation"), ("task", "test")),
     *(("teacher", "rationales"), ("teacher", "exemplars")),
@@ -78,9 +78,9 @@ def parse_recipe(
         except RecipeError as error:
             faults.extend(error.faults)
     places.overridden += [("learners", name) for name in mapping(raw.get("learners")) if name not in written]
-    inherited = _merge_defaults(raw)
+    inherited = merge_defaults(raw)
     _resolve_paths(raw, places, base)
-    _fill_answer_kind(raw)
+    fill_answer_kind(raw)
     recipe, found = _validate(raw, inherited)
     found += [*combined_faults(raw), *_task_faults(raw)]
     if check_files:
@@ -133,18 +133,6 @@ def _name_strangers(found: list[Finding], written: Sequence[str]) -> list[Findin
     strangers = [name for name in lacking if isinstance(name, str) and name not in written]
     kept = [(where, what) for where, what in found if where[:2] not in [("learners", name) for name in strangers]]
     return kept + [(("learners", name), f"no such learner{suggestion(name, written)}") for name in strangers]
-
-
-def _merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
-    """Put recipe-level training and sampling under each learner's own; return the places that were filled so."""
-    inherited: set[KeyPath] = set()
-    for name, learner in mapping(raw.get("learners")).items():
-        for section in _SHARED:
-            defaults, own = raw.get(section), mapping(learner).get(section, {})
-            if isinstance(learner, dict) and isinstance(defaults, dict) and isinstance(own, dict):
-                learner[section] = {**defaults, **own}
-                inherited |= {("learners", name, section, key) for key in defaults.keys() - own.keys()}
-    return inherited
 
 
 def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
@@ -201,14 +189,9 @@ def _validate(raw: dict[str, Any], inherited: set[KeyPath]) -> tuple[Recipe | No
         return Recipe.model_validate(raw), []
     except ValidationError as error:
         found = plain_faults(error, raw)
-        return None, [(where, what) for where, what in found if not any(where[:4] == place for place in inherited)]
-
-
-def _fill_answer_kind(raw: dict[str, Any]) -> None:
-    task = mapping(raw.get("task"))
-    known = find_task(task["name"]) if isinstance(task.get("name"), str) else None
-    if known is not None and task.get("answer") is None:
-        task["answer"] = known.answer
+        return None, [
+            (where, what) for where, what in found if not any(where[: len(place)] == place for place in inherited)
+        ]
 
 
 def _task_faults(raw: dict[str, Any]) -> Iterator[Finding]:

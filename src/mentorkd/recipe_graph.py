@@ -6,28 +6,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.recipe import TEACHER, Recipe
+from mentorkd.recipe import GOLD, TEACHER, Recipe
 
-__all__ = ["Links", "cycles", "learning_order", "links_of", "mentors", "scorers", "topological_order", "writers"]
+__all__ = [
+    "Links",
+    "arms",
+    "cycles",
+    "learning_order",
+    "links_of",
+    "mentors",
+    "scorers",
+    "topological_order",
+    "writers",
+]
 
 
 @dataclass(frozen=True)
 class Links:
-    """Whom a learner learns from: authors of text, and the mentor whose distributions it imitates."""
+    """Whom a learner learns from: authors of text, and the mentors whose distributions it imitates."""
 
     rationales: Sequence[str]
-    soft_labels: str | None
+    soft_labels: Sequence[str] = ()
 
     @property
     def learners(self) -> list[str]:
         """The other learners that must be trained before this one, each once."""
-        named = [*self.rationales, *([self.soft_labels] if self.soft_labels else [])]
-        return [name for name in dict.fromkeys(named) if name != TEACHER]
+        return [name for name in dict.fromkeys([*self.rationales, *self.soft_labels]) if name not in (TEACHER, GOLD)]
 
 
 def links_of(recipe: Recipe) -> dict[str, Links]:
     """The links of every learner, in recipe order."""
-    return {name: Links(learner.rationales, learner.soft_labels) for name, learner in recipe.learners.items()}
+    return {name: Links(learner.rationales, list(learner.imitates)) for name, learner in recipe.learners.items()}
 
 
 def learning_order(recipe: Recipe) -> list[str]:
@@ -40,17 +49,23 @@ def learning_order(recipe: Recipe) -> list[str]:
 
 def writers(recipe: Recipe) -> set[str]:
     """Learners that another one names under `rationales`: they write text for every training question."""
-    return {name for links in links_of(recipe).values() for name in links.rationales} - {TEACHER}
+    return {name for links in links_of(recipe).values() for name in links.rationales} - {TEACHER, GOLD}
 
 
 def scorers(recipe: Recipe) -> set[str]:
     """Learners that another one names under `soft_labels`: they score its training text."""
-    return {links.soft_labels for links in links_of(recipe).values() if links.soft_labels}
+    return {name for links in links_of(recipe).values() for name in links.soft_labels}
 
 
 def mentors(recipe: Recipe) -> set[str]:
     """Learners that another one names at all."""
     return writers(recipe) | scorers(recipe)
+
+
+def arms(recipe: Recipe) -> list[str]:
+    """The trained learners that no other one names, in recipe order: what a recipe compares."""
+    named = mentors(recipe)
+    return [name for name, learner in recipe.learners.items() if learner.rationales and name not in named]
 
 
 def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:

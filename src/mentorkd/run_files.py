@@ -1,4 +1,4 @@
-"""Where things lie in a run folder, and how finished ones are read."""
+"""How what finished stages have made is read from a run folder."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RunError
-from mentorkd.recipe import TEACHER
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
-from mentorkd.store import Stage
+from mentorkd.store import RunFolder
 
 __all__ = ["RunFiles"]
 
 
 class RunFiles:
-    """The files of one run."""
+    """The files of one run, by the names of the stages that made them."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder, self.root = folder, folder.root
 
     @property
     def engines(self) -> Path:
@@ -30,44 +29,40 @@ class RunFiles:
         """The arithmetic that was measured to be fast when the run began."""
         return self.root / ".stages" / "precision.json"
 
-    def learner(self, name: str, seed: int) -> Path:
-        """The folder of a learner's outputs."""
-        return self.root / "learners" / name / f"seed-{seed}"
+    def record(self, stage: str) -> dict[str, Any]:
+        """What a stage recorded. Raises RunError if it is not finished."""
+        return self.folder.record(stage)
 
-    def model(self, name: str, seed: int) -> Path:
-        """A trained learner, as a Hugging Face folder. Raises RunError if it is not trained yet."""
-        folder = self.learner(name, seed) / "model"
+    def outputs(self, stage: str) -> Path:
+        """The folder of a stage's outputs. Raises RunError if it is not finished."""
+        return self.root / str(self.record(stage)["target"])
+
+    def model(self, stage: str) -> Path:
+        """The model that a stage trained, as a Hugging Face folder. Raises RunError if it is not there."""
+        folder = self.outputs(stage) / "model"
         if not folder.is_dir():
-            raise RunError(f"{name} is not trained yet with seed {seed} ({folder} is not there); use `mentorkd run`")
+            raise RunError(f"{folder} is not there; `mentorkd run` makes it anew")
         return folder
 
-    def questions(self, split: Split | None = None) -> list[Question]:
+    def questions(self, stage: str, split: Split | None = None) -> list[Question]:
         """The questions of a split, or all."""
-        questions = read_jsonl(self.root / "data" / "questions.jsonl", Question)
+        questions = read_jsonl(self.outputs(stage) / "questions.jsonl", Question)
         return [question for question in questions if split in (None, question.split)]
 
-    def rationales(self, source: str, seed: int) -> list[Rationale]:
-        """All rationales of the teacher, or of a learner that writes."""
-        folder = self.root / "teacher" if source == TEACHER else self.learner(source, seed)
-        return read_jsonl(folder / "rationales.jsonl", Rationale)
+    def rationales(self, stage: str) -> list[Rationale]:
+        """All rationales that a stage asked the teacher for, or sampled from a learner."""
+        return read_jsonl(self.outputs(stage) / "rationales.jsonl", Rationale)
 
-    def predictions(self, name: str, seed: int) -> list[Prediction]:
-        """A learner's answers to the test questions."""
-        return read_jsonl(self.learner(name, seed) / "predictions.jsonl", Prediction)
+    def predictions(self, stage: str) -> list[Prediction]:
+        """Answers to the test questions."""
+        return read_jsonl(self.outputs(stage) / "predictions.jsonl", Prediction)
 
-    def metrics(self, name: str, seed: int) -> list[dict[str, Any]]:
-        """The log of a learner's training."""
-        text = (self.learner(name, seed) / "metrics.jsonl").read_text(encoding="utf-8")
+    def metrics(self, stage: str) -> list[dict[str, Any]]:
+        """The log of a training."""
+        text = (self.outputs(stage) / "metrics.jsonl").read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]
 
-    def soft_labels(self, score_stages: list[str]) -> list[Path]:
-        """The stores that score stages of these names have written."""
-        return [self.root / name.replace("/score/", "/soft_labels/") for name in score_stages]
-
-    def records(self, stage: Stage) -> dict[str, dict[str, Any]]:
-        """What the finished stages that `stage` needs have recorded, by name."""
-        marks = self.root / ".stages"
-        return {
-            name: json.loads((marks / f"{name.replace('/', '.')}.json").read_text(encoding="utf-8"))
-            for name in stage.needs
-        }
+    def soft_labels(self, stage: str) -> Path:
+        """The store that a score stage wrote."""
+        record = self.record(stage)
+        return self.root / str(record["target"]) / str(record["outputs"][0])

@@ -67,16 +67,26 @@ def write_json(path: Path, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """One node of a compiled recipe. `name` is unique; `needs` are names of earlier stages; its outputs go to `target`."""
+    """One node of a compiled recipe. `name` is unique; its outputs go to `target`; `inputs` maps the roles of what it reads
+    to the names of the earlier stages that make it.
+    """
 
     name: str
     kind: str
     target: str
-    needs: tuple[str, ...]
+    inputs: Mapping[str, str]
     fingerprint: str
     learner: str = ""
     seed: int = 0
     source: str = ""
+    """The source whose text a score stage reads."""
+    mentor: str = ""
+    """The learner whose distributions a score stage writes."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The names of the stages it reads from, each once."""
+        return tuple(dict.fromkeys(self.inputs.values()))
 
 
 class RunFolder:
@@ -127,6 +137,13 @@ class RunFolder:
         target = self.root / record["target"]
         return record if all((target / name).exists() for name in record["outputs"]) else None
 
+    def record(self, stage: str) -> dict[str, Any]:
+        """What the stage of a name recorded when it was last finished. Raises RunError if it never was."""
+        file = self._mark_file(stage)
+        if not file.is_file():
+            raise RunError(f"{stage} is not finished yet in {self.root}; use `mentorkd run`")
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
     def begun(self, stage: Stage) -> bool:
         """Whether a killed process has left work on exactly this stage."""
         return self._place(stage).is_dir()
@@ -156,7 +173,13 @@ class RunFolder:
         """Publish what stands under the working folder's `out/` into the stage's target."""
         work = self._place(stage)
         outputs = sorted(path.name for path in (work / "out").iterdir())
-        about = {"stage": stage.name, "fingerprint": stage.fingerprint, "target": stage.target, "outputs": outputs}
+        about: dict[str, Any] = {
+            "stage": stage.name,
+            "fingerprint": stage.fingerprint,
+            "target": stage.target,
+            "outputs": outputs,
+        }
+        about |= {"kind": stage.kind, "learner": stage.learner or None, "seed": stage.seed if stage.learner else None}
         full = {**about, **record}
         write_json(work / "commit.json", full)
         self._roll_forward(work)

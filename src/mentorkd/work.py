@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from mentorkd.models import (
     save_model,
     vocabulary_size,
 )
-from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
-from mentorkd.recipe_file import data_path, writers
-from mentorkd.records import Prediction, Question, Rationale, write_jsonl
+from mentorkd.recipe import GOLD, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe_file import data_path
+from mentorkd.records import Prediction, Question, Rationale, Split, write_jsonl
 from mentorkd.run_files import RunFiles
 from mentorkd.soft_labels import StoredSoftLabels
+from mentorkd.stage_graph import role
 from mentorkd.stages.annotate import annotate
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
@@ -41,8 +42,8 @@ from mentorkd.stages.report import report
 from mentorkd.stages.rows import training_rows
 from mentorkd.stages.sampling import Decoding, Grader
 from mentorkd.stages.score import score
-from mentorkd.stages.select import Gathered, gather
-from mentorkd.store import RunFolder, Stage, digest_path, write_json
+from mentorkd.stages.select import Gathered, gather, gold_rationales
+from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
 from mentorkd.training import Distillation, OnlineMentor, SoftLabelSource, train
 
 __all__ = ["Work"]
@@ -58,7 +59,7 @@ class Work:
         self, recipe: Recipe, folder: RunFolder, progress: Callable[[int, int], None], note: Callable[[str], None]
     ) -> None:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
-        self.files = RunFiles(folder.root)
+        self.files = RunFiles(folder)
         self.device = resolve_device(recipe.device)
         logging.disable_progress_bar()  # a bar a checkpoint would tear ours
         self.grader = Grader(_known(recipe.task.answer), recipe.task.choices)
@@ -76,10 +77,10 @@ class Work:
     def annotate(self, stage: Stage, place: Path) -> dict[str, Any]:
         teacher, task = self.recipe.teacher, self.recipe.task
         if not isinstance(teacher, RecordedTeacher):
-            return self._ask(teacher, place)
+            return self._ask(stage, teacher, place)
         rationales, faults = annotate(
             teacher,
-            self.files.questions(),
+            self._questions(stage),
             locate=lambda value: data_path(self.recipe, value),
             kind=self.grader.kind,
             choices=task.choices,
@@ -90,11 +91,11 @@ class Work:
         write_jsonl(place / "out" / "rationales.jsonl", rationales)
         return {"rationales": _verdicts(rationales), "faults": lines}
 
-    def _ask(self, teacher: OpenAISource | LocalSource, place: Path) -> dict[str, Any]:
+    def _ask(self, stage: Stage, teacher: OpenAISource | LocalSource, place: Path) -> dict[str, Any]:
         with open_cache(self.recipe, self.folder.root) as cache:
             made = ask(
                 self.recipe,
-                self.files.questions("train"),  # those held out are not trained on, so nothing is paid for them
+                self._questions(stage, "train"),  # those held out are not trained on, so nothing is paid for them
                 cache=cache,
                 grader=self.grader,
                 device=self.device,
@@ -114,9 +115,8 @@ class Work:
 
     def train(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner, config = self._learner(stage), self._learner(stage).training
-        questions = self.files.questions("train")
-        sources = {name: self.files.rationales(name, stage.seed) for name in learner.rationales}
-        gathered = self._gather(sources, questions)
+        questions = self._questions(stage, "train")
+        gathered = self._gather(stage, learner.rationales, questions)
         loaded = load_model(learner.model, seed=stage.seed, device=self.device)
         rows, counts = training_rows(
             gathered.rationales,
@@ -144,7 +144,7 @@ class Work:
             folder=place / "checkpoints",
             precision=self.precision(learner),
             distillation=self._distillation(stage, learner),
-            validate=self._validation(learner, loaded),
+            validate=self._validation(stage, learner, loaded),
             on_progress=self.progress,
             run_name=f"{self.recipe.name}/{stage.learner}/seed-{stage.seed}",
         )
@@ -166,10 +166,9 @@ class Work:
 
     def score(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self._learner(stage)
-        mentor_folder = self.files.model(_known(learner.soft_labels), stage.seed)
-        questions = self.files.questions("train")
-        sources = {stage.source: self.files.rationales(stage.source, stage.seed)}
-        gathered = self._gather(sources, questions)
+        questions = self._questions(stage, "train")
+        gathered = self._gather(stage, [stage.source], questions)
+        mentor_folder = self._model(stage, stage.mentor)
         mentor = load_folder(mentor_folder, device=self.device)
         rows, _ = training_rows(
             gathered.rationales,
@@ -189,7 +188,7 @@ class Work:
             temperature=learner.temperature,
             mentor_digest=digest_path(mentor_folder),
             target=learner.target,
-            bfloat16=self.precision(self.recipe.learners[_known(learner.soft_labels)]) == "bfloat16",
+            bfloat16=self.precision(self.recipe.learners[stage.mentor]) == "bfloat16",
             vocab_size=vocabulary_size(learner.model) if learner.soft_label_store == "top_k" else None,
             on_progress=self.progress,
         )
@@ -198,8 +197,8 @@ class Work:
     def augment(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self._learner(stage)
         sampling = learner.sampling
-        questions = self.files.questions("train")
-        engine = self.engine(stage.learner, stage.seed)
+        questions = self._questions(stage, "train")
+        engine = self.engine(learner, self._model(stage, stage.learner))
         rationales, tokens = augment(
             engine,
             questions,
@@ -220,28 +219,35 @@ class Work:
 
     def evaluate(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self._learner(stage)
-        engine = self.engine(stage.learner, stage.seed)
-        predictions = self.predict(
-            engine, learner, stage.learner, stage.seed, self.files.questions("test"), place / "journal.jsonl"
-        )
+        engine = self.engine(learner, self._model(stage, stage.learner))
+        questions = self._questions(stage, "test")
+        predictions = self.predict(engine, learner, stage.learner, stage.seed, questions, place / "journal.jsonl")
         write_jsonl(place / "out" / "predictions.jsonl", predictions)
         tokens = sum(prediction.tokens for prediction in predictions)
         return {"predictions": _verdicts(predictions), "tokens": tokens, "engine": engine.name}
 
     def report(self, stage: Stage, place: Path) -> dict[str, Any]:
-        seeds, learners = self.recipe.seeds, self.recipe.learners
-        each = [(name, seed) for name in learners for seed in seeds]
+        each = [(name, seed) for name in self.recipe.learners for seed in self.recipe.seeds]
+
+        def made(kind: str) -> dict[tuple[str, int], str]:
+            """The stages of a kind, by the learner and the seed they serve; several may share one."""
+            roles = {one: role(kind, *one) for one in each}
+            return {one: stage.inputs[part] for one, part in roles.items() if part in stage.inputs}
+
+        trained, written = made("train"), made("augment")
         return report(
             place / "out",
             recipe=self.recipe,
-            questions=self.files.questions(),
-            teacher=self.files.rationales(TEACHER, 0),
-            rationales={
-                (name, seed): self.files.rationales(name, seed) for name, seed in each if name in writers(self.recipe)
+            questions=self.files.questions("prepare"),
+            teacher=self.files.rationales("annotate"),
+            rationales={one: self.files.rationales(name) for name, one in {n: o for o, n in written.items()}.items()},
+            predictions={
+                (name, seed): [replace(row, learner=name, seed=seed) for row in self.files.predictions(answered)]
+                for (name, seed), answered in made("evaluate").items()
             },
-            predictions={(name, seed): self.files.predictions(name, seed) for name, seed in each},
-            metrics={(name, seed): self.files.metrics(name, seed) for name, seed in each},
-            records=self.files.records(stage),
+            metrics={one: self.files.metrics(name) for one, name in trained.items()},
+            trained={one: self.files.record(name) for one, name in trained.items()},
+            records={name: self.files.record(name) for name in stage.needs},
             manifest={
                 "versions": hardware.versions(),
                 "host": hardware.describe_host(),
@@ -252,16 +258,43 @@ class Work:
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
-    def _gather(self, sources: Mapping[str, list[Rationale]], questions: list[Question]) -> Gathered:
-        selects = {name: self.recipe.select_of(name) for name in sources}
-        return gather(sources, selects, questions, conclude=self.grader.find)
+    def _questions(self, stage: Stage, split: Split | None = None) -> list[Question]:
+        return self.files.questions(stage.inputs["questions"], split)
 
-    def engine(self, name: str, seed: int) -> Engine:
-        """An engine over a trained learner's model."""
-        sampling = self.recipe.learners[name].sampling
+    def _gather(self, stage: Stage, sources: Iterable[str], questions: list[Question]) -> Gathered:
+        """The rationales of sources that pass the filters of the stage's learner."""
+        written = {
+            source: gold_rationales(questions)
+            if source == GOLD
+            else self.files.rationales(stage.inputs[f"rationales/{source}"])
+            for source in sources
+        }
+        filters = {source: self.recipe.filter_of(stage.learner, source) for source in written}
+        return gather(written, filters, questions, conclude=self.grader.find)
+
+    def _model(self, stage: Stage, name: str) -> Path:
+        """The folder of a learner's model, by its role in the stage."""
+        trained = stage.inputs.get("model", stage.inputs.get(f"model/{name}"))
+        return self.model_folder(name, stage.seed, trained)
+
+    def model_folder(self, name: str, seed: int, trained: str | None) -> Path:
+        """The model that the stage `trained` made of a learner; without one the model as it is, saved once."""
+        if trained is not None:
+            return self.files.model(trained)
+        config = self.recipe.learners[name].model.model_copy(update={"lora": None})
+        folder = self.files.engines / f"untrained-{fingerprint([config.model_dump(), seed])}"
+        if not folder.is_dir():
+            half = folder.with_name(f".{folder.name}.tmp")
+            save_model(load_model(config, seed=seed, device=self.device), half, card=f"# {name}, not trained\n")
+            half.replace(folder)
+        return folder
+
+    def engine(self, learner: Learner, model: Path) -> Engine:
+        """An engine over a learner's model."""
+        sampling = learner.sampling
         return open_engine(
             sampling.engine,
-            model_dir=self.files.model(name, seed),
+            model_dir=model,
             device=self.device,
             cache_dir=self.files.engines,
             batch_size=sampling.batch_size,
@@ -297,23 +330,22 @@ class Work:
         return self.recipe.learners[stage.learner]
 
     def _distillation(self, stage: Stage, learner: Learner) -> Distillation | None:
-        if learner.soft_labels is None:
+        if not learner.imitates:
             return None
         source: SoftLabelSource
+        (mentor,) = learner.imitates
+        folder = self._model(stage, mentor)
         if learner.soft_label_store == "online":
-            mentor = self.files.model(learner.soft_labels, stage.seed)
-            source = OnlineMentor(load_folder(mentor, device=self.device))
+            source = OnlineMentor(load_folder(folder, device=self.device))
         else:
-            scored = [need for need in stage.needs if "/score/" in need]
-            folders = self.files.soft_labels(scored)
-            mentor = self.files.model(learner.soft_labels, stage.seed)
-            source = StoredSoftLabels(folders, device=self.device, mentor=digest_path(mentor))
+            stores = [self.files.soft_labels(stage.inputs[f"soft_labels/{mentor}/{s}"]) for s in learner.rationales]
+            source = StoredSoftLabels(stores, device=self.device, mentor=digest_path(folder))
         return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
 
-    def _validation(self, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
+    def _validation(self, stage: Stage, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
         if learner.training.select_on == "last":
             return None
-        questions = self.files.questions("test" if learner.training.select_on == "test" else "validation")
+        questions = self._questions(stage, "test" if learner.training.select_on == "test" else "validation")
         if not questions:
             raise DataError(
                 "no validation question is left to choose the epoch by; give `task.validation`, raise "

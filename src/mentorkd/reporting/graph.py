@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from mentorkd.recipe import TEACHER
+from mentorkd.recipe import GOLD, TEACHER
 from mentorkd.reporting.schema import LearnerResult
 
 __all__ = ["draw_graph"]
@@ -35,13 +35,13 @@ class Edge:
 def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> str:
     """The SVG element: layers from left to right, or from top to bottom when `upright` (for narrow screens)."""
     edges = _edges(learners)
-    names = [TEACHER] if any(edge.source == TEACHER for edge in edges) else []
-    names += [learner["name"] for learner in learners]
+    sources = [name for name in (TEACHER, GOLD) if any(edge.source == name for edge in edges)]
+    names = sources + [learner["name"] for learner in learners]
     layers, routes = _layers(names, edges)
     centres, size = _place(layers, upright)
     width, height = (size[1], size[0]) if upright else size
     lines = "".join(_line(edge, routes, centres, upright) for edge in edges)
-    boxes = _teacher_box(centres[TEACHER,], upright) if TEACHER in names else ""
+    boxes = "".join(_source_box(name, centres[name,], upright) for name in sources)
     boxes += "".join(_box(learner, i, centres[learner["name"],], upright) for i, learner in enumerate(learners))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph{" upright" if upright else ""}" role="img" '
@@ -155,11 +155,11 @@ def _curve(points: Sequence[tuple[float, float]], style: str, upright: bool) -> 
     )
 
 
-def _teacher_box(centre: tuple[float, float], upright: bool) -> str:
+def _source_box(name: str, centre: tuple[float, float], upright: bool) -> str:
     x, y = _corner(centre, upright)
     return (
         f'<g><rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="none" stroke="var(--edge)" '
-        f'stroke-dasharray="2 3"/>{_text(x + WIDTH / 2, y + HEIGHT / 2 + 5, TEACHER, "middle", 14, 600)}</g>'
+        f'stroke-dasharray="2 3"/>{_text(x + WIDTH / 2, y + HEIGHT / 2 + 5, name, "middle", 14, 600)}</g>'
     )
 
 

@@ -29,20 +29,19 @@ def report(
     rationales: Mapping[tuple[str, int], Sequence[Rationale]],
     predictions: Mapping[tuple[str, int], Sequence[Prediction]],
     metrics: ByLearner,
+    trained: Mapping[tuple[str, int], Mapping[str, Any]],
     records: Mapping[str, Mapping[str, Any]],
     manifest: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Compute the results and write the report into `folder`; return the verdicts.
 
     Args:
-        records: what the finished stages recorded, by stage name.
+        trained: what the training of every learner recorded; nothing of one that is not trained.
+        records: what the finished stages recorded, by stage name; learners may share stages.
         manifest: versions, host, git commit and command.
     """
     assert recipe.task.answer is not None
     counts, asked = records["prepare"]["questions"], records["annotate"].get("asked")
-    trained = {
-        (name, seed): records[f"learners/{name}/seed-{seed}/train"] for name in recipe.learners for seed in recipe.seeds
-    }
     results = build_results(
         ReportInputs(
             name=recipe.name,
@@ -60,13 +59,13 @@ def report(
                     model=describe_model(learner.model),
                     model_key=fingerprint(learner.model.model_dump()),
                     rationales=learner.rationales,
-                    soft_labels=learner.soft_labels,
+                    soft_labels=", ".join(learner.imitates) or None,
                     kd_weight=learner.kd_weight if learner.soft_labels else None,
                     temperature=learner.temperature if learner.soft_labels else None,
-                    parameters=trained[name, recipe.seeds[0]]["parameters"],
+                    parameters=trained.get((name, recipe.seeds[0]), {}).get("parameters"),
                     select_on="last" if _validates_once(learner) else learner.training.select_on,
-                    updates=[trained[name, seed]["updates"] for seed in recipe.seeds],
-                    settings=_settings(learner, trained[name, recipe.seeds[0]]["precision"]),
+                    updates=[trained[name, seed]["updates"] for seed in recipe.seeds if (name, seed) in trained],
+                    settings=_settings(learner, trained.get((name, recipe.seeds[0]), {}).get("precision")),
                     distillation=_distillation(learner),
                 )
                 for name, learner in recipe.learners.items()
@@ -89,7 +88,7 @@ def report(
                 if record["encoding"][key]
             ],
             rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
-            costs=[_cost(name, record) for name, record in records.items()],
+            costs=[_cost(record) for record in records.values()],
             teacher=None if asked is None else _account(asked, [record["filters"] for record in trained.values()]),
             faults=[*records["prepare"]["faults"], *records["annotate"]["faults"]],
             protocol=_protocol(recipe, trained),
@@ -115,26 +114,19 @@ def _account(asked: Mapping[str, Any], filters: Sequence[Sequence[Mapping[str, A
     return cast(TeacherAccount, {**asked, "kept": kept, "dollars_per_kept": per_kept})
 
 
-def _cost(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    parts = stage.split("/")
-    learner, seed, kind = (
-        (parts[1], int(parts[2].removeprefix("seed-")), parts[3]) if len(parts) > 1 else (None, None, stage)
-    )
-    return {
-        "stage": kind,
-        "learner": learner,
-        "seed": seed,
-        **{key: record.get(key) for key in ("seconds", "tokens", "peak_memory_mb")},
-    }
+def _cost(record: Mapping[str, Any]) -> dict[str, Any]:
+    told = ("learner", "seed", "seconds", "tokens", "peak_memory_mb")
+    return {"stage": record["kind"], **{key: record.get(key) for key in told}}
 
 
 def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
     """What a reader must know to judge the comparison."""
-    updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in recipe.learners}
+    learned = [name for name, learner in recipe.learners.items() if learner.rationales]
+    updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in learned}
     lines = [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}."]
     if len({count for made in updates.values() for count in made}) > 1:
         lines.append(_why_unequal(recipe, trained))
-    once = [name for name, learner in recipe.learners.items() if _validates_once(learner)]
+    once = [name for name in learned if _validates_once(recipe.learners[name])]
     if once:
         lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation only measured.")
     if len(recipe.seeds) == 1:
@@ -144,10 +136,10 @@ def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any
 
 def _why_unequal(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     """A sentence on what made the numbers of updates unequal."""
-    learners = recipe.learners.items()
-    epochs = {name: [learner.training.epochs] for name, learner in learners}
-    rows = {name: [trained[name, seed]["encoding"]["kept"] for seed in recipe.seeds] for name in recipe.learners}
-    batches = {_batch(learner) for _, learner in learners}
+    learners = {name: learner for name, learner in recipe.learners.items() if learner.rationales}
+    epochs = {name: [learner.training.epochs] for name, learner in learners.items()}
+    rows = {name: [trained[name, seed]["encoding"]["kept"] for seed in recipe.seeds] for name in learners}
+    batches = {_batch(learner) for learner in learners.values()}
     reasons = []
     if _differ(epochs.values()):
         reasons.append(f"different numbers of epochs ({_ranges(epochs)})")
@@ -177,12 +169,15 @@ def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
 
 
 def _validates_once(learner: Learner) -> bool:
-    """Whether there was one validation, so nothing to choose from."""
-    return learner.training.select_on != "last" and learner.training.validate_every >= learner.training.epochs
+    """Whether there was one validation, or no training, so nothing to choose from."""
+    many = learner.training.validate_every < learner.training.epochs
+    return not learner.rationales or not (many or learner.training.select_on == "last")
 
 
-def _settings(learner: Learner, precision: str) -> dict[str, Any]:
+def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
     """What a fair comparison holds equal. Left out: what changes speed or memory alone."""
+    if precision is None:
+        return learner.model_dump(include={"prompt"}) | {"max_new_tokens": learner.sampling.max_new_tokens}
     unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
     speed = {"report_to", "torch_compile", "gradient_checkpointing", unused}
     return {

@@ -1,4 +1,4 @@
-"""Rows: selected rationales as token ids, (prompt -> rationale and gold answer)."""
+"""Rows: selected rationales as token ids, (prompt -> rationale and gold answer), or (prompt -> gold answer)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mentorkd.batching import Encoded, EncodingCounts, encode_rows
 from mentorkd.models import LoadedModel
 from mentorkd.prompts import TargetForm, render_prompt, render_target
+from mentorkd.recipe import GOLD
 from mentorkd.records import Question, Rationale
 
 __all__ = ["training_rows"]
@@ -24,14 +25,12 @@ def training_rows(
 ) -> tuple[list[Encoded], EncodingCounts]:
     """Encode rationales for training or scoring; those that do not fit are dropped and counted."""
     asked = {question.id: question for question in questions}
-    rows = [
-        (
-            rationale.id,
-            render_prompt(asked[rationale.question_id].text, prompt),
-            render_target(rationale.text, asked[rationale.question_id].answer, target),
-        )
-        for rationale in rationales
-    ]
+    rows = []
+    for rationale in rationales:
+        question = asked[rationale.question_id]
+        bare = rationale.source == GOLD
+        text = question.answer if bare else render_target(rationale.text, question.answer, target)
+        rows.append((rationale.id, render_prompt(question.text, prompt), text))
     config = loaded.model.config
     return encode_rows(
         rows,

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mentorkd.recipe import SelectConfig
+from mentorkd.recipe import GOLD, SelectConfig
 from mentorkd.records import Question, Rationale
 from mentorkd.selection import FilterCount, select
 from mentorkd.steps import check_steps
 
-__all__ = ["CHARACTERS_PER_TOKEN", "Gathered", "gather"]
+__all__ = ["CHARACTERS_PER_TOKEN", "Gathered", "gather", "gold_rationales"]
 
 # English text in the T5 vocabulary has 3.5 to 4.5 characters a token on the paper's data.
 CHARACTERS_PER_TOKEN = 4
@@ -26,6 +26,12 @@ class Gathered:
 
     rationales: list[Rationale]
     filters: list[dict[str, Any]]
+
+
+def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
+    """Every question's gold answer as a rationale without reasoning."""
+    answers = {question.id: question.answer for question in questions}
+    return [Rationale.create(each, "", answer, "correct", GOLD, 0) for each, answer in answers.items()]
 
 
 def gather(

@@ -1,0 +1,225 @@
+"""A recipe compiled to stages: what each reads, and a fingerprint of all that decides what it makes.
+
+A fingerprint covers the stage's part of the recipe, the identity of its inputs and its code version, and no names. Stages of
+equal fingerprint are one stage, so learners that differ only further down share what they have in common; a stage
+finds its inputs by their roles, wherever they lie.
+
+| kind | reads, by role |
+|---|---|
+| prepare | nothing |
+| annotate | `questions` |
+| score | `questions`, `rationales/SOURCE`, `model` |
+| train | `questions`, `rationales/SOURCE`, and of a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR` |
+| augment, evaluate | `questions`, `model` (none of a learner that is not trained) |
+| report | `KIND/LEARNER/SEED` of every learner, and every other stage |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mentorkd.errors import RunError
+from mentorkd.recipe import GOLD, TEACHER, ModelConfig, Recipe, RecordedTeacher
+from mentorkd.recipe_file import data_path, learning_order, writers
+from mentorkd.store import Stage, digest_path, fingerprint
+
+__all__ = ["compile_stages", "role"]
+
+# Raised when a stage's code changes what it makes of the same inputs.
+CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 3, "train": 3, "augment": 2, "evaluate": 3, "report": 3}
+
+# Settings of a teacher that change how it is asked and not what: they reach no reply.
+HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
+HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
+
+IMITATION = {"kd_weight", "temperature", "tau_squared", "divergence", "soft_label_store", "top_k"}
+"""Settings of a learner that only its soft labels make use of."""
+
+
+def role(kind: str, learner: str, seed: int) -> str:
+    """The role in which the report reads a learner's stage of a kind."""
+    return f"{kind}/{learner}/{seed}"
+
+
+def compile_stages(recipe: Recipe) -> list[Stage]:
+    """All stages of a recipe in an order in which each comes after its needs. Reads data and local models to hash them."""
+    graph = _Graph()
+    task = recipe.task.model_dump()
+    files = {part: _file_identity(recipe, task[part]) for part in ("train", "test", "validation") if task[part]}
+    prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
+    annotated = graph.add("annotate", "teacher", _teacher_identity(recipe), {"questions": prepared})
+    models = {name: _model_identity(learner.model) for name, learner in recipe.learners.items()}
+    made: dict[str, str] = {}
+    for seed in recipe.seeds:
+        one = _Seed(recipe, seed, graph, models, prepared, {TEACHER: annotated, GOLD: prepared})
+        for name in learning_order(recipe):
+            one.add_learner(name)
+        made |= one.made
+    about = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    graph.add("report", "report", about, {**{name: name for name in graph.stages}, **made})
+    return list(graph.stages.values())
+
+
+@dataclass
+class _Graph:
+    """Stages by name; adding one that is there under another name gives that one."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    known: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(
+        self, kind: str, target: str, settings: Any, inputs: Mapping[str, str], *, name: str = "", **about: Any
+    ) -> str:
+        """Add a stage, called by its kind if not given a `name`; return the name of the stage that does the work."""
+        needs = [self.stages[need].fingerprint for need in inputs.values()]
+        mark = fingerprint([kind, CODE_VERSIONS[kind], settings, needs])
+        if (kind, mark) not in self.known:
+            stage = Stage(name or kind, kind, target, dict(inputs), mark, **about)
+            assert stage.name not in self.stages, f"two stages are called {stage.name}"
+            self.stages[stage.name] = stage
+            self.known[kind, mark] = stage.name
+        return self.known[kind, mark]
+
+
+@dataclass
+class _Seed:
+    """The learners of one seed, added one after the other, each after those it learns from."""
+
+    recipe: Recipe
+    seed: int
+    graph: _Graph
+    models: Mapping[str, Any]
+    prepared: str
+    text: dict[str, str]
+    """The stage that gives a source's text."""
+    trained: dict[str, str] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    """Every learner's stages by the report's roles."""
+
+    def add_learner(self, name: str) -> None:
+        learner = self.recipe.learners[name]
+        if learner.rationales:
+            self.trained[name] = self._add("train", name, self._training(name), self._lessons(name))
+        model = self._model(name)
+        if name in writers(self.recipe):
+            sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, self.seed]
+            self.text[name] = self._add("augment", name, [*sampling, self._untrained(name)], model)
+        answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.prompt]
+        self._add("evaluate", name, [*answering, self._untrained(name)], model)
+
+    def _add(self, kind: str, name: str, settings: Any, inputs: Mapping[str, str]) -> str:
+        folder = self._folder(name)
+        about = {"learner": name, "seed": self.seed}
+        made = self.graph.add(kind, folder, settings, inputs, name=f"{folder}/{kind}", **about)
+        self.made[role(kind, name, self.seed)] = made
+        return made
+
+    def _folder(self, name: str) -> str:
+        return f"learners/{name}/seed-{self.seed}"
+
+    def _model(self, name: str) -> dict[str, str]:
+        return {"questions": self.prepared, **({"model": self.trained[name]} if name in self.trained else {})}
+
+    def _untrained(self, name: str) -> Any:
+        """What decides the weights of a model that is not trained: of a pretrained one, nothing but itself."""
+        config = self.recipe.learners[name].model
+        return None if name in self.trained else [self.models[name], self.seed if config.from_config else None]
+
+    def _training(self, name: str) -> list[Any]:
+        """A learner's settings that decide what training makes of its lessons. Its sources are inputs, told apart by what
+        they wrote and not by their names."""
+        learner = self.recipe.learners[name]
+        unused = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training"}
+        own = learner.model_dump(exclude=unused | (set() if learner.imitates else IMITATION))
+        return [
+            self.models[name],
+            learner.training.model_dump(exclude={"report_to"}),
+            own,
+            learner.sampling.max_new_tokens,
+            [_filters(self.recipe, name, source) for source in learner.rationales],
+            list(learner.imitates.values()),
+            self.seed,
+        ]
+
+    def _lessons(self, name: str) -> dict[str, str]:
+        learner = self.recipe.learners[name]
+        inputs = {"questions": self.prepared}
+        inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales}
+        for mentor in learner.imitates:
+            if mentor in self.trained:
+                inputs[f"model/{mentor}"] = self.trained[mentor]
+            if learner.soft_label_store != "online":
+                for source in learner.rationales:
+                    inputs[f"soft_labels/{mentor}/{source}"] = self._add_score(name, mentor, source)
+        return inputs
+
+    def _add_score(self, name: str, mentor: str, source: str) -> str:
+        """A mentor's soft labels on a source's text; pupils that need the same ones in the same form share them."""
+        learner = self.recipe.learners[name]
+        form: str = learner.soft_label_store
+        settings = [
+            [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],
+            _filters(self.recipe, name, source),
+            [self._untrained(mentor), self.recipe.learners[mentor].training.precision],
+        ]
+        if form == "top_k":
+            form = f"top{learner.top_k}-tau{learner.temperature:g}"
+            settings.append(self.models[name])  # what is kept lies on the vocabulary that mentor and student share
+        of = self.graph.stages[self.trained[mentor]].learner if mentor in self.trained else mentor
+        by = self.graph.stages[self.text[source]].learner or source
+        store = f"{by}.{form}-{learner.target}-{fingerprint(settings)[:8]}"
+        return self.graph.add(
+            "score",
+            f"{self._folder(of)}/soft_labels",
+            [form, settings],
+            {**self._model(mentor), f"rationales/{source}": self.text[source]},
+            name=f"{self._folder(of)}/score/{store}",
+            learner=name,
+            seed=self.seed,
+            source=source,
+            mentor=mentor,
+        )
+
+
+def _file_identity(recipe: Recipe, value: str) -> str:
+    """Content hash of a data file; a hub data set is known by its name."""
+    path = data_path(recipe, value)
+    if path.startswith("hub:"):
+        local = Path(path.removeprefix("hub:").split("@")[0].split(":")[0])
+        return f"{path} {digest_path(local)}" if local.is_dir() else path
+    if not Path(path).is_file():
+        raise RunError(f"{path} is not there; put it back, or say where it is with `data.root=DIR`")
+    return digest_path(Path(path))
+
+
+def _teacher_identity(recipe: Recipe) -> list[Any]:
+    """What decides the teacher's rationales: a file's content, or all that is asked and of whom."""
+    teacher = recipe.teacher
+    if isinstance(teacher, RecordedTeacher):
+        return [teacher.model_dump(exclude={"select"}), _file_identity(recipe, teacher.rationales)]
+    settings = teacher.model_dump(exclude=HOW_TO_ASK)
+    if teacher.exemplars not in (None, "train"):
+        settings["exemplars"] = _file_identity(recipe, teacher.exemplars)
+    if teacher.template is not None and teacher.template.startswith("file:"):
+        settings["template"] = digest_path(Path(teacher.template.removeprefix("file:")))
+    if teacher.kind == "local" and Path(teacher.model).exists():
+        settings["model"] = digest_path(Path(teacher.model))
+    return [settings]
+
+
+def _filters(recipe: Recipe, reader: str, source: str) -> dict[str, Any]:
+    """The filters of a source; those that came later are named only where they are on, so that old runs stay finished."""
+    select, first = recipe.filter_of(reader, source), {"correct", "deduplicate", "max_per_question", "question_ratio"}
+    return select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
+
+
+def _model_identity(config: ModelConfig) -> Any:
+    """A model's settings, with local folders and files replaced by their content."""
+    settings = config.model_dump()
+    for part in ("name", "tokenizer"):
+        if settings[part] and Path(settings[part]).exists():
+            settings[part] = digest_path(Path(settings[part]))
+    return settings
