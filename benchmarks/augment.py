@@ -10,7 +10,6 @@ the large shape's cost. `--model DIR` keeps the small one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics

@@ -11,15 +11,12 @@ float32, sampling in unsorted batches of 16 padded to the longest.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import statistics
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import augment
 import distill_step
@@ -27,7 +24,6 @@ import score
 import torch
 from common import arguments, report
 from svamp import SHAPES, data_argument
-from transformers import T5ForConditionalGeneration
 from whole_run import our_run, reference_run
 
 REFERENCE, OURS = "reference", "ours"
@@ -142,24 +138,22 @@ def sampling(options: Namespace) -> dict[str, dict[str, list[float]]]:
     tokenizer, rows = augment.data(options.data)
     small = augment.learnt(options.sampler, options.steps, tokenizer, rows)
     greedy = (COUNTS["validation"] * options.epochs, COUNTS["test"])
+    questions, longest = augment.chosen(tokenizer, rows, options.questions)
     found: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
     for role, shape in (("mentor", options.mentor), ("student", options.student)):
         model = augment.inflated(small, SHAPES[shape])
-        questions, longest = augment.chosen(tokenizer, rows, options.questions)
         jobs = {"validation": (1, 0.0, sum(greedy))}
         if role == "mentor":
             jobs = {"augmentation": (3, 0.7, COUNTS["train"]), "validation": (1, 0.0, greedy[0])}
         for job, (samples, temperature, count) in jobs.items():
-            sides: dict[str, Callable[[T5ForConditionalGeneration], Any]] = {
-                REFERENCE: lambda m, n=samples, t=temperature: augment.reference(
-                    m, tokenizer, questions, longest, n, t
-                ),
-                OURS: lambda m, n=samples, t=temperature: augment.ours(m, tokenizer, questions, n, t),
+            sides = {
+                REFERENCE: partial(augment.reference, model, tokenizer, questions, longest, samples, temperature),
+                OURS: partial(augment.ours, model, tokenizer, questions, samples, temperature),
             }
             for _ in range(options.repeats):
                 for side, run in sides.items():
                     start = time.perf_counter()
-                    run(model)
+                    run()
                     seconds = (time.perf_counter() - start) * count / len(questions)
                     found[side].setdefault(f"{role} {job}", []).append(seconds)
     return found

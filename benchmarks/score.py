@@ -114,9 +114,10 @@ def tokens(rows: Sequence[Encoded]) -> int:
 def neighbours(rows: Sequence[Encoded], count: int, tokens_per_batch: int) -> list[list[Encoded]]:
     """About `count` rows: runs of batches that lie at equal distances in the order of all rows."""
     batches = sorted_batches([row.padded_sides("seq2seq") for row in rows], tokens_per_batch=tokens_per_batch)
-    runs = [sum(batches[first : first + 3], []) for first in range(0, len(batches), 3)]
+    runs = [batches[first : first + 3] for first in range(0, len(batches), 3)]
     wanted = max(1, round(len(runs) * count / len(rows)))
-    return [[rows[row] for row in runs[int((number + 0.5) * len(runs) / wanted)]] for number in range(wanted)]
+    chosen = [runs[int((number + 0.5) * len(runs) / wanted)] for number in range(wanted)]
+    return [[rows[row] for batch in run for row in batch] for run in chosen]
 
 
 class Bench:
