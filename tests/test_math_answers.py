@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from mentorkd.errors import DataError, MissingExtraError
 from mentorkd.math_answers import MathVerifier
-from mentorkd.records import Question
-from mentorkd.teachers.annotation import math_grade
 
 pytest.importorskip("math_verify", reason="the extra `math` is not installed")
 
@@ -75,12 +76,44 @@ def test_a_worker_that_dies_is_replaced() -> None:
 
 
 def test_threads_take_turns(verifier: MathVerifier) -> None:
-    grade = math_grade(verifier)
-    questions = [Question.create(f"Which is {number}?", str(number), "train") for number in range(40)]
+    answers = [str(number) for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        graded = list(pool.map(lambda question: grade(f"It is {question.answer}.", question), questions))
-    assert [one.predicted for one in graded] == [question.answer for question in questions]
-    assert {one.verdict for one in graded} == {"correct"}
+        graded = list(pool.map(lambda answer: verifier.grade(f"It is {answer}.", answer), answers))
+    assert graded == [(answer, "correct") for answer in answers]
+
+
+_HOPELESS_PARENT = """
+import threading, time
+from mentorkd.math_answers import MathVerifier
+verifier = MathVerifier(seconds=2.0)
+verifier.grade("5", "5")
+hopeless = (r"\\boxed{9^{9^{9^{9}}}}", "3^{7^{9^{8}}} + 1")
+threading.Thread(target=verifier.grade, args=hopeless, daemon=True).start()
+time.sleep(0.3)
+print(verifier._worker._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+def test_a_worker_in_a_hopeless_formula_does_not_outlive_a_killed_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", _HOPELESS_PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert is_running(worker)
+        parent.kill()
+    deadline = time.monotonic() + 60  # of which it may use four seconds of a processor
+    while is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(worker)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not dead already (a zombie waits for nobody but its reaper)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

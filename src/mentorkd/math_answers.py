@@ -2,16 +2,19 @@
 
 Simplifying the wrong formula takes forever or all memory, and no exception can be trusted to end it. So the worker has
 a wall-clock limit: it is killed when that has passed, the answer counts as `no_answer`, and a new worker takes over.
+Should its caller be killed first, it ends by itself: at the end of its input, or of the processor time it was given.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import queue
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -23,6 +26,8 @@ __all__ = ["MathVerifier"]
 
 _MEMORY_BYTES = 4 * 2**30
 _START_SECONDS = 120.0
+_SPARE_SECONDS = 2
+"""Processor time beyond the wall-clock limit, so that the caller, if it lives, is always the first to lose patience."""
 
 
 class MathVerifier:
@@ -68,7 +73,7 @@ class MathVerifier:
     def _ask(self, question: dict[str, str]) -> dict[str, Any] | None:
         with self._turn:
             if self._worker is None:
-                self._worker = _Worker()
+                self._worker = _Worker(self.seconds)
             reply = self._worker.ask(question, self.seconds)
             if reply is None:
                 self._worker.kill()
@@ -80,9 +85,9 @@ class MathVerifier:
 class _Worker:
     """One process that reads questions and writes verdicts, a JSON line each."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         # Not multiprocessing: its children run the caller's main module again, which need not be written for that.
-        code = "from mentorkd.math_answers import _serve; _serve()"
+        code = f"from mentorkd.math_answers import _serve; _serve({seconds!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,
@@ -131,25 +136,30 @@ class _Worker:
         self._lines.put(None)
 
 
-def _serve() -> None:
+def _serve(seconds: float) -> None:
     """The worker: answer questions from stdin until it ends."""
     out = sys.stdout
     sys.stdout = sys.stderr  # what libraries print must not stand among the replies
-    _limit_memory()
+    _limit("AS", _MEMORY_BYTES)
+    _limit("CORE", 0)  # out of time is no crash to look into
     _judge("$\\frac{1}{2}$", "0.5")  # loads the grammars, which takes longer than any grading
     print("ready", file=out, flush=True)
     for line in sys.stdin:
+        # The kernel ends what goes beyond, inside a C function too, where no watching thread would get its turn.
+        _limit("CPU", math.ceil(time.process_time() + seconds) + _SPARE_SECONDS)
         question = json.loads(line)
         print(json.dumps(_judge(question["text"], question["gold"])), file=out, flush=True)
 
 
-def _limit_memory() -> None:
+def _limit(resource_name: str, most: int) -> None:
+    """Bound what this process may take; the hard limit stays, since a later call may have to raise the bound."""
     try:
         import resource
     except ImportError:  # not a POSIX system
         return
-    most = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES if most < 0 else min(most, _MEMORY_BYTES), most))
+    name = getattr(resource, f"RLIMIT_{resource_name}")
+    hard = resource.getrlimit(name)[1]
+    resource.setrlimit(name, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _judge(text: str, gold: str) -> dict[str, Any]:

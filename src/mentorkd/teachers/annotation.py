@@ -13,7 +13,6 @@ from typing import Literal
 
 from mentorkd.answers import Graded
 from mentorkd.errors import BudgetError
-from mentorkd.math_answers import MathVerifier
 from mentorkd.records import Question, Rationale
 from mentorkd.teacher_recipe import AskedTeacher
 from mentorkd.teachers.cache import Reply
@@ -29,7 +28,6 @@ __all__ = [
     "Outcome",
     "Progress",
     "Rounds",
-    "math_grade",
     "outcome",
     "rationale_of",
 ]
@@ -103,11 +101,6 @@ class Annotation:
             "dollars_per_correct": dollars / correct if correct else None,
             **{f"run_{name}": count for name, count in self.traffic.items()},
         }
-
-
-def math_grade(verifier: MathVerifier) -> Grade:
-    """A grader of symbolic math; it waits for another process, so let it run in threads."""
-    return lambda text, question: Graded(*verifier.grade(text, question.answer))
 
 
 def outcome(reply: Reply) -> Outcome:
