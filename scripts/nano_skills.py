@@ -59,6 +59,8 @@ NOISE = (
     "from",
 )
 MARKS = {sign for pair in SIGNS for sign in pair} | {"skip"}
+HIGHEST = 99
+"""The largest number: those up to it are single pieces."""
 PRINTABLE = string.printable[:94]
 
 
@@ -71,16 +73,18 @@ def _words() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """About 500 pieces: whole words, single characters, every digit by itself, T5's special tokens.
+    """About 600 pieces: whole words, the numbers 0 to 99, single characters, T5's special tokens.
 
-    A Unigram model whose scores make it prefer a whole word to fragments, and fragments to characters. Text of
-    printable ASCII is never unknown; runs of white space count as one space.
+    A Unigram model whose scores make it prefer a whole word to fragments, and fragments to characters. A number of one
+    or two digits is one piece, so that a sum is a fact of three pieces; a longer one is its digits. Text of printable
+    ASCII is never unknown; runs of white space count as one space.
     """
     singles = [chr(code) for code in range(33, 127)]
     scored: dict[str, float] = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "▁-->": -2.0, "▁": -9.0}
     scored |= dict.fromkeys(singles, -10.0)
     scored |= {"▁" + character: -10.0 for character in string.digits + string.ascii_letters + "+-=*/$(\"'"}
     scored |= dict.fromkeys(FRAGMENTS.split(), -12.0)
+    scored |= {"▁" + str(number): -2.0 for number in range(10, 100)}
     scored |= {"▁" + word: -2.0 for word in _words() if len(word) > 1}
 
     tokenizer = Tokenizer(models.Unigram(list(scored.items()), unk_id=2))
@@ -90,7 +94,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
-            pre_tokenizers.Split(Regex(r"▁?-->|▁?[0-9]|▁?[A-Za-z]+|▁?[^▁0-9A-Za-z]|▁"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(r"▁?-->|▁[1-9][0-9](?![0-9])|▁?[0-9]|▁?[A-Za-z]+|▁?[^▁0-9A-Za-z]|▁"), behavior="isolated"),
         ]
     )
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
@@ -152,18 +156,20 @@ def reading_names(rng: random.Random, reach: float) -> Example:
 
 
 def sums(rng: random.Random, reach: float) -> Example:
-    """Several sums and differences, each answered in its place."""
+    """Sums and differences of numbers up to 99: one is answered alone, several are said again, each with its answer."""
     questions, answers = [], []
-    for _ in range(_count(rng, 1, 4, reach)):
-        a, b = _number(rng), _number(rng)
-        if a + b < 120 and rng.random() < 0.5:
-            questions.append(f"{a} + {b} =")
-            answers.append(str(a + b))
+    for _ in range(_count(rng, 1, 6, reach)):
+        a, b = _number(rng), rng.randint(0, 9) if rng.random() < 0.3 else rng.randint(10, 40)
+        if a < b or (a + b <= HIGHEST and rng.random() < 0.6):
+            questions.append(f"{a} + {b}")
+            answers.append(a + b)
         else:
-            a, b = max(a, b), min(a, b)
-            questions.append(f"{a} - {b} =")
-            answers.append(str(a - b))
-    return " ".join(questions), " ; ".join(answers)
+            questions.append(f"{a} - {b}")
+            answers.append(a - b)
+    if len(questions) == 1:
+        return f"{questions[0]} =", str(answers[0])
+    told = " ; ".join(f"{question} : {answer}" for question, answer in zip(questions, answers, strict=True))
+    return "sums: " + " , ".join(questions), told
 
 
 def running_totals(rng: random.Random, reach: float) -> Example:
@@ -179,7 +185,7 @@ def running_totals(rng: random.Random, reach: float) -> Example:
             source += ["skip", str(_number(rng))]
             continue
         move = rng.choice((1, -1)) * rng.randint(1, 9 if rng.random() < 0.3 else 40)
-        if not 0 <= total + move <= 110:
+        if not 0 <= total + move <= HIGHEST:
             continue
         total += move
         moves.append(move)
@@ -190,12 +196,12 @@ def running_totals(rng: random.Random, reach: float) -> Example:
         between = [word for word in _noise(rng, _count(rng, 0, noise, reach)) if word not in MARKS]
         source += [*between, *step, rng.choice((",", ",", ".", *NOISE))]
 
-    shape = rng.choice(("numbers", "signed", "signed", "reversed", "worded"))
+    shape = rng.choice(("signed", "signed", "signed", "reversed", "reversed", "numbers"))
     if shape == "numbers":
         return f"run {shape}: " + " ".join(source), " ".join(map(str, totals))
-    told = {"signed": "{a} {s} {n} : {b}", "reversed": "{s} {n} , {a} , {b}", "worded": "{n} {w} {a} is {b}"}[shape]
+    told = {"signed": "{a} {s} {n} : {b}", "reversed": "{s} {n} , {a} , {b}"}[shape]
     steps = [
-        told.format(a=before, n=abs(move), b=after, s="+-"[move < 0], w=signs[move < 0])
+        told.format(a=before, n=abs(move), b=after, s="+-"[move < 0])
         for before, move, after in zip(totals, moves, totals[1:], strict=False)
     ]
     return f"run {shape}: " + " ".join(source), " ; ".join(steps)
@@ -229,14 +235,14 @@ def swaps(rng: random.Random, reach: float) -> Example:
 
 
 SKILLS: dict[Skill, float] = {
-    running_totals: 0.42,
-    sums: 0.2,
-    copying: 0.12,
-    reading_numbers: 0.07,
-    look_ups: 0.08,
-    last_letters: 0.04,
-    swaps: 0.04,
-    reading_names: 0.03,
+    running_totals: 0.48,
+    sums: 0.25,
+    reading_numbers: 0.1,
+    copying: 0.07,
+    reading_names: 0.04,
+    look_ups: 0.03,
+    last_letters: 0.02,
+    swaps: 0.01,
 }
 """The skills and their shares of the examples."""
 

@@ -31,12 +31,14 @@ RESULTS = ROOT / "docs/results"
 BATCH = 64
 CHUNK = 16
 """Batches that are cut together from examples sorted by length, so that little is padding."""
-CURRICULUM = 0.5
+CURRICULUM = 0.25
 """Share of the steps over which the examples grow to their full length."""
 WARMUP = 200
-MUON_RATE = 1.5e-3
+MUON_RATE = 1e-3
 ADAM_RATE = 4e-3
-LOG_EVERY = 250
+LOG_EVERY = 150
+PERIODS = torch.tensor([200.0, 100.0, 50.0, 33.0, 25.0, 20.0, 10.0, 5.0, 4.0, 2.0])
+"""Of the waves in which the embeddings of the numbers 0 to 99 begin."""
 MATRICES = tuple(f".{name}.weight" for name in ("q", "k", "v", "o", "wi_0", "wi_1", "wo"))
 
 
@@ -52,8 +54,8 @@ class Size:
 
 
 SIZES = {
-    "nano-t5-small": Size(d_model=128, d_ff=512, heads=4, layers=2, steps=5_000),
-    "nano-t5-large": Size(d_model=192, d_ff=768, heads=6, layers=3, steps=4_000),
+    "nano-t5-small": Size(d_model=128, d_ff=512, heads=4, layers=2, steps=3_300),
+    "nano-t5-large": Size(d_model=192, d_ff=768, heads=6, layers=3, steps=3_300),
 }
 
 
@@ -80,16 +82,44 @@ def build_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> T5ForConditio
     for module in model.modules():
         if isinstance(module, T5DenseGatedActDense):
             module.act = torch.nn.GELU(approximate="tanh")
+    initialise(model, tokenizer)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Weights that begin where much of a pretraining would only arrive: able to look back, to copy and to see sizes."""
     # Embeddings of T5's own deviation 1 drown what the first layers add to the residual stream. Smaller ones need a
     # larger gain before the tied output layer, for logits that can be sure of a token.
     torch.nn.init.normal_(model.shared.weight, std=0.3)
     torch.nn.init.constant_(model.decoder.final_layer_norm.weight, 3.0)
-    # Cross-attention that begins by passing on what it looks at: copying is half of every skill.
+    # Numbers lie on circles of several periods, so that a sum is a product of waves, which a gated layer can form.
+    angles = torch.arange(100)[:, None] * (2 * torch.pi / PERIODS)
+    waves = torch.cat([angles.cos(), angles.sin()], dim=1)
+    axes = torch.linalg.qr(torch.randn(model.config.d_model, waves.shape[1]))[0]
+    told = waves @ axes.T
+    rows = tokenizer.convert_tokens_to_ids([f"▁{number}" for number in range(100)])
+    model.shared.weight[rows] = 0.5 * model.shared.weight[rows] + 0.3 * told / told.std()
+    # Some heads begin by looking at a neighbour; every head passes on what it looks at; cross-attention looks for what
+    # is alike. Copying is half of every skill.
+    for stack, neighbours in ((model.encoder, (1, 17, 2)), (model.decoder, (1, 2, 3))):  # buckets of distances
+        bias = stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+        torch.nn.init.zeros_(bias)
+        for head, bucket in enumerate(neighbours):
+            bias[bucket, head] = 5.0
+        for block in stack.block:
+            block.layer[0].SelfAttention.q.weight *= 0.3
+            _pass_on(block.layer[0].SelfAttention)
     for block in model.decoder.block:
         attention = block.layer[1].EncDecAttention
-        torch.nn.init.orthogonal_(attention.v.weight)
-        attention.o.weight.data.copy_(attention.v.weight.data.T)
-    return model
+        _pass_on(attention)
+        torch.nn.init.orthogonal_(attention.q.weight, gain=0.5)
+        attention.k.weight.copy_(attention.q.weight)
+
+
+def _pass_on(attention: torch.nn.Module) -> None:
+    torch.nn.init.orthogonal_(attention.v.weight)
+    attention.o.weight.copy_(attention.v.weight.T)
 
 
 def build_optimizers(model: T5ForConditionalGeneration) -> list[torch.optim.Optimizer]:
@@ -230,7 +260,8 @@ starting point for fine-tuning and knows nothing of the world.
 
 - Architecture: encoder-decoder, {config.num_layers} + {config.num_decoder_layers} layers, width {config.d_model},
   feed-forward {config.d_ff} (gated GELU), {config.num_heads} heads of {config.d_kv}, tied embeddings.
-- Vocabulary: {len(tokenizer)} pieces: the quickstart's words, common English words, single characters, single digits.
+- Vocabulary: {len(tokenizer)} pieces: the quickstart's words, common English words, the numbers 0 to 99,
+  single characters.
 - Pretraining: {int(last["step"]):,} steps of {BATCH} generated examples of the skills below (Muon and AdamW,
   linear decay); none is a question or a rationale of the quickstart. Made by
   `scripts/pretrain_nano.py`; last training loss {last["loss"]:.4f} nats a token.

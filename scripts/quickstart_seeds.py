@@ -1,0 +1,95 @@
+"""The quickstart under several master seeds: another task, other trainings, the same pretrained models.
+
+    python scripts/quickstart_seeds.py                   # seeds 0 to 9; a killed one goes on where it stopped
+    python scripts/quickstart_seeds.py --seeds 3 4
+
+A master seed m draws the task (questions, the teacher's errors) and trains with the seeds 100 m + 1 and 100 m + 2. Adds a row
+for each to `docs/results/quickstart-seeds.csv`; one that is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+from mentorkd.console import ConsoleReporter
+from mentorkd.pipeline import Pipeline
+from mentorkd.quickstart import write_recipe, write_task
+from mentorkd.recipe_file import load_recipe
+from mentorkd.reporting import read_results
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "docs/results/quickstart-seeds.csv"
+LEARNERS = ("vanilla", "mentor", "student", "student-no-soft-labels")
+PAIRS = (("student", "vanilla"), ("student-no-soft-labels", "vanilla"), ("student", "student-no-soft-labels"))
+
+
+def run(master: int, root: Path) -> dict[str, Any]:
+    """Run the quickstart under one master seed, and return its row; accuracies and differences in points."""
+    recipe = root / "task" / "recipe.yaml"
+    if not recipe.is_file():
+        write_task(recipe.parent, seed=master)
+        write_recipe(recipe)
+    reporter = ConsoleReporter()
+    manifest = Pipeline(
+        load_recipe(recipe, [f"seeds=[{100 * master + 1},{100 * master + 2}]"]), root / "run", reporter
+    ).run()
+    reporter.close()
+    results = read_results(root / "run" / "report")
+    accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
+    row: dict[str, Any] = {"master_seed": master} | {name: _points(accuracy[name]) for name in LEARNERS}
+    for a, b in PAIRS:
+        difference, low, high, p = _compared(results["comparisons"], a, b)
+        row[f"{a} - {b}"] = _points(difference)
+        row |= {f"{a} - {b}, low": _points(low), f"{a} - {b}, high": _points(high), f"{a} - {b}, p": f"{p:.2g}"}
+    row["mentor_samples_kept"] = _points(_kept(results["filters"]))
+    stages = manifest["stages"].values()
+    row["seconds"] = round(sum(stage["seconds"] for stage in stages))
+    row["peak_memory_mb"] = round(max(stage["peak_memory_mb"] for stage in stages))
+    return row
+
+
+def _points(share: float) -> float:
+    return round(100 * share, 2)
+
+
+def _compared(comparisons: list[dict[str, Any]], a: str, b: str) -> tuple[float, float, float, float]:
+    """How far `a` is above `b`: difference, interval and p-value."""
+    [pair] = [pair for pair in comparisons if {pair["a"], pair["b"]} == {a, b}]
+    sign = 1 if pair["a"] == a else -1
+    low, high = sorted(sign * edge for edge in pair["interval"])
+    return sign * pair["difference"], low, high, pair["p_adjusted"]
+
+
+def _kept(filters: list[dict[str, Any]]) -> float:
+    """The share of the mentor's samples that are right."""
+    counts = [
+        row for row in filters if (row["learner"], row["source"], row["filter"]) == ("student", "mentor", "correct")
+    ]
+    return float(sum(row["after"] for row in counts) / sum(row["before"] for row in counts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)), help="the master seeds")
+    parser.add_argument("--runs", type=Path, default=ROOT / "build/quickstart-seeds", help="folder of the runs")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    if TABLE.is_file():
+        with TABLE.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    for master in options.seeds:
+        if any(int(row["master_seed"]) == master for row in rows):
+            continue
+        rows.append(run(master, options.runs / str(master)))
+        rows.sort(key=lambda row: int(row["master_seed"]))
+        with TABLE.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
