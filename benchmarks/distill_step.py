@@ -32,12 +32,13 @@ from svamp import (
     tokenizer_and_rows,
 )
 
-from mentorkd.batching import Encoded
+from mentorkd.encoding import Encoded
 from mentorkd.hardware import choose_precision
 from mentorkd.models import LoadedModel, tokenizer_digest
+from mentorkd.objectives import Distillation
 from mentorkd.recipe import TrainingConfig
 from mentorkd.soft_labels import SoftLabelWriter, StoredSoftLabels, StoreMeta
-from mentorkd.training import Distillation, train
+from mentorkd.training import train
 
 REFERENCE, OURS = "reference", "ours"
 BATCH = 8
@@ -144,10 +145,10 @@ class Bench:
     def _train(self, rows: Sequence[Encoded], folder: Path, at_step: object) -> None:
         if self._student is None:
             self._student = flan_t5(self.options.student, self.tokenizer, 0)
-        distillation = None
+        objective = None
         if self.distil:
             source = StoredSoftLabels([self._store(rows, folder / "store")], device=torch.device("cpu"))
-            distillation = Distillation(source, KD_WEIGHT, TEMPERATURE, True, "forward_kl")
+            objective = Distillation(source, KD_WEIGHT, TEMPERATURE, True, "forward_kl")
         train(
             self._student,
             rows,
@@ -155,7 +156,7 @@ class Bench:
             seed=0,
             folder=folder / "run",
             precision=self.precision,
-            distillation=distillation,
+            objective=objective,
             on_progress=lambda step, steps: at_step(step),
         )
 

@@ -7,7 +7,7 @@ size, on rows all of one length (the mean), nothing done with what comes out.
 
 Each side's time is that of a sample, extrapolated to all rows by their tokens. Ours scores runs of neighbouring rows from all
 over the order in which all rows would be scored, so that they pad as all rows do; what ours costs once, whatever the rows (the
-head is saved, the tokenizer hashed), is measured apart and counted once.
+tap is tried, the head saved, the tokenizer hashed), is measured apart and counted once.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from common import arguments, in_fresh_process, peak_extra_bytes, report
 from svamp import SHAPES, data_argument, flan_t5, reference_batch, reference_scoring, tokenizer_and_rows
 
-from mentorkd.batching import Collator, Encoded, sorted_batches
+from mentorkd.batching import Collator, sorted_batches
+from mentorkd.encoding import Encoded
 from mentorkd.hardware import choose_precision
-from mentorkd.head_tap import target_hidden
+from mentorkd.head_tap import tap_is_exact, target_hidden
 from mentorkd.models import LoadedModel
 from mentorkd.stages.score import TOKENS_PER_BATCH, score
 
@@ -150,7 +151,14 @@ class Bench:
         reference_scoring(self.mentor(REFERENCE), reference_batch(self.rows[:BATCH], longest))
 
     def nothing(self) -> None:
+        """What a scoring pass costs once: the tap is tried, the head saved, the tokenizer hashed."""
         self._score([])
+        collate = Collator.for_model("seq2seq", self.tokenizer, self.mentor(OURS).model.config)
+        with self._arithmetic():
+            tap_is_exact(self.mentor(OURS).model, collate([self.sample[0]]))
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        return torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
 
     def ours(self) -> None:
         for rows in self.runs:
@@ -181,8 +189,7 @@ class Bench:
         alike = [Encoded(row.rationale_id, [5] * sources, [5] * targets) for row in rows]
         collate = Collator.for_model("seq2seq", self.tokenizer, self.mentor(OURS).model.config)
         for batch in sorted_batches([row.length for row in alike], tokens_per_batch=self.options.tokens_per_batch):
-            arithmetic = torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
-            with torch.inference_mode(), arithmetic:
+            with torch.inference_mode(), self._arithmetic():
                 target_hidden(self.mentor(OURS).model, collate([alike[number] for number in batch]))
 
 

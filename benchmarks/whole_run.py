@@ -18,7 +18,7 @@ import torch
 from svamp import reference_batch, reference_trainer
 from transformers import GenerationConfig
 
-from mentorkd.batching import Encoded, encode_rows
+from mentorkd.encoding import Encoded, encode_rows
 from mentorkd.grading import grade
 from mentorkd.models import LoadedModel, load_model
 from mentorkd.pipeline import Pipeline

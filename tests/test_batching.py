@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mentorkd.batching import Collator, Encoded, encode_prompt, encode_rows, encode_target, plan_batches, sorted_batches
+from mentorkd.batching import Collator, plan_batches, sorted_batches
+from mentorkd.encoding import Encoded, Row, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.errors import ModelError
 from mentorkd.losses import IGNORE_INDEX
+from mentorkd.prompts import render_target
 from tiny_models import tiny_tokenizer
 
 LENGTHS = [random.Random(0).randint(5, 200) for _ in range(137)]
@@ -32,6 +37,55 @@ def test_a_plan_is_a_function_of_its_seed_and_differs_between_epochs() -> None:
 def test_a_longer_plan_begins_as_a_shorter_one() -> None:
     short, long = (plan_batches(LENGTHS, epochs=n, seed=1, batch_size=8) for n in (2, 5))
     assert long.batches[: len(short.batches)] == short.batches
+
+
+def test_a_number_of_batches_cycles_the_rows_and_cuts_the_last_epoch() -> None:
+    whole = plan_batches(LENGTHS, epochs=3, seed=1, batch_size=8)
+    cut = plan_batches(LENGTHS, batches=40, seed=1, batch_size=8)
+    assert cut.batches == whole.batches[:40]
+    assert cut.epoch_ends == whole.epoch_ends == [18, 36, 54]
+    assert plan_batches(LENGTHS, batches=36, seed=1, batch_size=8).epoch_ends == [18, 36]
+    seen = Counter(row for batch in cut.batches for row in batch)
+    assert set(seen) == set(range(len(LENGTHS)))
+    assert set(seen.values()) == {2, 3}
+
+
+@pytest.mark.parametrize("limit", [{"batch_size": 8}, {"tokens_per_batch": 900}])
+def test_rows_of_a_group_share_a_batch_two_by_two_in_other_pairs_every_epoch(limit: dict[str, int]) -> None:
+    groups = [None if row % 10 == 0 else f"q{row // 5}" for row in range(len(LENGTHS))]
+    plan = plan_batches(LENGTHS, epochs=4, seed=1, groups=groups, **limit)
+    sizes = Counter(group for group in groups if group)
+    pairs, start = [], 0
+    for end in plan.epoch_ends:
+        epoch = plan.batches[start:end]
+        assert sorted(row for batch in epoch for row in batch) == list(range(len(LENGTHS)))
+        found = [pair for batch in epoch for pair in neighbours(batch, groups)]
+        assert Counter(groups[one] for one, _ in found) == {
+            group: size // 2 for group, size in sizes.items() if size > 1
+        }
+        pairs.append({frozenset(pair) for pair in found})
+        start = end
+    assert len({frozenset(epoch) for epoch in pairs}) == 4
+    if "batch_size" in limit:
+        assert max(map(len, plan.batches)) == 8
+    else:
+        assert all(len(batch) * max(LENGTHS[row] for row in batch) <= 900 for batch in plan.batches)
+
+
+def neighbours(batch: list[int], groups: list[str | None]) -> list[tuple[int, int]]:
+    """Neighbours of one group, none in two pairs."""
+    pairs, left = [], batch
+    while len(left) > 1:
+        paired = groups[left[0]] is not None and groups[left[0]] == groups[left[1]]
+        if paired:
+            pairs.append((left[0], left[1]))
+        left = left[2 if paired else 1 :]
+    return pairs
+
+
+def test_a_pair_over_the_limit_stands_alone() -> None:
+    plan = plan_batches([9, 9, 9], epochs=1, seed=0, batch_size=1, groups=["q", "q", None])
+    assert sorted(map(len, plan.batches)) == [1, 2]
 
 
 def test_batches_hold_rows_of_about_equal_length() -> None:
@@ -87,8 +141,16 @@ def test_inference_batches_run_longest_first() -> None:
 
 
 def test_one_of_rows_and_tokens_must_be_given() -> None:
-    with pytest.raises(ValueError, match="exactly one"):
+    with pytest.raises(ValueError, match="exactly one of batch_size"):
         plan_batches([1], epochs=1, seed=0)
+
+
+def test_one_of_epochs_and_batches_must_be_given_and_batches_need_rows() -> None:
+    for given in ({}, {"epochs": 1, "batches": 1}):
+        with pytest.raises(ValueError, match="exactly one of epochs"):
+            plan_batches([1], seed=0, batch_size=1, **given)
+    with pytest.raises(ValueError, match="no rows"):
+        plan_batches([], seed=0, batch_size=1, batches=3)
 
 
 def test_targets_end_with_the_end_token_once() -> None:
@@ -136,6 +198,28 @@ def test_prompt_and_target_must_fit_the_positions_together() -> None:
     )
     assert kept == whole[:1]
     assert counts.target_too_long == 1
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+@pytest.mark.parametrize("form", ["arrow", "therefore"])
+@pytest.mark.parametrize("answer", ["7", "(B)", "1,234.5", "n k y z"])
+def test_the_tokens_of_an_answer_are_found(kind: str, form: str, answer: str) -> None:
+    tokenizer = tiny_tokenizer()
+    target = render_target(f"the answer is not {answer} yet", answer, form)  # type: ignore[arg-type]
+    start = target.rindex(answer)
+    row = Row("a", "How many?", target, answer=(start, start + len(answer)))
+    (encoded,), _ = encode_rows([row], tokenizer, kind, max_source_tokens=99, max_target_tokens=99)  # type: ignore[arg-type]
+    assert encoded.answer is not None
+    found = tokenizer.decode(encoded.target_ids[slice(*encoded.answer)])
+    assert answer in found
+    assert found.strip(" .") == answer
+    assert tokenizer.eos_token_id not in encoded.target_ids[slice(*encoded.answer)]
+
+
+def test_what_has_no_token_is_not_found_and_slow_tokenizers_are_refused() -> None:
+    assert token_span(tiny_tokenizer(), "causal", "7 --> 8", (9, 10)) is None
+    with pytest.raises(ModelError, match="fast tokenizer"):
+        token_span(SimpleNamespace(is_fast=False), "causal", "7 --> 8", (6, 7))  # type: ignore[arg-type]
 
 
 ROWS = [Encoded("a", [5, 6, 7, 1], [8, 9, 1]), Encoded("b", [5, 1], [8, 9, 10, 11, 1])]

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5Model
 
-from mentorkd.batching import Collator, Encoded
+from mentorkd.batching import Collator
+from mentorkd.encoding import Encoded
 from mentorkd.errors import ModelError
 from mentorkd.head_tap import head_parameters, tap_is_exact, target_hidden, target_logits
 from mentorkd.losses import IGNORE_INDEX

@@ -15,14 +15,17 @@ import torch
 from safetensors.torch import load_file
 
 import mentorkd.training
-from mentorkd.batching import Collator, Encoded, encode_rows
+from mentorkd.batching import Collator
+from mentorkd.encoding import Encoded, encode_rows
 from mentorkd.errors import TrainingError
 from mentorkd.fused_loss import fused_distillation_loss
 from mentorkd.head_tap import head_parameters, target_hidden, target_logits
 from mentorkd.losses import IGNORE_INDEX, MentorHidden, distillation_loss
+from mentorkd.mentors import OnlineMentor
 from mentorkd.models import LoadedModel, load_model
+from mentorkd.objectives import Distillation
 from mentorkd.recipe import LoraConfig, ModelConfig, TrainingConfig
-from mentorkd.training import Distillation, OnlineMentor, TrainingResult, last_checkpoint, train
+from mentorkd.training import TrainingResult, last_checkpoint, train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 NO_DROPOUT: dict[str, dict[str, Any]] = {
@@ -58,7 +61,7 @@ def settings(**changes: Any) -> TrainingConfig:
 
 
 def run(loaded: LoadedModel, rows: list[Encoded], folder: Path, **changes: Any) -> TrainingResult:
-    options = {"distillation", "validate", "on_progress", "precision", "seed"} & changes.keys()
+    options = {"objective", "updates", "validate", "on_progress", "precision", "seed"} & changes.keys()
     given = {"seed": 0, "precision": "float32"} | {name: changes.pop(name) for name in options}
     return train(loaded, rows, settings(**changes), folder=folder, **given)
 
@@ -100,7 +103,7 @@ def test_the_loss_falls(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_distillation_brings_the_student_to_the_mentor(family: str, tmp_path: Path) -> None:
     mentor, student = learner(family, seed=1), learner(family, seed=2)
-    result = run(student, rows_for(student, 16), tmp_path, epochs=8, distillation=online(mentor, kd_weight=1.0))
+    result = run(student, rows_for(student, 16), tmp_path, epochs=8, objective=online(mentor, kd_weight=1.0))
     divergence = [row["divergence"] for row in result.history]
     assert divergence[-1] < 0.6 * divergence[0]
     assert min(divergence) >= 0
@@ -125,7 +128,7 @@ def test_history_says_where_each_row_stands(tmp_path: Path) -> None:
 def test_the_logged_loss_is_the_weighted_sum_of_its_parts(tmp_path: Path) -> None:
     student = learner(seed=2)
     how = online(learner(seed=1), kd_weight=0.3, temperature=2.0)
-    for row in run(student, rows_for(student, 8), tmp_path, distillation=how).history:
+    for row in run(student, rows_for(student, 8), tmp_path, objective=how).history:
         assert row["loss"] == pytest.approx(0.7 * row["ce"] + 0.3 * 4 * row["divergence"], rel=1e-4)
 
 
@@ -199,7 +202,7 @@ def test_accumulation_does_not_change_training(family: str, tmp_path: Path) -> N
         student = learner(family, seed=2)
         rows, how = rows_for(student, 8), online(learner(family, seed=1))
         changes = {"epochs": 3, "batch_size": 8 // accumulation, "gradient_accumulation": accumulation}
-        result = run(student, rows, tmp_path / str(accumulation), distillation=how, **changes)
+        result = run(student, rows, tmp_path / str(accumulation), objective=how, **changes)
         assert result.updates == 3
         results[accumulation] = losses(result), [row["grad_norm"] for row in result.history], weights(student)
     for accumulation in (2, 4):
@@ -227,7 +230,7 @@ def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tupl
         head.weight = torch.nn.Parameter(head.weight.detach().flip(0).contiguous())
     rows = rows_for(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
     changes = {"batch_size": 2, "gradient_accumulation": accumulation}
-    return run(student, rows, folder, distillation=online(mentor), **changes), student
+    return run(student, rows, folder, objective=online(mentor), **changes), student
 
 
 def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> None:
@@ -268,7 +271,7 @@ def test_a_resumed_run_gives_the_losses_and_weights_of_an_undisturbed_one(killed
     def start(folder: str, on_progress: Callable[[int, int], None]) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
         student = learner(seed=2, dropout=True)
         how = online(learner(seed=1))
-        changes = {"epochs": 2, "schedule": "linear", "distillation": how, "validate": lambda: 0.5}
+        changes = {"epochs": 2, "schedule": "linear", "objective": how, "validate": lambda: 0.5}
         result = run(student, rows_for(student, 12), tmp_path / folder, on_progress=on_progress, **changes)
         return result, weights(student)
 
@@ -378,7 +381,7 @@ def test_fused_and_plain_loss_train_alike(
         with caplog.at_level(logging.WARNING, logger="mentorkd"):
             caplog.clear()
             how = online(learner(family, seed=1))
-            result = run(student, rows_for(student, 8), tmp_path / str(exact), epochs=3, distillation=how)
+            result = run(student, rows_for(student, 8), tmp_path / str(exact), epochs=3, objective=how)
         assert result.fused is exact
         assert ("plain loss" in caplog.text) is not exact
         results[exact] = losses(result)
@@ -391,9 +394,7 @@ def test_bfloat16_trains_near_float32(family: str, tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16"):
         student = learner(family, seed=2)
         how = online(learner(family, seed=1))
-        result = run(
-            student, rows_for(student, 8), tmp_path / precision, epochs=3, distillation=how, precision=precision
-        )
+        result = run(student, rows_for(student, 8), tmp_path / precision, epochs=3, objective=how, precision=precision)
         assert {p.dtype for p in student.model.parameters()} == {torch.float32}
         results[precision] = losses(result)
     assert results["bfloat16"] == pytest.approx(results["float32"], rel=2e-2)
@@ -439,7 +440,7 @@ def test_a_compiled_model_trains_alike_and_saves_plain_names(family: str, tmp_pa
         student = learner(family, seed=2)
         how = online(learner(family, seed=1))
         changes = {"epochs": 2, "torch_compile": on, "validate": lambda: 0.5}
-        result = run(student, rows_for(student, 12), tmp_path / str(on), distillation=how, **changes)
+        result = run(student, rows_for(student, 12), tmp_path / str(on), objective=how, **changes)
         assert result.fused
         results.append(losses(result))
         names.append(load_file(tmp_path / str(on) / "checkpoint-6" / "model.safetensors").keys())

@@ -1,6 +1,6 @@
-"""From records to batches: encoding, length-grouped batch plans, collation.
+"""From rows to batches: length-grouped plans of a whole training, collation.
 
-A batch plan lists every micro-batch of a whole training run, all epochs in order, as a pure function of lengths and
+A batch plan lists every micro-batch of a whole training run, epoch after epoch, as a pure function of lengths and
 seed. Resuming is then skipping, sharding over processes is striding, and nothing depends on a sampler's state.
 
 Labels are aligned with hidden states for both kinds of model: `labels[b, t]` is the token that the hidden state at
@@ -10,131 +10,30 @@ Labels are aligned with hidden states for both kinds of model: `labels[b, t]` is
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
+from mentorkd.encoding import Encoded
 from mentorkd.losses import IGNORE_INDEX
-from mentorkd.prompts import chat_prompt
 from mentorkd.recipe import ModelKind
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = [
-    "BatchPlan",
-    "Collator",
-    "Encoded",
-    "EncodingCounts",
-    "encode_prompt",
-    "encode_rows",
-    "encode_target",
-    "plan_batches",
-    "sorted_batches",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One training row as token ids; `target_ids` ends with the end token."""
-
-    rationale_id: str
-    source_ids: list[int]
-    target_ids: list[int]
-
-    @property
-    def length(self) -> int:
-        return len(self.source_ids) + len(self.target_ids)
-
-    def padded_sides(self, kind: ModelKind) -> tuple[int, ...]:
-        """Lengths of what is padded apart: source and target of encoder-decoder models, their sum of causal ones."""
-        return (len(self.source_ids), len(self.target_ids)) if kind == "seq2seq" else (self.length,)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingCounts:
-    """What encoding did to the rows: how many were too long and dropped, how many hold tokens that are unknown."""
-
-    rows: int
-    kept: int
-    source_too_long: int
-    target_too_long: int
-    with_unknown_tokens: int
-    target_tokens: int
-
-
-def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    eos = tokenizer.eos_token_id
-    assert eos is not None, "load_tokenizer refuses tokenizers without an end token"
-    return ids if ids and ids[-1] == eos else [*ids, eos]
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str) -> list[int]:
-    """Token ids of a prompt, the same in training and in generation.
-
-    Encoder-decoder models get the text and the end token. Chat models get it as the user's turn of their template.
-    Other causal models get it followed by a separator. Causal prompts have no end token.
-    """
-    if kind == "seq2seq":
-        ids = list(tokenizer(text)["input_ids"])
-        return _ended(ids, tokenizer)
-    ids = list(tokenizer(chat_prompt(tokenizer, text), add_special_tokens=not tokenizer.chat_template)["input_ids"])
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def encode_target(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str) -> list[int]:
-    """Token ids of a target text, ending with the end token."""
-    ids = list(tokenizer(text, add_special_tokens=kind == "seq2seq")["input_ids"])
-    return _ended(ids, tokenizer)
-
-
-def encode_rows(
-    rows: Sequence[tuple[str, str, str]],
-    tokenizer: PreTrainedTokenizerBase,
-    kind: ModelKind,
-    *,
-    max_source_tokens: int,
-    max_target_tokens: int,
-    positions: int | None = None,
-) -> tuple[list[Encoded], EncodingCounts]:
-    """Encode (rationale id, prompt, target) rows; rows that do not fit are dropped and counted, never cut.
-
-    A cut target would lose its answer, which stands at the end. `positions` bounds prompt and target together (they count
-    as too long a target), for models that read both on one line of so many positions.
-    """
-    kept: list[Encoded] = []
-    source_too_long = target_too_long = unknown = 0
-    prompts: dict[str, list[int]] = {}
-    unk = tokenizer.unk_token_id
-    for rationale_id, prompt, target in rows:
-        if prompt not in prompts:
-            prompts[prompt] = encode_prompt(tokenizer, kind, prompt)
-        source_ids, target_ids = prompts[prompt], encode_target(tokenizer, kind, target)
-        if len(source_ids) > max_source_tokens:
-            source_too_long += 1
-        elif len(target_ids) > max_target_tokens or (positions and len(source_ids) + len(target_ids) - 1 > positions):
-            target_too_long += 1
-        else:
-            # Tokenizers such as GPT-2's name their end token as unknown token; the one at the end is no fault.
-            unknown += unk is not None and (unk in source_ids[:-1] or unk in target_ids[:-1])
-            kept.append(Encoded(rationale_id, source_ids, target_ids))
-    counts = EncodingCounts(
-        rows=len(rows),
-        kept=len(kept),
-        source_too_long=source_too_long,
-        target_too_long=target_too_long,
-        with_unknown_tokens=unknown,
-        target_tokens=sum(len(row.target_ids) for row in kept),
-    )
-    return kept, counts
+__all__ = ["BatchPlan", "Collator", "plan_batches", "sorted_batches"]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """Every micro-batch of a run as row numbers; `epoch_ends[e]` is how many micro-batches end epoch e."""
+    """Every micro-batch of a run as row numbers; `epoch_ends[e]` is how many micro-batches end epoch e.
+
+    The last end lies beyond the plan where that epoch is cut.
+    """
 
     batches: list[list[int]]
     epoch_ends: list[int]
@@ -148,20 +47,43 @@ def _sides(lengths: Sequence[Lengths]) -> list[tuple[int, ...]]:
     return [(length,) if isinstance(length, int) else length for length in lengths]
 
 
-def _pack(
-    order: Sequence[int], lengths: Sequence[tuple[int, ...]], rows: int | None, tokens: int | None
-) -> list[list[int]]:
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Rows that must share a batch, and the longest of each of their sides."""
+
+    rows: tuple[int, ...]
+    sides: tuple[int, ...]
+
+
+def _units(
+    sides: Sequence[tuple[int, ...]], groups: Sequence[str | None] | None = None, rng: random.Random | None = None
+) -> list[_Unit]:
+    """Rows of one group two by two, in pairs that `rng` draws; one left over, and a row without a group, alone."""
+    members: defaultdict[str | int, list[int]] = defaultdict(list)
+    for row in range(len(sides)):
+        group = groups[row] if groups else None
+        members[row if group is None else group].append(row)
+    units = []
+    for rows in members.values():
+        if rng is not None and len(rows) > 1:
+            rng.shuffle(rows)
+        pairs = [tuple(rows[start : start + 2]) for start in range(0, len(rows), 2)]
+        units += [_Unit(pair, tuple(map(max, sides[pair[0]], sides[pair[-1]]))) for pair in pairs]
+    return units
+
+
+def _pack(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list[list[_Unit]]:
     """Cut `order` into batches of `rows` rows, or of at most `tokens` tokens padded to the batch's longest sides."""
-    batches: list[list[int]] = []
-    current: list[int] = []
-    longest: tuple[int, ...] = ()
-    for row in order:
-        widest = tuple(map(max, longest, lengths[row])) if current else lengths[row]
-        full = len(current) == rows if tokens is None else (len(current) + 1) * sum(widest) > tokens
+    batches: list[list[_Unit]] = []
+    current: list[_Unit] = []
+    held, longest = 0, order[0].sides if order else ()
+    for unit in order:
+        widest, held = tuple(map(max, longest, unit.sides)), held + len(unit.rows)
+        full = held > (rows or 0) if tokens is None else held * sum(widest) > tokens
         if current and full:
             batches.append(current)
-            current, widest = [], lengths[row]
-        current.append(row)
+            current, widest, held = [], unit.sides, len(unit.rows)
+        current.append(unit)
         longest = widest
     if current:
         batches.append(current)
@@ -173,15 +95,19 @@ GROUP_BATCHES = 3
 least: on SVAMP 9 % in windows and 7 % over all rows, where sorting by the sum pads 20 % and 22 %."""
 
 
-def _alike(order: Sequence[int], lengths: Sequence[tuple[int, ...]], rows: int | None, tokens: int | None) -> list[int]:
+def _alike(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list[_Unit]:
     """`order` rearranged, shortest first, so that neighbours are of about equal length on every side."""
-    by_target = sorted(order, key=lambda row: lengths[row][-1])
-    groups = _pack(by_target, lengths, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
+    by_target = sorted(order, key=lambda unit: unit.sides[-1])
+    groups = _pack(by_target, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
     # Up one group and down the next, so that a batch across two groups holds no extremes.
     sides = [
-        sorted(group, key=lambda row: lengths[row][0], reverse=bool(number % 2)) for number, group in enumerate(groups)
+        sorted(group, key=lambda unit: unit.sides[0], reverse=bool(number % 2)) for number, group in enumerate(groups)
     ]
-    return list(chain(*sides)) if len(lengths[order[0]]) > 1 else by_target
+    return list(chain(*sides)) if len(order[0].sides) > 1 else by_target
+
+
+def _rows_of(batch: Sequence[_Unit]) -> list[int]:
+    return [row for unit in batch for row in unit.rows]
 
 
 # Rows are sorted by length inside a window of about this many batches: wide enough that batches hold equal lengths,
@@ -192,39 +118,60 @@ WINDOW_BATCHES = 100
 def plan_batches(
     lengths: Sequence[Lengths],
     *,
-    epochs: int,
     seed: int,
+    epochs: int | None = None,
+    batches: int | None = None,
     batch_size: int | None = None,
     tokens_per_batch: int | None = None,
+    groups: Sequence[str | None] | None = None,
 ) -> BatchPlan:
-    """Plan length-grouped random batches for all epochs.
+    """Plan length-grouped random batches for whole epochs, or exactly so many batches.
 
     Args:
         lengths: tokens of each row.
-        epochs: passes over the rows.
-        seed: the plan is a pure function of its arguments.
+        seed: the plan is a pure function of its arguments, and a shorter one is the beginning of a longer one.
+        epochs: passes over the rows, or
+        batches: micro-batches; rows are cycled, shuffled anew in every epoch, and the last epoch is cut.
         batch_size: rows a micro-batch, or
-        tokens_per_batch: padded tokens a micro-batch (a row longer than that stands alone).
+        tokens_per_batch: padded tokens a micro-batch (a row, or pair, longer than that stands alone).
+        groups: rows of one group share a micro-batch two by two, as neighbours, in pairs drawn anew in every epoch.
     """
     if (batch_size is None) == (tokens_per_batch is None):
         raise ValueError("give exactly one of batch_size and tokens_per_batch")
-    sides = _sides(lengths)
-    batches: list[list[int]] = []
+    if (epochs is None) == (batches is None):
+        raise ValueError("give exactly one of epochs and batches")
+    if batches and not lengths:
+        raise ValueError("no rows to make batches of")
+    planned: list[list[int]] = []
     ends: list[int] = []
+    for epoch in _epochs(_sides(lengths), seed, batch_size, tokens_per_batch, groups):
+        if len(ends) == epochs or (batches is not None and len(planned) >= batches):
+            break
+        planned += epoch
+        ends.append(len(planned))
+    return BatchPlan(planned[:batches], ends)
+
+
+def _epochs(
+    sides: Sequence[tuple[int, ...]],
+    seed: int,
+    batch_size: int | None,
+    tokens_per_batch: int | None,
+    groups: Sequence[str | None] | None,
+) -> Iterator[list[list[int]]]:
+    """The batches of one epoch after the other, without end."""
     mean = max(1.0, sum(map(sum, sides)) / max(1, len(sides)))
     window = WINDOW_BATCHES * (batch_size or max(1, round((tokens_per_batch or 0) / mean)))
-    for epoch in range(epochs):
+    for epoch in count():
         rng = random.Random(f"{seed}/{epoch}")
-        order = list(range(len(sides)))
+        order = _units(sides, groups, rng)
         rng.shuffle(order)
-        grouped: list[list[int]] = []
+        packed: list[list[_Unit]] = []
         for start in range(0, len(order), window):
-            part = _alike(order[start : start + window], sides, batch_size, tokens_per_batch)
-            grouped += _pack(part, sides, batch_size, tokens_per_batch)
-        rng.shuffle(grouped)
-        batches += grouped
-        ends.append(len(batches))
-    return BatchPlan(batches, ends)
+            part = _alike(order[start : start + window], batch_size, tokens_per_batch)
+            packed += _pack(part, batch_size, tokens_per_batch)
+        rng.shuffle(packed)
+        yield [_rows_of(batch) for batch in packed]
 
 
 def sorted_batches(
@@ -233,9 +180,8 @@ def sorted_batches(
     """Batches for inference: the longest first, so that a batch too large for the memory fails at once."""
     if not lengths:
         return []
-    sides = _sides(lengths)
-    order = _alike(range(len(sides)), sides, batch_size, tokens_per_batch)[::-1]
-    return _pack(order, sides, batch_size, tokens_per_batch)
+    order = _alike(_units(_sides(lengths)), batch_size, tokens_per_batch)[::-1]
+    return [_rows_of(batch) for batch in _pack(order, batch_size, tokens_per_batch)]
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int, side: str) -> torch.Tensor:

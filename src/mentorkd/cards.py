@@ -135,7 +135,7 @@ def _snippet(learner: Learner) -> str:
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         f"model = {auto}.from_pretrained(folder)",
         'question = "..."',
-        f'prompt = {learner.prompt!r}.replace("{{question}}", question)',
+        f'prompt = {learner.asked!r}.replace("{{question}}", question)',
     ]
     if seq2seq:
         lines.append('inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)')

@@ -27,6 +27,7 @@ from mentorkd.cli_options import (
 from mentorkd.console import ConsoleReporter, JsonReporter, ranges, show_table
 from mentorkd.data_cli import data_app, import_data
 from mentorkd.errors import MentorkdError, RunError
+from mentorkd.init_cli import init
 from mentorkd.recipe import TEACHER, Recipe
 from mentorkd.records import Question, write_jsonl
 from mentorkd.store import Stage
@@ -44,6 +45,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.command()(annotate)
 app.command("import")(import_data)
+app.command()(init)
 
 
 @app.command()
@@ -257,7 +259,7 @@ def ask(
     seed = pipeline.recipe.seeds[0]
     model = work.model_folder(name, seed, pipeline.made("train", name, seed))
     [[completion]] = work.engine(config, model).sample(
-        [render_prompt(question, config.prompt)],
+        [render_prompt(question, config.asked)],
         n=1,
         temperature=0.0,
         top_p=1.0,

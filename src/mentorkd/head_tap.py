@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,11 @@ from torch import nn
 from mentorkd.errors import ModelError
 from mentorkd.losses import IGNORE_INDEX
 
-__all__ = ["head_parameters", "tap_is_exact", "target_hidden", "target_logits"]
+__all__ = ["Layers", "head_parameters", "tap_is_exact", "target_hidden", "target_logits", "target_states"]
+
+Layers = dict[int, torch.Tensor]
+"""Hidden states [N, D] by the number of the layer that they leave, counted from 1; of the decoder, where there is one. Those
+of the last layer are as the head receives them."""
 
 
 def head_parameters(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -44,10 +48,9 @@ def _head_replaced(head: nn.Module, forward: Callable[[torch.Tensor], torch.Tens
             head.forward = before
 
 
-def _call(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _call(model: nn.Module, batch: Mapping[str, torch.Tensor], **options: Any) -> Any:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits
-    return logits
+    return model(**inputs, use_cache=False, **options)
 
 
 def target_hidden(
@@ -57,27 +60,41 @@ def target_hidden(
 
     `tapped` is the model that owns the head when `model` is a wrapper of it (DistributedDataParallel).
     """
-    head, target = _head(tapped or model), batch["labels"] != IGNORE_INDEX
-    taken: list[torch.Tensor] = []
-
-    def take(hidden: torch.Tensor) -> torch.Tensor:
-        taken.append(hidden[target])
-        return hidden.new_zeros(1, 1, len(head.weight))  # models like BART go on to add a bias
-
-    with _head_replaced(head, take):
-        _call(model, batch)
-    (hidden,) = taken
-    return hidden
+    return target_states(model, batch, tapped=tapped)[0]
 
 
 def target_logits(
     model: nn.Module, batch: Mapping[str, torch.Tensor], *, tapped: nn.Module | None = None
 ) -> torch.Tensor:
     """The model's own logits [N, V] at the target positions; the head is given no others."""
+    return target_states(model, batch, tapped=tapped, logits=True)[0]
+
+
+def target_states(
+    model: nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    tapped: nn.Module | None = None,
+    logits: bool = False,
+    layers: Collection[int] = (),
+) -> tuple[torch.Tensor, Layers]:
+    """`target_hidden`, or `target_logits`, and with it the hidden states of some layers, in one forward pass."""
     head, target = _head(tapped or model), batch["labels"] != IGNORE_INDEX
-    forward = head.forward
-    with _head_replaced(head, lambda hidden: forward(hidden[target][None])):
-        return _call(model, batch)[0]
+    forward, taken = head.forward, []
+
+    def take(hidden: torch.Tensor) -> torch.Tensor:
+        taken.append(hidden[target])
+        return hidden.new_zeros(1, 1, len(head.weight))  # models like BART go on to add a bias
+
+    def apply(hidden: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = forward(hidden[target][None])
+        return result
+
+    with _head_replaced(head, apply if logits else take):
+        outputs = _call(model, batch, **({"output_hidden_states": True} if layers else {}))
+    states = outputs.get("decoder_hidden_states", outputs.get("hidden_states"))
+    (found,) = [outputs.logits[0]] if logits else taken
+    return found, {layer: states[layer][target] for layer in layers}
 
 
 def tap_is_exact(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
@@ -107,7 +124,7 @@ def tap_is_exact(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
     model.eval()
     try:
         with torch.no_grad(), _head_replaced(head, mark):
-            logits = _call(model, row)
+            logits = _call(model, row).logits
     finally:
         model.train(training)
     return linear and logits.shape == handed_on.shape and torch.equal(logits.float(), handed_on.float())

@@ -38,6 +38,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "model_kind",
+    "positions_of",
     "resolve_device",
     "save_model",
     "tokenizer_digest",
@@ -102,6 +103,11 @@ def _line(error: Exception) -> str:
 def kind_of(config: ModelConfig) -> ModelKind:
     """The kind of a model that is not loaded yet, from its config alone."""
     return model_kind(_config_of(config))
+
+
+def positions_of(config: ModelConfig) -> int | None:
+    """How many positions a model that is not loaded yet has learned; None where they do not end."""
+    return getattr(_config_of(config), "max_position_embeddings", None)
 
 
 def vocabulary_size(config: ModelConfig) -> int:

@@ -8,13 +8,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field
 
+from mentorkd.learner_recipe import (
+    EXPLAIN,
+    GOLD,
+    PREDICT,
+    TEACHER,
+    Learner,
+    LoraConfig,
+    ModelConfig,
+    ModelKind,
+    ObjectiveName,
+    SamplingConfig,
+    SearchConfig,
+    SelectConfig,
+    Strict,
+    TrainingConfig,
+)
 from mentorkd.records import AnswerKind
 from mentorkd.teacher_recipe import LocalTeacher, OpenAITeacher
 
 __all__ = [
+    "EXPLAIN",
     "GOLD",
+    "PREDICT",
     "TEACHER",
     "DataConfig",
     "Learner",
@@ -22,28 +40,17 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "ModelKind",
+    "ObjectiveName",
     "OpenAISource",
     "Recipe",
     "RecordedTeacher",
     "SamplingConfig",
+    "SearchConfig",
     "SelectConfig",
     "TaskConfig",
     "TrainingConfig",
+    "Variant",
 ]
-
-TEACHER = "teacher"
-"""The name under which learners refer to the teacher."""
-
-GOLD = "gold"
-"""The name of the answers themselves as a source: every training question once, its gold answer and no reasoning."""
-
-
-ModelKind = Literal["seq2seq", "causal"]
-"""Encoder-decoder (T5) or decoder-only (GPT-2, Llama, Qwen)."""
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
 class DataConfig(Strict):
@@ -81,38 +88,6 @@ class TaskConfig(Strict):
     """Keep only the first so many test questions (for trials)."""
 
 
-class SelectConfig(Strict):
-    """Which of a source's rationales enter training."""
-
-    correct: bool = True
-    """Keep only rationales whose own answer equals the gold one (the paper's filter). Wrong ones that are kept are still
-    trained with the gold answer behind them, as in the reference code."""
-    deduplicate: bool = True
-    """Drop rationales of one question that are equal but for whitespace."""
-    min_tokens: int = Field(default=0, ge=0)
-    """Shortest rationale to keep. Tokens are counted as four characters each, so that every learner gets the same ones."""
-    max_tokens: int | None = Field(default=None, ge=1)
-    """Longest rationale to keep, counted likewise."""
-    answer_in_rationale: bool = False
-    """Drop rationales whose reasoning, read without the answer at its end, arrives at another answer. Blunt on numbers."""
-    steps: bool = False
-    """Drop rationales in which an equation is false; equations that cannot be read are left alone."""
-    diverse: int | None = Field(default=None, ge=1)
-    """Keep at most so many rationales a question, those that differ most in their words."""
-    max_per_question: int | None = Field(default=None, ge=1)
-    """Keep at most so many rationales a question, in sample order."""
-    question_ratio: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Keep the rationales of only this share of the questions (the paper's low-resource setting, Figure 5)."""
-
-    @model_validator(mode="after")
-    def _some_length_fits(self) -> SelectConfig:
-        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"`min_tokens: {self.min_tokens}` is over `max_tokens: {self.max_tokens}`; nothing would fit"
-            )
-        return self
-
-
 class RecordedTeacher(Strict):
     """A teacher whose rationales were recorded in a file."""
 
@@ -147,177 +122,17 @@ def _recorded_by_its_file(value: Any) -> Any:
     return {"kind": "recorded", **value} if isinstance(value, dict) and "rationales" in value else value
 
 
-class LoraConfig(Strict):
-    """Low-rank adapters by peft, merged into the weights on save."""
-
-    r: int = Field(default=64, ge=1)
-    """Rank."""
-    alpha: int = Field(default=32, ge=1)
-    """Scale; the update is multiplied by alpha / r."""
-    dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
-    """Dropout before the adapter."""
-    target_modules: list[str] | None = None
-    """Names of the adapted linear layers; null takes peft's default for the architecture (q and v for T5)."""
+# A variant's name of a sweep (`student@kd_weight=0.3`), or a name that people give.
+_NAME = r"^([A-Za-z0-9_-]+@[A-Za-z0-9@=+,._-]+|[A-Za-z0-9][A-Za-z0-9_-]*)$"
 
 
-class ModelConfig(Strict):
-    """A Hugging Face model: by name or folder, or built from a config with random weights."""
+class Variant(Strict):
+    """A learner that a sweep made of another."""
 
-    name: str | None = None
-    """Hub name or local folder of a pretrained model."""
-    from_config: dict[str, Any] | None = None
-    """Arguments of the model's config (with `model_type`) to build it with random weights; sizes not given are the type's own."""
-    tokenizer: str | None = None
-    """Tokenizer's hub name, folder, or SentencePiece `.model` file; null takes the model's own."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    lora: LoraConfig | None = None
-    """Train low-rank adapters instead of all weights."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights in memory; auto is float32 for full training and bfloat16 for LoRA where the hardware has it."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you have read it."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> ModelConfig:
-        if (self.name is None) == (self.from_config is None):
-            raise ValueError("give exactly one of `name` (a pretrained model) and `from_config` (random weights)")
-        if self.from_config is not None:
-            if "model_type" not in self.from_config:
-                raise ValueError("`from_config` needs `model_type`, e.g. t5, gpt2, llama")
-            if self.tokenizer is None:
-                raise ValueError("`from_config` needs `tokenizer`: a folder, a hub name or a SentencePiece .model file")
-        return self
-
-
-def _model_shorthand(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-class TrainingConfig(Strict):
-    """How a learner is trained. A recipe-level `training:` gives the defaults of all learners."""
-
-    epochs: int = Field(default=20, ge=1)
-    """Passes over the training rows, and the number of times at which a training stops to save (see `validate_every`)."""
-    updates: int | None = Field(default=None, ge=1)
-    """Exactly so many optimiser steps instead of what the epochs come to: rows are cycled, and `epochs` is left as the number
-    of equal distances at which the model is saved and validated."""
-    batch_size: int = Field(default=8, ge=1)
-    """Rows in a micro-batch of one device."""
-    tokens_per_batch: int | None = Field(default=None, ge=1)
-    """Padded tokens (source + target) in a micro-batch, instead of `batch_size` rows."""
-    gradient_accumulation: int = Field(default=1, ge=1)
-    """Micro-batches in an optimiser step; the loss is weighted by tokens, so the split does not change it."""
-    learning_rate: float = Field(default=3e-4, gt=0.0)
-    """Peak learning rate of AdamW."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning-rate schedule after the warm-up (the paper: constant)."""
-    warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the updates over which the learning rate rises from 0."""
-    weight_decay: float = Field(default=0.01, ge=0.0)
-    """AdamW's decoupled weight decay."""
-    max_grad_norm: float = Field(default=1.0, ge=0.0)
-    """Clip the gradient's norm; 0 turns clipping off (the paper)."""
-    max_source_tokens: int = Field(default=512, ge=1)
-    """Longest prompt; rows over it are dropped and counted."""
-    max_target_tokens: int = Field(default=512, ge=1)
-    """Longest target; rows over it are dropped and counted, since a cut row loses its answer."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the forward and backward pass; auto takes bfloat16 where the hardware is fast at it."""
-    torch_compile: bool = False
-    """Compile the model with torch.compile."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-    validate_every: int = Field(default=1, ge=1)
-    """Validate (by generation) every so many epochs, or of those equal distances, and always after the last."""
-    select_on: Literal["validation", "test", "last"] = "validation"
-    """Where the best epoch is chosen: `test` is the paper's protocol and is shouted in the report; `last` takes the last epoch."""
-    report_to: list[str] = Field(default_factory=list)
-    """Experiment trackers that transformers knows: tensorboard, trackio, wandb, mlflow."""
-
-
-class SamplingConfig(Strict):
-    """How text is sampled from a learner. A recipe-level `sampling:` gives the defaults of all learners."""
-
-    samples: int = Field(default=3, ge=1)
-    """Rationales a question that a mentor writes (the paper: 3)."""
-    temperature: float = Field(default=0.7, gt=0.0)
-    """Softmax temperature of augmentation; evaluation is greedy."""
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Nucleus sampling: smallest set of tokens with this probability mass."""
-    top_k: int = Field(default=0, ge=0)
-    """Sample from the k likeliest tokens; 0 samples from all."""
-    max_new_tokens: int = Field(default=512, ge=1)
-    """Longest text to generate, in augmentation, validation and evaluation."""
-    batch_size: int = Field(default=32, ge=1)
-    """Sequences generated at once."""
-    engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
-    """What generates; auto takes the fastest one present that serves the model."""
-
-
-class Learner(Strict):
-    """A model that is trained on rationales, and imitates soft labels if it names a mentor for them.
-
-    One with `rationales: []` is not trained: it is the model as it is, in a row of its own.
-    """
-
-    model: Annotated[ModelConfig, BeforeValidator(_model_shorthand)]
-    """Hub name or folder, or a mapping with more."""
-    rationales: list[str] = Field(default_factory=lambda: [TEACHER])
-    """Whom it learns text from: `teacher`, names of other learners, and `gold`, the bare answers. Empty: nobody; the model is
-    evaluated as it is."""
-    reads: dict[str, SelectConfig] = Field(default_factory=dict)
-    """This learner's own filters, by source; keys not given are those of the source's `select`."""
-    objective: Literal["rationale", "step_by_step", "mcc"] = "rationale"
-    """What it learns of its rows: `rationale` writes rationale and answer; `step_by_step` (Distilling Step-by-Step) answers under
-    `predict: ` and reasons under `explain: `; `mcc` (MCC-KD) is `rationale`, and answers alike behind two rationales of a
-    question."""
-    objective_weight: float | None = Field(default=None, ge=0.0)
-    """alpha: of `alpha CE(predict) + (1 - alpha) CE(explain)` step by step, of `CE + alpha KL` in mcc. Null takes the published
-    0.5 and 0.1."""
-    objective_temperature: float = Field(default=1.0, gt=0.0)
-    """Softmax temperature of the two distributions that `mcc` compares."""
-    soft_labels: str | None | dict[str, Annotated[float, Field(gt=0.0)]] = None
-    """The learner whose token distributions it imitates; several with their weights, e.g. {large: 2, base: 1}."""
-    kd_weight: float = Field(default=0.3, ge=0.0, le=1.0)
-    """w of (1 - w) CE + w KL, the paper's lambda; has no effect without `soft_labels`."""
-    temperature: float = Field(default=1.0, gt=0.0)
-    """Softmax temperature tau of both distributions in the divergence."""
-    tau_squared: bool = True
-    """Multiply the divergence by tau^2, so that `kd_weight` means the same at every temperature (the paper: false)."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce", "hidden_states"] = "forward_kl"
-    """How far the student's distribution is from the mentor's; `hidden_states` compares layers instead, by the mean squared
-    difference between learned projections of its hidden states and the mentor's (needs `soft_label_store: online`)."""
-    layers: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
-    """Which layer of the mentor each layer of the student is compared with in `hidden_states`, counted from 1 (of the decoder,
-    where there is one); null maps all of the student's uniformly."""
-    soft_label_store: Literal["hidden", "top_k", "online"] = "hidden"
-    """`hidden` stores the mentor's last hidden states (exact up to rounding to bfloat16), `top_k` its k largest
-    probabilities, `online` recomputes the mentor's forward pass every step."""
-    top_k: int = Field(default=64, ge=1)
-    """k of the `top_k` store."""
-    target: Literal["arrow", "therefore"] = "arrow"
-    """Target text: `{rationale} --> {answer}` or `{rationale} Therefore, the answer is {answer}.`."""
-    prompt: str = "{question}"
-    """Prompt template; `{question}` is replaced. Chat models get it as the user's turn."""
-    select: SelectConfig = SelectConfig()
-    """Filter for the rationales that this learner writes."""
-    training: TrainingConfig = TrainingConfig()
-    """Overrides of the recipe's `training`."""
-    sampling: SamplingConfig = SamplingConfig()
-    """Overrides of the recipe's `sampling`."""
-
-    @property
-    def imitates(self) -> dict[str, float]:
-        """The learners whose distributions it imitates, with their weights, which sum to 1."""
-        named = {self.soft_labels: 1.0} if isinstance(self.soft_labels, str) else self.soft_labels or {}
-        return {name: weight / sum(named.values()) for name, weight in named.items()}
-
-    @property
-    def alpha(self) -> float:
-        """`objective_weight`, or what was published."""
-        published = {"rationale": 0.0, "step_by_step": 0.5, "mcc": 0.1}
-        return published[self.objective] if self.objective_weight is None else self.objective_weight
+    of: str
+    """The learner as the recipe names it."""
+    values: dict[str, Any]
+    """What was swept for it: the sweep's keys and their values here."""
 
 
 class Recipe(Strict):
@@ -333,7 +148,7 @@ class Recipe(Strict):
         BeforeValidator(_recorded_by_its_file),
     ]
     """Where the first rationales come from. `kind` may be left out where `rationales` names a file."""
-    learners: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Learner] = Field(min_length=1)
+    learners: dict[Annotated[str, Field(pattern=_NAME)], Learner] = Field(min_length=1)
     """The learners by name; the order is the order of the report."""
     training: TrainingConfig = TrainingConfig()
     """Defaults of every learner's `training`."""
@@ -343,6 +158,18 @@ class Recipe(Strict):
     """The whole graph is trained once a seed (initial weights, data order, dropout, sampling)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run; auto takes an accelerator if there is one."""
+    protocol: Literal["fair", "paper"] = "fair"
+    """`paper` sets what is not given as the paper has it: arms after equal epochs, chosen on the test set, no validation split,
+    no tau^2, no clipping, repeated rationales kept. The report marks every number that was so chosen."""
+    match: Literal["updates", "epochs", "tokens"] = "updates"
+    """What is equal for all arms, the trained learners that no other one names: optimiser steps, epochs, or target tokens. Of
+    updates and tokens each gets the most that any would have of its own epochs; rows are cycled."""
+    search: SearchConfig | None = None
+    """Settings to choose by validation, for every arm that has no `search` of its own."""
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
+    """Values for keys like `student.kd_weight`: of every learner that a key reaches there is one of each combination."""
+    variants: dict[str, Variant] = Field(default_factory=dict)
+    """What the sweep came to; written by the tool."""
 
     def filter_of(self, reader: str, source: str) -> SelectConfig:
         """The filter through which a learner reads a source: the teacher, `gold` or another learner."""

@@ -107,7 +107,7 @@ class _Seed:
         if name in writers(self.recipe):
             sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, self.seed]
             self.text[name] = self._add("augment", name, [*sampling, self._untrained(name)], model)
-        answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.prompt]
+        answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.asked]
         self._add("evaluate", name, [*answering, self._untrained(name)], model)
 
     def _add(self, kind: str, name: str, settings: Any, inputs: Mapping[str, str]) -> str:

@@ -27,24 +27,25 @@ from mentorkd.models import (
     save_model,
     vocabulary_size,
 )
+from mentorkd.objectives import Objective
 from mentorkd.recipe import GOLD, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.records import Prediction, Question, Rationale, Split, write_jsonl
 from mentorkd.run_files import RunFiles
-from mentorkd.soft_labels import StoredSoftLabels
 from mentorkd.stage_graph import role
 from mentorkd.stages.annotate import annotate
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.evaluate import accuracy, evaluate
+from mentorkd.stages.objective import MentorFiles, objective_of
 from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.report import report
-from mentorkd.stages.rows import training_rows
+from mentorkd.stages.rows import Reader, training_rows
 from mentorkd.stages.sampling import Decoding, Grader
 from mentorkd.stages.score import score
 from mentorkd.stages.select import Gathered, gather, gold_rationales
 from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
-from mentorkd.training import Distillation, OnlineMentor, SoftLabelSource, train
+from mentorkd.training import train
 
 __all__ = ["Work"]
 
@@ -118,15 +119,7 @@ class Work:
         questions = self._questions(stage, "train")
         gathered = self._gather(stage, learner.rationales, questions)
         loaded = load_model(learner.model, seed=stage.seed, device=self.device)
-        rows, counts = training_rows(
-            gathered.rationales,
-            questions,
-            loaded,
-            prompt=learner.prompt,
-            target=learner.target,
-            max_source_tokens=config.max_source_tokens,
-            max_target_tokens=config.max_target_tokens,
-        )
+        rows, counts = training_rows(gathered.rationales, questions, learner, Reader.of(loaded))
         if not rows:
             raise TrainingError(
                 f"{stage.learner}: no training row is left of {len(gathered.rationales)} selected rationales "
@@ -143,7 +136,7 @@ class Work:
             seed=stage.seed,
             folder=place / "checkpoints",
             precision=self.precision(learner),
-            distillation=self._distillation(stage, learner),
+            objective=self._objective(stage, learner, loaded),
             validate=self._validation(stage, learner, loaded),
             on_progress=self.progress,
             run_name=f"{self.recipe.name}/{stage.learner}/seed-{stage.seed}",
@@ -170,15 +163,7 @@ class Work:
         gathered = self._gather(stage, [stage.source], questions)
         mentor_folder = self._model(stage, stage.mentor)
         mentor = load_folder(mentor_folder, device=self.device)
-        rows, _ = training_rows(
-            gathered.rationales,
-            questions,
-            mentor,
-            prompt=learner.prompt,
-            target=learner.target,
-            max_source_tokens=learner.training.max_source_tokens,
-            max_target_tokens=learner.training.max_target_tokens,
-        )
+        rows, _ = training_rows(gathered.rationales, questions, learner, Reader.of(mentor))
         made = score(
             mentor,
             rows,
@@ -309,7 +294,7 @@ class Work:
             questions,
             learner=name,
             seed=seed,
-            prompt=learner.prompt,
+            prompt=learner.asked,
             grader=self.grader,
             max_new_tokens=learner.sampling.max_new_tokens,
             journal=journal,
@@ -329,18 +314,16 @@ class Work:
     def _learner(self, stage: Stage) -> Learner:
         return self.recipe.learners[stage.learner]
 
-    def _distillation(self, stage: Stage, learner: Learner) -> Distillation | None:
-        if not learner.imitates:
-            return None
-        source: SoftLabelSource
-        (mentor,) = learner.imitates
-        folder = self._model(stage, mentor)
-        if learner.soft_label_store == "online":
-            source = OnlineMentor(load_folder(folder, device=self.device))
-        else:
-            stores = [self.files.soft_labels(stage.inputs[f"soft_labels/{mentor}/{s}"]) for s in learner.rationales]
-            source = StoredSoftLabels(stores, device=self.device, mentor=digest_path(folder))
-        return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
+    def _objective(self, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
+        stored = learner.rationales if learner.soft_label_store != "online" else []
+        mentors = {
+            name: MentorFiles(
+                self._model(stage, name),
+                [self.files.soft_labels(stage.inputs[f"soft_labels/{name}/{source}"]) for source in stored],
+            )
+            for name in learner.imitates
+        }
+        return objective_of(learner, loaded, mentors, seed=stage.seed)
 
     def _validation(self, stage: Stage, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
         if learner.training.select_on == "last":
@@ -352,7 +335,7 @@ class Work:
                 "`task.validation_share`, or set `training.select_on: last`"
             )
         engine = open_engine("transformers", loaded=loaded, device=self.device, batch_size=learner.sampling.batch_size)
-        options = {"prompt": learner.prompt, "grader": self.grader, "max_new_tokens": learner.sampling.max_new_tokens}
+        options = {"prompt": learner.asked, "grader": self.grader, "max_new_tokens": learner.sampling.max_new_tokens}
         return lambda: accuracy(engine, questions, **options)  # type: ignore[arg-type]
 
     def _tell(self, faults: Any) -> list[str]:

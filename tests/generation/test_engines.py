@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 from tiny_families import CPU, MAX_NEW_TOKENS, PROMPTS, Saved
 
-from mentorkd.batching import encode_prompt
+from mentorkd.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import Engine, open_engine
 from mentorkd.generation.transformers_engine import TransformersEngine

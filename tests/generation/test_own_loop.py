@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_families import PROMPTS, build
 from transformers import GenerationConfig
 
-from mentorkd.batching import encode_prompt
+from mentorkd.encoding import encode_prompt
 from mentorkd.errors import ModelError
 from mentorkd.generation.decoding import FAMILIES, choose
 from mentorkd.generation.transformers_engine import TransformersEngine

@@ -184,7 +184,7 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
         **learner.training.model_dump(exclude=speed),
         "precision": precision,
         "target": learner.target,
-        "prompt": learner.prompt,
+        "prompt": learner.asked,
         "max_new_tokens": learner.sampling.max_new_tokens,
     }
 

@@ -1,0 +1,69 @@
+"""Whose distributions a student imitates: stored soft labels, a live mentor, or several mentors at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from mentorkd.head_tap import Layers, head_parameters, tap_is_exact, target_hidden, target_logits, target_states
+from mentorkd.losses import MentorHidden, MentorLogits, Mentors, MentorSide
+from mentorkd.models import LoadedModel, hold_products_in_bfloat16
+
+__all__ = ["MentorEnsemble", "OnlineMentor", "SingleMentor", "SoftLabelSource"]
+
+Batch = Mapping[str, Any]
+
+
+class SoftLabelSource(Protocol):
+    """Gives the mentors' side of the divergence for a batch of rows."""
+
+    def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
+        """The mentors' distributions at the target positions of `batch`, row after row in its order."""
+        ...
+
+
+class SingleMentor(Protocol):
+    """A source with one mentor, as an ensemble is made of."""
+
+    def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> MentorSide: ...
+
+
+@dataclass(frozen=True)
+class MentorEnsemble:
+    """Several mentors, stored or live: their divergences are added with these shares."""
+
+    members: Sequence[tuple[float, SingleMentor]]
+
+    def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
+        return [(share, member.mentor_side(rationale_ids, batch)) for share, member in self.members]
+
+
+class OnlineMentor:
+    """A live mentor: one forward pass a step (`soft_label_store: online`)."""
+
+    def __init__(self, mentor: LoadedModel) -> None:
+        self.model = mentor.model.eval().requires_grad_(False)
+        self._exact: bool | None = None
+
+    @torch.no_grad()
+    def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> MentorSide:
+        if not self._tap_is_exact(batch):
+            return MentorLogits(target_logits(self.model, batch))
+        return MentorHidden(target_hidden(self.model, batch), *head_parameters(self.model))
+
+    @torch.no_grad()
+    def layer_states(self, layers: Collection[int], batch: Batch) -> Layers:
+        """Hidden states of some layers at the target positions."""
+        self._tap_is_exact(batch)
+        return target_states(self.model, batch, layers=layers)[1]
+
+    def _tap_is_exact(self, batch: Batch) -> bool:
+        """Found out on the first batch, whose autocast the weights are then held for."""
+        if self._exact is None:
+            self._exact = tap_is_exact(self.model, batch)
+            if torch.is_autocast_enabled(batch["labels"].device.type):
+                hold_products_in_bfloat16(self.model)
+        return self._exact

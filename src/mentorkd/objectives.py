@@ -1,0 +1,211 @@
+"""What a student minimises, in training's terms.
+
+| objective | loss |
+|---|---|
+| `CrossEntropy` | CE |
+| `Distillation` | (1 - w) CE + w tau^2 D(mentor, student) |
+| `HiddenMatching` (in `hidden_matching`) | (1 - w) CE + w MSE(projected hidden states, the mentor's) |
+| `StepByStep` | alpha CE(answers) + (1 - alpha) CE(rationales) |
+| `Consistency` | one of the first three + alpha (KL(p, q) + KL(q, p)) / 2 on the answers of two rationales |
+
+Each term is a sum over its own kind of target positions, divided by their number in the whole optimiser step; so no split
+into micro-batches or processes changes an update. An objective says how many positions of each kind some rows have
+(`counts`, known before any forward pass) and gives the sums of a micro-batch; the trainer divides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mentorkd.encoding import Encoded
+from mentorkd.fused_loss import fused_distillation_loss
+from mentorkd.head_tap import Layers, head_parameters, target_states
+from mentorkd.losses import IGNORE_INDEX, Divergence, LossSums, Mentors, distillation_loss
+from mentorkd.mcc import answer_pairs, bidirectional_kl
+from mentorkd.mentors import SoftLabelSource
+
+__all__ = [
+    "TOKENS",
+    "Consistency",
+    "CrossEntropy",
+    "Distillation",
+    "Objective",
+    "PerToken",
+    "StepByStep",
+    "Student",
+    "Sums",
+]
+
+TOKENS = "tokens"
+"""The kind of position that every target token is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """A student's forward pass over a micro-batch: what it says at the N target positions, row after row."""
+
+    batch: Mapping[str, Any]
+    rows: Sequence[Encoded]
+    labels_N: Tensor
+    states: Tensor
+    """Hidden states [N, D] as the head receives them, or logits [N, V] where the model changes them after the head."""
+    head: tuple[Tensor, Tensor | None] | None
+    """Weight and bias of the head; None where `states` are logits."""
+    layers: Layers
+
+    @classmethod
+    def read(
+        cls,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        rows: Sequence[Encoded],
+        *,
+        owner: nn.Module,
+        fused: bool,
+        layers: Collection[int] = (),
+    ) -> Student:
+        """Run `model`, a wrapper of `owner` or the same, over a batch of `rows`."""
+        labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
+        states, found = target_states(model, batch, tapped=owner, logits=not fused, layers=layers)
+        return cls(batch, rows, labels_N, states, head_parameters(owner) if fused else None, found)
+
+    def loss(self, mentor: Mentors = None, *, at: Tensor | None = None, **how: Any) -> LossSums:
+        """The distillation loss, or without a mentor the cross-entropy, at all target positions or at some."""
+        states, labels_N = (self.states, self.labels_N) if at is None else (self.states[at], self.labels_N[at])
+        if self.head is None:
+            return distillation_loss(states, labels_N, mentor, **how)
+        weight, bias = self.head
+        return fused_distillation_loss(states, weight, labels_N, mentor, bias=bias, **how)
+
+    def logits(self, at: Tensor) -> Tensor:
+        """Whole logits [n, V] at few positions."""
+        return self.states[at] if self.head is None else F.linear(self.states[at], *self.head)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the positions of a micro-batch, each with the kind of position that it is to be divided by."""
+
+    loss: dict[str, Tensor]
+    """Kind of position -> summand of the loss, weighted and with its gradient."""
+    told: dict[str, tuple[str, Tensor]]
+    """For the log: name -> kind of position, and an unweighted sum."""
+
+
+class Objective(Protocol):
+    """A loss. See the table above."""
+
+    @property
+    def layers(self) -> Collection[int]:
+        """Layers of the student whose hidden states it reads."""
+        ...
+
+    @property
+    def weights(self) -> nn.Module | None:
+        """What it learns itself beside the student, by the same optimiser; thrown away after training."""
+        ...
+
+    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+        """Target positions of each kind; always the same kinds, `tokens` (all of them) first."""
+        ...
+
+    def sums(self, student: Student) -> Sums:
+        """Its terms over a micro-batch, which may be empty of rows."""
+        ...
+
+
+class PerToken:
+    """An objective that reads no layer, learns nothing itself and counts nothing but target tokens."""
+
+    layers: Collection[int] = ()
+    weights: nn.Module | None = None
+
+    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+        return {TOKENS: sum(len(row.target_ids) for row in rows)}
+
+
+class CrossEntropy(PerToken):
+    """Fine-tuning on text: Vanilla-KD, answer-only fine-tuning, a mentor's own training."""
+
+    def sums(self, student: Student) -> Sums:
+        ce = student.loss()
+        return Sums({TOKENS: ce.loss}, {"ce": (TOKENS, ce.ce)})
+
+
+@dataclass(frozen=True)
+class Distillation(PerToken):
+    """`(1 - kd_weight) CE + kd_weight tau^2 D` (Mentor-KD, section 3.3), and whose soft labels."""
+
+    source: SoftLabelSource
+    kd_weight: float
+    temperature: float
+    tau_squared: bool
+    divergence: Divergence
+
+    def sums(self, student: Student) -> Sums:
+        mentor = (
+            self.source.mentor_side([row.rationale_id for row in student.rows], student.batch) if student.rows else None
+        )
+        made = student.loss(
+            mentor,
+            kd_weight=self.kd_weight,
+            temperature=self.temperature,
+            tau_squared=self.tau_squared,
+            divergence=self.divergence,
+        )
+        return Sums({TOKENS: made.loss}, {"ce": (TOKENS, made.ce), "divergence": (TOKENS, made.divergence)})
+
+
+@dataclass(frozen=True)
+class StepByStep(PerToken):
+    """Distilling Step-by-Step (Hsieh et al. 2023): `alpha CE(predict) + (1 - alpha) CE(explain)`, each per token of its own."""
+
+    alpha: float = 0.5
+
+    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+        tokens = {task: sum(len(row.target_ids) for row in rows if row.task == task) for task in ("predict", "explain")}
+        return {**super().counts(rows), **tokens}
+
+    def sums(self, student: Student) -> Sums:
+        predict, explain = (student.loss(at=_positions_of(task, student)) for task in ("predict", "explain"))
+        loss = {"predict": self.alpha * predict.loss, "explain": (1 - self.alpha) * explain.loss}
+        told = {"ce_predict": ("predict", predict.ce), "ce_explain": ("explain", explain.ce)}
+        return Sums(loss, {"ce": (TOKENS, predict.ce + explain.ce), **told})
+
+
+def _positions_of(task: str, student: Student) -> Tensor:
+    """A mask [N] of the target positions of one task."""
+    marks = [row.task == task for row in student.rows for _ in row.target_ids]
+    return torch.tensor(marks, dtype=torch.bool, device=student.labels_N.device)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """MCC-KD (see `mcc`): another objective, and `alpha` times the bidirectional KL between answers behind two rationales."""
+
+    alpha: float = 0.1
+    temperature: float = 1.0
+    base: Objective = field(default_factory=CrossEntropy)
+
+    @property
+    def layers(self) -> Collection[int]:
+        return self.base.layers
+
+    @property
+    def weights(self) -> nn.Module | None:
+        return self.base.weights
+
+    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+        return {**self.base.counts(rows), "answers": len(answer_pairs(rows)[0])}
+
+    def sums(self, student: Student) -> Sums:
+        base = self.base.sums(student)
+        first, second = (student.logits(at.to(student.labels_N.device)) for at in answer_pairs(student.rows))
+        kl = bidirectional_kl(first, second, self.temperature)
+        return Sums({**base.loss, "answers": self.alpha * kl}, {**base.told, "consistency": ("answers", kl.detach())})

@@ -1,0 +1,110 @@
+"""How long a training takes: its plan of micro-batches, by its own epochs or by a given number of updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from mentorkd.batching import BatchPlan, plan_batches
+from mentorkd.encoding import Encoded
+from mentorkd.recipe import ModelKind, TrainingConfig
+
+__all__ = ["Length", "Schedule", "schedule_training", "training_length", "updates_for"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The micro-batches of a training, and after which updates it stops to log, save and validate."""
+
+    plan: BatchPlan
+    updates: int
+    rounds: list[int]
+    """Updates that end a round: the ends of epochs, or `epochs` equal distances where the number of updates is given."""
+    epoch_ends: list[int]
+    """Updates that end a pass over the rows; the last may lie behind the last update."""
+
+    def epoch_at(self, update: int) -> float:
+        """Passes over the rows after so many updates."""
+        whole = sum(end <= update for end in self.epoch_ends)
+        if whole == len(self.epoch_ends):
+            return float(whole)
+        start, end = [0, *self.epoch_ends][whole : whole + 2]
+        return whole + (update - start) / (end - start)
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much a training is."""
+
+    updates: int
+    target_tokens: int
+
+
+def schedule_training(
+    rows: Sequence[Encoded],
+    kind: ModelKind,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    processes: int = 1,
+    updates: int | None = None,
+) -> Schedule:
+    """The schedule of `updates` optimiser steps, or of `config.updates`, or of whole epochs.
+
+    With a number of updates, rows are cycled, and rounds end at equal distances, as many as there are epochs in `config`:
+    so learners with unlike numbers of rows are trained, and validated, equally often.
+    """
+    updates = updates or config.updates
+    per_update = config.gradient_accumulation * processes
+    plan = plan_batches(
+        [row.padded_sides(kind) for row in rows],
+        seed=seed,
+        epochs=config.epochs if updates is None else None,
+        batches=None if updates is None else updates * per_update,
+        batch_size=None if config.tokens_per_batch else config.batch_size * rows_of_a_rationale(rows),
+        tokens_per_batch=config.tokens_per_batch,
+        groups=[row.group for row in rows],
+    )
+    ends = [math.ceil(end / per_update) for end in plan.epoch_ends]
+    if updates is None:
+        return Schedule(plan, ends[-1], ends, ends)
+    rounds = [math.ceil(updates * number / config.epochs) for number in range(1, config.epochs + 1)]
+    return Schedule(plan, updates, rounds, ends)
+
+
+def rows_of_a_rationale(rows: Sequence[Encoded]) -> int:
+    """Step by step, a rationale is two rows, so that a batch of so many rationales is twice as many rows."""
+    return 2 if any(row.task for row in rows) else 1
+
+
+def training_length(
+    rows: Sequence[Encoded], kind: ModelKind, config: TrainingConfig, *, seed: int, processes: int = 1
+) -> Length:
+    """What a learner's own settings come to; arms are matched by the longest of them."""
+    made = schedule_training(rows, kind, config, seed=seed, processes=processes)
+    return Length(made.updates, sum(_target_tokens(rows, made.plan)))
+
+
+def updates_for(
+    target_tokens: int,
+    rows: Sequence[Encoded],
+    kind: ModelKind,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    processes: int = 1,
+) -> int:
+    """The fewest updates, on cycled rows, that train on so many target tokens."""
+    epochs = math.ceil(target_tokens / sum(len(row.target_ids) for row in rows))
+    whole = config.model_copy(update={"epochs": max(1, epochs), "updates": None})
+    plan = schedule_training(rows, kind, whole, seed=seed, processes=processes).plan
+    seen = accumulate(_target_tokens(rows, plan))
+    batches = next(number for number, tokens in enumerate(seen, 1) if tokens >= target_tokens)
+    return math.ceil(batches / (config.gradient_accumulation * processes))
+
+
+def _target_tokens(rows: Sequence[Encoded], plan: BatchPlan) -> list[int]:
+    """Target tokens of every micro-batch."""
+    return [sum(len(rows[row].target_ids) for row in batch) for batch in plan.batches]

@@ -1,0 +1,52 @@
+"""Objective: what a learner minimises, from its part of the recipe and what its mentors left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mentorkd.hidden_matching import HiddenMatching
+from mentorkd.mentors import MentorEnsemble, OnlineMentor, SingleMentor
+from mentorkd.models import LoadedModel, load_folder
+from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective, StepByStep
+from mentorkd.recipe import Learner
+from mentorkd.soft_labels import StoredSoftLabels
+from mentorkd.store import digest_path
+
+__all__ = ["MentorFiles", "objective_of"]
+
+
+@dataclass(frozen=True)
+class MentorFiles:
+    """What a mentor left on disk."""
+
+    model: Path
+    stores: Sequence[Path]
+    """Its soft labels, one store a source of rationales; none where it is asked live."""
+
+
+def objective_of(learner: Learner, student: LoadedModel, mentors: Mapping[str, MentorFiles], *, seed: int) -> Objective:
+    """The objective of a learner that imitates `mentors`."""
+    if learner.objective == "step_by_step":
+        return StepByStep(learner.alpha)
+    imitation = _imitation(learner, student, mentors, seed) if mentors else CrossEntropy()
+    if learner.objective == "mcc":
+        return Consistency(learner.alpha, learner.objective_temperature, imitation)
+    return imitation
+
+
+def _imitation(learner: Learner, student: LoadedModel, mentors: Mapping[str, MentorFiles], seed: int) -> Objective:
+    if learner.divergence == "hidden_states":
+        (files,) = mentors.values()
+        mentor = load_folder(files.model, device=student.device)
+        return HiddenMatching(student, mentor, kd_weight=learner.kd_weight, layers=learner.layers, seed=seed)
+    sources = [(share, _source(mentors[name], student)) for name, share in learner.imitates.items()]
+    source = sources[0][1] if len(sources) == 1 else MentorEnsemble(sources)
+    return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
+
+
+def _source(files: MentorFiles, student: LoadedModel) -> SingleMentor:
+    if not files.stores:
+        return OnlineMentor(load_folder(files.model, device=student.device))
+    return StoredSoftLabels(files.stores, device=student.device, mentor=digest_path(files.model))

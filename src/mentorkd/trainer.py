@@ -1,0 +1,184 @@
+"""`transformers.Trainer` with our loss, our plan of batches, and validation by generation."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback
+
+from mentorkd.batching import BatchPlan, Collator
+from mentorkd.encoding import Encoded
+from mentorkd.errors import TrainingError
+from mentorkd.losses import IGNORE_INDEX
+from mentorkd.objectives import Objective, Student, Sums
+
+__all__ = ["OWN_WEIGHTS", "MentorTrainer", "PlannedBatches", "RoundEnds"]
+
+Batch = dict[str, Any]
+
+OWN_WEIGHTS = "objective.safetensors"
+"""What an objective learns itself, in a checkpoint."""
+
+
+class PlannedBatches(Dataset[Batch]):
+    """The collated micro-batches of a plan, in order, each with its `rows`.
+
+    Processes take them in turn. Where the last ones would get none, they get one without a label, which counts for
+    nothing: the loader itself would begin again at the front, and so change the last update.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], plan: BatchPlan, collator: Collator, processes: int) -> None:
+        self.rows, self.plan, self.collator = rows, plan, collator
+        self.length = math.ceil(len(plan.batches) / processes) * processes
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Batch:
+        planned = self.plan.batches[min(index, len(self.plan.batches) - 1)]
+        rows = [self.rows[row] for row in planned]
+        batch = {**self.collator(rows), "rows": rows}
+        if index >= len(self.plan.batches):
+            batch |= {"labels": torch.full_like(batch["labels"], IGNORE_INDEX), "rows": []}
+        return batch
+
+
+class MentorTrainer(Trainer):
+    """A Trainer whose loss is sums over target positions divided by those positions of the whole optimiser step.
+
+    So the loss and its gradient do not depend on padding, on how a step is split into micro-batches, or on the number
+    of processes.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        fused: bool,
+        autocast: torch.dtype | None,
+        validate: Callable[[], float] | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        # Shards of a weight are no head to compute with.
+        self.fused = fused and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        self.objective, self.autocast, self.validate = objective, autocast, validate
+        # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
+        self.loss_is_scaled_for_ga = True
+        self._kinds = list(objective.counts([]))
+        self._told: defaultdict[tuple[str, str], torch.Tensor | float] = defaultdict(float)
+        self._seen: defaultdict[str, int] = defaultdict(int)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], torch.Tensor]:
+        """The micro-batches of one optimiser step and their target positions of every kind, over all processes."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts = self.objective.counts([row for batch in samples for row in batch["rows"]])
+        positions = torch.tensor([counts[kind] for kind in self._kinds], device=device)
+        if self.args.world_size > 1:
+            positions = self.accelerator.reduce(positions, "sum")
+        return samples, positions
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        batch = dict(inputs)
+        rows: list[Encoded] = batch.pop("rows")
+        assert isinstance(num_items_in_batch, torch.Tensor)
+        step = dict(zip(self._kinds, num_items_in_batch, strict=True))
+        device = self.args.device.type
+        with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
+            student = Student.read(model, batch, rows, owner=self.model, fused=self.fused, layers=self.objective.layers)
+            sums = self.objective.sums(student)
+        parts = [total / step[kind].clamp(min=1) for kind, total in sums.loss.items()]
+        loss: torch.Tensor = torch.stack(parts).sum()
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}, before its update; rationales in the "
+                f"batch: {', '.join(row.rationale_id for row in rows)}. Lower the learning rate or set `precision: float32`; "
+                "finished epochs are kept"
+            )
+        self._remember(sums, rows)
+        # DistributedDataParallel averages gradients over processes; the loss is a sum over them.
+        processes: int = self.args.world_size
+        return loss * processes
+
+    def _remember(self, sums: Sums, rows: Sequence[Encoded]) -> None:
+        for name, (kind, total) in sums.told.items():
+            self._told[name, kind] += total
+        for kind, count in self.objective.counts(rows).items():
+            self._seen[kind] += count
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validation accuracy by generation. Ties go to the later epoch, hence the selection value beside it."""
+        assert self.validate is not None
+        self.model.eval()
+        with torch.compiler.set_stance("force_eager"):  # generation would compile anew for every length
+            accuracy = self.validate()
+        metrics = {
+            "eval_accuracy": accuracy,
+            "eval_selection": accuracy + 1e-6 * self.state.global_step / max(1, self.state.max_steps),
+        }
+        self.log(dict(metrics))
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self._told_since()
+        super().log(logs, start_time)
+
+    def _told_since(self) -> dict[str, float]:
+        """What the objective told since the last log, a position, and the number of target tokens; over all processes."""
+        values = [*(float(total) for total in self._told.values()), *(float(self._seen[kind]) for kind in self._kinds)]
+        totals = self.accelerator.reduce(torch.tensor(values, device=self.args.device), "sum").tolist()
+        seen = dict(zip(self._kinds, totals[len(self._told) :], strict=True))
+        told = {name: total / max(1, seen[kind]) for (name, kind), total in zip(self._told, totals, strict=False)}
+        self._told.clear()
+        self._seen.clear()
+        return {**told, "tokens": seen["tokens"]}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, and beside it what the objective learns itself: adapters alone would leave that out."""
+        super().save_model(output_dir, _internal_call)
+        if self.objective.weights is not None and self.args.should_save:
+            save_file(self.objective.weights.state_dict(), Path(output_dir or self.args.output_dir) / OWN_WEIGHTS)
+
+
+class RoundEnds(TrainerCallback):
+    """Logs, saves and validates at the ends of rounds, and tells progress."""
+
+    def __init__(
+        self, ends: Sequence[int], every: int, validate: bool, on_progress: Callable[[int, int], None]
+    ) -> None:
+        self.saves = set(ends)
+        self.validations = {
+            end for number, end in enumerate(ends, 1) if validate and (number % every == 0 or end == ends[-1])
+        }
+        self.on_progress = on_progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_progress(state.global_step, state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_progress(state.global_step, state.max_steps)
+        if state.global_step in self.saves:
+            control.should_log = control.should_save = True
+        if state.global_step in self.validations:
+            control.should_evaluate = True

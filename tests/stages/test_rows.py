@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from mentorkd.batching import plan_batches
+from mentorkd.encoding import Encoded
+from mentorkd.mcc import answer_pairs
+from mentorkd.models import load_tokenizer
+from mentorkd.readers import read_questions, read_rationales
+from mentorkd.recipe import GOLD, Learner, ModelConfig
+from mentorkd.records import Question, Rationale
+from mentorkd.stages.rows import Reader, training_rows
+from tiny_models import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+
+
+def encoded(
+    rationales: list[Rationale],
+    objective: str,
+    questions: list[Question] | None = None,
+    tokenizer: PreTrainedTokenizerBase = TOKENIZER,
+) -> list[Encoded]:
+    learner = Learner(model="unused", prompt="Q: {question}", objective=objective)  # type: ignore[arg-type]
+    return training_rows(rationales, questions or [QUESTION], learner, Reader(tokenizer, "seq2seq", None))[0]
+
+
+QUESTION = Question.create("How many apples?", "7", "train")
+REASONED = [Rationale.create(QUESTION.id, f"3 + 4 = 7, way {n}", "7", "correct", "teacher", n) for n in range(2)]
+BARE = Rationale.create(QUESTION.id, "", "7", "correct", GOLD, 0)
+
+
+def test_step_by_step_makes_two_rows_that_are_a_pair() -> None:
+    rows = encoded(REASONED, "step_by_step")
+    read = TOKENIZER.decode
+    told = [(row.task, read(row.source_ids[:-1]), read(row.target_ids[:-1])) for row in rows]
+    assert told[:2] == [
+        ("predict", "predict: Q: How many apples?", "7"),
+        ("explain", "explain: Q: How many apples?", "3 + 4 = 7, way 0"),
+    ]
+    assert [row.group for row in rows] == [REASONED[0].id] * 2 + [REASONED[1].id] * 2
+
+
+def test_rows_of_mcc_are_grouped_by_question_and_know_their_answer() -> None:
+    rows = encoded([*REASONED, BARE], "mcc")
+    assert [row.group for row in rows] == [QUESTION.id, QUESTION.id, None]
+    answers = [TOKENIZER.decode(row.target_ids[slice(*row.answer)]) for row in rows[:2] if row.answer]
+    assert [answer.strip() for answer in answers] == ["7", "7"]
+
+
+@pytest.mark.parametrize("objective", ["rationale", "step_by_step", "mcc"])
+def test_bare_answers_are_one_row_of_no_pair(objective: str) -> None:
+    (row,) = encoded([BARE], objective)
+    assert TOKENIZER.decode(row.target_ids[:-1]) == "7"
+    assert plan_batches([1], epochs=1, seed=0, batch_size=8, groups=[row.group]).batches == [[0]]
+
+
+def test_answer_spans_of_real_rationales_are_found_and_alike_in_pairs(
+    shared_data: Path, shared_tokenizer: Path
+) -> None:
+    data = shared_data / "mentor-kd"
+    questions = read_questions(data / "skeleton/tracking_shuffled_objects_train.json", split="train", kind="choice")
+    file = data / "main/tracking_shuffled_objects_3_train.json"
+    rationales = read_rationales(file, questions, kind="choice")
+    tokenizer = load_tokenizer(ModelConfig(from_config={"model_type": "t5"}, tokenizer=str(shared_tokenizer)))
+    rows = encoded(rationales, "mcc", questions, tokenizer)
+    assert len(rows) == 1536
+    gold = {question.id: question.answer for question in questions}
+    found = [
+        row.answer and tokenizer.decode(row.target_ids[slice(*row.answer)]) == gold[row.group or ""] for row in rows
+    ]
+    assert sum(map(bool, found)) >= 0.99 * len(rows)
+    groups = [row.group for row in rows]
+    pairs = sum(size // 2 for size in Counter(groups).values())
+    plan = plan_batches([1] * len(rows), epochs=1, seed=0, batch_size=8, groups=groups)
+    assert sum(len(answer_pairs([rows[n] for n in batch])[0]) for batch in plan.batches) == pairs  # one token an answer
