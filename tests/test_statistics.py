@@ -16,14 +16,16 @@ from statsmodels.stats.proportion import proportion_confint
 from mentorkd.statistics import (
     Comparison,
     Interval,
+    Scatter,
     accuracy_interval,
     bootstrap_interval,
     compare,
+    contrast,
     detectable_difference,
     holm,
     mcnemar,
     mean_and_error,
-    seed_inflation,
+    seed_scatter,
     sign_flip,
     verdict,
     wilson_interval,
@@ -126,13 +128,28 @@ def test_holm_equals_statsmodels(p_values):
     assert holm(p_values) == pytest.approx(expected)
 
 
-def test_seed_inflation_by_hand():
+def test_seed_scatter_by_hand():
     agreeing = np.array([[1, 1], [0, 0], [-1, -1], [0, 0]])
-    assert seed_inflation(agreeing) == 1.0
-    assert seed_inflation(np.array([[1], [0], [-1]])) == 1.0
-    # Q = 4, S = 2; MS_question = 1/3, MS_seed = 2, MS_residual = 0 -> sqrt(1 + 2 / (1/3))
+    assert seed_scatter(agreeing, 0.0, 1) == Scatter(1.0, math.inf)
+    assert seed_scatter(np.array([[1], [0], [-1]]), 9.0, 1) == Scatter()
+    # Q = 4, S = 2; MS_question = 1/3, MS_seed = 2, MS_residual = 0 -> sqrt(1 + 2 / (1/3)), (7/3)^2 / ((1/3)^2 / 3 + 2^2 / 1)
     shifted = np.array([[1.0, 0.0], [1.0, 0.0], [1.5, 0.5], [0.5, -0.5]])
-    assert seed_inflation(shifted) == pytest.approx(math.sqrt(1 + 2 / (1 / 3)))
+    scatter = seed_scatter(shifted, 2.0, 1)
+    assert (scatter.factor, scatter.freedom) == pytest.approx((math.sqrt(7), (49 / 9) / (1 / 27 + 4)))
+    # The same scatter known from ten degrees of freedom is surer.
+    assert seed_scatter(shifted, 2.0, 10).freedom == pytest.approx((49 / 9) / (1 / 27 + 4 / 10))
+
+
+def test_peers_tell_how_much_seeds_scatter():
+    rng = np.random.default_rng(2)
+    hardness = rng.uniform(-0.3, 0.3, 200)
+    a, b, *peers = (answers(rng, 0.5, 200, 3, hardness=hardness, spread=0.05) for _ in range(8))
+    alone, known = compare(a, b), compare(a, b, peers=peers)
+    assert known.difference == alone.difference
+    assert known.inflation > alone.inflation == 1  # by luck these two agree from seed to seed; six more learners do not
+    assert known.detectable > alone.detectable
+    with pytest.raises(ValueError, match=r"\(200, 3\) and \(200, 2\)"):
+        compare(a, b, peers=[a[:, :2]])
 
 
 def test_bootstrap_equals_a_plain_one():
@@ -157,41 +174,57 @@ def test_identical_learners_are_not_known_to_be_equal():
     assert interval.high == wilson_interval(0, 100).high
 
 
-@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (3, 0.02)])
-def test_bootstrap_covers_the_true_difference(seeds, spread):
+def arms(rng, accuracies, seeds, spread, questions=225):
+    """Verdicts of learners of equal scatter: `spread` is the standard deviation of a seed's accuracy difference."""
+    hardness = rng.uniform(-0.3, 0.3, questions)
+    return [answers(rng, x, questions, seeds, hardness=hardness, spread=spread / math.sqrt(2)) for x in accuracies]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "learners"),
+    [(1, 0.0, 2), (3, 0.0, 2), (3, 0.02, 2), (2, 0.02, 3), (3, 0.05, 4), (3, 0.1, 4)],
+)
+def test_bootstrap_covers_the_true_difference(seeds, spread, learners):
     """93 to 97 % of 95 % intervals hold the truth: questions of uneven hardness, and seeds of uneven luck."""
-    rng, truth, runs = np.random.default_rng(5), 0.08, 1000
+    rng, runs = np.random.default_rng(5), 800
     covered = 0
     for _ in range(runs):
-        hardness = rng.uniform(-0.3, 0.3, 200)
-        a = answers(rng, 0.58, 200, seeds, hardness=hardness, spread=spread / math.sqrt(2))
-        b = answers(rng, 0.50, 200, seeds, hardness=hardness, spread=spread / math.sqrt(2))
-        covered += truth in compare(a, b, resamples=1000).interval
+        a, b, *peers = arms(rng, [0.58] + [0.5] * (learners - 1), seeds, spread)
+        covered += 0.08 in compare(a, b, peers=peers, resamples=500).interval
     assert 0.93 <= covered / runs <= 0.97
 
 
-@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (2, 0.0), (3, 0.0), (3, 0.02)])
-def test_null_comparison_is_called_different_in_at_most_one_of_twenty(seeds, spread):
-    """The same learner under two names: `spread` is the standard deviation of a seed's accuracy difference."""
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (3, 0.03)])
+def test_accuracy_interval_covers_the_true_accuracy(seeds, spread):
+    rng, runs = np.random.default_rng(6), 600
+    covered = sum(
+        0.55 in accuracy_interval(c, peers=p) for c, *p in (arms(rng, [0.55] * 3, seeds, spread) for _ in range(runs))
+    )
+    assert 0.93 <= covered / runs <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "learners"), [(1, 0.0, 2), (2, 0.0, 2), (3, 0.0, 2), (3, 0.02, 2), (3, 0.05, 4), (3, 0.1, 4)]
+)
+def test_null_comparison_is_called_different_in_at_most_one_of_twenty(seeds, spread, learners):
+    """The same learner under two names; with one seed, two of its seeds as two arms."""
     rng, runs = np.random.default_rng(11), 400
     called = 0
     for _ in range(runs):
-        hardness = rng.uniform(-0.3, 0.3, 225)
-        a, b = (answers(rng, 0.6, 225, seeds, hardness=hardness, spread=spread / math.sqrt(2)) for _ in "ab")
-        called += "beats" in verdict("a", "b", compare(a, b, resamples=500))
+        a, b, *peers = arms(rng, [0.6] * learners, seeds, spread)
+        called += "beats" in verdict("a", "b", compare(a, b, peers=peers, resamples=500))
     assert called <= 0.05 * runs
 
 
 def test_seeds_that_disagree_are_not_mistaken_for_a_difference():
-    """Seeds that scatter by 5 points: questions alone would call equal learners different in about a sixth of runs."""
+    """Two lone learners whose seeds scatter by 5 points: questions alone call them different in a sixth of runs."""
     rng, runs = np.random.default_rng(13), 400
     called = called_without = 0
     for _ in range(runs):
-        hardness = rng.uniform(-0.3, 0.3, 225)
-        a, b = (answers(rng, 0.6, 225, 3, hardness=hardness, spread=0.05 / math.sqrt(2)) for _ in "ab")
+        a, b = arms(rng, [0.6, 0.6], 3, 0.05)
         called += compare(a, b, resamples=100).p_value < 0.05
         called_without += sign_flip(a - b) < 0.05
-    assert called <= 0.11 * runs
+    assert called <= 0.08 * runs
     assert called_without >= 0.14 * runs
 
 
@@ -222,7 +255,7 @@ def test_compare_by_hand():
     # sums 1, 1, -1, 2 with total 3; |total| >= 3 in 8 of 16 flips: +2 and two or three of the ones, and their mirrors
     assert got.inflation == 1
     assert got.p_value == pytest.approx(8 / 16)
-    assert got.detectable == detectable_difference(a - b, alpha=0.025, inflation=got.inflation)
+    assert got.detectable == detectable_difference(a - b, alpha=0.025)
     mirrored = compare(b, a, pairs=2)
     assert (mirrored.difference, mirrored.p_value) == (-got.difference, got.p_value)
 
@@ -234,18 +267,32 @@ def test_compare_refuses_unpaired_arrays():
         compare(np.zeros((0, 1)), np.zeros((0, 1)))
 
 
-BEATEN = Comparison(0.093, Interval(0.051, 0.136), 0.0004, 0.06, 1.0, 90, 30, 225, 3)
+def test_an_interaction_is_a_contrast_of_four():
+    rng = np.random.default_rng(4)
+    both, text, labels, base = arms(rng, [0.7, 0.6, 0.6, 0.5], 3, 0.0)
+    got = contrast([both, text, labels, base], [1, -1, -1, 1])
+    assert got.difference == pytest.approx(both.mean() - text.mean() - labels.mean() + base.mean())
+    assert got.difference in got.interval
+    pair = contrast([both, base], [1, -1])
+    assert got.detectable > 1.2 * pair.detectable  # four learners' noise against two's
+    a = np.array([[1], [1], [0]])
+    extreme = contrast([a, 1 - a, 1 - a, a], [1, -1, -1, 1])
+    assert extreme.interval.high > 1  # each question contributes 2 or -2
+    assert extreme.p_value == 1.0
+
+
+BEATEN = Comparison(0.093, Interval(0.051, 0.136), 0.0004, 0.06, 1.0, 225, 3, 90, 30)
 
 
 def test_verdict_names_the_winner():
     sentence = "student beats vanilla by 9.3 points [5.1, 13.6], p = 0.0004, 3 seeds, 225 questions"
     assert verdict("student", "vanilla", BEATEN) == sentence
-    turned = Comparison(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 30, 90, 225, 3)
+    turned = Comparison(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 225, 3, 30, 90)
     assert verdict("vanilla", "student", turned) == sentence
 
 
 def test_verdict_of_no_difference_says_what_could_have_been_seen():
-    unclear = Comparison(0.02, Interval(-0.019, 0.061), 0.31, 0.06, 1.0, 20, 15, 225, 1)
+    unclear = Comparison(0.02, Interval(-0.019, 0.061), 0.31, 0.06, 1.0, 225, 1, 20, 15)
     assert verdict("student", "vanilla", unclear) == (
         "no difference can be shown between student and vanilla (+2.0 points [-1.9, 6.1], p = 0.31, 1 seed, "
         "225 questions); this design could have seen 6.0 points"
@@ -258,7 +305,7 @@ def test_verdict_says_when_p_is_corrected():
 
 def test_verdict_needs_both_p_and_interval():
     assert "beats" not in verdict("a", "b", BEATEN, p_adjusted=0.06)
-    touching = Comparison(0.093, Interval(0.0, 0.18), 0.04, 0.06, 1.0, 90, 30, 225, 3)
+    touching = Comparison(0.093, Interval(0.0, 0.18), 0.04, 0.06, 1.0, 225, 3, 90, 30)
     assert "beats" not in verdict("a", "b", touching)
 
 

@@ -8,8 +8,8 @@ Two decisions stand behind every number:
 - The question is the unit that is resampled and flipped, with all its seeds kept together. The seeds of one question
   are not independent (a hard question is hard for every seed), so treating Q x S verdicts as so many observations, or
   pooling them in one McNemar table, would claim more evidence than there is. With one seed the test is McNemar's.
-- Seeds are a sample too. Where the difference varies from seed to seed by more than the questions explain, intervals
-  and tests are widened by `seed_inflation`. One seed cannot tell: its verdict holds for those two trained models only.
+- Seeds are a sample too. Where learners vary from seed to seed by more than the questions explain, intervals and tests
+  are widened by `seed_scatter`. One seed cannot tell: its verdict holds for those two trained models only.
 """
 
 from __future__ import annotations
@@ -23,20 +23,25 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mentorkd import student_t
+
 __all__ = [
     "Comparison",
+    "Contrast",
     "Interval",
     "Outcome",
+    "Scatter",
     "accuracy_interval",
     "bootstrap_interval",
     "compare",
+    "contrast",
     "detectable_difference",
     "format_p",
     "holm",
     "mcnemar",
     "mean_and_error",
     "outcome",
-    "seed_inflation",
+    "seed_scatter",
     "sign_flip",
     "verdict",
     "wilson_interval",
@@ -58,25 +63,31 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """Learner a against learner b on the same questions and seeds; accuracies are shares, not per cent."""
+class Contrast:
+    """A weighted sum of learners' accuracies on the same questions and seeds; shares, not per cent."""
 
     difference: float
-    """Accuracy of a minus accuracy of b, mean over seeds."""
+    """The sum, mean over seeds; for a pair accuracy of a minus accuracy of b."""
     interval: Interval
     """Paired bootstrap interval of `difference`."""
     p_value: float
-    """Two-sided p of the sign-flip test over questions (exact McNemar with one seed)."""
+    """Two-sided p of the sign-flip test over questions (exact McNemar for a pair with one seed)."""
     detectable: float
     """Smallest true difference that this design would have shown four times in five."""
     inflation: float
-    """Factor by which seed-to-seed variation widened interval and test; 1 with one seed or where seeds agree."""
+    """Factor by which seed-to-seed variation widened the interval; 1 with one seed or where seeds agree."""
+    questions: int
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Contrast):
+    """Learner a against learner b."""
+
     only_a: int
     """(question, seed) pairs that a alone answers rightly."""
     only_b: int
     """(question, seed) pairs that b alone answers rightly."""
-    questions: int
-    seeds: int
 
 
 def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> Interval:
@@ -91,17 +102,40 @@ def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -
     return Interval(max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
-def accuracy_interval(correct_QS: Array, confidence: float = 0.95) -> Interval:
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """What seeds add to the uncertainty of a mean over questions and seeds."""
+
+    factor: float = 1.0
+    """Standard error with seeds as a sample, over that of question sampling alone; at least 1."""
+    freedom: float = math.inf
+    """Degrees of freedom of that standard error; few where few seeds tell of much scatter."""
+
+    def widening(self, confidence: float = 0.95) -> float:
+        """By how much an interval that knows of questions alone has to be widened: the factor, and Student's t for z."""
+        tail = 0.5 + confidence / 2
+        return self.factor * student_t.quantile(tail, self.freedom) / NormalDist().inv_cdf(tail)
+
+    def shrinkage(self, deviations: float) -> float:
+        """By how much to divide an observation, in standard errors of question sampling, to read it as a normal one."""
+        if deviations == 0 or math.isinf(self.freedom):
+            return self.factor
+        tail = max(student_t.upper_tail(deviations / self.factor, self.freedom), 1e-300)
+        return deviations / -NormalDist().inv_cdf(tail)
+
+
+def accuracy_interval(correct_QS: Array, confidence: float = 0.95, *, peers: Sequence[Array] = ()) -> Interval:
     """Interval of the mean accuracy over seeds: Wilson's, with the effective number of trials.
 
-    That number (Kish's, by the variance of the question means widened by `seed_inflation`) lies between one and Q x S;
-    with one seed it is Q, and the interval is `wilson_interval` exactly.
+    That number (Kish's, by the variance of the question means widened by `seed_scatter`) lies between one and Q x S;
+    with one seed it is Q, and the interval is `wilson_interval` exactly. `peers` as for `compare`.
     """
     Q, S = _shape(correct_QS)
     share = float(correct_QS.mean())
     trials = float(Q)
     if S > 1 and Q > 1 and 0 < share < 1:
-        variance = float(correct_QS.mean(axis=1).var()) / Q * seed_inflation(correct_QS) ** 2
+        widening = seed_scatter(correct_QS, *_between_seeds([correct_QS, *peers])).widening(confidence)
+        variance = float(correct_QS.mean(axis=1).var()) / Q * widening**2
         trials = min(float(Q * S), share * (1 - share) / variance) if variance > 0 else float(Q)
     return wilson_interval(share * trials, trials, confidence)
 
@@ -117,25 +151,42 @@ def mean_and_error(per_seed: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(variance / len(per_seed))
 
 
-def seed_inflation(values_QS: Array) -> float:
-    """How much wider (>= 1) the standard error of the mean is than question sampling alone makes it.
+def seed_scatter(values_QS: Array, ms_seed: float, freedom: int) -> Scatter:
+    """How much seeds widen the standard error of the mean of `values_QS`.
 
-    Two-way random effects, question x seed: the seed component is (MS_seed - MS_residual) / Q, clipped at 0, and the
-    factor is sqrt(1 + max(0, MS_seed - MS_residual) / MS_question). With few seeds the component is itself uncertain:
-    a null comparison of 3 seeds whose difference varies by 2 points from seed to seed is called different in 4.6 % of
-    runs, by 5 points in 9 % (18 % without the factor).
+    Two-way random effects, question x seed: the variance of the mean is (MS_question + max(0, MS_seed - MS_residual)) /
+    QS, its degrees of freedom are Satterthwaite's. `ms_seed` and its `freedom` may come from more learners than these
+    values do: three seeds alone say little of how much seeds scatter, and t with two degrees of freedom is 4.3.
     """
     Q, S = _shape(values_QS)
     if S == 1 or Q == 1:
-        return 1.0
+        return Scatter()
     values = np.asarray(values_QS, dtype=float)
     by_question, by_seed, mean = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True), values.mean()
     ms_question = S * float(((by_question - mean) ** 2).sum()) / (Q - 1)
-    ms_seed = Q * float(((by_seed - mean) ** 2).sum()) / (S - 1)
-    ms_residual = float(((values - by_question - by_seed + mean) ** 2).sum()) / ((Q - 1) * (S - 1))
-    if ms_question <= 1e-12:
-        return 1.0
-    return math.sqrt(1 + max(0.0, ms_seed - ms_residual) / ms_question)
+    rest = (Q - 1) * (S - 1)
+    ms_residual = float(((values - by_question - by_seed + mean) ** 2).sum()) / rest
+    added = ms_seed - ms_residual
+    if ms_question <= 1e-12 or added <= 1e-12:
+        return Scatter()
+    variance = ms_question + added
+    spread = ms_question**2 / (Q - 1) + ms_seed**2 / freedom + ms_residual**2 / rest
+    return Scatter(math.sqrt(variance / ms_question), variance**2 / spread)
+
+
+def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tuple[float, int]:
+    """Mean square between the seeds of these learners, on the scale of one verdict of their weighted sum, and its freedom.
+
+    Where the weights add up to 0, what a seed does to all learners alike (its data order) drops out.
+    """
+    accuracy_KS = np.stack([np.asarray(arm, dtype=float).mean(axis=0) for arm in arms])
+    K, S = accuracy_KS.shape
+    off_KS = accuracy_KS - accuracy_KS.mean(axis=1, keepdims=True)
+    common = sum(weights) == 0
+    if common:
+        off_KS -= off_KS.mean(axis=0)
+    freedom = max(1, (K - common) * (S - 1))
+    return sum(w * w for w in weights) * len(arms[0]) * float((off_KS**2).sum()) / freedom, freedom
 
 
 def bootstrap_interval(
@@ -152,11 +203,17 @@ def bootstrap_interval(
     mean = float(sums @ counts) / (Q * S)
     if len(sums) == 1:
         half = wilson_interval(0, Q, confidence).high
-        return Interval(max(-1.0, mean - half), min(1.0, mean + half))
+        return _within(mean - half, mean + half, sums / S)
     draws = np.random.default_rng(seed).multinomial(Q, counts / Q, size=resamples) @ sums / (Q * S)
     low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
     low, high = mean + inflation * (float(low) - mean), mean + inflation * (float(high) - mean)
-    return Interval(max(-1.0, low), min(1.0, high))
+    return _within(low, high, sums / S)
+
+
+def _within(low: float, high: float, seen: Array) -> Interval:
+    """The interval cut to what can be: -1 to 1, or further where a question went further (a contrast of four)."""
+    edge = max(1.0, float(np.abs(seen).max()))
+    return Interval(max(-edge, low), min(edge, high))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -174,7 +231,7 @@ def sign_flip(difference_QS: Array, *, inflation: float = 1.0) -> float:
     """
     _, S = _shape(difference_QS)
     sums = np.rint(np.asarray(difference_QS, dtype=float).sum(axis=1)).astype(np.int64)
-    if S == 1:
+    if S == 1 and np.abs(sums).max() <= 1:
         return mcnemar(int((sums > 0).sum()), int((sums < 0).sum()))
     sizes = np.abs(sums[sums != 0])
     total, reach = abs(int(sums.sum())), int(sizes.sum())
@@ -202,41 +259,79 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(
-    difference_QS: Array, *, alpha: float = 0.05, power: float = 0.8, inflation: float = 1.0
+    difference_QS: Array, *, alpha: float = 0.05, power: float = 0.8, scatter: Scatter = Scatter()
 ) -> float:
     """Smallest true difference that a design with this many questions and this much disagreement shows with `power`.
 
-    (z_{1 - alpha/2} + z_{power}) standard errors, but never less than the sign-flip test can resolve: with k questions
+    (t_{1 - alpha/2} + t_{power}) standard errors, but never less than the sign-flip test can resolve: with k questions
     that all point one way its p is 2^(1-k). May exceed 1: no difference at all could have been shown.
     """
     Q, _ = _shape(difference_QS)
-    normal = NormalDist()
-    error = float(np.asarray(difference_QS).mean(axis=1).std()) / math.sqrt(Q) * inflation
+    error = float(np.asarray(difference_QS).mean(axis=1).std()) / math.sqrt(Q) * scatter.factor
+    errors = student_t.quantile(1 - alpha / 2, scatter.freedom) + student_t.quantile(power, scatter.freedom)
     fewest = math.ceil(1 - math.log2(alpha))
-    return max((normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * error, fewest / Q)
+    return max(errors * error, fewest / Q)
 
 
 def compare(
-    a_QS: Array, b_QS: Array, *, confidence: float = 0.95, pairs: int = 1, resamples: int = 10_000
+    a_QS: Array,
+    b_QS: Array,
+    *,
+    peers: Sequence[Array] = (),
+    confidence: float = 0.95,
+    pairs: int = 1,
+    resamples: int = 10_000,
 ) -> Comparison:
-    """Compare two learners on the same questions (rows) and seeds (columns).
-
-    `pairs` is how many pairs are shown together: `detectable` then allows for Holm's correction of the smallest p.
-    Deterministic: the bootstrap's own seed is fixed. Raises ValueError where the arrays do not pair.
-    """
-    if a_QS.shape != b_QS.shape:
-        raise ValueError(f"got arrays of shapes {a_QS.shape} and {b_QS.shape}; expected the same questions and seeds")
-    Q, S = _shape(a_QS)
+    """Compare two learners on the same questions (rows) and seeds (columns): the `contrast` a - b."""
+    found = contrast([a_QS, b_QS], [1, -1], peers=peers, confidence=confidence, pairs=pairs, resamples=resamples)
     difference = np.asarray(a_QS, dtype=np.int64) - np.asarray(b_QS, dtype=np.int64)
-    inflation = seed_inflation(difference)
-    return Comparison(
-        difference=float(difference.mean()),
-        interval=bootstrap_interval(difference, confidence=confidence, inflation=inflation, resamples=resamples),
-        p_value=sign_flip(difference, inflation=inflation),
-        detectable=detectable_difference(difference, alpha=(1 - confidence) / pairs, inflation=inflation),
+    only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
+    told = (
+        found.difference,
+        found.interval,
+        found.p_value,
+        found.detectable,
+        found.inflation,
+        found.questions,
+        found.seeds,
+    )
+    return Comparison(*told, only_a, only_b)
+
+
+def contrast(
+    arms: Sequence[Array],
+    weights: Sequence[int],
+    *,
+    peers: Sequence[Array] = (),
+    confidence: float = 0.95,
+    pairs: int = 1,
+    resamples: int = 10_000,
+) -> Contrast:
+    """The weighted sum of learners' accuracies, e.g. [1, -1] or, for an interaction, [1, -1, -1, 1].
+
+    `peers` are further learners that may be taken to scatter over seeds as these do (other arms of the same model), on
+    the same questions and seeds: the more there are, the better it is known how much seeds scatter. `pairs` is how many
+    contrasts are shown together: `detectable` then allows for Holm's correction of the smallest p. Deterministic: the
+    bootstrap's own seed is fixed. Raises ValueError where the arrays do not pair.
+    """
+    for other in (*arms, *peers):
+        if arms[0].shape != other.shape:
+            raise ValueError(
+                f"got arrays of shapes {arms[0].shape} and {other.shape}; expected the same questions and seeds"
+            )
+    Q, S = _shape(arms[0])
+    values_QS = sum(w * np.asarray(arm, dtype=np.int64) for w, arm in zip(weights, arms, strict=True))
+    assert isinstance(values_QS, np.ndarray)
+    scatter = seed_scatter(values_QS, *_between_seeds([*arms, *peers], weights))
+    inflation = scatter.widening(confidence)
+    error = float(values_QS.mean(axis=1).std()) / math.sqrt(Q)
+    deviations = abs(float(values_QS.mean())) / error if error else 0.0
+    return Contrast(
+        difference=float(values_QS.mean()),
+        interval=bootstrap_interval(values_QS, confidence=confidence, inflation=inflation, resamples=resamples),
+        p_value=sign_flip(values_QS, inflation=scatter.shrinkage(deviations)),
+        detectable=detectable_difference(values_QS, alpha=(1 - confidence) / pairs, scatter=scatter),
         inflation=inflation,
-        only_a=int((difference > 0).sum()),
-        only_b=int((difference < 0).sum()),
         questions=Q,
         seeds=S,
     )
