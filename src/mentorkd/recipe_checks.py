@@ -78,6 +78,8 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
     for name, learner in learners.items():
         if name in _RESERVED:
             yield ("learners", name), f"`{name}` stands for {_RESERVED[name]}; give the learner another name"
+        if "@" in name and name not in mapping(raw.get("variants")):
+            yield ("learners", name), "`@` stands in names that a sweep makes; give the learner another name"
         yield from _link_faults(name, links)
         yield from _reading_faults(name, learner, links)
         yield from _setting_faults(name, learner)
