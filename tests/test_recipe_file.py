@@ -299,7 +299,7 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         [
             Fault(
                 "learners.student.divergence",
-                "got 'forward-kl'; expected one of forward_kl, reverse_kl, jsd, mse, soft_ce; "
+                "got 'forward-kl'; expected one of forward_kl, reverse_kl, jsd, mse, soft_ce, hidden_states; "
                 "did you mean `forward_kl`?",
                 14,
             )
@@ -639,6 +639,22 @@ def test_a_file_that_cannot_be_read_is_one_fault(tmp_path: Path, content: bytes 
     with pytest.raises(RecipeError, match=words) as caught:
         load_recipe(file)
     assert len(caught.value.faults) == 1
+
+
+def test_a_task_of_the_paper_brings_its_files_and_its_teacher_where_none_is_named() -> None:
+    learners = "learners: {vanilla: {model: a/b}}"
+    recipe = parse(f"name: r\ntask: {{name: last-letter}}\n{learners}", "teacher.select.question_ratio=0.5")
+    assert recipe.task.train == "skeleton/last_letter_concatenation_train.json"
+    assert recipe.task.test == "skeleton/last_letter_concatenation_test.json"
+    assert isinstance(recipe.teacher, RecordedTeacher)
+    assert recipe.teacher.rationales == "main/last_letter_concatenation_3_train.json"
+    assert recipe.teacher.select.question_ratio == 0.5
+    asked = parse(f"name: r\ntask: {{name: svamp}}\nteacher: {{kind: openai, model: m}}\n{learners}")
+    assert (asked.teacher.kind, asked.task.answer) == ("openai", "number")
+    with pytest.raises(RecipeError, match=r"task\.test: missing"):  # half of another data set, half of this one
+        parse(f"name: r\ntask: {{name: svamp, train: mine.json}}\n{learners}")
+    with pytest.raises(RecipeError, match=r"task\.train: missing"):
+        parse(f"name: r\ntask: {{name: mine, answer: number}}\n{learners}")
 
 
 # Schema and speed

@@ -69,7 +69,8 @@ class TaskConfig(Strict):
     name: str
     """Name of the task; one of the paper's keys (`svamp`, `tracking_shuffled_objects`, ...) brings its `answer` kind."""
     train: str
-    """Training questions: a file, or `hub:NAME` for a Hugging Face data set."""
+    """Training questions: a file, or `hub:NAME` for a Hugging Face data set. May be left out with `test` for a task of the
+    paper, and `teacher` with both: they are its own files."""
     test: str
     """Test questions, read once, after model selection."""
     validation: str | None = None

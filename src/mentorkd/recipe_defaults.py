@@ -1,4 +1,4 @@
-"""What a recipe leaves to be filled in: recipe-level defaults, filters of sources, the answer kind of a known task.
+"""What a recipe leaves to be filled in: recipe-level defaults, filters of sources, what is known of the paper's tasks.
 
 All of it works on raw values, before they are checked, and tells the places that it filled.
 """
@@ -12,7 +12,7 @@ from mentorkd.recipe_checks import mapping
 from mentorkd.recipe_yaml import KeyPath
 from mentorkd.tasks import find_task
 
-__all__ = ["fill_answer_kind", "merge_defaults"]
+__all__ = ["fill_known_task", "merge_defaults"]
 
 SHARED = ("training", "sampling")
 """Sections that a recipe gives for all of its learners."""
@@ -43,9 +43,18 @@ def merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
     return inherited
 
 
-def fill_answer_kind(raw: dict[str, Any]) -> None:
-    """Give the paper's tasks the answer kind they are known to have."""
+def fill_known_task(raw: dict[str, Any]) -> None:
+    """Give a task of the paper its answer kind and, where no file of questions is named, its files as `mentorkd data paper`
+    lays them, the recorded teacher's among them.
+    """
     task = mapping(raw.get("task"))
     known = find_task(task["name"]) if isinstance(task.get("name"), str) else None
-    if known is not None and task.get("answer") is None:
+    if known is None:
+        return
+    if task.get("answer") is None:
         task["answer"] = known.answer
+    if task.get("train") is None and task.get("test") is None:
+        task |= {"train": known.train, "test": known.test}
+        teacher = mapping(raw.setdefault("teacher", {}))
+        if {key: value for key, value in teacher.items() if key != "select"} in ({}, {"kind": "recorded"}):
+            teacher |= {"kind": "recorded", "rationales": known.teacher}

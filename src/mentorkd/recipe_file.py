@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_checks import SOFT_LABEL_SETTINGS, Finding, combined_faults, mapping, plain_faults
-from mentorkd.recipe_defaults import fill_answer_kind, merge_defaults
+from mentorkd.recipe_defaults import fill_known_task, merge_defaults
 from mentorkd.recipe_graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe_yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
@@ -78,9 +78,9 @@ def parse_recipe(
         except RecipeError as error:
             faults.extend(error.faults)
     places.overridden += [("learners", name) for name in mapping(raw.get("learners")) if name not in written]
+    fill_known_task(raw)
     inherited = merge_defaults(raw)
     _resolve_paths(raw, places, base)
-    fill_answer_kind(raw)
     recipe, found = _validate(raw, inherited)
     found += [*combined_faults(raw), *_task_faults(raw)]
     if check_files:
@@ -114,6 +114,8 @@ def recipe_schema() -> dict[str, Any]:
     model = schema["$defs"]["Learner"]["properties"]["model"]
     full = {"$ref": model.pop("$ref")}
     model["anyOf"] = [{"type": "string"}, full]
+    schema["required"].remove("teacher")  # as the files of a task of the paper, filled in
+    schema["$defs"]["TaskConfig"]["required"] = ["name"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
