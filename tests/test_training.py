@@ -16,76 +16,16 @@ from safetensors.torch import load_file
 
 import mentorkd.training
 from mentorkd.batching import Collator
-from mentorkd.encoding import Encoded, encode_rows
+from mentorkd.encoding import Encoded
 from mentorkd.errors import TrainingError
 from mentorkd.fused_loss import fused_distillation_loss
 from mentorkd.head_tap import head_parameters, target_hidden, target_logits
 from mentorkd.losses import IGNORE_INDEX, MentorHidden, distillation_loss
-from mentorkd.mentors import OnlineMentor
 from mentorkd.models import LoadedModel, load_model
-from mentorkd.objectives import Distillation
-from mentorkd.recipe import LoraConfig, ModelConfig, TrainingConfig
+from mentorkd.recipe import LoraConfig, ModelConfig
 from mentorkd.training import TrainingResult, last_checkpoint, train
-from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
-
-NO_DROPOUT: dict[str, dict[str, Any]] = {
-    "t5": {"dropout_rate": 0.0},
-    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "llama": {},
-}
-MAKE: dict[str, Callable[..., Any]] = {"t5": tiny_t5, "gpt2": tiny_gpt2, "llama": tiny_llama}
-FAMILIES = sorted(MAKE)
-
-
-def learner(family: str = "t5", *, seed: int = 0, dropout: bool = False, **overrides: Any) -> LoadedModel:
-    tokenizer = tiny_tokenizer()
-    sizes = {**({} if dropout else NO_DROPOUT[family]), **overrides}
-    return LoadedModel(
-        MAKE[family](tokenizer, seed=seed, **sizes), tokenizer, "seq2seq" if family == "t5" else "causal"
-    )
-
-
-def rows_for(loaded: LoadedModel, count: int) -> list[Encoded]:
-    """Sums, told at different lengths."""
-    texts = [
-        (f"r{n}", f"Tom has {n} apples and buys {n % 7} more." + " How many?" * (n % 3), f"{n} + {n % 7} = {n + n % 7}")
-        for n in range(count)
-    ]
-    encoded, _ = encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=200, max_target_tokens=200)
-    assert len(encoded) == count
-    return encoded
-
-
-def settings(**changes: Any) -> TrainingConfig:
-    return TrainingConfig(**{"epochs": 1, "batch_size": 4, "learning_rate": 3e-3, "max_grad_norm": 0.0} | changes)
-
-
-def run(loaded: LoadedModel, rows: list[Encoded], folder: Path, **changes: Any) -> TrainingResult:
-    options = {"objective", "updates", "validate", "on_progress", "precision", "seed"} & changes.keys()
-    given = {"seed": 0, "precision": "float32"} | {name: changes.pop(name) for name in options}
-    return train(loaded, rows, settings(**changes), folder=folder, **given)
-
-
-def online(mentor: LoadedModel, **changes: Any) -> Distillation:
-    how = {"kd_weight": 0.5, "temperature": 2.0, "tau_squared": True, "divergence": "forward_kl"}
-    return Distillation(OnlineMentor(mentor), **{**how, **changes})
-
-
-def weights(loaded: LoadedModel) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in loaded.model.state_dict().items()}
-
-
-def losses(result: TrainingResult) -> list[float]:
-    return [row["loss"] for row in result.history if "loss" in row]
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], **tolerance: float) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        torch.testing.assert_close(
-            first[name], second[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance
-        )
-
+from tiny_models import tiny_tokenizer
+from tiny_training import FAMILIES, assert_same, learner, losses, online, rows_for, run, settings, weights
 
 # --- it learns ----------------------------------------------------------------------------------------------------
 
@@ -264,14 +204,16 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_at", [5, 3])
-def test_a_resumed_run_gives_the_losses_and_weights_of_an_undisturbed_one(killed_at: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("killed_at", "kept", "length"), [(5, 3, {}), (3, None, {}), (6, 4, {"updates": 8})])
+def test_a_resumed_run_gives_the_losses_and_weights_of_an_undisturbed_one(
+    killed_at: int, kept: int | None, length: dict[str, int], tmp_path: Path
+) -> None:
     """With dropout on: the state of the random generators comes back too."""
 
     def start(folder: str, on_progress: Callable[[int, int], None]) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
         student = learner(seed=2, dropout=True)
         how = online(learner(seed=1))
-        changes = {"epochs": 2, "schedule": "linear", "objective": how, "validate": lambda: 0.5}
+        changes = {"epochs": 2, "schedule": "linear", "objective": how, "validate": lambda: 0.5, **length}
         result = run(student, rows_for(student, 12), tmp_path / folder, on_progress=on_progress, **changes)
         return result, weights(student)
 
@@ -284,7 +226,7 @@ def test_a_resumed_run_gives_the_losses_and_weights_of_an_undisturbed_one(killed
         start("killed", kill)
     torch.manual_seed(99)
     checkpoint = last_checkpoint(tmp_path / "killed")
-    assert (checkpoint.name if checkpoint else None) == (None if killed_at == 3 else "checkpoint-3")
+    assert (checkpoint.name if checkpoint else None) == (kept and f"checkpoint-{kept}")
     resumed = start("killed", lambda step, steps: None)
     assert resumed[0] == undisturbed[0]
     assert_same(resumed[1], undisturbed[1], rtol=0, atol=0)
@@ -327,6 +269,22 @@ def test_validation_follows_its_interval_and_the_end(tmp_path: Path) -> None:
     loaded = learner()
     result = run(loaded, rows_for(loaded, 4), tmp_path, epochs=5, validate_every=2, validate=lambda: 0.5)
     assert [row["step"] for row in result.history if "validation_accuracy" in row] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("given", ["recipe", "pipeline"])
+def test_a_given_number_of_updates_cycles_the_rows_and_validates_at_equal_distances(given: str, tmp_path: Path) -> None:
+    loaded = learner()
+    rows = rows_for(loaded, 10)  # 3 micro-batches an epoch
+    how: dict[str, Any] = {"updates": 8} if given == "pipeline" else {}
+    config = settings(epochs=4, validate_every=2, updates=8 if given == "recipe" else None)
+    options = {"seed": 0, "precision": "float32", "folder": tmp_path, "validate": lambda: 0.5}
+    result = train(loaded, rows, config, **options, **how)
+    assert result.updates == 8
+    steps = [row for row in result.history if "loss" in row]
+    assert [row["epoch"] for row in steps] == [pytest.approx(n / 3, abs=1e-3) for n in range(1, 9)]
+    whole = sum(len(row.target_ids) for row in rows)
+    assert 2 * whole < sum(row["tokens"] for row in steps) < 3 * whole
+    assert [row["step"] for row in result.history if "validation_accuracy" in row] == [4, 8]
 
 
 def test_without_validation_the_last_weights_stay(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mentorkd.encoding import Encoded
+from mentorkd.recipe import TrainingConfig
+from mentorkd.schedule import Length, schedule_training, training_length, updates_for
+
+
+def rows(count: int, **about: Any) -> list[Encoded]:
+    return [Encoded(f"r{n}", [5] * (n % 5 + 2), [6] * (n % 7 + 3), **about) for n in range(count)]
+
+
+def config(**settings: Any) -> TrainingConfig:
+    return TrainingConfig(**{"epochs": 4, "batch_size": 4, **settings})
+
+
+def test_without_a_number_of_updates_rounds_are_epochs() -> None:
+    made = schedule_training(rows(10), "seq2seq", config(), seed=0)
+    assert (made.updates, made.rounds, made.epoch_ends) == (12, [3, 6, 9, 12], [3, 6, 9, 12])
+    assert [made.epoch_at(step) for step in (3, 4, 12)] == [1, pytest.approx(4 / 3), 4]
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+def test_with_a_number_of_updates_rounds_are_equal_distances_and_epochs_still_true(kind: str) -> None:
+    made = schedule_training(rows(10), kind, config(updates=20), seed=0)  # type: ignore[arg-type]
+    assert len(made.plan.batches) == made.updates == 20
+    assert made.rounds == [5, 10, 15, 20]
+    assert made.epoch_at(20) == pytest.approx(20 / 3)
+    whole = schedule_training(rows(10), kind, config(epochs=7), seed=0)  # type: ignore[arg-type]
+    assert made.plan.batches == whole.plan.batches[:20]
+
+
+def test_the_given_number_goes_before_the_recipes_and_counts_whole_accumulation_steps() -> None:
+    made = schedule_training(
+        rows(10), "seq2seq", config(updates=9, gradient_accumulation=2), seed=0, updates=5, processes=2
+    )
+    assert (made.updates, len(made.plan.batches)) == (5, 20)
+    assert made.rounds == [2, 3, 4, 5]
+
+
+def test_arms_of_unlike_size_can_be_given_equal_updates_or_tokens() -> None:
+    small, large = rows(10), rows(31)
+    lengths = [training_length(arm, "seq2seq", config(), seed=0) for arm in (small, large)]
+    assert lengths[0] == Length(12, 4 * sum(len(row.target_ids) for row in small))
+    assert lengths[1] == Length(32, 4 * sum(len(row.target_ids) for row in large))
+    updates = updates_for(lengths[1].target_tokens, small, "seq2seq", config(), seed=0)
+    plan = schedule_training(small, "seq2seq", config(), seed=0, updates=updates).plan
+    tokens = [sum(len(small[row].target_ids) for row in batch) for batch in plan.batches]
+    assert sum(tokens) >= lengths[1].target_tokens > sum(tokens[:-1])
+
+
+def test_updates_for_counts_steps_of_several_micro_batches() -> None:
+    every = rows(8)
+    tokens = sum(len(row.target_ids) for row in every)
+    how = config(gradient_accumulation=2, batch_size=1)
+    assert updates_for(2 * tokens, every, "causal", how, seed=0) == 8
+    assert updates_for(1, every, "causal", how, seed=0) == 1
+
+
+def test_a_batch_is_as_many_rationales_whether_one_or_two_rows_each() -> None:
+    pairs = [Encoded(f"r{n}", [5], [6], f"r{n}", task) for n in range(9) for task in ("predict", "explain")]  # type: ignore[arg-type]
+    made = schedule_training(pairs, "seq2seq", config(), seed=0)
+    assert made.updates == 12
+    for batch in made.plan.batches:
+        assert len(batch) <= 8
+        tasks = [(pairs[row].rationale_id, pairs[row].task) for row in batch]
+        assert {name for name, task in tasks if task == "predict"} == {
+            name for name, task in tasks if task == "explain"
+        }

@@ -1,0 +1,103 @@
+"""Trainings of tiny models on sums, told at different lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mentorkd.encoding import Encoded, Row, encode_rows
+from mentorkd.mentors import OnlineMentor
+from mentorkd.models import LoadedModel
+from mentorkd.objectives import Distillation
+from mentorkd.recipe import TrainingConfig
+from mentorkd.training import TrainingResult, train
+from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
+
+__all__ = [
+    "FAMILIES",
+    "assert_same",
+    "learner",
+    "losses",
+    "online",
+    "paired_rows",
+    "rows_for",
+    "run",
+    "settings",
+    "weights",
+]
+
+NO_DROPOUT: dict[str, dict[str, Any]] = {
+    "t5": {"dropout_rate": 0.0},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "llama": {},
+}
+MAKE: dict[str, Callable[..., Any]] = {"t5": tiny_t5, "gpt2": tiny_gpt2, "llama": tiny_llama}
+FAMILIES = sorted(MAKE)
+
+
+def learner(family: str = "t5", *, seed: int = 0, dropout: bool = False, **overrides: Any) -> LoadedModel:
+    tokenizer = tiny_tokenizer()
+    sizes = {**({} if dropout else NO_DROPOUT[family]), **overrides}
+    return LoadedModel(
+        MAKE[family](tokenizer, seed=seed, **sizes), tokenizer, "seq2seq" if family == "t5" else "causal"
+    )
+
+
+def rows_for(loaded: LoadedModel, count: int) -> list[Encoded]:
+    """Sums, told at different lengths."""
+    texts = [
+        (f"r{n}", f"Tom has {n} apples and buys {n % 7} more." + " How many?" * (n % 3), f"{n} + {n % 7} = {n + n % 7}")
+        for n in range(count)
+    ]
+    encoded, _ = encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=200, max_target_tokens=200)
+    assert len(encoded) == count
+    return encoded
+
+
+def paired_rows(loaded: LoadedModel, count: int, *, step_by_step: bool = False) -> list[Encoded]:
+    """Rows in pairs: two rationales of a question with their answer marked, or a rationale step by step."""
+    rows = []
+    for n in range(count):
+        k = n // 2
+        prompt, answer = f"Tom has {k} apples and buys 30 more." + " How many?" * (k % 3), f"{k + 30}"
+        if step_by_step:
+            rows.append(Row(f"r{n}", f"predict: {prompt}", answer, f"r{n}", "predict"))
+            rows.append(Row(f"r{n}", f"explain: {prompt}", f"{k} + 30 " * (1 + n % 3), f"r{n}", "explain"))
+        else:
+            target = f"{k} + 30 {'makes ' * (1 + n % 4)}--> {answer}"
+            rows.append(Row(f"r{n}", prompt, target, f"q{k}", answer=(len(target) - len(answer), len(target))))
+    return encode_rows(rows, loaded.tokenizer, loaded.kind, max_source_tokens=200, max_target_tokens=200)[0]
+
+
+def settings(**changes: Any) -> TrainingConfig:
+    return TrainingConfig(**{"epochs": 1, "batch_size": 4, "learning_rate": 3e-3, "max_grad_norm": 0.0} | changes)
+
+
+def run(loaded: LoadedModel, rows: list[Encoded], folder: Path, **changes: Any) -> TrainingResult:
+    options = {"objective", "updates", "validate", "on_progress", "precision", "seed"} & changes.keys()
+    given = {"seed": 0, "precision": "float32"} | {name: changes.pop(name) for name in options}
+    return train(loaded, rows, settings(**changes), folder=folder, **given)
+
+
+def online(mentor: LoadedModel, **changes: Any) -> Distillation:
+    how = {"kd_weight": 0.5, "temperature": 2.0, "tau_squared": True, "divergence": "forward_kl"}
+    return Distillation(OnlineMentor(mentor), **{**how, **changes})
+
+
+def weights(loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in loaded.model.state_dict().items()}
+
+
+def losses(result: TrainingResult) -> list[float]:
+    return [row["loss"] for row in result.history if "loss" in row]
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], **tolerance: float) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(
+            first[name], second[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance
+        )
