@@ -68,8 +68,8 @@ class AskedTeacher(Strict):
     """Jinja text of `prompt: custom`, with the variables `question`, `exemplars` (each with `question`, `rationale`,
     `answer`) and `answer_form`; `file:PATH` reads it from a file."""
     exemplars: str | None = None
-    """File of worked examples for `few_shot` (JSON or JSON Lines with a question, a rationale and an answer a row), or
-    `train` for those in the training file itself; the question that is asked is never shown among them."""
+    """File of worked examples for `few_shot` (rows of question, rationale and answer, in any of the supported shapes), or
+    `train` for those in the training file itself. Wrong ones, and the question that is asked, are never shown."""
     shots: int = Field(default=4, ge=1)
     """Worked examples in a prompt."""
     samples: int = Field(default=3, ge=1)

@@ -138,34 +138,63 @@ def test_exemplars_of_the_training_set() -> None:
 
 def test_exemplars_are_read_from_json_and_json_lines(tmp_path: Path) -> None:
     rows = [
-        {"question": "a?", "rationale": "r", "answer": 1},
-        {"instruction": "b?", "output": ["s", "t"], "label": "2"},
+        {"question": "a?", "rationale": "It is 1.", "answer": 1},
+        {"question": "b?", "rationale": "It is 2.", "answer": "2"},
     ]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    expected = [Exemplar("a?", "r", "1"), Exemplar("b?", "s", "2")]
-    assert read_exemplars(tmp_path / "a.json") == read_exemplars(tmp_path / "a.jsonl") == expected
+    expected = [Exemplar("a?", "It is 1.", "1"), Exemplar("b?", "It is 2.", "2")]
+    assert read_exemplars(tmp_path / "a.json", "number") == read_exemplars(tmp_path / "a.jsonl", "number") == expected
+
+
+def test_what_is_wrong_is_no_example(tmp_path: Path) -> None:
+    told = [
+        {"input": "a?", "chain": "It is 1.", "answer": "1", "initial_correct": False},
+        {"input": "b?", "chain": "It is 3.", "answer": "2", "initial_correct": False},
+        {"input": "b?", "chain": "It is 2.", "answer": "2", "initial_correct": True},
+    ]
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    assert read_exemplars(tmp_path / "told.json", "number") == [Exemplar("b?", "It is 2.", "2")]
+    raw = [
+        {"instruction": "a?", "output": ["It is 5.", "It may be anything.", "It is 1."], "label": "1"},
+        {"instruction": "b?", "output": ["It is 5.", "By hand, without its answer."], "label": "2"},
+        {"instruction": "c?", "output": ["It is 5."], "label": "3"},
+    ]
+    (tmp_path / "raw.json").write_text(json.dumps(raw))
+    expected = [Exemplar("a?", "It is 1.", "1"), Exemplar("b?", "By hand, without its answer.", "2")]
+    assert read_exemplars(tmp_path / "raw.json", "number") == expected
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('[{"question": "a?", "answer": "1"}]', "row 1: no rationale"),
-        ("[1]", "row 1: got int"),
-        ("{", "faulty JSON"),
-        ("[]", "no worked examples"),
+        ('[{"question": "a?", "answer": "1"}]', "no rationale in 1 rows"),
+        ('[{"question": "a?", "answer": "1", "rationale": 5}]', "row 1: field `rationale`"),
+        ("[1]", "row 1"),
+        ("{", "JSON"),
+        ("[]", "expected"),
     ],
 )
-def test_faulty_exemplars_name_the_row(tmp_path: Path, content: str, said: str) -> None:
+def test_faulty_exemplars_say_where_and_what(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(DataError, match=said):
-        read_exemplars(tmp_path / "a.json")
+        read_exemplars(tmp_path / "a.json", "number")
 
 
 def test_real_rationales_are_exemplars(shared_data: Path) -> None:
-    pool = read_exemplars(shared_data / "mentor-kd" / "main" / "svamp_3_train.json")
+    mentor_kd = shared_data / "mentor-kd"
+    pool = read_exemplars(mentor_kd / "main" / "svamp_3_train.json", "number")
     prompter = Prompter.create("few_shot", exemplars=pool)
     assert all(shown.question not in prompter.first(shown.question).rsplit("Q:", 1)[0] for shown in pool[:50])
+    rows = json.loads((mentor_kd / "aug" / "flan-t5_large" / "svamp_rand3_aug3.json").read_text())
+    right = {row["chain"].strip() for row in rows if row["initial_correct"]}
+    wrong = {row["chain"].strip() for row in rows if not row["initial_correct"]} - right
+    drawn = {
+        shown.rationale
+        for shown in read_exemplars(mentor_kd / "aug" / "flan-t5_large" / "svamp_rand3_aug3.json", "number")
+    }
+    assert len(drawn) > 300
+    assert not drawn & wrong
 
 
 def test_a_recipe_opens_its_prompter(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def prompter_of(recipe: Recipe, teacher: Asked) -> Prompter:
         teacher,
         answer_kind=recipe.task.answer,
         root=Path(recipe.data.root),
+        choices=recipe.task.choices,
         training=lambda: _worked_examples(recipe),
     )
 

@@ -5,19 +5,18 @@ A prompt is filled from the question alone; the gold answer is never within a te
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mentorkd.errors import DataError, TeacherError
-from mentorkd.records import Question, Rationale, content_id, normalise_whitespace
+from mentorkd.errors import TeacherError
+from mentorkd.readers import read_questions, read_rationales
+from mentorkd.records import AnswerKind, Question, Rationale, Verdict, content_id, normalise_whitespace
 from mentorkd.teacher_recipe import AskedTeacher, PromptKind
 
 __all__ = [
@@ -186,63 +185,45 @@ def split_answer(reply: str) -> Solution:
 
 def exemplars_from(questions: Iterable[Question], rationales: Iterable[Rationale]) -> list[Exemplar]:
     """Worked examples of the training set: of each question that has one, its first correct rationale."""
-    first: dict[str, Rationale] = {}
-    for rationale in rationales:
-        if rationale.verdict == "correct" and rationale.text:
-            first.setdefault(rationale.question_id, rationale)
-    return [Exemplar(q.text, first[q.id].text, q.answer) for q in questions if q.id in first and q.split == "train"]
+    first = _first_of(rationales, "correct")
+    return [Exemplar(q.text, first[q.id], q.answer) for q in questions if q.id in first and q.split == "train"]
 
 
-_FIELDS = {
-    "question": ("question", "input", "instruction"),
-    "rationale": ("rationale", "chain", "output", "solution"),
-    "answer": ("answer", "label"),
-}
+def read_exemplars(path: Path, kind: AnswerKind, choices: Sequence[str] | None = None) -> list[Exemplar]:
+    """Read worked examples from a file of rationales, in any of the shapes that `mentorkd.readers` knows.
 
-
-def read_exemplars(path: Path) -> list[Exemplar]:
-    """Read worked examples from JSON (a list of objects) or JSON Lines.
-
-    The question stands under `question`, `input` or `instruction`, the rationale under `rationale`, `chain`, `output`
-    (its first, if a list) or `solution`, the answer under `answer` or `label`. Raises DataError that names the row.
+    Of each question the first rationale that is right, or else the first whose answer cannot be told, since examples
+    written by hand need not end in it; one that is wrong, or said to be, is never shown.
     """
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-        rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line]
-    except OSError as error:
-        raise DataError(f"{path}: worked examples cannot be read ({error.strerror}); check `exemplars`") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: expected JSON or JSON Lines of worked examples, got faulty JSON ({error})") from None
-    exemplars = [_exemplar(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
-    if not exemplars:
-        raise DataError(f"{path}: no worked examples in it; expected rows with a question, a rationale and an answer")
-    return exemplars
+    questions = read_questions(path, split="train", kind=kind, choices=choices)
+    rationales = read_rationales(path, questions, kind=kind, choices=choices)
+    shown = _first_of(rationales, "no_answer") | _first_of(rationales, "correct")
+    asked = {question.id: question for question in questions}
+    return [Exemplar(question.text, shown[key], question.answer) for key, question in asked.items() if key in shown]
 
 
-def _exemplar(row: Any, place: str) -> Exemplar:
-    if not isinstance(row, dict):
-        got = type(row).__name__
-        raise DataError(f"{place}: got {got}, expected an object with a question, a rationale and an answer")
-    values: dict[str, str] = {}
-    for name, keys in _FIELDS.items():
-        value = next((row[key] for key in keys if key in row), None)
-        if isinstance(value, list):
-            value = value[0] if value else None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = str(value)
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{place}: no {name}; expected text under {', '.join(map(repr, keys))}")
-        values[name] = value.strip()
-    return Exemplar(**values)
+def _first_of(rationales: Iterable[Rationale], verdict: Verdict) -> dict[str, str]:
+    """The first text of a verdict for each question that has one, by question id."""
+    first: dict[str, str] = {}
+    for rationale in rationales:
+        if rationale.verdict == verdict and rationale.text:
+            first.setdefault(rationale.question_id, rationale.text)
+    return first
 
 
 def open_prompter(
-    teacher: AskedTeacher, *, answer_kind: str, root: Path, training: Callable[[], Iterable[Exemplar]] = tuple
+    teacher: AskedTeacher,
+    *,
+    answer_kind: AnswerKind,
+    root: Path,
+    choices: Sequence[str] | None = None,
+    training: Callable[[], Iterable[Exemplar]] = tuple,
 ) -> Prompter:
     """The prompter of a recipe's teacher; paths start from `root`, and `exemplars: train` takes those of `training`."""
     exemplars: Iterable[Exemplar] = ()
     if teacher.exemplars is not None:
-        exemplars = training() if teacher.exemplars == "train" else read_exemplars(root / teacher.exemplars)
+        own = teacher.exemplars == "train"
+        exemplars = training() if own else read_exemplars(root / teacher.exemplars, answer_kind, choices)
     return Prompter.create(
         teacher.prompt,
         answer_kind=answer_kind,
