@@ -99,6 +99,29 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
         assert cache.spending() == Spending(150, 150, 150, 150, 0)
 
 
+def test_one_asks_at_a_time_and_a_killed_one_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom mentorkd.teachers.cache import RequestCache\n"
+        "with RequestCache(Path(sys.argv[1])) as cache, cache.asking():\n    print('in', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "in\n"
+        waited = []
+
+        def heard() -> None:
+            waited.append(True)
+            other.kill()
+
+        with RequestCache(path) as cache:
+            cache.put(asked(1), 0, reply(1)).result()  # to read and to keep needs no turn
+            with cache.asking(heard):
+                assert waited == [True]
+            with cache.asking(heard):
+                assert waited == [True]
+
+
 def test_what_was_told_to_be_kept_is_there_after_a_kill(tmp_path: Path) -> None:
     path, told = tmp_path / "c", []
     for start in range(0, 3_000_000, 1_000_000):

@@ -69,7 +69,9 @@ def test_a_hostile_server_at_full_size(tmp_path: Path, calm: Annotation) -> None
     assert len(books["delivered"]) == QUESTIONS - QUESTIONS // 50
     # Every request is accounted for, and none was repeated more often than allowed.
     faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
-    assert len(books["arrivals"]) == rough.traffic["sent"] == rough.spending.requests == 3 * QUESTIONS + faults
+    assert rough.traffic["sent"] == rough.spending.requests == 3 * QUESTIONS + faults
+    # On a machine that is busy, time can run out before the server has even heard of a request.
+    assert 0 <= rough.traffic["sent"] - len(books["arrivals"]) <= rough.traffic.get("fault_timeout", 0)
     assert max(books["attempts"].values()) <= 3 * (1 + ROUGH["retries"])
     assert set(books["fates"]) >= {
         "429",

@@ -41,7 +41,9 @@ def test_hostile_or_friendly_the_rationales_are_the_same_and_nothing_is_paid_twi
         outcomes = Counter(r.meta["outcome"] for r in rough.rationales)
         assert outcomes == {"ok": 159, "refusal": 9, "empty": 6, "length": 6}
         assert set(books["delivered"].values()) == {3}
-        assert len(books["arrivals"]) == rough.traffic["sent"] == rough.spending.requests
+        assert rough.traffic["sent"] == rough.spending.requests
+        # On a machine that is busy, time can run out before the server has even heard of a request.
+        assert 0 <= rough.traffic["sent"] - len(books["arrivals"]) <= rough.traffic.get("fault_timeout", 0)
         faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
         assert faults == rough.traffic["sent"] - len(rough.rationales) > 10
         assert books["most_in_flight"] <= 16
@@ -124,6 +126,25 @@ def test_a_budget_of_requests_stops_before_it_is_crossed_and_goes_on_when_raised
         assert (again.traffic["sent"], len(again.rationales)) == (0, 25)
         last = annotate(server.url, tmp_path / "a", questions, budget={"requests": 60})
         assert (last.stopped, len(last.rationales), len(server.books()["arrivals"])) == (None, 60, 60)
+
+
+def test_processes_that_share_a_cache_have_one_budget_and_pay_once(tmp_path: Path) -> None:
+    def together(url: str, **settings: Any) -> list[dict[str, Any]]:
+        script, cache = Path(__file__).with_name("asking.py"), str(tmp_path / "c")
+        command = [sys.executable, str(script), url, cache, "20", json.dumps(settings | {"concurrency": 8})]
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        told = [process.communicate(timeout=250) for process in both]
+        assert [process.returncode for process in both] == [0, 0], told
+        assert sum("another process asks through" in err for _, err in told) <= 1
+        return [json.loads(out)["summary"] for out, _ in told]
+
+    with running("friendly") as server:
+        first = together(server.url, budget={"requests": 25})
+        assert len(server.books()["arrivals"]) == 25
+        assert sorted(one["run_sent"] for one in first) == [0, 25]
+        rest = together(server.url)
+        assert sorted(one["run_sent"] for one in rest) == [0, 35]
+        assert set(server.books()["delivered"].values()) == {3}
 
 
 def test_a_budget_of_dollars_is_never_crossed(tmp_path: Path) -> None:

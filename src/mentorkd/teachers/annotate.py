@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
@@ -21,6 +22,8 @@ __all__ = ["annotate_openai"]
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 
 def annotate_openai(
     questions: Sequence[Question],
@@ -36,7 +39,8 @@ def annotate_openai(
 ) -> Annotation:
     """Ask an endpoint for rationales of `questions`, until each has its samples or the budget is reached (`stopped`).
 
-    `grade_in_threads` keeps a slow grader off the event loop; `count_tokens` estimates prompts for the rate limit;
+    Processes that share a cache ask one after the other, so that the second finds what the first was given and their
+    budget is one. `grade_in_threads` keeps a slow grader off the event loop; `count_tokens` estimates prompts for the rate limit;
     `first_backoff` is the first retry's wait in seconds. Raises TeacherError when the endpoint cannot be used, RunError
     when the cache cannot be written, and DataError, before anything is sent, when a gold answer cannot be read.
     """
@@ -54,7 +58,8 @@ def annotate_openai(
             }
             return book.close(cache.spending(), traffic, stopped)
 
-    return _run(run)
+    with cache.asking(lambda: log.warning("another process asks through %s; waiting until it is done", cache.path)):
+        return _run(run)
 
 
 class _Asker:

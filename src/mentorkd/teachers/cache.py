@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+
 from mentorkd.errors import RunError
 from mentorkd.teachers.limits import Spending
 
@@ -84,7 +86,7 @@ def request_key(request: Mapping[str, Any]) -> str:
 
 
 class RequestCache:
-    """A cache file, safe under several threads and under several processes that share it.
+    """A cache file, safe under several threads and under several processes that share it; one of them asks at a time.
 
     `purse` names whose spending is added to in the ledger, since several recipes may share a file. Every method raises
     RunError when the file is no cache, is damaged or cannot be written; so do the futures that `put`, `open` and
@@ -126,6 +128,22 @@ class RequestCache:
         self._writer.join()
         for connection in self._connections:
             connection.close()
+
+    @contextmanager
+    def asking(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Be the only process that asks through this file, so that none asks what another has just asked, and what a
+        purse has spent is known. Waits for another one, after calling `on_wait`; a killed one is not waited for.
+        """
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def get(self, key: str, sample: int) -> Reply | None:
         """The reply to this sample of a request, if it was ever given."""
