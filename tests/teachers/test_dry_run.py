@@ -20,12 +20,16 @@ def test_one_call() -> None:
     priced = teacher("http://e/v1", price={"input": 1.0, "output": 10.0})
     estimate = dry_run(sums(100), priced, ONE_CALL, count_tokens=lambda _: 50)
     assert estimate.prompts == tuple(ONE_CALL.first(question.text) for question in sums(3))
-    assert (estimate.requests, estimate.input_tokens, estimate.output_tokens) == (300, 15_000, 300 * 64)
+    assert (estimate.requests, estimate.input_tokens, estimate.output_tokens) == (300, 300 * (50 + 16), 300 * 64)
     assert estimate.lines() == [
         "requests: 300, and 0 answered from the cache",
-        "tokens: 15,000 in (estimated by characters, four a token), at most 19,200 out",
-        "dollars: at most $0.207",
+        "tokens: 19,800 in (estimated by characters, four a token), at most 19,200 out",
+        "dollars: at most $0.2118",
     ]
+    spoken_to = dry_run(sums(1), teacher("http://e/v1", system="Be brief."), ONE_CALL, count_tokens=lambda _: 50)
+    assert spoken_to.input_tokens == 3 * (50 + 16 + 50)
+    bare = dry_run(sums(1), teacher("http://e/v1", endpoint="completions"), ONE_CALL, count_tokens=lambda _: 50)
+    assert bare.input_tokens == 3 * 50
 
 
 def test_two_calls_until_correct() -> None:
@@ -33,7 +37,8 @@ def test_two_calls_until_correct() -> None:
     estimate = dry_run(sums(10), teacher("http://e/v1", **settings), Prompter.create("two_stage"), count_tokens=len)
     first = sum(len(Prompter.create("two_stage").first(question.text)) for question in sums(10))
     assert (estimate.requests, estimate.most_requests) == (40, 100)
-    assert estimate.input_tokens == 2 * (2 * first + 10 * 64)
+    trigger = len("\nTherefore, the answer is")
+    assert estimate.input_tokens == 2 * (2 * first + 10 * (2 * 16 + 64 + trigger))
     assert estimate.most_output_tokens == 10 * 5 * (64 + 4)
     assert estimate.lines()[0] == "requests: 40 to 100, and 0 answered from the cache"
     assert estimate.lines()[-1] == "dollars: unknown, since the recipe gives no price"
@@ -60,7 +65,8 @@ def test_the_estimate_bounds_what_it_costs(tmp_path: Path) -> None:
 
 def test_a_local_teacher_costs_nothing() -> None:
     estimate = dry_run(sums(4), LocalTeacher(model="m"), ONE_CALL)
-    assert (estimate.requests, estimate.picodollars) == (12, 0)
+    assert (estimate.requests, estimate.cached, estimate.picodollars) == (12, None, 0)
+    assert estimate.lines()[0] == "requests: 12, less those in the cache"
     assert estimate.lines()[-1] == "dollars: at most $0.00"
 
 

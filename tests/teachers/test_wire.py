@@ -55,6 +55,21 @@ def test_requests_of_both_endpoints() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("base_url", "endpoint"),
+    [
+        ("http://localhost:11434/v1", "http://localhost:11434/v1/chat/completions"),
+        ("http://localhost:8000/v1/", "http://localhost:8000/v1/chat/completions"),
+        (
+            "https://generativelanguage.googleapis.com/v1beta/openai/",
+            "https://generativelanguage.googleapis.com/v1beta/openai/chat/completions",
+        ),
+    ],
+)
+def test_addresses_of_compatible_endpoints(base_url: str, endpoint: str) -> None:
+    assert request(base_url=base_url)["endpoint"] == endpoint
+
+
 def test_only_what_shapes_the_reply_is_in_the_key() -> None:
     plain = request_key(request())
     assert plain == request_key(request(concurrency=3, timeout=9, retries=0, budget={"requests": 1}, samples=1))
@@ -77,6 +92,9 @@ def test_only_what_shapes_the_reply_is_in_the_key() -> None:
         ({"message": {"content": None}}, "", "stop"),
         ({"message": {"content": "hi"}, "finish_reason": "length"}, "hi", "length"),
         ({"message": {"content": "hi"}, "finish_reason": None}, "hi", "stop"),
+        ({"message": {"content": "hi"}, "finish_reason": "STOP"}, "hi", "stop"),
+        ({"message": {"content": "hi"}, "finish_reason": "MAX_TOKENS"}, "hi", "length"),
+        ({"message": {"role": "assistant"}, "finish_reason": "SAFETY"}, "", "content_filter"),
         ({"message": {"content": None, "refusal": "no"}}, "no", "refusal"),
         ({"message": {"content": "", "refusal": ""}}, "", "stop"),
         ({"message": {"content": [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]}}, "hi", "stop"),
@@ -146,6 +164,12 @@ def test_no_reply_crashes_the_reader(content: bytes) -> None:
         (401, b"", "fatal", False),
         (404, b"no model", "fatal", False),
         (402, b"", "fatal", False),
+        (
+            400,
+            b'[{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}]',
+            "fatal",
+            False,
+        ),
         (429, b'{"error": {"code": "insufficient_quota"}}', "fatal", False),
     ],
 )

@@ -10,12 +10,14 @@ from mentorkd.teacher_recipe import AskedTeacher, OpenAITeacher
 from mentorkd.teachers.cache import RequestCache, request_key
 from mentorkd.teachers.limits import dollars_text, picodollars
 from mentorkd.teachers.openai_api import characters_as_tokens
-from mentorkd.teachers.prompting import Prompter
+from mentorkd.teachers.prompting import ANSWER_TRIGGER, Prompter
 from mentorkd.teachers.wire import build_request
 
 __all__ = ["DryRun", "dry_run", "token_counter"]
 
 SHOWN = 3
+_AROUND = 16
+"""Tokens that a chat's marks add to a prompt, generously: ChatML takes 9, and 5 more for a system message."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,11 @@ class DryRun:
     """An estimate. `requests` are those of the first round that no cache holds; `most_requests` those that
     `until_correct` could make of them, retries apart. Tokens and dollars are for these two counts likewise; replies are
     taken at `max_tokens`, so both are upper bounds as far as `counted_by` counts right. Dollars: None without a price.
+    `cached` is None for a local teacher: what a cache holds of it is known by its weights, which are not loaded.
     """
 
     prompts: tuple[str, ...]
-    cached: int
+    cached: int | None
     requests: int
     most_requests: int
     input_tokens: int
@@ -43,8 +46,9 @@ class DryRun:
         def span(low: int, high: int, show: Callable[[int], str] = "{:,}".format) -> str:
             return show(low) if low == high else f"{show(low)} to {show(high)}"
 
+        kept = "less those in the cache" if self.cached is None else f"and {self.cached:,} answered from the cache"
         lines = [
-            f"requests: {span(self.requests, self.most_requests)}, and {self.cached:,} answered from the cache",
+            f"requests: {span(self.requests, self.most_requests)}, {kept}",
             f"tokens: {span(self.input_tokens, self.most_input_tokens)} in (estimated by {self.counted_by}), "
             f"at most {span(self.output_tokens, self.most_output_tokens)} out",
         ]
@@ -66,12 +70,16 @@ def dry_run(
     prompts = [prompter.first(text) for text in {question.id: question.text for question in questions}.values()]
     calls = 2 if prompter.two_stage else 1
     tries = teacher.samples if teacher.until_correct is None else teacher.until_correct.tries
+    around = 0
+    if isinstance(teacher, OpenAITeacher) and teacher.endpoint == "chat":
+        around = _AROUND + (count_tokens(teacher.system) if teacher.system else 0)
     cached = requests = most = read = most_read = 0
     for prompt in prompts:
         known = [_is_cached(prompt, sample, teacher, cache) for sample in range(tries)]
         first, every = known[: teacher.samples].count(False), known.count(False)
-        # The second call repeats the first one's prompt and reply.
-        tokens = count_tokens(prompt) * calls + (teacher.max_tokens if prompter.two_stage else 0)
+        # The second call repeats the first one's prompt and reply, and adds the trigger.
+        again = teacher.max_tokens + count_tokens(ANSWER_TRIGGER) + 1 if prompter.two_stage else 0
+        tokens = (count_tokens(prompt) + around) * calls + again
         cached += (teacher.samples - first) * calls
         requests += first * calls
         most += every * calls
@@ -81,7 +89,7 @@ def dry_run(
     out, most_out = requests // calls * written, most // calls * written
     return DryRun(
         prompts=tuple(prompts[:SHOWN]),
-        cached=cached,
+        cached=cached if isinstance(teacher, OpenAITeacher) else None,
         requests=requests,
         most_requests=most,
         input_tokens=read,

@@ -98,11 +98,23 @@ def read_body(content: bytes) -> Body | Fault:
         return Fault("malformed", f"got a reply without a choice that holds text: {_shown(content)}", billed=True)
     return Body(
         text=text,
-        finish_reason="refusal" if refused else str(choice.get("finish_reason") or "stop"),
+        finish_reason="refusal" if refused else _finish_reason(choice.get("finish_reason")),
         input_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
         model=str(data.get("model") or ""),
     )
+
+
+_NATIVE_REASONS = {
+    "max_tokens": "length",
+    **dict.fromkeys(["safety", "recitation", "blocklist", "prohibited_content", "spii"], "content_filter"),
+}
+"""Gemini's own words for why a reply ended, which its compatible endpoint may hand through, in lower case."""
+
+
+def _finish_reason(value: Any) -> str:
+    reason = str(value or "stop").lower()
+    return _NATIVE_REASONS.get(reason, reason)
 
 
 def _text(choice: Mapping[str, Any]) -> tuple[str | None, bool]:
@@ -134,6 +146,7 @@ _HOPELESS = {
     405: "the endpoint knows no such address; check `base_url` and `endpoint`",
 }
 _REFUSED = re.compile(r"content[_ ](?:filter|policy)|moderation|flagged", re.IGNORECASE)
+_NO_KEY = re.compile(r"API_KEY_INVALID|API key not valid|invalid_api_key", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|exceeded your current quota", re.IGNORECASE)
 
 
@@ -145,6 +158,8 @@ def judge_status(status: int, headers: Mapping[str, str], content: bytes) -> Bod
         return Body("", "content_filter", 0, 0, "")
     if status == 429 and _NO_CREDIT.search(text):
         return Fault("fatal", f"{said}; {_HOPELESS[402]}")
+    if status == 400 and _NO_KEY.search(text):  # Gemini's way to say 401
+        return Fault("fatal", f"{said}; {_HOPELESS[401]}")
     if status in _HOPELESS:
         return Fault("fatal", f"{said}; {_HOPELESS[status]}")
     told = retry_after(headers, time.time())
