@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
     `nll` is the mentor's mean negative log-likelihood of a target token, in nats, at temperature 1. For `hidden` it is
     measured on `sample` rationales, spread over the store, as is `entropy`, that of the mentor's distributions. For
     `top_k`, measured on every token when it was scored, at the store's temperature: `mass_kept`, the mean probability
-    of the kept tokens, and `lost`, the mean KL(exact || top k with its tail spread evenly), in nats.
+    of the kept tokens, and `lost`, the mean KL(exact || top k with its tail spread evenly), in nats. What could be
+    measured on no token is None.
     """
     store = SoftLabelStore(folder)
     found: dict[str, Any] = {
@@ -39,8 +41,9 @@ def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
 def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
     weight, bias = (None if part is None else part.float() for part in store.head())
     assert weight is not None
-    measured = set(store.ids[:: max(1, store.rows // max(1, sample))][:sample])
-    nll = entropy = tokens = 0.0
+    measured = _spread(store.ids, sample)
+    nll = entropy = 0.0
+    tokens = 0
     for rationale_id in store.ids:
         row = store.row(rationale_id)
         if rationale_id not in measured:
@@ -50,8 +53,13 @@ def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
         nll += F.nll_loss(log_probs, torch.from_numpy(row["labels"].astype(np.int64)), reduction="sum").item()
         entropy -= (log_probs.exp() * log_probs).sum().item()
         tokens += len(hidden)
-    tokens = max(1, tokens)
-    return {"sampled_tokens": int(tokens), "nll": round(nll / tokens, 4), "entropy": round(entropy / tokens, 4)}
+    return {"sampled_tokens": tokens, "nll": _mean(nll, tokens, 4), "entropy": _mean(entropy, tokens, 4)}
+
+
+def _spread(ids: Sequence[str], count: int) -> set[str]:
+    """At most `count` of them, at equal distances: rows lie sorted by length, so the first ones would be the longest."""
+    count = min(count, len(ids))
+    return {ids[number * len(ids) // count] for number in range(count)}
 
 
 def _of_top_k(store: SoftLabelStore) -> dict[str, Any]:
@@ -62,12 +70,15 @@ def _of_top_k(store: SoftLabelStore) -> dict[str, Any]:
         tail += float(np.exp(row["log_tail"].astype(np.float64)).sum())
         lost += float(row["lost"].sum(dtype=np.float64))
         inside += int((row["indices"] == row["labels"][:, None]).any(-1).sum())
-    tokens = max(1, store.tokens)
     return {
         "temperature": store.meta.temperature,
         "k": store.meta.width,
-        "nll": round(nll / tokens, 4),
-        "mass_kept": round(1 - tail / tokens, 6),
-        "lost": round(lost / tokens, 6),
-        "targets_among_kept": round(inside / tokens, 4),
+        "nll": _mean(nll, store.tokens, 4),
+        "mass_kept": _mean(store.tokens - tail, store.tokens, 6),
+        "lost": _mean(lost, store.tokens, 6),
+        "targets_among_kept": _mean(inside, store.tokens, 4),
     }
+
+
+def _mean(total: float, tokens: int, digits: int) -> float | None:
+    return round(total / tokens, digits) if tokens else None
