@@ -32,6 +32,7 @@ FLOORS = {
     "hardware": 3,
     "sources": 3,
     "paper_data": 3,
+    "paper_results": 3,
     "quickstart": 3,
     "recipe_yaml": 3,
     "recipe_graph": 3,
@@ -70,8 +71,10 @@ FLOORS = {
     "teacher_cli": 11,
     "data_cli": 11,
     "init_cli": 11,
-    "cli": 12,
-    "__main__": 13,
+    "reproduce": 11,
+    "reproduce_cli": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 
 LIGHT = [

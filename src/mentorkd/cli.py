@@ -30,6 +30,7 @@ from mentorkd.errors import MentorkdError, RunError
 from mentorkd.init_cli import init
 from mentorkd.recipe import TEACHER, Recipe
 from mentorkd.records import Question, write_jsonl
+from mentorkd.reproduce_cli import reproduce
 from mentorkd.store import Stage
 from mentorkd.teacher_cli import annotate, cache_app
 
@@ -46,6 +47,7 @@ app.add_typer(cache_app, name="cache")
 app.command()(annotate)
 app.command("import")(import_data)
 app.command()(init)
+app.command()(reproduce)
 
 
 @app.command()

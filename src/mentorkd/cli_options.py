@@ -24,11 +24,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name: inside it once installed, beside `src/` in a checkout."""
+    """The recipes that come with the package, by name (`shuffled`, `paper/table2`): inside it once installed, beside `src/` in
+    a checkout."""
     here = Path(__file__).resolve()
     folders = [here.with_name("recipes"), here.parents[2] / "recipes"]
     folder = next((folder for folder in folders if folder.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+    files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path)) if folder else []
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files} if folder else {}
 
 
 def locate_recipe(recipe: Path) -> tuple[Path, list[str]]:
@@ -36,9 +38,11 @@ def locate_recipe(recipe: Path) -> tuple[Path, list[str]]:
 
     A file goes before a shipped recipe of its name. Raises RunError for a bare name that is neither.
     """
-    if recipe.is_file() or recipe.suffix or recipe.name != str(recipe):
+    if recipe.is_file() or recipe.suffix:
         return recipe, []
     shipped = shipped_recipes()
-    if recipe.name not in shipped:
-        raise RunError(f"got recipe {recipe}; expected a YAML file or one of {', '.join(shipped)}")
-    return shipped[recipe.name], ["data.root=data"]
+    if recipe.as_posix() in shipped:
+        return shipped[recipe.as_posix()], ["data.root=data"]
+    if recipe.name != str(recipe):
+        return recipe, []
+    raise RunError(f"got recipe {recipe}; expected a YAML file or one of {', '.join(shipped)}")
