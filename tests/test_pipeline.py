@@ -140,7 +140,8 @@ def test_a_change_redoes_only_what_it_reaches(finished: tuple[Path, Path]) -> No
     recipe, run = finished
     assert reached(recipe, run) == set()
     assert reached(recipe, run, "learners.student.kd_weight=0.9") == {"student/train", "student/evaluate", "report"}
-    assert reached(recipe, run, "learners.vanilla.training.epochs=4") == {"vanilla/train", "vanilla/evaluate", "report"}
+    longer = reached(recipe, run, "learners.vanilla.training.epochs=4")  # the student's train may run, and will not
+    assert longer == {"budget", "vanilla/train", "vanilla/evaluate", "report"}
     resampled = reached(recipe, run, "learners.mentor.sampling.temperature=1.0")
     assert {"mentor/augment", "student/train", "student/evaluate", "report"} <= resampled
     assert not {"mentor/train", "vanilla/train", "mentor/evaluate"} & resampled

@@ -3,6 +3,7 @@
     prepare    questions of every split, their faults counted
     annotate   the teacher's rationales
     for each seed, and each learner after those it learns from:
+      budget     (before the first learner that is compared) how many updates each of these gets
       score      (if it imitates soft labels) its mentor's distributions on every text it will read
       train      on the selected rationales of its sources, with CE or (1 - w) CE + w KL
       augment    (if another learner reads it) its own rationales for every training question
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,7 +37,8 @@ __all__ = ["Pipeline", "PlannedStage", "Reporter", "open_run"]
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage and where it stands: `done`, `resumes` (killed in its middle) or `runs`."""
+    """A stage and where it stands: `done`, `resumes` (killed in its middle), `runs`, or `may run`: it was done, and a
+    budget that is to be made anew will tell whether it stays so."""
 
     stage: Stage
     state: str
@@ -90,7 +92,7 @@ class Pipeline:
     @property
     def stages(self) -> list[Stage]:
         if self._stages is None:
-            self._stages = compile_stages(self.recipe)
+            self._stages = compile_stages(self.recipe, self.folder.finished)
         return self._stages
 
     def made(self, kind: str, learner: str, seed: int) -> str | None:
@@ -99,10 +101,18 @@ class Pipeline:
 
     def plan(self) -> list[PlannedStage]:
         """Every stage and whether it is done; changes nothing."""
+        as_before: dict[str, Stage] = {}
+        if any(stage.kind == "budget" and not self.folder.finished(stage) for stage in self.stages):
+            as_before = {stage.name: stage for stage in compile_stages(self.recipe, self.folder.last)}
         planned = []
         for stage in self.stages:
-            record = self.folder.finished(stage)
-            state = "done" if record else "resumes" if self.folder.begun(stage) else "runs"
+            record, state = self.folder.finished(stage), "runs"
+            if record:
+                state = "done"
+            elif self.folder.begun(stage):
+                state = "resumes"
+            elif stage.name in as_before and self.folder.finished(as_before[stage.name]):
+                state = "may run"
             planned.append(PlannedStage(stage, state, record))
         return planned
 
@@ -119,6 +129,7 @@ class Pipeline:
         stages = self.stages
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
+        total = len(stages)
         forced = self._forced(force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
         if any(stage.kind == "annotate" for stage in waiting):
@@ -134,18 +145,22 @@ class Pipeline:
             # Last first: a kill in between must not leave a stage finished whose inputs are to be made anew.
             for stage in reversed(forced):
                 self.folder.forget(stage)
-            waiting = [stage for stage in stages if not self.folder.finished(stage)]
+            self._stages = None
+            waiting = [stage for stage in self.stages[:total] if not self.folder.finished(stage)]
             (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
             if waiting:
                 from mentorkd.work import Work
 
                 work = Work(self.recipe, self.folder, self.reporter.progress, self.reporter.note)
-            for number, stage in enumerate(stages, 1):
-                if stage in waiting:
-                    self._run_stage(stage, work, number, len(stages))
-                    self._write_manifest(command)
-                else:
+            for number in range(total):
+                stage = self.stages[number]
+                if self.folder.finished(stage):
                     self.reporter.skipped(stage)
+                    continue
+                self._run_stage(stage, work, number + 1, total)
+                if stage.kind == "budget":
+                    self._stages = None  # what it gave settles the fingerprints of the arms
+                self._write_manifest(command)
             if not waiting and self._manifest_is_behind():
                 self._write_manifest(command)
             return self.manifest()
@@ -161,7 +176,7 @@ class Pipeline:
         except DataError:
             self.folder.discard_if_empty(stage)
             raise
-        record = {**made, "seconds": cost.seconds, "peak_memory_mb": cost.peak_memory_mb}
+        record = {**made, **asdict(cost)}
         published = self.folder.publish(stage, record)
         self.folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
         self.reporter.finished(stage, published)

@@ -14,6 +14,7 @@ __all__ = [
     "cycles",
     "learning_order",
     "links_of",
+    "matched_arms",
     "mentors",
     "scorers",
     "topological_order",
@@ -66,6 +67,13 @@ def arms(recipe: Recipe) -> list[str]:
     """The trained learners that no other one names, in recipe order: what a recipe compares."""
     named = mentors(recipe)
     return [name for name, learner in recipe.learners.items() if learner.rationales and name not in named]
+
+
+def matched_arms(recipe: Recipe) -> list[str]:
+    """The arms, where some of them are to be given a number of updates that must be found first."""
+    named = arms(recipe)
+    open_ended = any(recipe.learners[name].training.updates is None for name in named)
+    return named if open_ended and recipe.match != "epochs" else []
 
 
 def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:

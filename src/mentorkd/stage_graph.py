@@ -2,21 +2,23 @@
 
 A fingerprint covers the stage's part of the recipe, the identity of its inputs and its code version, and no names. Stages of
 equal fingerprint are one stage, so learners that differ only further down share what they have in common; a stage
-finds its inputs by their roles, wherever they lie.
+finds its inputs by their roles, wherever they lie. The identity of an input is its fingerprint; only a budget's, once it is
+made, is the number of updates that it gave, so that arms stay as they are where another one changes nothing for them.
 
 | kind | reads, by role |
 |---|---|
 | prepare | nothing |
 | annotate | `questions` |
 | score | `questions`, `rationales/SOURCE`, `model` |
-| train | `questions`, `rationales/SOURCE`, and of a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR` |
+| budget | `questions`, `rationales/SOURCE` of all arms |
+| train | `questions`, `rationales/SOURCE`; of a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; of an arm `budget` |
 | augment, evaluate | `questions`, `model` (none of a learner that is not trained) |
 | report | `KIND/LEARNER/SEED` of every learner, and every other stage |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,30 @@ from typing import Any
 from mentorkd.errors import RunError
 from mentorkd.recipe import GOLD, TEACHER, ModelConfig, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path, learning_order, writers
+from mentorkd.recipe_graph import arms, matched_arms
 from mentorkd.store import Stage, digest_path, fingerprint
 
-__all__ = ["compile_stages", "role"]
+__all__ = ["compile_stages", "role", "row_settings"]
 
 # Raised when a stage's code changes what it makes of the same inputs.
-CODE_VERSIONS = {"prepare": 1, "annotate": 1, "score": 3, "train": 3, "augment": 2, "evaluate": 3, "report": 3}
+CODE_VERSIONS = {
+    "prepare": 1,
+    "annotate": 1,
+    "score": 3,
+    "budget": 1,
+    "train": 3,
+    "augment": 2,
+    "evaluate": 3,
+    "report": 3,
+}
 
 # Settings of a teacher that change how it is asked and not what: they reach no reply.
 HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
 HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
+
+LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation"}
+LENGTH |= {"max_source_tokens", "max_target_tokens"}
+"""Settings of a training that decide how many updates its epochs come to."""
 
 IMITATION = {"kd_weight", "temperature", "tau_squared", "divergence", "soft_label_store", "top_k"}
 """Settings of a learner that only its soft labels make use of."""
@@ -44,8 +60,13 @@ def role(kind: str, learner: str, seed: int) -> str:
     return f"{kind}/{learner}/{seed}"
 
 
-def compile_stages(recipe: Recipe) -> list[Stage]:
-    """All stages of a recipe in an order in which each comes after its needs. Reads data and local models to hash them."""
+def compile_stages(
+    recipe: Recipe, finished: Callable[[Stage], Mapping[str, Any] | None] = lambda stage: None
+) -> list[Stage]:
+    """All stages of a recipe in an order in which each comes after its needs. Reads data and local models to hash them.
+
+    `finished` gives the record of a stage that is done; budgets that are not done leave their arms' fingerprints open.
+    """
     graph = _Graph()
     task = recipe.task.model_dump()
     files = {part: _file_identity(recipe, task[part]) for part in ("train", "test", "validation") if task[part]}
@@ -55,8 +76,16 @@ def compile_stages(recipe: Recipe) -> list[Stage]:
     made: dict[str, str] = {}
     for seed in recipe.seeds:
         one = _Seed(recipe, seed, graph, models, prepared, {TEACHER: annotated, GOLD: prepared})
-        for name in learning_order(recipe):
-            one.add_learner(name)
+        matched = matched_arms(recipe)
+        order = learning_order(recipe)
+        for name in order:
+            if name not in matched:
+                one.add_learner(name)
+        if matched:
+            one.add_budget(finished)
+        for name in order:
+            if name in matched:
+                one.add_learner(name)
         made |= one.made
     about = recipe.model_dump(mode="json", exclude={"data": {"root"}})
     graph.add("report", "report", about, {**{name: name for name in graph.stages}, **made})
@@ -71,10 +100,22 @@ class _Graph:
     known: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(
-        self, kind: str, target: str, settings: Any, inputs: Mapping[str, str], *, name: str = "", **about: Any
+        self,
+        kind: str,
+        target: str,
+        settings: Any,
+        inputs: Mapping[str, str],
+        *,
+        name: str = "",
+        settled: Mapping[str, Any] | None = None,
+        **about: Any,
     ) -> str:
-        """Add a stage, called by its kind if not given a `name`; return the name of the stage that does the work."""
-        needs = [self.stages[need].fingerprint for need in inputs.values()]
+        """Add a stage, called by its kind if not given a `name`; return the name of the stage that does the work.
+
+        `settled` gives what stands for an input's fingerprint, by role.
+        """
+        identities = {role: self.stages[need].fingerprint for role, need in inputs.items()} | dict(settled or {})
+        needs = list(identities.values())
         mark = fingerprint([kind, CODE_VERSIONS[kind], settings, needs])
         if (kind, mark) not in self.known:
             stage = Stage(name or kind, kind, target, dict(inputs), mark, **about)
@@ -98,11 +139,15 @@ class _Seed:
     trained: dict[str, str] = field(default_factory=dict)
     made: dict[str, str] = field(default_factory=dict)
     """Every learner's stages by the report's roles."""
+    budget: str | None = None
+    updates: Mapping[str, int] = field(default_factory=dict)
+    """What the budget gave each arm, once it is known."""
 
     def add_learner(self, name: str) -> None:
         learner = self.recipe.learners[name]
         if learner.rationales:
-            self.trained[name] = self._add("train", name, self._training(name), self._lessons(name))
+            settled = {"budget": self.updates[name]} if name in self.updates else {}
+            self.trained[name] = self._add("train", name, self._training(name), self._lessons(name), settled=settled)
         model = self._model(name)
         if name in writers(self.recipe):
             sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, self.seed]
@@ -110,9 +155,27 @@ class _Seed:
         answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.asked]
         self._add("evaluate", name, [*answering, self._untrained(name)], model)
 
-    def _add(self, kind: str, name: str, settings: Any, inputs: Mapping[str, str]) -> str:
+    def add_budget(self, finished: Callable[[Stage], Mapping[str, Any] | None]) -> None:
+        """Add the stage that tells how many updates every arm gets; all of their sources must be there."""
+        learners = {name: self.recipe.learners[name] for name in arms(self.recipe)}
+        inputs, settings = {"questions": self.prepared}, []
+        for name, learner in learners.items():
+            inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales}
+            settings.append([name, self.models[name], learner.rationales, row_settings(self.recipe, name)])
+        self.budget = self.graph.add(
+            "budget",
+            f"budget/seed-{self.seed}",
+            [self.recipe.match, self.seed, settings],
+            inputs,
+            name=f"budget/seed-{self.seed}",
+            seed=self.seed,
+        )
+        if (record := finished(self.graph.stages[self.budget])) is not None:
+            self.updates = {name: arm["updates"] for name, arm in record["arms"].items()}
+
+    def _add(self, kind: str, name: str, settings: Any, inputs: Mapping[str, str], **more: Any) -> str:
         folder = self._folder(name)
-        about = {"learner": name, "seed": self.seed}
+        about = {"learner": name, "seed": self.seed, **more}
         made = self.graph.add(kind, folder, settings, inputs, name=f"{folder}/{kind}", **about)
         self.made[role(kind, name, self.seed)] = made
         return made
@@ -154,6 +217,8 @@ class _Seed:
             if learner.soft_label_store != "online":
                 for source in learner.rationales:
                     inputs[f"soft_labels/{mentor}/{source}"] = self._add_score(name, mentor, source)
+        if self.budget and learner.training.updates is None:
+            inputs["budget"] = self.budget
         return inputs
 
     def _add_score(self, name: str, mentor: str, source: str) -> str:
@@ -182,6 +247,14 @@ class _Seed:
             source=source,
             mentor=mentor,
         )
+
+
+def row_settings(recipe: Recipe, name: str) -> list[Any]:
+    """Settings that decide a learner's training rows and how long its epochs are, beside its model and its sources' text."""
+    learner = recipe.learners[name]
+    form = learner.model_dump(include={"prompt", "target", "objective"})
+    filters = [_filters(recipe, name, source) for source in learner.rationales]
+    return [form, learner.training.model_dump(include=LENGTH), filters]
 
 
 def _file_identity(recipe: Recipe, value: str) -> str:

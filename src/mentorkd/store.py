@@ -125,17 +125,21 @@ class RunFolder:
 
     def finished(self, stage: Stage) -> dict[str, Any] | None:
         """The record of a finished stage if it was made with this fingerprint and its outputs are there, else None."""
+        record = self.last(stage)
+        if record is None or record["fingerprint"] != stage.fingerprint:
+            return None
+        target = self.root / record["target"]
+        return record if all((target / name).exists() for name in record["outputs"]) else None
+
+    def last(self, stage: Stage) -> dict[str, Any] | None:
+        """What a stage of this name recorded when it was last finished, with whatever fingerprint; None if it never was."""
         file = self._mark_file(stage.name)
         if not file.is_file():
             return None
         try:
-            record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return dict(json.loads(file.read_text(encoding="utf-8")))
         except ValueError:
             raise RunError(f"{file} is damaged; remove it and the stage {stage.name} will run again") from None
-        if record["fingerprint"] != stage.fingerprint:
-            return None
-        target = self.root / record["target"]
-        return record if all((target / name).exists() for name in record["outputs"]) else None
 
     def record(self, stage: str) -> dict[str, Any]:
         """What the stage of a name recorded when it was last finished. Raises RunError if it never was."""
@@ -178,6 +182,7 @@ class RunFolder:
             "fingerprint": stage.fingerprint,
             "target": stage.target,
             "outputs": outputs,
+            "needs": list(stage.needs),
         }
         about |= {"kind": stage.kind, "learner": stage.learner or None, "seed": stage.seed if stage.learner else None}
         full = {**about, **record}

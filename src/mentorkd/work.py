@@ -17,10 +17,12 @@ from transformers.utils import logging
 
 from mentorkd import hardware
 from mentorkd.cards import model_card
+from mentorkd.encoding import Encoded, EncodingCounts
 from mentorkd.errors import DataError, TrainingError
 from mentorkd.generation import Engine, open_engine
 from mentorkd.models import (
     LoadedModel,
+    kind_of,
     load_folder,
     load_model,
     resolve_device,
@@ -30,12 +32,14 @@ from mentorkd.models import (
 from mentorkd.objectives import Objective
 from mentorkd.recipe import GOLD, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
+from mentorkd.recipe_graph import arms
 from mentorkd.records import Prediction, Question, Rationale, Split, write_jsonl
 from mentorkd.run_files import RunFiles
-from mentorkd.stage_graph import role
+from mentorkd.stage_graph import role, row_settings
 from mentorkd.stages.annotate import annotate
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
+from mentorkd.stages.budget import Arm, budget
 from mentorkd.stages.evaluate import accuracy, evaluate
 from mentorkd.stages.objective import MentorFiles, objective_of
 from mentorkd.stages.prepare import prepare_recipe
@@ -43,7 +47,7 @@ from mentorkd.stages.report import report
 from mentorkd.stages.rows import Reader, training_rows
 from mentorkd.stages.sampling import Decoding, Grader
 from mentorkd.stages.score import score
-from mentorkd.stages.select import Gathered, gather, gold_rationales
+from mentorkd.stages.select import gather, gold_rationales
 from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
 from mentorkd.training import train
 
@@ -114,56 +118,69 @@ class Work:
         write_jsonl(place / "out" / "rationales.jsonl", made.rationales)
         return {"rationales": _verdicts(made.rationales), **record}
 
+    def budget(self, stage: Stage, place: Path) -> dict[str, Any]:
+        compared: dict[str, Arm] = {}
+        known: dict[str, Arm] = {}  # arms of a sweep have the same rows
+        for name in arms(self.recipe):
+            learner = self.recipe.learners[name]
+            texts = [stage.inputs.get(f"rationales/{source}") for source in learner.rationales]
+            key = fingerprint([learner.model.model_dump(), texts, row_settings(self.recipe, name)])
+            if key not in known:
+                rows = self._rows(stage, name, Reader.of(learner.model))[0]
+                known[key] = Arm(rows, kind_of(learner.model), learner.training)
+            compared[name] = known[key]
+        assert self.recipe.match != "epochs", "then there is no budget"
+        record = budget(compared, self.recipe.match, seed=stage.seed)
+        write_json(place / "out" / "budget.json", record)
+        return record
+
     def train(self, stage: Stage, place: Path) -> dict[str, Any]:
-        learner, config = self._learner(stage), self._learner(stage).training
-        questions = self._questions(stage, "train")
-        gathered = self._gather(stage, learner.rationales, questions)
+        learner = self._learner(stage)
         loaded = load_model(learner.model, seed=stage.seed, device=self.device)
-        rows, counts = training_rows(gathered.rationales, questions, learner, Reader.of(loaded))
-        if not rows:
-            raise TrainingError(
-                f"{stage.learner}: no training row is left of {len(gathered.rationales)} selected rationales "
-                f"({counts.source_too_long} prompts and {counts.target_too_long} targets were too long); loosen `select`, "
-                "or raise `max_source_tokens` or `max_target_tokens`"
-            )
+        rows, counts, filters = self._rows(stage, stage.learner, Reader.of(loaded))
         self._tell_encoding(
             stage, counts.source_too_long + counts.target_too_long, counts.with_unknown_tokens, counts.rows
         )
+        budgeted = self.files.record(stage.inputs["budget"]) if "budget" in stage.inputs else None
+        precision, objective = self.precision(learner), self._objective(stage, learner, loaded)
         result = train(
             loaded,
             rows,
-            config,
+            learner.training,
             seed=stage.seed,
             folder=place / "checkpoints",
-            precision=self.precision(learner),
-            objective=self._objective(stage, learner, loaded),
+            precision=precision,
+            objective=objective,
             validate=self._validation(stage, learner, loaded),
+            updates=None if budgeted is None else budgeted["arms"][stage.learner]["updates"],
             on_progress=self.progress,
             run_name=f"{self.recipe.name}/{stage.learner}/seed-{stage.seed}",
         )
         with (place / "out" / "metrics.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in result.history)
         record = {
-            "filters": gathered.filters,
+            "filters": filters,
             "encoding": asdict(counts),
+            "rows": counts.kept,
             "updates": result.updates,
+            "epochs": result.history[-1]["epoch"],
+            "target_tokens": int(sum(row.get("tokens", 0) for row in result.history)),
+            "matched": None if budgeted is None else budgeted["match"],
             "best_step": result.best_step,
             "validation_accuracy": result.validation_accuracy,
             "fused_loss": result.fused,
-            "precision": self.precision(learner),
+            "precision": precision,
             "parameters": loaded.parameter_count,
-            "tokens": int(sum(row.get("tokens", 0) for row in result.history)),
         }
+        record["tokens"] = record["target_tokens"]
         save_model(loaded, place / "out" / "model", card=model_card(self.recipe, stage.learner, stage.seed, record))
         return record
 
     def score(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self._learner(stage)
-        questions = self._questions(stage, "train")
-        gathered = self._gather(stage, [stage.source], questions)
         mentor_folder = self._model(stage, stage.mentor)
         mentor = load_folder(mentor_folder, device=self.device)
-        rows, _ = training_rows(gathered.rationales, questions, learner, Reader.of(mentor))
+        rows, _, _ = self._rows(stage, stage.learner, Reader.of(mentor), [stage.source])
         made = score(
             mentor,
             rows,
@@ -246,16 +263,27 @@ class Work:
     def _questions(self, stage: Stage, split: Split | None = None) -> list[Question]:
         return self.files.questions(stage.inputs["questions"], split)
 
-    def _gather(self, stage: Stage, sources: Iterable[str], questions: list[Question]) -> Gathered:
-        """The rationales of sources that pass the filters of the stage's learner."""
+    def _rows(
+        self, stage: Stage, name: str, reader: Reader, sources: Iterable[str] | None = None
+    ) -> tuple[list[Encoded], EncodingCounts, list[dict[str, Any]]]:
+        """What a learner is taught from its sources or some of them: its rows, and the counts of encoding and of filters."""
+        learner, questions = self.recipe.learners[name], self._questions(stage, "train")
         written = {
             source: gold_rationales(questions)
             if source == GOLD
             else self.files.rationales(stage.inputs[f"rationales/{source}"])
-            for source in sources
+            for source in sources or learner.rationales
         }
-        filters = {source: self.recipe.filter_of(stage.learner, source) for source in written}
-        return gather(written, filters, questions, conclude=self.grader.find)
+        filters = {source: self.recipe.filter_of(name, source) for source in written}
+        gathered = gather(written, filters, questions, conclude=self.grader.find)
+        rows, counts = training_rows(gathered.rationales, questions, learner, reader)
+        if not rows and sources is None:
+            raise TrainingError(
+                f"{name}: no training row is left of {len(gathered.rationales)} selected rationales "
+                f"({counts.source_too_long} prompts and {counts.target_too_long} targets were too long); loosen `select`, "
+                "or raise `max_source_tokens` or `max_target_tokens`"
+            )
+        return rows, counts, gathered.filters
 
     def _model(self, stage: Stage, name: str) -> Path:
         """The folder of a learner's model, by its role in the stage."""
