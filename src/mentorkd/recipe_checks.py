@@ -19,13 +19,12 @@ from mentorkd.recipe_yaml import KeyPath, suggestion
 from mentorkd.records import normalise_whitespace
 from mentorkd.store import digest_path
 
-__all__ = ["SOFT_LABEL_SETTINGS", "Finding", "combined_faults", "mapping", "plain_faults"]
+__all__ = ["Finding", "combined_faults", "idle_settings", "mapping", "plain_faults"]
 
 Finding = tuple[KeyPath, str]
 """A key and what is wrong with it."""
 
-SOFT_LABEL_SETTINGS = ("kd_weight", "temperature", "tau_squared", "divergence", "soft_label_store", "top_k")
-"""Keys of a learner that mean nothing without `soft_labels`."""
+_SOFT_LABEL_SETTINGS = ("kd_weight", "temperature", "tau_squared", "divergence", "layers", "soft_label_store", "top_k")
 
 _SEQ2SEQ = frozenset(
     {"bart", "bigbird_pegasus", "blenderbot", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "nllb-moe"}
@@ -81,6 +80,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         if "@" in name and name not in mapping(raw.get("variants")):
             yield ("learners", name), "`@` stands in names that a sweep makes; give the learner another name"
         yield from _link_faults(name, links)
+        yield from _mentor_faults(name, learners)
         yield from _reading_faults(name, learner, links)
         yield from _setting_faults(name, learner)
         yield from _pair_faults(name, learner, learners)
@@ -126,6 +126,14 @@ def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
             yield place, f"there is no learner `{mentor}`{suggestion(mentor, others)}"
 
 
+def _mentor_faults(name: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    own, what = _links(learners[name]), "answers without reasoning (`objective: step_by_step`), which teaches nobody"
+    for key, named in (("rationales", own.rationales), ("soft_labels", own.soft_labels)):
+        for other in named:
+            if learners.get(other, {}).get("objective") == "step_by_step":
+                yield ("learners", name, key), f"`{other}` {what}; name another learner"
+
+
 def _reading_faults(name: str, learner: dict[str, Any], links: Mapping[str, Links]) -> Iterator[Finding]:
     for source in mapping(learner.get("reads")):
         if source not in links[name].rationales:
@@ -133,24 +141,67 @@ def _reading_faults(name: str, learner: dict[str, Any], links: Mapping[str, Link
             yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
 
 
+def idle_settings(learner: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a learner that mean nothing beside its others, and what they wait for."""
+    idle: dict[str, str] = {}
+    objective, matching = learner.get("objective", "rationale"), learner.get("divergence") == "hidden_states"
+    if not matching:
+        idle["layers"] = "`divergence: hidden_states`; remove it, or choose that divergence"
+    if learner.get("soft_label_store") != "top_k":
+        idle["top_k"] = "`soft_label_store: top_k`; remove it, or choose that store"
+    if learner.get("soft_labels") is None:
+        idle |= dict.fromkeys(_SOFT_LABEL_SETTINGS, "`soft_labels`; remove it, or name a mentor in `soft_labels`")
+    elif matching:
+        idle |= dict.fromkeys(("temperature", "tau_squared"), "distributions, which `hidden_states` has not; remove it")
+    if objective != "mcc":
+        idle["objective_temperature"] = "`objective: mcc`; remove it, or choose that objective"
+    if objective == "rationale":
+        idle["objective_weight"] = "`objective: step_by_step` or `mcc`; remove it, or choose one of them"
+    return idle
+
+
 def _setting_faults(name: str, learner: dict[str, Any]) -> Iterator[Finding]:
     place = ("learners", name)
-    if learner.get("soft_labels") is None:
-        for key in SOFT_LABEL_SETTINGS:
-            if key in learner:
-                yield (*place, key), "has no effect without `soft_labels`; remove it, or name a mentor in `soft_labels`"
-    elif learner.get("rationales") == []:
-        why = "has no effect with `rationales: []`; soft labels are given on text"
-        yield (*place, "soft_labels"), f"{why}, so name whose in `rationales`"
-    elif learner.get("soft_label_store") == "top_k":
-        if learner.get("divergence") in ("mse", "soft_ce"):
-            need = f"`{learner['divergence']}` needs the mentor's whole distribution"
-            yield (*place, "divergence"), f"{need}, of which `top_k` keeps a part; store `hidden`, or use `online`"
-    elif "top_k" in learner:
-        yield (*place, "top_k"), "has no effect without `soft_label_store: top_k`; remove it, or choose that store"
+    for key, need in idle_settings(learner).items():
+        if key in learner:
+            yield (*place, key), f"has no effect without {need}"
+    if learner.get("soft_labels") is not None:
+        yield from _imitation_faults(place, learner)
+    if learner.get("objective", "rationale") != "rationale":
+        yield from _objective_faults(place, learner)
     prompt = learner.get("prompt")
     if isinstance(prompt, str) and "{question}" not in prompt:
         yield (*place, "prompt"), f"got {prompt!r}; expected a template with {{question}} in it"
+
+
+def _imitation_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Finding]:
+    divergence, store = learner.get("divergence"), learner.get("soft_label_store")
+    if learner.get("rationales") == []:
+        why = "has no effect with `rationales: []`; soft labels are given on text"
+        yield (*place, "soft_labels"), f"{why}, so name whose in `rationales`"
+    elif store == "top_k" and divergence in ("mse", "soft_ce"):
+        need = f"`{divergence}` needs the mentor's whole distribution"
+        yield (*place, "divergence"), f"{need}, of which `top_k` keeps a part; store `hidden`, or use `online`"
+    elif divergence == "hidden_states":
+        if store != "online":
+            why = "`hidden_states` compares layers with those of a live mentor"
+            yield (*place, "divergence"), f"{why}; set `soft_label_store: online`"
+        if (count := len(_links(learner).soft_labels)) > 1:
+            yield (*place, "soft_labels"), f"got {count} mentors; `hidden_states` compares layers with those of one"
+    if learner["soft_labels"] == {}:
+        yield (*place, "soft_labels"), "empty; name a learner, or several with their weights"
+
+
+def _objective_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Finding]:
+    objective, weight = learner["objective"], learner.get("objective_weight")
+    if not set(_links(learner).rationales) - {GOLD}:
+        yield (*place, "objective"), f"`{objective}` learns from rationales; name whose in `rationales`"
+    if objective == "step_by_step":
+        if learner.get("soft_labels") is not None:
+            why = "`step_by_step` learns from text alone"
+            yield (*place, "soft_labels"), f"{why}; remove `soft_labels`, or choose `objective: rationale` or `mcc`"
+        if isinstance(weight, int | float) and weight > 1:
+            yield (*place, "objective_weight"), f"got {weight}; step by step it is the answers' share, at most 1"
 
 
 def _pair_faults(name: str, learner: dict[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:

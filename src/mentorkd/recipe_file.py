@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.recipe import Recipe
-from mentorkd.recipe_checks import SOFT_LABEL_SETTINGS, Finding, combined_faults, mapping, plain_faults
+from mentorkd.recipe_checks import Finding, combined_faults, idle_settings, mapping, plain_faults
 from mentorkd.recipe_defaults import fill_known_task, merge_defaults
 from mentorkd.recipe_graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe_yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
@@ -96,15 +96,12 @@ def parse_recipe(
 def dump_recipe(recipe: Recipe) -> str:
     """YAML of the recipe with every value written out; it loads back to an equal Recipe.
 
-    Settings of the soft labels are left out of learners that have none.
+    Settings of learners that have no effect are left out.
     """
     raw = recipe.model_dump(mode="json")
     for learner in raw["learners"].values():
-        if learner["soft_label_store"] != "top_k":
-            del learner["top_k"]
-        if learner["soft_labels"] is None:
-            for key in SOFT_LABEL_SETTINGS:
-                learner.pop(key, None)
+        for key in idle_settings(learner):
+            del learner[key]
     return dump_yaml(raw)
 
 

@@ -161,7 +161,8 @@ def _check_keys(node: yaml.Node, path: KeyPath, faults: list[Fault], above: Coll
             line = key.start_mark.line + 1
             name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
             here = (*path, name)
-            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            numbered = path[-1:] == ("layers",) and key.tag == "tag:yaml.org,2002:int"
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge") and not numbered:
                 faults.append(Fault(dotted(here), "a key must be text; put it in quotes", line))
             elif name in first:
                 faults.append(Fault(dotted(here), f"given twice; the first is on line {first[name]}", line))
