@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from mentorkd.quickstart import annotate, generate_problems
 from mentorkd.quickstart.problems import FOOD, HE, SHE, TOYS
 
-__all__ = ["SKILLS", "Example", "build_tokenizer", "example"]
+__all__ = ["SKILLS", "Example", "build_tokenizer", "example", "reworded"]
 
 NAMES = HE + SHE
 THINGS = FOOD + TOYS
@@ -59,6 +59,10 @@ NOISE = (
     "from",
 )
 MARKS = {sign for pair in SIGNS for sign in pair} | {"skip"}
+FORMS = tuple(
+    (equals, end) for equals in (":", "=", "is", "makes") for end in (" ;", " ,", ".") if (equals, end) != ("=", ".")
+)
+"""How a sum may be told: what stands before its result, and what after; but for the quickstart's own `1 + 2 = 3.`"""
 HIGHEST = 99
 """The largest number: those up to it are single pieces."""
 PRINTABLE = string.printable[:94]
@@ -94,7 +98,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
-            pre_tokenizers.Split(Regex(r"▁?-->|▁[1-9][0-9](?![0-9])|▁?[0-9]|▁?[A-Za-z]+|▁?[^▁0-9A-Za-z]|▁"), behavior="isolated"),
+            pre_tokenizers.Split(
+                Regex(r"▁?-->|▁[1-9][0-9](?![0-9])|▁?[0-9]|▁?[A-Za-z]+|▁?[^▁0-9A-Za-z]|▁"), behavior="isolated"
+            ),
         ]
     )
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
@@ -247,6 +253,16 @@ SKILLS: dict[Skill, float] = {
 """The skills and their shares of the examples."""
 
 
-def example(rng: random.Random, reach: float = 1.0) -> Example:
-    """A source and its target; `reach` in (0, 1] bounds how long it is."""
-    return rng.choices(list(SKILLS), weights=list(SKILLS.values()))[0](rng, reach)
+def reworded(rng: random.Random, source: str, target: str) -> Example:
+    """The same sums told in another form, which the source names first."""
+    equals, end = rng.choice(FORMS)
+    return f"{equals}{end} {source}", target.replace(" : ", f" {equals} ").replace(" ;", end)
+
+
+def example(rng: random.Random, reach: float = 1.0, forms: bool = True) -> Example:
+    """A source and its target; `reach` in (0, 1] bounds how long it is; `forms`: sums are told in many forms."""
+    skill = rng.choices(list(SKILLS), weights=list(SKILLS.values()))[0]
+    source, target = skill(rng, reach)
+    if forms and " : " in target and skill in (sums, running_totals) and rng.random() < 0.75:
+        return reworded(rng, source, target)
+    return source, target

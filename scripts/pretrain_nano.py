@@ -32,7 +32,7 @@ BATCH = 64
 CHUNK = 16
 """Batches that are cut together from examples sorted by length, so that little is padding."""
 CURRICULUM = 0.25
-"""Share of the steps over which the examples grow to their full length."""
+"""Share of the first round over which the examples grow to their full length."""
 WARMUP = 200
 MUON_RATE = 1e-3
 ADAM_RATE = 4e-3
@@ -44,18 +44,21 @@ MATRICES = tuple(f".{name}.weight" for name in ("q", "k", "v", "o", "wi_0", "wi_
 
 @dataclass(frozen=True)
 class Size:
-    """Architecture and length of training of one model of the family."""
+    """Architecture and length of training of one model of the family.
+
+    `steps`: of a first round, in which every skill has one form, and of a second, in which sums are told in many.
+    """
 
     d_model: int
     d_ff: int
     heads: int
     layers: int
-    steps: int
+    steps: tuple[int, int]
 
 
 SIZES = {
-    "nano-t5-small": Size(d_model=128, d_ff=512, heads=4, layers=2, steps=3_300),
-    "nano-t5-large": Size(d_model=192, d_ff=768, heads=6, layers=3, steps=3_300),
+    "nano-t5-small": Size(d_model=128, d_ff=512, heads=4, layers=2, steps=(3_300, 1_200)),
+    "nano-t5-large": Size(d_model=192, d_ff=768, heads=6, layers=3, steps=(2_400, 600)),
 }
 
 
@@ -146,18 +149,23 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: list[Example]) -> list[
     return list(zip(tokenizer(sources).input_ids, tokenizer(targets).input_ids, strict=True))
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, first: int, steps: int) -> Iterator[dict[str, Tensor]]:
-    """The batches of the steps `first`..`steps`, whatever was trained before in this process."""
-    for chunk in range(first // CHUNK, -(-steps // CHUNK)):
-        rng = random.Random(f"nano {chunk}")
-        reach = min(1.0, 0.1 + 0.9 * chunk * CHUNK / (CURRICULUM * steps))
-        rows = encode(tokenizer, [example(rng, reach) for _ in range(BATCH * CHUNK)])
-        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-        cut = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-        rng.shuffle(cut)
-        for offset, batch in enumerate(cut):
-            if first <= chunk * CHUNK + offset < steps:
-                yield collate(batch, tokenizer.pad_token_id)
+def batches(
+    tokenizer: PreTrainedTokenizerFast, first: int, rounds: tuple[int, ...]
+) -> Iterator[tuple[float, dict[str, Tensor]]]:
+    """The batches from step `first` on, each with its share of the peak rates, whatever was trained before."""
+    for number, steps in enumerate(rounds):
+        for chunk in range(first // CHUNK, -(-steps // CHUNK)):
+            rng = random.Random(f"nano {chunk}" + " again" * number)
+            reach = 1.0 if number else min(1.0, 0.1 + 0.9 * chunk * CHUNK / (CURRICULUM * steps))
+            rows = encode(tokenizer, [example(rng, reach, forms=number > 0) for _ in range(BATCH * CHUNK)])
+            rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+            cut = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+            rng.shuffle(cut)
+            for step, batch in enumerate(cut, start=chunk * CHUNK):
+                if first <= step < steps:
+                    share = min((step + 1) / WARMUP, (steps - step) / (steps - WARMUP))
+                    yield share / 2**number, collate(batch, tokenizer.pad_token_id)
+        first = max(0, first - steps)
 
 
 @torch.no_grad()
@@ -195,8 +203,7 @@ def pretrain(name: str, size: Size, work: Path, device: str) -> list[dict[str, f
     losses: list[float] = []
     seconds = log[-1]["seconds"] if log else 0.0
     began = time.perf_counter()
-    for step, batch in enumerate(batches(tokenizer, first, size.steps), start=first):
-        share = min((step + 1) / WARMUP, (size.steps - step) / (size.steps - WARMUP))
+    for step, (share, batch) in enumerate(batches(tokenizer, first, size.steps), start=first):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
@@ -210,7 +217,7 @@ def pretrain(name: str, size: Size, work: Path, device: str) -> list[dict[str, f
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == size.steps:
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == sum(size.steps):
             row = {"step": step + 1, "seconds": round(seconds + time.perf_counter() - began, 1)}
             row |= {"loss": round(sum(losses) / len(losses), 5)}
             row |= {skill: round(share, 3) for skill, share in accuracy(model, tokenizer, device).items()}
@@ -262,9 +269,9 @@ starting point for fine-tuning and knows nothing of the world.
   feed-forward {config.d_ff} (gated GELU), {config.num_heads} heads of {config.d_kv}, tied embeddings.
 - Vocabulary: {len(tokenizer)} pieces: the quickstart's words, common English words, the numbers 0 to 99,
   single characters.
-- Pretraining: {int(last["step"]):,} steps of {BATCH} generated examples of the skills below (Muon and AdamW,
-  linear decay); none is a question or a rationale of the quickstart. Made by
-  `scripts/pretrain_nano.py`; last training loss {last["loss"]:.4f} nats a token.
+- Pretraining: {int(last["step"]):,} steps of {BATCH} generated examples of the skills below (Muon and AdamW, linear
+  decay), the last {SIZES[name].steps[1]:,} of them a second round, in which sums are told in many forms; none is a question or a
+  rationale of the quickstart. Made by `scripts/pretrain_nano.py`; last training loss {last["loss"]:.4f} nats a token.
 - Weights: float16 safetensors.
 
 | skill (held-out examples without one wrong token, given the right ones before it) | share |
