@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mentorkd.errors import Fault, RecipeError
+from mentorkd.quickstart import MODELS
 from mentorkd.recipe import OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import (
     data_path,
@@ -639,6 +640,14 @@ def test_a_file_that_cannot_be_read_is_one_fault(tmp_path: Path, content: bytes 
     with pytest.raises(RecipeError, match=words) as caught:
         load_recipe(file)
     assert len(caught.value.faults) == 1
+
+
+def test_models_of_the_package_are_named_without_a_path_and_yield_to_a_folder_of_that_name(tmp_path: Path) -> None:
+    text = "name: r\ntask: {name: svamp}\nlearners: {a: {model: nano-t5-small}, b: {model: gpt2}}"
+    assert parse(text).learners["a"].model.name == str(MODELS / "nano-t5-small")
+    assert parse(text).learners["b"].model.name == "gpt2"
+    (tmp_path / "nano-t5-small").mkdir()
+    assert parse(text, base=tmp_path).learners["a"].model.name == str(tmp_path / "nano-t5-small")
 
 
 def test_a_task_of_the_paper_brings_its_files_and_its_teacher_where_none_is_named() -> None:

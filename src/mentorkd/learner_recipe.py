@@ -92,11 +92,11 @@ class ModelConfig(Strict):
     """A Hugging Face model: by name or folder, or built from a config with random weights."""
 
     name: str | None = None
-    """Hub name or local folder of a pretrained model."""
+    """Hub name or local folder of a pretrained model, or `nano-t5-small` for a tiny one of this package."""
     from_config: dict[str, Any] | None = None
     """Arguments of the model's config (with `model_type`) to build it with random weights; sizes not given are the type's own."""
     tokenizer: str | None = None
-    """Tokenizer's hub name, folder, or SentencePiece `.model` file; null takes the model's own."""
+    """Tokenizer's hub name, folder (or nano model), or SentencePiece `.model` file; null takes the model's own."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     lora: LoraConfig | None = None

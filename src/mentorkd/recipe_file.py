@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from mentorkd.errors import Fault, RecipeError
+from mentorkd.quickstart import MODELS
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_checks import Finding, combined_faults, idle_settings, mapping, plain_faults
 from mentorkd.recipe_defaults import fill_known_task, merge_defaults
@@ -169,8 +170,10 @@ def _resolve_teacher(teacher: dict[str, Any], folders: Callable[..., list[Path]]
 
 
 def _local(name: str, folders: Sequence[Path]) -> str:
-    """The absolute path of a model that is on disk, or can be nowhere else; a hub name as it is."""
+    """The absolute path of a model that is on disk or in this package, or can be nowhere else; a hub name as it is."""
     paths = [_joined(str(folder.absolute()), name) for folder in folders]
+    if name and "/" not in name:
+        paths.append(str(MODELS / name))
     found = [path for path in paths if name and os.path.exists(path)]
     return found[0] if found else paths[0] if _is_path(name) else name
 

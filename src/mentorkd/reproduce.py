@@ -16,7 +16,6 @@ import numpy as np
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.paper_results import paper_results
 from mentorkd.pipeline import Pipeline
-from mentorkd.quickstart import RECIPE as QUICKSTART
 from mentorkd.readers import read_questions, read_rationales
 from mentorkd.recipe import TEACHER, ModelConfig, Recipe
 from mentorkd.recipe_file import learning_order, load_recipe, missing_files
@@ -125,10 +124,9 @@ def _shrunk(raw: Mapping[str, Any]) -> dict[str, Any]:
         width = 32 + 8 * kinds.index(json.dumps(learner["model"]))  # models that differ stay different
         sizes = {"d_model": 16, "d_kv": 8, "d_ff": width, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
         lora = learner["model"].get("lora") if isinstance(learner["model"], dict) else None
-        tokenizer = str(QUICKSTART.parent / "models" / "nano-t5-small")
         settings[f"learners.{name}.model"] = {
             "from_config": {"model_type": "t5", **sizes},
-            "tokenizer": tokenizer,
+            "tokenizer": "nano-t5-small",
             "lora": lora,
         }
         settings[f"learners.{name}.training.epochs"] = 1

@@ -13,10 +13,13 @@ from typing import Any
 from mentorkd.quickstart.problems import Problem, generate_problems
 from mentorkd.quickstart.teacher import annotate
 
-__all__ = ["RECIPE", "write_own_recipe", "write_recipe", "write_task"]
+__all__ = ["MODELS", "RECIPE", "write_own_recipe", "write_recipe", "write_task"]
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
 """The quickstart's recipe, as `write_recipe` copies it."""
+
+MODELS = RECIPE.with_name("models")
+"""The folder of the tiny models, which recipes name as `nano-t5-small` and the like."""
 
 OWN = """\
 # The quickstart's recipe for your own data: edit the four lines marked "yours", then `mentorkd run` this file.
