@@ -136,7 +136,7 @@ class Pipeline:
             from mentorkd.stages.ask import check_teacher
 
             check_teacher(self.recipe)
-        if any(stage.kind == "train" for stage in waiting):
+        if any(stage.kind in ("train", "evaluate") for stage in waiting):
             # Planning, and finding that all is done, must not wait for torch.
             from mentorkd.preflight import check_models
 

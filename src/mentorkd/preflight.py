@@ -17,10 +17,13 @@ def check_models(recipe: Recipe) -> None:
     faults: list[Fault] = []
     kinds: dict[str, ModelKind] = {}
     digests: dict[str, str] = {}
+    known: dict[str, tuple[ModelKind, str]] = {}  # arms mostly share a model
     for name, learner in recipe.learners.items():
         try:
-            kinds[name] = kind_of(learner.model)
-            digests[name] = tokenizer_digest(load_tokenizer(learner.model))
+            model = learner.model.model_dump_json()
+            if model not in known:
+                known[model] = kind_of(learner.model), tokenizer_digest(load_tokenizer(learner.model))
+            kinds[name], digests[name] = known[model]
         except MentorkdError as error:
             faults.append(Fault(f"learners.{name}.model", str(error)))
             continue

@@ -19,6 +19,7 @@ from mentorkd.recipe import Recipe
 from mentorkd.recipe_checks import Finding, combined_faults, idle_settings, mapping, plain_faults
 from mentorkd.recipe_defaults import fill_known_task, merge_defaults
 from mentorkd.recipe_graph import learning_order, mentors, scorers, writers
+from mentorkd.recipe_sweep import blame_sweep, expand_sweep
 from mentorkd.recipe_yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
 from mentorkd.tasks import PAPER_TASKS, find_task
@@ -80,13 +81,17 @@ def parse_recipe(
             faults.extend(error.faults)
     places.overridden += [("learners", name) for name in mapping(raw.get("learners")) if name not in written]
     fill_known_task(raw)
+    found: list[Finding] = []
+    if raw.get("variants") and any(given[0] == "sweep" for given in places.overridden):
+        found.append((("sweep",), "this recipe was expanded before; give a sweep to the one that it was made from"))
+    found += expand_sweep(raw)
     inherited = merge_defaults(raw)
     _resolve_paths(raw, places, base)
-    recipe, found = _validate(raw, inherited)
-    found += [*combined_faults(raw), *_task_faults(raw)]
+    recipe, more = _validate(raw, inherited)
+    found += [*more, *combined_faults(raw), *_task_faults(raw)]
     if check_files:
         found += _absent(raw)
-    found = _name_strangers(found, written)
+    found = _name_strangers(blame_sweep(found, raw), written)
     told = {fault.key for fault in faults}
     faults += [fault for fault in (places.fault(where, what) for where, what in found) if fault.key not in told]
     if faults or recipe is None:

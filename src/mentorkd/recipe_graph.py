@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.recipe import GOLD, TEACHER, Recipe
@@ -13,6 +14,7 @@ __all__ = [
     "arms",
     "cycles",
     "learning_order",
+    "links_in",
     "links_of",
     "matched_arms",
     "mentors",
@@ -33,6 +35,13 @@ class Links:
     def learners(self) -> list[str]:
         """The other learners that must be trained before this one, each once."""
         return [name for name in dict.fromkeys([*self.rationales, *self.soft_labels]) if name not in (TEACHER, GOLD)]
+
+
+def links_in(learner: Mapping[str, Any]) -> Links:
+    """The links of a learner in raw values; parts of the wrong shape name nobody."""
+    authors, soft = learner.get("rationales", [TEACHER]), learner.get("soft_labels")
+    names = [name for name in authors if isinstance(name, str)] if isinstance(authors, list) else []
+    return Links(names, [soft] if isinstance(soft, str) else list(soft) if isinstance(soft, dict) else [])
 
 
 def links_of(recipe: Recipe) -> dict[str, Links]:
