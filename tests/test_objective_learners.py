@@ -99,6 +99,17 @@ def test_weights_of_mentors_are_shares_and_weights_of_objectives_have_published_
     assert Learner(model="a", objective="step_by_step").asked == "predict: {question}"
 
 
+def test_layers_that_are_not_there_are_told_before_anything_runs(tmp_path: Path) -> None:
+    raw = small_recipe(tmp_path)
+    raw["learners"]["student"] = {"model": raw["learners"]["student"]["model"], **LIVE, "soft_labels": "mentor"}
+    raw["learners"]["student"] |= {"layers": {1: 2}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=r"learners.student.layers: got `layers: \{1: 2\}`; .* the mentor 1 to 1"):
+        Pipeline(load_recipe(path), tmp_path / "run").run()
+    assert not (tmp_path / "run" / "data").exists()
+
+
 def test_learners_of_every_objective_go_the_whole_way(tmp_path: Path) -> None:
     raw = small_recipe(tmp_path)
     raw["training"]["epochs"] = 2

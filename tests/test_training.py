@@ -20,12 +20,14 @@ from mentorkd.encoding import Encoded
 from mentorkd.errors import TrainingError
 from mentorkd.fused_loss import fused_distillation_loss
 from mentorkd.head_tap import head_parameters, target_hidden, target_logits
+from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.losses import IGNORE_INDEX, MentorHidden, distillation_loss
 from mentorkd.models import LoadedModel, load_model
+from mentorkd.objectives import Consistency, Objective, StepByStep
 from mentorkd.recipe import LoraConfig, ModelConfig
 from mentorkd.training import TrainingResult, last_checkpoint, train
 from tiny_models import tiny_tokenizer
-from tiny_training import FAMILIES, assert_same, learner, losses, online, rows_for, run, settings, weights
+from tiny_training import FAMILIES, assert_same, learner, losses, online, paired_rows, rows_for, run, settings, weights
 
 # --- it learns ----------------------------------------------------------------------------------------------------
 
@@ -159,7 +161,7 @@ def test_epochs_that_do_not_fill_an_accumulation_step_are_all_trained_on(tmp_pat
     assert sum(row["tokens"] for row in result.history) == 2 * sum(len(row.target_ids) for row in rows)
 
 
-UNTIED, GPT2 = "t5 with a head of its own", "gpt2"
+LIVE = UNTIED, GPT2, PAIRS = "t5 with a head of its own", "gpt2", "pairs of rationales, and hidden states"
 
 
 def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tuple[TrainingResult, LoadedModel]:
@@ -168,9 +170,13 @@ def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tupl
         # This transformers ties every T5 that it builds; some that it loads have heads of their own.
         head = student.model.get_output_embeddings()
         head.weight = torch.nn.Parameter(head.weight.detach().flip(0).contiguous())
-    rows = rows_for(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
+    objective: Objective = online(mentor)
+    if family == PAIRS:
+        objective = Consistency(0.5, base=HiddenMatching(student, mentor, kd_weight=0.5))
+    make = paired_rows if family == PAIRS else rows_for
+    rows = make(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
     changes = {"batch_size": 2, "gradient_accumulation": accumulation}
-    return run(student, rows, folder, objective=online(mentor), **changes), student
+    return run(student, rows, folder, objective=objective, **changes), student
 
 
 def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> None:
@@ -186,7 +192,7 @@ def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> No
         )
         for rank in (0, 1)
     ]
-    one = {family: train_by_a_live_mentor(family, tmp_path / "one" / family, 2) for family in (UNTIED, GPT2)}
+    one = {family: train_by_a_live_mentor(family, tmp_path / "one" / family, 2) for family in LIVE}
     assert [process.wait(timeout=200) for process in two] == [0, 0]
     for family, (result, student) in one.items():
         assert result.updates == 5
@@ -293,6 +299,15 @@ def test_without_validation_the_last_weights_stay(tmp_path: Path) -> None:
     assert (result.best_step, result.validation_accuracy) == (4, None)
     on_disk = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
     assert_same(on_disk, {name: weights(loaded)[name] for name in on_disk}, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "what"), [(StepByStep(), "no row asks to predict"), (Consistency(), "two rationales with one answer")]
+)
+def test_rows_without_what_the_objective_needs_are_refused(objective: Objective, what: str, tmp_path: Path) -> None:
+    loaded = learner()
+    with pytest.raises(TrainingError, match=what):
+        run(loaded, rows_for(loaded, 4), tmp_path, objective=objective)
 
 
 def test_no_rows_is_an_error(tmp_path: Path) -> None:

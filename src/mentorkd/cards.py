@@ -78,6 +78,8 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         lines.append(
             f"- soft labels of: {', '.join(_author(recipe, mentor) for mentor in learner.imitates)} ({weight})"
         )
+    if learner.objective != "rationale":
+        lines.append(f"- objective: {learner.objective}, weight {learner.alpha:g}")
     encoding = record["encoding"]
     lines += [
         "",

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from mentorkd.errors import ModelError
 from mentorkd.head_tap import Layers
 from mentorkd.mentors import OnlineMentor
-from mentorkd.models import LoadedModel
+from mentorkd.models import LoadedModel, layer_count
 from mentorkd.objectives import TOKENS, PerToken, Student, Sums
 
 __all__ = ["HiddenMatching", "map_layers"]
@@ -42,7 +42,7 @@ class HiddenMatching(PerToken):
         seed: int = 0,
     ) -> None:
         self.mentor, self.kd_weight = OnlineMentor(mentor), kd_weight
-        self.map = map_layers(_depth(student.model), _depth(mentor.model), layers)
+        self.map = map_layers(layer_count(student.model.config), layer_count(mentor.model.config), layers)
         self.layers: Collection[int] = tuple(self.map)
         self._width = _width(mentor.model)
         with torch.random.fork_rng(devices=[]):
@@ -85,13 +85,6 @@ def map_layers(student: int, mentor: int, layers: Mapping[int, int] | None = Non
                 f"got `layers: {{{ours}: {theirs}}}`; the student has layers 1 to {student}, the mentor 1 to {mentor}"
             )
     return dict(layers)
-
-
-def _depth(model: PreTrainedModel) -> int:
-    """Layers of the stack below the head."""
-    config = model.config.get_text_config(decoder=True)
-    names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
-    return int(next(value for name in names if (value := getattr(config, name, None)) is not None))
 
 
 def _width(model: PreTrainedModel) -> int:

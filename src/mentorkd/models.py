@@ -34,6 +34,8 @@ __all__ = [
     "LoadedModel",
     "hold_products_in_bfloat16",
     "kind_of",
+    "layer_count",
+    "layers_of",
     "load_folder",
     "load_model",
     "load_tokenizer",
@@ -103,6 +105,18 @@ def _line(error: Exception) -> str:
 def kind_of(config: ModelConfig) -> ModelKind:
     """The kind of a model that is not loaded yet, from its config alone."""
     return model_kind(_config_of(config))
+
+
+def layers_of(config: ModelConfig) -> int:
+    """Layers below the head of a model that is not loaded yet."""
+    return layer_count(_config_of(config))
+
+
+def layer_count(config: PretrainedConfig) -> int:
+    """Layers of the stack below the head: the decoder's, where there is one."""
+    text = config.get_text_config(decoder=True)
+    names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
+    return int(next(value for name in names if (value := getattr(text, name, None)) is not None))
 
 
 def positions_of(config: ModelConfig) -> int | None:

@@ -15,6 +15,7 @@ into micro-batches or processes changes an update. An objective says how many po
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -115,6 +116,10 @@ class Objective(Protocol):
         """Target positions of each kind; always the same kinds, `tokens` (all of them) first."""
         ...
 
+    def lack(self, rows: Sequence[Encoded]) -> str | None:
+        """What it misses among all rows of a training, without which it would be another objective; None if nothing."""
+        ...
+
     def sums(self, student: Student) -> Sums:
         """Its terms over a micro-batch, which may be empty of rows."""
         ...
@@ -128,6 +133,9 @@ class PerToken:
 
     def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
         return {TOKENS: sum(len(row.target_ids) for row in rows)}
+
+    def lack(self, rows: Sequence[Encoded]) -> str | None:
+        return None
 
 
 class CrossEntropy(PerToken):
@@ -172,6 +180,10 @@ class StepByStep(PerToken):
         tokens = {task: sum(len(row.target_ids) for row in rows if row.task == task) for task in ("predict", "explain")}
         return {**super().counts(rows), **tokens}
 
+    def lack(self, rows: Sequence[Encoded]) -> str | None:
+        counts = self.counts(rows)
+        return next((f"no row asks to {task}" for task in ("predict", "explain") if not counts[task]), None)
+
     def sums(self, student: Student) -> Sums:
         predict, explain = (student.loss(at=_positions_of(task, student)) for task in ("predict", "explain"))
         loss = {"predict": self.alpha * predict.loss, "explain": (1 - self.alpha) * explain.loss}
@@ -203,6 +215,12 @@ class Consistency:
 
     def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
         return {**self.base.counts(rows), "answers": len(answer_pairs(rows)[0])}
+
+    def lack(self, rows: Sequence[Encoded]) -> str | None:
+        alike = Counter((row.group, *row.target_ids[slice(*row.answer)]) for row in rows if row.group and row.answer)
+        if max(alike.values(), default=0) < 2:
+            return "no question has two rationales with one answer behind them, which MCC-KD compares"
+        return self.base.lack(rows)
 
     def sums(self, student: Student) -> Sums:
         base = self.base.sums(student)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mentorkd.errors import Fault, MentorkdError, RecipeError
-from mentorkd.models import kind_of, load_tokenizer, tokenizer_digest
+from mentorkd.hidden_matching import map_layers
+from mentorkd.models import kind_of, layers_of, load_tokenizer, tokenizer_digest
 from mentorkd.recipe import ModelKind, Recipe
 
 __all__ = ["check_models"]
 
 
 def check_models(recipe: Recipe) -> None:
-    """Refuse models that cannot be had, engines that are not installed or do not serve them, and soft labels between
-    models whose kinds or vocabularies differ. Loads configs and tokenizers, no weights."""
+    """Refuse models that cannot be had, engines that are not installed or do not serve them, soft labels between models
+    whose kinds or vocabularies differ, and layers that are not there. Loads configs and tokenizers, no weights."""
     faults: list[Fault] = []
     kinds: dict[str, ModelKind] = {}
     digests: dict[str, str] = {}
@@ -45,5 +46,10 @@ def check_models(recipe: Recipe) -> None:
                 what = f"{pair} have different vocabularies, so their token distributions cannot be compared"
                 how = "take models of one family, or learn from its `rationales` alone"
                 faults.append(Fault(key, f"{what}; {how}"))
+            try:
+                if learner.divergence == "hidden_states":
+                    map_layers(layers_of(learner.model), layers_of(recipe.learners[mentor].model), learner.layers)
+            except MentorkdError as error:
+                faults.append(Fault(f"learners.{name}.layers", str(error)))
     if faults:
         raise RecipeError(recipe.name, faults)

@@ -65,13 +65,15 @@ def train(
         validate: accuracy of the model as it stands; given, the best round's weights are restored from disk at the end.
         on_progress: called with (step, steps).
 
-    Raises TrainingError for no rows, and before the update that a non-finite loss would make.
+    Raises TrainingError for rows without what the objective needs, and before the update that a non-finite loss would make.
     """
     if not rows:
         raise TrainingError("no training row is left; loosen `select` or raise `max_target_tokens`")
     if precision == "float16" and loaded.device.type == "cpu":
         raise TrainingError("got `precision: float16` on a CPU, which is slow at it; set `auto`, bfloat16 or float32")
     objective = objective or CrossEntropy()
+    if (lack := objective.lack(rows)) is not None:
+        raise TrainingError(f"{lack} (of {len(rows)} rows); select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, run_name)
     schedule = schedule_training(rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=updates)
     _set_length(arguments, schedule.updates, config.warmup_ratio)
