@@ -26,7 +26,7 @@ from mentorkd.run_files import RunFiles
 from mentorkd.statistics import Interval, accuracy_interval, wilson_interval
 from mentorkd.tasks import Task
 
-__all__ = ["Number", "Row", "beside_the_paper", "fill_in", "lacking", "of_student", "own_task", "without"]
+__all__ = ["Number", "Row", "beside_the_paper", "fill_in", "lacking", "of_student", "own_task", "row_of", "without"]
 
 SMOKE_QUESTIONS = 8
 
@@ -213,13 +213,13 @@ def beside_the_paper(
     if (told := published.get((TEACHER, None))) is not None:
         rows.append(Row(TEACHER, replace(_published(told, task), selected_on_test=False), None, NOT_ASKED))
     for name in recipe.learners:
-        told = published.get(_place(recipe, name))
+        told = published.get(row_of(recipe, name))
         ours = None if ran is None or name in left_out else _measured(ran, name)
         rows.append(Row(name, None if told is None else _published(told, task), ours, left_out.get(name, "")))
     return rows
 
 
-def _place(recipe: Recipe, name: str) -> tuple[str, float | None]:
+def row_of(recipe: Recipe, name: str) -> tuple[str, float | None]:
     """The row of the paper that a learner is, and the point of its sweep."""
     variant = recipe.variants.get(name)
     return (name, None) if variant is None else (variant.of, float(next(iter(variant.values.values()))))
