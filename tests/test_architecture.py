@@ -45,6 +45,7 @@ FLOORS = {
     "models": 4,
     "head_tap": 4,
     "recipe_defaults": 5,
+    "recipe_search": 5,
     "recipe_sweep": 6,
     "recipe_file": 7,
     "soft_labels": 5,

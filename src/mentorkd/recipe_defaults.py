@@ -1,4 +1,5 @@
-"""What a recipe leaves to be filled in: recipe-level defaults, filters of sources, what is known of the paper's tasks.
+"""What a recipe leaves to be filled in: recipe-level defaults, filters of sources, what is known of the paper's tasks and of
+its protocol.
 
 All of it works on raw values, before they are checked, and tells the places that it filled.
 """
@@ -8,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from mentorkd.recipe import TEACHER
-from mentorkd.recipe_checks import mapping
+from mentorkd.recipe_checks import idle_settings, mapping
 from mentorkd.recipe_yaml import KeyPath
 from mentorkd.tasks import find_task
 
-__all__ = ["fill_known_task", "merge_defaults"]
+__all__ = ["SHARED", "fill_known_task", "fill_protocol", "merge_defaults"]
 
 SHARED = ("training", "sampling")
 """Sections that a recipe gives for all of its learners."""
@@ -58,3 +59,33 @@ def fill_known_task(raw: dict[str, Any]) -> None:
         teacher = mapping(raw.setdefault("teacher", {}))
         if {key: value for key, value in teacher.items() if key != "select"} in ({}, {"kind": "recorded"}):
             teacher |= {"kind": "recorded", "rationales": known.teacher}
+
+
+PAPER_TRAINING = {"select_on": "test", "max_grad_norm": 0.0}
+"""How the paper's code trains, where it is not as our defaults are: the epoch is chosen on the test set, nothing is clipped."""
+
+
+def fill_protocol(raw: dict[str, Any]) -> None:
+    """With `protocol: paper`, do as the paper and its code do wherever the recipe says nothing.
+
+    Equal epochs, not updates; no question is held out for validation, unless someone is to be chosen by it; the divergence
+    is not multiplied by tau^2; rationales that repeat others are trained on.
+    """
+    if raw.get("protocol") != "paper":
+        return
+    raw.setdefault("match", "epochs")
+    if isinstance(training := raw.setdefault("training", {}), dict):
+        raw["training"] = training = PAPER_TRAINING | training
+    learners = [learner for learner in mapping(raw.get("learners")).values() if isinstance(learner, dict)]
+    chosen_on = {
+        mapping(each.get("training")).get("select_on", mapping(training).get("select_on")) for each in learners
+    }
+    task = mapping(raw.get("task"))
+    if task.get("validation") is None and "validation" not in chosen_on:
+        task.setdefault("validation_share", 0.0)
+    for source in [mapping(raw.get("teacher")), *learners]:
+        if isinstance(select := source.setdefault("select", {}), dict):
+            select.setdefault("deduplicate", False)
+    for learner in learners:
+        if "tau_squared" not in idle_settings(learner):
+            learner.setdefault("tau_squared", False)

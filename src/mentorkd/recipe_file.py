@@ -17,8 +17,9 @@ from mentorkd.errors import Fault, RecipeError
 from mentorkd.quickstart import MODELS
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_checks import Finding, combined_faults, idle_settings, mapping, plain_faults
-from mentorkd.recipe_defaults import fill_known_task, merge_defaults
+from mentorkd.recipe_defaults import fill_known_task, fill_protocol, merge_defaults
 from mentorkd.recipe_graph import learning_order, mentors, scorers, writers
+from mentorkd.recipe_search import merge_search, search_faults
 from mentorkd.recipe_sweep import blame_sweep, expand_sweep
 from mentorkd.recipe_yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
@@ -85,10 +86,11 @@ def parse_recipe(
     if raw.get("variants") and any(given[0] == "sweep" for given in places.overridden):
         found.append((("sweep",), "this recipe was expanded before; give a sweep to the one that it was made from"))
     found += expand_sweep(raw)
-    inherited = merge_defaults(raw)
+    fill_protocol(raw)
+    inherited = merge_defaults(raw) | merge_search(raw)
     _resolve_paths(raw, places, base)
     recipe, more = _validate(raw, inherited)
-    found += [*more, *combined_faults(raw), *_task_faults(raw)]
+    found += [*more, *combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
     if check_files:
         found += _absent(raw)
     found = _name_strangers(blame_sweep(found, raw), written)

@@ -12,6 +12,7 @@ from mentorkd.recipe import GOLD, TEACHER, Recipe
 __all__ = [
     "Links",
     "arms",
+    "arms_in",
     "cycles",
     "learning_order",
     "links_in",
@@ -76,6 +77,13 @@ def arms(recipe: Recipe) -> list[str]:
     """The trained learners that no other one names, in recipe order: what a recipe compares."""
     named = mentors(recipe)
     return [name for name, learner in recipe.learners.items() if learner.rationales and name not in named]
+
+
+def arms_in(learners: Mapping[str, Any]) -> list[str]:
+    """Likewise of the learners in raw values; those of the wrong shape are none."""
+    well = {name: learner for name, learner in learners.items() if isinstance(learner, dict)}
+    named = {other for learner in well.values() for other in links_in(learner).learners}
+    return [name for name, learner in well.items() if learner.get("rationales") != [] and name not in named]
 
 
 def matched_arms(recipe: Recipe) -> list[str]:

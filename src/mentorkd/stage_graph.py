@@ -12,6 +12,7 @@ made, is the number of updates that it gave, so that arms stay as they are where
 | score | `questions`, `rationales/SOURCE`, `model` |
 | budget | `questions`, `rationales/SOURCE` of all arms |
 | train | `questions`, `rationales/SOURCE`; of a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; of an arm `budget` |
+| search | `trial/NUMBER` |
 | augment, evaluate | `questions`, `model` (none of a learner that is not trained) |
 | report | `KIND/LEARNER/SEED` of every learner, and every other stage |
 """
@@ -24,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RunError
-from mentorkd.recipe import GOLD, TEACHER, ModelConfig, Recipe, RecordedTeacher
+from mentorkd.recipe import GOLD, TEACHER, Learner, ModelConfig, Recipe, RecordedTeacher
+from mentorkd.recipe_checks import idle_settings
 from mentorkd.recipe_file import data_path, learning_order, writers
 from mentorkd.recipe_graph import arms, matched_arms
+from mentorkd.recipe_search import trial_name, trials_of, with_values
 from mentorkd.store import Stage, digest_path, fingerprint
 
 __all__ = ["compile_stages", "role", "row_settings"]
@@ -38,6 +41,7 @@ CODE_VERSIONS = {
     "score": 3,
     "budget": 1,
     "train": 3,
+    "search": 1,
     "augment": 2,
     "evaluate": 3,
     "report": 3,
@@ -50,9 +54,6 @@ HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_siz
 LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation"}
 LENGTH |= {"max_source_tokens", "max_target_tokens"}
 """Settings of a training that decide how many updates its epochs come to."""
-
-IMITATION = {"kd_weight", "temperature", "tau_squared", "divergence", "soft_label_store", "top_k"}
-"""Settings of a learner that only its soft labels make use of."""
 
 
 def role(kind: str, learner: str, seed: int) -> str:
@@ -146,8 +147,7 @@ class _Seed:
     def add_learner(self, name: str) -> None:
         learner = self.recipe.learners[name]
         if learner.rationales:
-            settled = {"budget": self.updates[name]} if name in self.updates else {}
-            self.trained[name] = self._add("train", name, self._training(name), self._lessons(name), settled=settled)
+            self.trained[name] = self._add_search(name) if learner.search else self._add_training(name, {})
         model = self._model(name)
         if name in writers(self.recipe):
             sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, self.seed]
@@ -173,8 +173,26 @@ class _Seed:
         if (record := finished(self.graph.stages[self.budget])) is not None:
             self.updates = {name: arm["updates"] for name, arm in record["arms"].items()}
 
-    def _add(self, kind: str, name: str, settings: Any, inputs: Mapping[str, str], **more: Any) -> str:
-        folder = self._folder(name)
+    def _add_training(self, name: str, trial: Mapping[str, Any]) -> str:
+        """Add the training of a learner, or of a trial with some other values."""
+        learner = with_values(self.recipe.learners[name], trial)
+        folder = f"trials/{trial_name(trial)}" if trial else ""
+        settled = {"budget": self.updates[name]} if name in self.updates else {}
+        lessons = self._lessons(name, learner, trial)
+        return self._add("train", name, self._training(name, learner), lessons, folder, settled=settled, trial=trial)
+
+    def _add_search(self, name: str) -> str:
+        """Add a training for each trial of a learner, and the stage that chooses among them."""
+        trials = trials_of(self.recipe.learners[name])
+        inputs = {f"trial/{number}": self._add_training(name, trial) for number, trial in enumerate(trials)}
+        found = self._add("search", name, trials, inputs)
+        self.made[role("train", name, self.seed)] = found
+        return found
+
+    def _add(
+        self, kind: str, name: str, settings: Any, inputs: Mapping[str, str], inside: str = "", **more: Any
+    ) -> str:
+        folder = "/".join(filter(None, [self._folder(name), inside]))
         about = {"learner": name, "seed": self.seed, **more}
         made = self.graph.add(kind, folder, settings, inputs, name=f"{folder}/{kind}", **about)
         self.made[role(kind, name, self.seed)] = made
@@ -191,12 +209,11 @@ class _Seed:
         config = self.recipe.learners[name].model
         return None if name in self.trained else [self.models[name], self.seed if config.from_config else None]
 
-    def _training(self, name: str) -> list[Any]:
+    def _training(self, name: str, learner: Learner) -> list[Any]:
         """A learner's settings that decide what training makes of its lessons. Its sources are inputs, told apart by what
         they wrote and not by their names."""
-        learner = self.recipe.learners[name]
-        unused = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training"}
-        own = learner.model_dump(exclude=unused | (set() if learner.imitates else IMITATION))
+        told_apart = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training", "search"}
+        own = learner.model_dump(exclude=told_apart | idle_settings(learner.model_dump()).keys())
         return [
             self.models[name],
             learner.training.model_dump(exclude={"report_to"}),
@@ -207,8 +224,7 @@ class _Seed:
             self.seed,
         ]
 
-    def _lessons(self, name: str) -> dict[str, str]:
-        learner = self.recipe.learners[name]
+    def _lessons(self, name: str, learner: Learner, trial: Mapping[str, Any]) -> dict[str, str]:
         inputs = {"questions": self.prepared}
         inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales}
         for mentor in learner.imitates:
@@ -216,14 +232,13 @@ class _Seed:
                 inputs[f"model/{mentor}"] = self.trained[mentor]
             if learner.soft_label_store != "online":
                 for source in learner.rationales:
-                    inputs[f"soft_labels/{mentor}/{source}"] = self._add_score(name, mentor, source)
+                    inputs[f"soft_labels/{mentor}/{source}"] = self._add_score(name, learner, mentor, source, trial)
         if self.budget and learner.training.updates is None:
             inputs["budget"] = self.budget
         return inputs
 
-    def _add_score(self, name: str, mentor: str, source: str) -> str:
+    def _add_score(self, name: str, learner: Learner, mentor: str, source: str, trial: Mapping[str, Any]) -> str:
         """A mentor's soft labels on a source's text; pupils that need the same ones in the same form share them."""
-        learner = self.recipe.learners[name]
         form: str = learner.soft_label_store
         settings = [
             [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],
@@ -246,6 +261,7 @@ class _Seed:
             seed=self.seed,
             source=source,
             mentor=mentor,
+            trial=trial,
         )
 
 

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from mentorkd.errors import RunError
 
-__all__ = ["RunFolder", "Stage", "digest_path", "fingerprint", "write_json"]
+__all__ = ["RunFolder", "Stage", "digest_path", "fingerprint", "link", "write_json"]
 
 DIGITS = 16
 
@@ -65,6 +65,23 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
+def link(source: Path, target: Path) -> None:
+    """Make a file or folder appear at `target` too, by hard links where the file system has them, else by copies."""
+
+    def one(old: str, new: str) -> str:
+        Path(new).unlink(missing_ok=True)  # left by a kill
+        try:
+            os.link(old, new)
+        except OSError:
+            shutil.copy2(old, new)
+        return new
+
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=one, dirs_exist_ok=True)
+    else:
+        one(str(source), str(target))
+
+
 @dataclass(frozen=True)
 class Stage:
     """One node of a compiled recipe. `name` is unique; its outputs go to `target`; `inputs` maps the roles of what it reads
@@ -82,6 +99,8 @@ class Stage:
     """The source whose text a score stage reads."""
     mentor: str = ""
     """The learner whose distributions a score stage writes."""
+    trial: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that the learner has in this stage of its search."""
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from mentorkd.objectives import Objective
 from mentorkd.recipe import GOLD, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.recipe_graph import arms
+from mentorkd.recipe_search import trials_of, with_values
 from mentorkd.records import Prediction, Question, Rationale, Split, write_jsonl
 from mentorkd.run_files import RunFiles
 from mentorkd.stage_graph import role, row_settings
@@ -47,8 +48,9 @@ from mentorkd.stages.report import report
 from mentorkd.stages.rows import Reader, training_rows
 from mentorkd.stages.sampling import Decoding, Grader
 from mentorkd.stages.score import score
+from mentorkd.stages.search import choose_trial
 from mentorkd.stages.select import gather, gold_rationales
-from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
+from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, link, write_json
 from mentorkd.training import train
 
 __all__ = ["Work"]
@@ -173,7 +175,16 @@ class Work:
             "parameters": loaded.parameter_count,
         }
         record["tokens"] = record["target_tokens"]
-        save_model(loaded, place / "out" / "model", card=model_card(self.recipe, stage.learner, stage.seed, record))
+        recipe = self.recipe.model_copy(update={"learners": {**self.recipe.learners, stage.learner: learner}})
+        save_model(loaded, place / "out" / "model", card=model_card(recipe, stage.learner, stage.seed, record))
+        return record
+
+    def search(self, stage: Stage, place: Path) -> dict[str, Any]:
+        trials = trials_of(self.recipe.learners[stage.learner])
+        names = [stage.inputs[f"trial/{number}"] for number in range(len(trials))]
+        chosen, record = choose_trial(trials, [self.files.record(name) for name in names])
+        for output in ("model", "metrics.jsonl"):
+            link(self.files.outputs(names[chosen]) / output, place / "out" / output)
         return record
 
     def score(self, stage: Stage, place: Path) -> dict[str, Any]:
@@ -340,7 +351,7 @@ class Work:
         return self._precision[0]
 
     def _learner(self, stage: Stage) -> Learner:
-        return self.recipe.learners[stage.learner]
+        return with_values(self.recipe.learners[stage.learner], stage.trial)
 
     def _objective(self, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
         stored = learner.rationales if learner.soft_label_store != "online" else []

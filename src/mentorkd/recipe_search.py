@@ -1,0 +1,108 @@
+"""A search: the settings that are tried for a learner, each trained and validated and never tested."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from mentorkd.recipe import Learner
+from mentorkd.recipe_checks import Finding, idle_settings, mapping
+from mentorkd.recipe_graph import arms_in
+from mentorkd.recipe_yaml import KeyPath
+
+__all__ = ["merge_search", "search_faults", "trial_name", "trials_of", "with_values"]
+
+OF_TRAINING = ("learning_rate", "weight_decay")
+"""Settings that stand in `training`; the others are the learner's own."""
+
+DRAW = 0
+"""Seed of the draw: learners with equal settings to try must try the same ones, whatever the training's seed."""
+
+
+def trials_of(learner: Learner) -> list[dict[str, Any]]:
+    """The values of each trial: the whole grid, or `trials` of it drawn without repetition, in the grid's order."""
+    assert learner.search is not None
+    values = learner.search.model_dump(exclude={"trials"}, exclude_none=True)
+    grid = [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
+    count = min(learner.search.trials or len(grid), len(grid))
+    return [grid[number] for number in sorted(random.Random(DRAW).sample(range(len(grid)), count))]
+
+
+def with_values(learner: Learner, values: Mapping[str, Any]) -> Learner:
+    """The learner with the values of a trial."""
+    of_training = {key: value for key, value in values.items() if key in OF_TRAINING}
+    training = learner.training.model_copy(update=of_training)
+    return learner.model_copy(update={**values, "training": training} if of_training else dict(values))
+
+
+def trial_name(values: Mapping[str, Any]) -> str:
+    """`learning_rate=0.0001,kd_weight=0.3`, fit for a folder."""
+    return ",".join(f"{key}={value:g}" for key, value in values.items())
+
+
+def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
+    """Give the recipe's `search` to every arm that has none, but for what has no effect there; return the places filled."""
+    common, learners = raw.get("search"), mapping(raw.get("learners"))
+    filled: set[KeyPath] = set()
+    for name in arms_in(learners) if isinstance(common, dict) else ():
+        learner = learners[name]
+        if learner.get("search") is None:
+            idle = idle_settings(learner)
+            learner["search"] = {key: values for key, values in mapping(common).items() if key not in idle}
+            filled.add(("learners", name, "search"))
+    return filled
+
+
+def search_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is wrong with the searches of a recipe whose defaults are merged; wrong types are told elsewhere."""
+    learners = mapping(raw.get("learners"))
+    searched = {name: each for name, each in learners.items() if mapping(mapping(each).get("search"))}
+    for name, learner in searched.items():
+        yield from _faults(name, learner, raw)
+    if not searched or raw.get("protocol") == "paper":
+        return
+    counts = {name: _trials(mapping(learners[name].get("search"))) for name in arms_in(learners)}
+    if len(set(counts.values())) > 1 and None not in counts.values():
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        why = f"arms would be given unequal numbers of trials ({told}), and more trials find more"
+        least = min(count for count in counts.values() if count is not None)
+        limit = f"; or set `search.trials: {least}`" if least > 1 else ""
+        yield ("search",), f"{why}; give each as many, by a `search` of its own{limit}"
+
+
+def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Finding]:
+    place: KeyPath = ("learners", name, "search")
+    search = {key: values for key, values in mapping(learner["search"]).items() if values is not None}
+    lists = {key: values for key, values in search.items() if isinstance(values, list)}
+    idle = idle_settings(learner)
+    swept = {key.rpartition(".")[2] for key in mapping(mapping(raw.get("variants")).get(name)).get("values", {})}
+    for key, values in lists.items():
+        if key in idle:
+            yield (*place, key), f"has no effect without {idle[key]}"
+        if key in swept:
+            yield (*place, key), "is swept too; sweep it, or search it"
+        if any(value in values[:number] for number, value in enumerate(values)):
+            yield (*place, key), "a value is given twice"
+    if not lists:
+        yield place, "names no setting to try; give values, e.g. {learning_rate: [1e-4, 3e-4]}"
+    chosen_on = mapping(learner.get("training")).get("select_on", "validation")
+    if learner.get("rationales") == []:
+        yield place, "has no effect with `rationales: []`; this learner is not trained"
+    elif chosen_on != "validation":
+        yield (
+            place,
+            f"the best trial is chosen by validation, and `select_on` is {chosen_on}; set `select_on: validation`",
+        )
+
+
+def _trials(search: Mapping[str, Any]) -> int | None:
+    """How many trials a search comes to; 1 without one, None where it is malformed."""
+    count, most = 1, search.get("trials")
+    for key, values in search.items():
+        if key != "trials" and values is not None:
+            if not isinstance(values, list):
+                return None
+            count *= len(values)
+    return count if most is None else min(count, most) if isinstance(most, int) else None
