@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from mentorkd import hardware
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.pipeline import Pipeline, open_run
 from mentorkd.recipe_file import load_recipe
@@ -180,6 +181,33 @@ def test_equal_learners_share_soft_labels(tmp_path: Path) -> None:
     raw["learners"]["warm"]["soft_label_store"] = "top_k"
     path.write_text(json.dumps(raw))
     assert sum(stage.kind == "score" for stage in compile_stages(load_recipe(path))) == 4
+
+
+def test_probabilities_kept_at_a_temperature_serve_no_other(tmp_path: Path) -> None:
+    raw = small_recipe(tmp_path)
+    raw["learners"]["student"] |= {"soft_label_store": "top_k", "temperature": 2.0}
+    for temperature, stages in ((2.0, 2), (4.0, 4)):
+        raw["learners"]["other"] = {**raw["learners"]["student"], "kd_weight": 0.9, "temperature": temperature}
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(raw))
+        assert sum(stage.kind == "score" for stage in compile_stages(load_recipe(path))) == stages
+
+
+def test_the_arithmetic_is_measured_once_and_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = small_recipe(tmp_path)
+    raw["training"] |= {"precision": "auto", "epochs": 1}
+    raw["learners"] = {"vanilla": raw["learners"]["vanilla"]}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(raw))
+    for gain in (7.0, 0.5):  # the second run measures float32, and must not change to it
+        monkeypatch.setattr(hardware, "bfloat16_gain", lambda device_type, gain=gain: gain)
+        pipeline = Pipeline(load_recipe(path, ["device=cpu"]), tmp_path / "run")
+        manifest = pipeline.run(force=["train"])
+        told = "a layer trained in bfloat16 measured 7.0 times as fast as in float32 on cpu"
+        assert manifest["precision"] == {"cpu": ["bfloat16", told]}
+        assert manifest["stages"]["learners/vanilla/seed-1/train"]["precision"] == "bfloat16"
 
 
 def test_mentors_of_another_vocabulary_are_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -70,3 +70,13 @@ def test_a_batch_is_as_many_rationales_whether_one_or_two_rows_each() -> None:
         assert {name for name, task in tasks if task == "predict"} == {
             name for name, task in tasks if task == "explain"
         }
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+def test_a_token_budget_stands_for_the_number_of_rows(kind: str) -> None:
+    every = rows(60)
+    batches = schedule_training(every, kind, config(tokens_per_batch=64, batch_size=2), seed=0).plan.batches  # type: ignore[arg-type]
+    for batch in batches:
+        sides = [every[row].padded_sides(kind) for row in batch]  # type: ignore[arg-type]
+        assert len(batch) * sum(map(max, zip(*sides, strict=True))) <= 64
+    assert max(map(len, batches)) > 6
