@@ -75,24 +75,27 @@ class Cost:
     """What a stretch of work cost; the fields are filled when it ends."""
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Processor time of this process, all threads together."""
     peak_memory_mb: float = 0.0
     """Highest resident memory of the process in the stretch, plus that of the accelerator if there is one."""
 
 
 @contextmanager
 def measured() -> Iterator[Cost]:
-    """Measure wall time and peak memory of a block."""
+    """Measure wall time, processor time and peak memory of a block."""
     cost = Cost()
     torch = sys.modules.get("torch")
     cuda = torch is not None and torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()  # type: ignore[union-attr]
     _reset_peak()
-    start = time.perf_counter()
+    start, work = time.perf_counter(), time.process_time()
     try:
         yield cost
     finally:
         cost.seconds = round(time.perf_counter() - start, 3)
+        cost.cpu_seconds = round(time.process_time() - work, 3)
         device = torch.cuda.max_memory_allocated() / 2**20 if cuda else 0.0  # type: ignore[union-attr]
         cost.peak_memory_mb = round(_peak_mb() + device, 1)
 

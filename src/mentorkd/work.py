@@ -37,6 +37,7 @@ from mentorkd.recipe_search import trials_of, with_values
 from mentorkd.records import Prediction, Question, Rationale, Split, write_jsonl
 from mentorkd.run_files import RunFiles
 from mentorkd.stage_graph import role, row_settings
+from mentorkd.stages.agreement import agreement
 from mentorkd.stages.annotate import annotate
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
@@ -44,7 +45,7 @@ from mentorkd.stages.budget import Arm, budget
 from mentorkd.stages.evaluate import accuracy, evaluate
 from mentorkd.stages.objective import MentorFiles, objective_of
 from mentorkd.stages.prepare import prepare_recipe
-from mentorkd.stages.report import report
+from mentorkd.stages.report import report, report_inputs
 from mentorkd.stages.rows import Reader, training_rows
 from mentorkd.stages.sampling import Decoding, Grader
 from mentorkd.stages.score import score
@@ -172,6 +173,7 @@ class Work:
             "validation_accuracy": result.validation_accuracy,
             "fused_loss": result.fused,
             "precision": precision,
+            "soft_labels": agreement(loaded, rows, objective, list(learner.imitates), precision=precision),
             "parameters": loaded.parameter_count,
         }
         record["tokens"] = record["target_tokens"]
@@ -247,19 +249,19 @@ class Work:
             roles = {one: role(kind, *one) for one in each}
             return {one: stage.inputs[part] for one, part in roles.items() if part in stage.inputs}
 
-        trained, written = made("train"), made("augment")
-        return report(
-            place / "out",
+        trained, written, answered = made("train"), made("augment"), made("evaluate")
+        inputs = report_inputs(
             recipe=self.recipe,
             questions=self.files.questions("prepare"),
             teacher=self.files.rationales("annotate"),
             rationales={one: self.files.rationales(name) for name, one in {n: o for o, n in written.items()}.items()},
             predictions={
-                (name, seed): [replace(row, learner=name, seed=seed) for row in self.files.predictions(answered)]
-                for (name, seed), answered in made("evaluate").items()
+                (name, seed): [replace(row, learner=name, seed=seed) for row in self.files.predictions(stage_name)]
+                for (name, seed), stage_name in answered.items()
             },
             metrics={one: self.files.metrics(name) for one, name in trained.items()},
             trained={one: self.files.record(name) for one, name in trained.items()},
+            serving={one: [name for part in (trained, answered) if (name := part.get(one))] for one in each},
             records={name: self.files.record(name) for name in stage.needs},
             manifest={
                 "versions": hardware.versions(),
@@ -268,6 +270,7 @@ class Work:
                 "command": shlex.join(hardware.command_line()),
             },
         )
+        return report(place / "out", inputs)
 
     # --- parts ----------------------------------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mentorkd.records import Prediction, Question, Rationale
-from mentorkd.reporting import LearnerInfo, ReportInputs, TaskInfo, build_results, write_report
+from mentorkd.reporting import LearnerInfo, ReportInputs, StageCost, TaskInfo, build_results, write_report
 
 NAMES = ("Alice", "Bob", "Claire")
 BALLS = ("red ball", "blue ball", "black ball")
@@ -30,7 +31,11 @@ MENTOR = LearnerInfo(
     model_key=LARGE,
     rationales=["teacher"],
     parameters=783_150_080,
+    rows=[464] * 3,
     updates=[1160] * 3,
+    target_tokens=[1_225_000] * 3,
+    epochs=[20.0] * 3,
+    validation=[0.88, 0.9, 0.87],
     settings=SETTINGS,
 )
 VANILLA = LearnerInfo(
@@ -39,7 +44,11 @@ VANILLA = LearnerInfo(
     model_key=SMALL,
     rationales=["teacher"],
     parameters=76_961_152,
-    updates=[1160] * 3,
+    rows=[464] * 3,
+    updates=[3780] * 3,
+    target_tokens=[3_980_000] * 3,
+    epochs=[65.2] * 3,
+    validation=[0.63, 0.65, 0.6],
     settings=SETTINGS,
 )
 STUDENT = LearnerInfo(
@@ -47,15 +56,32 @@ STUDENT = LearnerInfo(
     model=SMALL,
     model_key=SMALL,
     rationales=["teacher", "mentor"],
-    soft_labels="mentor",
+    imitates={"mentor": 1.0},
     kd_weight=0.3,
     temperature=2.0,
     parameters=76_961_152,
-    updates=[3780, 3800, 3780],
+    rows=[1512, 1520, 1510],
+    updates=[3780] * 3,
+    target_tokens=[3_990_000] * 3,
+    epochs=[20.0, 19.9, 20.0],
+    validation=[0.79, 0.77, 0.8],
     settings=SETTINGS,
     distillation={"tau_squared": True, "divergence": "forward_kl"},
 )
-ACCURACY = {"mentor": 0.9, "vanilla": 0.66, "student": 0.8}
+ACCURACY = {"mentor": 0.9, "vanilla": 0.66, "student": 0.8, "text": 0.74, "labels": 0.68, "untrained": 0.1}
+
+UNTRAINED = LearnerInfo(
+    name="untrained",
+    model=SMALL,
+    model_key=SMALL,
+    rationales=[],
+    parameters=76_961_152,
+    settings={"prompt": "{question}"},
+)
+TEXT = replace(STUDENT, name="text", imitates={}, kd_weight=None, temperature=None, distillation={})
+LABELS = replace(STUDENT, name="labels", rationales=["teacher"])
+ARMS = (MENTOR, UNTRAINED, VANILLA, TEXT, LABELS, STUDENT)
+"""The arms of a decomposition, and a model as it is."""
 
 
 def puzzle(number: int, split: str) -> tuple[Question, list[str]]:
@@ -146,13 +172,27 @@ def make_inputs(
             {"source": "mentor", "seed": seed, "filter": "correct", "before": 1575, "after": 1392 + seed},
             {"source": "mentor", "seed": seed, "filter": "deduplicate", "before": 1392 + seed, "after": 1300 + seed},
         ]
-    costs = [
-        {"stage": stage, "learner": info.name, "seed": seed, "seconds": 431.5 * (n + 1), "tokens": 81_234 * (n + 1)}
-        | {"peak_memory_mb": 1830.5}
-        for n, stage in enumerate(("train", "evaluate"))
-        for info in learners
-        for seed in seeds
-    ]
+    stages = {
+        "annotate": StageCost(kind="annotate", seconds=12.0, cpu_seconds=11.0, peak_memory_mb=530.0),
+        **{
+            f"{info.name}/{seed}/{kind}": StageCost(
+                kind=kind,
+                learner=info.name,
+                seed=seed,
+                needs=[f"{info.name}/{seed}/train"]
+                if kind == "evaluate"
+                else ["annotate", *(f"{mentor}/{seed}/train" for mentor in info.imitates)],
+                seconds=431.5 * (n + 1),
+                cpu_seconds=800.0 * (n + 1),
+                tokens=81_234 * (n + 1),
+                peak_memory_mb=1830.5,
+            )
+            for n, kind in enumerate(("train", "evaluate"))
+            for info in learners
+            for seed in seeds
+            if info.rationales or kind == "evaluate"
+        },
+    }
     values: dict[str, Any] = {
         "name": "shuffled",
         "task": TaskInfo(name="tracking_shuffled_objects", kind="choice", train=473, validation=52, test=size),
@@ -164,13 +204,35 @@ def make_inputs(
             for info in learners
             for seed in seeds
         },
-        "metrics": {(info.name, seed): curve(info.name, seed) for info in learners for seed in seeds},
+        "metrics": {
+            (info.name, seed): curve(info.name, seed) for info in learners for seed in seeds if info.rationales
+        },
         "filters": filters,
         "dropped": [
             {"learner": "student", "seed": seed, "reason": "target over 128 tokens", "rows": 3} for seed in seeds
         ],
         "rationales": written,
-        "costs": costs,
+        "soft_labels": [
+            {"learner": info.name, "seed": seed, "mentor": mentor, "rationales": 64, "tokens": 8400}
+            | {
+                "mentor_nll": 0.21,
+                "student_nll": 0.34,
+                "mentor_entropy": 0.25,
+                "student_entropy": 0.36,
+                "agreement": 0.93,
+            }
+            for info in learners
+            for mentor in info.imitates
+            for seed in seeds
+        ],
+        "stages": stages,
+        "serving": {
+            (info.name, seed): [
+                name for name, stage in stages.items() if (stage.learner, stage.seed) == (info.name, seed)
+            ]
+            for info in learners
+            for seed in seeds
+        },
         "faults": ["1 question is in train and test: dropped from train (row 17 of test.json)"],
         "protocol": ["Every learner of a seed starts from the same weights and sees the same validation questions."],
         "manifest": {
@@ -187,8 +249,14 @@ def make_inputs(
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a written report; not to be changed."""
     folder = tmp_path_factory.mktemp("report")
-    write_report(build_results(make_inputs(size=60)), folder)
+    write_report(build_results(make_inputs(ARMS, size=60)), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def arms() -> tuple[LearnerInfo, ...]:
+    """The learners of `report`."""
+    return ARMS
 
 
 @pytest.fixture(scope="session")

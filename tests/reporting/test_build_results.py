@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
 
 from mentorkd.errors import RunError
 from mentorkd.records import Prediction, Question
-from mentorkd.reporting import LearnerInfo, build_results, summary_rows
+from mentorkd.reporting import LearnerInfo, StageCost, build_results, summary_rows
 from mentorkd.reporting.curves import MOST_POINTS, build_curve
-from mentorkd.reporting.examples import MOST_DIFFERING
-from mentorkd.reporting.views import cut_lines, settings_rows
+from mentorkd.reporting.examples import MOST_DIFFERING, first_wrong_step
+from mentorkd.reporting.views import cut_lines, settings_rows, shared_settings
 from mentorkd.statistics import mcnemar, wilson_interval
 
 TEN = [Question.create(f"question {n}", "A", "test") for n in range(10)]
 VANILLA = LearnerInfo(name="vanilla", model="small", model_key="small", rationales=["teacher"])
 STUDENT = LearnerInfo(
-    name="student", model="small", model_key="small", rationales=["teacher", "mentor"], soft_labels="mentor"
+    name="student", model="small", model_key="small", rationales=["teacher", "mentor"], imitates={"mentor": 1.0}
 )
 MENTOR = LearnerInfo(name="mentor", model="large", model_key="large", rationales=["teacher"])
 
@@ -116,7 +117,7 @@ def test_a_missing_headline_is_explained(inputs, learners, marks, reason):
 
 
 def test_the_student_that_takes_most_leads_the_headlines(inputs):
-    plain = replace(STUDENT, name="plain", soft_labels=None)
+    plain = replace(STUDENT, name="plain", imitates={})
     learners = [MENTOR, VANILLA, plain, STUDENT]
     results = ten(inputs, {(info.name, 1): "+-" * 5 for info in learners}, learners)
     assert [(r["a"], r["b"]) for r in results["comparisons"] if r["headline"]] == [
@@ -143,8 +144,8 @@ def test_what_was_chosen_on_test_reaches_all_that_learn_from_it(inputs):
     learners = [
         replace(MENTOR, select_on="test"),
         VANILLA,
-        replace(STUDENT, name="by labels", rationales=["teacher"], soft_labels="mentor"),
-        replace(STUDENT, name="by text", rationales=["by labels"], soft_labels=None),
+        replace(STUDENT, name="by labels", rationales=["teacher"], imitates={"mentor": 1.0}),
+        replace(STUDENT, name="by text", rationales=["by labels"], imitates={}),
     ]
     warning = ten(inputs, {(info.name, 1): "+" * 10 for info in learners}, learners)["warnings"][0]
     assert "for mentor (select_on: test)" in warning
@@ -165,21 +166,114 @@ def test_a_headline_of_unlike_training_is_a_warning(inputs):
     mentor = replace(MENTOR, updates=[7], settings={"epochs": 1})
     marks = {(name, 1): "+-" * 5 for name in ("vanilla", "student", "mentor")}
     assert ten(inputs, marks, [mentor, vanilla, student])["warnings"] == [
-        "student and vanilla were not trained and asked alike: optimiser updates 3,780 against 1,160, learning_rate 0.001 "
-        "against 0.0003, batch_size 8 against –. Their difference in accuracy may come from this as well as from the "
-        "mentor."
+        "Arms were not trained for the same number of optimiser updates: vanilla 1,160, student 3,780. Differences in "
+        "accuracy may come from this as well as from what they learn from.",
+        "student and vanilla were not trained and asked alike: learning_rate 0.001 against 0.0003, batch_size 8 against –. "
+        "Their difference in accuracy may come from this as well as from the mentor.",
     ]
     alike = replace(student, updates=vanilla.updates, settings=vanilla.settings)
     assert ten(inputs, marks, [mentor, vanilla, alike])["warnings"] == []
 
 
-def test_settings_of_all_learners_stand_side_by_side(inputs):
-    rows = {row[""]: row for row in settings_rows(build_results(inputs(size=6)))}
+def test_arms_matched_by_tokens_are_held_to_tokens(inputs):
+    vanilla = replace(VANILLA, updates=[900], target_tokens=[10_000])
+    student = replace(STUDENT, updates=[700], target_tokens=[10_100])
+    marks = {(name, 1): "+-" * 5 for name in ("vanilla", "student")}
+    assert ten(inputs, marks, [vanilla, student], match="tokens")["warnings"] == []
+    longer = replace(student, target_tokens=[12_000])
+    assert "same number of target tokens: vanilla 10,000, student 12,000" in " ".join(
+        ten(inputs, marks, [vanilla, longer], match="tokens")["warnings"]
+    )
+    by_epochs = ten(inputs, marks, [vanilla, student], match="epochs")["warnings"]
+    assert "optimiser updates (arms are matched by epochs): vanilla 900, student 700" in " ".join(by_epochs)
+
+
+def test_a_model_as_it_is_stands_beside_the_others(inputs):
+    untrained = LearnerInfo(name="as it is", model="small", model_key="small", rationales=[])
+    marks = {("vanilla", 1): "++++++----", ("student", 1): "+++++++---", ("as it is", 1): "+---------"}
+    results = ten(inputs, marks, [VANILLA, STUDENT, untrained])
+    row = results["learners"][2]
+    assert (row["role"], row["arm"], row["accuracy"]) == ("untrained", False, 0.1)
+    assert not any("as it is" in (r["a"], r["b"]) for r in results["comparisons"] if r["headline"])
+    assert not any(line.startswith("Weights of as it is") for line in results["protocol"])
+
+
+def test_a_baseline_that_read_the_teacher_leads_before_one_of_bare_answers(inputs):
+    answers = replace(VANILLA, name="answers", rationales=["gold"])
+    marks = {(name, 1): "+-" * 5 for name in ("answers", "vanilla", "student")}
+    rows = ten(inputs, marks, [answers, VANILLA, STUDENT])["comparisons"]
+    assert [(row["a"], row["b"]) for row in rows if row["headline"]] == [("student", "vanilla"), ("student", "answers")]
+
+
+def test_the_variant_that_leads_is_chosen_on_validation_questions(inputs):
+    variants = [
+        replace(
+            STUDENT, name=f"student@kd_weight={w}", swept={"student.kd_weight": w}, variant_of="student", validation=[v]
+        )
+        for w, v in ((0.0, 0.5), (0.3, 0.7), (0.9, 0.6))
+    ]
+    marks = {(info.name, 1): "+++++-----" for info in [VANILLA, *variants]} | {(variants[2].name, 1): "++++++++++"}
+    results = ten(inputs, marks, [VANILLA, *variants])
+    assert results["comparisons"][0]["a"] == "student@kd_weight=0.3"
+    assert "student@kd_weight=0.3 leads the comparisons as the variant of student" in " ".join(results["protocol"])
+
+
+def test_all_arms_tell_how_much_seeds_scatter(inputs):
+    """Two arms that agree from seed to seed by luck do not look sure beside arms that do not."""
+    rng = random.Random(0)
+    steady = "".join(rng.choice("+-") for _ in range(10))
+    wild = {1: "++++++++++", 2: "----------"}
+    marks = {("vanilla", s): steady for s in (1, 2)} | {("student", s): steady[::-1] for s in (1, 2)}
+    alone = ten(inputs, marks, seeds=(1, 2))["comparisons"][0]
+    arms = [VANILLA, STUDENT, replace(STUDENT, name="wild"), replace(VANILLA, name="wilder")]
+    marks |= {("wild", s): wild[s] for s in (1, 2)} | {("wilder", s): wild[3 - s] for s in (1, 2)}
+    beside = next(
+        r for r in ten(inputs, marks, arms, seeds=(1, 2))["comparisons"] if r["b"] == "vanilla" and r["a"] == "student"
+    )
+    assert alone["inflation"] == 1 < beside["inflation"]
+
+
+def test_costs_are_those_of_a_learner_and_of_all_it_stands_on(inputs):
+    stages = {
+        "annotate": StageCost(kind="annotate", seconds=1.0, tokens=5),
+        "mentor": StageCost(
+            kind="train", needs=["annotate"], seconds=100.0, cpu_seconds=150.0, tokens=70, peak_memory_mb=9
+        ),
+        "augment": StageCost(kind="augment", needs=["mentor"], seconds=10.0),
+        "train": StageCost(
+            kind="train", needs=["annotate", "augment", "mentor"], seconds=50.0, tokens=30, peak_memory_mb=4
+        ),
+        "evaluate": StageCost(kind="evaluate", needs=["train"], seconds=5.0),
+    }
+    serving = {("student", 1): ["train", "evaluate"], ("vanilla", 1): ["evaluate"], ("gone", 1): []}
+    spent = ten(inputs, {}, stages=stages, serving=serving)["run"]["spent"]
+    student = next(row for row in spent if row["learner"] == "student")
+    assert (student["own_seconds"], student["whole_seconds"]) == (55.0, 166.0)
+    assert (student["own_cpu_seconds"], student["whole_cpu_seconds"]) == (None, 150.0)
+    assert (student["own_tokens"], student["whole_tokens"], student["peak_memory_mb"]) == (30, 105, 9)
+    assert student["teacher_dollars"] is None
+
+
+def test_the_first_sentence_with_a_false_equation_is_found():
+    text = "Tom has 3 + 4 = 7 apples. He eats 2, so 7 - 2 = 4 are left. Then 4 + 4 = 9.\nThe answer is 9."
+    start, end = first_wrong_step(text)
+    assert text[start:end] == "He eats 2, so 7 - 2 = 4 are left."
+    assert first_wrong_step("3 + 4 = 7, and no more.") is None
+    assert first_wrong_step("") is None
+
+
+def test_settings_that_differ_stand_side_by_side_and_the_others_in_a_line(inputs):
+    values = inputs(size=6)
+    vanilla = replace(values.learners[1], settings=values.learners[1].settings | {"learning_rate": 1e-3})
+    student = replace(values.learners[2], updates=[3780, 3800, 3780])
+    results = build_results(replace(values, learners=[values.learners[0], vanilla, student]))
+    rows = {row[""]: row for row in settings_rows(results)}
+    assert list(rows) == ["updates", "learning_rate", "kd_weight", "temperature", "tau_squared", "divergence"]
     assert rows["updates"]["student"] == "3,780 / 3,800 / 3,780"
-    assert rows["learning_rate"] == {"": "learning_rate", "mentor": "0.0003", "vanilla": "0.0003", "student": "0.0003"}
+    assert rows["learning_rate"] == {"": "learning_rate", "mentor": "0.0003", "vanilla": "0.001", "student": "0.0003"}
     assert rows["kd_weight"] == {"": "kd_weight", "mentor": "–", "vanilla": "–", "student": "0.3"}
     assert rows["tau_squared"]["student"] == "true"
-    assert "tokens_per_batch" not in rows
+    assert shared_settings(results) == {"epochs": "20", "precision": "float32", "prompt": "{question}"}
 
 
 def test_predictions_must_match_the_questions(inputs):

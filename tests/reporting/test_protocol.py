@@ -10,11 +10,12 @@ from mentorkd.recipe import Recipe
 from mentorkd.stages.report import _protocol, _settings
 
 
-def recipe(student: dict[str, Any], **training: Any) -> Recipe:
+def recipe(student: dict[str, Any], match: str = "epochs", **training: Any) -> Recipe:
     defaults = {"epochs": 4} | training
     return Recipe.model_validate(
         {
             "name": "small",
+            "match": match,
             "task": {"name": "totals", "train": "a", "test": "b", "answer": "number"},
             "teacher": {"rationales": "c"},
             "learners": {
@@ -50,6 +51,23 @@ def test_unequal_updates_have_their_reason(student, rows, sentence):
 
 def test_equal_updates_need_no_reason():
     assert "unequal" not in told(recipe({}), (80, 80), (40, 40))
+
+
+@pytest.mark.parametrize(
+    ("match", "held"),
+    [
+        (
+            "updates",
+            "trained for the same number of optimiser updates, the most that any of them would do by its own epochs",
+        ),
+        ("tokens", "trained for as many target tokens, the most that any of them would see by its own epochs"),
+        ("epochs", "trained for as many passes over its own rows as the recipe says."),
+    ],
+)
+def test_what_was_held_equal_is_told(match, held):
+    lines = told(recipe({}, match=match), (80, 80), (40, 40))
+    assert f"Matched by {match}: each of vanilla, student is {held}" in lines
+    assert ("rows are cycled" in lines) == (match != "epochs")
 
 
 @pytest.mark.parametrize(("every", "once"), [(1, False), (3, False), (4, True), (9, True)])

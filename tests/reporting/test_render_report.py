@@ -14,13 +14,15 @@ from html.parser import HTMLParser
 import pytest
 
 from mentorkd.records import Prediction, Question, Rationale
-from mentorkd.reporting import LearnerInfo, TaskInfo, build_results, write_report
+from mentorkd.reporting import LearnerInfo, StageCost, TaskInfo, build_results, write_report
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import draw_curves, draw_forest
 from mentorkd.reporting.tables import learners_latex, markdown_table
 from mentorkd.reporting.views import axis, format_points, format_seconds
 
 PLANT = "<script>document.title='planted'</script><img src=x onerror=\"document.title='planted'\">"
+ROW = {"seed": 1, "rationales": 1, "tokens": 1, "mentor_nll": 0.1, "student_nll": 0.1, "mentor_entropy": None}
+ROW |= {"student_entropy": 0.1, "agreement": 1.0}
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -64,7 +66,7 @@ def planted(inputs):
     learners = (
         LearnerInfo(name="vanilla", model=PLANT, model_key=PLANT, rationales=["teacher"], settings={PLANT: PLANT}),
         LearnerInfo(
-            name="student", model=PLANT, model_key=PLANT, rationales=["teacher", "mentor"], soft_labels="mentor"
+            name="student", model=PLANT, model_key=PLANT, rationales=["teacher", "mentor"], imitates={"mentor": 1.0}
         ),
         LearnerInfo(name="mentor", model=PLANT, model_key=PLANT, rationales=["teacher"]),
     )
@@ -85,7 +87,10 @@ def planted(inputs):
         filters=[{"source": PLANT, "filter": PLANT, "before": 2, "after": 1}],
         dropped=[{"learner": PLANT, "reason": PLANT, "rows": 1}],
         rationales=[(questions[0], [Rationale.create(questions[0].id, PLANT, PLANT, "wrong", PLANT, 0)])],
-        costs=[{"stage": PLANT, "learner": PLANT}],
+        stages={PLANT: StageCost(kind=PLANT, learner="student", seconds=1.0)},
+        serving={("student", 1): [PLANT], ("vanilla", 1): [PLANT]},
+        soft_labels=[{**ROW, "learner": PLANT, "mentor": PLANT}],
+        trials=[{"learner": PLANT, "seed": 1, "values": {PLANT: PLANT}, "validation": 0.5, "chosen": True}],
         faults=[PLANT],
         protocol=[PLANT],
         manifest={"command": PLANT, PLANT: {PLANT: PLANT}},
@@ -94,12 +99,18 @@ def planted(inputs):
 
 def test_all_files_are_there(report):
     assert sorted(str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()) == [
+        "comparisons.csv",
+        "comparisons.tex",
+        "decomposition.csv",
+        "decomposition.tex",
         "index.html",
         "learners.csv",
         "learners.tex",
+        "plots/cost.svg",
         "plots/curves-accuracy.svg",
         "plots/curves-divergence.svg",
         "plots/curves-loss.svg",
+        "plots/decomposition.svg",
         "plots/forest.svg",
         "report.md",
         "results.json",
@@ -109,18 +120,22 @@ def test_all_files_are_there(report):
 
 def test_the_page_says_the_verdict_first_and_has_every_section(report):
     page = Page((report / "index.html").read_text(encoding="utf-8"))
-    statement = page.text.index("beats vanilla")
+    statement = page.text.index("points of accuracy")
     for heading in (
         "Accuracy on the test questions in per cent",
         "Differences of accuracy in points",
+        "Each bar begins where the one before it ended",
         "rationales (text)",
         "One line for each seed",
+        "The recipe holds optimiser updates equal",
         "By the recipe's names",
         "How many rationales each filter left",
         "student: 3 rows a seed (target over 128 tokens)",
         "dropped from train (row 17 of test.json)",
+        "Mentor and trained student on the same target tokens",
         "Where learners differ",
         "What teacher and mentors wrote",
+        "as if it were made for this learner alone",
         "Time and tokens are sums over seeds",
         "mentorkd run recipes/shuffled.yaml",
         "torch 2.13.0",
@@ -191,8 +206,8 @@ def test_a_real_browser_runs_no_script_and_logs_no_error(inputs, tmp_path, chrom
     assert "CONSOLE" not in done.stderr
 
 
-def test_the_same_results_give_the_same_bytes(inputs, report, tmp_path):
-    for path in write_report(build_results(inputs(size=60)), tmp_path):
+def test_the_same_results_give_the_same_bytes(inputs, arms, report, tmp_path):
+    for path in write_report(build_results(inputs(arms, size=60)), tmp_path):
         assert path.read_bytes() == (report / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
@@ -218,12 +233,15 @@ def test_drawing_a_plot_leaves_matplotlib_as_it_was(inputs):
 def test_the_markdown_report(report):
     text = (report / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# shuffled\n")
-    assert re.search(
-        r"\*\*student beats vanilla by [\d.]+ points \[[\d., ]+\], p .*, 3 seeds, 60 questions\.\*\*", text
-    )
+    assert re.search(r"\*\*(student beats|no difference can be shown between student and) vanilla.* 60 questions", text)
+    assert "## Where the gain comes from: google/flan-t5-small" in text
+    assert "| interaction | " in text
+    assert "| student − text − labels + vanilla |" in text
+    assert "nobody (as it is)" in text
+    assert "| student | mentor | 0.210 | 0.340 | 0.250 | 0.360 | 93.0 | 25,200 |" in text
     assert "| student | google/flan-t5-small | teacher, mentor + soft labels of mentor |" in text
     assert "![Paired differences](plots/forest.svg)" in text
-    assert "| learning_rate | 0.0003 | 0.0003 | 0.0003 |" in text
+    assert "The same for all trained learners: epochs 20, learning_rate 0.0003, precision float32" in text
     assert "| mentor | 1,575 | 1,434–1,436 | 1,342–1,344 |" in text
     for link in re.findall(r"\]\((\S+)\)", text):
         assert (report / link).is_file()
@@ -237,7 +255,7 @@ def test_a_warning_opens_page_and_markdown(inputs, tmp_path):
     write_report(build_results(replace(values, learners=on_test)), tmp_path)
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8")).text
     assert page.index("EPOCHS WERE CHOSEN ON THE TEST SET") < page.index("points of accuracy")
-    assert page.count("chosen on TEST") == 3
+    assert page.count("selected on TEST") == 3 + 3
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "> **WARNING.** EPOCHS WERE CHOSEN ON THE TEST SET for mentor, vanilla, student" in markdown
 
@@ -248,7 +266,8 @@ def test_a_warning_opens_page_and_markdown(inputs, tmp_path):
         ({"predictions": {}}, "No headline comparison: no learner has been evaluated yet."),
         (
             {"predictions": {}, "metrics": {}, "manifest": {}}
-            | dict.fromkeys(("filters", "dropped", "rationales", "costs", "faults", "protocol"), ()),
+            | dict.fromkeys(("filters", "dropped", "rationales", "soft_labels", "faults", "protocol"), ())
+            | {"stages": {}, "serving": {}},
             "No headline comparison: no learner has been evaluated yet.",
         ),
         ({"seeds": (42,)}, "With one seed, this says nothing of another training."),
@@ -273,7 +292,7 @@ def test_meagre_runs_have_an_honest_page(inputs, tmp_path, changes, sentence):
 
 def test_csv_has_a_row_for_each_seed(report):
     rows = list(csv.DictReader(io.StringIO((report / "learners.csv").read_text(encoding="utf-8"))))
-    assert len(rows) == 9
+    assert len(rows) == 18
     assert all(float(row["accuracy"]) == pytest.approx(int(row["correct"]) / 60, abs=1e-6) for row in rows)
 
 
@@ -308,7 +327,9 @@ def test_the_graph_draws_every_learner_and_edge(inputs):
 def test_graph_boxes_do_not_overlap_in_a_large_recipe(inputs):
     arms = [LearnerInfo(name="mentor", model="large", model_key="large", rationales=["teacher"])]
     arms += [LearnerInfo(name=f"arm{n}", model="s", model_key="s", rationales=["teacher", "mentor"]) for n in range(7)]
-    arms += [LearnerInfo(name="last", model="s", model_key="s", rationales=["arm0", "teacher"], soft_labels="mentor")]
+    arms += [
+        LearnerInfo(name="last", model="s", model_key="s", rationales=["arm0", "teacher"], imitates={"mentor": 1.0})
+    ]
     root = ET.fromstring(draw_graph(build_results(inputs(size=2, learners=tuple(arms), seeds=(1,)))["learners"]))
     boxes = [
         (float(box.get("x")), float(box.get("y")))

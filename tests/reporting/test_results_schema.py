@@ -10,13 +10,22 @@ from pathlib import Path
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.reporting import build_results, read_results, schema, summary_rows, write_report
+from mentorkd.reporting import (
+    StageCost,
+    build_results,
+    read_results,
+    schema,
+    schema_details,
+    schema_run,
+    write_report,
+)
 
 ROOT = Path(__file__).parents[2]
+TRIALS = [{"learner": "student", "seed": 42, "values": {"kd_weight": 0.3}, "validation": 0.5, "chosen": True}]
 
 
-def test_results_survive_the_files(inputs, report):
-    assert read_results(report) == build_results(inputs(size=60))
+def test_results_survive_the_files(inputs, arms, report):
+    assert read_results(report) == build_results(inputs(arms, size=60))
 
 
 def test_results_are_plain_json(inputs):
@@ -24,22 +33,15 @@ def test_results_are_plain_json(inputs):
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
-def test_what_differs_from_run_to_run_stays_out_of_results_json(inputs, report, tmp_path):
+def test_what_differs_from_run_to_run_stays_out_of_results_json(inputs, arms, report, tmp_path):
     write_report(
-        build_results(inputs(size=60, costs=[{"stage": "train", "seconds": 9.0}], manifest={"a": 1})), tmp_path
+        build_results(
+            inputs(arms, size=60, stages={"one": StageCost(kind="train", seconds=9.0)}, serving={}, manifest={"a": 1})
+        ),
+        tmp_path,
     )
     assert (report / "results.json").read_bytes() == (tmp_path / "results.json").read_bytes()
     assert (report / "run.json").read_bytes() != (tmp_path / "run.json").read_bytes()
-
-
-def test_a_report_from_before_settings_were_told_is_still_read(report, tmp_path):
-    older = json.loads((report / "results.json").read_text(encoding="utf-8"))
-    for learner in older["learners"]:
-        for field in ("cut", "updates", "settings", "distillation"):
-            del learner[field]
-    (tmp_path / "results.json").write_text(json.dumps(older))
-    (tmp_path / "run.json").write_text((report / "run.json").read_text(encoding="utf-8"))
-    assert [row["cut %"] for row in summary_rows(read_results(tmp_path))] == ["–"] * 3
 
 
 @pytest.mark.parametrize(
@@ -83,9 +85,10 @@ ACCOUNT = {
 
 def schema_rows() -> list[tuple[str, str, str, str]]:
     """(type, field, annotation, meaning) of every field, from the source."""
-    tree = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
+    files = (schema, schema_details, schema_run)
+    nodes = [node for file in files for node in ast.parse(Path(file.__file__).read_text(encoding="utf-8")).body]
     rows = []
-    for node in tree.body:
+    for node in nodes:
         if isinstance(node, ast.ClassDef):
             for field, text in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign):
@@ -115,35 +118,40 @@ def shape(value, annotation):
     pytest.fail(f"{annotation} is no TypedDict")
 
 
-def test_results_have_the_schema_s_keys(inputs):
-    results = build_results(inputs(size=40, teacher=ACCOUNT))
+def test_results_have_the_schema_s_keys(inputs, arms):
+    results = build_results(inputs(arms, size=40, teacher=ACCOUNT, trials=TRIALS))
     account = results["run"]["teacher"]
     shape(results, schema.Results)
     shape(results["task"], schema.TaskResult)
     shape(results["headline"], schema.Headline)
-    shape(results["run"], schema.RunFacts)
-    shape(results["differing"]["entries"][0]["answers"][0], schema.ExampleAnswer)
+    shape(results["run"], schema_run.RunFacts)
+    shape(results["differing"]["entries"][0]["answers"][0], schema_details.ExampleAnswer)
     for rows, kind in [
         (results["learners"], schema.LearnerResult),
         (results["learners"][0]["per_seed"], schema.SeedResult),
         (results["comparisons"], schema.ComparisonResult),
-        (results["filters"], schema.FilterCount),
-        (results["dropped"], schema.DroppedRows),
-        (results["curves"], schema.Curve),
-        (results["curves"][0]["training"], schema.TrainingPoint),
-        (results["curves"][0]["validation"], schema.ValidationPoint),
-        ([results["differing"], results["written"]], schema.Examples),
-        (results["differing"]["entries"], schema.Example),
-        (results["run"]["costs"], schema.Cost),
-        ([account], schema.TeacherAccount),
+        (results["decompositions"], schema.Decomposition),
+        (results["decompositions"][0]["parts"], schema.GainPart),
+        (results["soft_labels"], schema.SoftLabelResult),
+        (results["trials"], schema.Trial),
+        (results["run"]["spent"], schema_run.Spent),
+        (results["filters"], schema_details.FilterCount),
+        (results["dropped"], schema_details.DroppedRows),
+        (results["curves"], schema_details.Curve),
+        (results["curves"][0]["training"], schema_details.TrainingPoint),
+        (results["curves"][0]["validation"], schema_details.ValidationPoint),
+        ([results["differing"], results["written"]], schema_details.Examples),
+        (results["differing"]["entries"], schema_details.Example),
+        (results["run"]["costs"], schema_run.Cost),
+        ([account], schema_run.TeacherAccount),
     ]:
         assert rows
         for row in rows:
             shape(row, kind)
 
 
-def test_the_teacher_s_account_is_on_both_pages_and_out_of_results_json(inputs, report, tmp_path):
-    write_report(build_results(inputs(size=60, teacher=ACCOUNT)), tmp_path)
+def test_the_teacher_s_account_is_on_both_pages_and_out_of_results_json(inputs, arms, report, tmp_path):
+    write_report(build_results(inputs(arms, size=60, teacher=ACCOUNT)), tmp_path)
     for page in ("index.html", "report.md"):
         text = (tmp_path / page).read_text(encoding="utf-8")
         for told in ("24, 20 of them solved", "60 of 70 replies (85.7 %)", "2 cut, 1 refused, 3 malformed"):

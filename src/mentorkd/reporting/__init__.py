@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, TaskInfo
-from mentorkd.reporting.schema import Results, TeacherAccount
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost, TaskInfo
+from mentorkd.reporting.schema import Results
+from mentorkd.reporting.schema_run import TeacherAccount
 from mentorkd.reporting.tables import summary_rows
 from mentorkd.reporting.views import teacher_rows
 from mentorkd.reporting.write import read_results, write_report
@@ -13,6 +14,7 @@ __all__ = [
     "LearnerInfo",
     "ReportInputs",
     "Results",
+    "StageCost",
     "TaskInfo",
     "TeacherAccount",
     "build_results",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mentorkd.reporting.schema import Curve, TrainingPoint, ValidationPoint
+from mentorkd.reporting.schema_details import Curve, TrainingPoint, ValidationPoint
 
 __all__ = ["MOST_POINTS", "build_curve"]
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 from mentorkd.records import Prediction, Question
 from mentorkd.reporting.inputs import ReportInputs
-from mentorkd.reporting.schema import Example, ExampleAnswer, Examples
+from mentorkd.reporting.schema_details import Example, ExampleAnswer, Examples
+from mentorkd.steps import check_steps
 
-__all__ = ["MOST_DIFFERING", "MOST_WRITTEN", "differing_examples", "written_examples"]
+__all__ = ["MOST_DIFFERING", "MOST_WRITTEN", "differing_examples", "first_wrong_step", "written_examples"]
 
 MOST_DIFFERING = 20
 MOST_WRITTEN = 10
+
+SENTENCE = re.compile(r"[^\s].*?(?:[.!?](?=\s)|(?=\n)|$)", re.MULTILINE)
 
 
 def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Examples:
@@ -63,7 +67,13 @@ def written_examples(inputs: ReportInputs) -> Examples:
             _example(
                 question,
                 [
-                    {"source": r.source, "verdict": r.verdict, "predicted": r.predicted, "text": r.text}
+                    {
+                        "source": r.source,
+                        "verdict": r.verdict,
+                        "predicted": r.predicted,
+                        "text": r.text,
+                        "wrong_step": first_wrong_step(r.text),
+                    }
                     for r in rationales
                 ],
             )
@@ -78,7 +88,16 @@ def _predicted(prediction: Prediction) -> ExampleAnswer:
         "verdict": prediction.verdict,
         "predicted": prediction.predicted,
         "text": prediction.text,
+        "wrong_step": first_wrong_step(prediction.text),
     }
+
+
+def first_wrong_step(text: str) -> list[int] | None:
+    """Where the first sentence begins and ends that states a false equation, by itself and in the whole text."""
+    if not check_steps(text).wrong:
+        return None
+    sentences = (match for match in SENTENCE.finditer(text) if match.group().strip())
+    return next(([found.start(), found.end()] for found in sentences if check_steps(found.group()).wrong), None)
 
 
 def _example(question: Question, answers: list[ExampleAnswer]) -> Example:

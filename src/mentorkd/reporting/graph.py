@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from typing import Literal
 
 from mentorkd.recipe import GOLD, TEACHER
 from mentorkd.reporting.schema import LearnerResult
@@ -25,6 +26,19 @@ Slot = tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class Node:
+    """A learner, or all variants that a sweep made of one."""
+
+    name: str
+    model: str
+    rationales: Sequence[str]
+    imitates: Sequence[str]
+    told: str
+    """What is said of it: its accuracy, or how many variants there are."""
+    colour: int
+
+
+@dataclass(frozen=True)
 class Edge:
     source: str
     target: str
@@ -34,15 +48,16 @@ class Edge:
 
 def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> str:
     """The SVG element: layers from left to right, or from top to bottom when `upright` (for narrow screens)."""
-    edges = _edges(learners)
+    nodes = _nodes(learners)
+    edges = _edges(nodes)
     sources = [name for name in (TEACHER, GOLD) if any(edge.source == name for edge in edges)]
-    names = sources + [learner["name"] for learner in learners]
+    names = sources + [node.name for node in nodes]
     layers, routes = _layers(names, edges)
     centres, size = _place(layers, upright)
     width, height = (size[1], size[0]) if upright else size
     lines = "".join(_line(edge, routes, centres, upright) for edge in edges)
     boxes = "".join(_source_box(name, centres[name,], upright) for name in sources)
-    boxes += "".join(_box(learner, i, centres[learner["name"],], upright) for i, learner in enumerate(learners))
+    boxes += "".join(_box(node, centres[node.name,], upright) for node in nodes)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph{" upright" if upright else ""}" role="img" '
         f'aria-label="Learner graph" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
@@ -50,15 +65,43 @@ def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> s
     )
 
 
-def _edges(learners: Sequence[LearnerResult]) -> list[Edge]:
-    edges = []
+def _nodes(learners: Sequence[LearnerResult]) -> list[Node]:
+    """The learners in their order, variants of one drawn together."""
+    group = {learner["name"]: learner["variant_of"] or learner["name"] for learner in learners}
+    members: dict[str, list[LearnerResult]] = {}
     for learner in learners:
-        sources = list(dict.fromkeys([*learner["rationales"], *filter(None, [learner["soft_labels"]])]))
-        edges += [
-            Edge(source, learner["name"], source in learner["rationales"], source == learner["soft_labels"])
-            for source in sources
-        ]
-    return edges
+        members.setdefault(group[learner["name"]], []).append(learner)
+    colours = {learner["name"]: index % 8 for index, learner in enumerate(learners)}
+
+    def merged(part: Literal["rationales", "imitates"], variants: Sequence[LearnerResult]) -> list[str]:
+        return list(dict.fromkeys(group.get(source, source) for variant in variants for source in variant[part]))
+
+    return [
+        Node(
+            name,
+            variants[0]["model"],
+            merged("rationales", variants),
+            merged("imitates", variants),
+            _told(variants),
+            colours[variants[0]["name"]],
+        )
+        for name, variants in members.items()
+    ]
+
+
+def _told(variants: Sequence[LearnerResult]) -> str:
+    if len(variants) > 1:
+        return f"{len(variants)} variants"
+    accuracy = variants[0]["accuracy"]
+    return "" if accuracy is None else f"{100 * accuracy:.1f} %"
+
+
+def _edges(nodes: Sequence[Node]) -> list[Edge]:
+    return [
+        Edge(source, node.name, source in node.rationales, source in node.imitates)
+        for node in nodes
+        for source in dict.fromkeys([*node.rationales, *node.imitates])
+    ]
 
 
 def _layers(names: Sequence[str], edges: Sequence[Edge]) -> tuple[list[list[Slot]], dict[Edge, list[Slot]]]:
@@ -163,17 +206,16 @@ def _source_box(name: str, centre: tuple[float, float], upright: bool) -> str:
     )
 
 
-def _box(learner: LearnerResult, index: int, centre: tuple[float, float], upright: bool) -> str:
+def _box(node: Node, centre: tuple[float, float], upright: bool) -> str:
     x, y = _corner(centre, upright)
-    accuracy = "" if learner["accuracy"] is None else f"{100 * learner['accuracy']:.1f} %"
-    model = learner["model"].rsplit("/", 1)[-1]
+    model = node.model.rsplit("/", 1)[-1]
     return (
-        f"<g><title>{escape(learner['name'])}: {escape(learner['model'])}</title>"
+        f"<g><title>{escape(node.name)}: {escape(node.model)}</title>"
         f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="var(--card)" stroke="var(--line)"/>'
-        f'<rect x="{x:g}" y="{y + 10:g}" width="4" height="{HEIGHT - 20}" rx="2" fill="var(--c{index % 8})"/>'
-        + _text(x + 14, y + 23, _clip(learner["name"], 17), "start", 14, 600)
-        + _text(x + 14, y + 41, _clip(model, 15 if accuracy else 23), "start", 11.5, 400, "var(--muted)")
-        + _text(x + WIDTH - 12, y + 41, accuracy, "end", 13, 600)
+        f'<rect x="{x:g}" y="{y + 10:g}" width="4" height="{HEIGHT - 20}" rx="2" fill="var(--c{node.colour})"/>'
+        + _text(x + 14, y + 23, _clip(node.name, 19), "start", 14, 600)
+        + _text(x + 14, y + 41, _clip(model, max(6, 23 - len(node.told))), "start", 11.5, 400, "var(--muted)")
+        + _text(x + WIDTH - 12, y + 41, node.told, "end", 13 if "%" in node.told else 11.5, 600)
         + "</g>"
     )
 

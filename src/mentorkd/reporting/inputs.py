@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mentorkd.records import AnswerKind, Prediction, Question, Rationale
-from mentorkd.reporting.schema import TeacherAccount
+from mentorkd.reporting.schema_run import TeacherAccount
 
-__all__ = ["LearnerInfo", "ReportInputs", "TaskInfo"]
+__all__ = ["LearnerInfo", "ReportInputs", "StageCost", "TaskInfo"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,20 +31,53 @@ class LearnerInfo:
     model: str
     """A few words for people; two models may share them."""
     model_key: str
-    """Equal for learners that start from the same model: only those make a headline."""
+    """Equal for learners that start from the same model: only those make a headline or a decomposition."""
     rationales: Sequence[str]
-    soft_labels: str | None = None
+    """Empty for a model that is not trained."""
+    imitates: Mapping[str, float] = field(default_factory=dict)
+    """Mentor -> share of its soft labels."""
+    objective: str = "rationale"
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    """Source -> how its rationales are filtered for this learner; plain values."""
     kd_weight: float | None = None
     temperature: float | None = None
     parameters: int | None = None
     select_on: Literal["validation", "test", "last"] = "validation"
     """Where its epoch was chosen in truth: `last` where there was nothing to choose from."""
+    rows: Sequence[int] = ()
+    """Training rows, by seed; so in the next four."""
     updates: Sequence[int] = ()
-    """Optimiser updates, by seed."""
+    """Optimiser updates."""
+    target_tokens: Sequence[int] = ()
+    """Target tokens trained on, repetitions included."""
+    epochs: Sequence[float] = ()
+    """Passes over the rows."""
+    validation: Sequence[float | None] = ()
+    """Validation accuracy at the chosen epoch."""
+    swept: Mapping[str, Any] = field(default_factory=dict)
+    """The values of the recipe's sweep that make this variant, by key."""
+    variant_of: str | None = None
+    """The recipe's learner that this is a variant of."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Plain values that a fair comparison holds equal: how it was trained and asked."""
     distillation: Mapping[str, Any] = field(default_factory=dict)
     """Further plain values that only a learner with soft labels has."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageCost:
+    """What a stage took, and the stages it stands on."""
+
+    kind: str
+    """annotate, train, augment, score, evaluate, ..."""
+    learner: str | None = None
+    seed: int | None = None
+    needs: Sequence[str] = ()
+    """Names of the stages it reads from."""
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    tokens: int | None = None
+    peak_memory_mb: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +94,10 @@ class ReportInputs:
     """The test questions."""
     predictions: Mapping[tuple[str, int], Sequence[Prediction]]
     """One prediction for each test question, or none at all."""
+    headline: Sequence[tuple[str, str]] | None = None
+    """Pairs to lead the comparisons with; None lets the graph of learners decide."""
+    match: Literal["updates", "epochs", "tokens"] | None = "updates"
+    """What the recipe holds equal between arms; None where there is no one recipe."""
     metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Rows of metrics.jsonl: `step`, `epoch`, `loss`, `ce`, `divergence`, `learning_rate`, `validation_accuracy`; all
     but `step` may be absent or null."""
@@ -68,10 +105,16 @@ class ReportInputs:
     """`source`, `seed`, `filter`, `before`, `after` and, where it applies, `learner`."""
     dropped: Sequence[Mapping[str, Any]] = ()
     """`learner`, `seed`, `reason`, `rows`."""
+    soft_labels: Sequence[Mapping[str, Any]] = ()
+    """The fields of `SoftLabelResult`."""
+    trials: Sequence[Mapping[str, Any]] = ()
+    """The fields of `Trial`."""
     rationales: Sequence[tuple[Question, Sequence[Rationale]]] = ()
     """Training questions with rationales of the teacher and the mentors, to be looked at."""
-    costs: Sequence[Mapping[str, Any]] = ()
-    """`stage`, `learner`, `seed`, `seconds`, `tokens`, `peak_memory_mb`; all but `stage` may be absent or null."""
+    stages: Mapping[str, StageCost] = field(default_factory=dict)
+    """The finished stages by name."""
+    serving: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
+    """Names of the stages that train and test a learner, its own or shared ones."""
     teacher: TeacherAccount | None = None
     """What a teacher that was asked did and cost."""
     faults: Sequence[str] = ()

@@ -5,21 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from mentorkd.reporting.schema import Example, Results
-from mentorkd.reporting.tables import format_share, learner_rows, markdown_table, plain_markdown
+from mentorkd.reporting.schema import Results
+from mentorkd.reporting.schema_details import Example
+from mentorkd.reporting.sections import (
+    decomposition_rows,
+    fairness_rows,
+    pair_rows,
+    soft_label_rows,
+    spent_rows,
+    sweep_rows,
+    trial_rows,
+)
+from mentorkd.reporting.tables import learner_rows, markdown_table, plain_markdown
 from mentorkd.reporting.views import (
     cost_rows,
     cut_lines,
     dropped_lines,
-    format_points,
     funnel_rows,
     manifest_rows,
     settings_rows,
+    shared_settings,
     teacher_rows,
 )
-from mentorkd.statistics import format_p
 
-__all__ = ["render_markdown"]
+__all__ = ["METHOD", "SOFT_LABELS", "SPENT", "render_markdown"]
 
 FEW = 5
 
@@ -43,17 +52,29 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
     if results["comparisons"]:
         parts += [
             "## Comparisons",
-            markdown_table(_pairs(results)),
+            markdown_table(pair_rows(results)),
             "Points = percentage points of accuracy. " + METHOD,
         ]
+    for found in results["decompositions"]:
+        parts += [
+            f"## Where the gain comes from: {plain_markdown(found['model'])}",
+            f"{plain_markdown(found['statement'])}.",
+            markdown_table(decomposition_rows(found)),
+            *(f"Not told: {plain_markdown(line)}." for line in found["missing"]),
+        ]
     parts += [f"![{title}]({file})" for title, file in plots.items()]
-    for title, rows in (
-        ("Settings", settings_rows(results)),
-        ("Rationales through the filters", funnel_rows(results)),
-        ("Cost", cost_rows(results)),
+    for title, rows, note in (
+        ("Sweep", sweep_rows(results), ""),
+        ("Search", trial_rows(results), "Settings tried, on validation questions alone."),
+        ("Equal terms", fairness_rows(results), "How long each arm was trained, and how often it could be chosen."),
+        ("Settings", settings_rows(results), _shared(results)),
+        ("Rationales through the filters", funnel_rows(results), ""),
+        ("Soft labels", soft_label_rows(results), SOFT_LABELS),
+        ("Cost of a learner", spent_rows(results), SPENT),
+        ("Cost of the stages", cost_rows(results), ""),
     ):
         if rows:
-            parts += [f"## {title}", markdown_table(rows)]
+            parts += [f"## {title}", markdown_table(rows), *([note] if note else [])]
     parts += _listed(
         "The teacher", [f"{name}: {text}" for name, text in teacher_rows(results["run"]["teacher"]).items()]
     )
@@ -71,27 +92,27 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+SOFT_LABELS = (
+    "Mentor and trained student on the same target tokens, a sample of the student's training rows; nats per token at "
+    "temperature 1."
+)
+
+SPENT = (
+    "Mean over seeds. What a learner stands on (the teacher's rationales, its mentors' training, writing and scoring) is "
+    "counted in full, as if it were made for this learner alone."
+)
+
+
+def _shared(results: Results) -> str:
+    """The settings that no learner has for itself, in a line."""
+    told = ", ".join(f"{name} {value}" for name, value in shared_settings(results).items())
+    return plain_markdown(f"The same for all trained learners: {told}.") if told else ""
+
+
 METHOD = (
     "Interval: paired bootstrap over questions, all seeds of a question together. p: exact sign-flip test over "
     "questions (McNemar's with one seed), corrected by Holm over all pairs. Both are widened where seeds disagree."
 )
-
-
-def _pairs(results: Results) -> list[dict[str, str]]:
-    return [
-        {
-            "pair": f"{row['a']} − {row['b']}",
-            "difference in points [95 %]": format_points(row["difference"])
-            + " [{}, {}]".format(*map(format_points, row["interval"])),
-            "p": format_p(row["p_adjusted"]),
-            "verdict": {"a_better": f"{row['a']} is better", "b_better": f"{row['b']} is better"}.get(
-                row["outcome"], "no difference can be shown"
-            ),
-            "only one right": f"{row['only_a']} : {row['only_b']}",
-            "detectable": format_share(row["detectable"]) if row["detectable"] <= 1 else "none",
-        }
-        for row in results["comparisons"]
-    ]
 
 
 def _listed(title: str, lines: Sequence[str]) -> list[str]:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
+from mentorkd.reporting.decomposition import PART_NAMES
+from mentorkd.reporting.drawing import PALETTE
 from mentorkd.reporting.graph import draw_graph
-from mentorkd.reporting.plots import MOST_PAIRS, PALETTE
-from mentorkd.reporting.schema import ComparisonResult, LearnerResult, Results
-from mentorkd.reporting.tables import format_share, learns_from
+from mentorkd.reporting.plots import MOST_PAIRS
+from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
+from mentorkd.reporting.sections import (
+    fairness_rows,
+    formula,
+    soft_label_rows,
+    spent_rows,
+    sweep_rows,
+    trial_rows,
+)
+from mentorkd.reporting.tables import format_share, learns_from, soft_labels_of
 from mentorkd.reporting.views import (
     axis,
     cost_rows,
@@ -22,15 +33,18 @@ from mentorkd.reporting.views import (
     funnel_rows,
     manifest_rows,
     settings_rows,
+    shared_settings,
+    shown_learners,
     teacher_rows,
+    waterfall,
 )
 from mentorkd.statistics import format_p
 
 __all__ = ["render_page"]
 
 
-def render_page(results: Results, curves: Mapping[str, str]) -> str:
-    """The page; `curves` maps a panel's name to its SVG."""
+def render_page(results: Results, plots: Mapping[str, str]) -> str:
+    """The page; `plots` maps a plot's name to its SVG."""
     environment = Environment(
         loader=PackageLoader("mentorkd.reporting", "."),
         autoescape=True,
@@ -44,6 +58,7 @@ def render_page(results: Results, curves: Mapping[str, str]) -> str:
         "points": format_points,
         "share": format_share,
         "learns_from": learns_from,
+        "soft_labels_of": soft_labels_of,
     }
     comparison = results["headline"]["comparison"]
     return environment.get_template("template.html.jinja").render(
@@ -53,11 +68,23 @@ def render_page(results: Results, curves: Mapping[str, str]) -> str:
         headline=None if comparison is None else _headline(results["comparisons"][comparison], results),
         accuracies=_accuracies(results["learners"]),
         cut=cut_lines(results),
-        forest=_forest(results["comparisons"]),
+        learners=shown_learners(results),
+        forest=_forest(results["comparisons"][:MOST_PAIRS]),
+        more_forest=_forest(results["comparisons"][MOST_PAIRS:]),
+        breakable=_breakable,
         graph=Markup(draw_graph(results["learners"])),
         upright=Markup(draw_graph(results["learners"], upright=True)),
-        curves=[Markup(svg) for svg in curves.values()],
+        curves=[Markup(svg) for name, svg in plots.items() if name.startswith("curves-")],
+        gains=[_gain(found, results) for found in results["decompositions"]],
+        sweep=sweep_rows(results),
+        sweep_plots=[Markup(svg) for name, svg in plots.items() if name.startswith("sweep")],
+        trials=trial_rows(results),
+        fairness=fairness_rows(results),
+        soft_labels=soft_label_rows(results),
+        spent=spent_rows(results),
+        cost_plot=Markup(plots["cost"]) if "cost" in plots else None,
         settings=settings_rows(results),
+        shared=shared_settings(results),
         funnel=funnel_rows(results),
         dropped=dropped_lines(results),
         costs=cost_rows(results),
@@ -65,6 +92,11 @@ def render_page(results: Results, curves: Mapping[str, str]) -> str:
         manifest=manifest_rows(results),
         colour={learner["name"]: f"var(--c{i % 8})" for i, learner in enumerate(results["learners"])},
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken before the values of a variant and behind their signs."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?=@)|(?<=[=,/])", name))
 
 
 def _headline(row: ComparisonResult, results: Results) -> dict[str, Any]:
@@ -104,6 +136,38 @@ def _forest(comparisons: list[ComparisonResult]) -> dict[str, Any]:
         "zero": _percent(0.0, low, high),
         "ticks": [(_percent(tick, low, high), format_points(tick).replace(".0", "")) for tick in ticks],
         "places": [_place(row["difference"], row["interval"], low, high) for row in comparisons],
+    }
+
+
+def _gain(found: Decomposition, results: Results) -> dict[str, Any]:
+    """The waterfall of a decomposition, on a scale of gains over the base."""
+    steps = waterfall(found)
+    ends = [start + bound for part, start in steps for bound in (*part["interval"], part["gain"])]
+    low, high, ticks = axis(ends)
+    return {
+        "found": found,
+        "base": next(learner["accuracy"] for learner in results["learners"] if learner["name"] == found["base"]),
+        "zero": _percent(0.0, low, high),
+        "ticks": [(_percent(tick, low, high), format_points(tick).replace(".0", "")) for tick in ticks],
+        "rows": [_step(part, start, low, high) for part, start in steps],
+    }
+
+
+def _step(part: GainPart, start: float, low: float, high: float) -> dict[str, Any]:
+    shown = not part["interval"][0] <= 0 <= part["interval"][1]
+    tone = ("good" if part["gain"] > 0 else "bad") if shown else "unclear"
+    left, right = sorted(_percent(start + gain, low, high) for gain in (0.0, part["gain"]))
+    first, last = (_percent(start + bound, low, high) for bound in part["interval"])
+    return {
+        "part": part,
+        "name": PART_NAMES[part["part"]],
+        "tone": "whole" if part["part"] == "total" and shown else tone,
+        "left": left,
+        "width": round(right - left, 3),
+        "low": first,
+        "span": round(last - first, 3),
+        "end": _percent(start + part["gain"], low, high),
+        "formula": formula(part["arms"]),
     }
 
 

@@ -1,26 +1,28 @@
-"""Forest plot and learning curves by matplotlib, as SVG whose text is text and whose colours are CSS variables.
-
-Deterministic: fixed hash salts, no metadata. Inside the page a plot takes the page's colours, light or dark; as a file
-of its own `standalone` gives it the same colours by a style sheet inside.
-"""
+"""The report's plots, each as one SVG element; `drawing` says how."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from html import escape
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mentorkd.reporting.schema import ComparisonResult, Curve, LearnerResult
+from mentorkd.reporting.decomposition import PART_NAMES
+from mentorkd.reporting.drawing import MARKS, drawing, new_figure, to_svg
+from mentorkd.reporting.schema import ComparisonResult, Decomposition, LearnerResult, Results
+from mentorkd.reporting.schema_details import Curve
+from mentorkd.reporting.sections import Sweep, sweeps_of
+from mentorkd.reporting.views import format_seconds, format_setting, shown_learners, waterfall
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = ["CURVE_PANELS", "MOST_PAIRS", "PALETTE", "draw_curves", "draw_forest", "standalone"]
+__all__ = [
+    "CURVE_PANELS",
+    "MOST_PAIRS",
+    "draw_cost",
+    "draw_curves",
+    "draw_decomposition",
+    "draw_forest",
+    "draw_plots",
+    "draw_sweep",
+]
 
 MOST_PAIRS = 15
 """Pairs in the forest plot; the table has all of them."""
@@ -31,35 +33,37 @@ CURVE_PANELS = {
     "divergence": "Divergence from the mentor per target token",
 }
 
-PALETTE = {
-    "light": {
-        "ink": "#1c2024", "muted": "#626b75", "line": "#e3e5e8", "edge": "#9aa3ad", "card": "#ffffff",
-        "paper": "#fbfbfa", "accent": "#2456a6", "good": "#1f7a4d", "bad": "#b3402e",
-        "c0": "#7a5aa6", "c1": "#c2702a", "c2": "#2456a6", "c3": "#2b8c78",
-        "c4": "#b34a6f", "c5": "#8a7a24", "c6": "#4f6d8a", "c7": "#7d6154",
-    },
-    "dark": {
-        "ink": "#e6e8ea", "muted": "#9aa3ad", "line": "#2c3238", "edge": "#6d7781", "card": "#1b1f23",
-        "paper": "#14171a", "accent": "#7fb0f5", "good": "#6cc796", "bad": "#f08a78",
-        "c0": "#b59be0", "c1": "#e8a062", "c2": "#7fb0f5", "c3": "#68c7b2",
-        "c4": "#e88fb0", "c5": "#cdbd62", "c6": "#9db7d1", "c7": "#c4a596",
-    },
-}  # fmt: skip
-"""The colours of the report by CSS variable, for both schemes; c0 to c7 are the learners'."""
 
-# matplotlib knows no CSS variables: it draws with these marks, which are replaced in its output.
-MARKS = {name: f"#0000{index + 1:02x}" for index, name in enumerate(PALETTE["light"])}
+def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
+    """All plots of a report that have something to show: file name without its ending -> (title, SVG)."""
+    colour = {learner["name"]: MARKS[f"c{index % 8}"] for index, learner in enumerate(results["learners"])}
+    accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
+    plots: dict[str, tuple[str, str | None]] = {}
+    if results["comparisons"]:
+        plots["forest"] = "Paired differences", draw_forest(results["comparisons"])
+    for number, found in enumerate(results["decompositions"]):
+        name = "decomposition" + (f"-{number + 1}" if number else "")
+        title = "Where the gain comes from" + (f" ({number + 1})" if number else "")
+        plots[name] = title, draw_decomposition(found, accuracy[found["base"]] or 0.0)
+    for number, sweep in enumerate(sweeps_of(results)):
+        plots["sweep" + (f"-{number + 1}" if number else "")] = f"Sweep of {sweep.key}", draw_sweep(sweep, colour)
+    shown = {learner["name"] for learner in shown_learners(results)}
+    curves = [curve for curve in results["curves"] if curve["learner"] in shown]
+    for panel, title in CURVE_PANELS.items():
+        plots[f"curves-{panel}"] = title, draw_curves(curves, results["learners"], panel)
+    plots["cost"] = "Accuracy against cost", draw_cost(results, colour)
+    return {name: (title, svg) for name, (title, svg) in plots.items() if svg is not None}
 
 
 def draw_forest(comparisons: Sequence[ComparisonResult]) -> str:
     """Paired differences with intervals, one row each; a filled point marks a shown difference."""
     rows = list(comparisons[:MOST_PAIRS])
-    with _drawing("forest"):
+    with drawing("forest"):
         return _forest(rows)
 
 
 def _forest(rows: Sequence[ComparisonResult]) -> str:
-    figure, axes = _figure(6.6, 0.9 + 0.34 * len(rows))
+    figure, axes = new_figure(6.6, 0.9 + 0.34 * len(rows))
     axes.axvline(0, color=MARKS["edge"], linewidth=1)
     for place, row in enumerate(rows):
         low, high = (100 * bound for bound in row["interval"])
@@ -73,7 +77,7 @@ def _forest(rows: Sequence[ComparisonResult]) -> str:
     axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("difference of accuracy in points, 95 % interval")
-    return _svg(figure, "Forest plot of paired differences")
+    return to_svg(figure, "Forest plot of paired differences")
 
 
 def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], panel: str) -> str | None:
@@ -88,12 +92,12 @@ def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], pane
             lines.append((curve["learner"], known))
     if not lines:
         return None
-    with _drawing(f"curves-{panel}"):
+    with drawing(f"curves-{panel}"):
         return _curves(lines, colour, panel)
 
 
 def _curves(lines: Sequence[tuple[str, list[tuple[float, float]]]], colour: Mapping[str, str], panel: str) -> str:
-    figure, axes = _figure(5.2, 3.3)
+    figure, axes = new_figure(5.2, 3.3)
     seen: set[str] = set()
     several = len(lines) > len({name for name, _ in lines})
     for name, known in lines:
@@ -113,75 +117,135 @@ def _curves(lines: Sequence[tuple[str, list[tuple[float, float]]]], colour: Mapp
     axes.set_title(CURVE_PANELS[panel], loc="left", fontsize=10.5, color=MARKS["ink"])
     if panel == "accuracy":
         axes.set_ylim(0, max(10.0, 1.05 * max(value for _, known in lines for _, value in known)))
-    columns = max(1, min(4, int(72 * 5.2 / (28 + 5.2 * max(map(len, seen))))))
-    figure.set_figheight(3.0 + 0.2 * math.ceil(len(seen) / columns))
+    _legend(figure, list(seen))
+    return to_svg(figure, CURVE_PANELS[panel])
+
+
+def draw_decomposition(found: Decomposition, base: float) -> str:
+    """A waterfall from the base's accuracy to that of the arm with all, with the interval of every part's gain."""
+    with drawing("decomposition"):
+        return _decomposition(found, base)
+
+
+def _decomposition(found: Decomposition, base: float) -> str:
+    steps = waterfall(found)
+    figure, axes = new_figure(6.6, 0.95 + 0.38 * (len(steps) + 1))
+    axes.plot([100 * base], [0], marker="o", markersize=6.5, color=MARKS["ink"])
+    for place, (part, start) in enumerate(steps, 1):
+        total = part["part"] == "total"
+        low, high = (100 * (base + start + bound) for bound in part["interval"])
+        end = 100 * (base + start + part["gain"])
+        shown = not part["interval"][0] <= 0 <= part["interval"][1]
+        colour = MARKS["muted"] if not shown else MARKS["good"] if part["gain"] > 0 else MARKS["bad"]
+        colour = MARKS["accent"] if total else colour
+        axes.barh(
+            [place], [end - 100 * (base + start)], left=[100 * (base + start)], height=0.5, color=colour, alpha=0.45
+        )
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="round")
+        axes.plot([end], [place], marker="o", markersize=5, color=colour)
+    axes.axvline(100 * base, color=MARKS["edge"], linewidth=1)
+    names = [found["base"], *(PART_NAMES[part["part"]] for part, _ in steps)]
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("accuracy in per cent, 95 % interval of each gain")
+    return to_svg(figure, "Where the gain comes from")
+
+
+def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str | None:
+    """Accuracy with interval against the swept value; `colour` maps learners to theirs. None where nothing is known."""
+    series = {
+        name: [(value, learner) for value, learner in points if learner["accuracy"] is not None]
+        for name, points in sweep.series.items()
+    }
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return None
+    with drawing(f"sweep-{sweep.key}"):
+        return _sweep(sweep, series, colour)
+
+
+def _sweep(sweep: Sweep, series: Mapping[str, Sequence[tuple[Any, LearnerResult]]], colour: Mapping[str, str]) -> str:
+    figure, axes = new_figure(5.2, 3.3)
+    values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    place = dict(zip(values, values if numbers else range(len(values)), strict=True))
+    if numbers and min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_xscale("log")
+    if not numbers or len(values) <= 12:
+        axes.set_xticks(list(place.values()), [format_setting(value) for value in values])
+        axes.minorticks_off()
+    for name, points in series.items():
+        points = sorted(points, key=lambda point: place[point[0]])
+        xs, tint = [place[value] for value, _ in points], colour[points[0][1]["name"]]
+        axes.plot(xs, [100 * (p["accuracy"] or 0) for _, p in points], color=tint, linewidth=1.6, label=name)
+        for x, (_, learner) in zip(xs, points, strict=True):
+            low, high = (100 * bound for bound in learner["interval"] or [0, 0])
+            axes.plot([x, x], [low, high], color=tint, linewidth=1.3, alpha=0.6)
+            face = MARKS["card"] if learner["on_test"] else tint
+            axes.plot(
+                [x], [100 * (learner["accuracy"] or 0)], marker="o", markersize=4.5, color=tint, markerfacecolor=face
+            )
+    for learner in sweep.references:
+        axes.axhline(
+            100 * (learner["accuracy"] or 0),
+            color=colour[learner["name"]],
+            linewidth=1.2,
+            linestyle="--",
+            label=learner["name"],
+        )
+    axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(sweep.key)
+    axes.set_title("Test accuracy (%), 95 % interval", loc="left", fontsize=10.5, color=MARKS["ink"])
+    _legend(figure, [*series, *(learner["name"] for learner in sweep.references)])
+    return to_svg(figure, f"Accuracy against {sweep.key}")
+
+
+def draw_cost(results: Results, colour: Mapping[str, str]) -> str | None:
+    """Accuracy against time: a line from what a learner took alone to what it took with all it stands on."""
+    learners = {learner["name"]: learner for learner in shown_learners(results) if learner["accuracy"] is not None}
+    known = [
+        (learners[row["learner"]], row["own_seconds"], row["whole_seconds"])
+        for row in results["run"]["spent"]
+        if row["learner"] in learners and row["own_seconds"] and row["whole_seconds"]
+    ]
+    if len(known) < 2:
+        return None
+    with drawing("cost"):
+        figure, axes = new_figure(5.2, 3.3)
+        for learner, own, whole in known:
+            tint, y = colour[learner["name"]], 100 * (learner["accuracy"] or 0)
+            low, high = (100 * bound for bound in learner["interval"] or [0, 0])
+            axes.plot([own, whole], [y, y], color=tint, linewidth=1.1, linestyle=":")
+            axes.plot([whole, whole], [low, high], color=tint, linewidth=1.3, alpha=0.6)
+            axes.plot([own], [y], marker="o", markersize=4.5, color=tint, markerfacecolor=MARKS["card"])
+            axes.plot([whole], [y], marker="o", markersize=5.5, color=tint, label=learner["name"])
+        times = [seconds for _, own, whole in known for seconds in (own, whole)]
+        axes.set_xscale("log")
+        ticks = [t for t in TIMES if min(times) / 1.6 <= t <= max(times) * 1.6]
+        axes.set_xlim(min([*times, *ticks]) / 1.15, max([*times, *ticks]) * 1.15)
+        axes.set_xticks(
+            ticks, [format_seconds(t).replace(" 0 s", "").replace(" 0 min", "").removesuffix(".0 s") for t in ticks]
+        )
+        axes.minorticks_off()
+        axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("time; hollow: its own, filled: with all it stands on")
+        axes.set_title("Test accuracy (%), 95 % interval", loc="left", fontsize=10.5, color=MARKS["ink"])
+        _legend(figure, [learner["name"] for learner, _, _ in known])
+        return to_svg(figure, "Accuracy against cost")
+
+
+TIMES = [1, 3, 10, 30, 60, 180, 600, 1800, 3600, 3 * 3600, 10 * 3600, 30 * 3600, 100 * 3600, 300 * 3600]
+"""Ticks of a time axis, in seconds."""
+
+
+def _legend(figure: Any, names: Sequence[str]) -> None:
+    """A legend below the axes, in as many columns as fit; the figure grows by its rows."""
+    columns = max(1, min(4, int(72 * 5.2 / (28 + 5.2 * max(map(len, names))))))
+    figure.set_figheight(3.0 + 0.2 * math.ceil(len(names) / columns))
     figure.legend(
         loc="outside lower center", ncols=columns, frameon=False, labelcolor=MARKS["ink"], handlelength=1.2, fontsize=9
     )
-    return _svg(figure, CURVE_PANELS[panel])
-
-
-def standalone(svg: str) -> str:
-    """The SVG as a file of its own: with its namespaces and the colours of both schemes."""
-    light, dark = ("".join(f"--{name}:{value};" for name, value in PALETTE[scheme].items()) for scheme in PALETTE)
-    style = (
-        f"<style>svg{{{light}--sans:system-ui,sans-serif;background:var(--paper)}}"
-        f"@media (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
-    )
-    head, rest = svg.split(">", 1)
-    spaces = ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    head = re.sub(r' xmlns(:xlink)?="[^"]*"', "", head)
-    return f"{head}{spaces}>{style}{rest}\n"
-
-
-@contextmanager
-def _drawing(salt: str) -> Iterator[None]:
-    """matplotlib's defaults (not the user's matplotlibrc) with our settings, for as long as a plot is drawn."""
-    import matplotlib as mpl
-
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(
-            {
-                "svg.fonttype": "none",
-                "svg.hashsalt": f"mentorkd-{salt}",
-                "text.parse_math": False,
-                "font.size": 9.5,
-                "axes.edgecolor": MARKS["edge"],
-                "axes.labelcolor": MARKS["muted"],
-                "xtick.color": MARKS["edge"],
-                "ytick.color": MARKS["edge"],
-                "xtick.labelcolor": MARKS["muted"],
-                "ytick.labelcolor": MARKS["muted"],
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-            }
-        )
-        yield
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _svg(figure: Figure, label: str) -> str:
-    """The drawing as one `<svg>` element that can stand in a page: no prolog, no global style, only ids in use."""
-    buffer = io.StringIO()
-    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
-    text = buffer.getvalue()
-    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    body = re.sub(r' id="[\w.]+_\d+"', "", body)
-    body = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", body)
-    for name, mark in MARKS.items():
-        body = body.replace(mark, f"var(--{name})")
-    body = re.sub(r"\s*\n\s*", " ", body).strip()
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
-    head = (
-        f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" style="stroke-linejoin:round;stroke-linecap:butt">'
-    )
-    return head + body[body.index(">") + 1 :]

@@ -9,31 +9,26 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from mentorkd.records import AnswerKind, Verdict
+from mentorkd.records import AnswerKind
+from mentorkd.reporting.schema_details import Curve, DroppedRows, Examples, FilterCount
+from mentorkd.reporting.schema_run import RunFacts
 
 __all__ = [
     "SCHEMA",
     "Bounds",
     "ComparisonResult",
-    "Cost",
-    "Curve",
-    "DroppedRows",
-    "Example",
-    "ExampleAnswer",
-    "Examples",
-    "FilterCount",
+    "Decomposition",
+    "GainPart",
     "Headline",
     "LearnerResult",
     "Results",
-    "RunFacts",
     "SeedResult",
+    "SoftLabelResult",
     "TaskResult",
-    "TeacherAccount",
-    "TrainingPoint",
-    "ValidationPoint",
+    "Trial",
 ]
 
-SCHEMA = "mentorkd.results/1"
+SCHEMA = "mentorkd.results/2"
 """Value of `Results.schema`; the number rises when a field changes its meaning or goes away."""
 
 Bounds = list[float]
@@ -85,20 +80,41 @@ class LearnerResult(TypedDict):
     """The model it was trained from."""
     parameters: int | None
     """Number of weights; null where unknown."""
-    role: Literal["mentor", "student", "baseline"]
-    """mentor: another learner learns from it; student: learns from a mentor; baseline: from the teacher alone."""
+    role: Literal["mentor", "student", "baseline", "untrained"]
+    """mentor: another learner learns from it; student: learns from a mentor; baseline: from the teacher or the gold answers
+    alone; untrained: from nobody, the model as it is."""
     rationales: list[str]
-    """Whom it learns text from."""
-    soft_labels: str | None
-    """Whose token distributions it imitates."""
+    """Whom it learns text from; empty for a model as it is."""
+    imitates: dict[str, float]
+    """Whose token distributions it imitates, with their shares (they add up to 1); empty without soft labels."""
+    objective: str
+    """What it minimises: rationale, step_by_step or mcc."""
     kd_weight: float | None
     """w of (1 - w) CE + w KL; null without soft labels."""
     temperature: float | None
     """Softmax temperature of the divergence; null without soft labels."""
     select_on: Literal["validation", "test", "last"]
     """Where its epoch was chosen; last: nowhere, it has the weights of its last epoch."""
+    on_test: bool
+    """Whether the test set had a part in it: its epoch was chosen there, or that of a learner it learns from."""
+    validation: float | None
+    """Validation accuracy at the chosen epoch, mean over seeds; null where nothing was validated."""
+    swept: dict[str, Any]
+    """Values of the recipe's `sweep` that make this variant, by key; empty outside a sweep."""
+    variant_of: str | None
+    """The recipe's learner that this is a variant of; null outside a sweep."""
+    leads: bool
+    """Whether it is shown for its variants: the best of them on validation questions; true outside a sweep."""
+    arm: bool
+    """Whether it is compared with others on equal terms: trained, and named by no other learner."""
+    rows: list[int]
+    """Training rows, one number for each seed it was trained with; so in the next three."""
     updates: list[int]
-    """Optimiser updates, one number for each seed of the recipe."""
+    """Optimiser updates."""
+    target_tokens: list[int]
+    """Target tokens trained on, repetitions included."""
+    epochs: list[float]
+    """Passes over the rows."""
     settings: dict[str, Any]
     """How it was trained and asked, by the recipe's names; a fair comparison holds these equal."""
     distillation: dict[str, Any]
@@ -145,7 +161,11 @@ class ComparisonResult(TypedDict):
     questions: int
     """Test questions compared."""
     seeds: list[int]
-    """Seeds that both learners have."""
+    """Seeds that both learners have; of `a`, where they have none in common."""
+    paired_with: list[int]
+    """Seeds of `b`, each beside the one of `a`: the same, but where they have none in common (runs compared)."""
+    on_test: bool
+    """Whether the test set had a part in either learner."""
     outcome: Literal["a_better", "b_better", "unclear"]
     """Decided by `p_adjusted` < 0.05 and an interval without 0, both."""
     verdict: str
@@ -163,190 +183,93 @@ class Headline(TypedDict):
     """Index into `comparisons`; null where the recipe holds no student with its baseline."""
 
 
-class FilterCount(TypedDict):
-    """What one filter took from one source's rationales."""
+class GainPart(TypedDict):
+    """One part of a decomposition: a weighted sum of accuracies."""
 
-    learner: str | None
-    """The learner whose training rows these are; null where the filter serves all."""
-    source: str
-    """The teacher or the learner that wrote the rationales."""
-    seed: int | None
-    """The seed, null where it plays no part."""
-    filter: str
-    """The filter's name, in the order of application."""
-    before: int
-    """Rationales that reached it."""
-    after: int
-    """Rationales it kept."""
+    part: Literal["more_updates", "rationales", "soft_labels", "interaction", "total"]
+    """What was added. interaction: what both together bring beyond their sum; total: everything against the base."""
+    arms: dict[str, int]
+    """The sum: learner -> weight."""
+    gain: float
+    """The sum's value, a share; mean over seeds."""
+    interval: Bounds
+    """Paired bootstrap interval over questions, widened by variation between seeds."""
+    note: str | None
+    """What else differs between these arms than the part says; null where nothing does."""
 
 
-class DroppedRows(TypedDict):
-    """Training rows that were dropped because they did not fit."""
+class Decomposition(TypedDict):
+    """Where a student's gain comes from: arms of one model, told by what they learn from. The parts but `total` add up."""
 
-    learner: str
-    """The learner that would have trained on them."""
-    seed: int | None
-    """The seed."""
-    reason: str
-    """Why they were dropped."""
-    rows: int
-    """How many."""
-
-
-class TrainingPoint(TypedDict):
-    """Losses per target token; the mean of neighbouring rows of `metrics.jsonl` where there were too many to draw."""
-
-    step: int
-    """Optimiser updates so far (the last of the rows averaged)."""
-    epoch: float | None
-    """Passes over the training rows so far."""
-    loss: float | None
-    """What was minimised."""
-    ce: float | None
-    """Its cross-entropy part."""
-    divergence: float | None
-    """Its divergence from the mentor."""
-
-
-class ValidationPoint(TypedDict):
-    """A validation during training."""
-
-    step: int
-    """Optimiser updates so far."""
-    epoch: float | None
-    """Passes over the training rows so far."""
-    accuracy: float
-    """Share of validation questions answered rightly."""
+    model: str
+    """The model of all arms."""
+    base: str
+    """The arm that learns from the teacher alone."""
+    longer: str | None
+    """The arm that does so for more updates; null where `base` has as many as the others."""
+    rationales: str | None
+    """The arm with mentor rationales; null where the recipe has none."""
+    soft_labels: str | None
+    """The arm with soft labels on the teacher's text alone; null where the recipe has none."""
+    both: str
+    """The arm with both."""
+    parts: list[GainPart]
+    """The parts that these arms can tell."""
+    statement: str
+    """The parts in a sentence."""
+    missing: list[str]
+    """What cannot be told, and the arm that would tell it."""
+    questions: int
+    """Test questions."""
+    seeds: list[int]
+    """Seeds that all arms have."""
 
 
-class Curve(TypedDict):
-    """How one model was trained."""
+class SoftLabelResult(TypedDict):
+    """How a mentor and its student see the same target tokens, after training. In nats, at temperature 1."""
 
     learner: str
-    """The learner."""
+    """The student."""
     seed: int
     """The seed."""
-    training: list[TrainingPoint]
-    """Losses, by step."""
-    validation: list[ValidationPoint]
-    """Validations, by step."""
+    mentor: str
+    """The mentor; one row for each of several."""
+    rationales: int
+    """Training rationales sampled."""
+    tokens: int
+    """Their target tokens: all numbers here are means over these."""
+    mentor_nll: float | None
+    """Negative log-likelihood of the targets under the mentor; null where `top_k` labels do not tell."""
+    student_nll: float
+    """The same under the student."""
+    mentor_entropy: float | None
+    """Entropy of the mentor's distributions; null for `top_k` labels, which know it at their own temperature only."""
+    student_entropy: float
+    """Entropy of the student's."""
+    agreement: float
+    """Share of tokens whose likeliest token is the same for both."""
 
 
-class ExampleAnswer(TypedDict):
-    """One text about an example's question."""
+class Trial(TypedDict):
+    """One setting tried in a search, on validation questions alone."""
 
-    source: str
-    """The learner (or the teacher) that wrote it."""
-    verdict: Verdict
-    """correct, wrong or no_answer."""
-    predicted: str | None
-    """The answer found in the text."""
-    text: str
-    """The whole text."""
-
-
-class Example(TypedDict):
-    """A question with what several sources wrote about it."""
-
-    question_id: str
-    """Content id of the question."""
-    question: str
-    """Its text."""
-    answer: str
-    """Its gold answer."""
-    answers: list[ExampleAnswer]
-    """The texts, in the recipe's order of learners."""
-
-
-class Examples(TypedDict):
-    """A capped, fixed choice of examples, taken in turn from each kind so that gains and losses both show."""
-
-    title: str
-    """What the examples have in common."""
-    note: str
-    """How they were chosen and how many there are in all."""
-    total: int
-    """Questions that qualify."""
-    entries: list[Example]
-    """Those shown."""
-
-
-class Cost(TypedDict):
-    """What a stage took."""
-
-    stage: str
-    """annotate, train, augment, score or evaluate."""
-    learner: str | None
-    """The learner it served."""
-    seed: int | None
-    """The seed."""
-    seconds: float | None
-    """Wall-clock time."""
-    tokens: int | None
-    """Tokens trained on or generated."""
-    peak_memory_mb: float | None
-    """Peak memory in MB, of the accelerator where there is one."""
-
-
-class TeacherAccount(TypedDict):
-    """What a teacher that was asked did, and cost. Tokens, requests and dollars are of all runs of this folder."""
-
-    questions: int
-    """Questions it was asked."""
-    solved: int
-    """Questions with a right rationale at least."""
-    samples: int
-    """Rationales it was asked for."""
-    replies: int
-    """Samples that got a reply."""
-    correct: int
-    """Replies whose answer is right."""
-    accuracy: float | None
-    """`correct` / `replies`; null without replies."""
-    cut: int
-    """Replies cut at `max_tokens`."""
-    refused: int
-    """Replies refused by the model or by a content filter."""
-    empty: int
-    """Replies without reasoning."""
-    malformed: int
-    """Replies that could not be read and were asked for again, in this run."""
-    lost: int
-    """Samples given up without a reply."""
-    kept: int
-    """Rationales that training took, the most of any learner."""
-    requests: int
-    """Requests sent, retries among them; texts generated, for a local teacher."""
-    cached: int
-    """Answers that this run had without a request."""
-    input_tokens: int
-    """Tokens of the prompts."""
-    output_tokens: int
-    """Tokens of the replies."""
-    dollars: float | None
-    """What it cost at the recipe's price; null without one."""
-    unsure_dollars: float | None
-    """The part of `dollars` of requests whose outcome was never learnt, counted at its most."""
-    dollars_per_kept: float | None
-    """`dollars` / `kept`."""
-
-
-class RunFacts(TypedDict):
-    """What this run took and where it ran: `run.json`."""
-
-    costs: list[Cost]
-    """One row for each stage, learner and seed."""
-    teacher: TeacherAccount | None
-    """What the teacher did and cost; null for recorded rationales."""
-    manifest: dict[str, Any]
-    """Versions, host, git state and command, as the run folder's manifest has them."""
+    learner: str
+    """The learner searched for."""
+    seed: int
+    """The seed it was tried with."""
+    values: dict[str, Any]
+    """The settings, by the recipe's names."""
+    validation: float | None
+    """Validation accuracy."""
+    chosen: bool
+    """Whether the learner was trained with it."""
 
 
 class Results(TypedDict):
     """Everything the report shows. `results.json` holds all keys but `run`."""
 
     schema: str
-    """`mentorkd.results/1`."""
+    """`mentorkd.results/2`."""
     name: str
     """The recipe's name."""
     task: TaskResult
@@ -363,6 +286,14 @@ class Results(TypedDict):
     """The learners, in the recipe's order."""
     comparisons: list[ComparisonResult]
     """All pairs of learners that share a seed; headline pairs first."""
+    decompositions: list[Decomposition]
+    """Where the gain comes from, for every model whose arms can tell."""
+    soft_labels: list[SoftLabelResult]
+    """How mentors and students see the same tokens."""
+    match: Literal["updates", "epochs", "tokens"] | None
+    """What the recipe holds equal between arms; null where several runs are compared."""
+    trials: list[Trial]
+    """Settings tried by a search."""
     filters: list[FilterCount]
     """The way of the rationales from their sources into training."""
     dropped: list[DroppedRows]

@@ -5,18 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from mentorkd.recipe import GOLD
 from mentorkd.reporting.schema import Bounds, LearnerResult, Results
 
 __all__ = [
+    "comparisons_csv",
+    "csv_table",
+    "decomposition_csv",
     "format_share",
+    "latex_table",
     "learner_rows",
     "learners_csv",
     "learners_latex",
     "learns_from",
     "markdown_table",
+    "marked",
     "plain_markdown",
+    "soft_labels_of",
     "summary_rows",
 ]
 
@@ -36,9 +44,24 @@ def format_share(share: float | None, bounds: Bounds | None = None) -> str:
 
 
 def learns_from(learner: LearnerResult) -> str:
-    """`teacher, mentor + soft labels of mentor`."""
-    text = ", ".join(learner["rationales"])
-    return f"{text} + soft labels of {learner['soft_labels']}" if learner["soft_labels"] else text
+    """`teacher, mentor + soft labels of mentor`; `gold answers`; `nobody (as it is)`."""
+    if not learner["rationales"]:
+        return "nobody (as it is)"
+    text = ", ".join("gold answers" if source == GOLD else source for source in learner["rationales"])
+    if learner["imitates"]:
+        text += f" + soft labels of {soft_labels_of(learner)}"
+    return text if learner["objective"] == "rationale" else f"{text} ({learner['objective']})"
+
+
+def soft_labels_of(learner: LearnerResult) -> str:
+    """`mentor`, or `large 67 %, base 33 %`."""
+    shares = learner["imitates"]
+    return ", ".join(shares if len(shares) == 1 else (f"{name} {100 * share:.0f} %" for name, share in shares.items()))
+
+
+def marked(text: str, on_test: bool) -> str:
+    """The text with the mark of what was selected on test questions."""
+    return f"{text} (TEST)" if on_test else text
 
 
 def summary_rows(results: Results) -> list[dict[str, str]]:
@@ -54,8 +77,9 @@ def learner_rows(results: Results) -> list[dict[str, str]]:
             "learner": learner["name"],
             "model": learner["model"],
             "learns from": learns_from(learner),
-            "accuracy % [95 %]": format_share(learner["accuracy"], learner["interval"])
-            + (" (TEST)" if learner["select_on"] == "test" and learner["per_seed"] else ""),
+            "accuracy % [95 %]": marked(
+                format_share(learner["accuracy"], learner["interval"]), learner["on_test"] and bool(learner["per_seed"])
+            ),
             "± over seeds": format_share(learner["standard_error"]),
             "no answer %": format_share(learner["no_answer"]),
             "cut %": format_share(learner["cut"]),
@@ -78,35 +102,23 @@ def markdown_table(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join("| " + " | ".join(map(plain_markdown, row)) + " |" for row in cells)
 
 
-def learners_csv(results: Results) -> str:
-    """One row for each learner and seed, accuracies as shares at full precision."""
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with equal keys as CSV; null is empty."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["learner", "model", "seed", "questions", "correct", "no_answer", "cut", "accuracy", "low", "high"])
-    for learner in results["learners"]:
-        for row in learner["per_seed"]:
-            counts = [
-                row["seed"],
-                row["questions"],
-                row["correct"],
-                row["no_answer"],
-                row["cut"],
-                row["accuracy"],
-                *row["interval"],
-            ]
-            writer.writerow([learner["name"], learner["model"], *counts])
+    writer.writerow(list(rows[0]) if rows else [])
+    writer.writerows([["" if cell is None else cell for cell in row.values()] for row in rows])
     return file.getvalue()
 
 
-def learners_latex(results: Results) -> str:
-    """The table of learners for a paper that uses booktabs."""
-    rows = learner_rows(results)
+def latex_table(rows: Sequence[Mapping[str, str]], left: int) -> str:
+    """Rows with equal keys for a paper that uses booktabs; the first `left` columns are set left."""
     lines = [
         [re.sub(r"[\\&%$#_{}~^]", lambda m: LATEX[m[0]], cell) for cell in row]
-        for row in [list(rows[0]), *map(dict.values, rows)]
+        for row in [list(rows[0]), *(list(row.values()) for row in rows)]
     ]
-    body = [" & ".join(line).replace("±", r"$\pm$").replace("–", "--") + r" \\" for line in lines]
-    columns = "l" * 3 + "r" * (len(rows[0]) - 3)
+    body = [_symbols(" & ".join(line)) + r" \\" for line in lines]
+    columns = "l" * left + "r" * (len(rows[0]) - left)
     return "\n".join(
         [
             rf"\begin{{tabular}}{{{columns}}}",
@@ -119,3 +131,59 @@ def learners_latex(results: Results) -> str:
             "",
         ]
     )
+
+
+def _symbols(text: str) -> str:
+    for sign, command in {"±": r"$\pm$", "–": "--", "−": "$-$", "✓": r"\checkmark"}.items():
+        text = text.replace(sign, command)
+    return text
+
+
+def learners_csv(results: Results) -> str:
+    """One row for each learner and seed, accuracies as shares at full precision."""
+    told = ("seed", "questions", "correct", "no_answer", "cut", "accuracy")
+    return csv_table(
+        [
+            {"learner": learner["name"], "model": learner["model"]}
+            | {name: row[name] for name in told}  # type: ignore[literal-required]
+            | {"low": row["interval"][0], "high": row["interval"][1], "on_test": learner["on_test"]}
+            | {key: learner["swept"].get(key) for key in _swept(results)}
+            for learner in results["learners"]
+            for row in learner["per_seed"]
+        ]
+    )
+
+
+def _swept(results: Results) -> list[str]:
+    return list(dict.fromkeys(key for learner in results["learners"] for key in learner["swept"]))
+
+
+def comparisons_csv(results: Results) -> str:
+    """One row for each pair, shares at full precision."""
+    told = ("a", "b", "difference", "p_value", "p_adjusted", "detectable", "inflation", "only_a", "only_b", "questions")
+    return csv_table(
+        [
+            {name: row[name] for name in told}  # type: ignore[literal-required]
+            | {"low": row["interval"][0], "high": row["interval"][1], "seeds": len(row["seeds"])}
+            | {"outcome": row["outcome"], "on_test": row["on_test"]}
+            for row in results["comparisons"]
+        ]
+    )
+
+
+def decomposition_csv(results: Results) -> str:
+    """One row for each part of each decomposition, shares at full precision."""
+    return csv_table(
+        [
+            {"model": found["model"], "part": part["part"], "gain": part["gain"]}
+            | {"low": part["interval"][0], "high": part["interval"][1]}
+            | {"arms": " ".join(f"{weight:+d}*{name}" for name, weight in part["arms"].items())}
+            for found in results["decompositions"]
+            for part in found["parts"]
+        ]
+    )
+
+
+def learners_latex(results: Results) -> str:
+    """The table of learners for a paper."""
+    return latex_table(learner_rows(results), 3)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mentorkd.reporting.schema import Cost, FilterCount, Results
+from mentorkd.reporting.schema import Decomposition, GainPart, LearnerResult, Results
+from mentorkd.reporting.schema_details import FilterCount
+from mentorkd.reporting.schema_run import Cost
 
 __all__ = [
     "axis",
@@ -15,13 +18,17 @@ __all__ = [
     "dropped_lines",
     "format_count",
     "format_points",
+    "format_range",
     "format_seconds",
     "format_setting",
     "format_updates",
     "funnel_rows",
     "manifest_rows",
     "settings_rows",
+    "shared_settings",
+    "shown_learners",
     "teacher_rows",
+    "waterfall",
 ]
 
 # Share of cut answers from which on the report says so in words.
@@ -74,6 +81,18 @@ def axis(bounds: Iterable[float]) -> tuple[float, float, list[float]]:
     return ticks[0], ticks[-1], ticks
 
 
+def waterfall(found: Decomposition) -> list[tuple[GainPart, float]]:
+    """The parts with the gain at which each begins: one after the other where they add up, else all from the base."""
+    adds_up = any(part["part"] == "interaction" for part in found["parts"])
+    longer = next((part["gain"] for part in found["parts"] if part["part"] == "more_updates"), 0.0)
+    at, steps = 0.0, []
+    for part in found["parts"]:
+        first = part["part"] in ("total", "more_updates")
+        steps.append((part, 0.0 if first else at if adds_up else longer))
+        at += 0.0 if part["part"] == "total" else part["gain"]
+    return steps
+
+
 def cut_lines(results: Results) -> list[str]:
     """A sentence for each learner of whose answers so many were cut that accuracy depends on the limit."""
     return [
@@ -85,9 +104,35 @@ def cut_lines(results: Results) -> list[str]:
 
 
 def settings_rows(results: Results) -> list[dict[str, str]]:
-    """One row for each setting, a column for each learner; the first column's heading is empty, as no learner's is."""
-    learners = results["learners"]
-    told = {
+    """One row for each setting in which learners differ, a column for each learner; the first column's heading is empty, as
+    no learner's is. Of a sweep's variants the leading one stands for all."""
+    learners = shown_learners(results)
+    told = _settings(learners)
+    if not told:
+        return []
+    rows = [{"": "updates", **{learner["name"]: format_updates(learner["updates"]) for learner in learners}}]
+    rows += [
+        {"": name, **{learner["name"]: format_setting(told.get(learner["name"], {}).get(name)) for learner in learners}}
+        for name in _setting_names(told)
+        if len({repr(settings.get(name)) for settings in told.values()}) > 1
+    ]
+    return rows
+
+
+def shared_settings(results: Results) -> dict[str, str]:
+    """The settings that all learners have in common, by name."""
+    told = _settings(shown_learners(results))
+    first = next(iter(told.values()), {})
+    return {
+        name: format_setting(first.get(name))
+        for name in _setting_names(told)
+        if len({repr(settings.get(name)) for settings in told.values()}) == 1
+    }
+
+
+def _settings(learners: Sequence[LearnerResult]) -> dict[str, dict[str, Any]]:
+    """The settings of every learner that is trained."""
+    return {
         learner["name"]: {
             **learner["settings"],
             "kd_weight": learner["kd_weight"],
@@ -95,15 +140,28 @@ def settings_rows(results: Results) -> list[dict[str, str]]:
             **learner["distillation"],
         }
         for learner in learners
-        if learner["settings"]
+        if learner["settings"] and learner["rationales"]
     }
-    names = dict.fromkeys(name for settings in told.values() for name, value in settings.items() if value is not None)
-    rows = [{"": "updates", **{learner["name"]: format_updates(learner["updates"]) for learner in learners}}]
-    rows += [
-        {"": name, **{learner["name"]: format_setting(told.get(learner["name"], {}).get(name)) for learner in learners}}
-        for name in names
+
+
+def _setting_names(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The settings that play a part for anyone."""
+    return list(
+        dict.fromkeys(name for settings in told.values() for name, value in settings.items() if value is not None)
+    )
+
+
+MOST_VARIANTS = 3
+
+
+def shown_learners(results: Results) -> list[LearnerResult]:
+    """The learners to show one by one: of more than `MOST_VARIANTS` variants of one learner, the leading one alone."""
+    sizes = Counter(learner["variant_of"] for learner in results["learners"])
+    return [
+        learner
+        for learner in results["learners"]
+        if learner["variant_of"] is None or learner["leads"] or sizes[learner["variant_of"]] <= MOST_VARIANTS
     ]
-    return rows if told else []
 
 
 def funnel_rows(results: Results) -> list[dict[str, str]]:
@@ -115,11 +173,11 @@ def funnel_rows(results: Results) -> list[dict[str, str]]:
     with_learner = any(learner for learner, _ in groups)
     rows = []
     for (learner, source), counts in groups.items():
-        start = _range([row["before"] for row in counts if row["filter"] == counts[0]["filter"]])
+        start = format_range([row["before"] for row in counts if row["filter"] == counts[0]["filter"]])
         rows.append(
             ({"for": learner or "all"} if with_learner else {})
             | {"written by": source, "rationales": start}
-            | {name: _range([c["after"] for c in counts if c["filter"] == name]) for name in filters}
+            | {name: format_range([c["after"] for c in counts if c["filter"] == name]) for name in filters}
         )
     return rows
 
@@ -130,7 +188,7 @@ def dropped_lines(results: Results) -> list[str]:
     for row in results["dropped"]:
         groups.setdefault((row["learner"], row["reason"]), []).append(row["rows"])
     each = " a seed" if len(results["seeds"]) > 1 else ""
-    return [f"{learner}: {_range(counts)} rows{each} ({reason})" for (learner, reason), counts in groups.items()]
+    return [f"{learner}: {format_range(counts)} rows{each} ({reason})" for (learner, reason), counts in groups.items()]
 
 
 def cost_rows(results: Results) -> list[dict[str, str]]:
@@ -192,7 +250,8 @@ def _cost(stage: str, learner: str, rows: Sequence[Cost]) -> dict[str, str]:
     }
 
 
-def _range(numbers: Sequence[int]) -> str:
+def format_range(numbers: Sequence[int]) -> str:
+    """`1,510–1,520`, or one number where all are equal."""
     if not numbers:
         return "–"
     low, high = min(numbers), max(numbers)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from mentorkd.errors import RunError
+from mentorkd.reporting.drawing import standalone
 from mentorkd.reporting.markdown import render_markdown
 from mentorkd.reporting.page import render_page
-from mentorkd.reporting.plots import CURVE_PANELS, draw_curves, draw_forest, standalone
+from mentorkd.reporting.plots import draw_plots
 from mentorkd.reporting.schema import SCHEMA, Results
-from mentorkd.reporting.tables import learners_csv, learners_latex
+from mentorkd.reporting.sections import decomposition_rows, pair_rows, sweep_rows
+from mentorkd.reporting.tables import comparisons_csv, decomposition_csv, latex_table, learners_csv, learners_latex
 
 __all__ = ["read_results", "write_report"]
 
@@ -22,27 +24,37 @@ def write_report(results: Results, folder: Path) -> list[Path]:
 
     The same results give the same bytes. `folder` is the caller's to publish: files are written in place.
     """
-    curves = {
-        panel: svg
-        for panel in CURVE_PANELS
-        if (svg := draw_curves(results["curves"], results["learners"], panel)) is not None
-    }
-    plots = {f"curves-{panel}": (CURVE_PANELS[panel], svg) for panel, svg in curves.items()}
-    if results["comparisons"]:
-        plots = {"forest": ("Paired differences", draw_forest(results["comparisons"])), **plots}
+    plots = draw_plots(results)
+    files = {title: f"plots/{name}.svg" for name, (title, _) in plots.items()}
     texts = {
-        "index.html": render_page(results, curves),
-        "report.md": render_markdown(results, {title: f"plots/{name}.svg" for name, (title, _) in plots.items()}),
+        "index.html": render_page(results, {name: svg for name, (_, svg) in plots.items()}),
+        "report.md": render_markdown(results, files),
         "results.json": _json({name: value for name, value in results.items() if name != "run"}),
         "run.json": _json(results["run"]),
         "learners.csv": learners_csv(results),
         "learners.tex": learners_latex(results),
+        **_tables(results),
         **{f"plots/{name}.svg": standalone(svg) for name, (_, svg) in plots.items()},
     }
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return [folder / name for name in texts]
+
+
+def _tables(results: Results) -> dict[str, str]:
+    """Tables for papers and spreadsheets, of what there is."""
+    tables: dict[str, str] = {}
+    if results["comparisons"]:
+        tables |= {"comparisons.csv": comparisons_csv(results), "comparisons.tex": latex_table(pair_rows(results), 1)}
+    if results["decompositions"]:
+        rows = [
+            {"model": found["model"], **row} for found in results["decompositions"] for row in decomposition_rows(found)
+        ]
+        tables |= {"decomposition.csv": decomposition_csv(results), "decomposition.tex": latex_table(rows, 2)}
+    if rows := sweep_rows(results):
+        tables |= {"sweep.tex": latex_table(rows, 1)}
+    return tables
 
 
 def read_results(folder: Path) -> Results:
@@ -61,10 +73,7 @@ def read_results(folder: Path) -> Results:
     got = parts["results.json"].get("schema")
     if got != SCHEMA:
         raise RunError(f"{folder / 'results.json'}: got schema {got!r}, expected {SCHEMA!r}; write the report anew")
-    # Older reports have no account of a teacher, counted no cut answers and told no settings.
-    untold: dict[str, Any] = {"cut": None, "updates": [], "settings": {}, "distillation": {}}
-    learners = [{**untold, **learner} for learner in parts["results.json"]["learners"]]
-    return cast(Results, {**parts["results.json"], "learners": learners, "run": {"teacher": None, **parts["run.json"]}})
+    return cast(Results, {**parts["results.json"], "run": parts["run.json"]})
 
 
 def _json(value: Mapping[str, Any]) -> str:

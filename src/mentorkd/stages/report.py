@@ -8,11 +8,20 @@ from typing import Any, cast
 
 from mentorkd.cards import describe_model, describe_teacher
 from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe_graph import arms
 from mentorkd.records import Prediction, Question, Rationale
-from mentorkd.reporting import LearnerInfo, ReportInputs, TaskInfo, TeacherAccount, build_results, write_report
+from mentorkd.reporting import (
+    LearnerInfo,
+    ReportInputs,
+    StageCost,
+    TaskInfo,
+    TeacherAccount,
+    build_results,
+    write_report,
+)
 from mentorkd.store import fingerprint
 
-__all__ = ["report"]
+__all__ = ["report", "report_inputs"]
 
 ByLearner = Mapping[tuple[str, int], Sequence[Any]]
 
@@ -20,8 +29,13 @@ ByLearner = Mapping[tuple[str, int], Sequence[Any]]
 SHOWN_QUESTIONS = 20
 
 
-def report(
-    folder: Path,
+def report(folder: Path, inputs: ReportInputs) -> dict[str, Any]:
+    """Compute the results and write the report into `folder`; return what is worth recording."""
+    write_report(build_results(inputs), folder)
+    return {"learners": len(inputs.learners), "test_questions": inputs.task.test}
+
+
+def report_inputs(
     *,
     recipe: Recipe,
     questions: Sequence[Question],
@@ -30,73 +44,92 @@ def report(
     predictions: Mapping[tuple[str, int], Sequence[Prediction]],
     metrics: ByLearner,
     trained: Mapping[tuple[str, int], Mapping[str, Any]],
+    serving: Mapping[tuple[str, int], Sequence[str]],
     records: Mapping[str, Mapping[str, Any]],
     manifest: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Compute the results and write the report into `folder`; return the verdicts.
+) -> ReportInputs:
+    """What a run's report is made of.
 
     Args:
         trained: what the training of every learner recorded; nothing of one that is not trained.
-        records: what the finished stages recorded, by stage name; learners may share stages.
+        serving: the names of the stages that trained and tested every learner; learners may share stages.
+        records: what the finished stages recorded, by stage name.
         manifest: versions, host, git commit and command.
     """
     assert recipe.task.answer is not None
     counts, asked = records["prepare"]["questions"], records["annotate"].get("asked")
-    results = build_results(
-        ReportInputs(
-            name=recipe.name,
-            task=TaskInfo(
-                name=recipe.task.name,
-                kind=recipe.task.answer,
-                train=counts["train"],
-                validation=counts["validation"],
-                test=counts["test"],
-            ),
-            seeds=recipe.seeds,
-            learners=[
-                LearnerInfo(
-                    name=name,
-                    model=describe_model(learner.model),
-                    model_key=fingerprint(learner.model.model_dump()),
-                    rationales=learner.rationales,
-                    soft_labels=", ".join(learner.imitates) or None,
-                    kd_weight=learner.kd_weight if learner.soft_labels else None,
-                    temperature=learner.temperature if learner.soft_labels else None,
-                    parameters=trained.get((name, recipe.seeds[0]), {}).get("parameters"),
-                    select_on="last" if _validates_once(learner) else learner.training.select_on,
-                    updates=[trained[name, seed]["updates"] for seed in recipe.seeds if (name, seed) in trained],
-                    settings=_settings(learner, trained.get((name, recipe.seeds[0]), {}).get("precision")),
-                    distillation=_distillation(learner),
-                )
-                for name, learner in recipe.learners.items()
-            ],
-            questions=[question for question in questions if question.split == "test"],
-            predictions=predictions,
-            metrics=metrics,
-            filters=[
-                {"learner": name, "seed": seed, **row}
-                for (name, seed), record in trained.items()
-                for row in [*_replies(asked, recipe.learners[name]), *record["filters"]]
-            ],
-            dropped=[
-                {"learner": name, "seed": seed, "reason": reason, "rows": record["encoding"][key]}
-                for (name, seed), record in trained.items()
-                for key, reason in (
-                    ("source_too_long", "prompt over max_source_tokens"),
-                    ("target_too_long", "target over max_target_tokens"),
-                )
-                if record["encoding"][key]
-            ],
-            rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
-            costs=[_cost(record) for record in records.values()],
-            teacher=None if asked is None else _account(asked, [record["filters"] for record in trained.values()]),
-            faults=[*records["prepare"]["faults"], *records["annotate"]["faults"]],
-            protocol=_protocol(recipe, trained),
-            manifest=manifest,
-        )
+    return ReportInputs(
+        name=recipe.name,
+        task=TaskInfo(
+            name=recipe.task.name,
+            kind=recipe.task.answer,
+            train=counts["train"],
+            validation=counts["validation"],
+            test=counts["test"],
+        ),
+        seeds=recipe.seeds,
+        learners=[_learner(name, recipe, trained) for name in recipe.learners],
+        questions=[question for question in questions if question.split == "test"],
+        predictions=predictions,
+        match=recipe.match,
+        metrics=metrics,
+        filters=[
+            {"learner": name, "seed": seed, **row}
+            for (name, seed), record in trained.items()
+            for row in [*_replies(asked, recipe.learners[name]), *record["filters"]]
+        ],
+        dropped=[
+            {"learner": name, "seed": seed, "reason": reason, "rows": record["encoding"][key]}
+            for (name, seed), record in trained.items()
+            for key, reason in (
+                ("source_too_long", "prompt over max_source_tokens"),
+                ("target_too_long", "target over max_target_tokens"),
+            )
+            if record["encoding"][key]
+        ],
+        soft_labels=[
+            {"learner": name, "seed": seed, **row}
+            for (name, seed), record in trained.items()
+            for row in record.get("soft_labels", ())
+        ],
+        rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
+        stages={name: _cost(record) for name, record in records.items()},
+        serving=serving,
+        teacher=None if asked is None else _account(asked, [record["filters"] for record in trained.values()]),
+        faults=[*records["prepare"]["faults"], *records["annotate"]["faults"]],
+        protocol=_protocol(recipe, trained),
+        manifest=manifest,
     )
-    write_report(results, folder)
-    return {"learners": len(recipe.learners), "test_questions": counts["test"]}
+
+
+def _learner(name: str, recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> LearnerInfo:
+    learner, variant = recipe.learners[name], recipe.variants.get(name)
+    records = [trained[name, seed] for seed in recipe.seeds if (name, seed) in trained]
+    first = records[0] if records else {}
+    return LearnerInfo(
+        name=name,
+        model=describe_model(learner.model),
+        model_key=fingerprint(learner.model.model_dump()),
+        rationales=learner.rationales,
+        imitates=learner.imitates,
+        objective=learner.objective,
+        filters={
+            source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
+        },
+        kd_weight=learner.kd_weight if learner.imitates else None,
+        temperature=learner.temperature if learner.imitates else None,
+        parameters=first.get("parameters"),
+        select_on="last" if _validates_once(learner) else learner.training.select_on,
+        rows=[record["rows"] for record in records],
+        updates=[record["updates"] for record in records],
+        target_tokens=[record["target_tokens"] for record in records],
+        epochs=[record["epochs"] for record in records],
+        validation=[record["validation_accuracy"] for record in records],
+        swept=variant.values if variant else {},
+        variant_of=variant.of if variant else None,
+        settings=_settings(learner, first.get("precision")),
+        distillation=_distillation(learner),
+    )
 
 
 def _replies(asked: Mapping[str, Any] | None, learner: Learner) -> list[dict[str, Any]]:
@@ -114,18 +147,16 @@ def _account(asked: Mapping[str, Any], filters: Sequence[Sequence[Mapping[str, A
     return cast(TeacherAccount, {**asked, "kept": kept, "dollars_per_kept": per_kept})
 
 
-def _cost(record: Mapping[str, Any]) -> dict[str, Any]:
-    told = ("learner", "seed", "seconds", "tokens", "peak_memory_mb")
-    return {"stage": record["kind"], **{key: record.get(key) for key in told}}
+def _cost(record: Mapping[str, Any]) -> StageCost:
+    told = ("learner", "seed", "seconds", "cpu_seconds", "tokens", "peak_memory_mb")
+    return StageCost(kind=record["kind"], needs=record.get("needs", ()), **{key: record.get(key) for key in told})
 
 
 def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
     """What a reader must know to judge the comparison."""
     learned = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in learned}
-    lines = [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}."]
-    if len({count for made in updates.values() for count in made}) > 1:
-        lines.append(_why_unequal(recipe, trained))
+    lines = [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
     once = [name for name in learned if _validates_once(recipe.learners[name])]
     if once:
         lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation only measured.")
@@ -134,9 +165,27 @@ def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any
     return lines
 
 
+MATCHED = {
+    "updates": "the same number of optimiser updates, the most that any of them would do by its own epochs",
+    "tokens": "as many target tokens, the most that any of them would see by its own epochs",
+    "epochs": "as many passes over its own rows as the recipe says",
+}
+
+
+def _matching(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
+    """What was held equal between arms, and why their updates are unequal where they are."""
+    compared = arms(recipe)
+    if len(compared) < 2:
+        return []
+    cycled = "" if recipe.match == "epochs" else "; rows are cycled"
+    line = f"Matched by {recipe.match}: each of {', '.join(compared)} is trained for {MATCHED[recipe.match]}{cycled}."
+    counts = {trained[name, seed]["updates"] for name in compared for seed in recipe.seeds}
+    return [line, *([_why_unequal(recipe, trained)] if len(counts) > 1 and recipe.match == "epochs" else [])]
+
+
 def _why_unequal(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
     """A sentence on what made the numbers of updates unequal."""
-    learners = {name: learner for name, learner in recipe.learners.items() if learner.rationales}
+    learners = {name: recipe.learners[name] for name in arms(recipe)}
     epochs = {name: [learner.training.epochs] for name, learner in learners.items()}
     rows = {name: [trained[name, seed]["encoding"]["kept"] for seed in recipe.seeds] for name in learners}
     batches = {_batch(learner) for learner in learners.values()}
@@ -186,11 +235,12 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
         "target": learner.target,
         "prompt": learner.asked,
         "max_new_tokens": learner.sampling.max_new_tokens,
+        **({} if learner.objective == "rationale" else {"objective": learner.objective, "alpha": learner.alpha}),
     }
 
 
 def _distillation(learner: Learner) -> dict[str, Any]:
-    if learner.soft_labels is None:
+    if not learner.imitates:
         return {}
     told = {
         "tau_squared",

@@ -1,0 +1,133 @@
+"""What makes the numbers less than they seem, and how they were made: sentences that a reader must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
+from mentorkd.reporting.roles import descendants, is_arm
+from mentorkd.reporting.schema import ComparisonResult
+from mentorkd.reporting.verdicts import Verdicts
+from mentorkd.reporting.views import format_range, format_setting
+
+__all__ = ["build_protocol", "build_warnings", "on_test"]
+
+MOST_NAMED = 3
+"""Learners that are named in a warning, where more of them are alike."""
+
+SAME_TOKENS = 0.02
+"""Arms matched by tokens may differ by this share: a training ends with a whole update."""
+
+
+def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
+    """Learners that the test set had a part in: chosen on it, or learning from one that was."""
+    chosen = [info.name for info in learners if info.select_on == "test"]
+    return [*chosen, *descendants(chosen, learners)]
+
+
+def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
+    """A line for each reason to believe the numbers less."""
+    lines = [*_on_test(inputs), *_missing(inputs, verdicts), *_uneven(inputs)]
+    if comparisons and comparisons[0]["headline"]:
+        lines += _unlike(inputs.learners, comparisons[0])
+    return lines
+
+
+def _on_test(inputs: ReportInputs) -> list[str]:
+    chosen = [info.name for info in inputs.learners if info.select_on == "test"]
+    if not chosen:
+        return []
+    taught = descendants(chosen, inputs.learners)
+    more = (
+        f" The test set also reached {', '.join(taught)}, which learn{'s' if len(taught) == 1 else ''} from them, "
+        "directly or through others."
+        if taught
+        else ""
+    )
+    return [
+        f"EPOCHS WERE CHOSEN ON THE TEST SET for {', '.join(chosen)} (select_on: test). These accuracies are the "
+        "best of many readings of the test set and therefore too high; do not set them beside numbers chosen on "
+        f"validation questions. Every number so selected is marked TEST.{more}"
+    ]
+
+
+def _missing(inputs: ReportInputs, verdicts: Verdicts) -> list[str]:
+    missing = []
+    for info in inputs.learners:
+        seeds = [str(seed) for seed in inputs.seeds if (info.name, seed) not in verdicts]
+        if seeds and not (inputs.match is None and len(seeds) < len(inputs.seeds)):
+            missing.append(f"{info.name} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})")
+    return [f"No predictions of {', '.join(missing)}: left out of every number."] if missing else []
+
+
+def _uneven(inputs: ReportInputs) -> list[str]:
+    """Whether arms were trained for unequal lengths, in the unit that was to be held equal."""
+    arms = [info for info in inputs.learners if is_arm(info, inputs.learners) and info.updates]
+    if inputs.match == "tokens":
+        told, unit = {info.name: info.target_tokens for info in arms}, "target tokens"
+        lengths = [count for counts in told.values() for count in counts]
+        uneven = bool(lengths) and max(lengths) - min(lengths) > SAME_TOKENS * max(lengths)
+    else:
+        told, unit = {info.name: info.updates for info in arms}, "optimiser updates"
+        uneven = any(set(counts) != set(arms[0].updates) for counts in told.values())
+    if not uneven:
+        return []
+    by_epochs = " (arms are matched by epochs)" if inputs.match == "epochs" else ""
+    return [
+        f"Arms were not trained for the same number of {unit}{by_epochs}: {_grouped(told)}. Differences in accuracy may "
+        "come from this as well as from what they learn from."
+    ]
+
+
+def _grouped(counts: Mapping[str, Sequence[int]]) -> str:
+    """`vanilla 1,160, student 3,780`; learners of one count together, many of them as `11 others`."""
+    groups: dict[str, list[str]] = {}
+    for name, row in counts.items():
+        groups.setdefault(format_range(row), []).append(name)
+    most = max(groups.values(), key=len)
+    return ", ".join(
+        f"{len(names)} others {count}"
+        if names is most and len(names) > MOST_NAMED
+        else f"{' and '.join(names)} {count}"
+        for count, names in sorted(groups.items(), key=lambda group: group[1] is most and len(most) > MOST_NAMED)
+    )
+
+
+def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]:
+    """Settings that the two learners of a comparison do not have in common."""
+    a, b = (next(info for info in learners if info.name == row[side]) for side in ("a", "b"))
+    if not (a.settings and b.settings):
+        return []
+    told = [
+        f"{name} {format_setting(a.settings.get(name))} against {format_setting(b.settings.get(name))}"
+        for name in dict.fromkeys([*a.settings, *b.settings])
+        if a.settings.get(name) != b.settings.get(name)
+    ]
+    if not told:
+        return []
+    return [
+        f"{a.name} and {b.name} were not trained and asked alike: {', '.join(told)}. Their difference in accuracy may "
+        "come from this as well as from the mentor."
+    ]
+
+
+def build_protocol(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]) -> list[str]:
+    """The caller's sentences, and where epochs were chosen."""
+    lines = list(inputs.protocol)
+    for place, text in (
+        ("validation", "of the best epoch, chosen on validation questions; the test set is read once, afterwards"),
+        ("test", "of the best epoch, CHOSEN ON THE TEST SET"),
+        ("last", "of the last epoch; nothing was chosen"),
+    ):
+        names = [info.name for info in inputs.learners if info.select_on == place and info.rationales]
+        if names:
+            lines.append(f"Weights of {', '.join(names)}: {text}.")
+    if comparisons and comparisons[0]["headline"]:
+        leader = next(info for info in inputs.learners if info.name == comparisons[0]["a"])
+        if leader.swept:
+            lines.append(
+                f"{leader.name} leads the comparisons as the variant of {leader.variant_of} with the best validation accuracy."
+            )
+        if comparisons[0]["seeds"] != comparisons[0]["paired_with"]:
+            lines.append("Learners without a common seed are paired by the order of their seeds.")
+    return lines

@@ -1,0 +1,98 @@
+"""Pairs of learners: paired statistics, the correction for their number, the headline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
+from mentorkd.reporting.roles import headline_pairs
+from mentorkd.reporting.schema import ComparisonResult, Headline, LearnerResult
+from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
+from mentorkd.statistics import compare, holm, outcome, verdict
+
+__all__ = ["build_comparisons", "build_headline", "featured_learners"]
+
+
+def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[ComparisonResult]:
+    """All pairs of learners, headline pairs first; `on_test` names those that the test set had a part in."""
+    headline = _headline_pairs(inputs)
+    names = [info.name for info in inputs.learners]
+    others = [(b, a) for i, a in enumerate(names) for b in names[i + 1 :]]
+    others = [(a, b) for a, b in others if (a, b) not in headline and (b, a) not in headline]
+    paired = {(a, b): _paired_seeds(a, b, inputs.seeds, verdicts) for a, b in [*headline, *others]}
+    paired = {pair: seeds for pair, seeds in paired.items() if seeds}
+    compared = []
+    for (a, b), seeds in paired.items():
+        mine, theirs = ([one[side] for one in seeds] for side in (0, 1))
+        peers = peers_of([a, b], inputs.learners, verdicts, mine) if mine == theirs else []
+        compared.append(
+            compare(stacked(verdicts, a, mine), stacked(verdicts, b, theirs), peers=peers, pairs=len(paired))
+        )
+    rows: list[ComparisonResult] = []
+    for (a, b), result, p in zip(paired, compared, holm([c.p_value for c in compared]), strict=True):
+        rows.append(
+            {
+                "a": a,
+                "b": b,
+                "difference": round(result.difference, 6),
+                "interval": bounds(result.interval.low, result.interval.high),
+                "p_value": float(f"{result.p_value:.6g}"),
+                "p_adjusted": float(f"{p:.6g}"),
+                "detectable": round(result.detectable, 6),
+                "inflation": round(result.inflation, 6),
+                "only_a": result.only_a,
+                "only_b": result.only_b,
+                "questions": result.questions,
+                "seeds": [one for one, _ in paired[a, b]],
+                "paired_with": [other for _, other in paired[a, b]],
+                "on_test": a in on_test or b in on_test,
+                "outcome": outcome(result, p_adjusted=p),
+                "verdict": verdict(a, b, result, p_adjusted=p, pairs=len(paired)),
+                "headline": (a, b) in headline,
+            }
+        )
+    return rows
+
+
+def _headline_pairs(inputs: ReportInputs) -> list[tuple[str, str]]:
+    return headline_pairs(inputs.learners) if inputs.headline is None else list(inputs.headline)
+
+
+def _paired_seeds(a: str, b: str, seeds: Sequence[int], verdicts: Verdicts) -> list[tuple[int, int]]:
+    """The seeds both have; where there are none (two runs), those of each in order, as far as both go."""
+    mine, theirs = ([seed for seed in seeds if (name, seed) in verdicts] for name in (a, b))
+    shared = [(seed, seed) for seed in mine if seed in theirs]
+    return shared or list(zip(mine, theirs, strict=False))
+
+
+def build_headline(
+    inputs: ReportInputs, learners: Sequence[LearnerResult], comparisons: Sequence[ComparisonResult]
+) -> Headline:
+    """The verdict of the first headline pair, or why there is none."""
+    if comparisons and comparisons[0]["headline"]:
+        marked = " (SELECTED ON TEST)" if comparisons[0]["on_test"] else ""
+        return {"statement": comparisons[0]["verdict"] + marked, "comparison": 0}
+    if not any(learner["per_seed"] for learner in learners):
+        reason = "no learner has been evaluated yet"
+    elif _headline_pairs(inputs):
+        reason = "the student and its baseline were not both evaluated with a common seed"
+    elif len(inputs.learners) == 1:
+        reason = f"the recipe trains one learner, {inputs.learners[0].name}, and nothing to measure it against"
+    else:
+        reason = (
+            "the recipe has no student (a learner that learns from a mentor) beside a learner of the same model "
+            "that learns from the teacher alone"
+        )
+    return {"statement": f"no headline comparison: {reason}", "comparison": None}
+
+
+def featured_learners(
+    learners: Sequence[LearnerInfo], verdicts: Verdicts, comparisons: Sequence[ComparisonResult]
+) -> list[str]:
+    """The learners whose answers are shown side by side: a headline pair and its mentors, else the first four."""
+    names = [info.name for info in learners if any(info.name == name for name, _ in verdicts)]
+    if not comparisons or not comparisons[0]["headline"]:
+        return names[:4]
+    a, b = comparisons[0]["a"], comparisons[0]["b"]
+    student = next(info for info in learners if info.name == a)
+    return [name for name in names if name in (a, b, *student.imitates, *student.rationales)]

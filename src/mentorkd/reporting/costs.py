@@ -1,0 +1,80 @@
+"""What each learner cost, alone and with all it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mentorkd.reporting.inputs import ReportInputs, StageCost
+from mentorkd.reporting.schema_run import Cost, Spent
+
+__all__ = ["build_costs", "build_spent"]
+
+
+def build_costs(inputs: ReportInputs) -> list[Cost]:
+    """One row for each stage."""
+    return [
+        {
+            "stage": stage.kind,
+            "learner": stage.learner,
+            "seed": stage.seed,
+            "seconds": stage.seconds,
+            "cpu_seconds": stage.cpu_seconds,
+            "tokens": stage.tokens,
+            "peak_memory_mb": stage.peak_memory_mb,
+        }
+        for stage in inputs.stages.values()
+    ]
+
+
+def build_spent(inputs: ReportInputs) -> list[Spent]:
+    """One row for each learner that has been tested, as `Spent` says."""
+    rows = []
+    for info in inputs.learners:
+        served = [inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving]
+        if served:
+            own = [[inputs.stages[name] for name in names] for names in served]
+            whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in served]
+            rows.append(_spent(info.name, own, whole, inputs))
+    return rows
+
+
+def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:
+    """The stages and all that they stand on, each once."""
+    found: dict[str, None] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name in inputs.stages:
+            found[name] = None
+            waiting += inputs.stages[name].needs
+    return list(found)
+
+
+def _spent(
+    learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Sequence[StageCost]], inputs: ReportInputs
+) -> Spent:
+    asked = any(stage.kind == "annotate" for stages in whole for stage in stages)
+    dollars = inputs.teacher["dollars"] if inputs.teacher else None
+    memory = [stage.peak_memory_mb for stages in whole for stage in stages if stage.peak_memory_mb is not None]
+    own_tokens, whole_tokens = (_mean(stages, "tokens") for stages in (own, whole))
+    return {
+        "learner": learner,
+        "own_seconds": _mean(own, "seconds"),
+        "whole_seconds": _mean(whole, "seconds"),
+        "own_cpu_seconds": _mean(own, "cpu_seconds"),
+        "whole_cpu_seconds": _mean(whole, "cpu_seconds"),
+        "own_tokens": None if own_tokens is None else round(own_tokens),
+        "whole_tokens": None if whole_tokens is None else round(whole_tokens),
+        "peak_memory_mb": max(memory) if memory else None,
+        "teacher_dollars": dollars if asked else 0.0,
+    }
+
+
+def _mean(seeds: Sequence[Sequence[StageCost]], field: str) -> float | None:
+    """Sum over stages, mean over seeds; None where no stage tells."""
+    sums = []
+    for stages in seeds:
+        told = [value for stage in stages if (value := getattr(stage, field)) is not None]
+        if told:
+            sums.append(sum(told))
+    return round(sum(sums) / len(sums), 3) if sums else None

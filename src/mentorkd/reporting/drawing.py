@@ -1,0 +1,106 @@
+"""How plots are drawn: matplotlib's SVG, whose text is text and whose colours are CSS variables.
+
+Deterministic: fixed hash salts, no metadata. Inside the page a plot takes the page's colours, light or dark; as a file
+of its own `standalone` gives it the same colours by a style sheet inside.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["MARKS", "PALETTE", "drawing", "new_figure", "standalone", "to_svg"]
+
+PALETTE = {
+    "light": {
+        "ink": "#1c2024", "muted": "#626b75", "line": "#e3e5e8", "edge": "#9aa3ad", "card": "#ffffff",
+        "paper": "#fbfbfa", "accent": "#2456a6", "good": "#1f7a4d", "bad": "#b3402e",
+        "c0": "#7a5aa6", "c1": "#c2702a", "c2": "#2456a6", "c3": "#2b8c78",
+        "c4": "#b34a6f", "c5": "#8a7a24", "c6": "#4f6d8a", "c7": "#7d6154",
+    },
+    "dark": {
+        "ink": "#e6e8ea", "muted": "#9aa3ad", "line": "#2c3238", "edge": "#6d7781", "card": "#1b1f23",
+        "paper": "#14171a", "accent": "#7fb0f5", "good": "#6cc796", "bad": "#f08a78",
+        "c0": "#b59be0", "c1": "#e8a062", "c2": "#7fb0f5", "c3": "#68c7b2",
+        "c4": "#e88fb0", "c5": "#cdbd62", "c6": "#9db7d1", "c7": "#c4a596",
+    },
+}  # fmt: skip
+"""The colours of the report by CSS variable, for both schemes; c0 to c7 are the learners'."""
+
+# matplotlib knows no CSS variables: it draws with these marks, which are replaced in its output.
+MARKS = {name: f"#0000{index + 1:02x}" for index, name in enumerate(PALETTE["light"])}
+
+
+def standalone(svg: str) -> str:
+    """The SVG as a file of its own: with its namespaces and the colours of both schemes."""
+    light, dark = ("".join(f"--{name}:{value};" for name, value in PALETTE[scheme].items()) for scheme in PALETTE)
+    style = (
+        f"<style>svg{{{light}--sans:system-ui,sans-serif;background:var(--paper)}}"
+        f"@media (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
+    )
+    head, rest = svg.split(">", 1)
+    spaces = ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    head = re.sub(r' xmlns(:xlink)?="[^"]*"', "", head)
+    return f"{head}{spaces}>{style}{rest}\n"
+
+
+@contextmanager
+def drawing(salt: str) -> Iterator[None]:
+    """matplotlib's defaults (not the user's matplotlibrc) with our settings, for as long as a plot is drawn."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": f"mentorkd-{salt}",
+                "text.parse_math": False,
+                "font.size": 9.5,
+                "axes.edgecolor": MARKS["edge"],
+                "axes.labelcolor": MARKS["muted"],
+                "xtick.color": MARKS["edge"],
+                "ytick.color": MARKS["edge"],
+                "xtick.labelcolor": MARKS["muted"],
+                "ytick.labelcolor": MARKS["muted"],
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+            }
+        )
+        yield
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of this size in inches, and its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def to_svg(figure: Figure, label: str) -> str:
+    """The drawing as one `<svg>` element that can stand in a page: no prolog, no global style, only ids in use."""
+    buffer = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
+    text = buffer.getvalue()
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    body = re.sub(r' id="[\w.]+_\d+"', "", body)
+    body = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", body)
+    for name, mark in MARKS.items():
+        body = body.replace(mark, f"var(--{name})")
+    body = re.sub(r"\s*\n\s*", " ", body).strip()
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
+    head = (
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" style="stroke-linejoin:round;stroke-linecap:butt">'
+    )
+    return head + body[body.index(">") + 1 :]
