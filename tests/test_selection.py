@@ -195,6 +195,7 @@ def test_all_filters_in_one() -> None:
     rows = [
         row("q1", text, index) for index, text in enumerate(["a b c", "a b", "x y z", "bad sum", "a b c d", "no way"])
     ]
+    asked: list[int] = []
     kept, counts = select(
         rows,
         tokens=words,
@@ -202,12 +203,13 @@ def test_all_filters_in_one() -> None:
         max_tokens=3,
         conclude=lambda rationale: "2" if rationale.text == "no way" else "1",
         sound=lambda text: "bad" not in text,
-        nll={each.id: float(each.sample == 1) for each in rows},
+        nll=lambda left: {each.id: float(each.sample == 1) for each in left if asked.append(each.sample) is None},
         drop_unlearnable=0.34,
         diverse=5,
         max_per_question=1,
     )
     assert kept == [rows[0]]
+    assert asked == [0, 1, 2]  # and not about what other filters drop
     assert [(count.filter, count.before - count.after) for count in counts] == [
         ("correct", 0),
         ("deduplicate", 0),

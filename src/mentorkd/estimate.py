@@ -90,7 +90,8 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     rationales = _recorded(recipe, teacher, questions)
     assert recipe.task.answer is not None
     grader = Grader(recipe.task.answer, recipe.task.choices)
-    kept = gather({TEACHER: rationales}, {TEACHER: teacher.select}, asked, conclude=grader.find).rationales
+    select = teacher.select.model_copy(update={"learnable": None})  # no model is loaded here that could judge
+    kept = gather({TEACHER: rationales}, {TEACHER: select}, asked, conclude=grader.find).rationales
     characters = sum(len(rationale.text) for rationale in rationales)
     per_rationale = round(characters / max(1, len(rationales)) / CHARACTERS_PER_TOKEN)
     return Estimates(counts, len(rationales), len(kept), per_rationale, recipe)

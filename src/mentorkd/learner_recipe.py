@@ -11,6 +11,7 @@ __all__ = [
     "GOLD",
     "PREDICT",
     "TEACHER",
+    "LearnableConfig",
     "Learner",
     "LoraConfig",
     "ModelConfig",
@@ -43,6 +44,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
+class LearnableConfig(Strict):
+    """The filter of what can hardly be learnt: which model judges, and how much is dropped."""
+
+    model: str = Field(min_length=1)
+    """A learner of the recipe, which is trained before those that read by its judgement; or a model's hub name or folder."""
+    drop: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """Share of a source's rationales to drop: those with the highest negative log-likelihood a token."""
+
+
 class SelectConfig(Strict):
     """Which of a source's rationales enter training."""
 
@@ -59,12 +69,20 @@ class SelectConfig(Strict):
     """Drop rationales whose reasoning, read without the answer at its end, arrives at another answer. Blunt on numbers."""
     steps: bool = False
     """Drop rationales in which an equation is false; equations that cannot be read are left alone."""
+    learnable: LearnableConfig | None = None
+    """Drop the rationales that a given model finds the least likely; null drops none."""
     diverse: int | None = Field(default=None, ge=1)
     """Keep at most so many rationales a question, those that differ most in their words."""
     max_per_question: int | None = Field(default=None, ge=1)
     """Keep at most so many rationales a question, in sample order."""
     question_ratio: float = Field(default=1.0, gt=0.0, le=1.0)
     """Keep the rationales of only this share of the questions (the paper's low-resource setting, Figure 5)."""
+
+    def of_each(self) -> SelectConfig:
+        """The filters that judge a rationale by itself or its own source. The others choose among rationales, so what they
+        leave out depends on the other sources of whoever reads, whose texts are not taken twice.
+        """
+        return self.model_copy(update={"learnable": None, "diverse": None, "max_per_question": None})
 
     @model_validator(mode="after")
     def _some_length_fits(self) -> SelectConfig:

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from mentorkd.errors import Fault, MentorkdError, RecipeError
 from mentorkd.hidden_matching import map_layers
 from mentorkd.models import kind_of, layers_of, load_tokenizer, tokenizer_digest
-from mentorkd.recipe import ModelKind, Recipe
+from mentorkd.recipe import ModelConfig, ModelKind, Recipe
+from mentorkd.recipe_yaml import suggestion
 
 __all__ = ["check_models"]
 
@@ -34,6 +35,7 @@ def check_models(recipe: Recipe) -> None:
             faults.append(Fault(key, f"{engine} is not installed; install it with: pip install 'mentorkd[{engine}]'"))
         elif engine == "vllm" and kinds[name] == "seq2seq":
             faults.append(Fault(key, "vllm serves causal models only; take auto, transformers or ctranslate2"))
+    faults += _judge_faults(recipe)
     for name, learner in recipe.learners.items():
         for mentor in learner.imitates:
             if name not in digests or mentor not in digests:
@@ -53,3 +55,21 @@ def check_models(recipe: Recipe) -> None:
                 faults.append(Fault(f"learners.{name}.layers", str(error)))
     if faults:
         raise RecipeError(recipe.name, faults)
+
+
+def _judge_faults(recipe: Recipe) -> list[Fault]:
+    """Models named by `learnable` filters that are no learners and cannot be had."""
+    faults = []
+    filters = {
+        f"learners.{name}.reads.{source}": recipe.filter_of(name, source).learnable
+        for name, learner in recipe.learners.items()
+        for source in learner.rationales
+    }
+    for key, learnable in filters.items():
+        if learnable is not None and learnable.model not in recipe.learners:
+            try:
+                load_tokenizer(ModelConfig(name=learnable.model))
+            except MentorkdError as error:
+                close = suggestion(learnable.model, recipe.learners)
+                faults.append(Fault(f"{key}.learnable.model", f"no learner of the recipe{close}, and {error}"))
+    return faults

@@ -19,7 +19,7 @@ from mentorkd.recipe_yaml import KeyPath, suggestion
 from mentorkd.records import normalise_whitespace
 from mentorkd.store import digest_path
 
-__all__ = ["Finding", "combined_faults", "idle_settings", "mapping", "plain_faults"]
+__all__ = ["Finding", "combined_faults", "idle_settings", "learnable_filters", "mapping", "plain_faults"]
 
 Finding = tuple[KeyPath, str]
 """A key and what is wrong with it."""
@@ -74,6 +74,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
     """
     learners = {str(name): mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
     links = {name: _links(learner) for name, learner in learners.items()}
+    judged = {name: _judges(name, raw) for name in learners}
     for name, learner in learners.items():
         if name in _RESERVED:
             yield ("learners", name), f"`{name}` stands for {_RESERVED[name]}; give the learner another name"
@@ -81,10 +82,12 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("learners", name), "`@` stands in names that a sweep makes; give the learner another name"
         yield from _link_faults(name, links)
         yield from _mentor_faults(name, learners)
+        yield from _judge_faults(name, judged[name], learners)
         yield from _reading_faults(name, learner, links)
         yield from _setting_faults(name, learner)
         yield from _pair_faults(name, learner, learners)
-    for cycle in cycles({name: link.learners for name, link in links.items()}):
+    needs = {name: [*link.learners, *judged[name].values()] for name, link in links.items()}
+    for cycle in cycles(needs):
         way = " -> ".join([*cycle, cycle[0]])
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
     yield from _validation_faults(raw, learners)
@@ -100,6 +103,44 @@ def _links(learner: dict[str, Any]) -> Links:
     soft = learner.get("soft_labels")
     names = [name for name in authors if isinstance(name, str)] if isinstance(authors, list) else []
     return Links(names, [soft] if isinstance(soft, str) else list(mapping(soft)))
+
+
+def learnable_filters(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """Every `learnable` filter of a raw recipe, and its place."""
+    learners = mapping(raw.get("learners"))
+    filters: list[tuple[KeyPath, Any]] = [(("teacher", "select"), mapping(raw.get("teacher")).get("select"))]
+    filters += [(("learners", name, "select"), mapping(learner).get("select")) for name, learner in learners.items()]
+    for name, learner in learners.items():
+        reads = mapping(mapping(learner).get("reads"))
+        filters += [(("learners", name, "reads", source), select) for source, select in reads.items()]
+    for place, select in filters:
+        if isinstance(judge := mapping(select).get("learnable"), dict):
+            yield (*place, "learnable"), judge
+
+
+def _judges(name: str, raw: Mapping[str, Any]) -> dict[KeyPath, str]:
+    """The learners that judge what a learner reads, by the places that name them."""
+    learners = mapping(raw.get("learners"))
+    known, judges = dict(learnable_filters(raw)), dict[KeyPath, str]()
+    for source in _links(mapping(learners[name])).rationales:
+        shared = ("teacher", "select") if source == TEACHER else ("learners", source, "select")
+        own = ("learners", name, "reads", source)
+        place: KeyPath = (*(own if source in mapping(mapping(learners[name]).get("reads")) else shared), "learnable")
+        judge = known.get(place, {}).get("model")
+        if isinstance(judge, str) and judge in learners:
+            judges[(*place, "model")] = judge
+    return judges
+
+
+def _judge_faults(
+    name: str, judges: Mapping[KeyPath, str], learners: Mapping[str, dict[str, Any]]
+) -> Iterator[Finding]:
+    for place, judge in judges.items():
+        if judge == name:
+            how = "name another model, or filter under `reads` of those that come after it"
+            yield place, f"`{name}` cannot judge what it is itself to learn from; {how}"
+        elif learners[judge].get("objective") == "step_by_step":
+            yield place, f"`{judge}` answers without reasoning (`objective: step_by_step`); name another model"
 
 
 def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:

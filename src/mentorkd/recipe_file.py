@@ -16,7 +16,14 @@ from pydantic import ValidationError
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.quickstart import MODELS
 from mentorkd.recipe import Recipe
-from mentorkd.recipe_checks import Finding, combined_faults, idle_settings, mapping, plain_faults
+from mentorkd.recipe_checks import (
+    Finding,
+    combined_faults,
+    idle_settings,
+    learnable_filters,
+    mapping,
+    plain_faults,
+)
 from mentorkd.recipe_defaults import fill_known_task, fill_protocol, merge_defaults
 from mentorkd.recipe_graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe_search import merge_search, search_faults
@@ -161,6 +168,9 @@ def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
         for key in ("name", "tokenizer"):
             if isinstance(model.get(key), str):
                 model[key] = _local(model[key], folders("learners", name, "model", key))
+    for place, judge in learnable_filters(raw):
+        if isinstance(judge.get("model"), str) and judge["model"] not in mapping(raw.get("learners")):
+            judge["model"] = _local(judge["model"], folders(*map(str, place), "model"))
 
 
 def _resolve_teacher(teacher: dict[str, Any], folders: Callable[..., list[Path]]) -> None:
@@ -235,6 +245,7 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
     for name, learner in mapping(raw.get("learners")).items():
         model = mapping(mapping(learner).get("model"))
         models += [(("learners", name, "model", key), model.get(key)) for key in ("name", "tokenizer")]
+    models += [((*place, "model"), judge.get("model")) for place, judge in learnable_filters(raw)]
     for where, value in models:
         if isinstance(value, str) and _is_path(value) and not os.path.exists(value):
             yield where, f"no file or folder at {value}"

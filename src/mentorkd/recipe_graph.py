@@ -14,6 +14,7 @@ __all__ = [
     "arms",
     "arms_in",
     "cycles",
+    "judges_of",
     "learning_order",
     "links_in",
     "links_of",
@@ -27,15 +28,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Links:
-    """Whom a learner learns from: authors of text, and the mentors whose distributions it imitates."""
+    """Whom a learner learns from: authors of text, the mentors whose distributions it imitates, and the learners that judge
+    which of the text is `learnable`."""
 
     rationales: Sequence[str]
     soft_labels: Sequence[str] = ()
+    judges: Sequence[str] = ()
 
     @property
     def learners(self) -> list[str]:
         """The other learners that must be trained before this one, each once."""
-        return [name for name in dict.fromkeys([*self.rationales, *self.soft_labels]) if name not in (TEACHER, GOLD)]
+        named = dict.fromkeys([*self.rationales, *self.soft_labels, *self.judges])
+        return [name for name in named if name not in (TEACHER, GOLD)]
 
 
 def links_in(learner: Mapping[str, Any]) -> Links:
@@ -47,7 +51,17 @@ def links_in(learner: Mapping[str, Any]) -> Links:
 
 def links_of(recipe: Recipe) -> dict[str, Links]:
     """The links of every learner, in recipe order."""
-    return {name: Links(learner.rationales, list(learner.imitates)) for name, learner in recipe.learners.items()}
+    return {
+        name: Links(learner.rationales, list(learner.imitates), judges_of(recipe, name))
+        for name, learner in recipe.learners.items()
+    }
+
+
+def judges_of(recipe: Recipe, name: str) -> list[str]:
+    """The learners that judge what another one reads, each once."""
+    filters = [recipe.filter_of(name, source).learnable for source in recipe.learners[name].rationales]
+    judges = dict.fromkeys(each.model for each in filters if each is not None)
+    return [judge for judge in judges if judge in recipe.learners]
 
 
 def learning_order(recipe: Recipe) -> list[str]:
@@ -70,7 +84,8 @@ def scorers(recipe: Recipe) -> set[str]:
 
 def mentors(recipe: Recipe) -> set[str]:
     """Learners that another one names at all."""
-    return writers(recipe) | scorers(recipe)
+    judges = {name for links in links_of(recipe).values() for name in links.judges}
+    return writers(recipe) | scorers(recipe) | judges
 
 
 def arms(recipe: Recipe) -> list[str]:

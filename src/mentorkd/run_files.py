@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RunError
+from mentorkd.hardware import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
-from mentorkd.store import RunFolder
+from mentorkd.store import RunFolder, write_json
 
 __all__ = ["RunFiles"]
 
@@ -24,10 +25,15 @@ class RunFiles:
         """What engines make of models, kept from run to run."""
         return self.root / ".engines"
 
-    @property
-    def precision(self) -> Path:
-        """The arithmetic that was measured to be fast when the run began."""
-        return self.root / ".stages" / "precision.json"
+    def precision(self, device_type: str) -> Precision:
+        """The arithmetic measured to be fast on this kind of device when the run began on one; measured now if it has not."""
+        file = self.root / ".stages" / "precision.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if device_type not in known:
+            known[device_type] = list(choose_precision(device_type))
+            write_json(file, known)
+        chosen: Precision = known[device_type][0]
+        return chosen
 
     def record(self, stage: str) -> dict[str, Any]:
         """What a stage recorded. Raises RunError if it is not finished."""

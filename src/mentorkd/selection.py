@@ -48,7 +48,7 @@ def select(
     max_tokens: int | None = None,
     conclude: Callable[[Rationale], str | None] | None = None,
     sound: Callable[[str], bool] | None = None,
-    nll: Mapping[str, float] | None = None,
+    nll: Callable[[Sequence[Rationale]], Mapping[str, float]] | None = None,
     drop_unlearnable: float = 0.0,
     diverse: int | None = None,
 ) -> tuple[list[Rationale], list[FilterCount]]:
@@ -57,7 +57,7 @@ def select(
     The keywords turn filters on and are the arguments of the functions below, which say what each does. Questions are
     sampled first, so that the sample does not depend on the other filters; limits per question come last, so that they
     choose among what is good. With `deduplicate`, rationales that repeat one of `already` (a teacher's, say, when these
-    are a mentor's) are dropped too.
+    are a mentor's) are dropped too. `nll` is asked about what the filters before it let through, and about no more.
     """
     filters: list[tuple[str, Callable[[Sequence[Rationale]], list[Rationale]]]] = []
     if question_ratio < 1:
@@ -73,7 +73,7 @@ def select(
     if sound is not None:
         filters.append(("steps_check", lambda rows: keep_sound(rows, sound)))
     if nll is not None and drop_unlearnable > 0:
-        filters.append(("learnable", lambda rows: keep_learnable(rows, nll, drop_unlearnable)))
+        filters.append(("learnable", lambda rows: keep_learnable(rows, nll(rows), drop_unlearnable)))
     if diverse is not None:
         filters.append(("diverse", lambda rows: keep_diverse(rows, diverse)))
     if max_per_question is not None:

@@ -10,8 +10,8 @@ made, is the number of updates that it gave, so that arms stay as they are where
 | prepare | nothing |
 | annotate | `questions` |
 | score | `questions`, `rationales/SOURCE`, `model` |
-| budget | `questions`, `rationales/SOURCE` of all arms |
-| train | `questions`, `rationales/SOURCE`; of a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; of an arm `budget` |
+| budget | `questions`, `rationales/SOURCE` and `judge/LEARNER` of all arms |
+| train | `questions`, `rationales/SOURCE`, `judge/LEARNER`; of a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; of an arm `budget` |
 | search | `trial/NUMBER` |
 | augment, evaluate | `questions`, `model` (none of a learner that is not trained) |
 | report | `KIND/LEARNER/SEED` of every learner, and every other stage |
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RunError
-from mentorkd.recipe import GOLD, TEACHER, Learner, ModelConfig, Recipe, RecordedTeacher
+from mentorkd.recipe import GOLD, TEACHER, Learner, ModelConfig, Recipe, RecordedTeacher, SelectConfig
 from mentorkd.recipe_checks import idle_settings
 from mentorkd.recipe_file import data_path, learning_order, writers
-from mentorkd.recipe_graph import arms, matched_arms
+from mentorkd.recipe_graph import arms, judges_of, matched_arms
 from mentorkd.recipe_search import trial_name, trials_of, with_values
 from mentorkd.store import Stage, digest_path, fingerprint
 
@@ -160,7 +160,7 @@ class _Seed:
         learners = {name: self.recipe.learners[name] for name in arms(self.recipe)}
         inputs, settings = {"questions": self.prepared}, []
         for name, learner in learners.items():
-            inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales}
+            inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._judges(name)
             settings.append([name, self.models[name], learner.rationales, row_settings(self.recipe, name)])
         self.budget = self.graph.add(
             "budget",
@@ -219,14 +219,14 @@ class _Seed:
             learner.training.model_dump(exclude={"report_to"}),
             own,
             learner.sampling.max_new_tokens,
-            [_filters(self.recipe, name, source) for source in learner.rationales],
+            [_filters(self.recipe, self.recipe.filter_of(name, source)) for source in learner.rationales],
             list(learner.imitates.values()),
             self.seed,
         ]
 
     def _lessons(self, name: str, learner: Learner, trial: Mapping[str, Any]) -> dict[str, str]:
         inputs = {"questions": self.prepared}
-        inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales}
+        inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._judges(name)
         for mentor in learner.imitates:
             if mentor in self.trained:
                 inputs[f"model/{mentor}"] = self.trained[mentor]
@@ -237,12 +237,17 @@ class _Seed:
             inputs["budget"] = self.budget
         return inputs
 
+    def _judges(self, name: str) -> dict[str, str]:
+        """The trained learners whose likelihoods filter what a learner reads."""
+        judges = judges_of(self.recipe, name)
+        return {f"judge/{judge}": self.trained[judge] for judge in judges if judge in self.trained}
+
     def _add_score(self, name: str, learner: Learner, mentor: str, source: str, trial: Mapping[str, Any]) -> str:
         """A mentor's soft labels on a source's text; pupils that need the same ones in the same form share them."""
         form: str = learner.soft_label_store
         settings = [
             [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],
-            _filters(self.recipe, name, source),
+            _filters(self.recipe, self.recipe.filter_of(name, source).of_each()),
             [self._untrained(mentor), self.recipe.learners[mentor].training.precision],
         ]
         if form == "top_k":
@@ -269,7 +274,7 @@ def row_settings(recipe: Recipe, name: str) -> list[Any]:
     """Settings that decide a learner's training rows and how long its epochs are, beside its model and its sources' text."""
     learner = recipe.learners[name]
     form = learner.model_dump(include={"prompt", "target", "objective"})
-    filters = [_filters(recipe, name, source) for source in learner.rationales]
+    filters = [_filters(recipe, recipe.filter_of(name, source)) for source in learner.rationales]
     return [form, learner.training.model_dump(include=LENGTH), filters]
 
 
@@ -299,10 +304,21 @@ def _teacher_identity(recipe: Recipe) -> list[Any]:
     return [settings]
 
 
-def _filters(recipe: Recipe, reader: str, source: str) -> dict[str, Any]:
+def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:
     """The filters of a source; those that came later are named only where they are on, so that old runs stay finished."""
-    select, first = recipe.filter_of(reader, source), {"correct", "deduplicate", "max_per_question", "question_ratio"}
-    return select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
+    first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
+    filters = select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
+    if (learnable := select.learnable) is not None:
+        filters["learnable"] = [learnable.drop, _judge_identity(recipe, learnable.model)]
+    return filters
+
+
+def _judge_identity(recipe: Recipe, name: str) -> Any:
+    """How a judge reads, and its weights where no stage trains it: those of a trained one are an input."""
+    judge = recipe.learners.get(name)
+    if judge is None:
+        return _model_identity(ModelConfig(name=name))
+    return [judge.prompt, judge.target, None if judge.rationales else _model_identity(judge.model)]
 
 
 def _model_identity(config: ModelConfig) -> Any:

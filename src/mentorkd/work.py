@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.budget import Arm, budget
 from mentorkd.stages.evaluate import accuracy, evaluate
+from mentorkd.stages.likelihood import judge_of, likelihoods
 from mentorkd.stages.objective import MentorFiles, objective_of
 from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.report import report, report_inputs
@@ -71,7 +73,6 @@ class Work:
         self.device = resolve_device(recipe.device)
         logging.disable_progress_bar()  # a bar a checkpoint would tear ours
         self.grader = Grader(_known(recipe.task.answer), recipe.task.choices)
-        self._precision: tuple[hardware.Precision, str] | None = None
 
     # --- the stages -----------------------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class Work:
         learner = self._learner(stage)
         mentor_folder = self._model(stage, stage.mentor)
         mentor = load_folder(mentor_folder, device=self.device)
-        rows, _, _ = self._rows(stage, stage.learner, Reader.of(mentor), [stage.source])
+        rows, _, _ = self._rows(stage, stage.learner, Reader.of(mentor), scored=stage.source)
         made = score(
             mentor,
             rows,
@@ -278,26 +279,39 @@ class Work:
         return self.files.questions(stage.inputs["questions"], split)
 
     def _rows(
-        self, stage: Stage, name: str, reader: Reader, sources: Iterable[str] | None = None
+        self, stage: Stage, name: str, reader: Reader, *, scored: str | None = None
     ) -> tuple[list[Encoded], EncodingCounts, list[dict[str, Any]]]:
-        """What a learner is taught from its sources or some of them: its rows, and the counts of encoding and of filters."""
+        """What a learner is taught, or all of a source that it may be: its rows, and the counts of encoding and of filters."""
         learner, questions = self.recipe.learners[name], self._questions(stage, "train")
         written = {
             source: gold_rationales(questions)
             if source == GOLD
             else self.files.rationales(stage.inputs[f"rationales/{source}"])
-            for source in sources or learner.rationales
+            for source in ([scored] if scored else learner.rationales)
         }
         filters = {source: self.recipe.filter_of(name, source) for source in written}
-        gathered = gather(written, filters, questions, conclude=self.grader.find)
+        if scored:
+            filters = {source: select.of_each() for source, select in filters.items()}
+        judge = partial(self._judge, stage, learner, questions)
+        gathered = gather(written, filters, questions, conclude=self.grader.find, judge=judge)
         rows, counts = training_rows(gathered.rationales, questions, learner, reader)
-        if not rows and sources is None:
+        if not rows and not scored:
             raise TrainingError(
                 f"{name}: no training row is left of {len(gathered.rationales)} selected rationales "
                 f"({counts.source_too_long} prompts and {counts.target_too_long} targets were too long); loosen `select`, "
                 "or raise `max_source_tokens` or `max_target_tokens`"
             )
         return rows, counts, gathered.filters
+
+    def _judge(
+        self, stage: Stage, reader: Learner, questions: list[Question], name: str, rationales: Sequence[Rationale]
+    ) -> dict[str, float]:
+        """How likely the model of a `learnable` filter finds rationales."""
+        learner = self.recipe.learners.get(name)
+        folder = self.model_folder(name, stage.seed, stage.inputs.get(f"judge/{name}")) if learner else None
+        bfloat16 = self.precision(learner or reader) == "bfloat16"
+        judge = judge_of(name, learner, folder, device=self.device, bfloat16=bfloat16, journals=self.files.engines)
+        return likelihoods(judge, rationales, questions, on_progress=self.progress)
 
     def _model(self, stage: Stage, name: str) -> Path:
         """The folder of a learner's model, by its role in the stage."""
@@ -347,11 +361,7 @@ class Work:
     def precision(self, learner: Learner) -> hardware.Precision:
         """The learner's arithmetic; `auto` is measured once a run folder, so that a resumed run does not change it."""
         wanted = learner.training.precision
-        if wanted != "auto":
-            return wanted
-        if self._precision is None:
-            self._precision = _remembered(self.files.precision, self.device.type)
-        return self._precision[0]
+        return self.files.precision(self.device.type) if wanted == "auto" else wanted
 
     def _learner(self, stage: Stage) -> Learner:
         return with_values(self.recipe.learners[stage.learner], stage.trial)
@@ -407,13 +417,3 @@ def _verdicts(records: Iterable[Rationale | Prediction]) -> Mapping[str, int]:
     for record in records:
         counts[record.verdict] += 1
     return counts
-
-
-def _remembered(file: Path, device_type: str) -> tuple[hardware.Precision, str]:
-    """The arithmetic measured for this kind of device when the run began on one, measured now if it has not."""
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if device_type not in known:
-        known[device_type] = list(hardware.choose_precision(device_type))
-        write_json(file, known)
-    chosen, why = known[device_type]
-    return chosen, why

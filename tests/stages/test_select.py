@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mentorkd.recipe import SelectConfig
 from mentorkd.records import Question, Rationale
 from mentorkd.stages.sampling import Grader
@@ -77,6 +79,39 @@ def test_filters_of_reasoning_are_off_until_they_are_asked_for() -> None:
 def test_diverse_keeps_those_that_differ_most() -> None:
     texts = ["a b c d e 3", "a b c d f 3", "u v w x y 3"]
     assert kept(texts, diverse=2) == ([texts[0], texts[2]], [("diverse", 3, 2)])
+
+
+def test_what_is_scored_holds_all_that_any_reader_may_take() -> None:
+    limited = SelectConfig(max_per_question=1)
+    taken = gather(SOURCES, {"teacher": SelectConfig(), "mentor": limited}, QUESTIONS).rationales
+    alone = gather({"mentor": MENTOR}, {"mentor": limited}, QUESTIONS).rationales
+    scored = gather({"mentor": MENTOR}, {"mentor": limited.of_each()}, QUESTIONS).rationales
+    # The teacher gave the first text, so of the mentor's the second is the first.
+    assert [r.text for r in taken if r.source == "mentor"] == ["new"]
+    assert [r.text for r in alone] == ["a"]
+    assert [r.text for r in scored] == ["a", "new"]
+
+
+def test_the_share_of_equations_that_could_not_be_read_is_told() -> None:
+    question = QUESTIONS[3]
+    texts = ["1 + 2 = 3", "1 + 2 = 4", "Total = 3", "x + 1 = 4, so 2 + 1 = 3"]
+    rows = [rationale(question, text, "teacher", sample=i) for i, text in enumerate(texts)]
+    gathered = gather({"teacher": rows}, {"teacher": SelectConfig(steps=True)}, QUESTIONS)
+    (told,) = [row for row in gathered.filters if row["filter"] == "steps_check"]
+    assert (told["before"], told["after"], told["equations"], told["unread"]) == (4, 3, 5, 2)
+
+
+def test_learnable_asks_its_judge_by_name() -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def judge(model: str, rationales: Sequence[Rationale]) -> dict[str, float]:
+        asked.append((model, [r.text for r in rationales]))
+        return {r.id: float(len(r.text)) for r in rationales}
+
+    select = SelectConfig.model_validate({"learnable": {"model": "mentor", "drop": 0.5}})
+    gathered = gather({"mentor": MENTOR}, {"mentor": select}, QUESTIONS, judge=judge)
+    assert asked == [("mentor", ["a", "new"])]
+    assert [r.text for r in gathered.rationales] == ["a"]
 
 
 def test_replies_that_are_not_whole_are_never_trained_on() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +15,14 @@ from torch.nn import functional as F
 from mentorkd.batching import Collator, sorted_batches
 from mentorkd.encoding import Encoded
 from mentorkd.errors import ModelError
-from mentorkd.head_tap import head_parameters, tap_is_exact, target_hidden, target_logits
+from mentorkd.head_tap import head_parameters, tap_is_exact
 from mentorkd.losses import top_k_of
 from mentorkd.models import LoadedModel, hold_products_in_bfloat16, tokenizer_digest
 from mentorkd.soft_labels import SoftLabelWriter, StoreMeta
+from mentorkd.stages.forward import TOKENS_PER_BATCH, arithmetic, logits_in_parts, on_device, states_at_targets
 from mentorkd.stages.sampling import Progress
 
 __all__ = ["score"]
-
-# Padded tokens (source + target) a forward pass: enough to keep matrix units busy, little enough to fit anywhere.
-TOKENS_PER_BATCH = 2048
-
-# Target tokens whose whole logits are at hand at once, for `top_k`.
-LOGIT_ROWS = 256
 
 
 def score(
@@ -60,8 +54,8 @@ def score(
     collate = Collator.for_model(mentor.kind, mentor.tokenizer, mentor.model.config)
     batches = sorted_batches([row.padded_sides(mentor.kind) for row in rows], tokens_per_batch=tokens_per_batch)
     weight, bias = head_parameters(mentor.model)
-    with _arithmetic(mentor, bfloat16):
-        exact = not rows or tap_is_exact(mentor.model, _on(mentor.device, collate([rows[0]])))
+    with arithmetic(mentor, bfloat16):
+        exact = not rows or tap_is_exact(mentor.model, on_device(mentor.device, collate([rows[0]])))
     if mode == "hidden" and not exact:
         raise ModelError(
             f"{type(mentor.model).__name__} changes its logits after the head, so hidden states cannot stand for them; "
@@ -84,7 +78,7 @@ def score(
         for numbers in batches:
             part = [rows[number] for number in numbers if rows[number].rationale_id not in writer.done]
             if part:
-                batch = _on(mentor.device, collate(part))
+                batch = on_device(mentor.device, collate(part))
                 arrays = _distributions(mentor, batch, meta, exact=exact, bfloat16=bfloat16)
                 arrays["labels"] = np.concatenate([row.target_ids for row in part])
                 ends = np.cumsum([len(row.target_ids) for row in part])[:-1]
@@ -102,30 +96,15 @@ def score(
     }
 
 
-def _arithmetic(mentor: LoadedModel, bfloat16: bool) -> AbstractContextManager[Any]:
-    return torch.autocast(mentor.device.type, torch.bfloat16) if bfloat16 else nullcontext()
-
-
-def _on(device: torch.device, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.to(device) for name, value in batch.items()}
-
-
 @torch.inference_mode()
 def _distributions(
     mentor: LoadedModel, batch: dict[str, torch.Tensor], meta: StoreMeta, *, exact: bool, bfloat16: bool
 ) -> dict[str, npt.NDArray[Any]]:
     """The store's arrays, labels excepted, at the target positions of a batch."""
-    with _arithmetic(mentor, bfloat16):
-        states = (target_hidden if exact else target_logits)(mentor.model, batch)
+    states = states_at_targets(mentor, batch, exact=exact, bfloat16=bfloat16)
     if meta.form == "hidden":
         return {"hidden": states.to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)}
-    labels = batch["labels"][batch["labels"] >= 0]
-    weight, bias = head_parameters(mentor.model)
-    parts = []
-    for start in range(0, len(states), LOGIT_ROWS):
-        some = states[start : start + LOGIT_ROWS]
-        logits = F.linear(some.to(weight.dtype), weight, bias) if exact else some
-        parts.append(_top_k(logits.float(), labels[start : start + LOGIT_ROWS], meta))
+    parts = [_top_k(logits, labels, meta) for logits, labels in logits_in_parts(mentor, batch, states, exact=exact)]
     return {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in parts[0]}
 
 

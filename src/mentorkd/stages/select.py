@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from mentorkd.recipe import GOLD, SelectConfig
@@ -40,11 +41,13 @@ def gather(
     questions: Sequence[Question],
     *,
     conclude: Callable[[str, Question], str | None] | None = None,
+    judge: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
 ) -> Gathered:
     """Select from each source in turn; a text that an earlier source has given for the question is not taken again.
 
     Only rationales of `questions` (the training split) are taken, and of replies that were refused, empty or cut none.
-    `conclude` reads the answer that a text arrives at; it is needed for `answer_in_rationale` alone.
+    `conclude` reads the answer that a text arrives at, and is needed for `answer_in_rationale` alone; `judge` gives the
+    negative log-likelihood a token of rationales by the model that a `learnable` filter names, and is needed for it alone.
     """
     known = {question.id: question for question in questions}
     taken: list[Rationale] = []
@@ -57,6 +60,7 @@ def gather(
             whole = [rationale for rationale in mine if rationale.meta.get("outcome") == "ok"]
             counts.append(FilterCount("whole_replies", len(mine), len(whole)))
             mine = whole
+        equations, learnable = _Equations(), config.learnable
         kept, more = select(
             mine,
             correct=config.correct,
@@ -69,11 +73,14 @@ def gather(
             min_tokens=config.min_tokens,
             max_tokens=config.max_tokens,
             conclude=_conclusion(conclude, known) if config.answer_in_rationale else None,
-            sound=_is_sound if config.steps else None,
+            sound=equations.hold if config.steps else None,
+            nll=None if learnable is None else partial(_judged_by(judge), learnable.model),
+            drop_unlearnable=0.0 if learnable is None else learnable.drop,
             diverse=config.diverse,
         )
         taken += kept
-        filters += [{"source": name, **asdict(count)} for count in [*counts, *more]]
+        told = {"steps_check": {"equations": equations.read + equations.unread, "unread": equations.unread}}
+        filters += [{"source": name, **asdict(count), **told.get(count.filter, {})} for count in [*counts, *more]]
     return Gathered(taken, filters)
 
 
@@ -81,8 +88,25 @@ def _tokens(text: str) -> int:
     return -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
-def _is_sound(text: str) -> bool:
-    return not check_steps(text).wrong
+@dataclass
+class _Equations:
+    """Checks the equations of texts, and counts those that could be read and those that were left alone."""
+
+    read: int = 0
+    unread: int = 0
+
+    def hold(self, text: str) -> bool:
+        steps = check_steps(text)
+        self.read += steps.holding + len(steps.wrong)
+        self.unread += steps.unread
+        return not steps.wrong
+
+
+def _judged_by(
+    judge: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None,
+) -> Callable[[str, Sequence[Rationale]], Mapping[str, float]]:
+    assert judge is not None, "learnable needs a judge"
+    return judge
 
 
 def _conclusion(

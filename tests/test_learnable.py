@@ -1,0 +1,143 @@
+"""The filter `learnable` in recipes: a model judges what another one reads, and comes before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mentorkd.errors import RecipeError
+from mentorkd.pipeline import Pipeline
+from mentorkd.recipe import Recipe
+from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
+from mentorkd.recipe_graph import arms, learning_order
+from small_recipe import small_recipe
+
+
+def written(folder: Path, learners: dict[str, Any], **changes: Any) -> Path:
+    """The small recipe with other learners; those without a model get the student's."""
+    raw = small_recipe(folder, **changes)
+    raw["training"]["epochs"] = 1
+    model = raw["learners"]["student"]["model"]
+    raw["learners"] = {name: {"model": model} | learner for name, learner in learners.items()}
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(raw))
+    return path
+
+
+def loaded(folder: Path, learners: dict[str, Any], **changes: Any) -> Recipe:
+    return load_recipe(written(folder, learners, **changes))
+
+
+BY_MENTOR = {"learnable": {"model": "mentor", "drop": 0.25}}
+LOOSE = {"correct": False, "deduplicate": False}
+LEARNERS = {
+    # The judge stands behind those that it judges for, on purpose.
+    "student": {
+        "rationales": ["teacher", "mentor"],
+        "soft_labels": "mentor",
+        "reads": {"teacher": BY_MENTOR, "mentor": {**LOOSE, **BY_MENTOR, "max_per_question": 1}},
+    },
+    "vanilla": {},
+    "mentor": {"select": LOOSE},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    folder = tmp_path_factory.mktemp("learnable")
+    pipeline = Pipeline(loaded(folder, LEARNERS), folder / "run")
+    pipeline.run()
+    return pipeline
+
+
+def filters(run: Pipeline, learner: str) -> list[tuple[str, str, int, int]]:
+    stage = run.made("train", learner, 1)
+    assert stage is not None
+    return [(row["source"], row["filter"], row["before"], row["after"]) for row in run.folder.record(stage)["filters"]]
+
+
+def test_a_learner_judges_the_texts_of_teacher_and_mentor(run: Pipeline) -> None:
+    assert "learnable" not in [row[1] for row in filters(run, "vanilla") + filters(run, "mentor")]
+    judged = {source: (before, after) for source, name, before, after in filters(run, "student") if name == "learnable"}
+    assert set(judged) == {"teacher", "mentor"}
+    for before, after in judged.values():
+        assert before - after == int(0.25 * before) > 0
+
+
+def test_its_judgements_are_kept_and_shared(run: Pipeline) -> None:
+    (journal,) = (run.folder.root / ".engines").glob("likelihoods-*.jsonl")
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    asked = sum(before for _, name, before, _ in filters(run, "student") if name == "learnable")
+    assert len({key for key, _ in lines}) == len(lines) <= asked
+    assert all(nll > 0 for _, nll in lines)
+
+
+def test_a_judge_comes_first_and_is_no_arm(run: Pipeline) -> None:
+    assert learning_order(run.recipe) == ["vanilla", "mentor", "student"]
+    assert arms(run.recipe) == ["student", "vanilla"]
+    reader, judge = run.made("train", "student", 1), run.made("train", "mentor", 1)
+    (stage,) = [stage for stage in run.stages if stage.name == reader]
+    assert stage.inputs["judge/mentor"] == judge
+    assert parse_recipe(dump_recipe(run.recipe), source="dump", base=Path("/")) == run.recipe
+
+
+def test_a_changed_share_judges_nothing_again(run: Pipeline) -> None:
+    learners = json.loads(json.dumps(LEARNERS))
+    learners["student"]["reads"]["teacher"]["learnable"]["drop"] = 0.5
+    recipe = loaded(run.folder.root.parent, learners)
+    again = Pipeline(recipe, run.folder.root)
+    waiting = {planned.stage.name for planned in again.plan() if planned.state != "done"}
+    assert {"learners/student/seed-1/train", "report"} <= waiting
+    assert not [name for name in waiting if name.startswith("learners/mentor")]  # its soft labels are of all it may score
+    (journal,) = (run.folder.root / ".engines").glob("likelihoods-*.jsonl")
+    before = journal.read_text()
+    again.run()
+    assert journal.read_text() == before
+    assert ("teacher", "learnable") in [row[:2] for row in filters(again, "student")]
+
+
+def test_any_model_judges_by_its_folder(run: Pipeline, tmp_path: Path) -> None:
+    judge = {"learnable": {"model": str(run.folder.root / "learners/vanilla/seed-1/model"), "drop": 0.5}}
+    teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": judge}
+    pipeline = Pipeline(loaded(tmp_path, {"vanilla": {}}, teacher=teacher), tmp_path / "run")
+    pipeline.run(until="train")
+    ((before, after),) = [row[2:] for row in filters(pipeline, "vanilla") if row[1] == "learnable"]
+    assert before - after == int(0.5 * before) > 0
+
+
+FAULTY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "itself": ({"mentor": {}}, BY_MENTOR, "`mentor` cannot judge what it is itself to learn from"),
+    "cycle": (
+        {"mentor": {"rationales": ["vanilla"]}, "vanilla": {}},
+        BY_MENTOR,
+        "a cycle, where each learns from the next",
+    ),
+    "step by step": (
+        {"mentor": {"objective": "step_by_step"}, "student": {"reads": {"teacher": BY_MENTOR}}},
+        {},
+        "`mentor` answers without reasoning",
+    ),
+    "no share": ({"mentor": {}}, {"learnable": {"model": "x", "drop": 0}}, "drop: got 0; expected a number above 0"),
+    "no model": ({"mentor": {}}, {"learnable": {"drop": 0.5}}, "learnable.model: missing"),
+    "no folder": ({"mentor": {}}, {"learnable": {"model": "./nowhere"}}, "no file or folder at "),
+}
+
+
+@pytest.mark.parametrize("case", FAULTY)
+def test_faults_are_told_with_their_place(case: str, tmp_path: Path) -> None:
+    learners, select, said = FAULTY[case]
+    teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": select}
+    with pytest.raises(RecipeError) as caught:
+        loaded(tmp_path, learners, teacher=teacher)
+    assert said in str(caught.value)
+    assert len(caught.value.faults) == 1
+
+
+def test_a_judge_that_cannot_be_had_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": {"learnable": {"model": "mentr!"}}}
+    pipeline = Pipeline(loaded(tmp_path, {"mentor": {}}, teacher=teacher), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"no learner of the recipe; did you mean `mentor`\?"):
+        pipeline.run()
