@@ -26,14 +26,14 @@ COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 COMMANDS = "copy numbers names run sums find all last spell swap skip"
 SIGNS = (("+", "-"), ("plus", "minus"), ("up", "down"), ("more", "less"))
 COMMON = (
-    "a about again all also am an and any are as ask at back be been before began big bring but by call came can "
-    "cannot correct could day did do does each end equal even every few five for four from get go good had has "
+    "a about add again all also am an and another any are as ask at back be been before began big bring but by call "
+    "came can cannot correct could day did do does each end equal even every few five for four from get go good had has "
     "have he her here him his how I if in into is it its just know last left less let like long look made make "
     "many may me more most much must my new no not number of off on one only or other our out over own question "
     "right said same saw see she should since small so some step sum ten than that the their them there these "
     "they think this three time to total two until up us use was way we well went were what when where which "
     "while who why will with word would wrong yes you your Therefore answer A An And But He How If In It No Now "
-    "Since So The There They This To We What When Which Yes"
+    "Since So table take wait The There They This To We What When Which Yes"
 )
 FRAGMENTS = (
     "an ar al at ch ck ea ed ee en er es et ic in ing ion is it le ll ly ment ness nd on oo or ou ow qu re ro sh "

@@ -18,14 +18,12 @@ __all__ = ["PHRASINGS", "Phrasing", "TeacherRow", "annotate"]
 @dataclass(frozen=True)
 class Phrasing:
     """How a solution is told. The slots: {a} the total before a step, {n} what the step moves, {b} the total after it,
-    {T} the counted things, {plan} all steps in `plan_gain` and `plan_loss`."""
+    {T} the counted things."""
 
     opening: str
     gain: str
     loss: str
     closing: str
-    plan_gain: str = ""
-    plan_loss: str = ""
 
 
 PHRASINGS = (
@@ -42,12 +40,10 @@ PHRASINGS = (
         closing="",
     ),
     Phrasing(
-        opening="We begin at {a}{plan}.",
+        opening="We begin at {a}.",
         gain="{a} + {n} = {b}.",
         loss="{a} - {n} = {b}.",
         closing="That is {b} {T}.",
-        plan_gain=", add {n}",
-        plan_loss=", take {n}",
     ),
     Phrasing(
         opening="The count is {a}.",
@@ -118,8 +114,7 @@ def _err(rng: random.Random, problem: Problem) -> tuple[list[int], list[int]]:
 
 
 def _write(phrasing: Phrasing, things: str, moves: Sequence[int], totals: Sequence[int]) -> str:
-    plan = "".join((phrasing.plan_gain if move > 0 else phrasing.plan_loss).format(n=abs(move)) for move in moves)
-    parts = [phrasing.opening.format(a=totals[0], T=things, plan=plan)]
+    parts = [phrasing.opening.format(a=totals[0], T=things)]
     for before, move, after in zip(totals, moves, totals[1:], strict=False):
         parts.append((phrasing.gain if move > 0 else phrasing.loss).format(a=before, n=abs(move), b=after))
     parts.append(phrasing.closing.format(b=totals[-1], T=things))
