@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from common import arguments, in_turn, report
+from svamp import SHAPES
 from transformers import GenerationConfig, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from mentorkd.generation.transformers_engine import TransformersEngine
@@ -29,12 +30,7 @@ from mentorkd.recipe import ModelConfig
 
 REFERENCE, OURS = "reference", "ours"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
-SMALL = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
-SHAPES = {
-    "flan-t5-small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
-    "flan-t5-base": {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
-    "quarter": {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 4, "num_heads": 4},
-}
+SMALL = SHAPES["tiny"]
 VOCABULARY = 32_128
 
 

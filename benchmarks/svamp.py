@@ -27,10 +27,11 @@ logging.disable_progress_bar()
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SHAPES = {
-    "flan-t5-small": {"d_model": 512, "num_heads": 6, "num_layers": 8, "d_ff": 1024},
-    "flan-t5-base": {"d_model": 768, "num_heads": 12, "num_layers": 12, "d_ff": 2048},
-    "flan-t5-large": {"d_model": 1024, "num_heads": 16, "num_layers": 24, "d_ff": 2816},
-    "tiny": {"d_model": 64, "num_heads": 2, "num_layers": 2, "d_ff": 128},
+    "flan-t5-small": {"d_model": 512, "d_kv": 64, "num_heads": 6, "num_layers": 8, "d_ff": 1024},
+    "flan-t5-base": {"d_model": 768, "d_kv": 64, "num_heads": 12, "num_layers": 12, "d_ff": 2048},
+    "flan-t5-large": {"d_model": 1024, "d_kv": 64, "num_heads": 16, "num_layers": 24, "d_ff": 2816},
+    "quarter": {"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": 4, "d_ff": 256},
+    "tiny": {"d_model": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2, "d_ff": 128},
 }
 LONGEST_TARGET = 512
 """The reference cuts SVAMP's 18 longest targets to 512 tokens and so pads all others to that. Here those 18 are left
@@ -66,7 +67,6 @@ def flan_t5(shape: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> Loaded
         torch.manual_seed(seed)
         config = T5Config(
             vocab_size=32_128,
-            d_kv=64,
             feed_forward_proj="gated-gelu",
             tie_word_embeddings=False,
             decoder_start_token_id=0,
