@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mentorkd.encoding import Encoded
+from mentorkd.objectives import StepByStep
 from mentorkd.recipe import TrainingConfig
 from mentorkd.schedule import Length, schedule_training, training_length, updates_for
+from tiny_training import learner, paired_rows, run
 
 
 def rows(count: int, **about: Any) -> list[Encoded]:
@@ -60,23 +64,28 @@ def test_updates_for_counts_steps_of_several_micro_batches() -> None:
     assert updates_for(1, every, "causal", how, seed=0) == 1
 
 
-def test_a_batch_is_as_many_rationales_whether_one_or_two_rows_each() -> None:
-    pairs = [Encoded(f"r{n}", [5], [6], f"r{n}", task) for n in range(9) for task in ("predict", "explain")]  # type: ignore[arg-type]
-    made = schedule_training(pairs, "seq2seq", config(), seed=0)
-    assert made.updates == 12
-    for batch in made.plan.batches:
-        assert len(batch) <= 8
-        tasks = [(pairs[row].rationale_id, pairs[row].task) for row in batch]
-        assert {name for name, task in tasks if task == "predict"} == {
-            name for name, task in tasks if task == "explain"
-        }
+def test_step_by_step_a_batch_is_as_many_rationales_and_two_micro_batches() -> None:
+    every = [Encoded(f"r{n}", [5], [6], f"r{n}", task) for n in range(9) for task in ("predict", "explain")]  # type: ignore[arg-type]
+    every.append(Encoded("bare", [5], [6], None, "predict"))  # an answer without a rationale
+    made = schedule_training(every, "seq2seq", config(batch_size=2, gradient_accumulation=3), seed=0)
+    assert made.accumulation == 6
+    assert made.updates == -(-len(made.plan.batches) // 6)
+    for answers, reasons in zip(made.plan.batches[::2], made.plan.batches[1::2], strict=True):
+        assert 1 <= len(answers) <= 3
+        assert {every[row].task for row in answers} == {"predict"}
+        assert {every[row].task for row in reasons} <= {"explain"}
+        names = [{every[row].rationale_id for row in part} for part in (answers, reasons)]
+        assert names[0] - {"bare"} == names[1]
+    tokens = training_length(every, "seq2seq", config(), seed=0)
+    assert updates_for(tokens.target_tokens, every, "seq2seq", config(), seed=0) == tokens.updates
+    assert len(schedule_training(every, "seq2seq", config(), seed=0, updates=7).plan.batches) == 14
 
 
-@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
-def test_a_token_budget_stands_for_the_number_of_rows(kind: str) -> None:
-    every = rows(60)
-    batches = schedule_training(every, kind, config(tokens_per_batch=64, batch_size=2), seed=0).plan.batches  # type: ignore[arg-type]
-    for batch in batches:
-        sides = [every[row].padded_sides(kind) for row in batch]  # type: ignore[arg-type]
-        assert len(batch) * sum(map(max, zip(*sides, strict=True))) <= 64
-    assert max(map(len, batches)) > 6
+def test_a_training_with_empty_micro_batches_counts_them_for_nothing(tmp_path: Path) -> None:
+    """The one whose rationale is bare has no row that asks to explain."""
+    student = learner()
+    rows = [*paired_rows(student, 2, step_by_step=True), *paired_rows(student, 3, step_by_step=True)[-2:-1]]
+    result = run(student, rows, tmp_path, objective=StepByStep(), batch_size=1)
+    assert result.updates == 3
+    assert all(math.isfinite(row["loss"]) for row in result.history)
+    assert sum(row["tokens"] for row in result.history) == sum(len(row.target_ids) for row in rows)

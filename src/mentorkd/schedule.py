@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import get_args
 
 from mentorkd.batching import BatchPlan, plan_batches
-from mentorkd.encoding import Encoded
+from mentorkd.encoding import Encoded, Task
 from mentorkd.recipe import ModelKind, TrainingConfig
 
 __all__ = ["Length", "Schedule", "schedule_training", "training_length", "updates_for"]
@@ -19,6 +20,8 @@ class Schedule:
     """The micro-batches of a training, and after which updates it stops to log, save and validate."""
 
     plan: BatchPlan
+    accumulation: int
+    """Micro-batches of the plan in an update, in each process."""
     updates: int
     rounds: list[int]
     """Updates that end a round: the ends of epochs, or `epochs` equal distances where the number of updates is given."""
@@ -57,26 +60,31 @@ def schedule_training(
     so learners with unlike numbers of rows are trained, and validated, equally often.
     """
     updates = updates or config.updates
+    step_by_step = any(row.task for row in rows)
     per_update = config.gradient_accumulation * processes
     plan = plan_batches(
         [row.padded_sides(kind) for row in rows],
         seed=seed,
         epochs=config.epochs if updates is None else None,
         batches=None if updates is None else updates * per_update,
-        batch_size=None if config.tokens_per_batch else config.batch_size * rows_of_a_rationale(rows),
+        batch_size=None if config.tokens_per_batch else config.batch_size * (2 if step_by_step else 1),
         tokens_per_batch=config.tokens_per_batch,
         groups=[row.group for row in rows],
     )
     ends = [math.ceil(end / per_update) for end in plan.epoch_ends]
-    if updates is None:
-        return Schedule(plan, ends[-1], ends, ends)
-    rounds = [math.ceil(updates * number / config.epochs) for number in range(1, config.epochs + 1)]
-    return Schedule(plan, updates, rounds, ends)
+    rounds = ends
+    if updates is not None:
+        rounds = [math.ceil(updates * number / config.epochs) for number in range(1, config.epochs + 1)]
+    if step_by_step:
+        plan = _tasks_apart(plan, rows)
+    accumulation = config.gradient_accumulation * (2 if step_by_step else 1)
+    return Schedule(plan, accumulation, updates or ends[-1], rounds, ends)
 
 
-def rows_of_a_rationale(rows: Sequence[Encoded]) -> int:
-    """Step by step, a rationale is two rows, so that a batch of so many rationales is twice as many rows."""
-    return 2 if any(row.task for row in rows) else 1
+def _tasks_apart(plan: BatchPlan, rows: Sequence[Encoded]) -> BatchPlan:
+    """Each batch as two micro-batches, one a task: together, short answers would be padded to the length of rationales."""
+    parts = [[row for row in batch if rows[row].task == task] for batch in plan.batches for task in get_args(Task)]
+    return BatchPlan(parts, [2 * end for end in plan.epoch_ends])
 
 
 def training_length(
@@ -99,10 +107,10 @@ def updates_for(
     """The fewest updates, on cycled rows, that train on so many target tokens."""
     epochs = math.ceil(target_tokens / sum(len(row.target_ids) for row in rows))
     whole = config.model_copy(update={"epochs": max(1, epochs), "updates": None})
-    plan = schedule_training(rows, kind, whole, seed=seed, processes=processes).plan
-    seen = accumulate(_target_tokens(rows, plan))
+    made = schedule_training(rows, kind, whole, seed=seed, processes=processes)
+    seen = accumulate(_target_tokens(rows, made.plan))
     batches = next(number for number, tokens in enumerate(seen, 1) if tokens >= target_tokens)
-    return math.ceil(batches / (config.gradient_accumulation * processes))
+    return math.ceil(batches / (made.accumulation * processes))
 
 
 def _target_tokens(rows: Sequence[Encoded], plan: BatchPlan) -> list[int]:

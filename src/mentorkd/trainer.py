@@ -32,7 +32,8 @@ class PlannedBatches(Dataset[Batch]):
     """The collated micro-batches of a plan, in order, each with its `rows`.
 
     Processes take them in turn. Where the last ones would get none, they get one without a label, which counts for
-    nothing: the loader itself would begin again at the front, and so change the last update.
+    nothing: the loader itself would begin again at the front, and so change the last update. So is a micro-batch that the
+    plan leaves empty.
     """
 
     def __init__(self, rows: Sequence[Encoded], plan: BatchPlan, collator: Collator, processes: int) -> None:
@@ -43,11 +44,10 @@ class PlannedBatches(Dataset[Batch]):
         return self.length
 
     def __getitem__(self, index: int) -> Batch:
-        planned = self.plan.batches[min(index, len(self.plan.batches) - 1)]
-        rows = [self.rows[row] for row in planned]
-        batch = {**self.collator(rows), "rows": rows}
-        if index >= len(self.plan.batches):
-            batch |= {"labels": torch.full_like(batch["labels"], IGNORE_INDEX), "rows": []}
+        rows = [self.rows[row] for row in self.plan.batches[index]] if index < len(self.plan.batches) else []
+        batch = {**self.collator(rows or self.rows[:1]), "rows": rows}
+        if not rows:
+            batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
         return batch
 
 

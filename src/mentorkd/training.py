@@ -76,7 +76,7 @@ def train(
         raise TrainingError(f"{lack} (of {len(rows)} rows); select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, run_name)
     schedule = schedule_training(rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=updates)
-    _set_length(arguments, schedule.updates, config.warmup_ratio)
+    _set_length(arguments, schedule, config.warmup_ratio)
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
     batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size)
     exact = _tap_is_exact(loaded, batches[0])
@@ -195,7 +195,6 @@ def _arguments(
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=config.gradient_accumulation,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         lr_scheduler_type=schedule,
@@ -225,7 +224,8 @@ def _arguments(
     return arguments
 
 
-def _set_length(arguments: TrainingArguments, updates: int, warmup_ratio: float) -> None:
-    arguments.max_steps = updates
-    arguments.warmup_steps = math.ceil(updates * warmup_ratio)
-    arguments.logging_steps = max(1, updates // 100)
+def _set_length(arguments: TrainingArguments, schedule: Schedule, warmup_ratio: float) -> None:
+    arguments.gradient_accumulation_steps = schedule.accumulation
+    arguments.max_steps = schedule.updates
+    arguments.warmup_steps = math.ceil(schedule.updates * warmup_ratio)
+    arguments.logging_steps = max(1, schedule.updates // 100)
