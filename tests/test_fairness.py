@@ -11,6 +11,7 @@ import torch
 
 from mentorkd.batching import plan_batches
 from mentorkd.encoding import Encoded
+from mentorkd.estimate import estimate
 from mentorkd.models import load_model
 from mentorkd.pipeline import Pipeline
 from mentorkd.recipe import TrainingConfig
@@ -93,6 +94,28 @@ def test_the_budget_is_a_stage_between_the_mentors_and_the_arms(folder: Path) ->
     record = pipeline.folder.record("budget/seed-1")
     assert record["number"] == trained(pipeline)["student"]["updates"]
     assert record["arms"]["vanilla"]["own"]["updates"] < record["number"]
+
+
+def test_the_plan_foretells_the_budget(folder: Path) -> None:
+    pipeline = changed(folder)
+    estimates = estimate(pipeline.recipe, folder / "run")
+    told = {stage.learner: estimates.of(stage) for stage in pipeline.stages if stage.kind == "train"}
+    for name, record in trained(pipeline).items():
+        assert (told[name]["rows"], told[name]["updates"]) == (record["rows"], record["updates"])
+        assert told[name]["epochs"] == pytest.approx(record["epochs"], rel=0.1)
+    own = pipeline.folder.record("budget/seed-1")["arms"]["vanilla"]["own"]["updates"]
+    assert f"by their own epochs they would do {own} to {told['student']['updates']} updates" in " ".join(
+        estimates.notes
+    )
+    more = load_recipe(
+        folder / "recipe.yaml",
+        ["sweep.student.kd_weight=[0, 1]", "search={learning_rate: [0.1, 0.2, 0.3]}", "match=tokens"],
+    )
+    notes = estimate(more, folder / "run").notes
+    assert any("equal target tokens" in note for note in notes)
+    assert "swept: student.kd_weight (2); that makes 2 of the 4 learners" in notes
+    arms = "vanilla 3, student@kd_weight=0 3, student@kd_weight=1 3"
+    assert f"trials a seed, each trained and validated: {arms}" in notes
 
 
 def states(pipeline: Pipeline) -> dict[str, str]:

@@ -153,14 +153,15 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     numbers = {p.stage.name: number for number, p in enumerate(planned, 1)}
     show_table(
         loaded.name,
-        ["stage", "#", "needs", "state", "rows", "tokens"],
+        ["stage", "#", "needs", "state", "rows", "updates", "tokens"],
         [
             [
                 p.stage.name,
                 str(numbers[p.stage.name]),
                 ranges(sorted(numbers[need] for need in p.stage.needs)),
                 p.state,
-                _number(row.get("rows")) + (f" x {row['epochs']}" if "epochs" in row else ""),
+                _number(row.get("rows")) + (f" x {row['epochs']:g}" if "epochs" in row else ""),
+                _number(row.get("updates")),
                 _number(row.get("tokens")),
             ]
             for p, row in zip(planned, rows, strict=True)

@@ -136,12 +136,21 @@ def describe_record(record: Mapping[str, Any]) -> str:
             parts.append(f"${asked['dollars']:.4f}")
     if "encoding" in record:
         parts.append(f"{record['encoding']['kept']} rows, {record['updates']} updates")
+    if "arms" in record:
+        what = "updates" if record["match"] == "updates" else "target tokens"
+        parts.append(f"{record['number']:,} {what} for each of {len(record['arms'])} arms")
+    if "search" in record:
+        parts.append(f"best of {len(record['search']['tried'])}: {_shown(record['search']['chosen'])}")
     if record.get("validation_accuracy") is not None:
         parts.append(f"validation {100 * record['validation_accuracy']:.1f} %")
     if "form" in record:
         parts.append(f"{record['rows']} rows, {record['bytes'] / 2**20:.1f} MB")
     parts.append(f"{record['seconds']:.1f} s")
     return " · ".join(parts)
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in values.items())
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mentorkd.readers import read_rationales
-from mentorkd.recipe import GOLD, TEACHER, Recipe, RecordedTeacher
+from mentorkd.recipe import GOLD, TEACHER, Recipe, RecordedTeacher, SelectConfig
 from mentorkd.recipe_file import data_path
+from mentorkd.recipe_graph import matched_arms
+from mentorkd.recipe_search import trials_of
 from mentorkd.records import Question, Rationale
 from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.sampling import Grader
@@ -24,14 +27,18 @@ __all__ = ["Estimates", "estimate"]
 
 @dataclass(frozen=True)
 class Estimates:
-    """Rows and tokens that stages will handle; `notes` say how they were come by."""
+    """Rows, updates and tokens that stages will handle; `notes` say how they were come by."""
 
-    questions: Mapping[str, int]
-    rationales: int
-    kept: int
-    tokens_per_rationale: int
     recipe: Recipe
-    asked: DryRun | None = field(default=None, kw_only=True)
+    questions: Mapping[str, int]
+    """By split."""
+    rationales: int
+    """What the teacher gives."""
+    kept: Mapping[str, int]
+    """How many of these each learner that reads the teacher takes."""
+    tokens_per_rationale: int
+    tokens_per_question: int
+    asked: DryRun | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -40,11 +47,25 @@ class Estimates:
             f"tokens are estimated as characters / {CHARACTERS_PER_TOKEN}; rationales yet to be written are taken to be as long "
             f"{length}, and all to be kept, so stages that read them may handle fewer"
         ]
+        if matched := matched_arms(self.recipe):
+            least, most = min(map(self._own_updates, matched)), max(map(self._own_updates, matched))
+            what = "updates" if self.recipe.match == "updates" else "target tokens"
+            notes.append(
+                f"arms get equal {what} (`match: {self.recipe.match}`): by their own epochs they would do {least:,} to {most:,} updates"
+            )
+        if self.recipe.variants:
+            swept = ", ".join(f"{key} ({len(values)})" for key, values in self.recipe.sweep.items())
+            notes.append(
+                f"swept: {swept}; that makes {len(self.recipe.variants)} of the {len(self.recipe.learners)} learners"
+            )
+        if searched := {name: trials_of(learner) for name, learner in self.recipe.learners.items() if learner.search}:
+            told = ", ".join(f"{name} {len(trials)}" for name, trials in searched.items())
+            notes.append(f"trials a seed, each trained and validated: {told}")
         return notes if self.asked is None else notes + [f"teacher: {line}" for line in self.asked.lines()]
 
-    def of(self, stage: Stage) -> dict[str, int]:
-        """`rows` of a stage, the `epochs` of a training and, where a model reads or writes them, `tokens` of all epochs;
-        nothing for the report.
+    def of(self, stage: Stage) -> dict[str, float]:
+        """`rows` of a stage, the `epochs` and `updates` of a training and, where a model reads or writes them, `tokens` of
+        all epochs; nothing of stages without a model.
         """
         if stage.kind == "prepare":
             return {"rows": sum(self.questions.values())}
@@ -52,26 +73,60 @@ class Estimates:
             asked = self.asked
             tokens = {} if asked is None else {"tokens": asked.input_tokens + asked.output_tokens}
             return {"rows": self.rationales, **tokens}
-        if stage.kind == "report":
+        if stage.kind in ("budget", "search", "report"):
             return {}
-        learner = self.recipe.learners[stage.learner]
+        name, learner = stage.learner, self.recipe.learners[stage.learner]
+        if stage.kind == "train":
+            rows, updates = self._rows(name), self._updates(name)
+            epochs = round(updates / self._updates_an_epoch(name), 1)
+            told = {"rows": rows, "epochs": epochs, "updates": updates}
+            return told | {"tokens": round(rows * epochs * self._tokens_a_row(name))}
         if stage.kind == "score":
-            rows = self._written(stage.source)
-        elif stage.kind == "train":
-            rows, epochs = sum(map(self._written, learner.rationales)), learner.training.epochs
-            return {"rows": rows, "epochs": epochs, "tokens": rows * epochs * self.tokens_per_rationale}
+            rows = self._written(name, stage.source)
         elif stage.kind == "augment":
             rows = self.questions["train"] * learner.sampling.samples
         else:
             rows = self.questions["test"]
         return {"rows": rows, "tokens": rows * self.tokens_per_rationale}
 
-    def _written(self, source: str) -> int:
+    def _updates(self, name: str) -> int:
+        """Updates of a training, arms matched."""
+        matched, given = matched_arms(self.recipe), self.recipe.learners[name].training.updates
+        if given is not None or name not in matched:
+            return self._own_updates(name)
+        if self.recipe.match == "updates":
+            return max(map(self._own_updates, matched))
+        tokens = max(self._own_updates(arm) * self._rows_an_update(arm) * self._tokens_a_row(arm) for arm in matched)
+        return math.ceil(tokens / (self._rows_an_update(name) * self._tokens_a_row(name)))
+
+    def _own_updates(self, name: str) -> int:
+        training = self.recipe.learners[name].training
+        return training.updates or training.epochs * self._updates_an_epoch(name)
+
+    def _updates_an_epoch(self, name: str) -> int:
+        return max(1, math.ceil(self._rows(name) / self._rows_an_update(name)))
+
+    def _rows_an_update(self, name: str) -> int:
+        training = self.recipe.learners[name].training
+        rows = training.batch_size
+        if training.tokens_per_batch is not None:
+            rows = max(1, training.tokens_per_batch // (self.tokens_per_question + self._tokens_a_row(name)))
+        return rows * training.gradient_accumulation
+
+    def _tokens_a_row(self, name: str) -> int:
+        return 1 if self.recipe.learners[name].rationales == [GOLD] else max(1, self.tokens_per_rationale)
+
+    def _rows(self, name: str) -> int:
+        return sum(self._written(name, source) for source in self.recipe.learners[name].rationales)
+
+    def _written(self, reader: str, source: str) -> int:
         if source == TEACHER:
-            return self.kept
-        if source == GOLD:
-            return self.questions["train"]
-        return self.questions["train"] * self.recipe.learners[source].sampling.samples
+            return self.kept[reader]
+        select, samples = self.recipe.filter_of(reader, source), 1
+        if source != GOLD:
+            samples = self.recipe.learners[source].sampling.samples
+        most = min(filter(None, (samples, select.max_per_question, select.diverse)))
+        return round(self.questions["train"] * select.question_ratio) * most
 
 
 def estimate(recipe: Recipe, root: Path) -> Estimates:
@@ -79,22 +134,34 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     questions, _ = prepare_recipe(recipe)
     counts = {split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")}
     asked = [question for question in questions if question.split == "train"]
+    per_question = _tokens(question.text for question in asked)
+    readers = [name for name, learner in recipe.learners.items() if TEACHER in learner.rationales]
     teacher = recipe.teacher
     if not isinstance(teacher, RecordedTeacher):
         from mentorkd.stages.ask import preview
 
         rows = counts["train"] * teacher.samples
-        return Estimates(
-            counts, rows, rows, teacher.max_tokens, recipe, asked=preview(recipe, asked, root, roughly=True)
-        )
+        told = preview(recipe, asked, root, roughly=True)
+        kept = dict.fromkeys(readers, rows)
+        return Estimates(recipe, counts, rows, kept, teacher.max_tokens, per_question, told)
     rationales = _recorded(recipe, teacher, questions)
     assert recipe.task.answer is not None
     grader = Grader(recipe.task.answer, recipe.task.choices)
-    select = teacher.select.model_copy(update={"learnable": None})  # no model is loaded here that could judge
-    kept = gather({TEACHER: rationales}, {TEACHER: select}, asked, conclude=grader.find).rationales
-    characters = sum(len(rationale.text) for rationale in rationales)
-    per_rationale = round(characters / max(1, len(rationales)) / CHARACTERS_PER_TOKEN)
-    return Estimates(counts, len(rationales), len(kept), per_rationale, recipe)
+    taken: dict[SelectConfig, int] = {}
+    for name in readers:
+        select = recipe.filter_of(name, TEACHER)
+        if select not in taken:
+            first = select.model_copy(update={"learnable": None})  # no model is loaded here that could judge
+            gathered = gather({TEACHER: rationales}, {TEACHER: first}, asked, conclude=grader.find)
+            taken[select] = len(gathered.rationales)
+    kept = {name: taken[recipe.filter_of(name, TEACHER)] for name in readers}
+    per_rationale = _tokens(rationale.text for rationale in rationales)
+    return Estimates(recipe, counts, len(rationales), kept, per_rationale, per_question)
+
+
+def _tokens(texts: Iterable[str]) -> int:
+    lengths = [len(text) for text in texts]
+    return round(sum(lengths) / max(1, len(lengths)) / CHARACTERS_PER_TOKEN)
 
 
 def _recorded(recipe: Recipe, teacher: RecordedTeacher, questions: list[Question]) -> list[Rationale]:
