@@ -108,10 +108,13 @@ def peak_in_fresh_process(side: str, options: argparse.Namespace) -> int:
 
 
 class Bench:
-    """Both sides on the same rows. Models are made when a side first needs them. `distil` off is fine-tuning alone."""
+    """Both sides on the same rows. Models are made when a side first needs them. `distil` off is fine-tuning alone.
 
-    def __init__(self, options: argparse.Namespace, *, distil: bool = True) -> None:
-        self.options, self.distil = options, distil
+    The reference's step is measured on `reference_rows` rows, fewer where a batch does not fit into memory.
+    """
+
+    def __init__(self, options: argparse.Namespace, *, distil: bool = True, reference_rows: int = BATCH) -> None:
+        self.options, self.distil, self.reference_rows = options, distil, reference_rows
         self.tokenizer, self.rows = tokenizer_and_rows(options.data)
         self.longest_source = max(len(row.source_ids) for row in self.rows)
         self.precision = choose_precision("cpu")[0] if options.precision == "auto" else options.precision
@@ -125,10 +128,10 @@ class Bench:
             mentor = flan_t5(self.options.mentor, self.tokenizer, 1) if self.distil else None
             self._step = reference_trainer(student, mentor, kd_weight=KD_WEIGHT, temperature=TEMPERATURE)
             self._step(reference_batch(self.rows[:1], self.longest_source))  # sets up libraries
-        batch = reference_batch(self.rows[:BATCH], self.longest_source)
+        batch = reference_batch(self.rows[: self.reference_rows], self.longest_source)
         start = time.perf_counter(), time.process_time()
         self._step(batch)
-        batches = len(self.rows) / BATCH
+        batches = len(self.rows) / self.reference_rows
         return (time.perf_counter() - start[0]) * batches, (time.process_time() - start[1]) * batches
 
     def our_epoch(self) -> tuple[float, float]:

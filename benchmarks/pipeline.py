@@ -101,22 +101,22 @@ def composed(options: Namespace) -> None:
 
 def training(options: Namespace) -> dict[str, dict[str, list[float]]]:
     """Epochs of the mentor (on the teacher's rows) and of the student (on 1.9 times as many)."""
-    batches = 4 if options.short else 16
-    of = {
-        role: distill_step.Bench(
-            Namespace(
-                data=options.data, student=shape, mentor=options.mentor, batches=batches, precision="auto", compile=False
-            ),
-            distil=role == "student",
-        )
-        for role, shape in (("mentor", options.mentor), ("student", options.student))
-    }  # fmt: skip
-    epochs = {"mentor": options.epochs, "student": options.epochs * COUNTS["student_rows_per_teacher_row"]}
     found: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
-    for _ in range(options.repeats):
-        for role, bench in of.items():
+    epochs = {"mentor": options.epochs, "student": options.epochs * COUNTS["student_rows_per_teacher_row"]}
+    for role, shape in (("mentor", options.mentor), ("student", options.student)):
+        settings = {"student": shape, "mentor": options.mentor, "batches": 4 if options.short else 16}
+        bench = distill_step.Bench(
+            Namespace(data=options.data, precision="auto", compile=False, **settings),
+            distil=role == "student",
+            reference_rows=2
+            if role == "mentor"
+            else distill_step.BATCH,  # a batch of 8 does not fit beside its optimiser
+        )
+        for _ in range(options.repeats):
             found[REFERENCE].setdefault(f"{role} training", []).append(bench.reference_epoch()[0] * epochs[role])
             found[OURS].setdefault(f"{role} training", []).append(bench.our_epoch()[0] * epochs[role])
+        del bench
+        gc.collect()
     return found
 
 
