@@ -13,6 +13,7 @@ from mentorkd.errors import Fault, RecipeError
 from mentorkd.pipeline import Pipeline, open_run
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
+from mentorkd.recipe_graph import arms
 from small_recipe import small_recipe
 
 TEXT = """\
@@ -87,6 +88,18 @@ def test_whom_a_variant_learns_from_decides_what_reaches_it() -> None:
         "student@soft_labels=mentor,rationales=teacher,target=arrow",
         "student@soft_labels=mentor,rationales=teacher,target=therefore",
     ]
+
+
+def test_variants_of_a_judge_judge_for_variants_of_their_readers() -> None:
+    text = TEXT.replace("{rationales: c}", "{rationales: c, select: {learnable: {model: judge, drop: 0.2}}}").replace(
+        "  mentor:", "  judge: {model: j, rationales: [gold]}\n  mentor:"
+    )
+    recipe = parse("{judge.training.epochs: [1, 2]}", text=text)
+    assert set(values(recipe)) == {f"{n}@epochs={e}" for n in ("judge", "mentor", "vanilla", "student") for e in (1, 2)}
+    learnable = recipe.filter_of("vanilla@epochs=2", "teacher").learnable
+    assert learnable is not None
+    assert (learnable.model, learnable.drop) == ("judge@epochs=2", 0.2)
+    assert "judge" not in {name.partition("@")[0] for name in arms(recipe)}
 
 
 def test_names_are_fit_for_folders_and_all_different() -> None:

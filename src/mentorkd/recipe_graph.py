@@ -14,6 +14,7 @@ __all__ = [
     "arms",
     "arms_in",
     "cycles",
+    "judged_in",
     "judges_of",
     "learning_order",
     "links_in",
@@ -47,6 +48,22 @@ def links_in(learner: Mapping[str, Any]) -> Links:
     authors, soft = learner.get("rationales", [TEACHER]), learner.get("soft_labels")
     names = [name for name in authors if isinstance(name, str)] if isinstance(authors, list) else []
     return Links(names, [soft] if isinstance(soft, str) else list(soft) if isinstance(soft, dict) else [])
+
+
+def judged_in(raw: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
+    """By source, the `learnable` filter through which a learner of a raw recipe reads it, where another learner judges."""
+    learners, judged = _mapping(raw.get("learners")), {}
+    for source in links_in(_mapping(learners[name])).rationales:
+        author = raw.get("teacher") if source == TEACHER else learners.get(source)
+        own = _mapping(_mapping(_mapping(learners[name]).get("reads")).get(source))
+        learnable = _mapping(own.get("learnable", _mapping(_mapping(author).get("select")).get("learnable")))
+        if isinstance(judge := learnable.get("model"), str) and judge in learners:
+            judged[source] = learnable
+    return judged
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def links_of(recipe: Recipe) -> dict[str, Links]:
@@ -94,11 +111,12 @@ def arms(recipe: Recipe) -> list[str]:
     return [name for name, learner in recipe.learners.items() if learner.rationales and name not in named]
 
 
-def arms_in(learners: Mapping[str, Any]) -> list[str]:
-    """Likewise of the learners in raw values; those of the wrong shape are none."""
-    well = {name: learner for name, learner in learners.items() if isinstance(learner, dict)}
-    named = {other for learner in well.values() for other in links_in(learner).learners}
-    return [name for name, learner in well.items() if learner.get("rationales") != [] and name not in named]
+def arms_in(raw: Mapping[str, Any]) -> list[str]:
+    """Likewise of a raw recipe; learners of the wrong shape are none."""
+    learners = {name: each for name, each in _mapping(raw.get("learners")).items() if isinstance(each, dict)}
+    named = {other for each in learners.values() for other in links_in(each).learners}
+    named |= {learnable["model"] for name in learners for learnable in judged_in(raw, name).values()}
+    return [name for name, learner in learners.items() if learner.get("rationales") != [] and name not in named]
 
 
 def matched_arms(recipe: Recipe) -> list[str]:

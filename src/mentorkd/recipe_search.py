@@ -46,7 +46,7 @@ def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
     """Give the recipe's `search` to every arm that has none, but for what has no effect there; return the places filled."""
     common, learners = raw.get("search"), mapping(raw.get("learners"))
     filled: set[KeyPath] = set()
-    for name in arms_in(learners) if isinstance(common, dict) else ():
+    for name in arms_in(raw) if isinstance(common, dict) else ():
         learner = learners[name]
         if learner.get("search") is None:
             idle = idle_settings(learner)
@@ -63,7 +63,7 @@ def search_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _faults(name, learner, raw)
     if not searched or raw.get("protocol") == "paper":
         return
-    counts = {name: _trials(mapping(learners[name].get("search"))) for name in arms_in(learners)}
+    counts = {name: _trials(mapping(learners[name].get("search"))) for name in arms_in(raw)}
     if len(set(counts.values())) > 1 and None not in counts.values():
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         why = f"arms would be given unequal numbers of trials ({told}), and more trials find more"

@@ -24,7 +24,7 @@ from typing import Any
 from mentorkd.recipe import TEACHER, Learner
 from mentorkd.recipe_checks import Finding, mapping
 from mentorkd.recipe_defaults import SHARED
-from mentorkd.recipe_graph import links_in
+from mentorkd.recipe_graph import judged_in, links_in
 from mentorkd.recipe_yaml import suggestion
 from mentorkd.store import fingerprint
 
@@ -96,7 +96,7 @@ def expand_sweep(raw: dict[str, Any]) -> list[Finding]:
     made = _Variants({name: {} for name in learners})
     reached: set[str] = set()
     for numbers in product(*(range(len(key.values)) for key in keys)):
-        reached |= _add_point(made, learners, keys, numbers)
+        reached |= _add_point(made, raw | {"learners": deepcopy(learners)}, keys, numbers)
     idle = [key.text for key in keys if key.text not in reached]
     if idle:
         return [(("sweep", key), "reaches no learner: each has a setting of its own") for key in idle]
@@ -126,16 +126,18 @@ def _base(part: str | int) -> str | int:
     return part.partition("@")[0] if isinstance(part, str) else part
 
 
-def _add_point(
-    made: _Variants, learners: Mapping[str, dict[str, Any]], keys: Sequence[_Key], numbers: Sequence[int]
-) -> set[str]:
-    """Add the variants of one combination of values; return the keys that reach a learner there."""
-    graph = deepcopy(dict(learners))
+def _add_point(made: _Variants, raw: dict[str, Any], keys: Sequence[_Key], numbers: Sequence[int]) -> set[str]:
+    """Add the variants of one combination of values to a copy of the recipe; return the keys that reach a learner there."""
+    graph: dict[str, dict[str, Any]] = raw["learners"]
     direct: dict[str, set[str]] = {name: set() for name in graph}
     for key, number in zip(keys, numbers, strict=True):
         for name in key.put(graph, deepcopy(key.values[number])):
             direct[name].add(key.text)
-    reach = {name: _reach(name, graph, direct) for name in graph}
+    judged = {name: judged_in(raw, name) for name in graph}  # read before anyone is called by a new name
+    needs = {
+        name: [*links_in(each).learners, *(f["model"] for f in judged[name].values())] for name, each in graph.items()
+    }
+    reach = {name: _reach(name, needs, direct) for name in graph}
     names = {}
     for name in graph:
         swept = [(key, number) for key, number in zip(keys, numbers, strict=True) if key.text in reach[name]]
@@ -144,29 +146,36 @@ def _add_point(
             values = {key.text: key.values[number] for key, number in swept}
             made.values.setdefault(names[name], {"of": name, "values": values})
     for name, learner in graph.items():
-        made.learners[name].setdefault(names[name], _renamed(learner, names))
+        made.learners[name].setdefault(names[name], _renamed(learner, names, judged[name]))
     return set().union(*reach.values())
 
 
-def _reach(name: str, graph: Mapping[str, dict[str, Any]], direct: Mapping[str, set[str]]) -> set[str]:
+def _reach(name: str, needs: Mapping[str, Sequence[str]], direct: Mapping[str, set[str]]) -> set[str]:
     """The keys that reach a learner or any of those it learns from."""
     found: set[str] = set()
     waiting, seen = [name], set()
     while waiting:
         here = waiting.pop()
-        if here in graph and here not in seen:
+        if here in needs and here not in seen:
             seen.add(here)
             found |= direct[here]
-            waiting += links_in(graph[here]).learners
+            waiting += needs[here]
     return found
 
 
-def _renamed(learner: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The learner with those it learns from called by their new names."""
+def _renamed(
+    learner: dict[str, Any], names: Mapping[str, str], judged: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The learner with those it learns from, and those that judge it, called by their new names."""
 
     def new(name: Any) -> Any:
         return names.get(name, name) if isinstance(name, str) else name
 
+    for source, learnable in judged.items():
+        if (judge := new(learnable["model"])) != learnable["model"]:
+            reads = mapping(learner.get("reads"))
+            read = {**mapping(reads.get(source)), "learnable": {**learnable, "model": judge}}
+            learner["reads"] = {**reads, source: read}
     if isinstance(learner.get("rationales"), list):
         learner["rationales"] = [new(name) for name in learner["rationales"]]
     soft = learner.get("soft_labels")
