@@ -17,7 +17,7 @@ from mentorkd.statistics import Interval, compare, sign_flip
 
 QUESTIONS, TRUTH = 225, 0.08
 SCATTERS = (0.0, 0.02, 0.05, 0.10)
-DESIGNS = ((1, 2), (2, 2), (2, 4), (3, 2), (3, 4), (5, 2), (5, 4))
+DESIGNS = ((1, 2), (2, 2), (3, 2), (3, 4), (5, 4))
 
 
 def arms(rng: np.random.Generator, first: float, learners: int, seeds: int, scatter: float) -> list[np.ndarray]:

@@ -151,19 +151,20 @@ def mean_and_error(per_seed: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(variance / len(per_seed))
 
 
-def seed_scatter(values_QS: Array, ms_seed: float, freedom: int) -> Scatter:
+def seed_scatter(values_QS: Array, ms_seed: float, freedom: int, *, if_zero: bool = False) -> Scatter:
     """How much seeds widen the standard error of the mean of `values_QS`.
 
     Two-way random effects, question x seed: the variance of the mean is (MS_question + max(0, MS_seed - MS_residual)) /
     QS, its degrees of freedom are Satterthwaite's. `ms_seed` and its `freedom` may come from more learners than these
     values do: three seeds alone say little of how much seeds scatter, and t with two degrees of freedom is 4.3.
+    `if_zero` takes the questions' variance as it is if the true mean is 0, which is what the sign-flip test supposes.
     """
     Q, S = _shape(values_QS)
     if S == 1 or Q == 1:
         return Scatter()
     values = np.asarray(values_QS, dtype=float)
     by_question, by_seed, mean = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True), values.mean()
-    ms_question = S * float(((by_question - mean) ** 2).sum()) / (Q - 1)
+    ms_question = S * float((by_question**2).mean() if if_zero else ((by_question - mean) ** 2).sum() / (Q - 1))
     rest = (Q - 1) * (S - 1)
     ms_residual = float(((values - by_question - by_seed + mean) ** 2).sum()) / rest
     added = ms_seed - ms_residual
@@ -322,14 +323,15 @@ def contrast(
     Q, S = _shape(arms[0])
     values_QS = sum(w * np.asarray(arm, dtype=np.int64) for w, arm in zip(weights, arms, strict=True))
     assert isinstance(values_QS, np.ndarray)
-    scatter = seed_scatter(values_QS, *_between_seeds([*arms, *peers], weights))
+    between = _between_seeds([*arms, *peers], weights)
+    scatter, null = seed_scatter(values_QS, *between), seed_scatter(values_QS, *between, if_zero=True)
     inflation = scatter.widening(confidence)
-    error = float(values_QS.mean(axis=1).std()) / math.sqrt(Q)
+    error = math.sqrt(float((values_QS.mean(axis=1) ** 2).mean()) / Q)
     deviations = abs(float(values_QS.mean())) / error if error else 0.0
     return Contrast(
         difference=float(values_QS.mean()),
         interval=bootstrap_interval(values_QS, confidence=confidence, inflation=inflation, resamples=resamples),
-        p_value=sign_flip(values_QS, inflation=scatter.shrinkage(deviations)),
+        p_value=sign_flip(values_QS, inflation=null.shrinkage(deviations)),
         detectable=detectable_difference(values_QS, alpha=(1 - confidence) / pairs, scatter=scatter),
         inflation=inflation,
         questions=Q,

@@ -98,6 +98,7 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
         "select_on": info.select_on,
         "on_test": tested,
         "validation": rounded(sum(validated) / len(validated)) if validated else None,
+        "searched": {name: list(values) for name, values in info.searched.items()},
         "swept": dict(info.swept),
         "variant_of": info.variant_of,
         "leads": leads(info, inputs.learners),

@@ -101,7 +101,7 @@ def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]
     told = [
         f"{name} {format_setting(a.settings.get(name))} against {format_setting(b.settings.get(name))}"
         for name in dict.fromkeys([*a.settings, *b.settings])
-        if a.settings.get(name) != b.settings.get(name)
+        if a.settings.get(name) != b.settings.get(name) and not (name in a.searched and name in b.searched)
     ]
     if not told:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
-from mentorkd.reporting.roles import headline_pairs
+from mentorkd.reporting.roles import headline_pairs, is_arm, leads
 from mentorkd.reporting.schema import ComparisonResult, Headline, LearnerResult
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
 from mentorkd.statistics import compare, holm, outcome, verdict
@@ -16,10 +16,17 @@ __all__ = ["build_comparisons", "build_headline", "featured_learners"]
 def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[ComparisonResult]:
     """All pairs of learners, headline pairs first; `on_test` names those that the test set had a part in."""
     headline = _headline_pairs(inputs)
-    names = [info.name for info in inputs.learners]
-    others = [(b, a) for i, a in enumerate(names) for b in names[i + 1 :]]
-    others = [(a, b) for a, b in others if (a, b) not in headline and (b, a) not in headline]
-    paired = {(a, b): _paired_seeds(a, b, inputs.seeds, verdicts) for a, b in [*headline, *others]}
+    others = [
+        (b, a)
+        for i, a in enumerate(inputs.learners)
+        for b in inputs.learners[i + 1 :]
+        if (a.name, b.name) not in headline and (b.name, a.name) not in headline
+    ]
+    others.sort(key=lambda pair: max(_interest(info, inputs.learners) for info in pair))
+    paired = {
+        (a, b): _paired_seeds(a, b, inputs.seeds, verdicts)
+        for a, b in [*headline, *((a.name, b.name) for a, b in others)]
+    }
     paired = {pair: seeds for pair, seeds in paired.items() if seeds}
     compared = []
     for (a, b), seeds in paired.items():
@@ -52,6 +59,11 @@ def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequenc
             }
         )
     return rows
+
+
+def _interest(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> int:
+    """Arms come first, then mentors, variants that lead nothing, and models as they are."""
+    return 3 if not info.rationales else 2 if not leads(info, learners) else int(not is_arm(info, learners))
 
 
 def _headline_pairs(inputs: ReportInputs) -> list[tuple[str, str]]:

@@ -32,10 +32,22 @@ def build_spent(inputs: ReportInputs) -> list[Spent]:
     for info in inputs.learners:
         served = [inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving]
         if served:
-            own = [[inputs.stages[name] for name in names] for names in served]
+            own = [[inputs.stages[name] for name in _with_trials(names, inputs)] for names in served]
             whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in served]
             rows.append(_spent(info.name, own, whole, inputs))
     return rows
+
+
+def _with_trials(names: Iterable[str], inputs: ReportInputs) -> list[str]:
+    """The stages, and behind a search the trainings that it tried."""
+    tried = [
+        need
+        for name in names
+        if inputs.stages[name].kind == "search"
+        for need in inputs.stages[name].needs
+        if inputs.stages[need].kind == "train"
+    ]
+    return [*names, *tried]
 
 
 def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:

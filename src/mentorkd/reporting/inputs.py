@@ -54,6 +54,8 @@ class LearnerInfo:
     """Passes over the rows."""
     validation: Sequence[float | None] = ()
     """Validation accuracy at the chosen epoch."""
+    searched: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Settings that a search chose, by name; one value a seed. They may differ between arms of equal terms."""
     swept: Mapping[str, Any] = field(default_factory=dict)
     """The values of the recipe's sweep that make this variant, by key."""
     variant_of: str | None = None

@@ -99,6 +99,8 @@ class LearnerResult(TypedDict):
     """Whether the test set had a part in it: its epoch was chosen there, or that of a learner it learns from."""
     validation: float | None
     """Validation accuracy at the chosen epoch, mean over seeds; null where nothing was validated."""
+    searched: dict[str, list[Any]]
+    """Settings that a search on validation questions chose, one value for each seed; the others are in `settings`."""
     swept: dict[str, Any]
     """Values of the recipe's `sweep` that make this variant, by key; empty outside a sweep."""
     variant_of: str | None

@@ -84,7 +84,9 @@ def sweeps_of(results: Results) -> list[Sweep]:
     """The swept keys, each with its variants. A series holds the other keys fixed."""
     variants = [learner for learner in results["learners"] if learner["swept"]]
     references = [
-        learner for learner in results["learners"] if not learner["swept"] and learner["accuracy"] is not None
+        learner
+        for learner in results["learners"]
+        if learner["rationales"] and not learner["swept"] and learner["accuracy"] is not None
     ]
     sweeps = []
     for key in dict.fromkeys(key for learner in variants for key in learner["swept"]):

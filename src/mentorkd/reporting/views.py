@@ -138,10 +138,16 @@ def _settings(learners: Sequence[LearnerResult]) -> dict[str, dict[str, Any]]:
             "kd_weight": learner["kd_weight"],
             "temperature": learner["temperature"],
             **learner["distillation"],
+            **{name: _chosen(values) for name, values in learner["searched"].items()},
         }
         for learner in learners
         if learner["settings"] and learner["rationales"]
     }
+
+
+def _chosen(values: Sequence[Any]) -> Any:
+    """What a search chose: one value, or those of the seeds."""
+    return values[0] if len(set(values)) == 1 else " / ".join(map(format_setting, values))
 
 
 def _setting_names(told: Mapping[str, Mapping[str, Any]]) -> list[str]:

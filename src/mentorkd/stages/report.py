@@ -92,6 +92,17 @@ def report_inputs(
             for (name, seed), record in trained.items()
             for row in record.get("soft_labels", ())
         ],
+        trials=[
+            {
+                "learner": name,
+                "seed": seed,
+                "values": tried["values"],
+                "validation": tried["validation_accuracy"],
+                "chosen": tried["values"] == record["search"]["chosen"],
+            }
+            for (name, seed), record in trained.items()
+            for tried in record.get("search", {}).get("tried", ())
+        ],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
         stages={name: _cost(record) for name, record in records.items()},
         serving=serving,
@@ -125,6 +136,10 @@ def _learner(name: str, recipe: Recipe, trained: Mapping[tuple[str, int], Mappin
         target_tokens=[record["target_tokens"] for record in records],
         epochs=[record["epochs"] for record in records],
         validation=[record["validation_accuracy"] for record in records],
+        searched={
+            key: [record["search"]["chosen"][key] for record in records]
+            for key in first.get("search", {}).get("chosen", ())
+        },
         swept=variant.values if variant else {},
         variant_of=variant.of if variant else None,
         settings=_settings(learner, first.get("precision")),
@@ -156,7 +171,8 @@ def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any
     """What a reader must know to judge the comparison."""
     learned = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in learned}
-    lines = [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
+    lines = [PAPER] if recipe.protocol == "paper" else []
+    lines += [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
     once = [name for name in learned if _validates_once(recipe.learners[name])]
     if once:
         lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation only measured.")
@@ -164,6 +180,11 @@ def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any
         lines.append("One seed: the intervals cover the choice of test questions, not the luck of training.")
     return lines
 
+
+PAPER = (
+    "The paper's protocol (protocol: paper): equal epochs, epochs chosen on the test set, no validation questions held out, "
+    "wherever the recipe does not say otherwise."
+)
 
 MATCHED = {
     "updates": "the same number of optimiser updates, the most that any of them would do by its own epochs",
