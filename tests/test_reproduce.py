@@ -189,6 +189,17 @@ def test_where_nothing_can_be_run_the_papers_numbers_are_shown_and_the_reason(re
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_teacher_without_a_key_is_a_reason_too(
+    reproduce: Any, paper_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    teacher = "teacher={kind: openai, model: gpt-4o-mini, api_key_env: NO_SUCH_KEY}"
+    code, out, err = reproduce("table4", teacher, "--task", "svamp", "--data", paper_data, "--run", tmp_path, "--json")
+    assert (code, [row["ours"] for row in json.loads(out)["rows"]]) == (2, [None] * 4)
+    assert "the teacher cannot be asked" in err
+    assert "NO_SUCH_KEY" in err
+
+
 def test_without_a_table_all_are_listed_and_a_wrong_one_is_refused(reproduce: Any, tmp_path: Path) -> None:
     code, out, _ = reproduce()
     assert (code, len(out.splitlines())) == (0, len(TABLES))

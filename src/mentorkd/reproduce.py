@@ -95,7 +95,7 @@ def _unsolved(task: Task, data: Path, folder: Path) -> dict[str, Any]:
     files = {"task.train": folder / "solved.jsonl", "task.test": folder / "unsolved.jsonl"}
     settings = {**{key: str(file.absolute()) for key, file in files.items()}, "teacher.rationales": task.teacher}
     if not all((data / name).is_file() for name in (task.train, task.teacher)):
-        return settings | {"task.train": task.train}  # whose absence is to be told
+        return settings | {"task.train": task.train, "task.test": task.test}  # whose absence is to be told
     questions = read_questions(data / task.train, split="train", kind=task.answer)
     rationales = read_rationales(data / task.teacher, questions, kind=task.answer)
     solved = {rationale.question_id for rationale in rationales if rationale.verdict == "correct"}
