@@ -128,6 +128,20 @@ def test_long_prompts_are_not_cut(tmp_path: Path) -> None:
     assert expected[0] != expected[1]
 
 
+def test_batches_are_bounded_in_rows_or_in_tokens(model_dir: Path) -> None:
+    def batches(prompts: int, **limits: int) -> list[int]:
+        counts: list[int] = []
+        texts = [PROMPTS[0]] * prompts
+        opened(model_dir, **limits).sample(texts, **{**SAMPLED, "max_new_tokens": 4}, on_progress=counts.append)
+        return counts
+
+    width = len(tiny_tokenizer()(PROMPTS[0])["input_ids"]) + 4
+    assert batches(5, batch_size=4) == [2, 2, 1]  # two samples a prompt
+    assert batches(3, batch_size=1) == [1, 1, 1]
+    assert batches(5, tokens_per_batch=2 * 3 * width) == [3, 2]
+    assert batches(3, tokens_per_batch=1) == [1, 1, 1]
+
+
 def test_unknown_arithmetic_is_refused(model_dir: Path) -> None:
     with pytest.raises(ModelError, match=r"ctranslate2 has no float16 on this cpu, it has .*float32"):
         opened(model_dir, dtype="float16")

@@ -48,20 +48,43 @@ def test_a_folder_and_a_model_in_memory_give_the_same(loaded: LoadedModel, folde
     assert from_folder.sample(PROMPTS[:3], **GREEDY) == in_memory.sample(PROMPTS[:3], **GREEDY)
 
 
-def test_auto_is_a_rule(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]) -> None:
-    def chosen(family: str | None, device: torch.device, dtype: Any = None) -> str:
-        return choose_engine(folders[family] if family else None, device=device, cache_dir=None, dtype=dtype)
+def test_auto_is_a_rule(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path], tmp_path: Path) -> None:
+    def chosen(family: str | None, device: torch.device, dtype: Any = None, cache_dir: Path | None = tmp_path) -> str:
+        folder = folders[family] if family else None
+        return choose_engine(folder, device=device, cache_dir=cache_dir, dtype=dtype)
 
     pretend(monkeypatch, "vllm", "ctranslate2")
     assert chosen("gpt2", CUDA) == "vllm"
     assert chosen("t5", CUDA) == "transformers"
+    assert chosen("t5", CPU) == "ctranslate2"
     assert chosen("gpt2", CPU) == "transformers"
-    assert chosen("t5", CPU, "int8") == "ctranslate2"
-    assert chosen(None, CUDA) == "transformers"
+    assert chosen("t5", CPU, cache_dir=None) == "transformers"
+    assert chosen("t5", CPU, "int8") == chosen("gpt2", CPU, "int8") == "ctranslate2"
+    assert chosen(None, CUDA) == chosen(None, CPU) == "transformers"
+    monkeypatch.setattr(mentorkd.generation, "LARGEST_CONVERTED", 1000)
+    assert chosen("t5", CPU) == "transformers"
     pretend(monkeypatch)
-    assert chosen("gpt2", CUDA) == "transformers"
+    assert chosen("gpt2", CUDA) == chosen("t5", CPU) == "transformers"
     with pytest.raises(MissingExtraError, match=r"pip install 'mentorkd\[ctranslate2\]'"):
         chosen("t5", CPU, "int8")
+
+
+def test_auto_goes_on_without_a_conversion_that_is_refused(
+    monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("ctranslate2")
+    from mentorkd.generation import ctranslate2_engine
+
+    options: dict[str, Any] = {"model_dir": folders["t5"], "device": CPU, "cache_dir": tmp_path / "cache"}
+    monkeypatch.setattr(ctranslate2_engine, "TOLERANCE", -1.0)
+    refused = open_engine("auto", **options, batch_size=5, tokens_per_batch=300)
+    assert (refused.name, refused.batch_size, refused.tokens_per_batch) == ("transformers", 5, 300)  # type: ignore[attr-defined]
+    assert "`engine: auto` takes transformers: ctranslate2's conversion" in caplog.text
+    for strict in ({"name": "ctranslate2"}, {"name": "auto", "dtype": "int8"}):
+        with pytest.raises(ModelError, match="differs from the model"):
+            open_engine(**{**options, **strict})
+    monkeypatch.undo()
+    assert open_engine("auto", **options).name == "ctranslate2"
 
 
 def test_an_engine_that_is_not_installed_names_its_extra(

@@ -7,11 +7,12 @@ What all of them promise is written on `Engine`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mentorkd.errors import MissingExtraError, ModelError
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from mentorkd.models import LoadedModel
 
 __all__ = ["Completion", "Engine", "EngineDtype", "EngineName", "choose_engine", "open_engine"]
+
+log = logging.getLogger(__name__)
+
+CONVERTED = frozenset({"t5"})
+"""`model_type`s that `auto` converts on a CPU: those that ran faster so in floating point (docs/results/generation.md)."""
+
+LARGEST_CONVERTED = 4 * 2**30
+"""Bytes of weights up to which `auto` converts: a conversion holds the model in memory up to three times."""
 
 EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
 EngineDtype = Literal["float32", "bfloat16", "float16", "int8"]
@@ -80,13 +89,15 @@ def open_engine(
     """Open an engine over a saved model (`model_dir`) or one in memory (`loaded`).
 
     `batch_size` sequences are generated at once, or as many as `tokens_per_batch` padded tokens (prompt and
-    `max_new_tokens`) hold. `dtype` is the arithmetic: by default that of the weights. `cache_dir` keeps what engines
-    make of a model, keyed by its content. `auto` is decided by `choose_engine`.
+    `max_new_tokens`) hold; vllm does its own batching. `dtype` is the arithmetic: by default that of the weights.
+    `cache_dir` keeps what engines make of a model, keyed by its content. `auto` is decided by `choose_engine`; where a
+    conversion that it chose is refused, it takes the transformers engine, and says so in the log.
 
     Raises MissingExtraError when the engine is not installed, ModelError when it does not serve the model.
     """
     if (model_dir is None) == (loaded is None):
         raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
+    auto = name == "auto"
     if name == "auto":
         name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
     match name:
@@ -112,7 +123,14 @@ def open_engine(
 
             if model_dir is None or cache_dir is None:
                 raise ModelError("the ctranslate2 engine converts a saved model: give `model_dir` and `cache_dir`")
-            return CTranslate2Engine(model_dir, cache_dir=cache_dir, device=device, batch_size=batch_size, dtype=dtype)
+            limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch}
+            try:
+                return CTranslate2Engine(model_dir, cache_dir=cache_dir, device=device, dtype=dtype, **limits)
+            except ModelError as refusal:
+                if not auto or dtype == "int8":
+                    raise
+                log.warning("`engine: auto` takes transformers: %s", refusal)
+                return open_engine("transformers", model_dir=model_dir, device=device, dtype=dtype, **limits)
         case "vllm":
             from mentorkd.generation.vllm_engine import VllmEngine
 
@@ -128,17 +146,24 @@ def choose_engine(
 ) -> Literal["transformers", "ctranslate2", "vllm"]:
     """The fastest engine present that serves the model, by a rule and not by a race, so that a resumed run repeats it.
 
-    On CUDA vllm for causal models. Else ctranslate2 for the families it serves where it was measured faster: in int8,
-    which only an explicit `dtype` allows. In floating point our own decoding loop is as fast on a CPU and needs no
-    conversion (docs/results/generation.md).
+    On CUDA vllm for causal models. On a CPU ctranslate2 for the families in `CONVERTED`, up to `LARGEST_CONVERTED`, and
+    for all in int8, which only an explicit `dtype` allows. Else transformers, which is our own decoding loop.
     """
     if dtype == "int8":
         if find_spec("ctranslate2") is None:
             raise MissingExtraError("generation in int8", "ctranslate2")
         return "ctranslate2"
-    if model_dir is not None and device.type == "cuda" and find_spec("vllm") is not None:
+    if model_dir is None:
+        return "transformers"
+    if device.type == "cuda" and find_spec("vllm") is not None:
         from transformers import AutoConfig
 
         if not AutoConfig.from_pretrained(model_dir).is_encoder_decoder:
             return "vllm"
+    if device.type == "cpu" and cache_dir is not None and find_spec("ctranslate2") is not None:
+        from transformers import AutoConfig
+
+        weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+        if AutoConfig.from_pretrained(model_dir).model_type in CONVERTED and weights <= LARGEST_CONVERTED:
+            return "ctranslate2"
     return "transformers"

@@ -56,6 +56,7 @@ class CTranslate2Engine:
         cache_dir: Path,
         device: torch.device,
         batch_size: int = 32,
+        tokens_per_batch: int | None = None,
         dtype: EngineDtype | None = None,
     ) -> None:
         if find_spec("ctranslate2") is None:
@@ -74,6 +75,7 @@ class CTranslate2Engine:
         settings = GenerationConfig.from_pretrained(model_dir) if has_settings else None
         self.end_ids = sampling.end_token_ids(self.tokenizer, settings)
         self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
         self._options = {
             "device": device.type,
             "device_index": device.index or 0,
@@ -110,8 +112,10 @@ class CTranslate2Engine:
             options |= {"num_hypotheses": n, **filters}
         results: list[list[Completion]] = [[] for _ in prompts]
         lengths = [len(ids) for ids in encoded]
-        rows = max(n, self.batch_size)  # CTranslate2 does not split the samples of one prompt
-        for batch in sampling.group(lengths, n, max_new_tokens, rows=rows):
+        # CTranslate2 does not split the samples of one prompt, so a batch is counted in prompts.
+        rows, tokens = max(1, self.batch_size // n), self.tokens_per_batch
+        tokens = None if tokens is None else tokens // n
+        for batch in sampling.group(lengths, 1, max_new_tokens, rows=rows, tokens=tokens):
             sources = [_tokens(encoded[piece.prompt]) for piece in batch]
             for piece, samples in zip(batch, self._generate(sources, max_new_tokens, options), strict=True):
                 # They come sorted by score; the order of samples must tell nothing, since filters keep the first ones.
