@@ -135,8 +135,6 @@ def test_a_learner_that_is_searched_has_the_best_trials_weights_and_no_training_
     learner = tmp_path / "run/learners/student/seed-1"
     assert (learner / "model/model.safetensors").samefile(chosen / "model/model.safetensors")
     assert (learner / "metrics.jsonl").read_text() == (chosen / "metrics.jsonl").read_text()
-    rates = {trained(pipeline, trial)["seconds"] for trial in stages if "/trials/" in trial}
-    assert len(rates) == 4
     assert "tokens" not in record
     card = (learner / "model/README.md").read_text()
     assert f"learning rate {record['search']['chosen']['learning_rate']:g}" in card

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mentorkd.steps import Steps, check_steps
@@ -151,6 +151,9 @@ def test_sums_with_units_hold_exactly_if_they_are_right(
     first: int, terms: list[tuple[str, int]], unit: str, off: int
 ) -> None:
     plain = f"{first}" + "".join(f" {operator} {number}" for operator, number in terms)
+    # A wrong sum whose end alone comes to the number, as in "1 - 1 = 1", is left unread.
+    parts = plain.split()
+    assume(off == 0 or eval(plain) + off not in {eval(" ".join(parts[at:])) for at in range(2, len(parts), 2)})
     written = f"{first}{unit}" + "".join(f" {operator} {number}{unit}" for operator, number in terms)
     steps = check_steps(f"So there are {written} = {eval(plain) + off:,}{unit}.")
     assert (steps.holding, len(steps.wrong), steps.unread) == ((1, 0, 0) if off == 0 else (0, 1, 0))
