@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mentorkd.estimate import estimate
 from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
+from mentorkd.recipe_graph import arms
 from mentorkd.tasks import find_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,3 +33,13 @@ def test_a_recipe_of_the_paper_finds_its_files_in_the_papers_data(name: str, sha
     task = find_task(recipe.task.name)
     assert task is not None
     assert (recipe.task.train, recipe.task.test, recipe.teacher.rationales) == (task.train, task.test, task.teacher)
+
+
+def test_the_decompositions_arm_by_epochs_has_the_updates_that_its_epochs_come_to(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(ROOT / "recipes" / "decomposition.yaml", [f"data.root={shared_data / 'mentor-kd'}"])
+    updates = recipe.learners["teacher-only-by-epochs"].training.updates
+    [matched] = [note for note in estimate(recipe, tmp_path).notes if "match: updates" in note]
+    assert f"they would do {updates} to" in matched
+    assert set(arms(recipe)) == recipe.learners.keys() - {"mentor"}
