@@ -91,7 +91,9 @@ def test_a_changed_share_judges_nothing_again(run: Pipeline) -> None:
     again = Pipeline(recipe, run.folder.root)
     waiting = {planned.stage.name for planned in again.plan() if planned.state != "done"}
     assert {"learners/student/seed-1/train", "report"} <= waiting
-    assert not [name for name in waiting if name.startswith("learners/mentor")]  # its soft labels are of all it may score
+    assert not [
+        name for name in waiting if name.startswith("learners/mentor")
+    ]  # its soft labels are of all it may score
     (journal,) = (run.folder.root / ".engines").glob("likelihoods-*.jsonl")
     before = journal.read_text()
     again.run()

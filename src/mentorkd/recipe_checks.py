@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mentorkd.recipe import GOLD, TEACHER, Recipe
-from mentorkd.recipe_graph import Links, cycles
+from mentorkd.recipe_graph import Links, cycles, judged_in, links_in
 from mentorkd.recipe_yaml import KeyPath, suggestion
 from mentorkd.records import normalise_whitespace
 from mentorkd.store import digest_path
@@ -73,7 +73,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
     or exclude each other. Parts of the wrong shape are passed over; `plain_faults` tells of them.
     """
     learners = {str(name): mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
-    links = {name: _links(learner) for name, learner in learners.items()}
+    links = {name: links_in(learner) for name, learner in learners.items()}
     judged = {name: _judges(name, raw) for name in learners}
     for name, learner in learners.items():
         if name in _RESERVED:
@@ -98,13 +98,6 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
                 yield ("seeds", index), f"{seed} is given twice; a seed is one run"
 
 
-def _links(learner: dict[str, Any]) -> Links:
-    authors = learner.get("rationales", [TEACHER])
-    soft = learner.get("soft_labels")
-    names = [name for name in authors if isinstance(name, str)] if isinstance(authors, list) else []
-    return Links(names, [soft] if isinstance(soft, str) else list(mapping(soft)))
-
-
 def learnable_filters(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
     """Every `learnable` filter of a raw recipe, and its place."""
     learners = mapping(raw.get("learners"))
@@ -120,15 +113,12 @@ def learnable_filters(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[st
 
 def _judges(name: str, raw: Mapping[str, Any]) -> dict[KeyPath, str]:
     """The learners that judge what a learner reads, by the places that name them."""
-    learners = mapping(raw.get("learners"))
-    known, judges = dict(learnable_filters(raw)), dict[KeyPath, str]()
-    for source in _links(mapping(learners[name])).rationales:
-        shared = ("teacher", "select") if source == TEACHER else ("learners", source, "select")
-        own = ("learners", name, "reads", source)
-        place: KeyPath = (*(own if source in mapping(mapping(learners[name]).get("reads")) else shared), "learnable")
-        judge = known.get(place, {}).get("model")
-        if isinstance(judge, str) and judge in learners:
-            judges[(*place, "model")] = judge
+    reads, judges = mapping(mapping(mapping(raw.get("learners"))[name]).get("reads")), dict[KeyPath, str]()
+    for source, learnable in judged_in(raw, name).items():
+        shared: KeyPath = ("teacher", "select") if source == TEACHER else ("learners", source, "select")
+        own = "learnable" in mapping(reads.get(source))
+        place = ("learners", name, "reads", source) if own else shared
+        judges[(*place, "learnable", "model")] = learnable["model"]
     return judges
 
 
@@ -168,7 +158,7 @@ def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
 
 
 def _mentor_faults(name: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
-    own, what = _links(learners[name]), "answers without reasoning (`objective: step_by_step`), which teaches nobody"
+    own, what = links_in(learners[name]), "answers without reasoning (`objective: step_by_step`), which teaches nobody"
     for key, named in (("rationales", own.rationales), ("soft_labels", own.soft_labels)):
         for other in named:
             if learners.get(other, {}).get("objective") == "step_by_step":
@@ -227,7 +217,7 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Findi
         if store != "online":
             why = "`hidden_states` compares layers with those of a live mentor"
             yield (*place, "divergence"), f"{why}; set `soft_label_store: online`"
-        if (count := len(_links(learner).soft_labels)) > 1:
+        if (count := len(links_in(learner).soft_labels)) > 1:
             yield (*place, "soft_labels"), f"got {count} mentors; `hidden_states` compares layers with those of one"
     if learner["soft_labels"] == {}:
         yield (*place, "soft_labels"), "empty; name a learner, or several with their weights"
@@ -235,7 +225,7 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Findi
 
 def _objective_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Finding]:
     objective, weight = learner["objective"], learner.get("objective_weight")
-    if not set(_links(learner).rationales) - {GOLD}:
+    if not set(links_in(learner).rationales) - {GOLD}:
         yield (*place, "objective"), f"`{objective}` learns from rationales; name whose in `rationales`"
     if objective == "step_by_step":
         if learner.get("soft_labels") is not None:
@@ -247,7 +237,7 @@ def _objective_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Findi
 
 def _pair_faults(name: str, learner: dict[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
     """Soft labels are probabilities over one vocabulary, of text that both models see in the same place."""
-    for mentor in _links(learner).soft_labels:
+    for mentor in links_in(learner).soft_labels:
         if mentor in learners and mentor != name:
             yield from _two_models_faults(name, learner, mentor, learners)
 

@@ -127,5 +127,6 @@ def _judged(
             F.cross_entropy(logits, labels, reduction="none")
             for logits, labels in logits_in_parts(loaded, batch, states, exact=exact)
         ]
-        means = [tokens.mean().item() for tokens in torch.cat(pieces).cpu().split([len(r.target_ids) for r in part])]
+        lengths = [len(row.target_ids) for row in part]
+        means = [tokens.mean().item() for tokens in torch.split_with_sizes(torch.cat(pieces).cpu(), lengths)]
         yield {row.rationale_id: mean for row, mean in zip(part, means, strict=True)}
