@@ -339,11 +339,11 @@ def schema() -> None:
 
 def _opened(folder: Path, quiet: bool, as_json: bool) -> Any:
     from mentorkd.pipeline import open_run
-    from mentorkd.work import Work
+    from mentorkd.workbench import Workbench
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     pipeline = open_run(folder, reporter)
-    return pipeline, Work(pipeline.recipe, pipeline.folder, reporter.progress, reporter.note), reporter
+    return pipeline, Workbench(pipeline.recipe, pipeline.folder, reporter.progress, reporter.note), reporter
 
 
 def _learner(recipe: Recipe, name: str) -> Any:

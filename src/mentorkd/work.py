@@ -8,73 +8,46 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
-
 from mentorkd import hardware
 from mentorkd.cards import model_card
-from mentorkd.encoding import Encoded, EncodingCounts
-from mentorkd.errors import DataError, TrainingError
-from mentorkd.generation import Engine, open_engine
 from mentorkd.models import (
-    LoadedModel,
     kind_of,
     load_folder,
     load_model,
-    resolve_device,
     save_model,
     vocabulary_size,
 )
-from mentorkd.objectives import Objective
-from mentorkd.recipe import GOLD, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe import LocalSource, OpenAISource, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.recipe_graph import arms
-from mentorkd.recipe_search import trials_of, with_values
-from mentorkd.records import Prediction, Question, Rationale, Split, write_jsonl
-from mentorkd.run_files import RunFiles
+from mentorkd.recipe_search import trials_of
+from mentorkd.records import Prediction, Rationale, write_jsonl
 from mentorkd.stage_graph import role, row_settings
 from mentorkd.stages.agreement import agreement
 from mentorkd.stages.annotate import annotate
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.budget import Arm, budget
-from mentorkd.stages.evaluate import accuracy, evaluate
-from mentorkd.stages.likelihood import judge_of, likelihoods
-from mentorkd.stages.objective import MentorFiles, objective_of
 from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.report import report, report_inputs
-from mentorkd.stages.rows import Reader, training_rows
-from mentorkd.stages.sampling import Decoding, Grader
+from mentorkd.stages.rows import Reader
+from mentorkd.stages.sampling import Decoding
 from mentorkd.stages.score import score
 from mentorkd.stages.search import choose_trial
-from mentorkd.stages.select import gather, gold_rationales
-from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, link, write_json
+from mentorkd.store import Stage, digest_path, fingerprint, link, write_json
 from mentorkd.training import train
+from mentorkd.workbench import CHUNK_BATCHES, Workbench
 
 __all__ = ["Work"]
 
-# Chunks of sampling that a kill cannot undo are this many batches: about a minute's work, yet enough to sort by length.
-CHUNK_BATCHES = 8
 
-
-class Work:
+class Work(Workbench):
     """Carries out the stages of one recipe in one run folder."""
-
-    def __init__(
-        self, recipe: Recipe, folder: RunFolder, progress: Callable[[int, int], None], note: Callable[[str], None]
-    ) -> None:
-        self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
-        self.files = RunFiles(folder)
-        self.device = resolve_device(recipe.device)
-        logging.disable_progress_bar()  # a bar a checkpoint would tear ours
-        self.grader = Grader(_known(recipe.task.answer), recipe.task.choices)
-
-    # --- the stages -----------------------------------------------------------------------------------------------
 
     def prepare(self, stage: Stage, place: Path) -> dict[str, Any]:
         questions, faults = prepare_recipe(self.recipe)
@@ -89,7 +62,7 @@ class Work:
             return self._ask(stage, teacher, place)
         rationales, faults = annotate(
             teacher,
-            self._questions(stage),
+            self.questions(stage),
             locate=lambda value: data_path(self.recipe, value),
             kind=self.grader.kind,
             choices=task.choices,
@@ -104,7 +77,7 @@ class Work:
         with open_cache(self.recipe, self.folder.root) as cache:
             made = ask(
                 self.recipe,
-                self._questions(stage, "train"),  # those held out are not trained on, so nothing is paid for them
+                self.questions(stage, "train"),  # those held out are not trained on, so nothing is paid for them
                 cache=cache,
                 grader=self.grader,
                 device=self.device,
@@ -130,7 +103,7 @@ class Work:
             texts = [stage.inputs.get(f"rationales/{source}") for source in learner.rationales]
             key = fingerprint([learner.model.model_dump(), texts, row_settings(self.recipe, name)])
             if key not in known:
-                rows = self._rows(stage, name, Reader.of(learner.model))[0]
+                rows = self.rows(stage, name, Reader.of(learner.model))[0]
                 known[key] = Arm(rows, kind_of(learner.model), learner.training)
             compared[name] = known[key]
         assert self.recipe.match != "epochs", "then there is no budget"
@@ -139,14 +112,14 @@ class Work:
         return record
 
     def train(self, stage: Stage, place: Path) -> dict[str, Any]:
-        learner = self._learner(stage)
+        learner = self.learner(stage)
         loaded = load_model(learner.model, seed=stage.seed, device=self.device)
-        rows, counts, filters = self._rows(stage, stage.learner, Reader.of(loaded))
+        rows, counts, filters = self.rows(stage, stage.learner, Reader.of(loaded))
         self._tell_encoding(
             stage, counts.source_too_long + counts.target_too_long, counts.with_unknown_tokens, counts.rows
         )
         budgeted = self.files.record(stage.inputs["budget"]) if "budget" in stage.inputs else None
-        precision, objective = self.precision(learner), self._objective(stage, learner, loaded)
+        precision, objective = self.precision(learner), self.objective(stage, learner, loaded)
         result = train(
             loaded,
             rows,
@@ -155,7 +128,7 @@ class Work:
             folder=place / "checkpoints",
             precision=precision,
             objective=objective,
-            validate=self._validation(stage, learner, loaded),
+            validate=self.validation(stage, learner, loaded),
             updates=None if budgeted is None else budgeted["arms"][stage.learner]["updates"],
             on_progress=self.progress,
             run_name=f"{self.recipe.name}/{stage.learner}/seed-{stage.seed}",
@@ -191,10 +164,10 @@ class Work:
         return record
 
     def score(self, stage: Stage, place: Path) -> dict[str, Any]:
-        learner = self._learner(stage)
-        mentor_folder = self._model(stage, stage.mentor)
+        learner = self.learner(stage)
+        mentor_folder = self.model(stage, stage.mentor)
         mentor = load_folder(mentor_folder, device=self.device)
-        rows, _, _ = self._rows(stage, stage.learner, Reader.of(mentor), scored=stage.source)
+        rows, _, _ = self.rows(stage, stage.learner, Reader.of(mentor), scored=stage.source)
         made = score(
             mentor,
             rows,
@@ -211,10 +184,10 @@ class Work:
         return made
 
     def augment(self, stage: Stage, place: Path) -> dict[str, Any]:
-        learner = self._learner(stage)
+        learner = self.learner(stage)
         sampling = learner.sampling
-        questions = self._questions(stage, "train")
-        engine = self.engine(learner, self._model(stage, stage.learner))
+        questions = self.questions(stage, "train")
+        engine = self.engine(learner, self.model(stage, stage.learner))
         rationales, tokens = augment(
             engine,
             questions,
@@ -234,9 +207,9 @@ class Work:
         return {"rationales": _verdicts(rationales), "tokens": tokens, "engine": engine.name}
 
     def evaluate(self, stage: Stage, place: Path) -> dict[str, Any]:
-        learner = self._learner(stage)
-        engine = self.engine(learner, self._model(stage, stage.learner))
-        questions = self._questions(stage, "test")
+        learner = self.learner(stage)
+        engine = self.engine(learner, self.model(stage, stage.learner))
+        questions = self.questions(stage, "test")
         predictions = self.predict(engine, learner, stage.learner, stage.seed, questions, place / "journal.jsonl")
         write_jsonl(place / "out" / "predictions.jsonl", predictions)
         tokens = sum(prediction.tokens for prediction in predictions)
@@ -273,123 +246,6 @@ class Work:
         )
         return report(place / "out", inputs)
 
-    # --- parts ----------------------------------------------------------------------------------------------------
-
-    def _questions(self, stage: Stage, split: Split | None = None) -> list[Question]:
-        return self.files.questions(stage.inputs["questions"], split)
-
-    def _rows(
-        self, stage: Stage, name: str, reader: Reader, *, scored: str | None = None
-    ) -> tuple[list[Encoded], EncodingCounts, list[dict[str, Any]]]:
-        """What a learner is taught, or all of a source that it may be: its rows, and the counts of encoding and of filters."""
-        learner, questions = self.recipe.learners[name], self._questions(stage, "train")
-        written = {
-            source: gold_rationales(questions)
-            if source == GOLD
-            else self.files.rationales(stage.inputs[f"rationales/{source}"])
-            for source in ([scored] if scored else learner.rationales)
-        }
-        filters = {source: self.recipe.filter_of(name, source) for source in written}
-        if scored:
-            filters = {source: select.of_each() for source, select in filters.items()}
-        judge = partial(self._judge, stage, learner, questions)
-        gathered = gather(written, filters, questions, conclude=self.grader.find, judge=judge)
-        rows, counts = training_rows(gathered.rationales, questions, learner, reader)
-        if not rows and not scored:
-            raise TrainingError(
-                f"{name}: no training row is left of {len(gathered.rationales)} selected rationales "
-                f"({counts.source_too_long} prompts and {counts.target_too_long} targets were too long); loosen `select`, "
-                "or raise `max_source_tokens` or `max_target_tokens`"
-            )
-        return rows, counts, gathered.filters
-
-    def _judge(
-        self, stage: Stage, reader: Learner, questions: list[Question], name: str, rationales: Sequence[Rationale]
-    ) -> dict[str, float]:
-        """How likely the model of a `learnable` filter finds rationales."""
-        learner = self.recipe.learners.get(name)
-        folder = self.model_folder(name, stage.seed, stage.inputs.get(f"judge/{name}")) if learner else None
-        bfloat16 = self.precision(learner or reader) == "bfloat16"
-        judge = judge_of(name, learner, folder, device=self.device, bfloat16=bfloat16, journals=self.files.engines)
-        return likelihoods(judge, rationales, questions, on_progress=self.progress)
-
-    def _model(self, stage: Stage, name: str) -> Path:
-        """The folder of a learner's model, by its role in the stage."""
-        trained = stage.inputs.get("model", stage.inputs.get(f"model/{name}"))
-        return self.model_folder(name, stage.seed, trained)
-
-    def model_folder(self, name: str, seed: int, trained: str | None) -> Path:
-        """The model that the stage `trained` made of a learner; without one the model as it is, saved once."""
-        if trained is not None:
-            return self.files.model(trained)
-        config = self.recipe.learners[name].model.model_copy(update={"lora": None})
-        folder = self.files.engines / f"untrained-{fingerprint([config.model_dump(), seed])}"
-        if not folder.is_dir():
-            half = folder.with_name(f".{folder.name}.tmp")
-            save_model(load_model(config, seed=seed, device=self.device), half, card=f"# {name}, not trained\n")
-            half.replace(folder)
-        return folder
-
-    def engine(self, learner: Learner, model: Path) -> Engine:
-        """An engine over a learner's model."""
-        sampling = learner.sampling
-        return open_engine(
-            sampling.engine,
-            model_dir=model,
-            device=self.device,
-            cache_dir=self.files.engines,
-            batch_size=sampling.batch_size,
-        )
-
-    def predict(
-        self, engine: Engine, learner: Learner, name: str, seed: int, questions: list[Question], journal: Path
-    ) -> list[Prediction]:
-        """Greedy answers of a learner."""
-        return evaluate(
-            engine,
-            questions,
-            learner=name,
-            seed=seed,
-            prompt=learner.asked,
-            grader=self.grader,
-            max_new_tokens=learner.sampling.max_new_tokens,
-            journal=journal,
-            chunk=CHUNK_BATCHES * learner.sampling.batch_size,
-            on_progress=self.progress,
-        )
-
-    def precision(self, learner: Learner) -> hardware.Precision:
-        """The learner's arithmetic; `auto` is measured once a run folder, so that a resumed run does not change it."""
-        wanted = learner.training.precision
-        return self.files.precision(self.device.type) if wanted == "auto" else wanted
-
-    def _learner(self, stage: Stage) -> Learner:
-        return with_values(self.recipe.learners[stage.learner], stage.trial)
-
-    def _objective(self, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
-        stored = learner.rationales if learner.soft_label_store != "online" else []
-        mentors = {
-            name: MentorFiles(
-                self._model(stage, name),
-                [self.files.soft_labels(stage.inputs[f"soft_labels/{name}/{source}"]) for source in stored],
-            )
-            for name in learner.imitates
-        }
-        return objective_of(learner, loaded, mentors, seed=stage.seed)
-
-    def _validation(self, stage: Stage, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
-        if learner.training.select_on == "last":
-            return None
-        questions = self._questions(stage, "test" if learner.training.select_on == "test" else "validation")
-        if not questions:
-            raise DataError(
-                "no validation question is left to choose the epoch by; give `task.validation`, raise "
-                "`task.validation_share`, or set `training.select_on: last`"
-            )
-        engine = open_engine("transformers", loaded=loaded, device=self.device, batch_size=learner.sampling.batch_size)
-        options = {"prompt": learner.asked, "grader": self.grader, "max_new_tokens": learner.sampling.max_new_tokens}
-        return lambda: accuracy(engine, questions, **options)  # type: ignore[arg-type]
-
     def _tell(self, faults: Any) -> list[str]:
         if self.recipe.data.strict:
             faults.raise_if_strict()
@@ -405,11 +261,6 @@ class Work:
             )
         if unknown:
             self.note(f"{stage.learner}: {unknown} of {rows} rows hold characters that the vocabulary does not know")
-
-
-def _known(value: Any) -> Any:
-    assert value is not None, "the recipe's checks fill this in"
-    return value
 
 
 def _verdicts(records: Iterable[Rationale | Prediction]) -> Mapping[str, int]:
