@@ -44,14 +44,14 @@ CODE_VERSIONS = {
     "search": 1,
     "augment": 2,
     "evaluate": 3,
-    "report": 3,
+    "report": 4,
 }
 
 # Settings of a teacher that change how it is asked and not what: they reach no reply.
 HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
 HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
 
-LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation"}
+LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation", "length_window"}
 LENGTH |= {"max_source_tokens", "max_target_tokens"}
 """Settings of a training that decide how many updates its epochs come to."""
 

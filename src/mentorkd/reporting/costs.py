@@ -51,12 +51,12 @@ def _with_trials(names: Iterable[str], inputs: ReportInputs) -> list[str]:
 
 
 def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:
-    """The stages and all that they stand on, each once."""
+    """The stages and all that they stand on, each once; not a budget, for it reads other arms' rows to make them equal."""
     found: dict[str, None] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found and name in inputs.stages:
+        if name not in found and name in inputs.stages and inputs.stages[name].kind != "budget":
             found[name] = None
             waiting += inputs.stages[name].needs
     return list(found)

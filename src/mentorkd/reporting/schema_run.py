@@ -28,7 +28,8 @@ class Cost(TypedDict):
 
 class Spent(TypedDict):
     """What one learner cost, mean over seeds: `own` is its training and its test; `whole` adds all stages that it stands on
-    (its mentors' training, augmentation and scoring, the teacher), each in full, as if no other learner used them."""
+    (its mentors' training, augmentation and scoring, the teacher), each in full, as if no other learner used them. A budget,
+    which reads other arms' rows to make trainings equal, is nobody's."""
 
     learner: str
     """The learner."""

@@ -1,0 +1,43 @@
+"""What learners cost, read off the stages of a real recipe."""
+
+from __future__ import annotations
+
+from mentorkd.pipeline import Pipeline
+from mentorkd.recipe_file import load_recipe
+from mentorkd.reporting import StageCost, build_results
+from mentorkd.reporting.costs import build_spent
+from mentorkd.stage_graph import role
+from small_recipe import write_small_recipe
+
+
+def test_an_arm_pays_for_what_it_learns_from_and_not_for_what_made_it_equal(inputs, tmp_path):
+    recipe = load_recipe(write_small_recipe(tmp_path))
+    stages = Pipeline(recipe, tmp_path / "run").stages
+    assert any(stage.kind == "budget" for stage in stages)
+    seconds = {stage.name: 2.0**number for number, stage in enumerate(stages[:-1])}  # a sum tells its terms
+    report = stages[-1]
+    made = inputs(
+        seeds=(1,),
+        size=10,
+        stages={
+            stage.name: StageCost(kind=stage.kind, needs=stage.needs, seconds=seconds[stage.name])
+            for stage in stages[:-1]
+        },
+        serving={
+            (name, 1): [report.inputs[role(kind, name, 1)] for kind in ("train", "evaluate")]
+            for name in recipe.learners
+        },
+    )
+    spent = {row["learner"]: row for row in build_spent(made)}
+
+    def whole(learner: str) -> set[str]:
+        paid = int(spent[learner]["whole_seconds"])
+        return {name for number, name in enumerate(seconds) if paid >> number & 1}
+
+    data = {"prepare", "annotate"}
+    assert whole("vanilla") == data | {f"learners/vanilla/seed-1/{kind}" for kind in ("train", "evaluate")}
+    mentors = {name for name in seconds if name.startswith("learners/mentor/seed-1/")} - {
+        "learners/mentor/seed-1/evaluate"
+    }
+    assert whole("student") == data | mentors | {f"learners/student/seed-1/{kind}" for kind in ("train", "evaluate")}
+    assert build_results(made)["run"]["spent"] == list(spent.values())
