@@ -21,11 +21,11 @@ sys.path.append(str(Path(__file__).with_name("teachers")))
 from hostile_server import Running, running
 
 from mentorkd.recipe_file import parse_recipe
-from mentorkd.records import Rationale, read_jsonl
+from mentorkd.records import Question, Rationale, read_jsonl
 from mentorkd.teachers.cache import RequestCache
 from small_recipe import small_recipe
 from test_cli import Cli, cli  # noqa: F401  (a fixture)
-from tiny_models import tiny_llama, tiny_tokenizer
+from tiny_models import memorise, tiny_llama, tiny_tokenizer
 
 KEY = "sk-never-to-be-seen-0123456789"
 VARIABLE = "MENTORKD_TEST_KEY"
@@ -294,6 +294,33 @@ def test_a_model_that_runs_here_is_a_teacher_too(cli: Cli, tmp_path: Path) -> No
     assert (again["requests"], again["cached"]) == (QUESTIONS, ALL)
     after = {(r.question_id, r.sample): r.text for r in read_jsonl(file, Rationale)}
     assert before.items() < after.items()
+
+
+def test_a_base_model_reads_the_papers_words_and_ends_before_the_next_question(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+    first = "Q: What is 1 + 3?\nA: Let's think step by step."
+    second = f"{first} 1 + 3 = 4.\nTherefore, the answer is"
+    onward = "\nQ: What is 2 + 6?\nA: Let's think step by step."
+    tokenizer = tiny_tokenizer(append_eos=False)
+    model = tiny_llama(tokenizer)
+    memorise(model, tokenizer, [(first, f" 1 + 3 = 4.{onward}"), (second, f" 4.{onward}")])
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    asked = {"prompt": "two_stage", "samples": 1, "temperature": 0, "max_tokens": 40}
+    recipe = write_recipe(tmp_path, {"kind": "local", "model": "teacher", "engine": "transformers", **asked})
+    told = cli("annotate", recipe, "--run", tmp_path / "run")
+    assert told.code == 0, told.err
+    with RequestCache(tmp_path / "run" / "teacher" / "requests.sqlite") as cache:
+        cache.export(tmp_path / "replies.jsonl")
+    bodies = [json.loads(line)["request"]["body"] for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
+    assert {first, second} <= {body["prompt"] for body in bodies}
+    assert all(body["stop"] == ["\nQ:"] for body in bodies)
+    rationales = list(read_jsonl(tmp_path / "run" / "teacher" / "rationales.jsonl", Rationale))
+    asked_about = Question.create("What is 1 + 3?", "4", "train").id
+    (known,) = [rationale for rationale in rationales if rationale.question_id == asked_about]
+    assert (known.text, known.predicted, known.verdict) == ("1 + 3 = 4.", "4", "correct")
+    assert known.meta["finish_reason"] == "stop"
+    assert known.meta["usage"]["output_tokens"] < 40
+    assert not any("\nQ:" in rationale.text for rationale in rationales)
 
 
 def test_symbolic_answers_are_graded_from_the_questions_to_the_report(

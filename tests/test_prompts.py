@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mentorkd.errors import DataError
-from mentorkd.prompts import CAUSAL_SEPARATOR, TargetForm, chat_prompt, render_prompt, render_target, split_target
+from mentorkd.prompts import (
+    CAUSAL_SEPARATOR,
+    TargetForm,
+    chat_prompt,
+    cut_at,
+    render_prompt,
+    render_target,
+    split_target,
+)
 
 FORMS: list[TargetForm] = ["arrow", "therefore"]
 PIECES = [
@@ -103,6 +111,7 @@ class Plain:
 
 def test_a_model_without_a_chat_template_gets_the_separator() -> None:
     assert chat_prompt(Plain(), "Q?") == "Q?\nAnswer:\n"
+    assert chat_prompt(Plain(), "Q?", "") == "Q?"
 
 
 def test_a_chat_model_gets_its_template() -> None:
@@ -124,3 +133,18 @@ def test_the_separator_survives_a_vocabulary_that_drops_newlines(shared_tokenize
     separated = t5.encode("How many are left?" + CAUSAL_SEPARATOR)
     assert separated[: len(question)] == question
     assert t5.decode(separated[len(question) :]) == "Answer:"
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "before"),
+    [
+        ("4.\nQ: next\nQ: more", ["\nQ:"], "4."),
+        ("\nQ: next", ["\nQ:"], ""),
+        ("a END b\nQ: c", ["\nQ:", "END"], "a "),
+        ("Q: no newline before it", ["\nQ:"], None),
+        ("4.\nQ", ["\nQ:"], None),
+        ("4.\nQ:", [], None),
+    ],
+)
+def test_a_text_is_cut_at_the_first_stop(text: str, stops: list[str], before: str | None) -> None:
+    assert cut_at(text, stops) == before

@@ -19,7 +19,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-__all__ = ["TEXTS", "tiny_gpt2", "tiny_llama", "tiny_qwen2", "tiny_t5", "tiny_tokenizer"]
+__all__ = ["TEXTS", "memorise", "tiny_gpt2", "tiny_llama", "tiny_qwen2", "tiny_t5", "tiny_tokenizer"]
 
 TEXTS = [
     "Tom has 3 apples and buys 4 more. How many apples does he have now?",
@@ -104,6 +104,29 @@ def tiny_llama(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, **overrides
 def tiny_qwen2(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, **overrides: Any) -> Qwen2ForCausalLM:
     """A Qwen 2 of width 32 with 2 layers (biases on q, k, v) and random weights, in evaluation mode."""
     return _build(Qwen2ForCausalLM, Qwen2Config(**{**_llama_sizes(tokenizer), **overrides}), seed)
+
+
+def memorise(model: Any, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> None:
+    """Train a causal model until it goes on from each prompt as told, whatever it saw before."""
+    rows = []
+    for prompt, written in texts:
+        read, told = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, written))
+        rows.append((torch.tensor([read + told]), torch.tensor([[-100] * len(read) + told])))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(1000):
+        known = True
+        for ids, labels in rows:
+            output = model(input_ids=ids, labels=labels)
+            output.loss.backward()
+            place = labels[0, 1:] != -100
+            known &= output.loss.item() < 0.05 and bool(
+                (output.logits[0, :-1].argmax(-1) == labels[0, 1:])[place].all()
+            )
+        if known:
+            return
+        optimiser.step()
+        optimiser.zero_grad()
+    raise AssertionError("a thousand steps did not make the model memorise the texts")
 
 
 def _llama_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mentorkd.errors import ModelError
-from mentorkd.prompts import chat_prompt
+from mentorkd.prompts import CAUSAL_SEPARATOR, chat_prompt
 from mentorkd.recipe import ModelKind
 
 if TYPE_CHECKING:
@@ -80,16 +80,19 @@ def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids if ids and ids[-1] == eos else [*ids, eos]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str, *, separator: str = CAUSAL_SEPARATOR
+) -> list[int]:
     """Token ids of a prompt, the same in training and in generation.
 
     Encoder-decoder models get the text and the end token. Chat models get it as the user's turn of their template.
-    Other causal models get it followed by a separator. Causal prompts have no end token.
+    Other causal models get it followed by `separator`. Causal prompts have no end token.
     """
     if kind == "seq2seq":
         ids = list(tokenizer(text)["input_ids"])
         return _ended(ids, tokenizer)
-    ids = list(tokenizer(chat_prompt(tokenizer, text), add_special_tokens=not tokenizer.chat_template)["input_ids"])
+    read = chat_prompt(tokenizer, text, separator)
+    ids = list(tokenizer(read, add_special_tokens=not tokenizer.chat_template)["input_ids"])
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 

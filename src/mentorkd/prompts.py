@@ -7,6 +7,7 @@ Two forms of target, both the paper's (section 4.1): `{rationale} --> {answer}` 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from mentorkd.errors import DataError
@@ -16,6 +17,7 @@ __all__ = [
     "ChatTokenizer",
     "TargetForm",
     "chat_prompt",
+    "cut_at",
     "render_prompt",
     "render_target",
     "split_target",
@@ -51,15 +53,21 @@ def render_prompt(question_text: str, template: str) -> str:
     return template.replace("{question}", question_text.strip())
 
 
-def chat_prompt(tokenizer: ChatTokenizer, text: str) -> str:
+def chat_prompt(tokenizer: ChatTokenizer, text: str, separator: str = CAUSAL_SEPARATOR) -> str:
     """What a causal model reads before it writes: `text` as the user's turn of a chat, or followed by a separator.
 
     The template brings the model's special tokens; tokenize its text with `add_special_tokens=False`.
     """
     if not tokenizer.chat_template:
-        return text + CAUSAL_SEPARATOR
+        return text + separator
     turns = [{"role": "user", "content": text}]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str | None:
+    """The text before the first of `stops`; None if it holds none of them."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else None
 
 
 def render_target(rationale: str, answer: str, target: TargetForm) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
+    "NEW_QUESTION",
     "OPENAI_URL",
     "AskedTeacher",
     "BudgetConfig",
@@ -20,6 +21,8 @@ __all__ = [
 ]
 
 OPENAI_URL = "https://api.openai.com/v1"
+NEW_QUESTION = "\nQ:"
+"""Where a base model that has answered goes on to invent the next question."""
 PromptKind = Literal["zero_shot_cot", "two_stage", "few_shot", "custom"]
 
 
@@ -84,8 +87,15 @@ class AskedTeacher(Strict):
     """Longest reply; one that is cut there is counted and graded as no answer."""
     answer_tokens: int = Field(default=32, ge=1)
     """Longest reply to the second call of `two_stage`."""
+    stop: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=4)
+    """Texts that end a reply; null takes a new question's line, "Q:", with base models (`endpoint: completions`, or a local
+    model without a chat template), and none with chat models."""
     seed: int = 42
     """Chooses the worked examples; local teachers sample from it too."""
+
+    def stops(self, *, base: bool) -> list[str]:
+        """The texts that end a reply of a base model or of a chat model."""
+        return self.stop if self.stop is not None else [NEW_QUESTION] if base else []
 
     @model_validator(mode="after")
     def _prompt_has_its_parts(self) -> AskedTeacher:
@@ -118,8 +128,6 @@ class OpenAITeacher(AskedTeacher):
     """`chat` for chat models; `completions` for base models."""
     system: str | None = None
     """System message of a chat; null sends none."""
-    stop: list[str] | None = Field(default=None, max_length=4)
-    """Texts that end a reply; null takes a new question's "Q:" with `completions` and none with `chat`."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name of the length limit in the request; OpenAI's reasoning models want `max_completion_tokens`."""
     extra_body: dict[str, Any] = Field(default_factory=dict)

@@ -54,9 +54,12 @@ PROFILES: dict[str, dict[str, float]] = {
     "echo 500": {"echo 500": 1.0},
     "echo 400": {"echo 400": 1.0},
     "bankrupt": {"no credit": 1.0},
+    "rambling": {"ramble": 1.0},
 }
 RETRY_AFTER = 0.3
 SLOW = 3.0
+RAMBLING = "\nQ: What is 1 + 1?\nA: 1 + 1 = 2.\nTherefore, the answer is 2.\nQ: What"
+"""How a base model goes on where `stop` is not obeyed."""
 
 
 def solution(a: int, b: int, way: int) -> tuple[str, str]:
@@ -82,6 +85,8 @@ class Server:
         self.attempts: Counter[str] = Counter()
         self.delivered: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
+        self.stalled = 0
+        self.stops: list[Any] = []
         self.in_flight = self.most_in_flight = 0
         self.input_tokens = self.output_tokens = 0
 
@@ -90,7 +95,7 @@ class Server:
             return "429"
         chance = self.random.random()
         for name, share in self.profile.items():
-            if name in ("delay", "storm seconds", "no usage"):
+            if name in ("delay", "storm seconds", "no usage", "ramble"):
                 continue
             chance -= share
             if chance < 0:
@@ -112,6 +117,7 @@ class Server:
         body = await request.json()
         prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         self.attempts[prompt] += 1
+        self.stops.append(body.get("stop"))
         fate = self.fate()
         self.fates[fate] += 1
         if delay := self.profile.get("delay"):
@@ -135,6 +141,8 @@ class Server:
         text, reason = solution(a, b, self.delivered[prompt])
         if fate == "echo":
             text = f"{request.headers['Authorization']} {text}"
+        if reason == "stop" and self.profile.get("ramble"):
+            text, reason = text + RAMBLING, "length"
         usage = {"prompt_tokens": len(prompt.split()) + 9, "completion_tokens": len(text.split())}
         # From here on the model has written, and the provider charges.
         self.input_tokens += usage["prompt_tokens"]
@@ -146,6 +154,7 @@ class Server:
             reply["usage"] = usage
         match fate:
             case "slow":
+                self.stalled += 1
                 await asyncio.sleep(SLOW)
                 return web.json_response(reply)
             case "drop":
@@ -162,6 +171,7 @@ class Server:
                     request.transport.abort()
                 return half
             case "trickle":
+                self.stalled += 1
                 endless = web.StreamResponse(headers={"Content-Type": "application/json"})
                 await endless.prepare(request)
                 for _ in range(200):
@@ -183,6 +193,8 @@ class Server:
                 "attempts": self.attempts,
                 "delivered": self.delivered,
                 "fates": self.fates,
+                "stalled": self.stalled,
+                "stops": self.stops,
                 "most_in_flight": self.most_in_flight,
                 "input_tokens": self.input_tokens,
                 "output_tokens": self.output_tokens,

@@ -70,8 +70,10 @@ def test_a_hostile_server_at_full_size(tmp_path: Path, calm: Annotation) -> None
     # Every request is accounted for, and none was repeated more often than allowed.
     faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
     assert rough.traffic["sent"] == rough.spending.requests == 3 * QUESTIONS + faults
-    # On a machine that is busy, time can run out before the server has even heard of a request.
-    assert 0 <= rough.traffic["sent"] - len(books["arrivals"]) <= rough.traffic.get("fault_timeout", 0)
+    # Each request that was sent arrived. Only where time ran out may the server, on a busy machine, not have heard of
+    # it; but then it is not the server that made time run out.
+    unheard = rough.traffic["sent"] - len(books["arrivals"])
+    assert 0 <= unheard <= rough.traffic.get("fault_timeout", 0) - books["stalled"]
     assert max(books["attempts"].values()) <= 3 * (1 + ROUGH["retries"])
     assert set(books["fates"]) >= {
         "429",

@@ -42,8 +42,10 @@ def test_hostile_or_friendly_the_rationales_are_the_same_and_nothing_is_paid_twi
         assert outcomes == {"ok": 159, "refusal": 9, "empty": 6, "length": 6}
         assert set(books["delivered"].values()) == {3}
         assert rough.traffic["sent"] == rough.spending.requests
-        # On a machine that is busy, time can run out before the server has even heard of a request.
-        assert 0 <= rough.traffic["sent"] - len(books["arrivals"]) <= rough.traffic.get("fault_timeout", 0)
+        # Each request that was sent arrived. Only where time ran out may the server, on a busy machine, not have heard of
+        # it; but then it is not the server that made time run out.
+        unheard = rough.traffic["sent"] - len(books["arrivals"])
+        assert 0 <= unheard <= rough.traffic.get("fault_timeout", 0) - books["stalled"]
         faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
         assert faults == rough.traffic["sent"] - len(rough.rationales) > 10
         assert books["most_in_flight"] <= 16
@@ -178,6 +180,35 @@ def test_two_calls_a_sample_by_completions(tmp_path: Path) -> None:
         assert all(r.verdict == "correct" and len(r.meta["requests"]) == 2 for r in annotation.rationales)
         assert annotation.traffic["sent"] == 28
         assert annotate(server.url, tmp_path / "a", sums(7), **settings).traffic["sent"] == 0
+
+
+def test_a_base_model_gets_the_papers_words_and_its_next_question_is_cut_off(tmp_path: Path) -> None:
+    """Also where the endpoint knows no `stop`, and writes on until the limit."""
+    settings: dict[str, Any] = {"prompt": "two_stage", "endpoint": "completions", "samples": 1}
+    questions = sums(7)
+    with running("immediate") as obeying, running("rambling") as rambling:
+        expected = annotate(obeying.url, tmp_path / "a", questions, **settings)
+        got = annotate(rambling.url, tmp_path / "b", questions, **settings)
+        books = rambling.books()
+        again = annotate(rambling.url, tmp_path / "b", questions, **settings)
+    assert texts(got) == texts(expected) == texts(again)
+    assert {(r.verdict, r.meta["outcome"], r.meta["finish_reason"]) for r in got.rationales} == {
+        ("correct", "ok", "stop")
+    }
+    first = [f"Q: {question.text}\nA: Let's think step by step." for question in questions]
+    second = [f"{a} {r.text}\nTherefore, the answer is" for a, r in zip(first, got.rationales, strict=True)]
+    assert books["attempts"] == dict.fromkeys([*first, *second], 1)
+    assert books["stops"] == [["\nQ:"]] * 14
+    assert again.traffic["sent"] == 0
+
+
+def test_a_chat_is_cut_only_where_the_recipe_says_so(tmp_path: Path) -> None:
+    with running("rambling") as server:
+        cut = annotate(server.url, tmp_path / "a", sums(3), samples=1)
+        stopped = annotate(server.url, tmp_path / "b", sums(3), samples=1, stop=["\nQ:", "###"])
+        assert server.books()["stops"] == [None] * 3 + [["\nQ:", "###"]] * 3
+    assert [r.meta["outcome"] for r in cut.rationales] == ["length"] * 3
+    assert [r.verdict for r in stopped.rationales] == ["correct"] * 3
 
 
 def test_the_same_request_in_flight_is_not_sent_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from mentorkd.errors import MissingExtraError, ModelError
+from mentorkd.prompts import CAUSAL_SEPARATOR
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ class Completion:
     """What a model wrote after a prompt: the new text alone, without special tokens.
 
     `tokens` counts what was generated, the end token included and padding not. `finished` tells whether the model
-    ended the text itself; False means that it was cut at `max_new_tokens`.
+    ended the text itself, or came to one that the engine stops at; False means that it was cut at `max_new_tokens`.
     """
 
     text: str
@@ -85,11 +86,15 @@ def open_engine(
     batch_size: int = 32,
     tokens_per_batch: int | None = None,
     dtype: EngineDtype | None = None,
+    separator: str = CAUSAL_SEPARATOR,
+    stop: Sequence[str] = (),
 ) -> Engine:
     """Open an engine over a saved model (`model_dir`) or one in memory (`loaded`).
 
     `batch_size` sequences are generated at once, or as many as `tokens_per_batch` padded tokens (prompt and
     `max_new_tokens`) hold; vllm does its own batching. `dtype` is the arithmetic: by default that of the weights.
+    `separator` stands behind prompts to causal models that are no chat models; "" lets them read prompts word for word.
+    Texts end before the first of `stop` that is written.
     `cache_dir` keeps what engines make of a model, keyed by its content. `auto` is decided by `choose_engine`; where a
     conversion that it chose is refused, it takes the transformers engine, and says so in the log.
 
@@ -98,6 +103,7 @@ def open_engine(
     if (model_dir is None) == (loaded is None):
         raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
     auto = name == "auto"
+    manner: dict[str, Any] = {"separator": separator, "stop": stop}
     if name == "auto":
         name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
     match name:
@@ -117,13 +123,14 @@ def open_engine(
                 batch_size=batch_size,
                 tokens_per_batch=tokens_per_batch,
                 dtype=dtype,
+                **manner,
             )
         case "ctranslate2":
             from mentorkd.generation.ctranslate2_engine import CTranslate2Engine
 
             if model_dir is None or cache_dir is None:
                 raise ModelError("the ctranslate2 engine converts a saved model: give `model_dir` and `cache_dir`")
-            limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch}
+            limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **manner}
             try:
                 return CTranslate2Engine(model_dir, cache_dir=cache_dir, device=device, dtype=dtype, **limits)
             except ModelError as refusal:
@@ -136,7 +143,7 @@ def open_engine(
 
             if model_dir is None:
                 raise ModelError("the vllm engine reads a saved model: give `model_dir`")
-            return VllmEngine(model_dir, device=device, dtype=dtype)
+            return VllmEngine(model_dir, device=device, dtype=dtype, **manner)
         case _:
             raise ModelError(f"got engine {name!r}, expected one of auto, transformers, ctranslate2, vllm")
 

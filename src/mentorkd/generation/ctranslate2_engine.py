@@ -18,6 +18,7 @@ from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import Completion, EngineDtype, sampling
 from mentorkd.generation.sampling import Request
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
+from mentorkd.prompts import CAUSAL_SEPARATOR
 from mentorkd.recipe import ModelConfig, ModelKind
 from mentorkd.records import content_id
 from mentorkd.store import digest_path
@@ -44,7 +45,7 @@ class CTranslate2Engine:
 
     CTranslate2's random state belongs to a loaded model and takes its seed when it is loaded, so each sampling call
     loads it anew (from the page cache). The same call gives the same samples; another batch size or other prompts
-    beside them may not.
+    beside them may not. It knows no texts that end a text, so it writes on behind a `stop`, and this is cut off.
     """
 
     name = "ctranslate2"
@@ -58,6 +59,8 @@ class CTranslate2Engine:
         batch_size: int = 32,
         tokens_per_batch: int | None = None,
         dtype: EngineDtype | None = None,
+        separator: str = CAUSAL_SEPARATOR,
+        stop: Sequence[str] = (),
     ) -> None:
         if find_spec("ctranslate2") is None:
             raise MissingExtraError("engine ctranslate2", "ctranslate2")
@@ -76,6 +79,8 @@ class CTranslate2Engine:
         self.end_ids = sampling.end_token_ids(self.tokenizer, settings)
         self.batch_size = batch_size
         self.tokens_per_batch = tokens_per_batch
+        self.separator = separator
+        self.stop = stop
         self._options = {
             "device": device.type,
             "device_index": device.index or 0,
@@ -101,7 +106,9 @@ class CTranslate2Engine:
         import ctranslate2
 
         request = Request(n, temperature, top_p, top_k, max_new_tokens, seed)
-        encoded = sampling.encode_prompts(prompts, self.tokenizer, self.kind, self.config, max_new_tokens)
+        encoded = sampling.encode_prompts(
+            prompts, self.tokenizer, self.kind, self.config, max_new_tokens, separator=self.separator
+        )
         draw = random.Random(content_id(str(seed), *prompts))
         if self._runner is None or not request.greedy:
             ctranslate2.set_random_seed(draw.getrandbits(31))
@@ -120,7 +127,9 @@ class CTranslate2Engine:
             for piece, samples in zip(batch, self._generate(sources, max_new_tokens, options), strict=True):
                 # They come sorted by score; the order of samples must tell nothing, since filters keep the first ones.
                 draw.shuffle(samples)
-                results[piece.prompt] = [sampling.completion(ids, self.tokenizer, self.end_ids) for ids in samples]
+                results[piece.prompt] = [
+                    sampling.completion(ids, self.tokenizer, self.end_ids, self.stop) for ids in samples
+                ]
             if on_progress is not None:
                 on_progress(len(batch))
         return results

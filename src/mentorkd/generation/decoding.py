@@ -95,10 +95,12 @@ def decode(
     pad_id: int,
     choose: Callable[[Tensor, Tensor | None], Tensor],
     uniforms: Tensor | None,
+    stopped: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt `copies` times; row = prompt * copies + copy. An end token that was written is included.
 
-    `choose` takes logits [R, V] and the step's column of `uniforms` [R, max_new_tokens] (None when greedy).
+    A row ends at an end token, or when `stopped` says so of what it has written. `choose` takes logits [R, V] and the
+    step's column of `uniforms` [R, max_new_tokens] (None when greedy).
     """
     rows = _Rows(model, kind, prompts, pad_id)
     # All copies of a prompt have the same first logits, so the prompt is read once and the caches are copied after.
@@ -114,7 +116,7 @@ def decode(
                 if token >= logits.shape[-1]:
                     raise ModelError("the model's logits are not numbers: damaged weights, or too narrow a dtype")
                 written[row].append(token)
-                if token in end_ids:
+                if token in end_ids or (stopped is not None and stopped(written[row])):
                     ended.add(row)
         if len(ended) == len(written) or step + 1 == max_new_tokens:
             break

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mentorkd.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import Completion
+from mentorkd.prompts import CAUSAL_SEPARATOR, cut_at
 from mentorkd.recipe import ModelKind
 from mentorkd.records import content_id
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["Piece", "Request", "completion", "encode_prompts", "end_token_ids", "group", "prompt_seeds"]
+__all__ = ["Piece", "Request", "completion", "encode_prompts", "end_token_ids", "group", "prompt_seeds", "stopper"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,11 @@ def encode_prompts(
     kind: ModelKind,
     config: PretrainedConfig,
     max_new_tokens: int,
+    *,
+    separator: str = CAUSAL_SEPARATOR,
 ) -> list[list[int]]:
     """Token ids of each prompt. Raises ModelError if a causal model lacks the positions for prompt and text."""
-    encoded = [encode_prompt(tokenizer, kind, prompt) for prompt in prompts]
+    encoded = [encode_prompt(tokenizer, kind, prompt, separator=separator) for prompt in prompts]
     positions = getattr(config, "max_position_embeddings", None) if kind == "causal" else None
     longest = max(map(len, encoded), default=0)
     if positions is not None and longest + max_new_tokens > positions:
@@ -118,10 +121,32 @@ def prompt_seeds(prompts: Sequence[str], seed: int) -> list[random.Random]:
     return sources
 
 
-def completion(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int]) -> Completion:
+def stopper(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+    """Tells whether generated ids spell one of the texts `stop`; None where there are none.
+
+    To be asked after every token: the end is looked at first, since reading all of a text again and again is slow.
+    """
+    if not stop:
+        return None
+    # No text has more tokens than bytes.
+    near = max(len(text.encode()) for text in stop) + 1
+
+    def stopped(ids: Sequence[int]) -> bool:
+        return all(
+            cut_at(tokenizer.decode(part, clean_up_tokenization_spaces=False), stop) is not None
+            for part in (ids[-near:], ids)
+        )
+
+    return stopped
+
+
+def completion(
+    ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int], stop: Sequence[str] = ()
+) -> Completion:
     """The completion of generated ids; what stands behind the first end token is padding."""
     end = next((place for place, i in enumerate(ids) if i in end_ids), None)
     kept = list(ids) if end is None else list(ids[: end + 1])
     # Spaces are left as written: cleaning would change "3 + 4 ." and with it what is graded and trained on.
     text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Completion(text, len(kept), end is not None)
+    before = cut_at(text, stop)
+    return Completion(text if before is None else before, len(kept), end is not None or before is not None)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from mentorkd.errors import ModelError
 from mentorkd.generation import Completion, sampling
 from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
 from mentorkd.generation.sampling import Piece, Request
+from mentorkd.prompts import CAUSAL_SEPARATOR
 from mentorkd.recipe import ModelKind
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class TransformersEngine:
     set for each batch from `seed` and the batch's prompts: the same call gives the same result, another batch size may
     not.
 
-    The model is in evaluation mode while it generates and as it was before after. `dtype` turns autocast on.
+    The model is in evaluation mode while it generates and as it was before after. `dtype` turns autocast on. The other
+    options are those of `open_engine`.
     """
 
     name = "transformers"
@@ -50,6 +52,8 @@ class TransformersEngine:
         tokens_per_batch: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         use_generate: bool = False,
+        separator: str = CAUSAL_SEPARATOR,
+        stop: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -57,6 +61,9 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.tokens_per_batch = tokens_per_batch
         self.dtype = dtype
+        self.separator = separator
+        self.stop = stop
+        self._stopped = sampling.stopper(tokenizer, stop)
         # Adapters sit inside the base model's layers; peft's wrapper around it only hides its signature.
         self._base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._by_generate = use_generate or self._base.config.model_type not in FAMILIES
@@ -75,7 +82,9 @@ class TransformersEngine:
     ) -> list[list[Completion]]:
         request = Request(n, temperature, top_p, top_k, max_new_tokens, seed)
         config = self._base.config
-        encoded = sampling.encode_prompts(prompts, self.tokenizer, self.kind, config, max_new_tokens)
+        encoded = sampling.encode_prompts(
+            prompts, self.tokenizer, self.kind, config, max_new_tokens, separator=self.separator
+        )
         lengths = [len(ids) for ids in encoded]
         seeds = [[source.getrandbits(63) for _ in range(n)] for source in sampling.prompt_seeds(prompts, seed)]
         end_ids = sampling.end_token_ids(self.tokenizer, self._base.generation_config)
@@ -84,7 +93,9 @@ class TransformersEngine:
         with self._ready():
             for batch in sampling.group(lengths, n, max_new_tokens, rows=self.batch_size, tokens=self.tokens_per_batch):
                 for piece, rows in zip(batch, write(batch, encoded, seeds, request, end_ids), strict=True):
-                    results[piece.prompt] += [sampling.completion(ids, self.tokenizer, end_ids) for ids in rows]
+                    results[piece.prompt] += [
+                        sampling.completion(ids, self.tokenizer, end_ids, self.stop) for ids in rows
+                    ]
                 if on_progress is not None:
                     on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
         return results
@@ -113,6 +124,7 @@ class TransformersEngine:
             pad_id=self._pad_id(end_ids),
             choose=partial(choose, temperature=request.temperature, top_p=request.top_p, top_k=request.top_k),
             uniforms=uniforms,
+            stopped=self._stopped,
         )
         return (written[start : start + count] for start in range(0, len(written), count))
 
@@ -140,10 +152,13 @@ class TransformersEngine:
             decoder_start_token_id=self._start_id(),
             **drawing,
         )
+        start, stopped = 1 if self.kind == "seq2seq" else ids.shape[1], self._stopped
+        criteria = StoppingCriteriaList() if stopped is None else StoppingCriteriaList([_each_row(stopped, start)])
         with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), _own_settings_off(self._base):
             torch.manual_seed(random.Random(str([seeds[piece.prompt][piece.first] for piece in batch])).getrandbits(63))
-            output = self._base.generate(ids, attention_mask=mask, generation_config=settings)
-        start = 1 if self.kind == "seq2seq" else ids.shape[1]
+            output = self._base.generate(
+                ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
+            )
         rows: list[list[int]] = output[:, start:].tolist()
         return (rows[first : first + count] for first in range(0, len(rows), count))
 
@@ -184,6 +199,13 @@ def _own_settings_off(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = kept
+
+
+def _each_row(stopped: Callable[[Sequence[int]], bool], start: int) -> Callable[..., Tensor]:
+    """`stopped` as `generate` asks for it: of token ids [R, S], of which those from `start` on were written."""
+    return lambda ids_RS, *_, **__: torch.tensor(
+        [stopped(row[start:]) for row in ids_RS.tolist()], device=ids_RS.device
+    )
 
 
 def _uniforms(seed: int, request: Request) -> Tensor:

@@ -13,6 +13,7 @@ from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import Completion, EngineDtype, sampling
 from mentorkd.generation.sampling import Request
 from mentorkd.models import load_tokenizer, model_kind
+from mentorkd.prompts import CAUSAL_SEPARATOR
 from mentorkd.recipe import ModelConfig
 
 __all__ = ["VllmEngine"]
@@ -30,7 +31,15 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(self, model_dir: Path, *, device: torch.device, dtype: EngineDtype | None = None) -> None:
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        device: torch.device,
+        dtype: EngineDtype | None = None,
+        separator: str = CAUSAL_SEPARATOR,
+        stop: Sequence[str] = (),
+    ) -> None:
         if find_spec("vllm") is None:
             raise MissingExtraError("engine vllm", "vllm")
         config = AutoConfig.from_pretrained(model_dir)
@@ -43,6 +52,8 @@ class VllmEngine:
         from vllm import LLM
 
         self.config = config
+        self.separator = separator
+        self.stop = stop
         self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir)))
         has_settings = (model_dir / "generation_config.json").exists()
         settings = GenerationConfig.from_pretrained(model_dir) if has_settings else None
@@ -65,7 +76,9 @@ class VllmEngine:
         from vllm import SamplingParams
 
         Request(n, temperature, top_p, top_k, max_new_tokens, seed)
-        encoded = sampling.encode_prompts(prompts, self.tokenizer, "causal", self.config, max_new_tokens)
+        encoded = sampling.encode_prompts(
+            prompts, self.tokenizer, "causal", self.config, max_new_tokens, separator=self.separator
+        )
         params = [
             SamplingParams(
                 n=n,
@@ -75,7 +88,8 @@ class VllmEngine:
                 max_tokens=max_new_tokens,
                 seed=source.getrandbits(31),
                 stop_token_ids=self.end_ids,
-                detokenize=False,
+                stop=list(self.stop),
+                detokenize=bool(self.stop),  # vLLM looks for texts in what it has decoded
             )
             for source in sampling.prompt_seeds(prompts, seed)
         ]
@@ -85,7 +99,9 @@ class VllmEngine:
             requests = [{"prompt_token_ids": ids} for ids in encoded[part]]
             for output in self.llm.generate(requests, params[part], use_tqdm=False):
                 samples = sorted(output.outputs, key=lambda sample: sample.index)
-                results.append([sampling.completion(s.token_ids, self.tokenizer, self.end_ids) for s in samples])
+                results.append(
+                    [sampling.completion(s.token_ids, self.tokenizer, self.end_ids, self.stop) for s in samples]
+                )
             if on_progress is not None:
                 on_progress(len(requests))
         return results

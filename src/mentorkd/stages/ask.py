@@ -135,9 +135,17 @@ def ask(
     assert not isinstance(teacher, RecordedTeacher)
     prompter = prompter_of(recipe, teacher)
     if isinstance(teacher, LocalSource):
-        engine, identity = _engine(teacher, device, engines)
+        engine, identity, stop = _engine(teacher, device, engines)
         return annotate_local(
-            questions, teacher, engine, prompter, cache, grade=grader, identity=identity, on_progress=on_progress
+            questions,
+            teacher,
+            engine,
+            prompter,
+            cache,
+            grade=grader,
+            identity=identity,
+            stop=stop,
+            on_progress=on_progress,
         )
     with _warnings_as_notes(note):
         return annotate_openai(
@@ -187,24 +195,29 @@ def account(annotation: Annotation, teacher: Asked) -> dict[str, Any]:
     return {"asked": asked, "tokens": sum(tokens.values()), "faults": faults}
 
 
-def _engine(teacher: LocalSource, device: torch.device, engines: Path) -> tuple[Engine, str]:
-    """An engine over a local teacher's model, and a name that tells its weights apart from others'."""
+def _engine(teacher: LocalSource, device: torch.device, engines: Path) -> tuple[Engine, str, list[str]]:
+    """An engine over a local teacher's model, a name that tells its weights apart from others', and what ends its texts.
+
+    Base models read the prompts word for word, without the separator that learners are taught with.
+    """
+    from mentorkd.models import load_model, load_tokenizer
+
     folder = Path(teacher.model)
     if folder.is_dir():
         identity = digest_path(folder)
     else:
         folder = _fetched(teacher)
         identity = f"{teacher.model}@{folder.name}"
-    options: dict[str, Any] = {"device": device, "batch_size": teacher.batch_size}
+    config = ModelConfig(name=str(folder), dtype=teacher.dtype, trust_remote_code=teacher.trust_remote_code)
+    stop = teacher.stops(base=not load_tokenizer(config).chat_template)
+    options: dict[str, Any] = {"device": device, "batch_size": teacher.batch_size, "separator": "", "stop": stop}
     if teacher.trust_remote_code:
-        from mentorkd.models import load_model
-
         if teacher.engine not in ("auto", "transformers"):
             raise ModelError(f"the engine {teacher.engine} runs no code of a model; set `engine: transformers`")
-        config = ModelConfig(name=str(folder), dtype=teacher.dtype, trust_remote_code=True)
-        return open_engine("transformers", loaded=load_model(config, seed=0, device=device), **options), identity
+        loaded = load_model(config, seed=0, device=device)
+        return open_engine("transformers", loaded=loaded, **options), identity, stop
     dtype = None if teacher.dtype == "auto" else teacher.dtype
-    return open_engine(teacher.engine, model_dir=folder, cache_dir=engines, dtype=dtype, **options), identity
+    return open_engine(teacher.engine, model_dir=folder, cache_dir=engines, dtype=dtype, **options), identity, stop
 
 
 def _fetched(teacher: LocalSource) -> Path:

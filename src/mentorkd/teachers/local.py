@@ -60,15 +60,16 @@ def annotate_local(
     *,
     grade: Grade,
     identity: str | None = None,
+    stop: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> Annotation:
-    """Sample rationales of `questions` from an engine.
+    """Sample rationales of `questions` from an engine, which reads prompts as they are and ends texts at `stop`.
 
     What was sampled before a kill is in the cache; `identity` (a digest of the weights, say) tells models of one name
     apart in it. Raises DataError when a gold answer cannot be read.
     """
     book = Book(questions, teacher, grade)
-    local = _Local(teacher, engine, cache, identity or f"{teacher.model}@{teacher.revision or 'main'}")
+    local = _Local(teacher, engine, cache, identity or f"{teacher.model}@{teacher.revision or 'main'}", stop)
     # Whole questions, so that their samples are drawn together.
     size = max(1, CHUNK_BATCHES * teacher.batch_size // teacher.samples) * teacher.samples
     while not book.rounds.over:
@@ -93,13 +94,16 @@ def annotate_local(
 class _Local:
     """An engine behind the cache."""
 
-    def __init__(self, teacher: LocalTeacher, engine: Sampler, cache: RequestCache, identity: str) -> None:
+    def __init__(
+        self, teacher: LocalTeacher, engine: Sampler, cache: RequestCache, identity: str, stop: Sequence[str]
+    ) -> None:
         self.sampled = 0
         self.cached = 0
         self._teacher = teacher
         self._engine = engine
         self._cache = cache
         self._identity = identity
+        self._stop = list(stop)
 
     def ask(self, prompts: Sequence[tuple[str, int]], max_tokens: int, temperature: float) -> list[Answer]:
         """An answer to each (prompt, sample), cached or sampled; samples of one prompt are drawn together."""
@@ -154,4 +158,5 @@ class _Local:
         teacher = self._teacher
         body = {"model": self._identity, "dtype": teacher.dtype, "prompt": prompt, "seed": teacher.seed}
         body |= {"temperature": temperature, "top_p": teacher.top_p, "top_k": teacher.top_k, "max_tokens": max_tokens}
+        body["stop"] = self._stop
         return {"endpoint": f"local:{self._engine.name}", "body": body}

@@ -14,12 +14,13 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any
 
 from mentorkd.errors import MissingExtraError, TeacherError
+from mentorkd.prompts import cut_at
 from mentorkd.teacher_recipe import OpenAITeacher
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
@@ -88,6 +89,7 @@ class OpenAIClient:
         self.traffic = Traffic()
         self.breaker = Breaker(teacher.concurrency, sleep=self._pause)
         self._teacher = teacher
+        self._stops = teacher.stops(base=teacher.endpoint == "completions")
         self._cache = cache
         self._count_tokens = count_tokens
         self._first_backoff = first_backoff
@@ -134,7 +136,7 @@ class OpenAIClient:
         known = self._cache.get(key, sample)
         if known is not None:
             self.traffic.cached += 1
-            return Answer(key, known, cached=True)
+            return Answer(key, self._ended(known), cached=True)
         flight = self._flights.get((key, sample))
         if flight is None:
             flight = asyncio.create_task(self._ask_endpoint(request, key, sample, prompt, max_tokens))
@@ -150,7 +152,7 @@ class OpenAIClient:
             outcome = await self._attempt(request, sample, prompt, longest)
             if isinstance(outcome, Reply):
                 self._given_up_in_a_row = 0
-                return Answer(key, outcome)
+                return Answer(key, self._ended(outcome))
             self.traffic.faults[outcome.kind] += 1
             if outcome.kind == "fatal":
                 raise TeacherError(
@@ -211,6 +213,15 @@ class OpenAIClient:
             told = outcome.retry_after if isinstance(outcome, Fault) else 0.0
             self._leave(epoch, False if overloaded else (True if isinstance(outcome, Reply) else None), told)
         return outcome
+
+    def _ended(self, reply: Reply) -> Reply:
+        """A reply up to the first of the texts that end one: some endpoints know no `stop`."""
+        before = cut_at(reply.text, self._stops)
+        if before is None:
+            return reply
+        return replace(
+            reply, text=before, finish_reason="stop" if reply.finish_reason == "length" else reply.finish_reason
+        )
 
     async def _pause(self, seconds: float) -> None:
         with suppress(asyncio.TimeoutError):

@@ -58,14 +58,13 @@ def build_request(teacher: OpenAITeacher, prompt: str, *, max_tokens: int, tempe
     body[teacher.max_tokens_field] = max_tokens
     if teacher.top_p < 1.0:
         body["top_p"] = teacher.top_p
-    stop = teacher.stop
+    stop = teacher.stops(base=teacher.endpoint == "completions")
     if teacher.endpoint == "chat":
         system = [] if teacher.system is None else [{"role": "system", "content": teacher.system}]
         body["messages"] = [*system, {"role": "user", "content": prompt}]
         path = "chat/completions"
     else:
         body["prompt"] = prompt
-        stop = ["\nQ:"] if stop is None else stop
         path = "completions"
     if stop:
         body["stop"] = stop
