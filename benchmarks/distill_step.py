@@ -1,7 +1,7 @@
 """One epoch of distillation from stored soft labels, against the reference profile.
 
-Ours is `mentorkd.training.train` as the pipeline calls it: batches grouped by length, the mentor's hidden states read from
-a store, the fused loss, arithmetic by the measured rule. The reference's epoch runs the mentor in every step, on rows
+Ours is `mentorkd.training.train` as the pipeline calls it: updates on the same eight random rows, split by length into
+micro-batches, the mentor's hidden states read from a store, the fused loss, arithmetic by the measured rule. The reference's epoch runs the mentor in every step, on rows
 padded to the data set's longest, with whole logits in float32.
 
 An epoch is 242 batches of 8. Both sides are measured on a sample and extrapolated by cost: a reference batch costs the same
@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--student", choices=SHAPES, default="flan-t5-small")
     parser.add_argument("--mentor", choices=SHAPES, default="flan-t5-large")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    parser.add_argument("--micro-batches", type=int, default=4, help="of an update of ours (default 4)")
+    parser.add_argument("--length-window", type=int, default=1, help="updates sorted by length among them (default 1)")
     parser.add_argument("--compile", action="store_true", help="torch_compile on our side")
     parser.add_argument("--only", choices=[REFERENCE, OURS], help="measure one side and print its seconds an epoch")
     parser.add_argument("--peak-of", choices=[REFERENCE, OURS], help=argparse.SUPPRESS)
@@ -93,6 +95,8 @@ def main() -> None:
             "batch": BATCH,
             "rows": len(bench.rows),
             "sampled_batches": {REFERENCE: 1, OURS: options.batches},
+            "micro_batches": options.micro_batches,
+            "length_window": options.length_window,
             "precision": bench.precision,
             "tokens_a_row": round(statistics.mean(row.length for row in bench.rows), 1),
             "reference_tokens_a_row": bench.longest_source + 512,
@@ -102,7 +106,7 @@ def main() -> None:
 
 def peak_in_fresh_process(side: str, options: argparse.Namespace) -> int:
     flags = [f"--peak-of={side}", f"--precision={options.precision}", f"--data={options.data}"]
-    flags += [f"--student={options.student}", f"--mentor={options.mentor}"]
+    flags += [f"--student={options.student}", f"--mentor={options.mentor}", f"--micro-batches={options.micro_batches}"]
     flags += [f"--threads={options.threads}"] if options.threads else []
     return int(in_fresh_process(__file__, flags))
 
@@ -155,7 +159,14 @@ class Bench:
         train(
             self._student,
             rows,
-            TrainingConfig(epochs=1, batch_size=BATCH, learning_rate=2e-4, torch_compile=self.options.compile),
+            TrainingConfig(
+                epochs=1,
+                batch_size=BATCH // self.options.micro_batches,
+                gradient_accumulation=self.options.micro_batches,
+                length_window=self.options.length_window,
+                learning_rate=2e-4,
+                torch_compile=self.options.compile,
+            ),
             seed=0,
             folder=folder / "run",
             precision=self.precision,

@@ -44,10 +44,11 @@ class Outcome:
 
 
 def recipe_of(folder: Path, questions: int, epochs: int) -> Recipe:
-    """A mentor and its student over freshly written data: the quickstart's recipe with the paper's batches and epochs."""
+    """A mentor and its student over freshly written data: the quickstart's recipe with the paper's batches and whole epochs."""
     write_task(folder, seed=SEED, train=2 * questions, validation=100, test=200, annotated=questions)
     changes = [
         f"training.epochs={epochs}",
+        "training.updates=null",
         f"training.batch_size={BATCH}",
         "training.schedule=constant",
         "training.warmup_ratio=0",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from mentorkd.losses import IGNORE_INDEX
 from mentorkd.prompts import render_target
 from tiny_models import tiny_tokenizer
 
-LENGTHS = [random.Random(0).randint(5, 200) for _ in range(137)]
+LENGTHS = [5 + 7919 * row % 196 for row in range(137)]  # 5 to 200, in no order
 
 
 def test_a_plan_holds_every_row_once_an_epoch() -> None:
@@ -89,9 +90,36 @@ def test_a_pair_over_the_limit_stands_alone() -> None:
 
 
 def test_batches_hold_rows_of_about_equal_length() -> None:
-    plan = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8)
-    padded = sum(len(batch) * max(LENGTHS[row] for row in batch) for batch in plan.batches)
-    assert padded < 1.1 * sum(LENGTHS)
+    plan = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8, window=100)
+    assert padded(plan.batches) < 1.1 * sum(LENGTHS)
+
+
+def test_an_update_holds_the_same_random_rows_however_it_is_split() -> None:
+    whole = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8).batches
+    for split in (2, 4):
+        micro = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8 // split, window=split).batches
+        updates = [micro[start : start + split] for start in range(0, len(micro), split)]
+        assert [sorted(row for batch in update for row in batch) for update in updates] == [sorted(b) for b in whole]
+        assert padded(micro) < padded(whole)  # its micro-batches are alike
+
+
+@pytest.mark.parametrize("window", [2, 3, 5])
+def test_windows_follow_one_another_over_the_ends_of_epochs(window: int) -> None:
+    plan = plan_batches(LENGTHS, epochs=3, seed=1, batch_size=8, window=window)
+    assert plan.epoch_ends == [18, 36, 54]
+    for start in range(0, 54, window):
+        if any(start < end < start + window for end in plan.epoch_ends):
+            continue  # the rows of two epochs, sorted apart
+        spans = sorted((min(held), max(held)) for held in lengths_of(plan.batches[start : start + window]))
+        assert all(below[1] <= above[0] for below, above in pairwise(spans))
+
+
+def padded(batches: list[list[int]]) -> int:
+    return sum(len(held) * max(held) for held in lengths_of(batches))
+
+
+def lengths_of(batches: list[list[int]]) -> list[list[int]]:
+    return [[LENGTHS[row] for row in batch] for batch in batches]
 
 
 def padding(batches: list[list[int]], sides: list[tuple[int, int]]) -> float:
@@ -106,7 +134,7 @@ def test_sources_and_targets_of_a_batch_are_alike_where_they_are_padded_apart() 
     batches = sorted_batches(sides, tokens_per_batch=2048)
     assert sorted(row for batch in batches for row in batch) == list(range(len(sides)))
     assert padding(batches, sides) < 0.09
-    assert padding(plan_batches(sides, epochs=1, seed=0, batch_size=8).batches, sides) < 0.13
+    assert padding(plan_batches(sides, epochs=1, seed=0, batch_size=8, window=100).batches, sides) < 0.13
     sums = [sum(pair) for pair in sides]
     assert padding(sorted_batches(sums, tokens_per_batch=2048), sides) > 0.15  # what sorting by the sum comes to
 
@@ -123,7 +151,7 @@ def test_no_rows_make_no_batches() -> None:
 
 
 def test_a_token_budget_is_kept_padding_included() -> None:
-    plan = plan_batches(LENGTHS, epochs=2, seed=1, tokens_per_batch=400)
+    plan = plan_batches(LENGTHS, epochs=2, seed=1, tokens_per_batch=400, window=100)
     assert all(len(batch) * max(LENGTHS[row] for row in batch) <= 400 for batch in plan.batches)
     assert len(plan.batches) < 2 * len(LENGTHS) / 2
 

@@ -90,29 +90,26 @@ def _pack(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list[
     return batches
 
 
-GROUP_BATCHES = 3
-"""Rows with two sides are sorted by target, and in groups of about this many batches by source. Of 1 to 8 this pads
-least: on SVAMP 9 % in windows and 7 % over all rows, where sorting by the sum pads 20 % and 22 %."""
+GROUP_BATCHES, MANY_BATCHES = 3, 50
+"""Rows with two sides are sorted by target, and where there are many batches then in groups of about three by source. Of
+groups of 1 to 8 batches this pads least: on all rows of SVAMP 7 %, where sorting by the sum pads 22 %."""
 
 
 def _alike(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list[_Unit]:
     """`order` rearranged, shortest first, so that neighbours are of about equal length on every side."""
     by_target = sorted(order, key=lambda unit: unit.sides[-1])
+    if len(order[0].sides) == 1 or len(_pack(by_target, rows, tokens)) < MANY_BATCHES:
+        return by_target
     groups = _pack(by_target, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
     # Up one group and down the next, so that a batch across two groups holds no extremes.
     sides = [
         sorted(group, key=lambda unit: unit.sides[0], reverse=bool(number % 2)) for number, group in enumerate(groups)
     ]
-    return list(chain(*sides)) if len(order[0].sides) > 1 else by_target
+    return list(chain(*sides))
 
 
 def _rows_of(batch: Sequence[_Unit]) -> list[int]:
     return [row for unit in batch for row in unit.rows]
-
-
-# Rows are sorted by length inside a window of about this many batches: wide enough that batches hold equal lengths,
-# narrow enough that the order of an epoch stays random.
-WINDOW_BATCHES = 100
 
 
 def plan_batches(
@@ -124,8 +121,9 @@ def plan_batches(
     batch_size: int | None = None,
     tokens_per_batch: int | None = None,
     groups: Sequence[str | None] | None = None,
+    window: int = 1,
 ) -> BatchPlan:
-    """Plan length-grouped random batches for whole epochs, or exactly so many batches.
+    """Plan random batches, length-grouped inside windows, for whole epochs, or exactly so many batches.
 
     Args:
         lengths: tokens of each row.
@@ -135,6 +133,9 @@ def plan_batches(
         batch_size: rows a micro-batch, or
         tokens_per_batch: padded tokens a micro-batch (a row, or pair, longer than that stands alone).
         groups: rows of one group share a micro-batch two by two, as neighbours, in pairs drawn anew in every epoch.
+        window: micro-batches whose rows are drawn at random and then sorted by length among them. Windows follow one
+            another from the first micro-batch on, so those of an update are a random sample of the rows where the window
+            is the update (with `tokens_per_batch` about so, since sorting makes fewer micro-batches of the same rows).
     """
     if (batch_size is None) == (tokens_per_batch is None):
         raise ValueError("give exactly one of batch_size and tokens_per_batch")
@@ -144,34 +145,36 @@ def plan_batches(
         raise ValueError("no rows to make batches of")
     planned: list[list[int]] = []
     ends: list[int] = []
-    for epoch in _epochs(_sides(lengths), seed, batch_size, tokens_per_batch, groups):
+    sides = _sides(lengths)
+    mean = max(1.0, sum(map(sum, sides)) / max(1, len(sides)))
+    rows_a_batch = batch_size or max(1, round((tokens_per_batch or 0) / mean))
+    for epoch in count():
         if len(ends) == epochs or (batches is not None and len(planned) >= batches):
             break
-        planned += epoch
+        rng = random.Random(f"{seed}/{epoch}")
+        order = _units(sides, groups, rng)
+        rng.shuffle(order)
+        missing = window - len(planned) % window  # an epoch's first rows fill the window that the last one left open
+        for part in _parts(order, missing * rows_a_batch, window * rows_a_batch):
+            packed = _pack(_alike(part, batch_size, tokens_per_batch), batch_size, tokens_per_batch)
+            rng.shuffle(packed)
+            planned += map(_rows_of, packed)
         ends.append(len(planned))
     return BatchPlan(planned[:batches], ends)
 
 
-def _epochs(
-    sides: Sequence[tuple[int, ...]],
-    seed: int,
-    batch_size: int | None,
-    tokens_per_batch: int | None,
-    groups: Sequence[str | None] | None,
-) -> Iterator[list[list[int]]]:
-    """The batches of one epoch after the other, without end."""
-    mean = max(1.0, sum(map(sum, sides)) / max(1, len(sides)))
-    window = WINDOW_BATCHES * (batch_size or max(1, round((tokens_per_batch or 0) / mean)))
-    for epoch in count():
-        rng = random.Random(f"{seed}/{epoch}")
-        order = _units(sides, groups, rng)
-        rng.shuffle(order)
-        packed: list[list[_Unit]] = []
-        for start in range(0, len(order), window):
-            part = _alike(order[start : start + window], batch_size, tokens_per_batch)
-            packed += _pack(part, batch_size, tokens_per_batch)
-        rng.shuffle(packed)
-        yield [_rows_of(batch) for batch in packed]
+def _parts(order: Sequence[_Unit], first: int, size: int) -> Iterator[list[_Unit]]:
+    """`order` cut after `first` rows, and then after every `size` rows."""
+    part: list[_Unit] = []
+    room = first
+    for unit in order:
+        if part and len(unit.rows) > room:
+            yield part
+            part, room = [], size
+        part.append(unit)
+        room -= len(unit.rows)
+    if part:
+        yield part
 
 
 def sorted_batches(

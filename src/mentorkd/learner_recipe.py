@@ -62,7 +62,7 @@ class SelectConfig(Strict):
     deduplicate: bool = True
     """Drop rationales of one question that are equal but for whitespace."""
     min_tokens: int = Field(default=0, ge=0)
-    """Shortest rationale to keep. Tokens are counted as four characters each, so that every learner gets the same ones."""
+    """Shortest rationale to keep, in tokens of the learner that reads it, without the answer and the end token."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Longest rationale to keep, counted likewise."""
     answer_in_rationale: bool = False
@@ -154,6 +154,9 @@ class TrainingConfig(Strict):
     """Padded tokens (source + target) in a micro-batch, instead of `batch_size` rows."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches in an optimiser step; the loss is weighted by tokens, so the split does not change it."""
+    length_window: int = Field(default=1, ge=1)
+    """Updates whose rows are drawn at random and then sorted by length into micro-batches. With 1 every update is a random
+    sample, and only its micro-batches are alike; more pads less, but updates of like rows train worse."""
     learning_rate: float = Field(default=3e-4, gt=0.0)
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -70,6 +70,7 @@ def schedule_training(
         batch_size=None if config.tokens_per_batch else config.batch_size * (2 if step_by_step else 1),
         tokens_per_batch=config.tokens_per_batch,
         groups=[row.group for row in rows],
+        window=config.length_window * per_update,
     )
     ends = [math.ceil(end / per_update) for end in plan.epoch_ends]
     rounds = ends

@@ -30,9 +30,9 @@ from mentorkd.recipe_checks import idle_settings
 from mentorkd.recipe_file import data_path, learning_order, writers
 from mentorkd.recipe_graph import arms, judges_of, matched_arms
 from mentorkd.recipe_search import trial_name, trials_of, with_values
-from mentorkd.store import Stage, digest_path, fingerprint
+from mentorkd.store import Stage, digest_path, fingerprint, role
 
-__all__ = ["compile_stages", "role", "row_settings"]
+__all__ = ["compile_stages", "row_settings"]
 
 # Raised when a stage's code changes what it makes of the same inputs.
 CODE_VERSIONS = {
@@ -54,11 +54,6 @@ HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_siz
 LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation", "length_window"}
 LENGTH |= {"max_source_tokens", "max_target_tokens"}
 """Settings of a training that decide how many updates its epochs come to."""
-
-
-def role(kind: str, learner: str, seed: int) -> str:
-    """The role in which the report reads a learner's stage of a kind."""
-    return f"{kind}/{learner}/{seed}"
 
 
 def compile_stages(
