@@ -75,7 +75,9 @@ FLOORS = {
     "data_cli": 12,
     "init_cli": 12,
     "reproduce": 12,
+    "compare": 12,
     "reproduce_cli": 13,
+    "compare_cli": 13,
     "cli": 14,
     "__main__": 15,
 }
@@ -92,7 +94,7 @@ LIGHT = [
     "store",
     "tasks",
 ]
-LIGHT += ["readers", "audit", "paper_data", "pipeline", "cli", "estimate", "console", "reporting"]
+LIGHT += ["readers", "audit", "paper_data", "pipeline", "cli", "estimate", "console", "reporting", "compare"]
 HEAVY = {"torch", "transformers", "openai", "vllm", "datasets", "ctranslate2", "matplotlib", "peft"}
 
 

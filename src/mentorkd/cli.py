@@ -24,7 +24,8 @@ from mentorkd.cli_options import (
     locate_recipe,
     shipped_recipes,
 )
-from mentorkd.console import ConsoleReporter, JsonReporter, ranges, show_table
+from mentorkd.compare_cli import compare
+from mentorkd.console import ConsoleReporter, JsonReporter, ranges, show_results, show_table
 from mentorkd.data_cli import data_app, import_data
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.init_cli import init
@@ -48,6 +49,7 @@ app.command()(annotate)
 app.command("import")(import_data)
 app.command()(init)
 app.command()(reproduce)
+app.command()(compare)
 
 
 @app.command()
@@ -115,22 +117,7 @@ def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], quiet: bool,
         pipeline.run(force=force)
     finally:
         reporter.close()
-    _show_results(root, as_json)
-
-
-def _show_results(root: Path, as_json: bool) -> None:
-    from mentorkd.reporting import read_results, summary_rows
-
-    results = read_results(root / "report")
-    if as_json:
-        print(json.dumps(results, ensure_ascii=False))
-        return
-    rows = summary_rows(results)
-    show_table(results["name"], list(rows[0]), [list(row.values()) for row in rows])
-    for warning in results["warnings"]:
-        print(f"! {warning}")
-    print(results["headline"]["statement"])
-    print(f"report: {root / 'report' / 'index.html'}")
+    show_results(root / "report", as_json)
 
 
 @app.command()
@@ -303,7 +290,7 @@ def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> No
         pipeline.run(force=["report"])
     finally:
         reporter.close()
-    _show_results(folder, as_json)
+    show_results(folder / "report", as_json)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +24,7 @@ from rich.table import Table
 
 from mentorkd.store import Stage
 
-__all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "ranges", "show_table"]
+__all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "ranges", "show_results", "show_table"]
 
 # Redrawing costs time that small models would rather train in.
 REDRAWS_PER_SECOND = 4
@@ -164,6 +165,22 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, width=_WIDEST if whole else None).print(table)
+
+
+def show_results(report: Path, as_json: bool) -> None:
+    """Print what stands in a report folder: the learners, warnings, the verdict; or all of it."""
+    from mentorkd.reporting import read_results, summary_rows
+
+    results = read_results(report)
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False))
+        return
+    rows = summary_rows(results)
+    show_table(results["name"], list(rows[0]), [list(row.values()) for row in rows])
+    for warning in results["warnings"]:
+        print(f"! {warning}")
+    print(results["headline"]["statement"])
+    print(f"report: {report / 'index.html'}")
 
 
 def ranges(numbers: Iterable[int]) -> str:

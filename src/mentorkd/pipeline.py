@@ -26,8 +26,8 @@ from mentorkd import hardware
 from mentorkd.errors import DataError, RunError
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_file import dump_recipe, load_recipe
-from mentorkd.stage_graph import compile_stages, role
-from mentorkd.store import RunFolder, Stage, write_json
+from mentorkd.stage_graph import compile_stages
+from mentorkd.store import RunFolder, Stage, role, write_json
 
 if TYPE_CHECKING:
     from mentorkd.work import Work

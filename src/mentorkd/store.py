@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from mentorkd.errors import RunError
 
-__all__ = ["RunFolder", "Stage", "digest_path", "fingerprint", "link", "write_json"]
+__all__ = ["RunFolder", "Stage", "digest_path", "fingerprint", "link", "role", "write_json"]
 
 DIGITS = 16
 
@@ -106,6 +106,11 @@ class Stage:
     def needs(self) -> tuple[str, ...]:
         """The names of the stages it reads from, each once."""
         return tuple(dict.fromkeys(self.inputs.values()))
+
+
+def role(kind: str, learner: str, seed: int) -> str:
+    """The role in which the report reads a learner's stage of a kind, its own or a shared one."""
+    return f"{kind}/{learner}/{seed}"
 
 
 class RunFolder:

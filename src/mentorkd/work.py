@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ from mentorkd.recipe_file import data_path
 from mentorkd.recipe_graph import arms
 from mentorkd.recipe_search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
-from mentorkd.stage_graph import role, row_settings
+from mentorkd.stage_graph import row_settings
 from mentorkd.stages.agreement import agreement
 from mentorkd.stages.annotate import annotate
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.budget import Arm, budget
 from mentorkd.stages.prepare import prepare_recipe
-from mentorkd.stages.report import report, report_inputs
+from mentorkd.stages.report import read_inputs, report
 from mentorkd.stages.rows import Reader
 from mentorkd.stages.sampling import Decoding
 from mentorkd.stages.score import score
@@ -216,35 +216,13 @@ class Work(Workbench):
         return {"predictions": _verdicts(predictions), "tokens": tokens, "engine": engine.name}
 
     def report(self, stage: Stage, place: Path) -> dict[str, Any]:
-        each = [(name, seed) for name in self.recipe.learners for seed in self.recipe.seeds]
-
-        def made(kind: str) -> dict[tuple[str, int], str]:
-            """The stages of a kind, by the learner and the seed they serve; several may share one."""
-            roles = {one: role(kind, *one) for one in each}
-            return {one: stage.inputs[part] for one, part in roles.items() if part in stage.inputs}
-
-        trained, written, answered = made("train"), made("augment"), made("evaluate")
-        inputs = report_inputs(
-            recipe=self.recipe,
-            questions=self.files.questions("prepare"),
-            teacher=self.files.rationales("annotate"),
-            rationales={one: self.files.rationales(name) for name, one in {n: o for o, n in written.items()}.items()},
-            predictions={
-                (name, seed): [replace(row, learner=name, seed=seed) for row in self.files.predictions(stage_name)]
-                for (name, seed), stage_name in answered.items()
-            },
-            metrics={one: self.files.metrics(name) for one, name in trained.items()},
-            trained={one: self.files.record(name) for one, name in trained.items()},
-            serving={one: [name for part in (trained, answered) if (name := part.get(one))] for one in each},
-            records={name: self.files.record(name) for name in stage.needs},
-            manifest={
-                "versions": hardware.versions(),
-                "host": hardware.describe_host(),
-                "git": hardware.git_commit(),
-                "command": shlex.join(hardware.command_line()),
-            },
-        )
-        return report(place / "out", inputs)
+        manifest = {
+            "versions": hardware.versions(),
+            "host": hardware.describe_host(),
+            "git": hardware.git_commit(),
+            "command": shlex.join(hardware.command_line()),
+        }
+        return report(place / "out", read_inputs(self.recipe, self.files, stage, manifest))
 
     def _tell(self, faults: Any) -> list[str]:
         if self.recipe.data.strict:

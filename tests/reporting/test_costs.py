@@ -6,7 +6,7 @@ from mentorkd.pipeline import Pipeline
 from mentorkd.recipe_file import load_recipe
 from mentorkd.reporting import StageCost, build_results
 from mentorkd.reporting.costs import build_spent
-from mentorkd.stage_graph import role
+from mentorkd.store import role
 from small_recipe import write_small_recipe
 
 
@@ -20,7 +20,12 @@ def test_an_arm_pays_for_what_it_learns_from_and_not_for_what_made_it_equal(inpu
         seeds=(1,),
         size=10,
         stages={
-            stage.name: StageCost(kind=stage.kind, needs=stage.needs, seconds=seconds[stage.name])
+            stage.name: StageCost(
+                kind=stage.kind,
+                needs=stage.needs,
+                seconds=seconds[stage.name],
+                dollars=0.25 if stage.kind == "annotate" else None,
+            )
             for stage in stages[:-1]
         },
         serving={
@@ -40,4 +45,5 @@ def test_an_arm_pays_for_what_it_learns_from_and_not_for_what_made_it_equal(inpu
         "learners/mentor/seed-1/evaluate"
     }
     assert whole("student") == data | mentors | {f"learners/student/seed-1/{kind}" for kind in ("train", "evaluate")}
+    assert {row["teacher_dollars"] for row in spent.values()} == {0.25}
     assert build_results(made)["run"]["spent"] == list(spent.values())

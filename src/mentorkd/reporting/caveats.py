@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
@@ -13,7 +14,7 @@ from mentorkd.reporting.views import format_range, format_setting
 __all__ = ["build_protocol", "build_warnings", "on_test"]
 
 MOST_NAMED = 3
-"""Learners that are named in a warning, where more of them are alike."""
+"""Learners or pairs that are named in a warning, where more of them are alike."""
 
 SAME_TOKENS = 0.02
 """Arms matched by tokens may differ by this share: a training ends with a whole update."""
@@ -27,7 +28,9 @@ def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
 
 def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
     """A line for each reason to believe the numbers less."""
-    lines = [*_on_test(inputs), *_missing(inputs, verdicts), *_uneven(inputs)]
+    lines = [*_on_test(inputs), *inputs.warnings, *_missing(inputs, verdicts), *_uneven(inputs)]
+    if inputs.match is None:
+        lines += _seeds(verdicts, comparisons)
     if comparisons and comparisons[0]["headline"]:
         lines += _unlike(inputs.learners, comparisons[0])
     return lines
@@ -60,6 +63,30 @@ def _missing(inputs: ReportInputs, verdicts: Verdicts) -> list[str]:
     return [f"No predictions of {', '.join(missing)}: left out of every number."] if missing else []
 
 
+def _seeds(verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
+    """Pairs that do not have all their seeds in common."""
+    have = Counter(name for name, _ in verdicts)
+    crossed = [row for row in comparisons if row["seeds"] != row["paired_with"]]
+    short = [row for row in comparisons if len(row["seeds"]) < max(have[row["a"]], have[row["b"]])]
+    lines = []
+    if crossed:
+        lines.append(
+            f"No seed in common: {_pairs(crossed)}. Their seeds are paired by their order, so what a seed does to both "
+            "alike is not taken out."
+        )
+    if short:
+        lines.append(
+            f"Compared over fewer seeds than learners have: {_pairs(short)}. Differences are those of the seeds compared, "
+            "accuracies those of all seeds."
+        )
+    return lines
+
+
+def _pairs(rows: Sequence[ComparisonResult]) -> str:
+    named = [f"{row['a']} and {row['b']}" for row in rows[:MOST_NAMED]]
+    return "; ".join([*named, *([f"{len(rows) - MOST_NAMED} more pairs"] if len(rows) > MOST_NAMED else [])])
+
+
 def _uneven(inputs: ReportInputs) -> list[str]:
     """Whether arms were trained for unequal lengths, in the unit that was to be held equal."""
     arms = [info for info in inputs.learners if is_arm(info, inputs.learners) and info.updates]
@@ -72,9 +99,11 @@ def _uneven(inputs: ReportInputs) -> list[str]:
         uneven = any(set(counts) != set(arms[0].updates) for counts in told.values())
     if not uneven:
         return []
-    by_epochs = " (arms are matched by epochs)" if inputs.match == "epochs" else ""
+    why = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own)"}.get(
+        inputs.match, ""
+    )
     return [
-        f"Arms were not trained for the same number of {unit}{by_epochs}: {_grouped(told)}. Differences in accuracy may "
+        f"Arms were not trained for the same number of {unit}{why}: {_grouped(told)}. Differences in accuracy may "
         "come from this as well as from what they learn from."
     ]
 
@@ -107,7 +136,7 @@ def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]
         return []
     return [
         f"{a.name} and {b.name} were not trained and asked alike: {', '.join(told)}. Their difference in accuracy may "
-        "come from this as well as from the mentor."
+        f"come from this as well as from {'the mentor' if a.run == b.run else 'what they learn from'}."
     ]
 
 
@@ -128,6 +157,4 @@ def build_protocol(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]
             lines.append(
                 f"{leader.name} leads the comparisons as the variant of {leader.variant_of} with the best validation accuracy."
             )
-        if comparisons[0]["seeds"] != comparisons[0]["paired_with"]:
-            lines.append("Learners without a common seed are paired by the order of their seeds.")
     return lines

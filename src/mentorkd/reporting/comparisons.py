@@ -106,5 +106,5 @@ def featured_learners(
     if not comparisons or not comparisons[0]["headline"]:
         return names[:4]
     a, b = comparisons[0]["a"], comparisons[0]["b"]
-    student = next(info for info in learners if info.name == a)
-    return [name for name in names if name in (a, b, *student.imitates, *student.rationales)]
+    taught_by = [source for info in learners if info.name in (a, b) for source in (*info.imitates, *info.rationales)]
+    return [name for name in names if name in (a, b, *taught_by)]

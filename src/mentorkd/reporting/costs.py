@@ -34,7 +34,7 @@ def build_spent(inputs: ReportInputs) -> list[Spent]:
         if served:
             own = [[inputs.stages[name] for name in _with_trials(names, inputs)] for names in served]
             whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in served]
-            rows.append(_spent(info.name, own, whole, inputs))
+            rows.append(_spent(info.name, own, whole))
     return rows
 
 
@@ -62,11 +62,8 @@ def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:
     return list(found)
 
 
-def _spent(
-    learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Sequence[StageCost]], inputs: ReportInputs
-) -> Spent:
+def _spent(learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Sequence[StageCost]]) -> Spent:
     asked = any(stage.kind == "annotate" for stages in whole for stage in stages)
-    dollars = inputs.teacher["dollars"] if inputs.teacher else None
     memory = [stage.peak_memory_mb for stages in whole for stage in stages if stage.peak_memory_mb is not None]
     own_tokens, whole_tokens = (_mean(stages, "tokens") for stages in (own, whole))
     return {
@@ -78,7 +75,7 @@ def _spent(
         "own_tokens": None if own_tokens is None else round(own_tokens),
         "whole_tokens": None if whole_tokens is None else round(whole_tokens),
         "peak_memory_mb": max(memory) if memory else None,
-        "teacher_dollars": dollars if asked else 0.0,
+        "teacher_dollars": _mean(whole, "dollars") if asked else 0.0,
     }
 
 
@@ -89,4 +86,4 @@ def _mean(seeds: Sequence[Sequence[StageCost]], field: str) -> float | None:
         told = [value for stage in stages if (value := getattr(stage, field)) is not None]
         if told:
             sums.append(sum(told))
-    return round(sum(sums) / len(sums), 3) if sums else None
+    return round(sum(sums) / len(sums), 6) if sums else None

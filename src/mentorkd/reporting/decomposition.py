@@ -102,7 +102,7 @@ def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:
 
 def _is_like(info: LearnerInfo, both: LearnerInfo) -> bool:
     ours, theirs = ({k: v for k, v in one.settings.items() if k not in LENGTH} for one in (info, both))
-    return info.model_key == both.model_key and info.objective == both.objective and ours == theirs
+    return (info.run, info.model_key, info.objective, ours) == (both.run, both.model_key, both.objective, theirs)
 
 
 def _imitates_as(info: LearnerInfo, both: LearnerInfo) -> bool:

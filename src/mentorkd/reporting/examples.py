@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 from mentorkd.records import Prediction, Question
@@ -20,15 +20,18 @@ SENTENCE = re.compile(r"[^\s].*?(?:[.!?](?=\s)|(?=\n)|$)", re.MULTILINE)
 
 
 def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Examples:
-    """Test questions that some of `learners` answer rightly and others do not, at the first seed all of them have.
+    """Test questions that some of `learners` answer rightly and others do not, at the first seed all of them have, or,
+    where there is none, at the first of each.
 
     Which learners are right makes a question's kind; kinds take turns, and within a kind the order is that of the
     content ids, so nobody picks. A lone learner has nothing to differ from: its wrong answers are shown.
     """
-    seed = next((s for s in inputs.seeds if all(inputs.predictions.get((name, s)) for name in learners)), None)
-    if seed is None or not learners:
+    have = {name: [seed for seed in inputs.seeds if inputs.predictions.get((name, seed))] for name in learners}
+    if not all(have.values()) or not learners:
         return {"title": "Example answers", "note": "There are no predictions to show.", "total": 0, "entries": []}
-    answers = {name: {p.question_id: p for p in inputs.predictions[name, seed]} for name in learners}
+    shared = [seed for seed in inputs.seeds if all(seed in seeds for seeds in have.values())]
+    at = {name: (shared or seeds)[0] for name, seeds in have.items()}
+    answers = {name: {p.question_id: p for p in inputs.predictions[name, seed]} for name, seed in at.items()}
     kinds: dict[tuple[bool, ...], list[Question]] = {}
     for question in sorted(_unique(inputs.questions), key=lambda question: question.id):
         right = tuple(answers[name][question.id].verdict == "correct" for name in learners)
@@ -44,7 +47,7 @@ def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Example
     choice = "taken in turn from each combination of right and wrong" if len(kinds) > 1 else "chosen by content id"
     return {
         "title": f"Where {learners[0]} fails" if lone else "Where learners differ",
-        "note": f"On {total} of {len(inputs.questions)} test questions {subject} (seed {seed}). "
+        "note": f"On {total} of {len(inputs.questions)} test questions {subject} ({_seeds(at)}). "
         + (f"Shown: {len(shown)}, {choice}." if total else ""),
         "total": total,
         "entries": [
@@ -106,6 +109,13 @@ def _example(question: Question, answers: list[ExampleAnswer]) -> Example:
 
 def _unique(questions: Iterable[Question]) -> list[Question]:
     return list({question.id: question for question in questions}.values())
+
+
+def _seeds(at: Mapping[str, int]) -> str:
+    """`seed 1`, or each learner's where they differ."""
+    if len(set(at.values())) == 1:
+        return f"seed {next(iter(at.values()))}"
+    return ", ".join(f"{name} with seed {seed}" for name, seed in at.items())
 
 
 def _list(names: Sequence[str]) -> str:

@@ -64,6 +64,8 @@ class LearnerInfo:
     """Plain values that a fair comparison holds equal: how it was trained and asked."""
     distillation: Mapping[str, Any] = field(default_factory=dict)
     """Further plain values that only a learner with soft labels has."""
+    run: str | None = None
+    """The run it is of, where several are compared: arms of different runs make no decomposition."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +82,8 @@ class StageCost:
     cpu_seconds: float | None = None
     tokens: int | None = None
     peak_memory_mb: float | None = None
+    dollars: float | None = None
+    """What a teacher that was asked cost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +125,8 @@ class ReportInputs:
     """What a teacher that was asked did and cost."""
     faults: Sequence[str] = ()
     """A line for each fault of the data."""
+    warnings: Sequence[str] = ()
+    """A sentence for each reason to believe the numbers less that the learners do not show; theirs are added."""
     protocol: Sequence[str] = ()
     """A sentence for each choice the reader must know; where epochs were chosen is added by itself."""
     manifest: Mapping[str, Any] = field(default_factory=dict)

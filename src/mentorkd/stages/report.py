@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,10 @@ from mentorkd.reporting import (
     build_results,
     write_report,
 )
-from mentorkd.store import fingerprint
+from mentorkd.run_files import RunFiles
+from mentorkd.store import Stage, fingerprint, role
 
-__all__ = ["report", "report_inputs"]
+__all__ = ["read_inputs", "report", "report_inputs"]
 
 ByLearner = Mapping[tuple[str, int], Sequence[Any]]
 
@@ -33,6 +35,33 @@ def report(folder: Path, inputs: ReportInputs) -> dict[str, Any]:
     """Compute the results and write the report into `folder`; return what is worth recording."""
     write_report(build_results(inputs), folder)
     return {"learners": len(inputs.learners), "test_questions": inputs.task.test}
+
+
+def read_inputs(recipe: Recipe, files: RunFiles, stage: Stage, manifest: Mapping[str, Any]) -> ReportInputs:
+    """What a run's report is made of, read from the finished stages that its stage `report` names."""
+    each = [(name, seed) for name in recipe.learners for seed in recipe.seeds]
+
+    def made(kind: str) -> dict[tuple[str, int], str]:
+        """The stages of a kind, by the learner and the seed they serve; several may share one."""
+        roles = {one: role(kind, *one) for one in each}
+        return {one: stage.inputs[part] for one, part in roles.items() if part in stage.inputs}
+
+    trained, written, answered = made("train"), made("augment"), made("evaluate")
+    return report_inputs(
+        recipe=recipe,
+        questions=files.questions("prepare"),
+        teacher=files.rationales("annotate"),
+        rationales={one: files.rationales(name) for name, one in {n: o for o, n in written.items()}.items()},
+        predictions={
+            (name, seed): [replace(row, learner=name, seed=seed) for row in files.predictions(stage_name)]
+            for (name, seed), stage_name in answered.items()
+        },
+        metrics={one: files.metrics(name) for one, name in trained.items()},
+        trained={one: files.record(name) for one, name in trained.items()},
+        serving={one: [name for part in (trained, answered) if (name := part.get(one))] for one in each},
+        records={name: files.record(name) for name in stage.needs},
+        manifest=manifest,
+    )
 
 
 def report_inputs(
@@ -164,7 +193,12 @@ def _account(asked: Mapping[str, Any], filters: Sequence[Sequence[Mapping[str, A
 
 def _cost(record: Mapping[str, Any]) -> StageCost:
     told = ("learner", "seed", "seconds", "cpu_seconds", "tokens", "peak_memory_mb")
-    return StageCost(kind=record["kind"], needs=record.get("needs", ()), **{key: record.get(key) for key in told})
+    return StageCost(
+        kind=record["kind"],
+        needs=record.get("needs", ()),
+        dollars=record.get("asked", {}).get("dollars"),
+        **{key: record.get(key) for key in told},
+    )
 
 
 def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
