@@ -124,6 +124,10 @@ def test_from_questions_to_a_report_by_way_of_an_endpoint(
 
     changed = cli("run", recipe, "teacher.select={max_per_question: 1, steps: true, min_tokens: 2}", "--run", run)
     assert changed.code == 0, changed.err
+    for page in ("report.md", "index.html"):
+        text = (run / "report" / page).read_text(encoding="utf-8")
+        assert "% of 22 equations unread and left alone" in text
+        assert "length counts tokens, by the learner" in text
     assert cli("run", recipe, "--force", "annotate", "--run", run).code == 0
     assert asked_of(server) == ALL
 

@@ -65,7 +65,7 @@ class Workbench:
         if scored:
             filters = {source: select.of_each() for source, select in filters.items()}
         judge = partial(self._judge, stage, learner, questions)
-        gathered = gather(written, filters, questions, conclude=self.grader.find, judge=judge)
+        gathered = gather(written, filters, questions, tokens=reader.count, conclude=self.grader.find, judge=judge)
         rows, counts = training_rows(gathered.rationales, questions, learner, reader)
         if not rows and not scored:
             raise TrainingError(

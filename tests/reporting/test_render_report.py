@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -358,3 +359,32 @@ def test_formats():
     ]
     assert axis([]) == (0.0, 0.01, [0.0, 0.01])
     assert axis([-0.05, 0.136]) == (-0.05, 0.15, [-0.05, 0.0, 0.05, 0.1, 0.15])
+
+
+def test_the_funnel_tells_what_could_not_be_read_and_what_was_counted(inputs, tmp_path):
+    def row(source, name, **more):
+        return {"learner": "student", "source": source, "filter": name, "before": 9, "after": 8, **more}
+
+    filters = [
+        row("teacher", "steps_check", seed=1, equations=200, unread=50),
+        row("mentor", "steps_check", seed=1, equations=100, unread=10),
+        row("mentor", "steps_check", seed=2, equations=300, unread=50),
+        row("mentor", "length", seed=2, counted_in="tokens"),
+    ]
+    write_report(build_results(inputs(filters=filters)), tmp_path)
+    for text in (
+        Page((tmp_path / "index.html").read_text(encoding="utf-8")).text,
+        (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", ""),
+    ):
+        assert "steps_check, teacher's rationales for student: 25.0 % of 200 equations unread" in text
+        assert "steps_check, mentor's rationales for student: 15.0 % of 100–300 equations unread" in text
+        assert "length counts tokens, by the learner's own tokenizer." in text
+    told = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["filters"]
+    assert [(each["equations"], each["unread"], each["counted_in"]) for each in told[-2:]] == [
+        (300, 50, None),
+        (None, None, "tokens"),
+    ]
+
+
+def test_a_run_without_these_filters_has_no_such_notes(report):
+    assert "unread" not in (report / "report.md").read_text(encoding="utf-8")

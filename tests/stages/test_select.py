@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from mentorkd.recipe import SelectConfig
 from mentorkd.records import Question, Rationale
+from mentorkd.stages.rows import Reader
 from mentorkd.stages.sampling import Grader
 from mentorkd.stages.select import gather
+from tiny_models import tiny_tokenizer
 
 QUESTIONS = [Question.create(f"q{i}", str(i), "train") for i in range(4)]
 HELD = Question.create("held", "9", "validation")
@@ -99,6 +101,23 @@ def test_the_share_of_equations_that_could_not_be_read_is_told() -> None:
     gathered = gather({"teacher": rows}, {"teacher": SelectConfig(steps=True)}, QUESTIONS)
     (told,) = [row for row in gathered.filters if row["filter"] == "steps_check"]
     assert (told["before"], told["after"], told["equations"], told["unread"]) == (4, 3, 5, 2)
+
+
+def test_length_is_counted_by_the_reader_s_tokenizer_or_told_to_be_an_estimate() -> None:
+    tokenizer = tiny_tokenizer()
+    texts = ["Tom has 3 apples", "Zyx qwv 3 jkzp"]
+    rows = [rationale(QUESTIONS[3], text, "teacher", sample=i) for i, text in enumerate(texts)]
+    # The tokenizer knows the words of the first text, and spells the second.
+    known, spelled = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    assert known <= 4 < spelled
+    selects = {"teacher": SelectConfig(max_tokens=4)}
+    by_reader = gather({"teacher": rows}, selects, QUESTIONS, tokens=Reader(tokenizer, "seq2seq", None).count)
+    roughly = gather({"teacher": rows}, selects, QUESTIONS)
+    assert [r.text for r in by_reader.rationales] == texts[:1]
+    assert [r.text for r in roughly.rationales] == texts
+    for gathered, unit in ((by_reader, "tokens"), (roughly, "characters")):
+        (told,) = [row for row in gathered.filters if row["filter"] == "length"]
+        assert told["counted_in"] == unit
 
 
 def test_learnable_asks_its_judge_by_name() -> None:

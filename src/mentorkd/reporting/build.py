@@ -144,6 +144,9 @@ def _filter(row: Mapping[str, Any]) -> FilterCount:
         "filter": row["filter"],
         "before": row["before"],
         "after": row["after"],
+        "counted_in": row.get("counted_in"),
+        "equations": row.get("equations"),
+        "unread": row.get("unread"),
     }
 
 

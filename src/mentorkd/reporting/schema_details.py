@@ -33,6 +33,12 @@ class FilterCount(TypedDict):
     """Rationales that reached it."""
     after: int
     """Rationales it kept."""
+    counted_in: str | None
+    """What `length` counted: `tokens` of the learner's own tokenizer, or `characters`, four to a token; else null."""
+    equations: int | None
+    """Equations that `steps_check` met, with those it could not read; null of other filters."""
+    unread: int | None
+    """Equations that could not be read, and were left alone."""
 
 
 class DroppedRows(TypedDict):

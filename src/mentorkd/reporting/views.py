@@ -22,6 +22,7 @@ __all__ = [
     "format_seconds",
     "format_setting",
     "format_updates",
+    "funnel_notes",
     "funnel_rows",
     "manifest_rows",
     "settings_rows",
@@ -186,6 +187,25 @@ def funnel_rows(results: Results) -> list[dict[str, str]]:
             | {name: format_range([c["after"] for c in counts if c["filter"] == name]) for name in filters}
         )
     return rows
+
+
+COUNTED = {
+    "tokens": "tokens, by the learner's own tokenizer",
+    "characters": "characters, four to a token",
+}
+
+
+def funnel_notes(results: Results) -> list[str]:
+    """What the counts alone do not say: equations that `steps_check` left alone, and what `length` counted."""
+    notes, met = [], [row for row in results["filters"] if row["equations"] is not None]
+    for learner, source in dict.fromkeys((row["learner"], row["source"]) for row in met):
+        rows = [row for row in met if (row["learner"], row["source"]) == (learner, source)]
+        counts = [row["equations"] or 0 for row in rows]
+        unread = 100 * sum(row["unread"] or 0 for row in rows) / max(1, sum(counts))
+        whose = f"{source}'s rationales" + (f" for {learner}" if learner else "")
+        notes.append(f"steps_check, {whose}: {unread:.1f} % of {format_range(counts)} equations unread and left alone.")
+    counted = dict.fromkeys(row["counted_in"] for row in results["filters"] if row["counted_in"])
+    return notes + [f"length counts {COUNTED.get(unit, unit)}." for unit in counted if unit]
 
 
 def dropped_lines(results: Results) -> list[str]:

@@ -34,6 +34,10 @@ class Reader:
             return cls(load_tokenizer(model), kind_of(model), positions_of(model))
         return cls(model.tokenizer, model.kind, getattr(model.model.config, "max_position_embeddings", None))
 
+    def count(self, text: str) -> int:
+        """Tokens of a text, without the end token."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
 
 def training_rows(
     rationales: Sequence[Rationale], questions: Sequence[Question], learner: Learner, reader: Reader

@@ -14,8 +14,8 @@ from mentorkd.steps import check_steps
 
 __all__ = ["CHARACTERS_PER_TOKEN", "Gathered", "gather", "gold_rationales"]
 
-# English text in the T5 vocabulary has 3.5 to 4.5 characters a token on the paper's data.
 CHARACTERS_PER_TOKEN = 4
+"""For estimates: English text in the T5 vocabulary has 3.5 to 4.5 characters a token on the paper's data."""
 
 # Which questions a low-resource ratio keeps must not depend on the training seed: it is part of the data.
 SELECTION_SEED = 0
@@ -40,12 +40,14 @@ def gather(
     selects: Mapping[str, SelectConfig],
     questions: Sequence[Question],
     *,
+    tokens: Callable[[str], int] | None = None,
     conclude: Callable[[str, Question], str | None] | None = None,
     judge: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
 ) -> Gathered:
     """Select from each source in turn; a text that an earlier source has given for the question is not taken again.
 
     Only rationales of `questions` (the training split) are taken, and of replies that were refused, empty or cut none.
+    `tokens` counts a text's tokens as the learner reads them; without it they are estimated, and the count of `length` says so.
     `conclude` reads the answer that a text arrives at, and is needed for `answer_in_rationale` alone; `judge` gives the
     negative log-likelihood a token of rationales by the model that a `learnable` filter names, and is needed for it alone.
     """
@@ -69,7 +71,7 @@ def gather(
             question_ratio=config.question_ratio,
             seed=SELECTION_SEED,
             already=taken if config.deduplicate else (),
-            tokens=_tokens,
+            tokens=tokens or _estimated,
             min_tokens=config.min_tokens,
             max_tokens=config.max_tokens,
             conclude=_conclusion(conclude, known) if config.answer_in_rationale else None,
@@ -79,12 +81,15 @@ def gather(
             diverse=config.diverse,
         )
         taken += kept
-        told = {"steps_check": {"equations": equations.read + equations.unread, "unread": equations.unread}}
+        told = {
+            "length": {"counted_in": "characters" if tokens is None else "tokens"},
+            "steps_check": {"equations": equations.read + equations.unread, "unread": equations.unread},
+        }
         filters += [{"source": name, **asdict(count), **told.get(count.filter, {})} for count in [*counts, *more]]
     return Gathered(taken, filters)
 
 
-def _tokens(text: str) -> int:
+def _estimated(text: str) -> int:
     return -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
