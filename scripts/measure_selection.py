@@ -32,6 +32,7 @@ from mentorkd.tasks import PAPER_TASKS, Task
 
 EXAMPLES = 10
 SCORED = 240
+LEARNED = ("SVAMP, raw", "SVAMP, flan-t5_large")
 TASKS = ("svamp", "tracking_shuffled_objects", "date_understanding", "last_letter_concatenation")
 
 Keep = Callable[[Sequence[Rationale]], list[Rationale]]
@@ -68,7 +69,7 @@ def main() -> None:
     filters: dict[str, Callable[[Set], Keep]] = {
         "deduplicate": lambda _: drop_duplicates,
         "against the teacher": lambda each: lambda rows: drop_duplicates(rows, teachers[each.task.key].correct),
-        "length": lambda _: lambda rows: keep_length(rows, lambda text: len(vocabulary.encode(text)) + 1, 0, 512),
+        "length": lambda _: lambda rows: keep_length(rows, lambda text: len(vocabulary.encode(text)), 0, 512),
         "answer_in_rationale": lambda each: lambda rows: keep_concluding(rows, each.conclude),
         "steps_check": lambda _: lambda rows: keep_sound(rows, lambda text: not check_steps(text).wrong),
         "diverse": lambda each: lambda rows: keep_diverse(rows, 3 if each.source == "raw" else 2),
@@ -76,7 +77,8 @@ def main() -> None:
     print("## What each filter alone would drop\n")
     print("Of the rationales whose answer is right; `diverse` keeps 3 of 10 raw ones a question, 2 of 3 others.\n")
     print(f"| rationales | rows | right | {' | '.join(filters)} |\n|---|---|---|{'---|' * len(filters)}")
-    dropped: dict[str, list[tuple[Set, Rationale]]] = {name: [] for name in filters}
+    wrong = [(each, rationale) for each in sets for rationale in each.rows if rationale.verdict != "correct"]
+    dropped: dict[str, list[tuple[Set, Rationale]]] = {"correct": wrong, **{name: [] for name in filters}}
     for each in sets:
         cells = []
         for name, make in filters.items():
@@ -93,7 +95,7 @@ def main() -> None:
     for name, rows in dropped.items():
         print_examples(name, rows)
     if options.model is not None:
-        print_learnable(options.model, next(each for each in sets if each.source == "raw"))
+        print_learnable(options.model, [each for each in sets if each.name in LEARNED])
 
 
 def read_sets(data: Path, mcc: Path) -> list[Set]:
@@ -136,44 +138,52 @@ def print_examples(name: str, rows: Sequence[tuple[Set, Rationale]]) -> None:
     print(f"\n## `{name}`: {len(sample)} of the {len(rows)} dropped\n")
     for each, rationale in sample:
         about = f"{each.name}; gold {each.golds[rationale.question_id]}"
-        if name == "steps_check":
+        if name == "correct":
+            about += f"; got {rationale.predicted or 'no answer'}"
+        elif name == "steps_check":
             about += f"; wrong: `{'`, `'.join(check_steps(rationale.text).wrong[:3])}`"
         elif name == "answer_in_rationale":
             about += f"; the chain says {each.conclude(rationale)}"
         print(f"- ({about}) {shortened(rationale.text)}")
 
 
-def print_learnable(model: Path, each: Set) -> None:
-    rows = random.Random(0).sample(each.correct, SCORED)
-    nll = score(model, [(each.texts[row.question_id], row) for row in rows])
-    kept = {rationale.id for rationale in keep_learnable(rows, nll, 0.1)}
-    values = sorted(nll.values())
-    limit = max(nll[identity] for identity in kept)
+def print_learnable(model: Path, sets: Sequence[Set]) -> None:
     print("\n## `learnable`\n")
     print(
-        f"{len(rows)} of the right raw SVAMP rationales, scored by {model.stem} after their question: median", end=" "
+        f"{SCORED} right rationales of each, scored by {model.stem} after their question; the worst 10 % are dropped.\n"
     )
-    print(f"{values[len(values) // 2]:.2f} nats a token; dropping the worst 10 % drops those above {limit:.2f}.\n")
-    worst = sorted((row for row in rows if row.id not in kept), key=lambda row: -nll[row.id])
-    for rationale in worst[:EXAMPLES]:
-        print(f"- ({nll[rationale.id]:.2f} nats a token) {shortened(rationale.text)}")
+    print("| rationales | nats a token: median | 90 % | the worst |\n|---|---|---|---|")
+    score, listed = scorer(model), []
+    for each in sets:
+        rows = random.Random(0).sample(each.correct, SCORED)
+        nll = {row.id: score(each.texts[row.question_id], row.text) for row in rows}
+        kept = {rationale.id for rationale in keep_learnable(rows, nll, 0.1)}
+        values = sorted(nll.values())
+        limit = max(nll[identity] for identity in kept)
+        print(f"| {each.name} | {values[len(values) // 2]:.2f} | {limit:.2f} | {values[-1]:.2f} |")
+        worst = sorted((row for row in rows if row.id not in kept), key=lambda row: -nll[row.id])
+        listed += [(each, row, nll[row.id]) for row in worst[:EXAMPLES]]
+    print(f"\nThe {EXAMPLES} worst of each:\n")
+    for each, rationale, value in listed:
+        print(f"- ({each.name}; {value:.2f} nats a token) {shortened(rationale.text)}")
 
 
-def score(model: Path, rows: Sequence[tuple[str, Rationale]]) -> dict[str, float]:
-    """Negative log-likelihood a token of every rationale after its question, by rationale id."""
+def scorer(model: Path) -> Callable[[str, str], float]:
+    """What tells the negative log-likelihood a token of a rationale's text after its question."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model.parent, gguf_file=model.name)
     network = AutoModelForCausalLM.from_pretrained(model.parent, gguf_file=model.name, dtype=torch.float32).eval()
-    scores = {}
-    for question, rationale in rows:
+
+    def score(question: str, text: str) -> float:
         prompt = tokenizer(question + CAUSAL_SEPARATOR)["input_ids"]
-        target = tokenizer(rationale.text, add_special_tokens=False)["input_ids"][:512]
+        target = tokenizer(text, add_special_tokens=False)["input_ids"][:512]
         with torch.inference_mode():
             logits = network(torch.tensor([prompt + target])).logits[0, len(prompt) - 1 : -1]
-        scores[rationale.id] = torch.nn.functional.cross_entropy(logits, torch.tensor(target)).item()
-    return scores
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(target)).item()
+
+    return score
 
 
 def shortened(text: str, limit: int = 400) -> str:
