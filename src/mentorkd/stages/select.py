@@ -81,7 +81,7 @@ def gather(
             diverse=config.diverse,
         )
         taken += kept
-        told = {
+        told: dict[str, dict[str, Any]] = {
             "length": {"counted_in": "characters" if tokens is None else "tokens"},
             "steps_check": {"equations": equations.read + equations.unread, "unread": equations.unread},
         }
