@@ -11,8 +11,9 @@ import yaml
 from safetensors import safe_open
 
 from mentorkd.errors import RecipeError
+from mentorkd.models import vocabulary_size
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe import Learner, Recipe
+from mentorkd.recipe import Learner, ModelConfig, Recipe
 from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
 from mentorkd.records import Prediction, read_jsonl
 from small_recipe import small_recipe
@@ -143,4 +144,41 @@ def test_learners_of_every_objective_go_the_whole_way(tmp_path: Path) -> None:
         with safe_open(folder / "model/model.safetensors", "pt") as weights:
             assert not [key for key in weights.keys() if "objective" in key]  # noqa: SIM118
         assert len(read_jsonl(folder / "predictions.jsonl", Prediction)) == 10
-    assert "prompt = 'predict: {question}'" in (tmp_path / "run/learners/steps/seed-1/model/README.md").read_text()
+    card = (tmp_path / "run/learners/steps/seed-1/model/README.md").read_text()
+    assert "prompt = 'predict: {question}'" in card
+    assert "of the selected rationales (two rows each" in card
+
+
+def test_top_k_labels_of_mentors_with_differently_padded_heads_lie_on_what_all_share(tmp_path: Path) -> None:
+    raw = small_recipe(tmp_path)
+    raw["training"]["epochs"] = 1
+    student = raw["learners"]["student"]["model"]
+
+    def padded(by: int) -> dict[str, Any]:
+        sizes = vocabulary_size(ModelConfig.model_validate(student)) + by
+        return {**student, "from_config": {**student["from_config"], "vocab_size": sizes}}
+
+    raw["learners"] = {
+        "wide": {"model": padded(16)},
+        "wider": {"model": padded(32)},
+        "student": {
+            "model": padded(64),
+            "soft_labels": {"wide": 2, "wider": 1},
+            "soft_label_store": "top_k",
+            "top_k": 4,
+        },
+        "alone": {"model": padded(64), "soft_labels": "wider", "soft_label_store": "top_k", "top_k": 4},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(raw))
+    pipeline = Pipeline(load_recipe(path), tmp_path / "run")
+    pipeline.run(until="train")
+    shared = vocabulary_size(ModelConfig.model_validate(padded(16)))
+    stores = [
+        json.loads(file.read_text())["vocab_size"] for file in (tmp_path / "run").rglob("soft_labels/*/meta.json")
+    ]
+    assert sorted(stores) == [shared, shared, shared + 16]
+    lines = (tmp_path / "run/learners/student/seed-1/metrics.jsonl").read_text().splitlines()
+    told = [row["divergence"] for row in map(json.loads, lines) if "divergence" in row]
+    assert told
+    assert min(told) > 0

@@ -81,11 +81,12 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
     if learner.objective != "rationale":
         lines.append(f"- objective: {learner.objective}, weight {learner.alpha:g}")
     encoding = record["encoding"]
+    twice = " (two rows each, but for bare answers)" if learner.objective == "step_by_step" else ""
     lines += [
         "",
         "## Training",
         "",
-        f"- rows: {encoding['kept']} of {encoding['rows']} selected rationales ({encoding['rows'] - encoding['kept']} too long)",
+        f"- rows: {encoding['kept']} of {encoding['rows']} of the selected rationales{twice}, the others too long",
         f"- updates: {record['updates']} ({learner.training.epochs} epochs), weights of update {record['best_step']}",
         f"- learning rate {learner.training.learning_rate:g} ({learner.training.schedule}), {record['precision']}, seed {seed}",
     ]

@@ -247,7 +247,8 @@ class _Seed:
         ]
         if form == "top_k":
             form = f"top{learner.top_k}-tau{learner.temperature:g}"
-            settings.append(self.models[name])  # what is kept lies on the vocabulary that mentor and student share
+            settings.append(self.models[name])  # what is kept lies on the vocabulary that student and mentors share
+            settings += [self.models[other] for other in learner.imitates if other != mentor]
         of = self.graph.stages[self.trained[mentor]].learner if mentor in self.trained else mentor
         by = self.graph.stages[self.text[source]].learner or source
         store = f"{by}.{form}-{learner.target}-{fingerprint(settings)[:8]}"

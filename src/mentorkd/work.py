@@ -22,7 +22,7 @@ from mentorkd.models import (
     save_model,
     vocabulary_size,
 )
-from mentorkd.recipe import LocalSource, OpenAISource, RecordedTeacher
+from mentorkd.recipe import Learner, LocalSource, OpenAISource, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.recipe_graph import arms
 from mentorkd.recipe_search import trials_of
@@ -178,10 +178,15 @@ class Work(Workbench):
             mentor_digest=digest_path(mentor_folder),
             target=learner.target,
             bfloat16=self.precision(self.recipe.learners[stage.mentor]) == "bfloat16",
-            vocab_size=vocabulary_size(learner.model) if learner.soft_label_store == "top_k" else None,
+            vocab_size=self._shared_vocabulary(learner) if learner.soft_label_store == "top_k" else None,
             on_progress=self.progress,
         )
         return made
+
+    def _shared_vocabulary(self, learner: Learner) -> int:
+        """Leading vocabulary entries that a learner's head and all of its mentors' have; heads may be padded."""
+        models = [learner.model, *(self.recipe.learners[name].model for name in learner.imitates)]
+        return min(vocabulary_size(model) for model in models)
 
     def augment(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self.learner(stage)

@@ -110,7 +110,7 @@ class LearnerResult(TypedDict):
     arm: bool
     """Whether it is compared with others on equal terms: trained, and named by no other learner."""
     rows: list[int]
-    """Training rows, one number for each seed it was trained with; so in the next three."""
+    """Training rows, one number for each seed it was trained with; so in the next three. Step by step, a rationale is two rows."""
     updates: list[int]
     """Optimiser updates."""
     target_tokens: list[int]

@@ -154,7 +154,7 @@ def fairness_rows(results: Results) -> list[dict[str, str]]:
     arms = [learner for learner in results["learners"] if learner["arm"] and learner["updates"]]
     for learner in arms:
         told = (
-            format_range(learner["rows"]),
+            format_range(learner["rows"]) + (" (2 a rationale)" if learner["objective"] == "step_by_step" else ""),
             format_range(learner["updates"]),
             _passes(learner["epochs"]),
             format_range(learner["target_tokens"]),

@@ -46,7 +46,7 @@ def score(
         top_k: how many probabilities a token are kept; at most the vocabulary.
         temperature: that of the student's loss; probabilities of `top_k` are kept at it.
         bfloat16: run the forward pass in bfloat16 autocast; the mentor's linear weights are left in bfloat16.
-        vocab_size: entries of the student's head, where it is padded to another size than the mentor's: `top_k` keeps
+        vocab_size: entries that the heads of the student and of all its mentors have, where they are padded: `top_k` keeps
             distributions over what both have. None takes the mentor's.
 
     Raises ModelError if hidden states cannot stand for logits in this model and `mode` is `hidden`.
