@@ -55,6 +55,7 @@ FLOORS = {
     "objectives": 6,
     "hidden_matching": 7,
     "trainer": 7,
+    "trackers": 7,
     "cards": 5,
     "run_files": 5,
     "stage_graph": 8,

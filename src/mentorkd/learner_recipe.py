@@ -181,8 +181,8 @@ class TrainingConfig(Strict):
     """Validate (by generation) every so many epochs, or of those equal distances, and always after the last."""
     select_on: Literal["validation", "test", "last"] = "validation"
     """Where the best epoch is chosen: `test` is the paper's protocol and is shouted in the report; `last` takes the last epoch."""
-    report_to: list[str] = Field(default_factory=list)
-    """Experiment trackers that transformers knows: tensorboard, trackio, wandb, mlflow."""
+    report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default_factory=list)
+    """Experiment trackers; runs are called by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
 
 
 class SamplingConfig(Strict):

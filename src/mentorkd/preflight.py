@@ -14,8 +14,9 @@ __all__ = ["check_models"]
 
 
 def check_models(recipe: Recipe) -> None:
-    """Refuse models that cannot be had, engines that are not installed or do not serve them, soft labels between models
-    whose kinds or vocabularies differ, and layers that are not there. Loads configs and tokenizers, no weights."""
+    """Refuse models that cannot be had, engines and trackers that are not installed, engines that do not serve a model, soft
+    labels between models whose kinds or vocabularies differ, and layers that are not there. Loads configs and tokenizers,
+    no weights."""
     faults: list[Fault] = []
     kinds: dict[str, ModelKind] = {}
     digests: dict[str, str] = {}
@@ -29,6 +30,10 @@ def check_models(recipe: Recipe) -> None:
         except MentorkdError as error:
             faults.append(Fault(f"learners.{name}.model", str(error)))
             continue
+        for tracker in learner.training.report_to if learner.rationales else ():
+            if find_spec(tracker) is None:
+                what = f"{tracker} is not installed; install it with: pip install {tracker}"
+                faults.append(Fault(f"learners.{name}.training.report_to", what))
         engine = learner.sampling.engine
         key = f"learners.{name}.sampling.engine"
         if engine in ("ctranslate2", "vllm") and find_spec(engine) is None:

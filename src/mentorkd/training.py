@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from safetensors.torch import load_model as load_weights
 from torch import nn
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from mentorkd.batching import Collator
 from mentorkd.encoding import Encoded
@@ -24,6 +24,7 @@ from mentorkd.models import LoadedModel
 from mentorkd.objectives import CrossEntropy, Objective
 from mentorkd.recipe import TrainingConfig
 from mentorkd.schedule import Schedule, schedule_training
+from mentorkd.trackers import close_trackers, tensorboard_in
 from mentorkd.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
 
 __all__ = ["TrainingResult", "last_checkpoint", "train"]
@@ -54,7 +55,9 @@ def train(
     updates: int | None = None,
     validate: Callable[[], float] | None = None,
     on_progress: Callable[[int, int], None] = lambda step, steps: None,
+    project: str = "",
     run_name: str = "",
+    tensorboard: Path | None = None,
 ) -> TrainingResult:
     """Train `loaded.model` in place on `rows`; on return it holds the chosen weights.
 
@@ -64,6 +67,8 @@ def train(
         updates: exactly so many optimiser steps, on cycled rows; None takes `config.updates`, or else whole epochs.
         validate: accuracy of the model as it stands; given, the best round's weights are restored from disk at the end.
         on_progress: called with (step, steps).
+        project, run_name: what trackers of `config.report_to` call this training.
+        tensorboard: where TensorBoard's event files go, if it is one of them.
 
     Raises TrainingError for rows without what the objective needs, and before the update that a non-finite loss would make.
     """
@@ -74,7 +79,7 @@ def train(
     objective = objective or CrossEntropy()
     if (lack := objective.lack(rows)) is not None:
         raise TrainingError(f"{lack} (of {len(rows)} rows); select more rationales, or choose another objective")
-    arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, run_name)
+    arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, project, run_name)
     schedule = schedule_training(rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=updates)
     _set_length(arguments, schedule, config.warmup_ratio)
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
@@ -83,6 +88,11 @@ def train(
     if config.torch_compile:
         _compile(loaded)
     checkpoint = last_checkpoint(folder)
+    callbacks: list[TrainerCallback] = [
+        RoundEnds(schedule.rounds, config.validate_every, validate is not None, on_progress)
+    ]
+    if tensorboard is not None and "tensorboard" in config.report_to:
+        callbacks.append(tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
     with _learned_beside(loaded.model, objective.weights, checkpoint):
         trainer = MentorTrainer(
             model=loaded.model,
@@ -91,14 +101,17 @@ def train(
             # The Trainer asks for one before it will call `evaluate`, which here generates instead.
             eval_dataset=batches if validate is not None else None,
             data_collator=_only_item,
-            callbacks=[RoundEnds(schedule.rounds, config.validate_every, validate is not None, on_progress)],
+            callbacks=callbacks,
             objective=objective,
             fused=exact,
             autocast=None if precision == "float32" else getattr(torch, precision),
             validate=validate,
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            close_trackers(config.report_to)
     state = trainer.state
     history = [_history_row(row, schedule) for row in state.log_history if "loss" in row or "eval_accuracy" in row]
     best = state.best_global_step if validate is not None else state.global_step
@@ -189,6 +202,7 @@ def _arguments(
     precision: str,
     validates: bool,
     device: torch.device,
+    project: str,
     run_name: str,
 ) -> TrainingArguments:
     schedule = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}[config.schedule]
@@ -216,7 +230,8 @@ def _arguments(
         remove_unused_columns=False,
         disable_tqdm=True,
         seed=seed,
-        report_to=config.report_to or "none",
+        report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
+        project=project or "mentorkd",
         run_name=run_name or None,
         **{_checkpointing_argument(): config.gradient_checkpointing},
     )

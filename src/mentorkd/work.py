@@ -131,7 +131,9 @@ class Work(Workbench):
             validate=self.validation(stage, learner, loaded),
             updates=None if budgeted is None else budgeted["arms"][stage.learner]["updates"],
             on_progress=self.progress,
-            run_name=f"{self.recipe.name}/{stage.learner}/seed-{stage.seed}",
+            project=self.recipe.name,
+            run_name=stage.target.removeprefix("learners/"),
+            tensorboard=self.folder.root / "tensorboard" / stage.target.removeprefix("learners/"),
         )
         with (place / "out" / "metrics.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in result.history)
