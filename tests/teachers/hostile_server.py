@@ -79,7 +79,6 @@ class Server:
     def __init__(self, profile: dict[str, float], seed: int) -> None:
         self.profile = profile
         self.random = random.Random(seed)
-        self.began = time.monotonic()
         self.arrivals: list[float] = []
         self.told: list[tuple[str, float, float]] = []
         self.attempts: Counter[str] = Counter()
@@ -91,7 +90,8 @@ class Server:
         self.input_tokens = self.output_tokens = 0
 
     def fate(self) -> str:
-        if time.monotonic() - self.began < self.profile.get("storm seconds", 0.0):
+        # A storm begins with the first request, however long its client took to start.
+        if time.monotonic() - self.arrivals[0] < self.profile.get("storm seconds", 0.0):
             return "429"
         chance = self.random.random()
         for name, share in self.profile.items():
