@@ -36,7 +36,7 @@ docs: $(STAMP)          ## the documentation, into site/
 	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP)         ## the short forms of all benchmarks
-	for f in loss_memory distill_step score augment; do $(BIN)/python benchmarks/$$f.py --short || exit 1; done
+	for f in loss_memory distill_step score augment pipeline; do $(BIN)/python benchmarks/$$f.py --short || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache

@@ -1,7 +1,8 @@
 """Augmentation: several samples a question from a model that has learnt to stop, against the reference's way.
 
 The reference side samples in data set order, 16 questions at once, every prompt padded to the data set's longest, by
-`generate` with its usual sampler, each batch until its longest text has ended. Ours is the transformers engine.
+`generate` with its usual sampler, each batch until its longest text has ended. Ours is the transformers engine, or with
+`--engine ctranslate2` that one, in float32; its conversion is not timed.
 
 The model has a T5's shape and vocabulary. What it knows, above all when to stop, it learnt as a T5 of width 64 from
 teacher rationales; its weights are set into the large shape with zeros around them, which computes the same function at
@@ -16,6 +17,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from common import arguments, in_turn, report
 from svamp import SHAPES
 from transformers import GenerationConfig, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
+from mentorkd.generation import Engine, open_engine
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import load_tokenizer
 from mentorkd.recipe import ModelConfig
@@ -32,6 +35,7 @@ REFERENCE, OURS = "reference", "ours"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SMALL = SHAPES["tiny"]
 VOCABULARY = 32_128
+SETTINGS = ("shape", "questions", "samples", "batch_size", "engine", "max_new_tokens")
 
 
 def main() -> None:
@@ -46,6 +50,7 @@ def main() -> None:
     parser.add_argument(
         "--batch-size", type=int, default=96, help="sequences that our side generates at once (default 96)"
     )
+    parser.add_argument("--engine", choices=["transformers", "ctranslate2"], default="transformers", help="of our side")
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument("--steps", type=int, help="training steps of the small model (default 600; short 300)")
     options = parser.parse_args()
@@ -63,18 +68,18 @@ def main() -> None:
     lengths: dict[str, list[int]] = {}
     sides = {
         REFERENCE: lambda: lengths.update(reference=reference(model, tokenizer, questions, longest, **how)),
-        OURS: lambda: lengths.update(ours=ours(model, tokenizer, questions, batch_size=options.batch_size, **how)),
+        OURS: lambda: lengths.update(ours=sampled(engine, questions, **how)),
     }
-    seconds = in_turn(sides, options.repeats, warm_up=0)
+    with TemporaryDirectory() as folder:
+        engine = engine_of(options.engine, model, tokenizer, options.batch_size, Path(folder))
+        seconds = in_turn(sides, options.repeats, warm_up=0)
     report(
         "augment",
         seconds,
         reference=REFERENCE,
         ours=OURS,
         as_json=options.json,
-        settings={
-            key: getattr(options, key) for key in ("shape", "questions", "samples", "batch_size", "max_new_tokens")
-        },
+        settings={key: getattr(options, key) for key in SETTINGS},
         tokens_a_text={side: described(found, options.max_new_tokens) for side, found in lengths.items()},
     )
 
@@ -126,19 +131,30 @@ def reference(
     return lengths
 
 
-def ours(
-    model: T5ForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: list[str],
-    samples: int,
-    temperature: float,
-    max_new_tokens: int = 512,
-    batch_size: int = 96,
+def engine_of(
+    name: str, model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, batch_size: int, folder: Path
+) -> Engine:
+    if name == "transformers":
+        return TransformersEngine(model, tokenizer, "seq2seq", batch_size=batch_size)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return open_engine(
+        "ctranslate2",
+        model_dir=folder / "model",
+        cache_dir=folder / "cache",
+        device=model.device,
+        dtype="float32",
+        batch_size=batch_size,
+    )
+
+
+def sampled(
+    engine: Engine, questions: list[str], samples: int, temperature: float, max_new_tokens: int = 512
 ) -> list[int]:
-    engine = TransformersEngine(model, tokenizer, "seq2seq", batch_size=batch_size)
+    """Tokens of each text."""
     limits = {"top_p": 1.0, "top_k": 0, "max_new_tokens": max_new_tokens, "seed": 0}
     results = engine.sample(questions, n=samples, temperature=temperature, **limits)
-    return [completion.tokens for samples in results for completion in samples]
+    return [completion.tokens for texts in results for completion in texts]
 
 
 # --- the model ----------------------------------------------------------------------------------------------------

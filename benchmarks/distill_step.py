@@ -1,8 +1,8 @@
 """One epoch of distillation from stored soft labels, against the reference profile.
 
-Ours is `mentorkd.training.train` as the pipeline calls it: updates on the same eight random rows, split by length into
-micro-batches, the mentor's hidden states read from a store, the fused loss, arithmetic by the measured rule. The reference's epoch runs the mentor in every step, on rows
-padded to the data set's longest, with whole logits in float32.
+Ours is `mentorkd.training.train` as the pipeline calls it: updates on eight random rows, split by length into micro-batches, the
+mentor's hidden states read from a store, the fused loss, arithmetic by the measured rule. The reference's epoch runs the
+mentor in every step, on rows padded to the data set's longest, with whole logits in float32.
 
 An epoch is 242 batches of 8. Both sides are measured on a sample and extrapolated by cost: a reference batch costs the same
 whatever its rows are, so its time is multiplied by the number of batches; ours is measured on rows whose lengths are

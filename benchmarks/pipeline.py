@@ -28,6 +28,8 @@ from whole_run import our_run, reference_run
 
 REFERENCE, OURS = "reference", "ours"
 EPOCHS = 20
+SEQUENCES = 96
+"""Sequences that our side generates at once."""
 COUNTS = {"train": 630, "validation": 70, "test": 300, "student_rows_per_teacher_row": 1.9, "samples": 3}
 """SVAMP as a recipe divides it; rows as the paper's student has them once the mentor's rationales are added (1.9 times)."""
 
@@ -142,13 +144,14 @@ def sampling(options: Namespace) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
     for role, shape in (("mentor", options.mentor), ("student", options.student)):
         model = augment.inflated(small, SHAPES[shape])
+        engine = augment.engine_of("transformers", model, tokenizer, SEQUENCES, Path())
         jobs = {"validation": (1, 0.0, sum(greedy))}
         if role == "mentor":
             jobs = {"augmentation": (3, 0.7, COUNTS["train"]), "validation": (1, 0.0, greedy[0])}
         for job, (samples, temperature, count) in jobs.items():
             sides = {
                 REFERENCE: partial(augment.reference, model, tokenizer, questions, longest, samples, temperature),
-                OURS: partial(augment.ours, model, tokenizer, questions, samples, temperature),
+                OURS: partial(augment.sampled, engine, questions, samples, temperature),
             }
             for _ in range(options.repeats):
                 for side, run in sides.items():
