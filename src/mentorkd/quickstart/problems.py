@@ -211,19 +211,24 @@ def generate_problems(seed: int) -> Iterator[Problem]:
 
 def _problem(rng: random.Random) -> Problem:
     scene, slots = _scene(rng)
-    start, steps = _numbers(rng, rng.choices((2, 3, 4, 5), weights=(40, 30, 20, 10))[0])
-    sentences = [rng.choice(scene.starts).format(n=start, **slots)]
+    start, steps = _numbers(rng, rng.choices((2, 3, 4, 5), weights=(45, 30, 17, 8))[0])
+    sentences = [_pick(rng, scene.starts).format(n=start, **slots)]
     sentences += _tell(rng, scene, slots, steps, met=slots["P"] in sentences[0])
 
-    told = rng.sample(scene.asides, rng.choices((0, 1, 2), weights=(50, 40, 10))[0])
+    told = rng.sample(scene.asides, rng.choices((0, 1, 2), weights=(60, 34, 6))[0])
     asides = [rng.randint(6, 14) if "years" in sentence else rng.randint(LOWEST, 40) for sentence in told]
     places = sorted(rng.randint(1, len(sentences)) for _ in told)
     for place, number, sentence in reversed(list(zip(places, asides, told, strict=True))):
         sentences.insert(place, sentence.format(n=number, **slots))
 
-    sentences.append(rng.choice(scene.asks).format(**slots))
+    sentences.append(_pick(rng, scene.asks).format(**slots))
     question = " ".join(text[0].upper() + text[1:] for text in sentences)
     return Problem(question, start, tuple(steps), tuple(asides), slots["T"])
+
+
+def _pick(rng: random.Random, phrasings: tuple[str, ...]) -> str:
+    """The first ones are the common ones, as in any language (Zipf's law)."""
+    return rng.choices(phrasings, weights=[1 / rank for rank in range(1, len(phrasings) + 1)])[0]
 
 
 def _scene(rng: random.Random) -> tuple[Scene, dict[str, str]]:
@@ -264,9 +269,9 @@ def _tell(rng: random.Random, scene: Scene, slots: dict[str, str], steps: list[i
     while place < len(steps):
         gain, loss = steps[place], -steps[place + 1] if place + 1 < len(steps) else 0
         if gain > loss > 0 and rng.random() < 0.5:
-            text, width = rng.choice(scene.both), 2
+            text, width = _pick(rng, scene.both), 2
         else:
-            text, width = rng.choice(scene.gains if gain > 0 else scene.losses), 1
+            text, width = _pick(rng, scene.gains if gain > 0 else scene.losses), 1
         place += width
         text = text.format(n=abs(gain), m=loss, **(slots if met else slots | {"S": slots["P"], "O": slots["P"]}))
         met = met or slots["P"] in text

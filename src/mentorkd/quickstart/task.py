@@ -36,7 +36,7 @@ def write_task(
     train: int = 1200,
     validation: int = 100,
     test: int = 400,
-    annotated: int = 600,
+    annotated: int = 560,
     samples: int = 3,
 ) -> Path:
     """Write the generated task into `folder` (made if absent) and return it.
