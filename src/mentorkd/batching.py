@@ -13,6 +13,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -187,8 +188,8 @@ def sorted_batches(
     return [_rows_of(batch) for batch in _pack(order, batch_size, tokens_per_batch)]
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int, side: str) -> torch.Tensor:
-    width = max(map(len, rows))
+def _pad(rows: Sequence[Sequence[int]], value: int, side: str, multiple: int) -> torch.Tensor:
+    width = -(-max(map(len, rows)) // multiple) * multiple
     padded = [
         [*row, *[value] * (width - len(row))] if side == "right" else [*[value] * (width - len(row)), *row]
         for row in rows
@@ -196,9 +197,12 @@ def _pad(rows: Sequence[Sequence[int]], value: int, side: str) -> torch.Tensor:
     return torch.tensor(padded, dtype=torch.long)
 
 
+MULTIPLE = 8
+
+
 @dataclass(frozen=True)
 class Collator:
-    """Pads a micro-batch of rows to its own longest row.
+    """Pads a micro-batch of rows to its own longest row, or on to a `multiple`.
 
     Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models,
     `decoder_input_ids`. The decoder needs no mask: it is causal, so no target position sees the padding behind it
@@ -213,6 +217,7 @@ class Collator:
     decoder_start_token_id: int | None = None
     padding_side: Literal["left", "right"] = "right"
     packed: bool = False
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if self.packed and self.kind == "seq2seq":
@@ -222,22 +227,26 @@ class Collator:
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
         start = config.decoder_start_token_id if kind == "seq2seq" else None
         assert tokenizer.pad_token_id is not None, "load_tokenizer sets one"
-        return cls(kind, tokenizer.pad_token_id, start)
+        # Fewer different shapes: libraries keep code for each (a quarter of a small model's memory on a CPU), and tensor
+        # cores want multiples of 8. Learnt positions must not run out.
+        positions = getattr(config, "max_position_embeddings", None) or MULTIPLE
+        return cls(kind, tokenizer.pad_token_id, start, multiple=1 if positions % MULTIPLE else MULTIPLE)
 
     def __call__(self, rows: Sequence[Encoded]) -> dict[str, Any]:
         side = self.padding_side
+        pad = partial(_pad, side=side, multiple=self.multiple)
         if self.kind == "seq2seq":
             assert self.decoder_start_token_id is not None
             sources = [row.source_ids for row in rows]
             shifted = [[self.decoder_start_token_id, *row.target_ids[:-1]] for row in rows]
             batch = {
-                "input_ids": _pad(sources, self.pad_token_id, side),
-                "attention_mask": _pad([[1] * len(ids) for ids in sources], 0, side),
-                "decoder_input_ids": _pad(shifted, self.pad_token_id, side),
-                "labels": _pad([row.target_ids for row in rows], IGNORE_INDEX, side),
+                "input_ids": pad(sources, self.pad_token_id),
+                "attention_mask": pad([[1] * len(ids) for ids in sources], 0),
+                "decoder_input_ids": pad(shifted, self.pad_token_id),
+                "labels": pad([row.target_ids for row in rows], IGNORE_INDEX),
             }
             if side == "left":
-                batch["decoder_attention_mask"] = _pad([[1] * len(ids) for ids in shifted], 0, side)
+                batch["decoder_attention_mask"] = pad([[1] * len(ids) for ids in shifted], 0)
             return batch
         # The last target token is predicted but never read.
         inputs = [[*row.source_ids, *row.target_ids[:-1]] for row in rows]
@@ -248,11 +257,11 @@ class Collator:
                 "position_ids": torch.cat([torch.arange(len(ids)) for ids in inputs])[None],
                 "labels": torch.tensor([list(chain(*labels))]),
             }
-        mask = _pad([[1] * len(ids) for ids in inputs], 0, side)
+        mask = pad([[1] * len(ids) for ids in inputs], 0)
         batch = {
-            "input_ids": _pad(inputs, self.pad_token_id, side),
+            "input_ids": pad(inputs, self.pad_token_id),
             "attention_mask": mask,
-            "labels": _pad(labels, IGNORE_INDEX, side),
+            "labels": pad(labels, IGNORE_INDEX),
         }
         if side == "left":
             batch["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
