@@ -33,10 +33,10 @@ def write_task(
     folder: Path,
     *,
     seed: int = 0,
-    train: int = 1200,
+    train: int = 1000,
     validation: int = 100,
     test: int = 400,
-    annotated: int = 560,
+    annotated: int = 450,
     samples: int = 3,
 ) -> Path:
     """Write the generated task into `folder` (made if absent) and return it.
