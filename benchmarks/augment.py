@@ -16,13 +16,14 @@ import random
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import arguments, in_turn, report
+from common import Peaks, arguments, in_turn, report
 from svamp import SHAPES
 from transformers import GenerationConfig, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
@@ -70,14 +71,17 @@ def main() -> None:
         REFERENCE: lambda: lengths.update(reference=reference(model, tokenizer, questions, longest, **how)),
         OURS: lambda: lengths.update(ours=sampled(engine, questions, **how)),
     }
+    peaks = Peaks()
     with TemporaryDirectory() as folder:
         engine = engine_of(options.engine, model, tokenizer, options.batch_size, Path(folder))
-        seconds = in_turn(sides, options.repeats, warm_up=0)
+        timed = {side: partial(peaks.of, side, run) for side, run in sides.items()}
+        seconds = in_turn(timed, options.repeats, warm_up=0)
     report(
         "augment",
         seconds,
         reference=REFERENCE,
         ours=OURS,
+        peak_bytes=peaks,
         as_json=options.json,
         settings={key: getattr(options, key) for key in SETTINGS},
         tokens_a_text={side: described(found, options.max_new_tokens) for side, found in lengths.items()},

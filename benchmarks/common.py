@@ -20,12 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["arguments", "hardware", "in_fresh_process", "in_turn", "peak_extra_bytes", "report", "versions"]
+__all__ = ["Peaks", "arguments", "hardware", "in_fresh_process", "in_turn", "peak_extra_bytes", "report", "versions"]
 
+T = TypeVar("T")
 MIB = 2**20
 STATUS = Path("/proc/self/status")
 
@@ -33,7 +34,7 @@ STATUS = Path("/proc/self/status")
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
-    parser.add_argument("--short", action="store_true", help="a smaller form that takes seconds")
+    parser.add_argument("--short", action="store_true", help="a smaller form, of seconds to minutes")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--repeats", type=int, default=5, help="times each side runs, in turn (default 5)")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
@@ -104,6 +105,15 @@ def peak_extra_bytes(run: Callable[[], object]) -> int:
     before = _status_bytes("VmRSS")
     run()
     return _status_bytes("VmHWM") - before
+
+
+class Peaks(dict[str, int]):
+    """The most extra memory of each side over all its runs, measured as they are timed."""
+
+    def of(self, side: str, run: Callable[[], T]) -> T:
+        kept: list[T] = []
+        self[side] = max(self.get(side, 0), peak_extra_bytes(lambda: kept.append(run())))
+        return kept[0]
 
 
 def in_fresh_process(script: str, options: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ import augment
 import distill_step
 import score
 import torch
-from common import arguments, report
+from common import Peaks, arguments, report
 from svamp import SHAPES, data_argument
 from whole_run import our_run, reference_run
 
@@ -61,12 +61,17 @@ def whole(options: Namespace) -> None:
     """Both profiles from first to last, once each."""
     questions = options.questions or (60 if options.short else 300)
     epochs = 2 if options.short else options.epochs
-    outcomes = {REFERENCE: reference_run(questions, epochs), OURS: our_run(questions, epochs)}
+    peaks = Peaks()
+    outcomes = {
+        side: peaks.of(side, partial(run, questions, epochs))
+        for side, run in {REFERENCE: reference_run, OURS: our_run}.items()
+    }
     report(
         "pipeline",
         {side: [outcome.seconds] for side, outcome in outcomes.items()},
         reference=REFERENCE,
         ours=OURS,
+        peak_bytes=peaks,
         as_json=options.json,
         validation_accuracy={side: outcome.accuracy for side, outcome in outcomes.items()},
         parts={side: outcome.parts for side, outcome in outcomes.items()},
@@ -81,8 +86,9 @@ def composed(options: Namespace) -> None:
     options.questions = options.questions or (16 if options.short else 32)
     options.steps = min(options.steps, 100) if options.short else options.steps
     measured: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
+    peaks = Peaks()
     for measure in (training, scoring, sampling):
-        for side, parts in measure(options).items():
+        for side, parts in measure(options, peaks).items():
             measured[side] |= parts
         gc.collect()
     medians = {side: {name: statistics.median(times) for name, times in of.items()} for side, of in measured.items()}
@@ -91,6 +97,7 @@ def composed(options: Namespace) -> None:
         {side: [sum(parts.values())] for side, parts in medians.items()},
         reference=REFERENCE,
         ours=OURS,
+        peak_bytes=peaks,
         as_json=options.json,
         seconds_are="of a whole run, composed of its parts",
         parts={side: {name: round(seconds, 1) for name, seconds in parts.items()} for side, parts in medians.items()},
@@ -101,7 +108,7 @@ def composed(options: Namespace) -> None:
     )
 
 
-def training(options: Namespace) -> dict[str, dict[str, list[float]]]:
+def training(options: Namespace, peaks: Peaks) -> dict[str, dict[str, list[float]]]:
     """Epochs of the mentor (on the teacher's rows) and of the student (on 1.9 times as many)."""
     found: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
     epochs = {"mentor": options.epochs, "student": options.epochs * COUNTS["student_rows_per_teacher_row"]}
@@ -115,14 +122,15 @@ def training(options: Namespace) -> dict[str, dict[str, list[float]]]:
             else distill_step.BATCH,  # a batch of 8 does not fit beside its optimiser
         )
         for _ in range(options.repeats):
-            found[REFERENCE].setdefault(f"{role} training", []).append(bench.reference_epoch()[0] * epochs[role])
-            found[OURS].setdefault(f"{role} training", []).append(bench.our_epoch()[0] * epochs[role])
+            for side, epoch in {REFERENCE: bench.reference_epoch, OURS: bench.our_epoch}.items():
+                seconds = peaks.of(side, epoch)[0] * epochs[role]
+                found[side].setdefault(f"{role} training", []).append(seconds)
         del bench
         gc.collect()
     return found
 
 
-def scoring(options: Namespace) -> dict[str, dict[str, list[float]]]:
+def scoring(options: Namespace, peaks: Peaks) -> dict[str, dict[str, list[float]]]:
     """The one pass of ours; the reference has none, for it runs the mentor in every step."""
     rows = 24 if options.short else 120
     bench = score.Bench(
@@ -131,11 +139,12 @@ def scoring(options: Namespace) -> dict[str, dict[str, list[float]]]:
         )
     )
     bench.warm_up()
+    once = partial(score.timed, bench.ours)
     share = COUNTS["student_rows_per_teacher_row"] * bench.times_all[OURS]
-    return {REFERENCE: {}, OURS: {"score": [score.timed(bench.ours)[0] * share for _ in range(options.repeats)]}}
+    return {REFERENCE: {}, OURS: {"score": [peaks.of(OURS, once)[0] * share for _ in range(options.repeats)]}}
 
 
-def sampling(options: Namespace) -> dict[str, dict[str, list[float]]]:
+def sampling(options: Namespace, peaks: Peaks) -> dict[str, dict[str, list[float]]]:
     """Augmentation by a model of the mentor's shape; greedy validation (after every epoch of both) and test."""
     tokenizer, rows = augment.data(options.data)
     small = augment.learnt(options.sampler, options.steps, tokenizer, rows)
@@ -156,7 +165,7 @@ def sampling(options: Namespace) -> dict[str, dict[str, list[float]]]:
             for _ in range(options.repeats):
                 for side, run in sides.items():
                     start = time.perf_counter()
-                    run()
+                    peaks.of(side, run)
                     seconds = (time.perf_counter() - start) * count / len(questions)
                     found[side].setdefault(f"{role} {job}", []).append(seconds)
     return found
