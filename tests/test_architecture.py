@@ -68,19 +68,20 @@ FLOORS = {
     "preflight": 9,
     "workbench": 9,
     "work": 10,
+    "workers": 11,
     "console": 9,
-    "pipeline": 11,
-    "cli_options": 11,
-    "__init__": 12,
-    "teacher_cli": 12,
-    "data_cli": 12,
-    "init_cli": 12,
-    "reproduce": 12,
-    "compare": 12,
-    "reproduce_cli": 13,
-    "compare_cli": 13,
-    "cli": 14,
-    "__main__": 15,
+    "pipeline": 12,
+    "cli_options": 12,
+    "__init__": 13,
+    "teacher_cli": 13,
+    "data_cli": 13,
+    "init_cli": 13,
+    "reproduce": 13,
+    "compare": 13,
+    "reproduce_cli": 14,
+    "compare_cli": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 
 LIGHT = [
@@ -95,7 +96,7 @@ LIGHT = [
     "store",
     "tasks",
 ]
-LIGHT += ["readers", "audit", "paper_data", "pipeline", "cli", "estimate", "console", "reporting", "compare"]
+LIGHT += ["readers", "audit", "paper_data", "workers", "pipeline", "cli", "estimate", "console", "reporting", "compare"]
 HEAVY = {"torch", "transformers", "openai", "vllm", "datasets", "ctranslate2", "matplotlib", "peft"}
 
 

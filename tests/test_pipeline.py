@@ -37,7 +37,7 @@ class Heard:
     def started(self, stage: Any, number: int, total: int) -> None:
         self.ran.append(stage.name)
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, stage: Any, done: int, total: int) -> None:
         assert 0 <= done <= total
 
     def finished(self, stage: Any, record: Any) -> None: ...
@@ -45,7 +45,7 @@ class Heard:
     def skipped(self, stage: Any) -> None:
         self.kept.append(stage.name)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, stage: Any) -> None:
         self.notes.append(text)
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ import typer
 
 from mentorkd.cli_options import (
     AsJson,
+    Jobs,
     Overrides,
     Quiet,
     RecipePath,
@@ -28,6 +30,7 @@ from mentorkd.compare_cli import compare
 from mentorkd.console import ConsoleReporter, JsonReporter, ranges, show_results, show_table
 from mentorkd.data_cli import data_app, import_data
 from mentorkd.errors import MentorkdError, RunError
+from mentorkd.hardware import cores
 from mentorkd.init_cli import init
 from mentorkd.recipe import TEACHER, Recipe
 from mentorkd.records import Question, write_jsonl
@@ -36,6 +39,9 @@ from mentorkd.store import Stage
 from mentorkd.teacher_cli import annotate, cache_app
 
 __all__ = ["app", "main"]
+
+# Models this small do not fill two cores; two of them at a time do.
+QUICKSTART_JOBS = min(2, cores())
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,11 +66,12 @@ def run(
     force: Annotated[
         list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all after it.")
     ] = None,
+    jobs: Jobs = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its questions to its report; what is finished is not done again."""
-    _run(_load(recipe, overrides or ()), folder, force or (), quiet, as_json)
+    _run(_load(recipe, overrides or ()), folder, force or (), jobs, quiet, as_json)
 
 
 @app.command()
@@ -84,6 +91,7 @@ def recipes(as_json: AsJson = False) -> None:
 def quickstart(
     folder: Annotated[Path, typer.Option("--run", help="The run folder.")] = Path("runs/quickstart"),
     overrides: Overrides = None,
+    jobs: Jobs = QUICKSTART_JOBS,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -97,7 +105,7 @@ def quickstart(
         write_recipe(recipe)
     if not (quiet or as_json):
         print(f"the recipe, to edit for your own data: {recipe}", file=sys.stderr)
-    _run(load_recipe(recipe, overrides or ()), folder, (), quiet, as_json)
+    _run(load_recipe(recipe, overrides or ()), folder, (), jobs, quiet, as_json)
 
 
 def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
@@ -107,14 +115,14 @@ def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
     return load_recipe(path, [*defaults, *overrides])
 
 
-def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], quiet: bool, as_json: bool) -> None:
+def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], jobs: int, quiet: bool, as_json: bool) -> None:
     from mentorkd.pipeline import Pipeline
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     root = folder or Path("runs") / recipe.name
     pipeline = Pipeline(recipe, root, reporter)
     try:
-        pipeline.run(force=force)
+        pipeline.run(force=force, jobs=jobs)
     finally:
         reporter.close()
     show_results(root / "report", as_json)
@@ -189,7 +197,9 @@ def evaluate(
     seeds = pipeline.recipe.seeds
     for number, seed in enumerate(seeds, 1):
         name = f"{learner}/seed-{seed} on {questions.name}"
-        reporter.started(Stage(name, "evaluate", "", {}, ""), number, len(seeds))
+        stage = Stage(name, "evaluate", "", {}, "")
+        reporter.started(stage, number, len(seeds))
+        work.progress = partial(reporter.progress, stage)
         with tempfile.TemporaryDirectory() as scratch:
             journal = Path(scratch) / "journal.jsonl"
             model = work.model_folder(learner, seed, pipeline.made("train", learner, seed))
@@ -209,7 +219,7 @@ def evaluate(
             }
         )
         predictions += made
-    reporter.close()
+        reporter.close()
     if output is not None:
         write_jsonl(output, predictions)
     if as_json:
@@ -330,7 +340,7 @@ def _opened(folder: Path, quiet: bool, as_json: bool) -> Any:
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     pipeline = open_run(folder, reporter)
-    return pipeline, Workbench(pipeline.recipe, pipeline.folder, reporter.progress, reporter.note), reporter
+    return pipeline, Workbench(pipeline.recipe, pipeline.folder, lambda done, total: None, lambda text: None), reporter
 
 
 def _learner(recipe: Recipe, name: str) -> Any:

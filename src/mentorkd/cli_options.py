@@ -9,7 +9,17 @@ import typer
 
 from mentorkd.errors import RunError
 
-__all__ = ["AsJson", "Overrides", "Quiet", "RecipePath", "RunOption", "RunPath", "locate_recipe", "shipped_recipes"]
+__all__ = [
+    "AsJson",
+    "Jobs",
+    "Overrides",
+    "Quiet",
+    "RecipePath",
+    "RunOption",
+    "RunPath",
+    "locate_recipe",
+    "shipped_recipes",
+]
 
 RecipePath = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file, or the name of a shipped one.")
@@ -19,6 +29,10 @@ Overrides = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/shuffled.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; runs/<recipe's name> if not given.")]
+Jobs = Annotated[
+    int,
+    typer.Option(help="Stages to run at a time, from 2 on each in a process with its share of the cores and one GPU."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results alone.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 

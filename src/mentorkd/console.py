@@ -16,6 +16,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -32,21 +33,27 @@ _WIDEST = 1000
 
 
 class ConsoleReporter:
-    """Shows a live bar for the stage at work and leaves a line for each that has finished."""
+    """Shows a live bar for each stage at work and leaves a line for each that has finished."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._bar: Progress | None = None
-        self._drawn = 0.0
+        self._bars: Progress | None = None
+        self._rows: dict[str, tuple[TaskID, str]] = {}
+        self._drawn: dict[str, float] = {}
         self._skipped = 0
-        self._number = (0, 0)
 
     def started(self, stage: Stage, number: int, total: int) -> None:
-        self.close()
-        self._number = (number, total)
-        self._bar = Progress(
+        self._tell_skipped()
+        if self._bars is None:
+            self._bars = self._new_bars()
+            self._bars.start()
+        place = f"[dim]{number:>2}/{total}[/dim]"
+        self._rows[stage.name] = self._bars.add_task(f"{place} {stage.name}", total=None), place
+
+    def _new_bars(self) -> Progress:
+        return Progress(
             SpinnerColumn(),
-            TextColumn(f"[dim]{number:>2}/{total}[/dim] {stage.name}"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -57,34 +64,36 @@ class ConsoleReporter:
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self._bar.add_task("", total=None)
-        self._bar.start()
 
-    def progress(self, done: int, total: int) -> None:
-        if self._bar is None:
+    def progress(self, stage: Stage, done: int, total: int) -> None:
+        if self._bars is None:
             return
         now = time.monotonic()
-        if done >= total or now - self._drawn > 1 / REDRAWS_PER_SECOND:
-            self._drawn = now
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+        if done >= total or now - self._drawn.get(stage.name, 0.0) > 1 / REDRAWS_PER_SECOND:
+            self._drawn[stage.name] = now
+            self._bars.update(self._rows[stage.name][0], completed=done, total=total)
 
     def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
-        self.close()
-        number, total = self._number
-        line = f"[green]✓[/green] [dim]{number:>2}/{total}[/dim] {stage.name:<34} {describe_record(record)}"
+        row, place = self._rows.pop(stage.name)
+        if self._bars is not None:
+            self._bars.remove_task(row)
+        if not self._rows:
+            self.close()
+        line = f"[green]✓[/green] {place} {stage.name:<34} {describe_record(record)}"
         self.console.print(line, soft_wrap=True)
 
     def skipped(self, stage: Stage) -> None:
         self._skipped += 1
 
-    def note(self, text: str) -> None:
-        (self._bar.console if self._bar else self.console).print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)
+    def note(self, text: str, stage: Stage) -> None:
+        self.console.print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)
 
     def close(self) -> None:
-        """Take the live bar off the screen."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Take the live bars off the screen."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+        self._rows.clear()
         self._tell_skipped()
 
     def _tell_skipped(self) -> None:
@@ -102,7 +111,7 @@ class JsonReporter:
     def started(self, stage: Stage, number: int, total: int) -> None:
         self._emit(event="started", stage=stage.name, number=number, total=total)
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, stage: Stage, done: int, total: int) -> None:
         return
 
     def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
@@ -111,8 +120,8 @@ class JsonReporter:
     def skipped(self, stage: Stage) -> None:
         self._emit(event="skipped", stage=stage.name)
 
-    def note(self, text: str) -> None:
-        self._emit(event="note", text=text)
+    def note(self, text: str, stage: Stage) -> None:
+        self._emit(event="note", stage=stage.name, text=text)
 
     def close(self) -> None:
         return

@@ -7,6 +7,7 @@ MentorkdError                 caught by the command line: one line on stderr, ex
 ├── MissingExtraError         an optional package is absent: carries the exact pip command
 ├── RunError                  the run folder: locked, damaged, or asked for something it lacks
 │   └── StoreError            a soft-label store that is truncated, corrupt or of another mentor
+├── WorkerError               a process that carried out a stage ended by itself
 ├── TeacherError              an annotating teacher that cannot go on
 │   └── BudgetError           the hard limit on requests, tokens or dollars would be crossed
 └── TrainingError             training that must not continue (a non-finite loss, no rows left)
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "BudgetError",
@@ -29,11 +31,22 @@ __all__ = [
     "StoreError",
     "TeacherError",
     "TrainingError",
+    "WorkerError",
 ]
 
 
 class MentorkdError(Exception):
     """Base of every error a user can cause; the command line prints it without a traceback."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors come from worker processes, and not every constructor takes what it hands to this class.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[MentorkdError], args: tuple[Any, ...], state: dict[str, Any]) -> MentorkdError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 @dataclass(frozen=True)
@@ -92,3 +105,7 @@ class BudgetError(TeacherError):
 
 class TrainingError(MentorkdError):
     """Training that must not continue."""
+
+
+class WorkerError(MentorkdError):
+    """A process that ended by itself, or was ended, while it carried out a stage."""

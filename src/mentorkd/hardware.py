@@ -20,6 +20,7 @@ __all__ = [
     "bfloat16_gain",
     "choose_precision",
     "command_line",
+    "cores",
     "describe_host",
     "git_commit",
     "measured",
@@ -151,7 +152,7 @@ def describe_host() -> dict[str, Any]:
     host: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         host["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
@@ -159,6 +160,11 @@ def describe_host() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         host["accelerator"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return host
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The pipeline: a recipe compiled to stages, run in order, each at most once.
+"""The pipeline: a recipe compiled to stages, run in order, each at most once; several at a time if asked for (`jobs`).
 
     prepare    questions of every split, their faults counted
     annotate   the teacher's rationales
@@ -17,22 +17,23 @@ runs only what the change reaches, and a killed run goes on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from mentorkd import hardware
-from mentorkd.errors import DataError, RunError
+from mentorkd.errors import RunError
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_file import dump_recipe, load_recipe
 from mentorkd.stage_graph import compile_stages
 from mentorkd.store import RunFolder, Stage, role, write_json
-
-if TYPE_CHECKING:
-    from mentorkd.work import Work
+from mentorkd.workers import Crew, Here, Workers
 
 __all__ = ["Pipeline", "PlannedStage", "Reporter", "open_run"]
+
+MOST_JOBS = 64
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class Reporter(Protocol):
 
     def started(self, stage: Stage, number: int, total: int) -> None: ...
 
-    def progress(self, done: int, total: int) -> None: ...
+    def progress(self, stage: Stage, done: int, total: int) -> None: ...
 
     def finished(self, stage: Stage, record: Mapping[str, Any]) -> None: ...
 
     def skipped(self, stage: Stage) -> None: ...
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str, stage: Stage) -> None: ...
 
 
 class Quiet:
@@ -64,13 +65,13 @@ class Quiet:
 
     def started(self, stage: Stage, number: int, total: int) -> None: ...
 
-    def progress(self, done: int, total: int) -> None: ...
+    def progress(self, stage: Stage, done: int, total: int) -> None: ...
 
     def finished(self, stage: Stage, record: Mapping[str, Any]) -> None: ...
 
     def skipped(self, stage: Stage) -> None: ...
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str, stage: Stage) -> None: ...
 
 
 def open_run(folder: Path, reporter: Reporter | None = None) -> Pipeline:
@@ -117,7 +118,7 @@ class Pipeline:
         return planned
 
     def run(
-        self, *, force: Sequence[str] = (), command: Sequence[str] = (), until: str | None = None
+        self, *, force: Sequence[str] = (), command: Sequence[str] = (), until: str | None = None, jobs: int = 1
     ) -> dict[str, Any]:
         """Run every stage that is not done, and return the manifest.
 
@@ -125,7 +126,11 @@ class Pipeline:
             force: kinds or names of stages to run again, with all that depends on them.
             command: the command line, for the manifest.
             until: the kind of stage to stop after; null runs all.
+            jobs: how many stages to carry out at a time, of those that do not wait for each other; from 2 on each in a process of
+                its own, with its share of the cores and one of the GPUs.
         """
+        if not 1 <= jobs <= MOST_JOBS:
+            raise RunError(f"got --jobs {jobs}; expected a number from 1 to {MOST_JOBS}")
         stages = self.stages
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
@@ -148,38 +153,43 @@ class Pipeline:
             self._stages = None
             waiting = [stage for stage in self.stages[:total] if not self.folder.finished(stage)]
             (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-            if waiting:
-                from mentorkd.work import Work
-
-                work = Work(self.recipe, self.folder, self.reporter.progress, self.reporter.note)
-            for number in range(total):
-                stage = self.stages[number]
-                if self.folder.finished(stage):
-                    self.reporter.skipped(stage)
-                    continue
-                self._run_stage(stage, work, number + 1, total)
-                if stage.kind == "budget":
-                    self._stages = None  # what it gave settles the fingerprints of the arms
-                self._write_manifest(command)
+            with closing(self._crew(min(jobs, len(waiting)))) as crew:
+                self._carry_out(crew, total, command, jobs)
             if not waiting and self._manifest_is_behind():
-                self._write_manifest(command)
+                self._write_manifest(command, jobs)
             return self.manifest()
 
-    def _run_stage(self, stage: Stage, work: Work, number: int, total: int) -> None:
-        self.reporter.started(stage, number, total)
-        self.folder.log("started", stage=stage.name, fingerprint=stage.fingerprint)
-        place = self.folder.begin(stage)
-        do: Callable[[Stage, Path], dict[str, Any]] = getattr(work, stage.kind)
-        try:
-            with hardware.measured() as cost:
-                made = do(stage, place)
-        except DataError:
-            self.folder.discard_if_empty(stage)
-            raise
-        record = {**made, **asdict(cost)}
-        published = self.folder.publish(stage, record)
-        self.folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
-        self.reporter.finished(stage, published)
+    def _crew(self, jobs: int) -> Crew:
+        about = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
+        return Workers(jobs, *about) if jobs > 1 else Here(*about)
+
+    def _carry_out(self, crew: Crew, total: int, command: Sequence[str], jobs: int) -> None:
+        """Start each of the first `total` stages once all that it needs is finished, in the order of the plan."""
+        finished: set[str] = set()
+        running: set[str] = set()
+        ran = False
+        while True:
+            for number, stage in enumerate(self.stages[:total], 1):
+                if stage.name in finished | running or not finished.issuperset(stage.needs):
+                    continue
+                if self.folder.finished(stage):
+                    finished.add(stage.name)
+                    self.reporter.skipped(stage)
+                elif crew.free:
+                    running.add(stage.name)
+                    self.reporter.started(stage, number, total)
+                    crew.start(stage)
+            if ran:
+                self._write_manifest(command, jobs)
+            if not running:
+                return
+            stage, record = crew.next_finished()
+            ran = True
+            running.remove(stage.name)
+            finished.add(stage.name)
+            self.reporter.finished(stage, record)
+            if stage.kind == "budget":
+                self._stages = None  # what it gave settles the fingerprints of the arms
 
     def _forced(self, force: Sequence[str]) -> list[Stage]:
         """The stages that `force` names, and of all that need them."""
@@ -201,7 +211,7 @@ class Pipeline:
             return True
         return set(told) != {p.stage.name for p in self.plan() if p.record}
 
-    def _write_manifest(self, command: Sequence[str]) -> None:
+    def _write_manifest(self, command: Sequence[str], jobs: int) -> None:
         records = {p.stage.name: dict(p.record) for p in self.plan() if p.record}
         precision = self.folder.root / ".stages" / "precision.json"
         manifest = {
@@ -210,6 +220,7 @@ class Pipeline:
             "versions": hardware.versions(),
             "git": hardware.git_commit(),
             "host": hardware.describe_host(),
+            "jobs": jobs,
             "precision": json.loads(precision.read_text(encoding="utf-8"))
             if precision.is_file()
             else "as the recipe says",

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from mentorkd.errors import RunError
 from mentorkd.hardware import Precision, choose_precision
@@ -25,13 +29,21 @@ class RunFiles:
         """What engines make of models, kept from run to run."""
         return self.root / ".engines"
 
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """Wait until no other stage is at `what`: something that the stages of a run share, and the first one makes."""
+        self.engines.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.engines / f".{what}.lock"):
+            yield
+
     def precision(self, device_type: str) -> Precision:
         """The arithmetic measured to be fast on this kind of device when the run began on one; measured now if it has not."""
         file = self.root / ".stages" / "precision.json"
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if device_type not in known:
-            known[device_type] = list(choose_precision(device_type))
-            write_json(file, known)
+        with self.alone("precision"):
+            known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            if device_type not in known:
+                known[device_type] = list(choose_precision(device_type))
+                write_json(file, known)
         chosen: Precision = known[device_type][0]
         return chosen
 

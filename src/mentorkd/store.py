@@ -25,6 +25,7 @@ from mentorkd.errors import RunError
 __all__ = ["RunFolder", "Stage", "digest_path", "fingerprint", "link", "role", "write_json"]
 
 DIGITS = 16
+WORKERS_SECONDS = 10
 
 
 def fingerprint(value: Any) -> str:
@@ -131,7 +132,11 @@ class RunFolder:
         lock = FileLock(self.root / ".lock")
         try:
             lock.acquire(timeout=0)
+            for worker in self.root.glob(".worker-*.lock"):  # those of a killed run end at once, but after it
+                with FileLock(worker).acquire(timeout=WORKERS_SECONDS):
+                    pass
         except Timeout:
+            lock.release()
             raise RunError(
                 f"another process is writing to {self.root}; wait for it to finish, or give this run another name"
             ) from None
@@ -146,6 +151,12 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def in_use(self, worker: int) -> Iterator[None]:
+        """Write as a worker of the process that holds the lock; should that be killed, `lock` waits for the worker too."""
+        with FileLock(self.root / f".worker-{worker}.lock"):
+            yield
 
     def finished(self, stage: Stage) -> dict[str, Any] | None:
         """The record of a finished stage if it was made with this fingerprint and its outputs are there, else None."""

@@ -83,7 +83,8 @@ class Workbench:
         folder = self.model_folder(name, stage.seed, stage.inputs.get(f"judge/{name}")) if learner else None
         bfloat16 = self.precision(learner or reader) == "bfloat16"
         judge = judge_of(name, learner, folder, device=self.device, bfloat16=bfloat16, journals=self.files.engines)
-        return likelihoods(judge, rationales, questions, on_progress=self.progress)
+        with self.files.alone(judge.journal.name):
+            return likelihoods(judge, rationales, questions, on_progress=self.progress)
 
     def model(self, stage: Stage, name: str) -> Path:
         """The folder of a learner's model, by its role in the stage."""
@@ -96,10 +97,11 @@ class Workbench:
             return self.files.model(trained)
         config = self.recipe.learners[name].model.model_copy(update={"lora": None})
         folder = self.files.engines / f"untrained-{fingerprint([config.model_dump(), seed])}"
-        if not folder.is_dir():
-            half = folder.with_name(f".{folder.name}.tmp")
-            save_model(load_model(config, seed=seed, device=self.device), half, card=f"# {name}, not trained\n")
-            half.replace(folder)
+        with self.files.alone(folder.name):
+            if not folder.is_dir():
+                half = folder.with_name(f".{folder.name}.tmp")
+                save_model(load_model(config, seed=seed, device=self.device), half, card=f"# {name}, not trained\n")
+                half.replace(folder)
         return folder
 
     def engine(self, learner: Learner, model: Path) -> Engine:

@@ -1,0 +1,43 @@
+"""What the command line shows while stages are at work."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from mentorkd.console import ConsoleReporter, JsonReporter
+from mentorkd.store import Stage
+
+ONE, OTHER = (
+    Stage(name, "train", "", {}, "") for name in ("learners/mentor/seed-1/train", "learners/vanilla/seed-1/train")
+)
+
+
+def test_every_stage_at_work_has_a_bar_and_leaves_a_line() -> None:
+    reporter, shown = ConsoleReporter(), io.StringIO()
+    reporter.console = Console(file=shown, force_terminal=True, width=120, color_system=None)
+    reporter.started(ONE, 3, 9)
+    reporter.started(OTHER, 5, 9)
+    reporter.progress(OTHER, 4, 30)
+    reporter.progress(ONE, 7, 40)
+    assert reporter._bars is not None
+    reporter._bars.refresh()
+    last = shown.getvalue().rpartition("3/9")[2]
+    assert ONE.name in last
+    assert "7/40" in last
+    assert f"5/9 {OTHER.name}" in last
+    assert "4/30" in last
+    reporter.finished(ONE, {"seconds": 1.5})
+    assert f"✓  3/9 {ONE.name}" in shown.getvalue()
+    reporter.note("11 rows are too long", OTHER)
+    reporter.finished(OTHER, {"seconds": 2.5})
+    assert "! 11 rows are too long" in shown.getvalue()
+    assert reporter._bars is None
+
+
+def test_json_tells_the_stage_of_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    JsonReporter().note("11 rows are too long", ONE)
+    assert json.loads(capsys.readouterr().err) == {"event": "note", "stage": ONE.name, "text": "11 rows are too long"}

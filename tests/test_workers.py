@@ -1,0 +1,184 @@
+"""Several stages at a time: the same results as one after the other, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from mentorkd import workers
+from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
+from mentorkd.pipeline import Pipeline
+from mentorkd.recipe_file import load_recipe
+from mentorkd.store import RunFolder
+from small_recipe import small_recipe
+from test_pipeline import Heard
+
+TIMES = {"seconds", "cpu_seconds", "peak_memory_mb"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Numbers of threads may change the last bit of a sum."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workers")
+    raw = small_recipe(folder, seeds=[1, 2])
+    raw["training"] |= {"epochs": 1, "select_on": "last"}
+    raw["sampling"] |= {"samples": 1, "max_new_tokens": 4}
+    (folder / "recipe.yaml").write_text(json.dumps(raw))
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def in_turn(recipe: Path) -> Path:
+    """The run folder of the recipe, its stages carried out one after the other, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    Pipeline(load_recipe(recipe), recipe.parent / "run").run()
+    torch.set_num_threads(before)
+    return recipe.parent / "run"
+
+
+def made(run: Path) -> dict[str, bytes]:
+    """What the stages made, by path, without what tells of time."""
+    told = [file for part in ("data", "teacher", "budget", "learners") for file in (run / part).rglob("*")]
+    files = [file for file in [*told, run / "report" / "results.json"] if file.is_file()]
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
+
+
+def started(process: subprocess.Popen[str], stage: str) -> list[psutil.Process]:
+    """The workers of a run, once a stage has been started."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        event = json.loads(line)
+        if event["event"] == "started" and event["stage"] == stage:
+            return psutil.Process(process.pid).children()
+    raise AssertionError("it has never started")
+
+
+def run_with_two(recipe: Path, run: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "mentorkd", "run", str(recipe), "--run", str(run), "--jobs", "2", "--json"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_two_at_a_time_make_what_one_after_the_other_makes(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    manifest = Pipeline(load_recipe(recipe), tmp_path / "run", heard).run(jobs=2)
+    assert made(tmp_path / "run") == made(in_turn)
+    alone = json.loads((in_turn / "manifest.json").read_text())
+    assert (alone["jobs"], manifest["jobs"]) == (1, 2)
+    assert list(manifest["stages"]) == list(alone["stages"])
+    assert len(heard.ran) == len(alone["stages"])
+    for name, record in alone["stages"].items():
+        other = manifest["stages"][name]
+        assert {k: v for k, v in record.items() if k not in TIMES} == {k: v for k, v in other.items() if k not in TIMES}
+    at_work, most = 0, 0
+    for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines():
+        at_work += 1 if json.loads(line)["event"] == "started" else -1
+        most = max(most, at_work)
+    assert most == 2
+    again = Heard()
+    Pipeline(load_recipe(recipe), tmp_path / "run", again).run(jobs=2)
+    assert again.kept == list(alone["stages"])
+    assert not again.ran
+
+
+def test_a_failing_stage_says_the_same(recipe: Path, tmp_path: Path) -> None:
+    broken = load_recipe(recipe, ["learners.mentor.training.learning_rate=1e30", "match=epochs"])
+    told = {}
+    for jobs in (1, 2):
+        with pytest.raises(TrainingError) as caught:
+            Pipeline(broken, tmp_path / str(jobs)).run(jobs=jobs)
+        told[jobs] = str(caught.value).replace("seed-2", "seed-1")
+        assert not psutil.Process().children()
+    assert told[1] == told[2]
+    assert "in carry_out" in str(caught.value.__cause__)
+
+
+class Killer(Heard):
+    """Kills the workers when a training makes progress."""
+
+    def progress(self, stage: Any, done: int, total: int) -> None:
+        if stage.kind == "train":
+            for worker in psutil.Process().children():
+                worker.kill()
+
+
+def test_a_killed_worker_is_named_and_the_run_goes_on(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"learners/\w+/seed-\d/train: its process was ended by SIGKILL \(out of mem"):
+        Pipeline(load_recipe(recipe), tmp_path / "run", Killer()).run(jobs=2)
+    Pipeline(load_recipe(recipe), tmp_path / "run").run()
+    assert made(tmp_path / "run") == made(in_turn)
+
+
+def test_workers_do_not_outlive_a_killed_pipeline(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
+    process = run_with_two(recipe, tmp_path / "run")
+    left = started(process, "learners/mentor/seed-2/train")
+    assert len(left) == 2
+    process.kill()
+    Pipeline(load_recipe(recipe), tmp_path / "run").run()  # at once: it waits for the workers
+    process.communicate()
+    assert not psutil.wait_procs(left, timeout=0)[1]
+    assert made(tmp_path / "run") == made(in_turn)
+
+
+def test_interrupted_it_ends_quietly(recipe: Path, tmp_path: Path) -> None:
+    process = run_with_two(recipe, tmp_path / "run")
+    left = started(process, "prepare")
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert [line for line in err.splitlines() if not line.startswith("{")] == [
+        "mentorkd: interrupted; run the same command to go on"
+    ]
+    assert not psutil.wait_procs(left, timeout=5)[1]
+
+
+def test_the_lock_waits_for_workers(tmp_path: Path) -> None:
+    folder, held, left = RunFolder(tmp_path), threading.Event(), threading.Event()
+
+    def work() -> None:
+        with folder.in_use(0):
+            held.set()
+            time.sleep(0.3)
+            left.set()
+
+    threading.Thread(target=work).start()
+    assert held.wait(5)
+    with folder.lock():
+        assert left.is_set()
+
+
+@pytest.mark.parametrize("error", [RecipeError("r.yaml", [Fault("seeds", "none", 3)]), MissingExtraError("it", "math")])
+def test_errors_cross_processes(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+def test_an_error_that_cannot_cross_is_told_in_words() -> None:
+    assert str(workers._portable(ValueError("a lock", threading.Lock()))).startswith("ValueError: ('a lock', <unlocked")
+
+
+@pytest.mark.parametrize(("visible", "found"), [("3,5", ["3", "5"]), ("GPU-8932f937", ["GPU-8932f937"]), ("", [""])])
+def test_gpus_are_those_that_this_process_sees(monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert workers._gpus() == found
