@@ -35,7 +35,7 @@ def run(master: int, root: Path) -> dict[str, Any]:
     reporter = ConsoleReporter()
     manifest = Pipeline(
         load_recipe(recipe, [f"seeds=[{100 * master + 1},{100 * master + 2}]"]), root / "run", reporter
-    ).run()
+    ).run(jobs=2)
     reporter.close()
     results = read_results(root / "run" / "report")
     accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
