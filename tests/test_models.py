@@ -73,6 +73,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], bool]] = {
     "gpt2": (GPT2_SIZES | {"vocab_size": 384, "bos_token_id": 3, "eos_token_id": 1, "pad_token_id": 0}, True),
     "llama (smollm)": ({"model_type": "llama", **DECODER}, True),
     "qwen2": ({"model_type": "qwen2", **DECODER}, True),
+    "qwen3": ({"model_type": "qwen3", **DECODER}, True),
+    "llama, tied": ({"model_type": "llama", **DECODER, "tie_word_embeddings": True}, True),
     "gemma": ({"model_type": "gemma", **DECODER}, True),
     "gemma2, soft-capped": ({"model_type": "gemma2", **DECODER}, False),
     "opt": ({"model_type": "opt", **OPT}, True),

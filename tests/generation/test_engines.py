@@ -163,6 +163,10 @@ def test_samples_follow_the_models_distribution(
         seen = Counter(completion.text for samples in results for completion in samples[part])
         assert set(seen) <= set(expected)
         assert _p_value(seen, expected) > 1e-4
+    # The test can fail: of twice the temperature the same texts would be refused.
+    hotter = _probabilities(saved, PROMPTS[3], length, 2 * temperature, top_p, top_k)
+    drawn = Counter(completion.text for samples in results for completion in samples)
+    assert not set(drawn) <= set(hotter) or _p_value(drawn, hotter) < 1e-4
 
 
 def _probabilities(

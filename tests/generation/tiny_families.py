@@ -40,6 +40,9 @@ class Saved:
         return rows
 
 
+FINAL_NORM = {"gpt2": "transformer.ln_f", "llama": "model.norm", "qwen2": "model.norm"}
+
+
 def build(family: str) -> Any:
     tokenizer = tiny_tokenizer(prepend_bos=family == "llama")
     match family:
@@ -60,4 +63,6 @@ def build(family: str) -> Any:
         for parameter in model.parameters():
             if parameter.dim() > 1:  # random weights of the usual size answer every prompt alike
                 parameter.mul_(1.5 if family == "flan-t5" else 3.0)
+        if family in FINAL_NORM:  # else nearly all tokens are equally likely, at any temperature
+            model.get_submodule(FINAL_NORM[family]).weight.mul_(6.0)
     return model, tokenizer
