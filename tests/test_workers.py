@@ -123,22 +123,18 @@ class Killer(Heard):
                 worker.kill()
 
 
-def test_a_killed_worker_is_named_and_the_run_goes_on(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
+def test_whatever_is_killed_the_run_goes_on_to_the_same_end(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     with pytest.raises(WorkerError, match=r"learners/\w+/seed-\d/train: its process was ended by SIGKILL \(out of mem"):
-        Pipeline(load_recipe(recipe), tmp_path / "run", Killer()).run(jobs=2)
-    Pipeline(load_recipe(recipe), tmp_path / "run").run()
-    assert made(tmp_path / "run") == made(in_turn)
-
-
-def test_workers_do_not_outlive_a_killed_pipeline(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
-    process = run_with_two(recipe, tmp_path / "run")
+        Pipeline(load_recipe(recipe), run, Killer()).run(jobs=2)
+    process = run_with_two(recipe, run)
     left = started(process, "learners/mentor/seed-2/train")
     assert len(left) == 2
     process.kill()
-    Pipeline(load_recipe(recipe), tmp_path / "run").run()  # at once: it waits for the workers
+    Pipeline(load_recipe(recipe), run).run()  # at once: it waits for the workers
     process.communicate()
     assert not psutil.wait_procs(left, timeout=0)[1]
-    assert made(tmp_path / "run") == made(in_turn)
+    assert made(run) == made(in_turn)
 
 
 def test_interrupted_it_ends_quietly(recipe: Path, tmp_path: Path) -> None:
