@@ -35,9 +35,10 @@ CASES = [
     (family, engine) for family in ("t5", "flan-t5", "gpt2", "llama", "qwen2") for engine in ("loop", "ctranslate2")
 ]
 CASES += [("t5", "generate"), ("llama", "generate")]
+GPU_CASES = [pytest.param((family, "vllm"), marks=pytest.mark.gpu) for family in ("gpt2", "llama", "qwen2")]
 
 
-@pytest.fixture(params=CASES, ids="-".join)
+@pytest.fixture(params=[*CASES, *GPU_CASES], ids="-".join)
 def case(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param  # type: ignore[no-any-return]
 
@@ -54,6 +55,9 @@ def engine(case: tuple[str, str], saved: Saved, tmp_path_factory: pytest.TempPat
         cache = Path(tmp_path_factory.getbasetemp()) / "engines"
         options: dict[str, Any] = {"cache_dir": cache, "batch_size": 7, "dtype": "float32"}
         return open_engine("ctranslate2", model_dir=saved.folder, device=CPU, **options)
+    if case[1] == "vllm":
+        pytest.importorskip("vllm")
+        return open_engine("vllm", model_dir=saved.folder, device=torch.device("cuda"), dtype="float32")
     loaded, by_generate = saved.loaded, case[1] == "generate"
     return TransformersEngine(loaded.model, loaded.tokenizer, loaded.kind, batch_size=7, use_generate=by_generate)
 
