@@ -202,7 +202,8 @@ def flip(file: Path, place: int) -> None:
 
 def read_all(folder: Path) -> None:
     store = SoftLabelStore(folder)
-    store.head()
+    if store.meta.form == "hidden":
+        store.head()
     for rationale_id in store.ids:
         store.row(rationale_id)
 
@@ -211,10 +212,26 @@ def test_an_undamaged_store_is_read(tmp_path: Path) -> None:
     read_all(write(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["meta.json", "index.jsonl", "labels.bin", "hidden.bin", "head.safetensors"])
+FILES = {
+    HIDDEN: ["meta.json", "index.jsonl", "labels.bin", "hidden.bin", "head.safetensors"],
+    TOP_K: [
+        "meta.json",
+        "index.jsonl",
+        "labels.bin",
+        "log_probs.bin",
+        "indices.bin",
+        "log_tail.bin",
+        "nll.bin",
+        "lost.bin",
+    ],
+}
+
+
+@pytest.mark.parametrize(("meta", "name"), [(meta, name) for meta, names in FILES.items() for name in names])
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
-def test_a_flipped_byte_is_found_wherever_it_is(name: str, place: float, tmp_path: Path) -> None:
-    write(tmp_path)
+def test_a_flipped_byte_is_found_wherever_it_is(meta: StoreMeta, name: str, place: float, tmp_path: Path) -> None:
+    write(tmp_path, meta=meta)
+    assert {file.name for file in tmp_path.iterdir()} == set(FILES[meta])
     file = tmp_path / name
     flip(file, int(place * file.stat().st_size))
     with pytest.raises(StoreError, match=r"damaged|no readable meta") as caught:

@@ -210,7 +210,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(("killed_at", "kept", "length"), [(5, 3, {}), (3, None, {}), (6, 4, {"updates": 8})])
+@pytest.mark.parametrize(
+    ("killed_at", "kept", "length"),
+    [(5, 3, {}), (3, None, {}), (6, 4, {"updates": 8}), (5, 3, {"tokens_per_batch": 60, "updates": 6})],
+)
 def test_a_resumed_run_gives_the_losses_and_weights_of_an_undisturbed_one(
     killed_at: int, kept: int | None, length: dict[str, int], tmp_path: Path
 ) -> None:

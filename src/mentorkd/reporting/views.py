@@ -132,10 +132,10 @@ def shared_settings(results: Results) -> dict[str, str]:
 
 
 def _settings(learners: Sequence[LearnerResult]) -> dict[str, dict[str, Any]]:
-    """The settings of every learner that is trained."""
+    """The settings of every learner that is trained, but for `updates`: what was set, beside what was made."""
     return {
         learner["name"]: {
-            **learner["settings"],
+            **{name: value for name, value in learner["settings"].items() if name != "updates"},
             "kd_weight": learner["kd_weight"],
             "temperature": learner["temperature"],
             **learner["distillation"],

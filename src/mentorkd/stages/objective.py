@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.mentors import MentorEnsemble, OnlineMentor, SingleMentor
-from mentorkd.models import LoadedModel, load_folder
+from mentorkd.models import LoadedModel, load_folder, tokenizer_digest
 from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective, StepByStep
 from mentorkd.recipe import Learner
 from mentorkd.soft_labels import StoredSoftLabels
@@ -41,12 +41,18 @@ def _imitation(learner: Learner, student: LoadedModel, mentors: Mapping[str, Men
         (files,) = mentors.values()
         mentor = load_folder(files.model, device=student.device)
         return HiddenMatching(student, mentor, kd_weight=learner.kd_weight, layers=learner.layers, seed=seed)
-    sources = [(share, _source(mentors[name], student)) for name, share in learner.imitates.items()]
+    sources = [(share, _source(mentors[name], learner, student)) for name, share in learner.imitates.items()]
     source = sources[0][1] if len(sources) == 1 else MentorEnsemble(sources)
     return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
 
 
-def _source(files: MentorFiles, student: LoadedModel) -> SingleMentor:
+def _source(files: MentorFiles, learner: Learner, student: LoadedModel) -> SingleMentor:
     if not files.stores:
         return OnlineMentor(load_folder(files.model, device=student.device))
-    return StoredSoftLabels(files.stores, device=student.device, mentor=digest_path(files.model))
+    return StoredSoftLabels(
+        files.stores,
+        device=student.device,
+        mentor=digest_path(files.model),
+        tokenizer=tokenizer_digest(student.tokenizer),
+        target=learner.target,
+    )
