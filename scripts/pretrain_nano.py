@@ -58,7 +58,7 @@ class Size:
 
 SIZES = {
     "nano-t5-small": Size(d_model=128, d_ff=512, heads=4, layers=2, steps=(3_300, 1_200)),
-    "nano-t5-large": Size(d_model=192, d_ff=768, heads=6, layers=3, steps=(2_400, 600)),
+    "nano-t5-large": Size(d_model=192, d_ff=768, heads=6, layers=3, steps=(2_400, 3_000)),
 }
 
 

@@ -3,7 +3,7 @@
     python scripts/quickstart_seeds.py                   # seeds 0 to 9; a killed one goes on where it stopped
     python scripts/quickstart_seeds.py --seeds 3 4
 
-A master seed m draws the task (questions, the teacher's errors) and trains with the seeds 100 m + 1 and 100 m + 2. Adds a row
+A master seed m draws the task (questions, the teacher's errors) and trains with the seeds 100 m + 1 to 100 m + 3. Adds a row
 for each to `docs/results/quickstart-seeds.csv`; one that is there already is not run again.
 """
 
@@ -33,9 +33,8 @@ def run(master: int, root: Path) -> dict[str, Any]:
         write_task(recipe.parent, seed=master)
         write_recipe(recipe)
     reporter = ConsoleReporter()
-    manifest = Pipeline(
-        load_recipe(recipe, [f"seeds=[{100 * master + 1},{100 * master + 2}]"]), root / "run", reporter
-    ).run(jobs=2)
+    seeds = [100 * master + number for number in (1, 2, 3)]
+    manifest = Pipeline(load_recipe(recipe, [f"seeds={seeds}"]), root / "run", reporter).run(jobs=2)
     reporter.close()
     results = read_results(root / "run" / "report")
     accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}

@@ -137,6 +137,20 @@ class Pipeline:
         total = len(stages)
         forced = self._forced(force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
+        with closing(self._crew(min(jobs, len(waiting)))) as crew:
+            self._check(waiting)
+            with self.folder.lock():
+                # Last first: a kill in between must not leave a stage finished whose inputs are to be made anew.
+                for stage in reversed(forced):
+                    self.folder.forget(stage)
+                self._stages = None
+                (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
+                if not self._carry_out(crew, total, command, jobs) and self._manifest_is_behind():
+                    self._write_manifest(command, jobs)
+                return self.manifest()
+
+    def _check(self, waiting: Sequence[Stage]) -> None:
+        """Refuse at once what would fail at one of these stages."""
         if any(stage.kind == "annotate" for stage in waiting):
             from mentorkd.stages.ask import check_teacher
 
@@ -146,43 +160,39 @@ class Pipeline:
             from mentorkd.preflight import check_models
 
             check_models(self.recipe)
-        with self.folder.lock():
-            # Last first: a kill in between must not leave a stage finished whose inputs are to be made anew.
-            for stage in reversed(forced):
-                self.folder.forget(stage)
-            self._stages = None
-            waiting = [stage for stage in self.stages[:total] if not self.folder.finished(stage)]
-            (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-            with closing(self._crew(min(jobs, len(waiting)))) as crew:
-                self._carry_out(crew, total, command, jobs)
-            if not waiting and self._manifest_is_behind():
-                self._write_manifest(command, jobs)
-            return self.manifest()
 
     def _crew(self, jobs: int) -> Crew:
         about = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
         return Workers(jobs, *about) if jobs > 1 else Here(*about)
 
-    def _carry_out(self, crew: Crew, total: int, command: Sequence[str], jobs: int) -> None:
-        """Start each of the first `total` stages once all that it needs is finished, in the order of the plan."""
+    def _carry_out(self, crew: Crew, total: int, command: Sequence[str], jobs: int) -> bool:
+        """Start each of the first `total` stages once all that it needs is finished: one at a time in the order of the plan,
+        several with those first that most has to wait for. Returns whether there was any to start."""
         finished: set[str] = set()
         running: set[str] = set()
         ran = False
         while True:
+            ready = []
             for number, stage in enumerate(self.stages[:total], 1):
                 if stage.name in finished | running or not finished.issuperset(stage.needs):
                     continue
                 if self.folder.finished(stage):
                     finished.add(stage.name)
                     self.reporter.skipped(stage)
-                elif crew.free:
+                else:
+                    ready.append((number, stage))
+            if jobs > 1:
+                behind = _chains(self.stages)
+                ready.sort(key=lambda item: -behind[item[1].name])
+            for number, stage in ready:
+                if crew.free:
                     running.add(stage.name)
                     self.reporter.started(stage, number, total)
                     crew.start(stage)
             if ran:
                 self._write_manifest(command, jobs)
             if not running:
-                return
+                return ran
             stage, record = crew.next_finished()
             ran = True
             running.remove(stage.name)
@@ -237,3 +247,12 @@ class Pipeline:
         if not file.is_file():
             raise RunError(f"{self.folder.root} has no manifest.json; run the recipe first")
         return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _chains(stages: Sequence[Stage]) -> dict[str, int]:
+    """For each stage the longest chain of stages that have to wait for it."""
+    chains = {stage.name: 0 for stage in stages}
+    for stage in reversed(stages):
+        for need in stage.needs:
+            chains[need] = max(chains[need], chains[stage.name] + 1)
+    return chains

@@ -36,6 +36,8 @@ Note = Callable[[str, Stage], None]
 
 # Small models make hundreds of steps a second; nobody reads that fast.
 PROGRESS_SECONDS = 0.1
+# oneDNN keeps a kernel for each shape of each product, 1,024 of them if nobody says otherwise; texts come in many lengths.
+KERNELS = "128"
 # A worker ends within milliseconds, unless a library holds it up.
 PATIENCE_SECONDS = 5
 
@@ -113,11 +115,10 @@ class Workers:
         self._all: list[_Worker] = []
         threads, gpus = max(1, hardware.cores() // jobs), _gpus() if recipe.device in ("auto", "cuda") else []
         for number in range(jobs):
-            environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+            environment = {"OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": KERNELS, **os.environ}
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            self._all.append(_Worker(environment, self._heard))
-            self._all[-1].send((number, sys.argv, recipe, folder.root))
+            self._all.append(_Worker(environment, self._heard, (number, sys.argv, recipe, folder.root)))
 
     @property
     def free(self) -> bool:
@@ -158,9 +159,11 @@ class _Elsewhere(Exception):
 
 
 class _Worker:
-    """One worker process, and a thread that listens to it."""
+    """One worker process, and a thread that listens to it. It touches nothing before its first stage."""
 
-    def __init__(self, environment: dict[str, str], heard: queue.SimpleQueue[tuple[_Worker, str, Any]]) -> None:
+    def __init__(
+        self, environment: dict[str, str], heard: queue.SimpleQueue[tuple[_Worker, str, Any]], about: tuple[Any, ...]
+    ) -> None:
         # Not multiprocessing: its children run the caller's main module again, which need not be written for that. In a
         # session of its own, so that Ctrl-C reaches this process alone.
         self._process = subprocess.Popen(
@@ -175,13 +178,16 @@ class _Worker:
             start_new_session=True,
         )
         self._heard = heard
+        self._untold = [about]
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def send(self, value: Any) -> None:
+    def send(self, stage: Stage) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has died, and is heard to
-            pickle.dump(value, self._process.stdin)
+            for value in (*self._untold, stage):
+                pickle.dump(value, self._process.stdin)
             self._process.stdin.flush()
+        self._untold.clear()
 
     def ending(self) -> str:
         code = self._process.wait()
@@ -233,11 +239,11 @@ def serve() -> None:
     asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(asked,), daemon=True).start()
     try:
+        from mentorkd.work import Work  # slow to import, and done while the other process still checks the recipe
+
         number, sys.argv, recipe, root = asked.get()
         folder = RunFolder(root)
         with folder.in_use(number):
-            from mentorkd.work import Work
-
             work = Work(recipe, folder, _now_and_then(tell), lambda text: tell("note", text))
             while True:
                 tell("finished", carry_out(asked.get(), work, folder))

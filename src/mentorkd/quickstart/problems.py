@@ -211,11 +211,11 @@ def generate_problems(seed: int) -> Iterator[Problem]:
 
 def _problem(rng: random.Random) -> Problem:
     scene, slots = _scene(rng)
-    start, steps = _numbers(rng, rng.choices((2, 3, 4, 5), weights=(45, 30, 17, 8))[0])
+    start, steps = _numbers(rng, rng.choices((2, 3, 4, 5), weights=(50, 30, 15, 5))[0])
     sentences = [_pick(rng, scene.starts).format(n=start, **slots)]
     sentences += _tell(rng, scene, slots, steps, met=slots["P"] in sentences[0])
 
-    told = rng.sample(scene.asides, rng.choices((0, 1, 2), weights=(60, 34, 6))[0])
+    told = rng.sample(scene.asides, rng.choices((0, 1), weights=(60, 40))[0])
     asides = [rng.randint(6, 14) if "years" in sentence else rng.randint(LOWEST, 40) for sentence in told]
     places = sorted(rng.randint(1, len(sentences)) for _ in told)
     for place, number, sentence in reversed(list(zip(places, asides, told, strict=True))):

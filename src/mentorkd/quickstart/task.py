@@ -36,7 +36,7 @@ def write_task(
     train: int = 1000,
     validation: int = 100,
     test: int = 400,
-    annotated: int = 450,
+    annotated: int = 400,
     samples: int = 3,
 ) -> Path:
     """Write the generated task into `folder` (made if absent) and return it.
