@@ -74,8 +74,16 @@ def test_every_table_and_figure_has_a_recipe_with_the_papers_protocol() -> None:
 def test_every_row_of_the_paper_is_a_learner_of_its_recipe(table: str) -> None:
     rows = {(p.row, p.at) for p in paper_results() if p.table == table and p.row != TEACHER}
     recipe = load_recipe(RECIPES[table], check_files=False)
-    assert rows <= {row_of(recipe, name) for name in recipe.learners}
+    assert rows <= {row_of(recipe, name, table) for name in recipe.learners}
     assert rows or table == "figure4"
+
+
+@pytest.mark.parametrize("sweep", ["{mentor-kd.kd_weight: [1, 0.3]}", "{mentor-kd.divergence: [forward_kl, mse]}"])
+def test_another_sweep_than_the_papers_has_none_of_its_rows(sweep: str) -> None:
+    recipe = load_recipe(RECIPES["figure3"], [f"sweep={sweep}"], check_files=False)
+    variants = [name for name in recipe.learners if name in recipe.variants]
+    assert len(variants) == 2
+    assert [row_of(recipe, name, "figure3") for name in variants] == [None, None]
 
 
 @pytest.mark.parametrize("task", PAPER_TASKS)

@@ -128,6 +128,7 @@ def _renamed(inputs: ReportInputs, run: str, called: Mapping[str, str]) -> Repor
             run=run,
             rationales=[name(source) for source in info.rationales],
             imitates={name(mentor): share for mentor, share in info.imitates.items()},
+            judges=[name(judge) for judge in info.judges],
             filters={name(source): filters for source, filters in info.filters.items()},
             variant_of=info.variant_of and name(info.variant_of),
         )

@@ -30,6 +30,13 @@ __all__ = ["Number", "Row", "beside_the_paper", "fill_in", "lacking", "of_studen
 
 SMOKE_QUESTIONS = 8
 
+SWEPT = {
+    "figure3": "mentor.sampling.samples",
+    "figure7": "mentor-kd.kd_weight",
+    "table5": "teacher.select.question_ratio",
+}
+"""What a table of the paper has a row for each value of."""
+
 NOT_ASKED = "GPT-3.5 was not asked about test questions: that takes an API key, and the recorded rationales are of training ones"
 
 
@@ -213,16 +220,20 @@ def beside_the_paper(
     if (told := published.get((TEACHER, None))) is not None:
         rows.append(Row(TEACHER, replace(_published(told, task), selected_on_test=False), None, NOT_ASKED))
     for name in recipe.learners:
-        told = published.get(row_of(recipe, name))
+        place = row_of(recipe, name, table)
+        told = published.get(place) if place else None
         ours = None if ran is None or name in left_out else _measured(ran, name)
         rows.append(Row(name, None if told is None else _published(told, task), ours, left_out.get(name, "")))
     return rows
 
 
-def row_of(recipe: Recipe, name: str) -> tuple[str, float | None]:
-    """The row of the paper that a learner is, and the point of its sweep."""
+def row_of(recipe: Recipe, name: str, table: str) -> tuple[str, float | None] | None:
+    """The row of the paper that a learner is, and the point of the table's own sweep; None for a variant of another one."""
     variant = recipe.variants.get(name)
-    return (name, None) if variant is None else (variant.of, float(next(iter(variant.values.values()))))
+    if variant is None:
+        return name, None
+    key = SWEPT.get(table)
+    return (variant.of, float(variant.values[key])) if key and set(variant.values) == {key} else None
 
 
 def _published(accuracy: float, task: Task) -> Number:

@@ -32,7 +32,7 @@ def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequen
     if inputs.match is None:
         lines += _seeds(verdicts, comparisons)
     if comparisons and comparisons[0]["headline"]:
-        lines += _unlike(inputs.learners, comparisons[0])
+        lines += [*_unlike(inputs.learners, comparisons[0]), *_choices(inputs, comparisons[0])]
     return lines
 
 
@@ -140,21 +140,53 @@ def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]
     ]
 
 
+def _choices(inputs: ReportInputs, row: ComparisonResult) -> list[str]:
+    """Whether one of the two learners of a comparison is the best of more trainings than the other."""
+    a, b = (next(info for info in inputs.learners if info.name == row[side]) for side in ("a", "b"))
+    counts = [_tried(info, inputs) for info in (a, b)]
+    if counts[0] == counts[1]:
+        return []
+    return [
+        f"{a.name} was chosen among {counts[0]}, {b.name} among {counts[1]} (variants of a sweep, times trials of a search), "
+        "and more choices find more: sweep or search the same for both, or compare variants that were named beforehand."
+    ]
+
+
+def _tried(info: LearnerInfo, inputs: ReportInputs) -> int:
+    """How many trainings of one seed a learner was chosen among."""
+    variants = [one.name for one in inputs.learners if info.variant_of and one.variant_of == info.variant_of]
+    trials = [sum(1 for t in inputs.trials if (t["learner"], t["seed"]) == (info.name, seed)) for seed in inputs.seeds]
+    return max(1, len(variants)) * max(1, *trials)
+
+
 def build_protocol(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]) -> list[str]:
     """The caller's sentences, and where epochs were chosen."""
     lines = list(inputs.protocol)
-    for place, text in (
-        ("validation", "of the best epoch, chosen on validation questions; the test set is read once, afterwards"),
-        ("test", "of the best epoch, CHOSEN ON THE TEST SET"),
-        ("last", "of the last epoch; nothing was chosen"),
+    once = "; the test set is read once, afterwards"
+    for place, searched, text in (
+        ("validation", False, f"of the best epoch, chosen on validation questions{once}"),
+        ("validation", True, f"of the best trial and its best epoch, chosen on validation questions{once}"),
+        ("test", False, "of the best epoch, CHOSEN ON THE TEST SET"),
+        ("last", False, "of the last epoch; nothing was chosen"),
+        ("last", True, f"of the last epoch of the best trial, chosen on validation questions{once}"),
     ):
-        names = [info.name for info in inputs.learners if info.select_on == place and info.rationales]
+        names = [
+            info.name
+            for info in inputs.learners
+            if (info.select_on, bool(info.searched)) == (place, searched) and info.rationales
+        ]
         if names:
             lines.append(f"Weights of {', '.join(names)}: {text}.")
     if comparisons and comparisons[0]["headline"]:
         leader = next(info for info in inputs.learners if info.name == comparisons[0]["a"])
         if leader.swept:
             lines.append(
-                f"{leader.name} leads the comparisons as the variant of {leader.variant_of} with the best validation accuracy."
+                f"{leader.name} leads the comparisons as the variant of {leader.variant_of} {_best_by(leader)}."
             )
     return lines
+
+
+def _best_by(leader: LearnerInfo) -> str:
+    if all(value is None for value in leader.validation):
+        return "that the sweep names first; nothing was validated"
+    return f"with the best {'TEST' if leader.select_on == 'test' else 'validation'} accuracy"

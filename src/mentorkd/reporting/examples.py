@@ -59,7 +59,7 @@ def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Example
 def written_examples(inputs: ReportInputs) -> Examples:
     """Training questions with the rationales that teacher and mentors wrote about them, right and wrong."""
     shown = inputs.rationales[:MOST_WRITTEN]
-    total = len(inputs.rationales)
+    total = max(inputs.written, len(inputs.rationales))
     return {
         "title": "What teacher and mentors wrote",
         "note": f"{len(shown)} of {total} training questions, with rationales as they were written, before any filter."

@@ -36,6 +36,8 @@ class LearnerInfo:
     """Empty for a model that is not trained."""
     imitates: Mapping[str, float] = field(default_factory=dict)
     """Mentor -> share of its soft labels."""
+    judges: Sequence[str] = ()
+    """Learners that judge what of its rationales can be learnt."""
     objective: str = "rationale"
     filters: Mapping[str, Any] = field(default_factory=dict)
     """Source -> how its rationales are filtered for this learner; plain values."""
@@ -117,6 +119,8 @@ class ReportInputs:
     """The fields of `Trial`."""
     rationales: Sequence[tuple[Question, Sequence[Rationale]]] = ()
     """Training questions with rationales of the teacher and the mentors, to be looked at."""
+    written: int = 0
+    """How many training questions have any, where `rationales` holds but some of them."""
     stages: Mapping[str, StageCost] = field(default_factory=dict)
     """The finished stages by name."""
     serving: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)

@@ -73,14 +73,19 @@ def leads(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
 
 
 def descendants(names: Iterable[str], learners: Sequence[LearnerInfo]) -> list[str]:
-    """Learners that take text or soft labels from `names`, or from a learner that does; without `names`."""
+    """Learners that take text, soft labels or judgement from `names`, or from a learner that does; without `names`."""
     first = set(names)
     reached, before = set(first), -1
     while before < len(reached):
         before = len(reached)
-        reached |= {info.name for info in learners if reached.intersection((*info.rationales, *info.imitates))}
+        reached |= {info.name for info in learners if reached.intersection(_named(info))}
     return [info.name for info in learners if info.name in reached - first]
 
 
 def _is_named(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
-    return any(info.name in (*other.rationales, *other.imitates) for other in learners)
+    return any(info.name in _named(other) for other in learners)
+
+
+def _named(info: LearnerInfo) -> tuple[str, ...]:
+    """The sources and learners that it stands on."""
+    return *info.rationales, *info.imitates, *info.judges

@@ -133,6 +133,7 @@ def report_inputs(
             for tried in record.get("search", {}).get("tried", ())
         ],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
+        written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows}),
         stages={name: _cost(record) for name, record in records.items()},
         serving=serving,
         teacher=None if asked is None else _account(asked, [record["filters"] for record in trained.values()]),
@@ -152,6 +153,7 @@ def _learner(name: str, recipe: Recipe, trained: Mapping[tuple[str, int], Mappin
         model_key=fingerprint(learner.model.model_dump()),
         rationales=learner.rationales,
         imitates=learner.imitates,
+        judges=_judges(recipe, name),
         objective=learner.objective,
         filters={
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
@@ -174,6 +176,12 @@ def _learner(name: str, recipe: Recipe, trained: Mapping[tuple[str, int], Mappin
         settings=_settings(learner, first.get("precision")),
         distillation=_distillation(learner),
     )
+
+
+def _judges(recipe: Recipe, name: str) -> list[str]:
+    """The learners of the recipe that judge what a learner reads."""
+    filters = [recipe.filter_of(name, source).learnable for source in recipe.learners[name].rationales]
+    return sorted({judge.model for judge in filters if judge and judge.model in recipe.learners})
 
 
 def _replies(asked: Mapping[str, Any] | None, learner: Learner) -> list[dict[str, Any]]:
@@ -207,9 +215,14 @@ def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any
     updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in learned}
     lines = [PAPER] if recipe.protocol == "paper" else []
     lines += [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
-    once = [name for name in learned if _validates_once(recipe.learners[name])]
-    if once:
-        lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation only measured.")
+    for searched, use in ((False, "only measured"), (True, "chose the trial, and no epoch")):
+        once = [
+            name
+            for name in learned
+            if _validates_once(recipe.learners[name]) and bool(recipe.learners[name].search) == searched
+        ]
+        if once:
+            lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation {use}.")
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the luck of training.")
     return lines
@@ -232,10 +245,21 @@ def _matching(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any
     compared = arms(recipe)
     if len(compared) < 2:
         return []
-    cycled = "" if recipe.match == "epochs" else "; rows are cycled"
-    line = f"Matched by {recipe.match}: each of {', '.join(compared)} is trained for {MATCHED[recipe.match]}{cycled}."
+    told = {name: updates for name in compared if (updates := recipe.learners[name].training.updates) is not None}
+    matched = [name for name in compared if name not in told]
+    lines = []
+    if len(matched) > 1:
+        cycled = "" if recipe.match == "epochs" else "; rows are cycled"
+        lines.append(
+            f"Matched by {recipe.match}: each of {', '.join(matched)} is trained for {MATCHED[recipe.match]}{cycled}."
+        )
+    if told:
+        lines.append(
+            "As many optimiser updates as the recipe says (`training.updates`), rows cycled: "
+            f"{_ranges({name: [updates] for name, updates in told.items()})}."
+        )
     counts = {trained[name, seed]["updates"] for name in compared for seed in recipe.seeds}
-    return [line, *([_why_unequal(recipe, trained)] if len(counts) > 1 and recipe.match == "epochs" else [])]
+    return [*lines, *([_why_unequal(recipe, trained)] if len(counts) > 1 and recipe.match == "epochs" else [])]
 
 
 def _why_unequal(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
@@ -291,6 +315,7 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
         "prompt": learner.asked,
         "max_new_tokens": learner.sampling.max_new_tokens,
         **({} if learner.objective == "rationale" else {"objective": learner.objective, "alpha": learner.alpha}),
+        **({"objective_temperature": learner.objective_temperature} if learner.objective == "mcc" else {}),
     }
 
 
@@ -302,6 +327,7 @@ def _distillation(learner: Learner) -> dict[str, Any]:
         "divergence",
         "soft_label_store",
         *(["top_k"] if learner.soft_label_store == "top_k" else []),
+        *(["layers"] if learner.layers else []),
     }
     return learner.model_dump(include=told)
 
