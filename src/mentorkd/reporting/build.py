@@ -46,7 +46,7 @@ def build_results(inputs: ReportInputs) -> Results:
         "protocol": build_protocol(inputs, comparisons),
         "learners": learners,
         "comparisons": comparisons,
-        "decompositions": build_decompositions(inputs, verdicts),
+        "decompositions": build_decompositions(inputs, verdicts, tested),
         "soft_labels": [cast(SoftLabelResult, dict(row)) for row in inputs.soft_labels],
         "match": inputs.match,
         "trials": [cast(Trial, dict(row)) for row in inputs.trials],

@@ -14,7 +14,11 @@ __all__ = ["build_comparisons", "build_headline", "featured_learners"]
 
 
 def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[ComparisonResult]:
-    """All pairs of learners, headline pairs first; `on_test` names those that the test set had a part in."""
+    """All pairs of learners, headline pairs first; `on_test` names those that the test set had a part in.
+
+    The first headline pair is the question that the recipe asks before anything is measured, and is tested by itself;
+    all other pairs are corrected together, by Holm.
+    """
     headline = _headline_pairs(inputs)
     others = [
         (b, a)
@@ -28,15 +32,17 @@ def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequenc
         for a, b in [*headline, *((a.name, b.name) for a, b in others)]
     }
     paired = {pair: seeds for pair, seeds in paired.items() if seeds}
+    asked = int(next(iter(paired), None) in headline)
+    families = [1] * asked + [len(paired) - asked] * (len(paired) - asked)
     compared = []
-    for (a, b), seeds in paired.items():
+    for ((a, b), seeds), pairs in zip(paired.items(), families, strict=True):
         mine, theirs = ([one[side] for one in seeds] for side in (0, 1))
         peers = peers_of([a, b], inputs.learners, verdicts, mine) if mine == theirs else []
-        compared.append(
-            compare(stacked(verdicts, a, mine), stacked(verdicts, b, theirs), peers=peers, pairs=len(paired))
-        )
+        compared.append(compare(stacked(verdicts, a, mine), stacked(verdicts, b, theirs), peers=peers, pairs=pairs))
+    p_values = [result.p_value for result in compared]
+    adjusted = [*p_values[:asked], *holm(p_values[asked:])]
     rows: list[ComparisonResult] = []
-    for (a, b), result, p in zip(paired, compared, holm([c.p_value for c in compared]), strict=True):
+    for (a, b), result, p, pairs in zip(paired, compared, adjusted, families, strict=True):
         rows.append(
             {
                 "a": a,
@@ -45,6 +51,7 @@ def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequenc
                 "interval": bounds(result.interval.low, result.interval.high),
                 "p_value": float(f"{result.p_value:.6g}"),
                 "p_adjusted": float(f"{p:.6g}"),
+                "corrected_for": pairs,
                 "detectable": round(result.detectable, 6),
                 "inflation": round(result.inflation, 6),
                 "only_a": result.only_a,
@@ -54,7 +61,7 @@ def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequenc
                 "paired_with": [other for _, other in paired[a, b]],
                 "on_test": a in on_test or b in on_test,
                 "outcome": outcome(result, p_adjusted=p),
-                "verdict": verdict(a, b, result, p_adjusted=p, pairs=len(paired)),
+                "verdict": verdict(a, b, result, p_adjusted=p, pairs=pairs),
                 "headline": (a, b) in headline,
             }
         )

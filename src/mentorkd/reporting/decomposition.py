@@ -62,8 +62,11 @@ class Arms:
         return list({info.name: info for info in found if info is not None}.values())
 
 
-def build_decompositions(inputs: ReportInputs, verdicts: Verdicts) -> list[Decomposition]:
-    """One decomposition for each model and choice of mentors, of the arms that tell most; first arms win ties."""
+def build_decompositions(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[Decomposition]:
+    """One decomposition for each model and choice of mentors, of the arms that tell most; first arms win ties.
+
+    `on_test` names the learners that the test set had a part in.
+    """
     trained = [info for info in inputs.learners if any(info.name == name for name, _ in verdicts)]
     best: dict[tuple[str, ...], Arms] = {}
     for both in trained:
@@ -72,7 +75,7 @@ def build_decompositions(inputs: ReportInputs, verdicts: Verdicts) -> list[Decom
             key = (both.model_key, *sorted(both.rationales), "|", *sorted(both.imitates))
             if key not in best or len(arms.all) > len(best[key].all):
                 best[key] = arms
-    found = [_decomposition(arms, inputs, verdicts) for arms in best.values()]
+    found = [_decomposition(arms, inputs, verdicts, on_test) for arms in best.values()]
     return [each for each in found if each is not None]
 
 
@@ -114,7 +117,9 @@ def _imitates_as(info: LearnerInfo, both: LearnerInfo) -> bool:
     )
 
 
-def _decomposition(arms: Arms, inputs: ReportInputs, verdicts: Verdicts) -> Decomposition | None:
+def _decomposition(
+    arms: Arms, inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]
+) -> Decomposition | None:
     names = [info.name for info in arms.all]
     seeds = [seed for seed in inputs.seeds if all((name, seed) in verdicts for name in names)]
     if not seeds:
@@ -144,6 +149,7 @@ def _decomposition(arms: Arms, inputs: ReportInputs, verdicts: Verdicts) -> Deco
                 "arms": dict(terms),
                 "gain": round(found.difference, 6),
                 "interval": bounds(found.interval.low, found.interval.high),
+                "on_test": any(name in on_test for name, _ in terms),
                 "note": None if part in ("more_updates", "total") else _uneven([known[name] for name, _ in terms]),
             }
         )
@@ -175,9 +181,10 @@ def _statement(arms: Arms, parts: Sequence[GainPart]) -> str:
     rest = [part for part in parts if part["part"] != "total"]
     told = [f"{_points(part['gain'])} {PART_NAMES[part['part']]}" for part in rest]
     whole = f"{arms.both.name} against {arms.base.name}: {_points(total['gain'])} points"
+    marked = " (SELECTED ON TEST)" if any(part["on_test"] for part in parts) else ""
     if any(part["part"] == "interaction" for part in rest):
-        return f"{whole} = {', '.join(told)}"
-    return f"{whole}; alone: {', '.join(told)}"
+        return f"{whole} = {', '.join(told)}{marked}"
+    return f"{whole}; alone: {', '.join(told)}{marked}"
 
 
 def _missing(arms: Arms) -> list[str]:

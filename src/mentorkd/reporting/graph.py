@@ -14,6 +14,7 @@ from typing import Literal
 
 from mentorkd.recipe import GOLD, TEACHER
 from mentorkd.reporting.schema import LearnerResult
+from mentorkd.reporting.tables import format_share, marked
 
 __all__ = ["draw_graph"]
 
@@ -93,7 +94,7 @@ def _told(variants: Sequence[LearnerResult]) -> str:
     if len(variants) > 1:
         return f"{len(variants)} variants"
     accuracy = variants[0]["accuracy"]
-    return "" if accuracy is None else f"{100 * accuracy:.1f} %"
+    return "" if accuracy is None else marked(f"{format_share(accuracy)} %", variants[0]["on_test"])
 
 
 def _edges(nodes: Sequence[Node]) -> list[Edge]:

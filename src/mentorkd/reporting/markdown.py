@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from mentorkd.reporting.schema import Results
 from mentorkd.reporting.schema_details import Example
 from mentorkd.reporting.sections import (
+    INTERVALS,
     decomposition_rows,
     fairness_rows,
     pair_rows,
@@ -54,7 +55,7 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
         parts += [
             "## Comparisons",
             markdown_table(pair_rows(results)),
-            "Points = percentage points of accuracy. " + METHOD,
+            "Points = percentage points of accuracy. " + METHOD + (f" {INTERVALS}" if len(results["comparisons"]) > 1 else ""),
         ]
     for found in results["decompositions"]:
         parts += [

@@ -15,6 +15,7 @@ from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import MOST_PAIRS
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
 from mentorkd.reporting.sections import (
+    INTERVALS,
     fairness_rows,
     formula,
     soft_label_rows,
@@ -37,6 +38,7 @@ from mentorkd.reporting.views import (
     shared_settings,
     shown_learners,
     teacher_rows,
+    validated_on_test,
     waterfall,
 )
 from mentorkd.statistics import format_p
@@ -65,11 +67,13 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
     return environment.get_template("template.html.jinja").render(
         r=results,
         most_pairs=MOST_PAIRS,
+        intervals=INTERVALS,
         palette=PALETTE,
         headline=None if comparison is None else _headline(results["comparisons"][comparison], results),
         accuracies=_accuracies(results["learners"]),
         cut=cut_lines(results),
         learners=shown_learners(results),
+        variants_on=_variants_on(results["learners"]),
         forest=_forest(results["comparisons"][:MOST_PAIRS]),
         more_forest=_forest(results["comparisons"][MOST_PAIRS:]),
         breakable=_breakable,
@@ -99,6 +103,12 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
 def _breakable(name: str) -> Markup:
     """A name that may be broken before the values of a variant and behind their signs."""
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?=@)|(?<=[=,/])", name))
+
+
+def _variants_on(learners: list[LearnerResult]) -> str:
+    """The questions by which the shown ones of many variants were taken."""
+    on_test = {validated_on_test(learner) for learner in learners if learner["swept"]}
+    return "validation or TEST" if len(on_test) > 1 else "TEST" if True in on_test else "validation"
 
 
 def _headline(row: ComparisonResult, results: Results) -> dict[str, Any]:
@@ -148,7 +158,7 @@ def _gain(found: Decomposition, results: Results) -> dict[str, Any]:
     low, high, ticks = axis(ends)
     return {
         "found": found,
-        "base": next(learner["accuracy"] for learner in results["learners"] if learner["name"] == found["base"]),
+        "base": next(learner for learner in results["learners"] if learner["name"] == found["base"]),
         "zero": _percent(0.0, low, high),
         "ticks": [(_percent(tick, low, high), format_points(tick).replace(".0", "")) for tick in ticks],
         "rows": [_step(part, start, low, high) for part, start in steps],

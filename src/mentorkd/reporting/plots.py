@@ -11,7 +11,8 @@ from mentorkd.reporting.drawing import MARKS, drawing, new_figure, to_svg
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, LearnerResult, Results
 from mentorkd.reporting.schema_details import Curve
 from mentorkd.reporting.sections import Sweep, sweeps_of
-from mentorkd.reporting.views import format_seconds, format_setting, shown_learners, waterfall
+from mentorkd.reporting.tables import marked
+from mentorkd.reporting.views import format_seconds, format_setting, shown_learners, validated_on_test, waterfall
 
 __all__ = [
     "CURVE_PANELS",
@@ -37,20 +38,20 @@ CURVE_PANELS = {
 def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
     """All plots of a report that have something to show: file name without its ending -> (title, SVG)."""
     colour = {learner["name"]: MARKS[f"c{index % 8}"] for index, learner in enumerate(results["learners"])}
-    accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
+    learners = {learner["name"]: learner for learner in results["learners"]}
     plots: dict[str, tuple[str, str | None]] = {}
     if results["comparisons"]:
         plots["forest"] = "Paired differences", draw_forest(results["comparisons"])
     for number, found in enumerate(results["decompositions"]):
         name = "decomposition" + (f"-{number + 1}" if number else "")
         title = "Where the gain comes from" + (f" ({number + 1})" if number else "")
-        plots[name] = title, draw_decomposition(found, accuracy[found["base"]] or 0.0)
+        plots[name] = title, draw_decomposition(found, learners[found["base"]])
     for number, sweep in enumerate(sweeps_of(results)):
         plots["sweep" + (f"-{number + 1}" if number else "")] = f"Sweep of {sweep.key}", draw_sweep(sweep, colour)
     shown = {learner["name"] for learner in shown_learners(results)}
     curves = [curve for curve in results["curves"] if curve["learner"] in shown]
-    for panel, title in CURVE_PANELS.items():
-        plots[f"curves-{panel}"] = title, draw_curves(curves, results["learners"], panel)
+    for panel in CURVE_PANELS:
+        plots[f"curves-{panel}"] = _curves_title(panel, curves, learners), draw_curves(curves, results["learners"], panel)
     plots["cost"] = "Accuracy against cost", draw_cost(results, colour)
     return {name: (title, svg) for name, (title, svg) in plots.items() if svg is not None}
 
@@ -72,7 +73,7 @@ def _forest(rows: Sequence[ComparisonResult]) -> str:
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
         face = colour if shown else MARKS["card"]
         axes.plot([100 * row["difference"]], [place], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
-    axes.set_yticks(range(len(rows)), [f"{row['a']} − {row['b']}" for row in rows])
+    axes.set_yticks(range(len(rows)), [marked(f"{row['a']} − {row['b']}", row["on_test"]) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
     axes.spines["left"].set_visible(False)

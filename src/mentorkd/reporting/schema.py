@@ -98,7 +98,8 @@ class LearnerResult(TypedDict):
     on_test: bool
     """Whether the test set had a part in it: its epoch was chosen there, or that of a learner it learns from."""
     validation: float | None
-    """Validation accuracy at the chosen epoch, mean over seeds; null where nothing was validated."""
+    """Validation accuracy at the chosen epoch, mean over seeds; null where nothing was validated. Where `settings` say
+    `select_on: test`, it was measured on the test questions."""
     searched: dict[str, list[Any]]
     """Settings that a search on validation questions chose, one value for each seed; the others are in `settings`."""
     swept: dict[str, Any]
@@ -196,6 +197,8 @@ class GainPart(TypedDict):
     """The sum's value, a share; mean over seeds."""
     interval: Bounds
     """Paired bootstrap interval over questions, widened by variation between seeds."""
+    on_test: bool
+    """Whether the test set had a part in any of `arms`."""
     note: str | None
     """What else differs between these arms than the part says; null where nothing does."""
 

@@ -77,7 +77,7 @@ class ValidationPoint(TypedDict):
     epoch: float | None
     """Passes over the training rows so far."""
     accuracy: float
-    """Share of validation questions answered rightly."""
+    """Share of validation questions answered rightly; of test questions where the learner's `settings` say `select_on: test`."""
 
 
 class Curve(TypedDict):

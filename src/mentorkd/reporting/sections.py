@@ -16,10 +16,12 @@ from mentorkd.reporting.views import (
     format_seconds,
     format_setting,
     shown_learners,
+    validated_on_test,
 )
 from mentorkd.statistics import format_p
 
 __all__ = [
+    "INTERVALS",
     "Sweep",
     "decomposition_rows",
     "fairness_rows",
@@ -31,6 +33,12 @@ __all__ = [
     "sweeps_of",
     "trial_rows",
 ]
+
+INTERVALS = (
+    "An interval is of its pair alone; p is corrected for the number of pairs (Holm). So an interval without 0 beside a p "
+    "above 0.05 is no contradiction: the difference is not shown."
+)
+"""What to know of intervals beside p where there are several pairs."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def decomposition_rows(found: Decomposition) -> list[dict[str, str]]:
     """One row for each part."""
     return [
         {
-            "part": PART_NAMES[part["part"]],
+            "part": marked(PART_NAMES[part["part"]], part["on_test"]),
             "points [95 %]": format_points(part["gain"]) + " [{}, {}]".format(*map(format_points, part["interval"])),
             "arms": formula(part["arms"]),
             "note": part["note"] or "",
@@ -113,13 +121,15 @@ def sweep_rows(results: Results) -> list[dict[str, str]]:
     variants.sort(
         key=lambda learner: (order[learner["variant_of"]], [_rank(learner["swept"].get(key)) for key in keys])
     )
+    on_test = {validated_on_test(learner) for learner in variants}
+    heading = "validation or test %" if len(on_test) > 1 else "test % in training" if True in on_test else "validation %"
     return [
         {"learner": learner["variant_of"] or learner["name"]}
         | {key: format_setting(learner["swept"].get(key)) for key in keys}
         | {
             "accuracy % [95 %]": marked(format_share(learner["accuracy"], learner["interval"]), learner["on_test"]),
             "± over seeds": format_share(learner["standard_error"]),
-            "validation %": format_share(learner["validation"]),
+            heading: marked(format_share(learner["validation"]), learner["validation"] is not None and validated_on_test(learner)),
         }
         for learner in variants
     ]
@@ -132,11 +142,12 @@ def _rank(value: Any) -> tuple[bool, float]:
 
 
 def trial_rows(results: Results) -> list[dict[str, str]]:
-    """One row for each setting tried."""
+    """One row for each setting tried; a learner is marked that the test set reached through those it learns from."""
+    on_test = {learner["name"] for learner in results["learners"] if learner["on_test"]}
     keys = list(dict.fromkeys(key for trial in results["trials"] for key in trial["values"]))
     several = len({trial["seed"] for trial in results["trials"]}) > 1
     return [
-        {"learner": trial["learner"]}
+        {"learner": marked(trial["learner"], trial["learner"] in on_test)}
         | ({"seed": str(trial["seed"])} if several else {})
         | {key: format_setting(trial["values"].get(key)) for key in keys}
         | {"validation %": format_share(trial["validation"]), "chosen": "✓" if trial["chosen"] else ""}

@@ -28,7 +28,7 @@ __all__ = [
     "summary_rows",
 ]
 
-LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {c: f"${c}$" for c in "<>|"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\\": r"\textbackslash{}",
@@ -114,7 +114,7 @@ def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def latex_table(rows: Sequence[Mapping[str, str]], left: int) -> str:
     """Rows with equal keys for a paper that uses booktabs; the first `left` columns are set left."""
     lines = [
-        [re.sub(r"[\\&%$#_{}~^]", lambda m: LATEX[m[0]], cell) for cell in row]
+        [re.sub(r"[\\&%$#_{}~^<>|]", lambda m: LATEX[m[0]], cell) for cell in row]
         for row in [list(rows[0]), *(list(row.values()) for row in rows)]
     ]
     body = [_symbols(" & ".join(line)) + r" \\" for line in lines]
@@ -178,6 +178,7 @@ def decomposition_csv(results: Results) -> str:
             {"model": found["model"], "part": part["part"], "gain": part["gain"]}
             | {"low": part["interval"][0], "high": part["interval"][1]}
             | {"arms": " ".join(f"{weight:+d}*{name}" for name, weight in part["arms"].items())}
+            | {"on_test": part["on_test"]}
             for found in results["decompositions"]
             for part in found["parts"]
         ]

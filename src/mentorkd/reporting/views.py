@@ -29,6 +29,7 @@ __all__ = [
     "shared_settings",
     "shown_learners",
     "teacher_rows",
+    "validated_on_test",
     "waterfall",
 ]
 
@@ -169,6 +170,11 @@ def shown_learners(results: Results) -> list[LearnerResult]:
         for learner in results["learners"]
         if learner["variant_of"] is None or learner["leads"] or sizes[learner["variant_of"]] <= MOST_VARIANTS
     ]
+
+
+def validated_on_test(learner: LearnerResult) -> bool:
+    """Whether what is called its validation was done on test questions, chosen from or not."""
+    return "test" in (learner["select_on"], learner["settings"].get("select_on"))
 
 
 def funnel_rows(results: Results) -> list[dict[str, str]]:
