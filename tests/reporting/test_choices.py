@@ -1,0 +1,124 @@
+"""What the report says of choices: which question was asked first, who was chosen among how many, and by what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mentorkd.recipe import Recipe
+from mentorkd.stages.report import _judges, _protocol, _settings
+from mentorkd.statistics import holm, mcnemar
+from reporting.conftest import MENTOR, STUDENT, TEXT, VANILLA
+from reporting.test_build_results import ten
+
+MARKS = {("mentor", 1): "+" * 10, ("vanilla", 1): "+---------", ("student", 1): "+++++++++-", ("text", 1): "+++-------"}
+
+
+def test_the_headline_is_tested_by_itself_and_all_other_pairs_together(inputs):
+    first, *others = ten(inputs, MARKS, [MENTOR, VANILLA, TEXT, STUDENT])["comparisons"]
+    assert (first["a"], first["b"], first["corrected_for"]) == ("student", "vanilla", 1)
+    assert first["p_adjusted"] == first["p_value"] == pytest.approx(mcnemar(8, 0))
+    assert "Holm" not in first["verdict"]
+    assert {row["corrected_for"] for row in others} == {5}
+    assert [row["p_adjusted"] for row in others] == pytest.approx(holm([row["p_value"] for row in others]), rel=1e-4)
+    assert all("(Holm, 5 pairs)" in row["verdict"] for row in others)
+
+
+def test_without_a_headline_all_pairs_are_corrected(inputs):
+    other = replace(VANILLA, name="student")
+    rows = ten(inputs, MARKS, [MENTOR, VANILLA, other])["comparisons"]
+    assert {row["corrected_for"] for row in rows} == {3}
+
+
+def variants(count: int) -> list[Any]:
+    return [
+        replace(
+            STUDENT, name=f"student@{n}", swept={"student.kd_weight": n}, variant_of="student", validation=[0.1 * n]
+        )
+        for n in range(1, count + 1)
+    ]
+
+
+def test_the_best_of_many_beside_the_best_of_one_is_a_warning(inputs):
+    marks = {(f"student@{n}", 1): "+++++++++-" for n in (1, 2, 3)} | MARKS
+    warnings = " ".join(ten(inputs, marks, [VANILLA, *variants(3)])["warnings"])
+    assert "student@3 was chosen among 3, vanilla among 1 (variants of a sweep, times trials of a search)" in warnings
+    tried = [
+        {"learner": name, "seed": 1, "values": {"learning_rate": rate}, "validation": 0.5, "chosen": rate == 1}
+        for name, rates in (("student", (1, 2, 3)), ("vanilla", (1, 2)))
+        for rate in rates
+    ]
+    assert "student was chosen among 3, vanilla among 2" in " ".join(
+        ten(inputs, MARKS, [VANILLA, STUDENT], trials=tried)["warnings"]
+    )
+    assert ten(inputs, MARKS, [VANILLA, STUDENT], trials=tried[1:])["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"select_on": "validation"}, "with the best validation accuracy."),
+        ({"select_on": "test"}, "with the best TEST accuracy."),
+        ({"select_on": "last", "validation": [None]}, "that the sweep names first; nothing was validated."),
+    ],
+)
+def test_what_a_variant_leads_by_is_told(inputs, change, told):
+    learners = [VANILLA, *(replace(one, **change) for one in variants(2))]
+    marks = {(f"student@{n}", 1): "+++++++++-" for n in (1, 2)} | MARKS
+    assert told in " ".join(ten(inputs, marks, learners)["protocol"])
+
+
+def test_weights_of_a_searched_learner_are_said_to_be_chosen(inputs):
+    last = replace(STUDENT, select_on="last")
+    lines = " ".join(ten(inputs, MARKS, [VANILLA, replace(last, searched={"learning_rate": [1e-3]})])["protocol"])
+    assert "Weights of student: of the last epoch of the best trial, chosen on validation questions" in lines
+    assert (
+        "Weights of student: of the last epoch; nothing was chosen." in ten(inputs, MARKS, [VANILLA, last])["protocol"]
+    )
+
+
+def test_a_judge_is_no_arm_and_passes_on_what_it_was_chosen_by(inputs):
+    judge = replace(VANILLA, name="text", select_on="test", updates=[7])
+    judged = replace(STUDENT, imitates={}, rationales=["teacher"], judges=["text"])
+    results = ten(inputs, MARKS, [judge, VANILLA, judged])
+    assert [learner["arm"] for learner in results["learners"]] == [False, True, True]
+    assert "also reached student, which learns from them" in results["warnings"][0]
+    assert not any("not trained for the same number" in line for line in results["warnings"])
+
+
+def recipe(**changes: Any) -> Recipe:
+    learners: dict[str, Any] = {
+        "mentor": {"model": "m"},
+        "short": {"model": "m", "training": {"updates": 3}},
+        "vanilla": {"model": "m", "search": {"learning_rate": [1e-3, 1e-2]}},
+        "student": {"model": "m", "rationales": ["teacher", "mentor"]},
+    }
+    for name, change in changes.items():
+        learners[name] |= change
+    task = {"name": "totals", "train": "a", "test": "b", "answer": "number"}
+    return Recipe.model_validate({"name": "small", "task": task, "teacher": {"rationales": "c"}, "learners": learners})
+
+
+def test_an_arm_of_its_own_length_is_not_said_to_be_matched():
+    made = recipe()
+    records = {(name, 42): {"updates": 3 if name == "short" else 10} for name in made.learners}
+    lines = _protocol(made, records)
+    assert any(line.startswith("Matched by updates: each of vanilla, student is trained") for line in lines)
+    assert "As many optimiser updates as the recipe says (`training.updates`), rows cycled: short 3." in lines
+    made = recipe(vanilla={"training": {"validate_every": 20}}, student={"training": {"validate_every": 20}})
+    told = " ".join(_protocol(made, records))
+    assert "Only one epoch of student was validated, the last: validation only measured." in told
+    assert "Only one epoch of vanilla was validated, the last: validation chose the trial, and no epoch." in told
+
+
+def test_what_tells_arms_apart_is_among_their_settings():
+    mcc = {"objective": "mcc", "objective_temperature": 3.0}
+    assert _settings(recipe(student=mcc).learners["student"], "float32")["objective_temperature"] == 3.0
+
+
+def test_judges_are_read_off_the_filters():
+    judged = {"reads": {"teacher": {"learnable": {"model": "mentor", "drop": 0.25}}}}
+    assert _judges(recipe(student=judged), "student") == ["mentor"]
+    assert _judges(recipe(), "student") == []
