@@ -55,7 +55,9 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
         parts += [
             "## Comparisons",
             markdown_table(pair_rows(results)),
-            "Points = percentage points of accuracy. " + METHOD + (f" {INTERVALS}" if len(results["comparisons"]) > 1 else ""),
+            "Points = percentage points of accuracy. "
+            + METHOD
+            + (f" {INTERVALS}" if len(results["comparisons"]) > 1 else ""),
         ]
     for found in results["decompositions"]:
         parts += [

@@ -51,7 +51,10 @@ def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
     shown = {learner["name"] for learner in shown_learners(results)}
     curves = [curve for curve in results["curves"] if curve["learner"] in shown]
     for panel in CURVE_PANELS:
-        plots[f"curves-{panel}"] = _curves_title(panel, curves, learners), draw_curves(curves, results["learners"], panel)
+        plots[f"curves-{panel}"] = (
+            _curves_title(panel, curves, results["learners"]),
+            draw_curves(curves, results["learners"], panel),
+        )
     plots["cost"] = "Accuracy against cost", draw_cost(results, colour)
     return {name: (title, svg) for name, (title, svg) in plots.items() if svg is not None}
 
@@ -84,20 +87,34 @@ def _forest(rows: Sequence[ComparisonResult]) -> str:
 def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], panel: str) -> str | None:
     """One panel of `CURVE_PANELS`, a line for each learner and seed; None where nothing was recorded for it."""
     colour = {learner["name"]: MARKS[f"c{index % 8}"] for index, learner in enumerate(learners)}
-    lines = []
+    on_test = {learner["name"] for learner in learners if panel == "accuracy" and validated_on_test(learner)}
+    lines, tints = [], {}
     for curve in curves:
         points: Sequence[Any] = curve["validation"] if panel == "accuracy" else curve["training"]
         scale = 100 if panel == "accuracy" else 1
         known = [(point["step"], scale * point[panel]) for point in points if point[panel] is not None]
         if known:
-            lines.append((curve["learner"], known))
+            label = marked(curve["learner"], curve["learner"] in on_test)
+            lines.append((label, known))
+            tints[label] = colour[curve["learner"]]
     if not lines:
         return None
     with drawing(f"curves-{panel}"):
-        return _curves(lines, colour, panel)
+        return _curves(lines, tints, panel, _curves_title(panel, curves, learners))
 
 
-def _curves(lines: Sequence[tuple[str, list[tuple[float, float]]]], colour: Mapping[str, str], panel: str) -> str:
+def _curves_title(panel: str, curves: Sequence[Curve], learners: Sequence[LearnerResult]) -> str:
+    """What a panel shows. Accuracies measured on test questions are not called validation."""
+    drawn = {curve["learner"] for curve in curves if curve["validation"]}
+    on_test = {validated_on_test(learner) for learner in learners if learner["name"] in drawn}
+    if panel != "accuracy" or True not in on_test:
+        return CURVE_PANELS[panel]
+    return "Accuracy (%) on TEST questions" if len(on_test) == 1 else "Accuracy (%): validation, or TEST where marked"
+
+
+def _curves(
+    lines: Sequence[tuple[str, list[tuple[float, float]]]], colour: Mapping[str, str], panel: str, title: str
+) -> str:
     figure, axes = new_figure(5.2, 3.3)
     seen: set[str] = set()
     several = len(lines) > len({name for name, _ in lines})
@@ -115,21 +132,21 @@ def _curves(lines: Sequence[tuple[str, list[tuple[float, float]]]], colour: Mapp
     axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel("optimiser updates")
-    axes.set_title(CURVE_PANELS[panel], loc="left", fontsize=10.5, color=MARKS["ink"])
+    axes.set_title(title, loc="left", fontsize=10.5, color=MARKS["ink"])
     if panel == "accuracy":
         axes.set_ylim(0, max(10.0, 1.05 * max(value for _, known in lines for _, value in known)))
     _legend(figure, list(seen))
-    return to_svg(figure, CURVE_PANELS[panel])
+    return to_svg(figure, title)
 
 
-def draw_decomposition(found: Decomposition, base: float) -> str:
+def draw_decomposition(found: Decomposition, base: LearnerResult) -> str:
     """A waterfall from the base's accuracy to that of the arm with all, with the interval of every part's gain."""
     with drawing("decomposition"):
         return _decomposition(found, base)
 
 
-def _decomposition(found: Decomposition, base: float) -> str:
-    steps = waterfall(found)
+def _decomposition(found: Decomposition, first: LearnerResult) -> str:
+    steps, base = waterfall(found), first["accuracy"] or 0.0
     figure, axes = new_figure(6.6, 0.95 + 0.38 * (len(steps) + 1))
     axes.plot([100 * base], [0], marker="o", markersize=6.5, color=MARKS["ink"])
     for place, (part, start) in enumerate(steps, 1):
@@ -145,7 +162,8 @@ def _decomposition(found: Decomposition, base: float) -> str:
         axes.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="round")
         axes.plot([end], [place], marker="o", markersize=5, color=colour)
     axes.axvline(100 * base, color=MARKS["edge"], linewidth=1)
-    names = [found["base"], *(PART_NAMES[part["part"]] for part, _ in steps)]
+    names = [marked(PART_NAMES[part["part"]], part["on_test"]) for part, _ in steps]
+    names.insert(0, marked(first["name"], first["on_test"]))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
@@ -194,13 +212,15 @@ def _sweep(sweep: Sweep, series: Mapping[str, Sequence[tuple[Any, LearnerResult]
             color=colour[learner["name"]],
             linewidth=1.2,
             linestyle="--",
-            label=learner["name"],
+            label=_name(learner),
         )
     axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel(sweep.key)
-    axes.set_title("Test accuracy (%), 95 % interval", loc="left", fontsize=10.5, color=MARKS["ink"])
-    _legend(figure, [*series, *(learner["name"] for learner in sweep.references)])
+    hollow = any(learner["on_test"] for points in series.values() for _, learner in points)
+    title = "Test accuracy (%), 95 % interval" + ("; hollow: selected on TEST" if hollow else "")
+    axes.set_title(title, loc="left", fontsize=10.5, color=MARKS["ink"])
+    _legend(figure, [*series, *map(_name, sweep.references)])
     return to_svg(figure, f"Accuracy against {sweep.key}")
 
 
@@ -222,7 +242,7 @@ def draw_cost(results: Results, colour: Mapping[str, str]) -> str | None:
             axes.plot([own, whole], [y, y], color=tint, linewidth=1.1, linestyle=":")
             axes.plot([whole, whole], [low, high], color=tint, linewidth=1.3, alpha=0.6)
             axes.plot([own], [y], marker="o", markersize=4.5, color=tint, markerfacecolor=MARKS["card"])
-            axes.plot([whole], [y], marker="o", markersize=5.5, color=tint, label=learner["name"])
+            axes.plot([whole], [y], marker="o", markersize=5.5, color=tint, label=_name(learner))
         times = [seconds for _, own, whole in known for seconds in (own, whole)]
         axes.set_xscale("log")
         ticks = [t for t in TIMES if min(times) / 1.6 <= t <= max(times) * 1.6]
@@ -235,12 +255,16 @@ def draw_cost(results: Results, colour: Mapping[str, str]) -> str | None:
         axes.set_axisbelow(True)
         axes.set_xlabel("time; hollow: its own, filled: with all it stands on")
         axes.set_title("Test accuracy (%), 95 % interval", loc="left", fontsize=10.5, color=MARKS["ink"])
-        _legend(figure, [learner["name"] for learner, _, _ in known])
+        _legend(figure, [_name(learner) for learner, _, _ in known])
         return to_svg(figure, "Accuracy against cost")
 
 
 TIMES = [1, 3, 10, 30, 60, 180, 600, 1800, 3600, 3 * 3600, 10 * 3600, 30 * 3600, 100 * 3600, 300 * 3600]
 """Ticks of a time axis, in seconds."""
+
+
+def _name(learner: LearnerResult) -> str:
+    return marked(learner["name"], learner["on_test"])
 
 
 def _legend(figure: Any, names: Sequence[str]) -> None:

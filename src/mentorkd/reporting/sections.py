@@ -122,14 +122,18 @@ def sweep_rows(results: Results) -> list[dict[str, str]]:
         key=lambda learner: (order[learner["variant_of"]], [_rank(learner["swept"].get(key)) for key in keys])
     )
     on_test = {validated_on_test(learner) for learner in variants}
-    heading = "validation or test %" if len(on_test) > 1 else "test % in training" if True in on_test else "validation %"
+    heading = (
+        "validation or test %" if len(on_test) > 1 else "test % in training" if True in on_test else "validation %"
+    )
     return [
         {"learner": learner["variant_of"] or learner["name"]}
         | {key: format_setting(learner["swept"].get(key)) for key in keys}
         | {
             "accuracy % [95 %]": marked(format_share(learner["accuracy"], learner["interval"]), learner["on_test"]),
             "± over seeds": format_share(learner["standard_error"]),
-            heading: marked(format_share(learner["validation"]), learner["validation"] is not None and validated_on_test(learner)),
+            heading: marked(
+                format_share(learner["validation"]), learner["validation"] is not None and validated_on_test(learner)
+            ),
         }
         for learner in variants
     ]
