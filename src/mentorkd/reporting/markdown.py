@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from mentorkd.reporting.schema import Results
 from mentorkd.reporting.schema_details import Example
 from mentorkd.reporting.sections import (
-    INTERVALS,
     decomposition_rows,
     fairness_rows,
+    pair_note,
     pair_rows,
     soft_label_rows,
     spent_rows,
@@ -55,9 +55,7 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
         parts += [
             "## Comparisons",
             markdown_table(pair_rows(results)),
-            "Points = percentage points of accuracy. "
-            + METHOD
-            + (f" {INTERVALS}" if len(results["comparisons"]) > 1 else ""),
+            f"Points = percentage points of accuracy. {METHOD} {pair_note(results)}".rstrip(),
         ]
     for found in results["decompositions"]:
         parts += [
@@ -115,7 +113,7 @@ def _shared(results: Results) -> str:
 
 METHOD = (
     "Interval: paired bootstrap over questions, all seeds of a question together. p: exact sign-flip test over "
-    "questions (McNemar's with one seed), corrected by Holm over all pairs. Both are widened where seeds disagree."
+    "questions (McNemar's with one seed). Both are widened where seeds disagree."
 )
 
 

@@ -15,9 +15,9 @@ from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import MOST_PAIRS
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
 from mentorkd.reporting.sections import (
-    INTERVALS,
     fairness_rows,
     formula,
+    pair_note,
     soft_label_rows,
     spent_rows,
     sweep_rows,
@@ -67,7 +67,7 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
     return environment.get_template("template.html.jinja").render(
         r=results,
         most_pairs=MOST_PAIRS,
-        intervals=INTERVALS,
+        pair_note=pair_note(results),
         palette=PALETTE,
         headline=None if comparison is None else _headline(results["comparisons"][comparison], results),
         accuracies=_accuracies(results["learners"]),

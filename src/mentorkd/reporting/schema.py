@@ -148,11 +148,13 @@ class ComparisonResult(TypedDict):
     difference: float
     """Accuracy of `a` minus accuracy of `b`, mean over `seeds`."""
     interval: Bounds
-    """Paired bootstrap interval over questions, widened by `inflation`."""
+    """Paired bootstrap interval over questions, widened by `inflation`; not corrected for the number of pairs."""
     p_value: float
     """Two-sided p of the exact sign-flip test over questions (McNemar's with one seed)."""
     p_adjusted: float
-    """`p_value` after Holm's correction over all pairs of the report."""
+    """`p_value` after Holm's correction over `corrected_for` pairs."""
+    corrected_for: int
+    """Pairs tested together with this one: 1 for the first headline pair, else all pairs but that."""
     detectable: float
     """Smallest true difference this design shows four times in five; above 1: none could be shown."""
     inflation: float

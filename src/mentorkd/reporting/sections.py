@@ -21,11 +21,11 @@ from mentorkd.reporting.views import (
 from mentorkd.statistics import format_p
 
 __all__ = [
-    "INTERVALS",
     "Sweep",
     "decomposition_rows",
     "fairness_rows",
     "formula",
+    "pair_note",
     "pair_rows",
     "soft_label_rows",
     "spent_rows",
@@ -33,12 +33,6 @@ __all__ = [
     "sweeps_of",
     "trial_rows",
 ]
-
-INTERVALS = (
-    "An interval is of its pair alone; p is corrected for the number of pairs (Holm). So an interval without 0 beside a p "
-    "above 0.05 is no contradiction: the difference is not shown."
-)
-"""What to know of intervals beside p where there are several pairs."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,19 @@ def pair_rows(results: Results) -> list[dict[str, str]]:
         }
         for row in results["comparisons"]
     ]
+
+
+def pair_note(results: Results) -> str:
+    """For how many pairs p is corrected, which intervals are not; empty where nothing is corrected."""
+    families = [row["corrected_for"] for row in results["comparisons"]]
+    pairs = max(families, default=1)
+    if pairs == 1:
+        return ""
+    first = "The first pair is tested by itself, p of all other pairs" if families[0] == 1 else "p of all pairs"
+    return (
+        f"{first} is corrected for their number, {pairs} (Holm). Intervals are each of one pair and not corrected, so one "
+        "without 0 beside a p above 0.05 is no contradiction: that difference is not shown."
+    )
 
 
 def decomposition_rows(found: Decomposition) -> list[dict[str, str]]:
