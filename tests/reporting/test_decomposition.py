@@ -153,5 +153,6 @@ def test_the_bars_go_from_the_base_to_the_whole(inputs):
     ends = [start + part["gain"] for part, start in steps]
     assert [start for _, start in steps[1:4]] == pytest.approx(ends[:3])
     assert ends[3] == pytest.approx(ends[4], abs=1e-5)
-    svg = draw_decomposition(row, 0.45)
+    base = next(learner for learner in results["learners"] if learner["name"] == row["base"])
+    svg = draw_decomposition(row, base)
     assert all(name in svg for name in ("more updates", "mentor rationales", "soft labels", "interaction"))
