@@ -215,8 +215,8 @@ def _box(node: Node, centre: tuple[float, float], upright: bool) -> str:
         f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="var(--card)" stroke="var(--line)"/>'
         f'<rect x="{x:g}" y="{y + 10:g}" width="4" height="{HEIGHT - 20}" rx="2" fill="var(--c{node.colour})"/>'
         + _text(x + 14, y + 23, _clip(node.name, 19), "start", 14, 600)
-        + _text(x + 14, y + 41, _clip(model, max(6, 23 - len(node.told))), "start", 11.5, 400, "var(--muted)")
-        + _text(x + WIDTH - 12, y + 41, node.told, "end", 13 if "%" in node.told else 11.5, 600)
+        + _text(x + 14, y + 41, _clip(model, max(6, 22 - len(node.told))), "start", 11.5, 400, "var(--muted)")
+        + _text(x + WIDTH - 12, y + 41, node.told, "end", 13 if node.told.endswith("%") else 11.5, 600)
         + "</g>"
     )
 

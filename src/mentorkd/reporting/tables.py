@@ -164,8 +164,8 @@ def _swept(results: Results) -> list[str]:
 
 def comparisons_csv(results: Results) -> str:
     """One row for each pair, shares at full precision."""
-    told = ("a", "b", "difference", "p_value", "p_adjusted", "corrected_for", "detectable", "inflation")
-    told += ("only_a", "only_b", "questions")
+    told = ["a", "b", "difference", "p_value", "p_adjusted", "corrected_for", "detectable", "inflation"]
+    told += ["only_a", "only_b", "questions"]
     return csv_table(
         [
             {name: row[name] for name in told}  # type: ignore[literal-required]
