@@ -78,7 +78,7 @@ def test_every_number_of_the_text_is_a_start_a_step_or_an_aside() -> None:
 def test_problems_are_distinct_and_sane() -> None:
     assert len({p.question for p in PROBLEMS}) == len(PROBLEMS)
     assert {len(p.steps) for p in PROBLEMS} == {2, 3, 4, 5}
-    assert {len(p.asides) for p in PROBLEMS} == {0, 1, 2}
+    assert {len(p.asides) for p in PROBLEMS} == {0, 1}
     assert all(2 <= total <= 99 for p in PROBLEMS for total in p.totals)
     assert all(re.fullmatch(r"([A-Z0-9][^.?]*[.?] ?)+", p.question) for p in PROBLEMS)
     words = {word for p in PROBLEMS for word in re.findall(r"[A-Za-z]+", p.question)}
