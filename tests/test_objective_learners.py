@@ -122,23 +122,30 @@ def test_learners_of_every_objective_go_the_whole_way(tmp_path: Path) -> None:
         "mcc": {"model": student, "objective": "mcc", "objective_weight": 0.5, "objective_temperature": 1.5},
         "layers": {"model": student, **LIVE, "soft_labels": "mentor"},
         "ensemble": {"model": student, "soft_labels": {"mentor": 2, "second": 1}},
+        "link": {"model": student, "soft_labels": "mentor", "select": {"correct": False}},  # taught, and then teaches
+        "chain": {"model": student, "rationales": ["link"], "soft_labels": "link"},
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(raw))
     pipeline = Pipeline(load_recipe(path), tmp_path / "run")
     stages = pipeline.run(until="evaluate")["stages"]
-    assert sum("/score/" in name for name in stages) == 2
+    assert sorted(name.split("/")[1] for name in stages if "/score/" in name) == ["link", "mentor", "second"]
+    made = {name: place for place, name in enumerate(stages)}
+    steps = ("mentor/seed-1/train", "link/seed-1/train", "link/seed-1/augment", "chain/seed-1/train")
+    assert sorted(steps, key=lambda step: made[f"learners/{step}"]) == list(steps)
+    kept = [row for row in stages["learners/chain/seed-1/train"]["filters"] if row["source"] == "link"]
+    assert kept[-1]["after"] == stages["learners/chain/seed-1/train"]["rows"] > 0
     told = {
         name: [
             json.loads(line)
             for line in (tmp_path / f"run/learners/{name}/seed-1/metrics.jsonl").read_text().splitlines()
         ]
-        for name in ("steps", "mcc", "layers", "ensemble")
+        for name in ("steps", "mcc", "layers", "ensemble", "link", "chain")
     }
     parts = {name: {key for row in rows for key in row} for name, rows in told.items()}
     assert {"ce_predict", "ce_explain"} <= parts["steps"]
     assert "consistency" in parts["mcc"]
-    assert "divergence" in parts["layers"] & parts["ensemble"]
+    assert "divergence" in parts["layers"] & parts["ensemble"] & parts["link"] & parts["chain"]
     for name in told:
         folder = tmp_path / f"run/learners/{name}/seed-1"
         with safe_open(folder / "model/model.safetensors", "pt") as weights:

@@ -61,13 +61,18 @@ def test_the_best_of_many_beside_the_best_of_one_is_a_warning(inputs):
     [
         ({"select_on": "validation"}, "with the best validation accuracy."),
         ({"select_on": "test"}, "with the best TEST accuracy."),
+        ({"select_on": "last", "settings": {"select_on": "test"}}, "with the best TEST accuracy."),
         ({"select_on": "last", "validation": [None]}, "that the sweep names first; nothing was validated."),
     ],
 )
 def test_what_a_variant_leads_by_is_told(inputs, change, told):
     learners = [VANILLA, *(replace(one, **change) for one in variants(2))]
     marks = {(f"student@{n}", 1): "+++++++++-" for n in (1, 2)} | MARKS
-    assert told in " ".join(ten(inputs, marks, learners)["protocol"])
+    results = ten(inputs, marks, learners)
+    assert told in " ".join(results["protocol"])
+    on_test = "TEST" in told
+    assert results["comparisons"][0]["on_test"] == on_test
+    assert any("CHOSEN ON THE TEST SET for student@1, student@2" in line for line in results["warnings"]) == on_test
 
 
 def test_weights_of_a_searched_learner_are_said_to_be_chosen(inputs):

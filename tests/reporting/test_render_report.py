@@ -8,9 +8,11 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -24,6 +26,7 @@ from mentorkd.reporting.views import axis, format_points, format_seconds
 PLANT = "<script>document.title='planted'</script><img src=x onerror=\"document.title='planted'\">"
 ROW = {"seed": 1, "rationales": 1, "tokens": 1, "mentor_nll": 0.1, "student_nll": 0.1, "mentor_entropy": None}
 ROW |= {"student_entropy": 0.1, "agreement": 1.0}
+TO_FETCH = {"img": "src", "iframe": "src", "script": "src", "object": "data"}
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -185,26 +188,51 @@ def chromium() -> str:
     return program
 
 
-def test_a_real_browser_runs_no_script_and_logs_no_error(inputs, tmp_path, chromium):
-    write_report(build_results(planted(inputs)), tmp_path)
+@pytest.fixture
+def beacon():
+    """A local server, and the paths that were asked of it."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def browse(program, page, profile):
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    done = subprocess.run(
-        [
-            chromium,
-            *flags.split(),
-            "--enable-logging=stderr",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            (tmp_path / "index.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    logged = ["--enable-logging=stderr", f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+    return subprocess.run([program, *flags.split(), *logged], capture_output=True, text=True, timeout=120, check=True)
+
+
+def test_a_real_browser_runs_no_script_logs_no_error_and_asks_for_nothing(inputs, tmp_path, chromium, beacon):
+    address, asked = beacon
+    made = planted(inputs)
+    reach = "".join(f"<{tag} {name}='{address}/{tag}'></{tag}>" for tag, name in TO_FETCH.items())
+    questions = [replace(question, text=f"{question.text} {reach}") for question in made.questions]
+    write_report(build_results(replace(made, questions=questions)), tmp_path)
+    page, profile = tmp_path / "index.html", tmp_path / "profile"
+    assert page.read_text(encoding="utf-8").count(f"{address}/img") > 5  # it is there to be obeyed
+    done = browse(chromium, page, profile)
     assert "<title>planted</title>" not in done.stdout
     assert "mentorkd report</title>" in done.stdout
     assert "CONSOLE" not in done.stderr
+    assert done.stdout.count("<table") > 3
+    assert done.stdout.count("<svg") > 1
+    assert asked == []
+    (tmp_path / "obeys.html").write_text(reach)
+    browse(chromium, tmp_path / "obeys.html", profile)
+    assert {f"/{tag}" for tag in TO_FETCH} <= set(asked)
 
 
 def test_the_same_results_give_the_same_bytes(inputs, arms, report, tmp_path):

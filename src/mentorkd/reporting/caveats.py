@@ -22,7 +22,7 @@ SAME_TOKENS = 0.02
 
 def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
     """Learners that the test set had a part in: chosen on it, or learning from one that was."""
-    chosen = [info.name for info in learners if info.select_on == "test"]
+    chosen = [info.name for info in learners if _chosen_on_test(info)]
     return [*chosen, *descendants(chosen, learners)]
 
 
@@ -36,11 +36,17 @@ def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequen
     return lines
 
 
+def _chosen_on_test(info: LearnerInfo) -> bool:
+    """Whether its epoch was, or, where each variant of a sweep was validated once, the variant that leads."""
+    return info.select_on == "test" or bool(info.variant_of and info.settings.get("select_on") == "test")
+
+
 def _on_test(inputs: ReportInputs) -> list[str]:
-    chosen = [info.name for info in inputs.learners if info.select_on == "test"]
+    chosen = [info.name for info in inputs.learners if _chosen_on_test(info)]
     if not chosen:
         return []
     taught = descendants(chosen, inputs.learners)
+    what = "EPOCHS" if any(info.select_on == "test" for info in inputs.learners) else "VARIANTS OF A SWEEP"
     more = (
         f" The test set also reached {', '.join(taught)}, which learn{'s' if len(taught) == 1 else ''} from them, "
         "directly or through others."
@@ -48,7 +54,7 @@ def _on_test(inputs: ReportInputs) -> list[str]:
         else ""
     )
     return [
-        f"EPOCHS WERE CHOSEN ON THE TEST SET for {', '.join(chosen)} (select_on: test). These accuracies are the "
+        f"{what} WERE CHOSEN ON THE TEST SET for {', '.join(chosen)} (select_on: test). These accuracies are the "
         "best of many readings of the test set and therefore too high; do not set them beside numbers chosen on "
         f"validation questions. Every number so selected is marked TEST.{more}"
     ]
@@ -189,4 +195,4 @@ def build_protocol(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]
 def _best_by(leader: LearnerInfo) -> str:
     if all(value is None for value in leader.validation):
         return "that the sweep names first; nothing was validated"
-    return f"with the best {'TEST' if leader.select_on == 'test' else 'validation'} accuracy"
+    return f"with the best {'TEST' if _chosen_on_test(leader) else 'validation'} accuracy"
