@@ -96,12 +96,17 @@ def waterfall(found: Decomposition) -> list[tuple[GainPart, float]]:
 
 
 def cut_lines(results: Results) -> list[str]:
-    """A sentence for each learner of whose answers so many were cut that accuracy depends on the limit."""
-    return [
-        f"{100 * learner['cut']:.1f} % of the answers of {learner['name']} were cut at max_new_tokens and are graded by "
-        "what stands before the cut: the limit is too short, or the model does not learn to stop."
+    """A sentence on the learners of whose answers so many were cut that accuracy depends on the limit, if there are any."""
+    often = [
+        f"{100 * learner['cut']:.1f} % of {learner['name']}'s"
         for learner in results["learners"]
         if learner["cut"] is not None and learner["cut"] > OFTEN_CUT
+    ]
+    if not often:
+        return []
+    return [
+        f"Answers were cut at max_new_tokens and are graded by what stands before the cut: {', '.join(often)}. The limit is "
+        "too short, or the models do not learn to stop."
     ]
 
 
