@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -121,7 +122,8 @@ def test_a_failing_stage_says_the_same(recipe: Path, tmp_path: Path) -> None:
     for jobs in (1, 2):
         with pytest.raises(TrainingError) as caught:
             Pipeline(broken, tmp_path / str(jobs)).run(jobs=jobs)
-        told[jobs] = str(caught.value).replace("seed-2", "seed-1")
+        # Either seed may be the first to fail; its rows are its own.
+        told[jobs] = re.sub(r"[0-9a-f]{16}", "ID", str(caught.value)).replace("seed-2", "seed-1")
         assert not of_this_process()
     assert told[1] == told[2]
     assert "in carry_out" in str(caught.value.__cause__)
