@@ -143,3 +143,15 @@ def test_a_judge_that_cannot_be_had_is_refused_before_anything_runs(tmp_path: Pa
     pipeline = Pipeline(loaded(tmp_path, {"mentor": {}}, teacher=teacher), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"no learner of the recipe; did you mean `mentor`\?"):
         pipeline.run()
+
+
+def test_arms_that_differ_in_their_judge_alone_have_budgets_of_their_own(tmp_path: Path) -> None:
+    learners = {"judge": {}, "reader": {"reads": {"teacher": {"learnable": {"model": "judge", "drop": 0.5}}}}}
+    sweep = {"judge.training.learning_rate": [1e-2, 1e-5]}
+    pipeline = Pipeline(loaded(tmp_path, learners, sweep=sweep), tmp_path / "run")
+    pipeline.run(until="budget")
+    (stage,) = [stage for stage in pipeline.stages if stage.kind == "budget"]
+    found = pipeline.folder.record(stage.name)["arms"]
+    readers = [arm["own"] for name, arm in found.items() if name.startswith("reader")]
+    assert len(readers) == 2
+    assert readers[0]["target_tokens"] != readers[1]["target_tokens"]

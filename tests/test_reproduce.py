@@ -127,7 +127,7 @@ def test_a_student_is_cut_out_with_all_that_it_learns_from() -> None:
 
 def test_the_papers_numbers_stand_with_the_interval_of_their_test_questions() -> None:
     recipe = load_recipe(RECIPES["table4"], check_files=False)
-    rows = beside_the_paper(recipe, "table4", PAPER_TASKS["tracking_shuffled_objects"], None, {})
+    rows = beside_the_paper(recipe, "table4", PAPER_TASKS["tracking_shuffled_objects"], [], {})
     told = {row.learner: row.paper for row in rows}
     assert told["mentor"] is None
     assert told["mentor-kd"] is not None
@@ -143,7 +143,8 @@ def check_smoke(told: tuple[int, str, str], run: Path) -> dict[str, Any]:
     assert all(number["seeds"] == 1 and 0 <= number["accuracy"] <= 1 for number in ours.values())
     assert (run / "report" / "index.html").is_file()
     assert any(note.startswith("a smoke test") for note in found["notes"])
-    assert any(note.startswith("* selected on test") for note in found["notes"])
+    # Of ours, variants of a sweep alone: one epoch is none to choose from. Figure 4 has no numbers of the paper.
+    assert any(note.startswith("* selected on test") for note in found["notes"]) == (found["table"] != "figure4")
     return found
 
 

@@ -194,6 +194,21 @@ def test_bootstrap_covers_the_true_difference(seeds, spread, learners):
     assert 0.93 <= covered / runs <= 0.97
 
 
+def test_learners_near_zero_are_taken_to_scatter_less():
+    """Their seeds have no room; peers in the middle scatter by 5 points, and no learner at 2 % does."""
+    rng, runs = np.random.default_rng(8), 300
+    covered, widths = 0, []
+    for _ in range(runs):
+        low = answers(rng, 0.02, 150, 3, spread=0.01)
+        interval = accuracy_interval(low, peers=arms(rng, [0.5] * 3, 3, 0.07, questions=150))
+        covered += 0.02 in interval
+        widths.append(interval.high - interval.low)
+    assert covered / runs >= 0.93
+    assert np.median(widths) < 0.07
+    nobody = [np.zeros((50, 3))] * 3
+    assert compare(*nobody[:2], peers=nobody[2:]).p_value == 1.0
+
+
 @pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (3, 0.03)])
 def test_accuracy_interval_covers_the_true_accuracy(seeds, spread):
     rng, runs = np.random.default_rng(6), 600
@@ -306,6 +321,15 @@ def test_verdict_names_the_winner():
     assert verdict("student", "vanilla", BEATEN) == sentence
     turned = Comparison(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 225, 3, 30, 90)
     assert verdict("vanilla", "student", turned) == sentence
+
+
+def test_verdict_of_one_seed_speaks_of_these_two_models():
+    """Two trainings of one learner may truly differ, by luck; their difference must not be read as the learners'."""
+    once = Comparison(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 225, 1, 30, 90)
+    assert verdict("vanilla", "student", once) == (
+        "this student beats this vanilla by 9.3 points [5.1, 13.6], p = 0.0004, 1 seed, 225 questions: of other seeds it "
+        "says nothing"
+    )
 
 
 def test_verdict_of_no_difference_says_what_could_have_been_seen():

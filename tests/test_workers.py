@@ -24,10 +24,12 @@ from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError
 from mentorkd.pipeline import Pipeline
 from mentorkd.recipe_file import load_recipe
 from mentorkd.store import RunFolder
+from mentorkd.work import Work
+from mentorkd.workers import carry_out
 from small_recipe import small_recipe
 from test_pipeline import Heard
 
-TIMES = {"seconds", "cpu_seconds", "peak_memory_mb"}
+TIMES = {"seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb"}
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +140,11 @@ class Killer(Heard):
                 worker.kill()
 
 
+def ended(process: psutil.Process) -> bool:
+    """Whether it runs no more; an orphan stays as a zombie until somebody collects it."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def test_whatever_is_killed_the_run_goes_on_to_the_same_end(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(WorkerError, match=r"learners/\w+/seed-\d/train: its process was ended by SIGKILL \(out of mem"):
@@ -148,7 +155,7 @@ def test_whatever_is_killed_the_run_goes_on_to_the_same_end(recipe: Path, in_tur
     process.kill()
     process.communicate()
     Pipeline(load_recipe(recipe), run).run()
-    assert not psutil.wait_procs(left, timeout=0)[1]
+    assert all(ended(process) for process in left)
     assert made(run) == made(in_turn)
 
 
@@ -193,3 +200,21 @@ def test_an_error_that_cannot_cross_is_told_in_words() -> None:
 def test_gpus_are_those_that_this_process_sees(monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert workers._gpus() == found
+
+
+def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor's clock does not run while a GPU works; what is billed is the time for which it is held."""
+    monkeypatch.setattr("mentorkd.workbench.resolve_device", lambda name: torch.device("cuda"))
+    pipeline = Pipeline(load_recipe(recipe), tmp_path / "run")
+    work = Work(pipeline.recipe, pipeline.folder, lambda done, total: None, lambda text: None)
+    prepare, annotate, score = (next(s for s in pipeline.stages if s.kind == kind) for kind in KINDS)
+    monkeypatch.setattr(work, "score", lambda stage, place: time.sleep(0.01) or {"device": work.device.type})
+    with pipeline.folder.lock():
+        records = [carry_out(stage, work, pipeline.folder) for stage in (prepare, annotate, score)]
+    assert [record["gpu_seconds"] > 0 for record in records] == [False, False, True]
+    assert records[2]["gpu_seconds"] == records[2]["seconds"]
+
+
+KINDS = ("prepare", "annotate", "score")

@@ -78,6 +78,9 @@ class Cost:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     """Processor time of this process, all threads together."""
+    gpu_seconds: float = 0.0
+    """Time for which the work held an accelerator, busy or not, which is what a cluster bills; not known here, but to
+    whoever chose the device."""
     peak_memory_mb: float = 0.0
     """Highest resident memory of the process in the stretch, plus that of the accelerator if there is one."""
 

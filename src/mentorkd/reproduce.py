@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.paper_results import paper_results
 from mentorkd.pipeline import Pipeline
@@ -22,8 +20,7 @@ from mentorkd.recipe_file import learning_order, load_recipe, missing_files
 from mentorkd.recipe_graph import arms, links_of
 from mentorkd.recipe_yaml import read_yaml
 from mentorkd.records import Question, write_jsonl
-from mentorkd.run_files import RunFiles
-from mentorkd.statistics import Interval, accuracy_interval, wilson_interval
+from mentorkd.statistics import Interval, wilson_interval
 from mentorkd.tasks import Task
 
 __all__ = ["Number", "Row", "beside_the_paper", "fill_in", "lacking", "of_student", "own_task", "row_of", "without"]
@@ -212,9 +209,11 @@ def without(recipe: Recipe, names: Sequence[str] | Mapping[str, str]) -> Recipe:
 
 
 def beside_the_paper(
-    recipe: Recipe, table: str, task: Task, ran: Pipeline | None, left_out: Mapping[str, str]
+    recipe: Recipe, table: str, task: Task, learners: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]
 ) -> list[Row]:
-    """The paper's rows of a table for a task, those of the recipe's learners beside what `ran` came to, in its order."""
+    """The paper's rows of a table for a task, those of the recipe's learners beside what `learners` of the run's
+    `results.json` came to, in the recipe's order; `left_out` tells why a learner was not run."""
+    measured = {learner["name"]: learner for learner in learners}
     published = {(p.row, p.at): p.accuracy.get(task.key) for p in paper_results() if p.table == table}
     rows = []
     if (told := published.get((TEACHER, None))) is not None:
@@ -222,7 +221,7 @@ def beside_the_paper(
     for name in recipe.learners:
         place = row_of(recipe, name, table)
         told = published.get(place) if place else None
-        ours = None if ran is None or name in left_out else _measured(ran, name)
+        ours = _measured(measured[name]) if name in measured else None
         rows.append(Row(name, None if told is None else _published(told, task), ours, left_out.get(name, "")))
     return rows
 
@@ -241,15 +240,5 @@ def _published(accuracy: float, task: Task) -> Number:
     return Number(accuracy / 100, wilson_interval(accuracy / 100 * questions, questions))
 
 
-def _measured(ran: Pipeline, name: str) -> Number:
-    files, seeds = RunFiles(ran.folder), ran.recipe.seeds
-    right = []
-    for seed in seeds:
-        stage = ran.made("evaluate", name, seed)
-        assert stage is not None, "every learner is evaluated"
-        verdicts = {row.question_id: row.verdict == "correct" for row in files.predictions(stage)}
-        right.append([verdicts[question] for question in sorted(verdicts)])
-    correct_QS = np.array(right, dtype=float).T
-    learner = ran.recipe.learners[name]
-    on_test = bool(learner.rationales) and learner.training.select_on == "test"
-    return Number(float(correct_QS.mean()), accuracy_interval(correct_QS), len(seeds), on_test)
+def _measured(learner: Mapping[str, Any]) -> Number:
+    return Number(learner["accuracy"], Interval(*learner["interval"]), len(learner["per_seed"]), learner["on_test"])

@@ -16,8 +16,8 @@ from mentorkd.errors import RunError
 from mentorkd.tasks import PAPER_TASKS, find_task
 
 if TYPE_CHECKING:
-    from mentorkd.pipeline import Pipeline
     from mentorkd.recipe import Recipe
+    from mentorkd.reporting import Results
     from mentorkd.reproduce import Number, Row
 
 __all__ = ["reproduce"]
@@ -74,7 +74,7 @@ def reproduce(
         whole = without(whole, [name for name in whole.learners if name not in kept])
     left_out = lacking(whole, root, fetch=f"mentorkd data paper {data}")
     recipe = without(whole, left_out)
-    ran = _run(recipe, root, quiet, as_json) if recipe.learners else None
+    ran = _run(recipe, root, quiet, as_json)["learners"] if recipe.learners else []
     rows = beside_the_paper(whole, table, known, ran, left_out)
     notes = _notes(rows, smoke)
     if as_json:
@@ -85,20 +85,20 @@ def reproduce(
         )
     else:
         _show(f"{table} on {known.title}", rows, notes, root)
-    if ran is None:
+    if not ran:
         raise RunError(f"nothing of {table} on {known.key} could be run: {next(iter(left_out.values()))}")
 
 
-def _run(recipe: Recipe, root: Path, quiet: bool, as_json: bool) -> Pipeline:
+def _run(recipe: Recipe, root: Path, quiet: bool, as_json: bool) -> Results:
     from mentorkd.pipeline import Pipeline
+    from mentorkd.reporting import read_results
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    pipeline = Pipeline(recipe, root, reporter)
     try:
-        pipeline.run()
+        Pipeline(recipe, root, reporter).run()
     finally:
         reporter.close()
-    return pipeline
+    return read_results(root / "report")
 
 
 def _notes(rows: Sequence[Row], smoke: bool) -> list[str]:

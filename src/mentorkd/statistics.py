@@ -176,18 +176,25 @@ def seed_scatter(values_QS: Array, ms_seed: float, freedom: int, *, if_zero: boo
 
 
 def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tuple[float, int]:
-    """Mean square between the seeds of these learners, on the scale of one verdict of their weighted sum, and its freedom.
+    """Mean square between seeds, on the scale of one verdict of the first learners' weighted sum, and its freedom.
 
-    Where the weights add up to 0, what a seed does to all learners alike (its data order) drops out.
+    All `arms` tell of it. A learner near 0 or 1 has less room to scatter, so that its share in the common variance is
+    taken to go with p (1 - p). Where the weights add up to 0, what a seed does to all learners alike (its data order)
+    drops out.
     """
     accuracy_KS = np.stack([np.asarray(arm, dtype=float).mean(axis=0) for arm in arms])
     K, S = accuracy_KS.shape
+    share_K = accuracy_KS.mean(axis=1)
+    room_K = share_K * (1 - share_K)
+    if not room_K.any():
+        return 0.0, max(1, K * (S - 1))
+    size = sum(w * w * float(room) for w, room in zip(weights, room_K, strict=False)) / float(room_K.mean())
     off_KS = accuracy_KS - accuracy_KS.mean(axis=1, keepdims=True)
     common = sum(weights) == 0
     if common:
         off_KS -= off_KS.mean(axis=0)
     freedom = max(1, (K - common) * (S - 1))
-    return sum(w * w for w in weights) * len(arms[0]) * float((off_KS**2).sum()) / freedom, freedom
+    return size * len(arms[0]) * float((off_KS**2).sum()) / freedom, freedom
 
 
 def bootstrap_interval(
@@ -356,7 +363,10 @@ def verdict(
     pairs: int = 1,
     alpha: float = 0.05,
 ) -> str:
-    """The `outcome` in a sentence: who beats whom by how many points, or what this design could have seen."""
+    """The `outcome` in a sentence: who beats whom by how many points, or what this design could have seen.
+
+    One seed says it of two trained models: what another training would give is not in their difference, nor in its p.
+    """
     p = comparison.p_value if p_adjusted is None else p_adjusted
     difference, low, high = comparison.difference, comparison.interval.low, comparison.interval.high
     size = f"{_count(comparison.seeds, 'seed')}, {_count(comparison.questions, 'question')}"
@@ -365,7 +375,10 @@ def verdict(
     if result == "b_better":
         a, b, difference, low, high = b, a, -difference, -high, -low
     if result != "unclear":
-        return f"{a} beats {b} by {_points(difference)} points [{_points(low)}, {_points(high)}], {chance}, {size}"
+        who, whom, only = (
+            (a, b, "") if comparison.seeds > 1 else (f"this {a}", f"this {b}", ": of other seeds it says nothing")
+        )
+        return f"{who} beats {whom} by {_points(difference)} points [{_points(low)}, {_points(high)}], {chance}, {size}{only}"
     seen = (
         f"this design could have seen {_points(comparison.detectable)} points"
         if comparison.detectable <= 1

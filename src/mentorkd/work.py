@@ -24,7 +24,7 @@ from mentorkd.models import (
 )
 from mentorkd.recipe import Learner, LocalSource, OpenAISource, RecordedTeacher
 from mentorkd.recipe_file import data_path
-from mentorkd.recipe_graph import arms
+from mentorkd.recipe_graph import arms, judges_of
 from mentorkd.recipe_search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
 from mentorkd.stage_graph import row_settings
@@ -80,7 +80,7 @@ class Work(Workbench):
                 self.questions(stage, "train"),  # those held out are not trained on, so nothing is paid for them
                 cache=cache,
                 grader=self.grader,
-                device=self.device,
+                device=self.device if isinstance(teacher, LocalSource) else None,
                 engines=self.files.engines,
                 on_progress=self.progress,
                 note=self.note,
@@ -100,8 +100,10 @@ class Work(Workbench):
         known: dict[str, Arm] = {}  # arms of a sweep have the same rows
         for name in arms(self.recipe):
             learner = self.recipe.learners[name]
-            texts = [stage.inputs.get(f"rationales/{source}") for source in learner.rationales]
-            key = fingerprint([learner.model.model_dump(), texts, row_settings(self.recipe, name)])
+            read = [f"rationales/{source}" for source in learner.rationales]
+            read += [f"judge/{judge}" for judge in judges_of(self.recipe, name)]
+            made = [stage.inputs.get(role) for role in read]
+            key = fingerprint([learner.model.model_dump(), made, row_settings(self.recipe, name)])
             if key not in known:
                 rows = self.rows(stage, name, Reader.of(learner.model))[0]
                 known[key] = Arm(rows, kind_of(learner.model), learner.training)

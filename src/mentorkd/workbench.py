@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.utils import logging
 
 from mentorkd import hardware
@@ -41,10 +42,17 @@ class Workbench:
     ) -> None:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
         self.files = RunFiles(folder)
-        self.device = resolve_device(recipe.device)
+        self._device = resolve_device(recipe.device)
+        self.holds_gpu = False
         logging.disable_progress_bar()  # a bar a checkpoint would tear ours
         assert recipe.task.answer is not None, "the recipe's checks fill this in"
         self.grader = Grader(recipe.task.answer, recipe.task.choices)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models run. A stage that asks for an accelerator is taken to hold it to its end (`holds_gpu`)."""
+        self.holds_gpu |= self._device.type != "cpu"
+        return self._device
 
     def questions(self, stage: Stage, split: Split | None = None) -> list[Question]:
         """The questions that a stage reads, of a split or all."""

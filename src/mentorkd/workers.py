@@ -47,12 +47,14 @@ def carry_out(stage: Stage, work: Work, folder: RunFolder) -> dict[str, Any]:
     folder.log("started", stage=stage.name, fingerprint=stage.fingerprint)
     place = folder.begin(stage)
     do: Callable[[Stage, Path], dict[str, Any]] = getattr(work, stage.kind)
+    work.holds_gpu = False
     try:
         with hardware.measured() as cost:
             made = do(stage, place)
     except DataError:
         folder.discard_if_empty(stage)
         raise
+    cost.gpu_seconds = cost.seconds if work.holds_gpu else 0.0
     record = folder.publish(stage, {**made, **asdict(cost)})
     folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
     return record

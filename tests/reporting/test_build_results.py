@@ -77,7 +77,7 @@ def test_the_headline_is_student_against_vanilla(inputs):
     assert row["p_value"] == pytest.approx(mcnemar(8, 0))
     assert row["p_adjusted"] == row["p_value"]
     assert row["outcome"] == "a_better"
-    assert results["headline"]["statement"].startswith("student beats vanilla by 80.0 points")
+    assert results["headline"]["statement"].startswith("this student beats this vanilla by 80.0 points")
     assert f"{format_p(mcnemar(8, 0))}, 1 seed, 10 questions" in results["headline"]["statement"]
     assert {(r["a"], r["b"]) for r in results["comparisons"]} == {
         ("student", "vanilla"),
@@ -90,7 +90,7 @@ def test_the_headline_is_student_against_vanilla(inputs):
 def test_a_baseline_that_wins_is_said_to_win(inputs):
     marks = {("vanilla", 1): "++++++++++", ("student", 1): "----------"}
     results = ten(inputs, marks)
-    assert results["headline"]["statement"].startswith("vanilla beats student by 100.0 points")
+    assert results["headline"]["statement"].startswith("this vanilla beats this student by 100.0 points")
     assert results["comparisons"][0]["outcome"] == "b_better"
 
 
@@ -237,7 +237,13 @@ def test_costs_are_those_of_a_learner_and_of_all_it_stands_on(inputs):
     stages = {
         "annotate": StageCost(kind="annotate", seconds=1.0, tokens=5),
         "mentor": StageCost(
-            kind="train", needs=["annotate"], seconds=100.0, cpu_seconds=150.0, tokens=70, peak_memory_mb=9
+            kind="train",
+            needs=["annotate"],
+            seconds=100.0,
+            cpu_seconds=150.0,
+            gpu_seconds=100.0,
+            tokens=70,
+            peak_memory_mb=9,
         ),
         "augment": StageCost(kind="augment", needs=["mentor"], seconds=10.0),
         "train": StageCost(
@@ -250,6 +256,7 @@ def test_costs_are_those_of_a_learner_and_of_all_it_stands_on(inputs):
     student = next(row for row in spent if row["learner"] == "student")
     assert (student["own_seconds"], student["whole_seconds"]) == (55.0, 166.0)
     assert (student["own_cpu_seconds"], student["whole_cpu_seconds"]) == (None, 150.0)
+    assert (student["own_gpu_seconds"], student["whole_gpu_seconds"]) == (None, 100.0)
     assert (student["own_tokens"], student["whole_tokens"], student["peak_memory_mb"]) == (30, 105, 9)
     assert student["teacher_dollars"] is None
 

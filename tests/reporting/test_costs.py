@@ -6,6 +6,7 @@ from mentorkd.pipeline import Pipeline
 from mentorkd.recipe_file import load_recipe
 from mentorkd.reporting import StageCost, build_results
 from mentorkd.reporting.costs import build_spent
+from mentorkd.reporting.markdown import render_markdown
 from mentorkd.store import role
 from small_recipe import write_small_recipe
 
@@ -47,3 +48,17 @@ def test_an_arm_pays_for_what_it_learns_from_and_not_for_what_made_it_equal(inpu
     assert whole("student") == data | mentors | {f"learners/student/seed-1/{kind}" for kind in ("train", "evaluate")}
     assert {row["teacher_dollars"] for row in spent.values()} == {0.25}
     assert build_results(made)["run"]["spent"] == list(spent.values())
+
+
+def test_time_of_an_accelerator_is_shown_where_one_was_held(inputs):
+    def shown(gpu: float) -> str:
+        stages = {
+            "a": StageCost(kind="train", learner="student", seed=1, seconds=90.0, cpu_seconds=30.0, gpu_seconds=gpu)
+        }
+        made = inputs(seeds=(1,), size=10, stages=stages, serving={("student", 1): ["a"]})
+        return render_markdown(build_results(made), {})
+
+    assert "GPU time" not in shown(0.0)
+    text = shown(90.0)
+    assert text.count("GPU time") == 2
+    assert any("1 min 30 s | 30 s | 1 min 30 s" in line for line in text.splitlines() if line.startswith("| train"))

@@ -19,6 +19,7 @@ def build_costs(inputs: ReportInputs) -> list[Cost]:
             "seed": stage.seed,
             "seconds": stage.seconds,
             "cpu_seconds": stage.cpu_seconds,
+            "gpu_seconds": stage.gpu_seconds,
             "tokens": stage.tokens,
             "peak_memory_mb": stage.peak_memory_mb,
         }
@@ -72,6 +73,8 @@ def _spent(learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Seq
         "whole_seconds": _mean(whole, "seconds"),
         "own_cpu_seconds": _mean(own, "cpu_seconds"),
         "whole_cpu_seconds": _mean(whole, "cpu_seconds"),
+        "own_gpu_seconds": _mean(own, "gpu_seconds"),
+        "whole_gpu_seconds": _mean(whole, "gpu_seconds"),
         "own_tokens": None if own_tokens is None else round(own_tokens),
         "whole_tokens": None if whole_tokens is None else round(whole_tokens),
         "peak_memory_mb": max(memory) if memory else None,

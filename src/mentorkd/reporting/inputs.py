@@ -82,6 +82,7 @@ class StageCost:
     """Names of the stages it reads from."""
     seconds: float | None = None
     cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
     tokens: int | None = None
     peak_memory_mb: float | None = None
     dollars: float | None = None

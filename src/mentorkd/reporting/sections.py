@@ -232,6 +232,7 @@ def _nats(value: float | None) -> str:
 def spent_rows(results: Results) -> list[dict[str, str]]:
     """One row for each learner: what it cost alone, and with all it stands on."""
     shown = {learner["name"]: learner for learner in shown_learners(results)}
+    on_gpu = any(spent["whole_gpu_seconds"] for spent in results["run"]["spent"])
     rows = []
     for spent in results["run"]["spent"]:
         if spent["learner"] not in shown:
@@ -244,6 +245,7 @@ def spent_rows(results: Results) -> list[dict[str, str]]:
                 "own time": format_seconds(spent["own_seconds"]),
                 "with what it stands on": format_seconds(spent["whole_seconds"]),
                 "processor time": format_seconds(spent["whole_cpu_seconds"]),
+                **({"GPU time": format_seconds(spent["whole_gpu_seconds"])} if on_gpu else {}),
                 "tokens": format_count(spent["whole_tokens"]),
                 "peak memory": "–"
                 if spent["peak_memory_mb"] is None

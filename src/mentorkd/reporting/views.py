@@ -229,14 +229,15 @@ def dropped_lines(results: Results) -> list[str]:
 
 
 def cost_rows(results: Results) -> list[dict[str, str]]:
-    """One row for each stage and learner: time and tokens summed over seeds, the highest memory; then the total."""
+    """One row for each stage and learner: times and tokens summed over seeds, the highest memory; then the total."""
+    on_gpu = any(row["gpu_seconds"] for row in results["run"]["costs"])
     groups: dict[tuple[str, str], list[Cost]] = {}
     for row in results["run"]["costs"]:
         groups.setdefault((row["stage"], row["learner"] or "–"), []).append(row)
     if not groups:
         return []
-    return [_cost(stage, learner, rows) for (stage, learner), rows in groups.items()] + [
-        _cost("total", "", results["run"]["costs"])
+    return [_cost(stage, learner, rows, on_gpu) for (stage, learner), rows in groups.items()] + [
+        _cost("total", "", results["run"]["costs"], on_gpu)
     ]
 
 
@@ -274,14 +275,18 @@ def _dollars(dollars: float | None) -> str:
     return "" if dollars is None else f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.6f}"
 
 
-def _cost(stage: str, learner: str, rows: Sequence[Cost]) -> dict[str, str]:
+def _cost(stage: str, learner: str, rows: Sequence[Cost], on_gpu: bool) -> dict[str, str]:
     seconds = [row["seconds"] for row in rows if row["seconds"] is not None]
+    cpu = [row["cpu_seconds"] for row in rows if row["cpu_seconds"] is not None]
+    gpu = [row["gpu_seconds"] for row in rows if row["gpu_seconds"] is not None]
     tokens = [row["tokens"] for row in rows if row["tokens"] is not None]
     memory = [row["peak_memory_mb"] for row in rows if row["peak_memory_mb"] is not None]
     return {
         "stage": stage,
         "learner": learner,
         "time": format_seconds(sum(seconds) if seconds else None),
+        "processor time": format_seconds(sum(cpu) if cpu else None),
+        **({"GPU time": format_seconds(sum(gpu) if gpu else None)} if on_gpu else {}),
         "tokens": format_count(sum(tokens) if tokens else None),
         "peak memory": f"{format_count(max(memory))} MB" if memory else "–",
     }

@@ -120,7 +120,7 @@ def ask(
     *,
     cache: RequestCache,
     grader: Grader,
-    device: torch.device,
+    device: torch.device | None,
     engines: Path,
     on_progress: Progress,
     note: Callable[[str], None],
@@ -128,6 +128,7 @@ def ask(
     """Ask the recipe's teacher for rationales of `questions`; what the cache holds is not asked for again.
 
     Args:
+        device: where a local teacher runs; None for one that is asked over the network.
         engines: a folder in which engines keep what they make of a local teacher's model.
         note: hears of overloads and of requests that were given up.
     """
@@ -135,6 +136,7 @@ def ask(
     assert not isinstance(teacher, RecordedTeacher)
     prompter = prompter_of(recipe, teacher)
     if isinstance(teacher, LocalSource):
+        assert device is not None, "a local teacher runs here"
         engine, identity, stop = _engine(teacher, device, engines)
         return annotate_local(
             questions,

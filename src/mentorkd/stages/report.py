@@ -200,7 +200,7 @@ def _account(asked: Mapping[str, Any], filters: Sequence[Sequence[Mapping[str, A
 
 
 def _cost(record: Mapping[str, Any]) -> StageCost:
-    told = ("learner", "seed", "seconds", "cpu_seconds", "tokens", "peak_memory_mb")
+    told = ("learner", "seed", "seconds", "cpu_seconds", "gpu_seconds", "tokens", "peak_memory_mb")
     return StageCost(
         kind=record["kind"],
         needs=record.get("needs", ()),
