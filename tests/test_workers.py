@@ -71,7 +71,13 @@ def made(run: Path) -> dict[str, bytes]:
 
 def of_this_process() -> set[psutil.Process]:
     """Its workers; other tests may have left children of other kinds."""
-    return {child for child in psutil.Process().children() if any("serve()" in word for word in child.cmdline())}
+    children = [child for child in psutil.Process().children() if not ended(child)]
+    return {child for child in children if any("serve()" in word for word in child.cmdline())}
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether it runs no more; one that nobody has collected yet is a zombie."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def started(process: subprocess.Popen[str], stage: str) -> list[psutil.Process]:
@@ -138,11 +144,6 @@ class Killer(Heard):
         if stage.kind == "train":
             for worker in of_this_process():
                 worker.kill()
-
-
-def ended(process: psutil.Process) -> bool:
-    """Whether it runs no more; an orphan stays as a zombie until somebody collects it."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_whatever_is_killed_the_run_goes_on_to_the_same_end(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
