@@ -126,6 +126,21 @@ def test_the_teacher_errs_at_a_realistic_rate_and_the_filter_finds_it() -> None:
     assert 0 < kept_wrong / kept < 0.02
 
 
+@pytest.mark.parametrize("master_seed", range(10))
+def test_few_wrong_rationales_pass_the_filter_of_the_quickstart(master_seed: int, tmp_path: Path) -> None:
+    """With a right answer in the end, they are what the filter cannot see."""
+    write_task(tmp_path, seed=master_seed)
+    kept = [row for row in rows(tmp_path / "teacher.jsonl") if row_verdict(row) == "correct"]
+    solved = {problem.question: problem for problem in islice(generate_problems(master_seed), 400)}
+    problems = [solved[row["question"]] for row in kept]
+    wrong = sum(wrong_steps(row["rationale"], p.start, p.steps) for row, p in zip(kept, problems, strict=True))
+    assert 0 < wrong < 0.02 * len(kept)
+
+
+def row_verdict(row: dict[str, str]) -> str:
+    return grade(row["completion"], row["answer"], "number").verdict
+
+
 def test_every_phrasing_is_used_and_graded_as_a_whole_target() -> None:
     annotations = annotate(PROBLEMS[:300], samples=3, seed=2)
     openings = Counter(" ".join(row.rationale.split()[:2]) for row in annotations)
