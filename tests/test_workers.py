@@ -219,3 +219,25 @@ def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
 
 
 KINDS = ("prepare", "annotate", "score")
+
+
+REFUSED = """
+import sys
+from pathlib import Path
+from mentorkd.errors import RecipeError
+from mentorkd.pipeline import Pipeline
+from mentorkd.recipe_file import load_recipe
+try:
+    Pipeline(load_recipe(Path(sys.argv[1]), ["learners.vanilla.sampling.engine=vllm"]), Path(sys.argv[2])).run(jobs=2)
+except RecipeError as error:
+    print(error, "torch" in sys.modules)
+"""
+
+
+def test_a_worker_checks_so_that_this_process_imports_no_torch(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", REFUSED, str(recipe), str(tmp_path / "run")]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert re.search(r"learners\.vanilla\.sampling\.engine: vllm (is not|serves)", told)
+    if not workers.a_gpu_may_be_there():
+        assert told.endswith("False\n")
+    assert not (tmp_path / "run" / "data").exists()

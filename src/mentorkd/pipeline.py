@@ -138,7 +138,7 @@ class Pipeline:
         forced = self._forced(force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
         with closing(self._crew(min(jobs, len(waiting)))) as crew:
-            self._check(waiting)
+            crew.check({stage.kind for stage in waiting})
             with self.folder.lock():
                 # Last first: a kill in between must not leave a stage finished whose inputs are to be made anew.
                 for stage in reversed(forced):
@@ -148,18 +148,6 @@ class Pipeline:
                 if not self._carry_out(crew, total, command, jobs) and self._manifest_is_behind():
                     self._write_manifest(command, jobs)
                 return self.manifest()
-
-    def _check(self, waiting: Sequence[Stage]) -> None:
-        """Refuse at once what would fail at one of these stages."""
-        if any(stage.kind == "annotate" for stage in waiting):
-            from mentorkd.stages.ask import check_teacher
-
-            check_teacher(self.recipe)
-        if any(stage.kind in ("train", "evaluate") for stage in waiting):
-            # Planning, and finding that all is done, must not wait for torch.
-            from mentorkd.preflight import check_models
-
-            check_models(self.recipe)
 
     def _crew(self, jobs: int) -> Crew:
         about = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib.util import find_spec
 
 from mentorkd.errors import Fault, MentorkdError, RecipeError
@@ -9,8 +10,17 @@ from mentorkd.hidden_matching import map_layers
 from mentorkd.models import kind_of, layers_of, load_tokenizer, tokenizer_digest
 from mentorkd.recipe import ModelConfig, ModelKind, Recipe
 from mentorkd.recipe_yaml import suggestion
+from mentorkd.stages.ask import check_teacher
 
-__all__ = ["check_models"]
+__all__ = ["check", "check_models"]
+
+
+def check(recipe: Recipe, kinds: Collection[str]) -> None:
+    """Refuse at once what would fail at a stage of these kinds."""
+    if "annotate" in kinds:
+        check_teacher(recipe)
+    if "train" in kinds or "evaluate" in kinds:
+        check_models(recipe)
 
 
 def check_models(recipe: Recipe) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,10 @@ Note = Callable[[str, Stage], None]
 PROGRESS_SECONDS = 0.1
 # oneDNN keeps a kernel for each shape of each product, 1,024 of them if nobody says otherwise; texts come in many lengths.
 KERNELS = "128"
+# Devices of GPU drivers on Linux: NVIDIA, AMD, and either under Windows.
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+# Kinds of stages that are checked before anything runs.
+CHECKED = frozenset({"annotate", "train", "evaluate"})
 # A worker ends within milliseconds, unless a library holds it up.
 PATIENCE_SECONDS = 5
 
@@ -63,6 +68,9 @@ def carry_out(stage: Stage, work: Work, folder: RunFolder) -> dict[str, Any]:
 class Crew(Protocol):
     """Those who carry out stages."""
 
+    def check(self, kinds: Set[str]) -> None:
+        """Refuse at once what would fail at a stage of these kinds, before anything is written. Comes first, if at all."""
+
     @property
     def free(self) -> bool:
         """Whether another stage may be started."""
@@ -83,6 +91,12 @@ class Here:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
         self._stage: Stage | None = None
         self._work: Work | None = None
+
+    def check(self, kinds: Set[str]) -> None:
+        if kinds & CHECKED:  # to find that all is done must not wait for torch
+            from mentorkd.preflight import check
+
+            check(self.recipe, kinds)
 
     @property
     def free(self) -> bool:
@@ -122,6 +136,12 @@ class Workers:
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
             self._all.append(_Worker(environment, self._heard, (number, sys.argv, recipe, folder.root)))
 
+    def check(self, kinds: Set[str]) -> None:
+        """A worker does it, which has to import torch anyway: this process never needs to."""
+        if kinds & CHECKED:
+            self._all[0].send(frozenset(kinds))
+            self._next()
+
     @property
     def free(self) -> bool:
         return len(self._busy) < len(self._all)
@@ -133,13 +153,8 @@ class Workers:
 
     def next_finished(self) -> tuple[Stage, dict[str, Any]]:
         while True:
-            worker, what, value = self._heard.get()
+            worker, what, value = self._next()
             stage = self._busy.get(worker)
-            if what == "ended":
-                raise WorkerError(f"{stage.name if stage else 'a worker'}: its process {worker.ending()}")
-            if what == "failed":
-                error, where = value
-                raise error from _Elsewhere(where)
             assert stage is not None, "an idle worker tells of nothing else"
             if what == "progress":
                 self.progress(stage, *value)
@@ -148,6 +163,17 @@ class Workers:
             else:
                 del self._busy[worker]
                 return stage, value
+
+    def _next(self) -> tuple[_Worker, str, Any]:
+        """What is heard next. Raises what a worker raises, and WorkerError where one has ended."""
+        worker, what, value = self._heard.get()
+        if what == "ended":
+            stage = self._busy.get(worker)
+            raise WorkerError(f"{stage.name if stage else 'a worker'}: its process {worker.ending()}")
+        if what == "failed":
+            error, where = value
+            raise error from _Elsewhere(where)
+        return worker, what, value
 
     def close(self) -> None:
         for worker in self._all:
@@ -183,10 +209,11 @@ class _Worker:
         self._untold = [about]
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def send(self, stage: Stage) -> None:
+    def send(self, task: Stage | frozenset[str]) -> None:
+        """A stage to carry out; to the first worker, before any, kinds of stages to check."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it has died, and is heard to
-            for value in (*self._untold, stage):
+            for value in (*self._untold, task):
                 pickle.dump(value, self._process.stdin)
             self._process.stdin.flush()
         self._untold.clear()
@@ -222,9 +249,16 @@ def _gpus() -> list[str]:
     """The CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES calls them."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return visible.split(",")
+    if not a_gpu_may_be_there():
+        return []
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def a_gpu_may_be_there() -> bool:
+    """Whether there is a driver; for certain only torch knows, whose import takes seconds."""
+    return shutil.which("nvidia-smi") is not None or any(Path(driver).exists() for driver in DRIVERS)
 
 
 def serve() -> None:
@@ -244,11 +278,19 @@ def serve() -> None:
         from mentorkd.work import Work  # slow to import, and done while the other process still checks the recipe
 
         number, sys.argv, recipe, root = asked.get()
+        task = asked.get()
+        if isinstance(task, frozenset):
+            from mentorkd.preflight import check
+
+            check(recipe, task)
+            tell("checked", None)
+            task = asked.get()
         folder = RunFolder(root)
         with folder.in_use(number):
             work = Work(recipe, folder, _now_and_then(tell), lambda text: tell("note", text))
             while True:
-                tell("finished", carry_out(asked.get(), work, folder))
+                tell("finished", carry_out(task, work, folder))
+                task = asked.get()
     except BaseException as error:
         tell("failed", (_portable(error), "\n" + traceback.format_exc()))
         threading.Event().wait()  # for stdin to close
