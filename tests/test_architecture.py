@@ -30,6 +30,7 @@ FLOORS = {
     "tasks": 3,
     "losses": 3,
     "hardware": 3,
+    "provenance": 4,
     "sources": 3,
     "paper_data": 3,
     "paper_results": 3,

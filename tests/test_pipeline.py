@@ -54,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A finished run of the small recipe: (recipe file, run folder)."""
     folder = tmp_path_factory.mktemp("small")
     recipe = write_small_recipe(folder)
-    Pipeline(load_recipe(recipe), folder / "run").run(command=["test"])
+    Pipeline(load_recipe(recipe), folder / "run").run()
     return recipe, folder / "run"
 
 

@@ -17,6 +17,7 @@ from mentorkd.statistics import (
     Comparison,
     Interval,
     Scatter,
+    _between_seeds,
     accuracy_interval,
     bootstrap_interval,
     compare,
@@ -25,6 +26,7 @@ from mentorkd.statistics import (
     holm,
     mcnemar,
     mean_and_error,
+    outcome,
     seed_scatter,
     sign_flip,
     verdict,
@@ -207,6 +209,40 @@ def test_learners_near_zero_are_taken_to_scatter_less():
     assert np.median(widths) < 0.07
     nobody = [np.zeros((50, 3))] * 3
     assert compare(*nobody[:2], peers=nobody[2:]).p_value == 1.0
+
+
+def unequal_arms(rng, logits, spread, questions=150, seeds=3):
+    """Verdicts of learners whose seeds differ by `spread` in the log-odds of a right answer, and so by less near 0."""
+    hardness = rng.normal(0, 1.5, (questions, 1))
+    chances = [1 / (1 + np.exp(-(logit + hardness + rng.normal(0, spread, seeds)))) for logit in logits]
+    return [(rng.random(chance.shape) < chance).astype(int) for chance in chances]
+
+
+@pytest.mark.parametrize("logits", [(-0.6, -0.6, -6.4, -6.4), (-5.4, -3.1, -4.1, -3.4)])
+def test_arms_of_unequal_room_tell_unequally_of_scatter(logits):
+    """Near-floor peers (40 % beside 0.5 %, or 1 to 9 %) do not make it look well known how much seeds scatter."""
+    luck = np.random.default_rng(1).normal(0, math.hypot(1.5, 0.4), 200_000)
+    a, b, c, d = (float((1 / (1 + np.exp(-(logit + luck)))).mean()) for logit in logits)
+    rng, runs = np.random.default_rng(2), 400
+    pair = four = called = 0
+    for _ in range(runs):
+        arms = unequal_arms(rng, logits, 0.4)
+        pair += a - b in compare(*arms[:2], peers=arms[2:], resamples=500).interval
+        four += a - b - c + d in contrast(arms, [1, -1, -1, 1], resamples=500).interval
+        null = unequal_arms(rng, (logits[0], logits[0], *logits[2:]), 0.4)
+        called += outcome(compare(*null[:2], peers=null[2:], resamples=500)) != "unclear"
+    assert pair / runs >= 0.93
+    assert four / runs >= 0.93
+    assert called / runs <= 0.05 + 2 * 0.011
+
+
+def test_arms_of_equal_room_tell_equally_of_scatter():
+    """Four arms of three seeds: 8 degrees of freedom for one of them, 6 for differences; a fifth at 0 adds none."""
+    rows = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]])
+    assert _between_seeds([rows] * 4, [1])[1] == pytest.approx(8)
+    assert _between_seeds([rows] * 4, [1, -1])[1] == pytest.approx(6)
+    assert _between_seeds([rows] * 4 + [np.zeros_like(rows)], [1])[1] == pytest.approx(8)
+    assert _between_seeds([np.zeros_like(rows)] * 2, [1, -1]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.0), (3, 0.03)])

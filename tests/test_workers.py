@@ -29,7 +29,7 @@ from mentorkd.workers import carry_out
 from small_recipe import small_recipe
 from test_pipeline import Heard
 
-TIMES = {"seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb"}
+TIMES = {"seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb", "made_by"}
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 __all__ = [
     "Cost",
     "Precision",
+    "accelerator",
     "bfloat16_gain",
     "choose_precision",
     "command_line",
@@ -82,7 +83,10 @@ class Cost:
     """Time for which the work held an accelerator, busy or not, which is what a cluster bills; not known here, but to
     whoever chose the device."""
     peak_memory_mb: float = 0.0
-    """Highest resident memory of the process in the stretch, plus that of the accelerator if there is one."""
+    """Highest resident memory of the process in the stretch, plus what PyTorch had allocated of a CUDA accelerator; other
+    engines' memory on it (vLLM's, CTranslate2's) is not known here."""
+    accelerator: str | None = None
+    """Which accelerator the work held; to be filled in with `gpu_seconds`."""
 
 
 @contextmanager
@@ -151,7 +155,7 @@ def command_line() -> list[str]:
 
 
 def describe_host() -> dict[str, Any]:
-    """Processor, cores, memory and accelerator; no host or user name."""
+    """Processor, cores and memory; no host or user name."""
     host: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -159,10 +163,17 @@ def describe_host() -> dict[str, Any]:
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         host["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        host["accelerator"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return host
+
+
+def accelerator() -> str | None:
+    """The name of the accelerator that PyTorch uses in this process; None without one."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "Apple MPS" if torch.backends.mps.is_available() else None
 
 
 def cores() -> int:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mentorkd import hardware
+from mentorkd import provenance
 from mentorkd.errors import RunError
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_file import dump_recipe, load_recipe
@@ -117,14 +117,11 @@ class Pipeline:
             planned.append(PlannedStage(stage, state, record))
         return planned
 
-    def run(
-        self, *, force: Sequence[str] = (), command: Sequence[str] = (), until: str | None = None, jobs: int = 1
-    ) -> dict[str, Any]:
+    def run(self, *, force: Sequence[str] = (), until: str | None = None, jobs: int = 1) -> dict[str, Any]:
         """Run every stage that is not done, and return the manifest.
 
         Args:
             force: kinds or names of stages to run again, with all that depends on them.
-            command: the command line, for the manifest.
             until: the kind of stage to stop after; null runs all.
             jobs: how many stages to carry out at a time, of those that do not wait for each other; from 2 on each in a process of
                 its own, with its share of the cores and one of the GPUs.
@@ -145,15 +142,15 @@ class Pipeline:
                     self.folder.forget(stage)
                 self._stages = None
                 (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-                if not self._carry_out(crew, total, command, jobs) and self._manifest_is_behind():
-                    self._write_manifest(command, jobs)
+                if not self._carry_out(crew, total, jobs) and self._manifest_is_behind():
+                    self._write_manifest(jobs)
                 return self.manifest()
 
     def _crew(self, jobs: int) -> Crew:
         about = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
         return Workers(jobs, *about) if jobs > 1 else Here(*about)
 
-    def _carry_out(self, crew: Crew, total: int, command: Sequence[str], jobs: int) -> bool:
+    def _carry_out(self, crew: Crew, total: int, jobs: int) -> bool:
         """Start each of the first `total` stages once all that it needs is finished: one at a time in the order of the plan,
         several with those first that most has to wait for. Returns whether there was any to start."""
         finished: set[str] = set()
@@ -178,7 +175,7 @@ class Pipeline:
                     self.reporter.started(stage, number, total)
                     crew.start(stage)
             if ran:
-                self._write_manifest(command, jobs)
+                self._write_manifest(jobs)
             if not running:
                 return ran
             stage, record = crew.next_finished()
@@ -209,15 +206,12 @@ class Pipeline:
             return True
         return set(told) != {p.stage.name for p in self.plan() if p.record}
 
-    def _write_manifest(self, command: Sequence[str], jobs: int) -> None:
+    def _write_manifest(self, jobs: int) -> None:
         records = {p.stage.name: dict(p.record) for p in self.plan() if p.record}
         precision = self.folder.root / ".stages" / "precision.json"
         manifest = {
             "recipe": self.recipe.name,
-            "command": list(command) or hardware.command_line(),
-            "versions": hardware.versions(),
-            "git": hardware.git_commit(),
-            "host": hardware.describe_host(),
+            **provenance.summarised(records.values(), records.get("report", {}).get("made_by")),
             "jobs": jobs,
             "precision": json.loads(precision.read_text(encoding="utf-8"))
             if precision.is_file()

@@ -44,7 +44,7 @@ CODE_VERSIONS = {
     "search": 1,
     "augment": 2,
     "evaluate": 3,
-    "report": 6,
+    "report": 7,
 }
 
 # Settings of a teacher that change how it is asked and not what: they reach no reply.

@@ -151,7 +151,7 @@ def mean_and_error(per_seed: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(variance / len(per_seed))
 
 
-def seed_scatter(values_QS: Array, ms_seed: float, freedom: int, *, if_zero: bool = False) -> Scatter:
+def seed_scatter(values_QS: Array, ms_seed: float, freedom: float, *, if_zero: bool = False) -> Scatter:
     """How much seeds widen the standard error of the mean of `values_QS`.
 
     Two-way random effects, question x seed: the variance of the mean is (MS_question + max(0, MS_seed - MS_residual)) /
@@ -175,26 +175,27 @@ def seed_scatter(values_QS: Array, ms_seed: float, freedom: int, *, if_zero: boo
     return Scatter(math.sqrt(variance / ms_question), variance**2 / spread)
 
 
-def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tuple[float, int]:
+def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tuple[float, float]:
     """Mean square between seeds, on the scale of one verdict of the first learners' weighted sum, and its freedom.
 
     All `arms` tell of it. A learner near 0 or 1 has less room to scatter, so that its share in the common variance is
-    taken to go with p (1 - p). Where the weights add up to 0, what a seed does to all learners alike (its data order)
-    drops out.
+    taken to go with p (1 - p), and it tells as much less of it: the freedom is Satterthwaite's. Where the weights add up
+    to 0, what a seed does to all learners alike (its data order) drops out.
     """
     accuracy_KS = np.stack([np.asarray(arm, dtype=float).mean(axis=0) for arm in arms])
     K, S = accuracy_KS.shape
     share_K = accuracy_KS.mean(axis=1)
     room_K = share_K * (1 - share_K)
-    if not room_K.any():
-        return 0.0, max(1, K * (S - 1))
-    size = sum(w * w * float(room) for w, room in zip(weights, room_K, strict=False)) / float(room_K.mean())
-    off_KS = accuracy_KS - accuracy_KS.mean(axis=1, keepdims=True)
-    common = sum(weights) == 0
-    if common:
-        off_KS -= off_KS.mean(axis=0)
-    freedom = max(1, (K - common) * (S - 1))
-    return size * len(arms[0]) * float((off_KS**2).sum()) / freedom, freedom
+    if S == 1 or not room_K.any():
+        return 0.0, 1.0
+    size = sum(w * w * float(room) for w, room in zip(weights, room_K, strict=False))
+    centred_KK = np.eye(K) - (1 / K if sum(weights) == 0 else 0)
+    off_KS = centred_KK @ (accuracy_KS - accuracy_KS.mean(axis=1, keepdims=True))
+    # The quadratic form of the deviations has the moments of these weights, by which it is scaled to one unit of room.
+    form_KK = centred_KK * room_K
+    scale = float(form_KK.trace())
+    freedom = (S - 1) * scale**2 / float((form_KK * form_KK.T).sum())
+    return size * len(arms[0]) * float((off_KS**2).sum()) / (scale * (S - 1)), freedom
 
 
 def bootstrap_interval(

@@ -7,13 +7,12 @@ One method a stage kind: it is given the stage and a working folder that survive
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mentorkd import hardware
+from mentorkd import provenance
 from mentorkd.cards import model_card
 from mentorkd.models import (
     kind_of,
@@ -225,13 +224,8 @@ class Work(Workbench):
         return {"predictions": _verdicts(predictions), "tokens": tokens, "engine": engine.name}
 
     def report(self, stage: Stage, place: Path) -> dict[str, Any]:
-        manifest = {
-            "versions": hardware.versions(),
-            "host": hardware.describe_host(),
-            "git": hardware.git_commit(),
-            "command": shlex.join(hardware.command_line()),
-        }
-        return report(place / "out", read_inputs(self.recipe, self.files, stage, manifest))
+        made = provenance.summarised(map(self.files.record, stage.needs), provenance.here())
+        return report(place / "out", read_inputs(self.recipe, self.files, stage, made))
 
     def _tell(self, faults: Any) -> list[str]:
         if self.recipe.data.strict:

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mentorkd import hardware
+from mentorkd import hardware, provenance
 from mentorkd.errors import DataError, WorkerError
 from mentorkd.recipe import Recipe
 from mentorkd.store import RunFolder, Stage
@@ -59,8 +59,9 @@ def carry_out(stage: Stage, work: Work, folder: RunFolder) -> dict[str, Any]:
     except DataError:
         folder.discard_if_empty(stage)
         raise
-    cost.gpu_seconds = cost.seconds if work.holds_gpu else 0.0
-    record = folder.publish(stage, {**made, **asdict(cost)})
+    if work.holds_gpu:
+        cost.gpu_seconds, cost.accelerator = cost.seconds, hardware.accelerator()
+    record = folder.publish(stage, {**made, **asdict(cost), "made_by": provenance.here()})
     folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
     return record
 

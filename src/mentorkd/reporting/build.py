@@ -64,15 +64,14 @@ def build_results(inputs: ReportInputs) -> Results:
         "run": {
             "costs": build_costs(inputs),
             "spent": build_spent(inputs),
-            "accelerator": (inputs.manifest.get("host") or {}).get("accelerator") if _has_host(inputs) else None,
+            "accelerator": ", ".join(
+                sorted({stage.accelerator for stage in inputs.stages.values() if stage.accelerator})
+            )
+            or None,
             "teacher": inputs.teacher,
             "manifest": dict(inputs.manifest),
         },
     }
-
-
-def _has_host(inputs: ReportInputs) -> bool:
-    return isinstance(inputs.manifest.get("host"), Mapping)
 
 
 def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested: bool) -> LearnerResult:

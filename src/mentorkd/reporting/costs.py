@@ -22,6 +22,7 @@ def build_costs(inputs: ReportInputs) -> list[Cost]:
             "gpu_seconds": stage.gpu_seconds,
             "tokens": stage.tokens,
             "peak_memory_mb": stage.peak_memory_mb,
+            "accelerator": stage.accelerator,
         }
         for stage in inputs.stages.values()
     ]

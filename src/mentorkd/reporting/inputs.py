@@ -85,6 +85,7 @@ class StageCost:
     gpu_seconds: float | None = None
     tokens: int | None = None
     peak_memory_mb: float | None = None
+    accelerator: str | None = None
     dollars: float | None = None
     """What a teacher that was asked cost."""
 

@@ -25,7 +25,10 @@ class Cost(TypedDict):
     tokens: int | None
     """Tokens trained on or generated."""
     peak_memory_mb: float | None
-    """Peak memory in MB, the accelerator's added to the process's."""
+    """Peak memory in MB: the process's, and what PyTorch allocated of a CUDA accelerator; other engines' memory on it is not
+    known."""
+    accelerator: str | None
+    """The accelerator that the stage held; null for a processor alone."""
 
 
 class Spent(TypedDict):
@@ -108,8 +111,9 @@ class RunFacts(TypedDict):
     spent: list[Spent]
     """One row for each learner."""
     accelerator: str | None
-    """The accelerator that stages ran on; null for a processor alone."""
+    """The accelerators that stages held; null for a processor alone."""
     teacher: TeacherAccount | None
     """What the teacher did and cost; null for recorded rationales."""
     manifest: dict[str, Any]
-    """Versions, host, git state and command, as the run folder's manifest has them."""
+    """Command, git commit, versions and host of the stages that made the results, a list where they differ; under `report` what
+    differs for the report itself, if it was written anew."""

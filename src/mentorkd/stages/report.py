@@ -83,7 +83,7 @@ def report_inputs(
         trained: what the training of every learner recorded; nothing of one that is not trained.
         serving: the names of the stages that trained and tested every learner; learners may share stages.
         records: what the finished stages recorded, by stage name.
-        manifest: versions, host, git commit and command.
+        manifest: command, git commit, versions and host of the stages, and what the report has different.
     """
     assert recipe.task.answer is not None
     counts, asked = records["prepare"]["questions"], records["annotate"].get("asked")
@@ -200,7 +200,7 @@ def _account(asked: Mapping[str, Any], filters: Sequence[Sequence[Mapping[str, A
 
 
 def _cost(record: Mapping[str, Any]) -> StageCost:
-    told = ("learner", "seed", "seconds", "cpu_seconds", "gpu_seconds", "tokens", "peak_memory_mb")
+    told = ("learner", "seed", "seconds", "cpu_seconds", "gpu_seconds", "tokens", "peak_memory_mb", "accelerator")
     return StageCost(
         kind=record["kind"],
         needs=record.get("needs", ()),
