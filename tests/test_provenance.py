@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_recipe import small_recipe
 
 from mentorkd import provenance
 from mentorkd.pipeline import Pipeline, open_run
 from mentorkd.recipe_file import load_recipe
+from small_recipe import small_recipe
 
 
 def made(kind: str, **facts: Any) -> dict[str, Any]:

@@ -347,8 +347,9 @@ def contrast(
     )
 
 
-def outcome(comparison: Comparison, *, p_adjusted: float | None = None, alpha: float = 0.05) -> Outcome:
-    """Which learner is better, by p (`p_adjusted` of several pairs) < `alpha` and an interval without 0, both."""
+def outcome(comparison: Contrast, *, p_adjusted: float | None = None, alpha: float = 0.05) -> Outcome:
+    """Which learner is better (of a sum: which side of 0 it is), by p (`p_adjusted` of several pairs) < `alpha` and an interval
+    without 0, both."""
     p = comparison.p_value if p_adjusted is None else p_adjusted
     if p >= alpha or 0 in comparison.interval:
         return "unclear"

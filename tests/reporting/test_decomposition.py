@@ -10,6 +10,7 @@ import pytest
 
 from mentorkd.records import Prediction, Question
 from mentorkd.reporting import LearnerInfo, build_results
+from mentorkd.reporting.page import _step
 from mentorkd.reporting.plots import draw_decomposition
 from mentorkd.reporting.views import waterfall
 from mentorkd.statistics import compare, contrast
@@ -74,6 +75,28 @@ def test_arms_are_told_by_what_they_learn_from(inputs):
     }
     assert row["missing"] == []
     assert row["seeds"] == list(SEEDS)
+
+
+def test_a_part_is_shown_by_its_p_and_its_interval_both(inputs):
+    results, predictions = found(inputs)
+    known = {name: matrix(predictions, name) for name in ACCURACY}
+    [row] = results["decompositions"]
+    for part in row["parts"]:
+        arms = part["arms"]
+        peers = [known[info.name] for info in (BASE, LONGER, TEXT, LABELS, BOTH) if info.name not in arms]
+        alone = contrast([known[name] for name in arms], list(arms.values()), peers=peers)
+        assert part["p"] == alone.p_value
+        assert part["shown"] == (part["p"] < 0.05 and not part["interval"][0] <= 0 <= part["interval"][1])
+    shown = {part["part"]: part["shown"] for part in row["parts"]}
+    assert shown["total"]
+    assert not shown["interaction"]
+
+
+def test_a_part_that_is_not_shown_is_grey_on_the_page(inputs):
+    [row] = found(inputs)[0]["decompositions"]
+    [total] = [part for part in row["parts"] if part["part"] == "total"]
+    assert _step(total, 0.0, 0.0, 1.0)["tone"] == "whole"
+    assert _step(total | {"shown": False}, 0.0, 0.0, 1.0)["tone"] == "unclear"
 
 
 def test_parts_add_up_and_have_the_intervals_of_paired_contrasts(inputs):

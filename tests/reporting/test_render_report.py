@@ -230,8 +230,11 @@ def test_a_real_browser_runs_no_script_logs_no_error_and_asks_for_nothing(inputs
     assert done.stdout.count("<table") > 3
     assert done.stdout.count("<svg") > 1
     assert asked == []
-    (tmp_path / "obeys.html").write_text(reach)
-    browse(chromium, tmp_path / "obeys.html", profile)
+    # A page without the report's policy and escapes does all three, so this test would see it.
+    (tmp_path / "obeys.html").write_text(f"<title>obeys</title>{PLANT}{reach}<script>console.error('heard')</script>")
+    done = browse(chromium, tmp_path / "obeys.html", profile)
+    assert "<title>planted</title>" in done.stdout
+    assert "CONSOLE" in done.stderr
     assert {f"/{tag}" for tag in TO_FETCH} <= set(asked)
 
 
@@ -299,7 +302,7 @@ def test_a_warning_opens_page_and_markdown(inputs, tmp_path):
             | {"stages": {}, "serving": {}},
             "No headline comparison: no learner has been evaluated yet.",
         ),
-        ({"seeds": (42,)}, "With one seed, this says nothing of another training."),
+        ({"seeds": (42,)}, "Of other seeds it says nothing."),
         ({"size": 1, "seeds": (42,)}, "This design has too few questions to show any difference."),
         (
             {

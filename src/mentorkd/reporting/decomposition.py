@@ -26,7 +26,7 @@ from mentorkd.recipe import GOLD, TEACHER
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.schema import Decomposition, GainPart
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
-from mentorkd.statistics import contrast
+from mentorkd.statistics import contrast, outcome
 
 __all__ = ["PART_NAMES", "build_decompositions"]
 
@@ -149,6 +149,8 @@ def _decomposition(
                 "arms": dict(terms),
                 "gain": round(found.difference, 6),
                 "interval": bounds(found.interval.low, found.interval.high),
+                "p": found.p_value,
+                "shown": outcome(found) != "unclear",
                 "on_test": any(name in on_test for name, _ in terms),
                 "note": None if part in ("more_updates", "total") else _uneven([known[name] for name, _ in terms]),
             }

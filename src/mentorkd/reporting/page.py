@@ -166,14 +166,13 @@ def _gain(found: Decomposition, results: Results) -> dict[str, Any]:
 
 
 def _step(part: GainPart, start: float, low: float, high: float) -> dict[str, Any]:
-    shown = not part["interval"][0] <= 0 <= part["interval"][1]
-    tone = ("good" if part["gain"] > 0 else "bad") if shown else "unclear"
+    tone = ("good" if part["gain"] > 0 else "bad") if part["shown"] else "unclear"
     left, right = sorted(_percent(start + gain, low, high) for gain in (0.0, part["gain"]))
     first, last = (_percent(start + bound, low, high) for bound in part["interval"])
     return {
         "part": part,
         "name": PART_NAMES[part["part"]],
-        "tone": "whole" if part["part"] == "total" and shown else tone,
+        "tone": "whole" if part["part"] == "total" and part["shown"] else tone,
         "left": left,
         "width": round(right - left, 3),
         "low": first,

@@ -153,8 +153,7 @@ def _decomposition(found: Decomposition, first: LearnerResult) -> str:
         total = part["part"] == "total"
         low, high = (100 * (base + start + bound) for bound in part["interval"])
         end = 100 * (base + start + part["gain"])
-        shown = not part["interval"][0] <= 0 <= part["interval"][1]
-        colour = MARKS["muted"] if not shown else MARKS["good"] if part["gain"] > 0 else MARKS["bad"]
+        colour = MARKS["muted"] if not part["shown"] else MARKS["good"] if part["gain"] > 0 else MARKS["bad"]
         colour = MARKS["accent"] if total else colour
         axes.barh(
             [place], [end - 100 * (base + start)], left=[100 * (base + start)], height=0.5, color=colour, alpha=0.45

@@ -199,6 +199,10 @@ class GainPart(TypedDict):
     """The sum's value, a share; mean over seeds."""
     interval: Bounds
     """Paired bootstrap interval over questions, widened by variation between seeds."""
+    p: float
+    """Two-sided p of the sign-flip test over questions, of this part by itself: not corrected for the number of parts."""
+    shown: bool
+    """Whether the part can be told from nothing: p below 0.05 and an interval without 0, both."""
     on_test: bool
     """Whether the test set had a part in any of `arms`."""
     note: str | None

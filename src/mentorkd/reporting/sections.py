@@ -82,6 +82,7 @@ def decomposition_rows(found: Decomposition) -> list[dict[str, str]]:
         {
             "part": marked(PART_NAMES[part["part"]], part["on_test"]),
             "points [95 %]": format_points(part["gain"]) + " [{}, {}]".format(*map(format_points, part["interval"])),
+            "p": format_p(part["p"]),
             "arms": formula(part["arms"]),
             "note": part["note"] or "",
         }

@@ -182,6 +182,7 @@ def decomposition_csv(results: Results) -> str:
         [
             {"model": found["model"], "part": part["part"], "gain": part["gain"]}
             | {"low": part["interval"][0], "high": part["interval"][1]}
+            | {"p": part["p"], "shown": part["shown"]}
             | {"arms": " ".join(f"{weight:+d}*{name}" for name, weight in part["arms"].items())}
             | {"on_test": part["on_test"]}
             for found in results["decompositions"]
