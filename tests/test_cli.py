@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+import mentorkd
 from mentorkd.cli import main
 from small_recipe import small_recipe, write_small_recipe
 
@@ -219,7 +221,8 @@ def test_shipped_recipes_run_by_name_on_data_in_the_working_folder(
     assert {"date", "last_letter", "shuffled", "shuffled-from-scratch", "svamp"} <= set(names)
     assert json.loads(cli("plan", "svamp", "--json").out)["recipe"] == "svamp"
     assert cli("plan", "svamp", "data.root=elsewhere").code == 2
-    assert "svamp" in cli("run", "svmap").err
+    assert "did you mean `svamp`" in cli("run", "svmap").err
+    assert cli("annotate", "svamp", "--run", tmp_path / "run").code == 0
 
 
 def test_quickstart_leaves_a_recipe_to_edit_beside_its_data(
@@ -340,7 +343,9 @@ def test_mistakes_about_runs(cli: Cli, folder: Path, tmp_path: Path) -> None:
         (["ask", folder / "run", "?", "--learner", "nobody"], "expected one of mentor, vanilla, student"),
         (["report", tmp_path], "no run folder"),
         (["run", folder / "recipe.yaml", "--run", folder / "run", "--force", "nothing"], "--force nothing"),
-        (["inspect", tmp_path], "no soft-label store"),
+        (["inspect", tmp_path], "a run has them in learners/"),
+        (["init", folder / "recipe.yaml"], "is a file; give a folder"),
+        (["cache", "merge", tmp_path / "all.sqlite", tmp_path], "no such cache"),
         (["import", tmp_path / "x.json", "--task", "svamp"], "x.json"),
         (["import", tmp_path / "x.json"], "--answer"),
         (
@@ -354,3 +359,20 @@ def test_mistakes_about_runs(cli: Cli, folder: Path, tmp_path: Path) -> None:
         assert outcome.code == 2, arguments
         assert told in outcome.err
         assert "Traceback" not in outcome.err
+    assert not (tmp_path / "all.sqlite").exists()
+
+
+def test_a_run_whose_data_has_moved_is_told_how_to_say_so(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    data = shutil.copytree(folder / "data", tmp_path / "moved")
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(folder / "data"), str(tmp_path / "gone")))
+    outcome = cli("report", run)
+    assert outcome.code == 2
+    assert "mentorkd run RUN/recipe.yaml --run RUN data.root=DIR" in outcome.err
+    assert cli("run", recipe, "--run", run, f"data.root={data}", "--quiet").code == 0
+    assert cli("report", run, "--quiet").code == 0
+
+
+def test_the_version_is_told(cli: Cli) -> None:
+    assert cli("--version").out == f"mentorkd {mentorkd.__version__}\n"

@@ -3,14 +3,17 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants as hub
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5Model
 
+from mentorkd import models
 from mentorkd.batching import Collator
 from mentorkd.encoding import Encoded
 from mentorkd.errors import ModelError
@@ -232,6 +235,20 @@ def test_weights_held_in_bfloat16_give_what_autocast_gives(name: str) -> None:
 def test_a_model_without_a_head_is_refused() -> None:
     with pytest.raises(ModelError, match="T5Model has no linear head"):
         head_parameters(T5Model(T5Config(**{key: value for key, value in T5.items() if key != "model_type"})))
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    models._hub_trouble.cache_clear()
+    began = time.monotonic()
+    for load in (kind_of, load_tokenizer):
+        with pytest.raises(
+            ModelError, match=r"'an/unfetched-model': it was never fetched here, and http://127.0.0.1:9 cannot be"
+        ):
+            load(ModelConfig(name="an/unfetched-model"))
+    assert time.monotonic() - began < 10
+    models._hub_trouble.cache_clear()
 
 
 # --- building and loading -----------------------------------------------------------------------------------------

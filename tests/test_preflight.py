@@ -12,7 +12,7 @@ from mentorkd import preflight
 from mentorkd.errors import RecipeError
 from mentorkd.preflight import check_models
 from mentorkd.recipe_file import load_recipe
-from small_recipe import small_recipe
+from small_recipe import small_recipe, write_small_recipe
 
 GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
 
@@ -44,3 +44,12 @@ def test_an_engine_that_is_not_installed_is_told_with_its_extra(
     with pytest.raises(RecipeError, match=rf"{engine} is not installed; .* pip install 'mentorkd\[{engine}\]'"):
         check(tmp_path, engine, GPT2)
     check(tmp_path, "auto")
+
+
+def test_what_is_said_of_all_learners_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    recipe = load_recipe(write_small_recipe(tmp_path), ["sampling.engine=vllm"])
+    with pytest.raises(RecipeError) as caught:
+        check_models(recipe)
+    [fault] = caught.value.faults
+    assert fault.key == ", ".join(f"learners.{name}.sampling.engine" for name in ("mentor", "vanilla", "student"))

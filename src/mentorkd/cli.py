@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mentorkd import __version__
 from mentorkd.cli_options import (
     AsJson,
     Jobs,
@@ -23,7 +24,7 @@ from mentorkd.cli_options import (
     RecipePath,
     RunOption,
     RunPath,
-    locate_recipe,
+    load_named,
     shipped_recipes,
 )
 from mentorkd.compare_cli import compare
@@ -47,7 +48,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From questions with known answers to a small language model that reasons, by way of a mentor.",
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
@@ -56,6 +56,21 @@ app.command("import")(import_data)
 app.command()(init)
 app.command()(reproduce)
 app.command()(compare)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"mentorkd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From questions with known answers to a small language model that reasons, by way of a mentor."""
 
 
 @app.command()
@@ -71,7 +86,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its questions to its report; what is finished is not done again."""
-    _run(_load(recipe, overrides or ()), folder, force or (), jobs, quiet, as_json)
+    _run(load_named(recipe, overrides), folder, force or (), jobs, quiet, as_json)
 
 
 @app.command()
@@ -108,13 +123,6 @@ def quickstart(
     _run(load_recipe(recipe, overrides or ()), folder, (), jobs, quiet, as_json)
 
 
-def _load(recipe: Path, overrides: Sequence[str]) -> Recipe:
-    from mentorkd.recipe_file import load_recipe
-
-    path, defaults = locate_recipe(recipe)
-    return load_recipe(path, [*defaults, *overrides])
-
-
 def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], jobs: int, quiet: bool, as_json: bool) -> None:
     from mentorkd.pipeline import Pipeline
 
@@ -134,7 +142,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     from mentorkd.estimate import estimate
     from mentorkd.pipeline import Pipeline
 
-    loaded = _load(recipe, overrides or ())
+    loaded = load_named(recipe, overrides)
     root = folder or Path("runs") / loaded.name
     planned = Pipeline(loaded, root).plan()
     estimates = estimate(loaded, root)
@@ -355,6 +363,7 @@ def main() -> None:
     # Progress bars and warnings of libraries are not ours to show; set before they are imported.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mentorkd.errors import RunError
+from mentorkd.recipe import Recipe
+from mentorkd.recipe_yaml import suggestion
 
 __all__ = [
     "AsJson",
@@ -17,7 +20,7 @@ __all__ = [
     "RecipePath",
     "RunOption",
     "RunPath",
-    "locate_recipe",
+    "load_named",
     "shipped_recipes",
 ]
 
@@ -47,7 +50,7 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files} if folder else {}
 
 
-def locate_recipe(recipe: Path) -> tuple[Path, list[str]]:
+def _locate(recipe: Path) -> tuple[Path, list[str]]:
     """The file of a recipe and the overrides that come before the user's: one given by name reads `data` where it is run.
 
     A file goes before a shipped recipe of its name. Raises RunError for a bare name that is neither.
@@ -59,4 +62,13 @@ def locate_recipe(recipe: Path) -> tuple[Path, list[str]]:
         return shipped[recipe.as_posix()], ["data.root=data"]
     if recipe.name != str(recipe):
         return recipe, []
-    raise RunError(f"got recipe {recipe}; expected a YAML file or one of {', '.join(shipped)}")
+    expected = suggestion(str(recipe), shipped) or f"; expected a YAML file or one of {', '.join(shipped)}"
+    raise RunError(f"got recipe {recipe}, which is not shipped{expected}")
+
+
+def load_named(recipe: Path, overrides: Sequence[str] | None) -> Recipe:
+    """The checked recipe of a file or a shipped name, with the user's overrides."""
+    from mentorkd.recipe_file import load_recipe
+
+    path, defaults = _locate(recipe)
+    return load_recipe(path, [*defaults, *(overrides or ())])

@@ -76,6 +76,9 @@ def import_data(
     rows = [[name, str(value)] for name, value in counts.items() if isinstance(value, int)]
     rows += [[f"  {verdict}", str(count)] for verdict, count in counts.get("verdicts", {}).items()]
     show_table(str(output), ["", "count"], rows)
+    for target in targets:
+        if target.exists():
+            print(f"{target.stem}: {target}")
 
 
 @data_app.command("paper")

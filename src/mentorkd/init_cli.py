@@ -19,6 +19,8 @@ def init(
     """Write the quickstart's recipe into a folder, with comments, for your own data: edit four lines and run it."""
     from mentorkd.quickstart import write_own_recipe
 
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; give a folder")
     recipe = folder / "recipe.yaml"
     if recipe.exists():
         raise RunError(f"{recipe} is there already; give another folder, or remove it")

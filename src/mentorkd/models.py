@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import constants as hub
+from huggingface_hub import get_session
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
@@ -147,15 +151,38 @@ def _embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int:
     return math.ceil(len(tokenizer) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
-def _refuse_absent_path(what: str, name: str) -> None:
-    """transformers would take a path that is not there for a name on the hub, and ask there."""
-    if (Path(name).is_absolute() or name.startswith((".", "~"))) and not Path(name).exists():
+def _refuse_absent(what: str, name: str) -> None:
+    """transformers would take a path that is not there for a name on the hub, and try for half a minute to reach one that cannot be
+    reached."""
+    if Path(name).exists():
+        return
+    if Path(name).is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"the {what} {name!r} is not there; give an existing folder or a Hugging Face name")
+    fetched = Path(hub.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    if not fetched.exists() and (trouble := _hub_trouble()):
+        raise ModelError(
+            f"cannot load the {what} {name!r}: it was never fetched here, and {hub.ENDPOINT} cannot be reached ({trouble}); give "
+            "a folder, or run this where there is a connection"
+        )
+
+
+@cache
+def _hub_trouble() -> str | None:
+    """Why the hub cannot be reached; None if it answers, whatever it says."""
+    trouble = ""
+    for pause in (1, 0):
+        try:
+            get_session().head(hub.ENDPOINT, timeout=10)
+            return None
+        except Exception as error:  # those of its HTTP library, which has changed more than once
+            trouble = _line(error)
+            time.sleep(pause)
+    return trouble
 
 
 def _pretrained_config(config: ModelConfig) -> PretrainedConfig:
     assert config.name is not None
-    _refuse_absent_path("model", config.name)
+    _refuse_absent("model", config.name)
     try:
         return AutoConfig.from_pretrained(
             config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -171,7 +198,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     source = config.tokenizer or config.name
     assert source is not None
-    _refuse_absent_path("tokenizer", source)
+    _refuse_absent("tokenizer", source)
     try:
         if source.endswith(".model"):
             tokenizer = _load_sentencepiece(Path(source))

@@ -30,6 +30,7 @@ CONNECTIONS = 4
 ATTEMPTS = 3
 TIMEOUT_S = 30.0
 """Longest wait for the server to say something."""
+UNTRIED = "not tried, the server cannot be reached"
 PAUSE_S = 1.0
 """Wait before the second attempt; doubled before the third."""
 
@@ -80,7 +81,7 @@ def fetch_paper_data(
 
     A file appears under its name only when it is whole and verified; one that is there and verified is not fetched.
     `on_progress(done, total)` is called after each file.
-    Raises DataError that lists every file that could not be had, after having fetched all the others.
+    Raises DataError that lists every file that was tried in vain, after having fetched all the others.
     """
     files = paper_files() if files is None else files
     unreachable = threading.Event()
@@ -106,13 +107,16 @@ def fetch_paper_data(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if failed:
+        untried = [name for name, reason in failed.items() if reason.startswith(UNTRIED)]
+        more = [f"{len(untried)} more: {UNTRIED}"] if untried else []
         got = sum(map(len, done.values()))
         raise DataError(
             "\n  ".join(
                 [
                     f"{len(failed)} of {len(files)} data files could not be fetched from {base_url} into {folder} "
                     f"({got} are there and verified); run the same again to fetch the rest",
-                    *(f"{name}: {reason}" for name, reason in sorted(failed.items())),
+                    *(f"{name}: {reason}" for name, reason in sorted(failed.items()) if name not in untried),
+                    *more,
                 ]
             )
         )
@@ -152,7 +156,7 @@ def _download(url: str, unreachable: threading.Event) -> bytes:
     reason = ""
     for attempt in range(ATTEMPTS):
         if unreachable.is_set():
-            raise _Failure("not tried, the server cannot be reached")
+            raise _Failure(UNTRIED)
         if attempt:
             time.sleep(PAUSE_S * 2 ** (attempt - 1))
         try:

@@ -69,7 +69,10 @@ def check_models(recipe: Recipe) -> None:
             except MentorkdError as error:
                 faults.append(Fault(f"learners.{name}.layers", str(error)))
     if faults:
-        raise RecipeError(recipe.name, faults)
+        places: dict[str, list[str]] = {}
+        for fault in faults:  # what is said for all learners alike is one fault
+            places.setdefault(fault.message, []).append(fault.key)
+        raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
 
 
 def _judge_faults(recipe: Recipe) -> list[Fault]:

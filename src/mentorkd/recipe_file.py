@@ -231,7 +231,9 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
         if isinstance(root, str) and isinstance(value, str) and not value.startswith("hub:"):
             path = _joined(root, value)
             if not os.path.exists(path):
-                hint = "`mentorkd data paper DIR` fetches the paper's data, `data.root=DIR` says where data is"
+                hint = "`data.root=DIR` says where data is"
+                if find_task(str(mapping(raw.get("task")).get("name"))):
+                    hint = f"`mentorkd data paper DIR` fetches the paper's data, {hint}"
                 yield (section, key), f"no file at {path}; {hint}"
     teacher = mapping(raw.get("teacher"))
     template = teacher.get("template")

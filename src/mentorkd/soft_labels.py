@@ -39,6 +39,7 @@ Form = Literal["hidden", "top_k"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 AGAIN = "remove it and run the recipe again to score anew"
+PLACE = "learners/MENTOR/seed-N/soft_labels"
 
 
 @dataclass(frozen=True)
@@ -183,11 +184,13 @@ class SoftLabelStore:
     """
 
     def __init__(self, folder: Path) -> None:
+        if not (folder / "meta.json").exists():
+            raise StoreError(f"{folder} is no soft-label store; a run has them in {PLACE}")
         try:
             described = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             complete = described["complete"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise StoreError(f"{folder} is no soft-label store: it has no readable meta.json; {AGAIN}") from None
+            raise StoreError(f"{folder}/meta.json cannot be read; {AGAIN}") from None
         if not complete:
             raise StoreError(f"{folder} is unfinished; run the recipe again and scoring goes on where it stopped")
         self.folder = folder

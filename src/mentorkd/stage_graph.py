@@ -281,7 +281,9 @@ def _file_identity(recipe: Recipe, value: str) -> str:
         local = Path(path.removeprefix("hub:").split("@")[0].split(":")[0])
         return f"{path} {digest_path(local)}" if local.is_dir() else path
     if not Path(path).is_file():
-        raise RunError(f"{path} is not there; put it back, or say where it is with `data.root=DIR`")
+        raise RunError(
+            f"{path} is not there; put it back, or say where it is now: mentorkd run RUN/recipe.yaml --run RUN data.root=DIR"
+        )
     return digest_path(Path(path))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli_options import AsJson, Overrides, Quiet, RecipePath, RunOption
+from mentorkd.cli_options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
 from mentorkd.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.errors import RunError
 from mentorkd.recipe import Recipe, RecordedTeacher
@@ -35,9 +35,8 @@ def annotate(
 ) -> None:
     """Get the teacher's rationales, and nothing after them; `run` goes on from there."""
     from mentorkd.pipeline import Pipeline
-    from mentorkd.recipe_file import load_recipe
 
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = load_named(recipe, overrides)
     root = folder or Path("runs") / loaded.name
     if dry_run:
         _show_preview(loaded, root, as_json)
@@ -89,8 +88,9 @@ def merge(
     """Take over replies of other caches; what both have stays as it is."""
     from mentorkd.teachers.cache import RequestCache
 
+    sources = {str(other): _existing(other) for other in others}  # before the cache to add to is made
     with RequestCache(_file(into)) as cache:
-        added = {str(other): cache.merge(_file(other)) for other in others}
+        added = {name: cache.merge(source) for name, source in sources.items()}
         total = len(cache)
     if as_json:
         print(json.dumps({"added": added, "replies": total}))
@@ -109,12 +109,17 @@ def export(
     """Write every reply with its request as JSON Lines."""
     from mentorkd.teachers.cache import RequestCache
 
-    file = _file(source)
-    if not file.is_file():
-        raise RunError(f"{file}: no such cache; give a run folder that has one, or a cache file")
+    file = _existing(source)
     with RequestCache(file) as cache:
         count = cache.export(output)
     print(json.dumps({"replies": count, "file": str(output)}) if as_json else f"{output}: {count:,} replies")
+
+
+def _existing(place: Path) -> Path:
+    file = _file(place)
+    if not file.is_file():
+        raise RunError(f"{file}: no such cache; give a run folder that has one, or a cache file")
+    return file
 
 
 def _file(place: Path) -> Path:

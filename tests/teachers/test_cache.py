@@ -63,10 +63,11 @@ def test_the_ledger_counts_open_requests_at_their_worst(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_cache(tmp_path: Path) -> None:
+    others = threading.active_count()
     with RequestCache(tmp_path / "c") as cache, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: cache.put(asked(n), 0, reply(n)).result(), range(400)))
         assert list(pool.map(lambda n: cache.get(request_key(asked(n)), 0), range(400))) == list(map(reply, range(400)))
-        assert threading.active_count() < 12
+        assert threading.active_count() <= others + 8 + 1  # the pool's, and one that writes
 
 
 _WRITER = """

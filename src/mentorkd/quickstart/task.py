@@ -72,9 +72,8 @@ def write_own_recipe(path: Path, name: str) -> Path:
 
 
 def _beside(text: str) -> str:
-    """The recipe for data that lies beside it, and the package's models wherever they are."""
-    text = text.replace("root: data ", "root: .    ")
-    return re.sub(r"models/[\w-]+", lambda model: json.dumps(str(RECIPE.parent / model[0])), text)
+    """The recipe for data that lies beside it."""
+    return text.replace("root: data ", "root: .    ")
 
 
 def _row(problem: Problem) -> dict[str, str]:
