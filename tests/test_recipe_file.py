@@ -646,6 +646,9 @@ def test_models_of_the_package_are_named_without_a_path_and_yield_to_a_folder_of
     text = "name: r\ntask: {name: svamp}\nlearners: {a: {model: nano-t5-small}, b: {model: gpt2}}"
     assert parse(text).learners["a"].model.name == str(MODELS / "nano-t5-small")
     assert parse(text).learners["b"].model.name == "gpt2"
+    dumped = dump_recipe(parse(text))
+    assert str(MODELS) not in dumped
+    assert parse(dumped) == parse(text)
     (tmp_path / "nano-t5-small").mkdir()
     assert parse(text, base=tmp_path).learners["a"].model.name == str(tmp_path / "nano-t5-small")
 

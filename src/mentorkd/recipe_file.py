@@ -117,6 +117,9 @@ def dump_recipe(recipe: Recipe) -> str:
     for learner in raw["learners"].values():
         for key in idle_settings(learner):
             del learner[key]
+        for key in ("name", "tokenizer"):  # by name, wherever the package lies when this is read
+            if (value := learner["model"][key]) and Path(value).parent == MODELS:
+                learner["model"][key] = Path(value).name
     return dump_yaml(raw)
 
 
