@@ -38,6 +38,18 @@ def test_every_stage_at_work_has_a_bar_and_leaves_a_line() -> None:
     assert reporter._bars is None
 
 
+def test_looking_at_models_is_shown_until_a_stage_starts() -> None:
+    reporter, shown = ConsoleReporter(), io.StringIO()
+    reporter.console = Console(file=shown, force_terminal=True, width=120, color_system=None)
+    reporter.checking()
+    assert reporter._bars is not None
+    reporter._bars.refresh()
+    assert "looking at models" in shown.getvalue()
+    reporter.started(ONE, 1, 9)
+    assert [row.description for row in reporter._bars.tasks] == [f"[dim] 1/9[/dim] {ONE.name}"]
+    reporter.close()
+
+
 def test_json_tells_the_stage_of_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     JsonReporter().note("11 rows are too long", ONE)
     assert json.loads(capsys.readouterr().err) == {"event": "note", "stage": ONE.name, "text": "11 rows are too long"}

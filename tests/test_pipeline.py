@@ -34,6 +34,8 @@ class Heard:
         self.kept: list[str] = []
         self.notes: list[str] = []
 
+    def checking(self) -> None: ...
+
     def started(self, stage: Any, number: int, total: int) -> None:
         self.ran.append(stage.name)
 

@@ -42,13 +42,24 @@ class ConsoleReporter:
         self._drawn: dict[str, float] = {}
         self._skipped = 0
 
+    def checking(self) -> None:
+        """Say so until the first stage starts: it takes seconds, most of them to import what looks at models."""
+        self._open_bars().add_task("looking at models and engines", total=None)
+
     def started(self, stage: Stage, number: int, total: int) -> None:
         self._tell_skipped()
+        bars = self._open_bars()
+        if not self._rows:
+            for row in bars.task_ids:
+                bars.remove_task(row)
+        place = f"[dim]{number:>2}/{total}[/dim]"
+        self._rows[stage.name] = bars.add_task(f"{place} {stage.name}", total=None), place
+
+    def _open_bars(self) -> Progress:
         if self._bars is None:
             self._bars = self._new_bars()
             self._bars.start()
-        place = f"[dim]{number:>2}/{total}[/dim]"
-        self._rows[stage.name] = self._bars.add_task(f"{place} {stage.name}", total=None), place
+        return self._bars
 
     def _new_bars(self) -> Progress:
         return Progress(
@@ -107,6 +118,9 @@ class JsonReporter:
 
     def _emit(self, **fields: Any) -> None:
         print(json.dumps(fields, ensure_ascii=False), file=sys.stderr, flush=True)
+
+    def checking(self) -> None:
+        self._emit(event="checking")
 
     def started(self, stage: Stage, number: int, total: int) -> None:
         self._emit(event="started", stage=stage.name, number=number, total=total)

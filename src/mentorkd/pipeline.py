@@ -49,6 +49,8 @@ class PlannedStage:
 class Reporter(Protocol):
     """Hears what the pipeline does; the command line shows it."""
 
+    def checking(self) -> None: ...
+
     def started(self, stage: Stage, number: int, total: int) -> None: ...
 
     def progress(self, stage: Stage, done: int, total: int) -> None: ...
@@ -62,6 +64,8 @@ class Reporter(Protocol):
 
 class Quiet:
     """A Reporter that says nothing."""
+
+    def checking(self) -> None: ...
 
     def started(self, stage: Stage, number: int, total: int) -> None: ...
 
@@ -135,6 +139,8 @@ class Pipeline:
         forced = self._forced(force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
         with closing(self._crew(min(jobs, len(waiting)))) as crew:
+            if waiting:
+                self.reporter.checking()
             crew.check({stage.kind for stage in waiting})
             with self.folder.lock():
                 # Last first: a kill in between must not leave a stage finished whose inputs are to be made anew.
