@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mentorkd.errors import RunError
+from mentorkd.teachers import cache as cache_module
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
 from mentorkd.teachers.limits import Spending
 
@@ -98,6 +99,34 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
     with RequestCache(path) as cache:
         assert len(cache) == 150
         assert cache.spending() == Spending(150, 150, 150, 150, 0)
+
+
+def test_a_cache_that_another_makes_meanwhile_is_no_foreign_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c"
+    other = threading.Thread(target=lambda: RequestCache(path).close())
+
+    def look_away(statement: str) -> None:
+        if statement == "PRAGMA user_version" and other.ident is None:
+            other.start()
+            other.join(1)  # made by now, unless it must wait for us
+
+    connect = cache_module._connect
+
+    def traced(file: Path) -> sqlite3.Connection:
+        connection = connect(file)
+        if threading.current_thread() is threading.main_thread():
+            connection.set_trace_callback(look_away)
+        return connection
+
+    monkeypatch.setattr(cache_module, "_connect", traced)
+    with RequestCache(path) as cache:
+        assert len(cache) == 0
+    assert other.ident is not None
+    other.join(60)
+    with RequestCache(path) as cache:
+        assert len(cache) == 0
 
 
 def test_one_asks_at_a_time_and_a_killed_one_is_not_waited_for(tmp_path: Path) -> None:

@@ -307,15 +307,22 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _is_cache(connection: sqlite3.Connection, path: Path) -> bool:
     """Whether the file holds a cache; False if it is empty. RunError if it holds anything else."""
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    # One transaction, so one moment: another process may be making the cache between two of these reads.
+    connection.execute("BEGIN")
+    try:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    finally:
+        if connection.in_transaction:  # some faults of a file end it
+            connection.execute("ROLLBACK")
     if (application, version) == (_APPLICATION_ID, _VERSION):
         return True
     if application == _APPLICATION_ID:
         raise RunError(
             f"{path}: a request cache of version {version}, expected {_VERSION}; use the mentorkd that made it"
         )
-    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    if tables:
         raise RunError(f"{path}: a SQLite file, but no request cache; give another path")
     return False
 
