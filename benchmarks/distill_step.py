@@ -33,9 +33,9 @@ from svamp import (
 )
 
 from mentorkd.encoding import Encoded
-from mentorkd.hardware import choose_precision
 from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.objectives import Distillation
+from mentorkd.precision import choose_precision
 from mentorkd.recipe import TrainingConfig
 from mentorkd.soft_labels import SoftLabelWriter, StoredSoftLabels, StoreMeta
 from mentorkd.training import train

@@ -26,9 +26,9 @@ from svamp import SHAPES, data_argument, flan_t5, reference_batch, reference_sco
 
 from mentorkd.batching import Collator, sorted_batches
 from mentorkd.encoding import Encoded
-from mentorkd.hardware import choose_precision
 from mentorkd.head_tap import tap_is_exact, target_hidden
 from mentorkd.models import LoadedModel
+from mentorkd.precision import choose_precision
 from mentorkd.stages.score import TOKENS_PER_BATCH, score
 
 REFERENCE, OURS, UNPADDED = "reference", "ours", "unpadded"

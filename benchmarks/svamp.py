@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 from transformers.utils import logging
 
+from mentorkd.batching import IGNORE_INDEX
 from mentorkd.encoding import Encoded, encode_rows
-from mentorkd.losses import IGNORE_INDEX
 from mentorkd.models import LoadedModel, load_tokenizer
 from mentorkd.prompts import render_target
 from mentorkd.recipe import ModelConfig

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+from command_line import cli  # noqa: F401  (a fixture)
+from places import SHARED
 
 
 @pytest.fixture(scope="session")

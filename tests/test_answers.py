@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from mentorkd.answers import Graded, equal, extract, grade, normalise_answer, option_letters
 from mentorkd.errors import DataError
+from places import ROOT
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts"))
 import grade_recorded
 
 NUMBERS = [
@@ -486,5 +487,5 @@ def test_every_paper_gold_answer_is_readable(shared_data: Path) -> None:
 
 @pytest.mark.slow
 def test_the_document_holds_the_tables_of_the_script(shared_data: Path) -> None:
-    document = Path(__file__).parents[1] / "docs" / "results" / "grading.md"
+    document = ROOT / "docs" / "results" / "grading.md"
     assert grade_recorded.tables(shared_data) in document.read_text(encoding="utf-8")

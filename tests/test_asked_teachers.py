@@ -16,15 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-sys.path.append(str(Path(__file__).with_name("teachers")))
-
+from command_line import Cli
 from hostile_server import Running, running
-
 from mentorkd.recipe_file import parse_recipe
 from mentorkd.records import Question, Rationale, read_jsonl
 from mentorkd.teachers.cache import RequestCache
+from places import ROOT
 from small_recipe import small_recipe
-from test_cli import Cli, cli  # noqa: F401  (a fixture)
 from tiny_models import memorise, tiny_llama, tiny_tokenizer
 
 KEY = "sk-never-to-be-seen-0123456789"
@@ -71,7 +69,7 @@ def asked_of(server: Running) -> int:
 
 
 def test_from_questions_to_a_report_by_way_of_an_endpoint(
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     server: Running,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -137,7 +135,7 @@ def test_from_questions_to_a_report_by_way_of_an_endpoint(
 
 
 def test_more_samples_ask_for_what_is_missing_alone_and_runs_can_share_a_cache(
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     server: Running,
     tmp_path: Path,
 ) -> None:
@@ -160,7 +158,7 @@ def test_more_samples_ask_for_what_is_missing_alone_and_runs_can_share_a_cache(
     assert asked_of(server) == QUESTIONS * 3
 
 
-def test_killed_while_it_asks_it_goes_on_where_it_was(cli: Cli, server: Running, tmp_path: Path) -> None:  # noqa: F811
+def test_killed_while_it_asks_it_goes_on_where_it_was(cli: Cli, server: Running, tmp_path: Path) -> None:
     recipe, run = write_recipe(tmp_path, endpoint(server, concurrency=1)), tmp_path / "run"
     command = [sys.executable, "-m", "mentorkd", "annotate", str(recipe), "--run", str(run), "--quiet"]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
@@ -180,7 +178,7 @@ def test_killed_while_it_asks_it_goes_on_where_it_was(cli: Cli, server: Running,
 
 def test_interrupted_it_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     server: Running,
     tmp_path: Path,
 ) -> None:
@@ -201,7 +199,7 @@ def test_interrupted_it_says_how_to_go_on(
 
 
 def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     server: Running,
     tmp_path: Path,
 ) -> None:
@@ -223,7 +221,7 @@ def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
     assert asked_of(server) == ALL
 
 
-def test_a_dry_run_and_a_plan_ask_for_nothing(cli: Cli, server: Running, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_and_a_plan_ask_for_nothing(cli: Cli, server: Running, tmp_path: Path) -> None:
     recipe, run = write_recipe(tmp_path, endpoint(server)), tmp_path / "run"
     told = cli("annotate", recipe, "--dry-run", "--run", run)
     assert told.code == 0, told.err
@@ -246,7 +244,7 @@ def test_a_dry_run_and_a_plan_ask_for_nothing(cli: Cli, server: Running, tmp_pat
     assert asked_of(server) == ALL
 
 
-def test_worked_examples_may_come_from_the_training_file(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_worked_examples_may_come_from_the_training_file(cli: Cli, tmp_path: Path) -> None:
     teacher = {"kind": "openai", "model": "m", "prompt": "few_shot", "exemplars": "train", "shots": 2}
     recipe = write_recipe(tmp_path, teacher)
     lacking = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run")
@@ -267,7 +265,7 @@ def test_worked_examples_may_come_from_the_training_file(cli: Cli, tmp_path: Pat
     assert json.loads(plan.out)["stages"][1]["rows"] == ALL
 
 
-def test_caches_are_merged_and_exported(cli: Cli, server: Running, tmp_path: Path) -> None:  # noqa: F811
+def test_caches_are_merged_and_exported(cli: Cli, server: Running, tmp_path: Path) -> None:
     recipe, run = write_recipe(tmp_path, endpoint(server, samples=1)), tmp_path / "run"
     assert cli("annotate", recipe, "--run", run).code == 0
     merged = cli("cache", "merge", tmp_path / "all.sqlite", run, run, "--json")
@@ -282,7 +280,7 @@ def test_caches_are_merged_and_exported(cli: Cli, server: Running, tmp_path: Pat
         assert cache.spending().requests == 0
 
 
-def test_a_model_that_runs_here_is_a_teacher_too(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_that_runs_here_is_a_teacher_too(cli: Cli, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, {"kind": "local", "model": "teacher", "max_tokens": 8, "engine": "transformers"})
     tokenizer = tiny_tokenizer(append_eos=False)
     tiny_llama(tokenizer).save_pretrained(tmp_path / "teacher")
@@ -300,7 +298,7 @@ def test_a_model_that_runs_here_is_a_teacher_too(cli: Cli, tmp_path: Path) -> No
     assert before.items() < after.items()
 
 
-def test_a_base_model_reads_the_papers_words_and_ends_before_the_next_question(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_a_base_model_reads_the_papers_words_and_ends_before_the_next_question(cli: Cli, tmp_path: Path) -> None:
     first = "Q: What is 1 + 3?\nA: Let's think step by step."
     second = f"{first} 1 + 3 = 4.\nTherefore, the answer is"
     onward = "\nQ: What is 2 + 6?\nA: Let's think step by step."
@@ -328,7 +326,7 @@ def test_a_base_model_reads_the_papers_words_and_ends_before_the_next_question(c
 
 
 def test_symbolic_answers_are_graded_from_the_questions_to_the_report(
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     server: Running,
     tmp_path: Path,
 ) -> None:
@@ -363,7 +361,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     tmp_path: Path,
     case: str,
 ) -> None:
@@ -384,7 +382,7 @@ def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_is_written(
 
 
 def test_every_teacher_of_the_documents_is_a_valid_one() -> None:
-    root, found = Path(__file__).parents[1], 0
+    root, found = ROOT, 0
     for document in ("README.md", "docs/teacher.md"):
         blocks = re.findall(r"```yaml\n(.*?)```", (root / document).read_text(encoding="utf-8"), re.DOTALL)
         for teacher in [part for block in blocks for part in re.split(r"^(?=teacher:)", block, flags=re.MULTILINE)]:
@@ -399,7 +397,7 @@ def test_every_teacher_of_the_documents_is_a_valid_one() -> None:
 
 def test_the_package_of_an_api_teacher_is_named_where_it_is_missing(
     monkeypatch: pytest.MonkeyPatch,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     tmp_path: Path,
 ) -> None:
     recipe = write_recipe(tmp_path, {"kind": "openai", "model": "m", "api_key_env": VARIABLE})
@@ -410,7 +408,7 @@ def test_the_package_of_an_api_teacher_is_named_where_it_is_missing(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_of_a_recorded_teacher_is_refused(cli: Cli, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_of_a_recorded_teacher_is_refused(cli: Cli, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(small_recipe(tmp_path), sort_keys=False))
     told = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run")

@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mentorkd.batching import Collator, plan_batches, sorted_batches
+from mentorkd.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
 from mentorkd.encoding import Encoded, Row, encode_prompt, encode_rows, encode_target, token_span
 from mentorkd.errors import ModelError
-from mentorkd.losses import IGNORE_INDEX
 from mentorkd.prompts import render_target
 from tiny_models import tiny_tokenizer
 

@@ -15,33 +15,8 @@ import pytest
 import yaml
 
 import mentorkd
-from mentorkd.cli import main
+from command_line import Cli
 from small_recipe import small_recipe, write_small_recipe
-
-Cli = Callable[..., "Outcome"]
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process."""
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mentorkd", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-        out, err = capsys.readouterr()
-        return Outcome(code, out, err)
-
-    return call
 
 
 @pytest.fixture(scope="module")

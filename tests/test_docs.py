@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from places import ROOT
 
 
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5Model
 
 from mentorkd import models
-from mentorkd.batching import Collator
+from mentorkd.batching import IGNORE_INDEX, Collator
 from mentorkd.encoding import Encoded
 from mentorkd.errors import ModelError
 from mentorkd.head_tap import head_parameters, tap_is_exact, target_hidden, target_logits
-from mentorkd.losses import IGNORE_INDEX
 from mentorkd.models import (
     LoadedModel,
     hold_products_in_bfloat16,

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mentorkd.batching import Collator, plan_batches
+from mentorkd.batching import IGNORE_INDEX, Collator, plan_batches
 from mentorkd.encoding import Encoded
 from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.losses import IGNORE_INDEX
 from mentorkd.mentors import MentorEnsemble, OnlineMentor
 from mentorkd.models import LoadedModel
 from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective, StepByStep, Student

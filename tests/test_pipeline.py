@@ -9,46 +9,21 @@ import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from mentorkd import hardware
+from mentorkd import precision
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.pipeline import Pipeline, open_run
 from mentorkd.recipe_file import load_recipe
 from mentorkd.records import Prediction, Rationale, read_jsonl
 from mentorkd.stage_graph import compile_stages
+from places import HELPERS
 from small_recipe import small_recipe, write_small_recipe
 from tiny_models import tiny_t5, tiny_tokenizer
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-class Heard:
-    """A Reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-        self.kept: list[str] = []
-        self.notes: list[str] = []
-
-    def checking(self) -> None: ...
-
-    def started(self, stage: Any, number: int, total: int) -> None:
-        self.ran.append(stage.name)
-
-    def progress(self, stage: Any, done: int, total: int) -> None:
-        assert 0 <= done <= total
-
-    def finished(self, stage: Any, record: Any) -> None: ...
-
-    def skipped(self, stage: Any) -> None:
-        self.kept.append(stage.name)
-
-    def note(self, text: str, stage: Any) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +179,7 @@ def test_the_arithmetic_is_measured_once_and_told_with_its_reason(
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(raw))
     for gain in (7.0, 0.5):  # the second run measures float32, and must not change to it
-        monkeypatch.setattr(hardware, "bfloat16_gain", lambda device_type, gain=gain: gain)
+        monkeypatch.setattr(precision, "bfloat16_gain", lambda device_type, gain=gain: gain)
         pipeline = Pipeline(load_recipe(path, ["device=cpu"]), tmp_path / "run")
         manifest = pipeline.run(force=["train"])
         told = "a layer trained in bfloat16 measured 7.0 times as fast as in float32 on cpu"
@@ -229,7 +204,7 @@ def test_mentors_of_another_vocabulary_are_refused_before_anything_runs(tmp_path
 
 def test_killed_at_ten_random_moments_the_result_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
     recipe = write_small_recipe(tmp_path)
-    driver = Path(__file__).with_name("kill_driver.py")
+    driver = HELPERS / "kill_driver.py"
     told = subprocess.run(
         [sys.executable, str(driver), str(recipe), str(tmp_path / "killed"), "10", "5"],
         env=ENVIRONMENT, capture_output=True, text=True, timeout=280,

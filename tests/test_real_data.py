@@ -10,8 +10,7 @@ import pytest
 from mentorkd.pipeline import Pipeline
 from mentorkd.recipe_file import load_recipe
 from mentorkd.records import Rationale, read_jsonl
-
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+from places import RECIPES
 
 SMALL = [
     "task.limit_train=30",

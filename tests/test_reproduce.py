@@ -14,13 +14,15 @@ from mentorkd.cli import main
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.paper_results import paper_results
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe import TEACHER, Recipe
+from mentorkd.recipe import Recipe
 from mentorkd.recipe_file import load_recipe
+from mentorkd.records import TEACHER
 from mentorkd.reproduce import beside_the_paper, fill_in, of_student, row_of, without
 from mentorkd.statistics import wilson_interval
 from mentorkd.tasks import PAPER_TASKS
+from places import RECIPES
 
-FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "paper"
+FOLDER = RECIPES / "paper"
 RECIPES = {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 TABLES = {"table1", "table2", "table3", "table4", "table5", "figure3", "figure4", "figure6", "figure7"}
 AT_HAND = ["svamp", "tracking_shuffled_objects", "date_understanding", "last_letter_concatenation"]

@@ -10,8 +10,8 @@ from mentorkd.estimate import estimate
 from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
 from mentorkd.recipe_graph import arms
 from mentorkd.tasks import find_task
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted([*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("src/mentorkd/**/*.yaml")])
 PAPER = ("date", "last_letter", "shuffled", "svamp")
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.store import RunFolder, Stage, digest_path, fingerprint, write_json
+from mentorkd.files import digest_path, fingerprint, write_json
+from mentorkd.store import RunFolder, Stage
 
 
 def stage(mark: str = "f1", name: str = "learners/a/seed-1/train") -> Stage:

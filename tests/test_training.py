@@ -15,19 +15,31 @@ import torch
 from safetensors.torch import load_file
 
 import mentorkd.training
-from mentorkd.batching import Collator
+from mentorkd.batching import IGNORE_INDEX, Collator
 from mentorkd.encoding import Encoded
 from mentorkd.errors import TrainingError
 from mentorkd.fused_loss import fused_distillation_loss
 from mentorkd.head_tap import head_parameters, target_hidden, target_logits
-from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.losses import IGNORE_INDEX, MentorHidden, distillation_loss
-from mentorkd.models import LoadedModel, load_model
+from mentorkd.losses import MentorHidden, distillation_loss
+from mentorkd.models import load_model
 from mentorkd.objectives import Consistency, Objective, StepByStep
 from mentorkd.recipe import LoraConfig, ModelConfig
 from mentorkd.training import TrainingResult, last_checkpoint, train
+from places import HELPERS
 from tiny_models import tiny_tokenizer
-from tiny_training import FAMILIES, assert_same, learner, losses, online, paired_rows, rows_for, run, settings, weights
+from tiny_training import (
+    FAMILIES,
+    LIVE,
+    assert_same,
+    learner,
+    losses,
+    online,
+    rows_for,
+    run,
+    settings,
+    train_by_a_live_mentor,
+    weights,
+)
 
 # --- it learns ----------------------------------------------------------------------------------------------------
 
@@ -161,31 +173,13 @@ def test_epochs_that_do_not_fill_an_accumulation_step_are_all_trained_on(tmp_pat
     assert sum(row["tokens"] for row in result.history) == 2 * sum(len(row.target_ids) for row in rows)
 
 
-LIVE = UNTIED, GPT2, PAIRS = "t5 with a head of its own", "gpt2", "pairs of rationales, and hidden states"
-
-
-def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tuple[TrainingResult, LoadedModel]:
-    student, mentor = (learner("gpt2" if family == GPT2 else "t5", seed=seed) for seed in (2, 1))
-    if family == UNTIED:
-        # This transformers ties every T5 that it builds; some that it loads have heads of their own.
-        head = student.model.get_output_embeddings()
-        head.weight = torch.nn.Parameter(head.weight.detach().flip(0).contiguous())
-    objective: Objective = online(mentor)
-    if family == PAIRS:
-        objective = Consistency(0.5, base=HiddenMatching(student, mentor, kd_weight=0.5))
-    make = paired_rows if family == PAIRS else rows_for
-    rows = make(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
-    changes = {"batch_size": 2, "gradient_accumulation": accumulation}
-    return run(student, rows, folder, objective=objective, **changes), student
-
-
 def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    script = Path(__file__).parent / "train_in_one_of_two_processes.py"
+    script = HELPERS / "train_in_one_of_two_processes.py"
     two = [
         subprocess.Popen(
             [sys.executable, script, tmp_path / "two"], env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}

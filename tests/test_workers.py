@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+from heard import Heard
 from mentorkd import workers
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
 from mentorkd.pipeline import Pipeline
@@ -27,7 +28,6 @@ from mentorkd.store import RunFolder
 from mentorkd.work import Work
 from mentorkd.workers import carry_out
 from small_recipe import small_recipe
-from test_pipeline import Heard
 
 TIMES = {"seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb", "made_by"}
 

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 
 from mentorkd.encoding import Encoded
-from mentorkd.losses import IGNORE_INDEX
-from mentorkd.recipe import ModelKind
+from mentorkd.records import ModelKind
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["BatchPlan", "Collator", "plan_batches", "sorted_batches"]
+__all__ = ["IGNORE_INDEX", "BatchPlan", "Collator", "plan_batches", "sorted_batches"]
+
+IGNORE_INDEX = -100
+"""Label of a position that is no target: padding, prompt."""
 
 
 @dataclass(frozen=True, slots=True)

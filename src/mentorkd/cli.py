@@ -33,8 +33,8 @@ from mentorkd.data_cli import data_app, import_data
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.hardware import cores
 from mentorkd.init_cli import init
-from mentorkd.recipe import TEACHER, Recipe
-from mentorkd.records import Question, write_jsonl
+from mentorkd.recipe import Recipe
+from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.reproduce_cli import reproduce
 from mentorkd.store import Stage
 from mentorkd.teacher_cli import annotate, cache_app

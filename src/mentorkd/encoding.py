@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mentorkd.errors import ModelError
 from mentorkd.prompts import CAUSAL_SEPARATOR, chat_prompt
-from mentorkd.recipe import ModelKind
+from mentorkd.records import ModelKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mentorkd.readers import read_rationales
-from mentorkd.recipe import GOLD, TEACHER, Recipe, RecordedTeacher, SelectConfig
+from mentorkd.recipe import Recipe, RecordedTeacher, SelectConfig
 from mentorkd.recipe_file import data_path
 from mentorkd.recipe_graph import matched_arms
 from mentorkd.recipe_search import trials_of
-from mentorkd.records import Question, Rationale
+from mentorkd.records import GOLD, TEACHER, Question, Rationale
 from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.sampling import Grader
 from mentorkd.stages.select import CHARACTERS_PER_TOKEN, gather

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mentorkd.batching import IGNORE_INDEX
 from mentorkd.losses import (
-    IGNORE_INDEX,
     RULED_OUT,
     Divergence,
     LossSettings,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mentorkd.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
-from mentorkd.losses import IGNORE_INDEX
 
 __all__ = ["Layers", "head_parameters", "tap_is_exact", "target_hidden", "target_logits", "target_states"]
 

@@ -6,16 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mentorkd.records import TEACHER
+
 __all__ = [
     "EXPLAIN",
-    "GOLD",
     "PREDICT",
-    "TEACHER",
     "LearnableConfig",
     "Learner",
     "LoraConfig",
     "ModelConfig",
-    "ModelKind",
     "ObjectiveName",
     "SamplingConfig",
     "SearchConfig",
@@ -24,17 +23,8 @@ __all__ = [
     "TrainingConfig",
 ]
 
-TEACHER = "teacher"
-"""The name under which learners refer to the teacher."""
-
-GOLD = "gold"
-"""The name of the answers themselves as a source: every training question once, its gold answer and no reasoning."""
-
 PREDICT, EXPLAIN = "predict: ", "explain: "
 """What stands before the prompts of Distilling Step-by-Step: of the answer, of the rationale."""
-
-ModelKind = Literal["seq2seq", "causal"]
-"""Encoder-decoder (T5) or decoder-only (GPT-2, Llama, Qwen)."""
 
 ObjectiveName = Literal["rationale", "step_by_step", "mcc"]
 """What a learner makes of its rationales: plain text, Distilling Step-by-Step, MCC-KD."""

@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mentorkd.batching import IGNORE_INDEX
+
 __all__ = [
-    "IGNORE_INDEX",
     "RULED_OUT",
     "Divergence",
     "LossSettings",
@@ -43,9 +44,6 @@ __all__ = [
     "top_k_of",
     "weighted_sides",
 ]
-
-IGNORE_INDEX = -100
-"""Label of a position that is no target: padding, prompt."""
 
 RULED_OUT = -1e4
 """Logits at or below this, -inf among them, mean "cannot happen": probability 0 and no gradient, yet no 0 * inf."""

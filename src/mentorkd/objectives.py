@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mentorkd.batching import IGNORE_INDEX
 from mentorkd.encoding import Encoded
 from mentorkd.fused_loss import fused_distillation_loss
 from mentorkd.head_tap import Layers, head_parameters, target_states
-from mentorkd.losses import IGNORE_INDEX, Divergence, LossSums, Mentors, distillation_loss
+from mentorkd.losses import Divergence, LossSums, Mentors, distillation_loss
 from mentorkd.mcc import answer_pairs, bidirectional_kl
 from mentorkd.mentors import SoftLabelSource
 

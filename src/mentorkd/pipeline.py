@@ -25,10 +25,11 @@ from typing import Any, Protocol
 
 from mentorkd import provenance
 from mentorkd.errors import RunError
+from mentorkd.files import write_json
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_file import dump_recipe, load_recipe
 from mentorkd.stage_graph import compile_stages
-from mentorkd.store import RunFolder, Stage, role, write_json
+from mentorkd.store import RunFolder, Stage, role
 from mentorkd.workers import Crew, Here, Workers
 
 __all__ = ["Pipeline", "PlannedStage", "Reporter", "open_run"]

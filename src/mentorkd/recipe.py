@@ -12,14 +12,11 @@ from pydantic import BeforeValidator, Field
 
 from mentorkd.learner_recipe import (
     EXPLAIN,
-    GOLD,
     PREDICT,
-    TEACHER,
     LearnableConfig,
     Learner,
     LoraConfig,
     ModelConfig,
-    ModelKind,
     ObjectiveName,
     SamplingConfig,
     SearchConfig,
@@ -27,21 +24,18 @@ from mentorkd.learner_recipe import (
     Strict,
     TrainingConfig,
 )
-from mentorkd.records import AnswerKind
+from mentorkd.records import GOLD, TEACHER, AnswerKind
 from mentorkd.teacher_recipe import LocalTeacher, OpenAITeacher
 
 __all__ = [
     "EXPLAIN",
-    "GOLD",
     "PREDICT",
-    "TEACHER",
     "DataConfig",
     "LearnableConfig",
     "Learner",
     "LocalSource",
     "LoraConfig",
     "ModelConfig",
-    "ModelKind",
     "ObjectiveName",
     "OpenAISource",
     "Recipe",

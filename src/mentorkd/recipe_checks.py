@@ -13,11 +13,11 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mentorkd.recipe import GOLD, TEACHER, Recipe
+from mentorkd.files import digest_path
+from mentorkd.recipe import Recipe
 from mentorkd.recipe_graph import Links, cycles, judged_in, links_in
 from mentorkd.recipe_yaml import KeyPath, suggestion
-from mentorkd.records import normalise_whitespace
-from mentorkd.store import digest_path
+from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
 __all__ = ["Finding", "combined_faults", "idle_settings", "learnable_filters", "mapping", "plain_faults"]
 

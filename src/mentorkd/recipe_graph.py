@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.recipe import GOLD, TEACHER, Recipe
+from mentorkd.recipe import Recipe
+from mentorkd.records import GOLD, TEACHER
 
 __all__ = [
     "Links",

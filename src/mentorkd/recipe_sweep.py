@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from mentorkd.recipe import TEACHER, Learner
+from mentorkd.files import fingerprint
+from mentorkd.recipe import Learner
 from mentorkd.recipe_checks import Finding, mapping
 from mentorkd.recipe_defaults import SHARED
 from mentorkd.recipe_graph import judged_in, links_in
 from mentorkd.recipe_yaml import suggestion
-from mentorkd.store import fingerprint
+from mentorkd.records import TEACHER
 
 __all__ = ["blame_sweep", "expand_sweep"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -16,8 +16,12 @@ from typing import Any, Literal, TypeVar
 from mentorkd.errors import DataError
 
 __all__ = [
+    "GOLD",
+    "TEACHER",
     "AnswerKind",
+    "ModelKind",
     "Prediction",
+    "Progress",
     "Question",
     "Rationale",
     "Record",
@@ -28,6 +32,18 @@ __all__ = [
     "read_jsonl",
     "write_jsonl",
 ]
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+TEACHER = "teacher"
+"""The name under which learners refer to the teacher."""
+
+GOLD = "gold"
+"""The name of the answers themselves as a source: every training question once, its gold answer and no reasoning."""
+
+ModelKind = Literal["seq2seq", "causal"]
+"""Encoder-decoder (T5) or decoder-only (GPT-2, Llama, Qwen)."""
 
 AnswerKind = Literal["number", "choice", "yes_no", "text", "math"]
 Verdict = Literal["correct", "wrong", "no_answer"]

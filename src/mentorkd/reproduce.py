@@ -15,11 +15,11 @@ from mentorkd.errors import MentorkdError, RunError
 from mentorkd.paper_results import paper_results
 from mentorkd.pipeline import Pipeline
 from mentorkd.readers import read_questions, read_rationales
-from mentorkd.recipe import TEACHER, ModelConfig, Recipe
+from mentorkd.recipe import ModelConfig, Recipe
 from mentorkd.recipe_file import learning_order, load_recipe, missing_files
 from mentorkd.recipe_graph import arms, links_of
 from mentorkd.recipe_yaml import read_yaml
-from mentorkd.records import Question, write_jsonl
+from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.statistics import Interval, wilson_interval
 from mentorkd.tasks import Task
 

@@ -11,9 +11,10 @@ from typing import Any
 from filelock import FileLock
 
 from mentorkd.errors import RunError
-from mentorkd.hardware import Precision, choose_precision
+from mentorkd.files import write_json
+from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
-from mentorkd.store import RunFolder, write_json
+from mentorkd.store import RunFolder
 
 __all__ = ["RunFiles"]
 

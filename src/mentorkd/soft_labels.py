@@ -29,9 +29,10 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
+from mentorkd.batching import IGNORE_INDEX
 from mentorkd.errors import StoreError
-from mentorkd.losses import IGNORE_INDEX, MentorHidden, MentorSide, MentorTopK
-from mentorkd.store import write_json
+from mentorkd.files import write_json
+from mentorkd.losses import MentorHidden, MentorSide, MentorTopK
 
 __all__ = ["SoftLabelStore", "SoftLabelWriter", "StoreMeta", "StoredSoftLabels"]
 

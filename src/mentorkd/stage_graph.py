@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RunError
-from mentorkd.recipe import GOLD, TEACHER, Learner, ModelConfig, Recipe, RecordedTeacher, SelectConfig
+from mentorkd.files import digest_path, fingerprint
+from mentorkd.recipe import Learner, ModelConfig, Recipe, RecordedTeacher, SelectConfig
 from mentorkd.recipe_checks import idle_settings
 from mentorkd.recipe_file import data_path, learning_order, writers
 from mentorkd.recipe_graph import arms, judges_of, matched_arms
 from mentorkd.recipe_search import trial_name, trials_of, with_values
-from mentorkd.store import Stage, digest_path, fingerprint, role
+from mentorkd.records import GOLD, TEACHER
+from mentorkd.store import Stage, role
 
 __all__ = ["compile_stages", "row_settings"]
 

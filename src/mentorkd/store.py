@@ -7,9 +7,7 @@ by the next process that opens the folder. So at any instant a stage is either f
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -21,66 +19,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mentorkd.errors import RunError
+from mentorkd.files import write_json
 
-__all__ = ["RunFolder", "Stage", "digest_path", "fingerprint", "link", "role", "write_json"]
+__all__ = ["RunFolder", "Stage", "role"]
 
-DIGITS = 16
 WORKERS_SECONDS = 10
-
-
-def fingerprint(value: Any) -> str:
-    """Hash of a JSON-like value; mappings are unordered. Refuses what has no stable form (objects, paths, sets, NaN)."""
-    try:
-        text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"cannot fingerprint {type(value).__name__}: {error}; give text, numbers, lists and mappings"
-        ) from None
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-
-
-def digest_path(path: Path) -> str:
-    """Hash of a file's bytes, or of a folder's files that make a model or data set (not its README or hidden files)."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.suffix != ".md" and not f.name.startswith(".")]
-    else:
-        files = [path]
-    for file in files:
-        name = file.relative_to(path).as_posix() if path.is_dir() else ""
-        digest.update(f"{name}:{file.stat().st_size}:".encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                digest.update(chunk)
-    return digest.hexdigest()[:DIGITS]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON by way of a temporary file and a rename, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def link(source: Path, target: Path) -> None:
-    """Make a file or folder appear at `target` too, by hard links where the file system has them, else by copies."""
-
-    def one(old: str, new: str) -> str:
-        Path(new).unlink(missing_ok=True)  # left by a kill
-        try:
-            os.link(old, new)
-        except OSError:
-            shutil.copy2(old, new)
-        return new
-
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=one, dirs_exist_ok=True)
-    else:
-        one(str(source), str(target))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
-from mentorkd.batching import BatchPlan, Collator
+from mentorkd.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.encoding import Encoded
 from mentorkd.errors import TrainingError
-from mentorkd.losses import IGNORE_INDEX
 from mentorkd.objectives import Objective, Student, Sums
 
 __all__ = ["OWN_WEIGHTS", "MentorTrainer", "PlannedBatches", "RoundEnds"]

@@ -14,6 +14,7 @@ from typing import Any
 
 from mentorkd import provenance
 from mentorkd.cards import model_card
+from mentorkd.files import digest_path, fingerprint, link, write_json
 from mentorkd.models import (
     kind_of,
     load_folder,
@@ -38,7 +39,7 @@ from mentorkd.stages.rows import Reader
 from mentorkd.stages.sampling import Decoding
 from mentorkd.stages.score import score
 from mentorkd.stages.search import choose_trial
-from mentorkd.store import Stage, digest_path, fingerprint, link, write_json
+from mentorkd.store import Stage
 from mentorkd.training import train
 from mentorkd.workbench import CHUNK_BATCHES, Workbench
 

@@ -13,12 +13,13 @@ from transformers.utils import logging
 from mentorkd import hardware
 from mentorkd.encoding import Encoded, EncodingCounts
 from mentorkd.errors import DataError, TrainingError
+from mentorkd.files import fingerprint
 from mentorkd.generation import Engine, open_engine
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
 from mentorkd.objectives import Objective
-from mentorkd.recipe import GOLD, Learner, Recipe
+from mentorkd.recipe import Learner, Recipe
 from mentorkd.recipe_search import with_values
-from mentorkd.records import Prediction, Question, Rationale, Split
+from mentorkd.records import GOLD, Prediction, Question, Rationale, Split
 from mentorkd.run_files import RunFiles
 from mentorkd.stages.evaluate import accuracy, evaluate
 from mentorkd.stages.likelihood import judge_of, likelihoods
@@ -26,7 +27,7 @@ from mentorkd.stages.objective import MentorFiles, objective_of
 from mentorkd.stages.rows import Reader, training_rows
 from mentorkd.stages.sampling import Grader
 from mentorkd.stages.select import gather, gold_rationales
-from mentorkd.store import RunFolder, Stage, fingerprint
+from mentorkd.store import RunFolder, Stage
 
 __all__ = ["CHUNK_BATCHES", "Workbench"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
-from tiny_families import CPU, PROMPTS, Saved, build
 
 from mentorkd.models import load_folder
+from tiny_families import CPU, PROMPTS, Saved, build
 
 
 @pytest.fixture(scope="session")

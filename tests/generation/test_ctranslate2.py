@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import CPU, PROMPTS, build
 from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 
 from mentorkd.errors import ModelError
 from mentorkd.generation import ctranslate2_engine, open_engine
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import LoadedModel, save_model
+from tiny_families import CPU, PROMPTS, build
 from tiny_models import tiny_t5, tiny_tokenizer
 
 pytest.importorskip("ctranslate2")

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tiny_families import CPU, MAX_NEW_TOKENS, PROMPTS, Saved
 
 from mentorkd.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import Engine, open_engine
 from mentorkd.generation.transformers_engine import TransformersEngine
+from tiny_families import CPU, MAX_NEW_TOKENS, PROMPTS, Saved
 from tiny_models import TEXTS
 
 GREEDY: dict[str, Any] = {

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import CPU, PROMPTS
 
 import mentorkd.generation
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import choose_engine, open_engine
 from mentorkd.models import LoadedModel, save_model
+from tiny_families import CPU, PROMPTS
 from tiny_models import tiny_gpt2, tiny_t5, tiny_tokenizer
 
 GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 8, "seed": 0}

@@ -8,13 +8,13 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from tiny_families import PROMPTS, build
 from transformers import GenerationConfig
 
 from mentorkd.encoding import encode_prompt
 from mentorkd.errors import ModelError
 from mentorkd.generation.decoding import FAMILIES, choose
 from mentorkd.generation.transformers_engine import TransformersEngine
+from tiny_families import PROMPTS, build
 from tiny_models import tiny_gpt2, tiny_qwen2, tiny_t5, tiny_tokenizer
 
 GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 16, "seed": 0}

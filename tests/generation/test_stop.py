@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_families import CPU
 
 from mentorkd.generation import Engine, open_engine, sampling
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import LoadedModel
+from tiny_families import CPU
 from tiny_models import memorise, tiny_llama, tiny_tokenizer
 
 PROMPT = "Q: What is 1 + 3?\nA: Let's think step by step."

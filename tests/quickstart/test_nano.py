@@ -18,8 +18,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mentorkd import quickstart
 from mentorkd.quickstart import PHRASINGS, generate_problems
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(quickstart.__file__).with_name("models")
 NAMES = ("nano-t5-small", "nano-t5-large")
 MILLIONS = {"nano-t5-small": (1.0, 1.5), "nano-t5-large": (4.0, 6.0)}

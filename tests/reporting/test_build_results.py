@@ -9,43 +9,19 @@ from dataclasses import replace
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.records import Prediction, Question
+from mentorkd.records import Question
 from mentorkd.reporting import LearnerInfo, StageCost, build_results, summary_rows
 from mentorkd.reporting.curves import MOST_POINTS, build_curve
 from mentorkd.reporting.examples import MOST_DIFFERING, first_wrong_step
 from mentorkd.reporting.views import cut_lines, settings_rows, shared_settings
 from mentorkd.statistics import format_p, mcnemar, wilson_interval
+from ten_questions import TEN, marked, ten
 
-TEN = [Question.create(f"question {n}", "A", "test") for n in range(10)]
 VANILLA = LearnerInfo(name="vanilla", model="small", model_key="small", rationales=["teacher"])
 STUDENT = LearnerInfo(
     name="student", model="small", model_key="small", rationales=["teacher", "mentor"], imitates={"mentor": 1.0}
 )
 MENTOR = LearnerInfo(name="mentor", model="large", model_key="large", rationales=["teacher"])
-
-
-def marked(learner, marks, seed=1, questions=TEN):
-    """Predictions from a string: + right, - wrong, 0 no answer."""
-    verdict = {"+": "correct", "-": "wrong", "0": "no_answer"}
-    return [
-        Prediction(
-            q.id,
-            learner,
-            seed,
-            f"text {mark}",
-            {"+": "A", "-": "B"}.get(mark),
-            verdict[mark],
-            tokens=n,
-            finished=mark != "0",
-        )
-        for n, (q, mark) in enumerate(zip(questions, marks, strict=True))
-    ]
-
-
-def ten(inputs, marks, learners=(VANILLA, STUDENT), seeds=(1,), **changes):
-    predictions = {(name, seed): marked(name, text, seed) for (name, seed), text in marks.items()}
-    values = {"learners": learners, "seeds": seeds, "questions": TEN, "predictions": predictions, "metrics": {}}
-    return build_results(inputs(size=10, **(values | changes)))
 
 
 def test_accuracy_no_answer_and_tokens(inputs):

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from made_up_run import MENTOR, STUDENT, TEXT, VANILLA
 from mentorkd.recipe import Recipe
 from mentorkd.stages.report import _judges, _protocol, _settings
 from mentorkd.statistics import holm, mcnemar
-from reporting.conftest import MENTOR, STUDENT, TEXT, VANILLA
-from reporting.test_build_results import ten
+from ten_questions import ten
 
 MARKS = {("mentor", 1): "+" * 10, ("vanilla", 1): "+---------", ("student", 1): "+++++++++-", ("text", 1): "+++-------"}
 

@@ -19,8 +19,8 @@ from mentorkd.reporting import (
     schema_run,
     write_report,
 )
+from places import ROOT
 
-ROOT = Path(__file__).parents[2]
 TRIALS = [{"learner": "student", "seed": 42, "values": {"kd_weight": 0.3}, "validation": 0.5, "chosen": True}]
 
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mentorkd.batching import Collator
+from mentorkd.batching import IGNORE_INDEX, Collator
 from mentorkd.encoding import Encoded, encode_rows
 from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.losses import IGNORE_INDEX
 from mentorkd.mentors import MentorEnsemble, OnlineMentor
 from mentorkd.models import LoadedModel
 from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective

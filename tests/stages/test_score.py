@@ -10,10 +10,9 @@ import torch
 from torch.nn import functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from mentorkd.batching import Collator
+from mentorkd.batching import IGNORE_INDEX, Collator
 from mentorkd.encoding import Encoded, encode_rows
 from mentorkd.errors import ModelError
-from mentorkd.losses import IGNORE_INDEX
 from mentorkd.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.objectives import Distillation

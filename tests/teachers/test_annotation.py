@@ -6,10 +6,10 @@ import random
 from typing import Any
 
 import pytest
-from asking import graded, sums, teacher
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asking import graded, sums, teacher
 from mentorkd.errors import BudgetError, DataError
 from mentorkd.records import Question, Rationale
 from mentorkd.teachers.annotation import Answer, Book, Lost, Rounds, rationale_of

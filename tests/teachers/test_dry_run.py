@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from asking import annotate, sums, teacher
 from hostile_server import running
-
 from mentorkd.teacher_recipe import LocalTeacher
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.dry_run import dry_run, token_counter

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import annotate, sums, teacher
-from hostile_server import running
-from test_openai_api import texts
 
+from asking import annotate, sums, teacher, texts
+from hostile_server import running
 from mentorkd.teachers.annotation import Annotation
 from mentorkd.teachers.cache import Reply, RequestCache
 from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.wire import build_request
+from places import HELPERS
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ A_SECOND = 200
 def start(url: str, cache: Path, count: int, **settings: Any) -> subprocess.Popen[str]:
     command = [
         sys.executable,
-        str(Path(__file__).with_name("asking.py")),
+        str(HELPERS / "asking.py"),
         url,
         str(cache),
         str(count),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from asking import graded, sums
 
+from asking import graded, sums
 from mentorkd.teacher_recipe import LocalTeacher
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.local import annotate_local

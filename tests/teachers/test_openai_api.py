@@ -13,20 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import KEY, KEY_VARIABLE, annotate, graded, sums, teacher
-from hostile_server import running
 
+from asking import KEY, KEY_VARIABLE, annotate, graded, sums, teacher, texts
+from hostile_server import running
 from mentorkd.errors import TeacherError
 from mentorkd.teachers.annotate import annotate_openai
 from mentorkd.teachers.annotation import Annotation
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.openai_api import OpenAIClient, read_key
 from mentorkd.teachers.prompting import Prompter
-
-
-def texts(annotation: Annotation) -> Counter[tuple[Any, ...]]:
-    """The rationales without their sample numbers, since a server cannot know which sample it answers."""
-    return Counter((r.question_id, r.text, r.predicted, r.verdict, r.meta["outcome"]) for r in annotation.rationales)
+from places import HELPERS
 
 
 def test_hostile_or_friendly_the_rationales_are_the_same_and_nothing_is_paid_twice(tmp_path: Path) -> None:
@@ -132,7 +128,7 @@ def test_a_budget_of_requests_stops_before_it_is_crossed_and_goes_on_when_raised
 
 def test_processes_that_share_a_cache_have_one_budget_and_pay_once(tmp_path: Path) -> None:
     def together(url: str, **settings: Any) -> list[dict[str, Any]]:
-        script, cache = Path(__file__).with_name("asking.py"), str(tmp_path / "c")
+        script, cache = HELPERS / "asking.py", str(tmp_path / "c")
         command = [sys.executable, str(script), url, cache, "20", json.dumps(settings | {"concurrency": 8})]
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
         told = [process.communicate(timeout=250) for process in both]
@@ -256,7 +252,7 @@ def test_the_key_is_nowhere(tmp_path: Path, profile: str) -> None:
     settings = json.dumps({"retries": 0, "samples": 1})
     with running(profile) if profile != "drop" else running("unmetered") as server:
         command = [sys.executable, "-c", script, str(run / "log"), server.url, str(run / "c.sqlite"), "30", settings]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path])}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert "Traceback" not in done.stderr or profile in ("locked", "echo 500", "echo 400")
     written = {path.name: path.read_bytes() for path in run.iterdir()}

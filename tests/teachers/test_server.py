@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from asking import annotate, recorded
+from places import HELPERS
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -127,7 +129,7 @@ def test_ten_questions_two_samples_killed_and_resumed(
     file = shared_data / "mentor-kd" / "skeleton" / "svamp_train.json"
     cache, url = tmp_path / "run" / "requests.sqlite", f"{server.root}/v1"
     settings = {**SETTINGS, "model": str(smol)}
-    script = Path(__file__).with_name("asking.py")
+    script = HELPERS / "asking.py"
     command = [sys.executable, str(script), url, str(cache), str(file), json.dumps(settings)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
         while replies(cache) < 5:

@@ -15,13 +15,13 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from mentorkd.errors import MissingExtraError, ModelError
+from mentorkd.files import digest_path
 from mentorkd.generation import Completion, EngineDtype, sampling
 from mentorkd.generation.sampling import Request
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.prompts import CAUSAL_SEPARATOR
-from mentorkd.recipe import ModelConfig, ModelKind
-from mentorkd.records import content_id
-from mentorkd.store import digest_path
+from mentorkd.recipe import ModelConfig
+from mentorkd.records import ModelKind, content_id
 
 __all__ = ["CTranslate2Engine"]
 

@@ -19,7 +19,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from mentorkd.errors import ModelError
-from mentorkd.recipe import ModelKind
+from mentorkd.records import ModelKind
 
 __all__ = ["FAMILIES", "choose", "decode", "pad"]
 

@@ -12,8 +12,7 @@ from mentorkd.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import Completion
 from mentorkd.prompts import CAUSAL_SEPARATOR, cut_at
-from mentorkd.recipe import ModelKind
-from mentorkd.records import content_id
+from mentorkd.records import ModelKind, content_id
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase

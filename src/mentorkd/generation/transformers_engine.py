@@ -17,7 +17,7 @@ from mentorkd.generation import Completion, sampling
 from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
 from mentorkd.generation.sampling import Piece, Request
 from mentorkd.prompts import CAUSAL_SEPARATOR
-from mentorkd.recipe import ModelKind
+from mentorkd.records import ModelKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from mentorkd.recipe import GOLD, TEACHER
+from mentorkd.records import GOLD, TEACHER
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.schema import Decomposition, GainPart
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked

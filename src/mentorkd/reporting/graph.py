@@ -12,7 +12,7 @@ from html import escape
 from itertools import pairwise
 from typing import Literal
 
-from mentorkd.recipe import GOLD, TEACHER
+from mentorkd.records import GOLD, TEACHER
 from mentorkd.reporting.schema import LearnerResult
 from mentorkd.reporting.tables import format_share, marked
 

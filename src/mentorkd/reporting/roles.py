@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from mentorkd.recipe import GOLD, TEACHER
+from mentorkd.records import GOLD, TEACHER
 from mentorkd.reporting.inputs import LearnerInfo
 
 __all__ = ["descendants", "headline_pairs", "is_arm", "is_baseline", "leads", "role"]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mentorkd.recipe import GOLD
+from mentorkd.records import GOLD
 from mentorkd.reporting.schema import Bounds, LearnerResult, Results
 
 __all__ = [

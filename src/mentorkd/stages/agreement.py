@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mentorkd.batching import Collator, sorted_batches
+from mentorkd.batching import IGNORE_INDEX, Collator, sorted_batches
 from mentorkd.encoding import Encoded
-from mentorkd.hardware import Precision
 from mentorkd.head_tap import target_logits
 from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.losses import IGNORE_INDEX, MentorHidden, MentorLogits, MentorSide, MentorTopK
+from mentorkd.losses import MentorHidden, MentorLogits, MentorSide, MentorTopK
 from mentorkd.mentors import MentorEnsemble, SingleMentor
 from mentorkd.models import LoadedModel
 from mentorkd.objectives import Consistency, Distillation, Objective
+from mentorkd.precision import Precision
 from mentorkd.soft_labels import StoredSoftLabels
 
 __all__ = ["agreement"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mentorkd.generation import Engine
 from mentorkd.prompts import TargetForm, render_prompt, split_target
-from mentorkd.records import Question, Rationale
-from mentorkd.stages.sampling import Decoding, Grader, Progress, sample_resumably
+from mentorkd.records import Progress, Question, Rationale
+from mentorkd.stages.sampling import Decoding, Grader, sample_resumably
 
 __all__ = ["augment"]
 

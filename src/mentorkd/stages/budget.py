@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mentorkd.encoding import Encoded
-from mentorkd.recipe import ModelKind, TrainingConfig
+from mentorkd.recipe import TrainingConfig
+from mentorkd.records import ModelKind
 from mentorkd.schedule import training_length, updates_for
 
 __all__ = ["Arm", "budget"]

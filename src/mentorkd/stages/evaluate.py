@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mentorkd.generation import Engine
 from mentorkd.prompts import render_prompt
-from mentorkd.records import Prediction, Question
-from mentorkd.stages.sampling import Decoding, Grader, Progress, sample_resumably
+from mentorkd.records import Prediction, Progress, Question
+from mentorkd.stages.sampling import Decoding, Grader, sample_resumably
 
 __all__ = ["accuracy", "evaluate"]
 

@@ -15,15 +15,14 @@ from torch.nn import functional as F
 
 from mentorkd.batching import Collator, sorted_batches
 from mentorkd.encoding import encode_rows
+from mentorkd.files import digest_path, fingerprint
 from mentorkd.head_tap import tap_is_exact
 from mentorkd.models import LoadedModel, hold_products_in_bfloat16, load_folder, load_model
 from mentorkd.prompts import TargetForm, render_prompt, render_target
 from mentorkd.recipe import Learner, ModelConfig
-from mentorkd.records import Question, Rationale, content_id
+from mentorkd.records import Progress, Question, Rationale, content_id
 from mentorkd.stages.forward import TOKENS_PER_BATCH, arithmetic, logits_in_parts, on_device, states_at_targets
 from mentorkd.stages.rows import Reader
-from mentorkd.stages.sampling import Progress
-from mentorkd.store import digest_path, fingerprint
 
 __all__ = ["Judge", "judge_of", "likelihoods"]
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mentorkd.files import digest_path
 from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.mentors import MentorEnsemble, OnlineMentor, SingleMentor
 from mentorkd.models import LoadedModel, load_folder, tokenizer_digest
 from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective, StepByStep
 from mentorkd.recipe import Learner
 from mentorkd.soft_labels import StoredSoftLabels
-from mentorkd.store import digest_path
 
 __all__ = ["MentorFiles", "objective_of"]
 

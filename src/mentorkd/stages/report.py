@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from mentorkd.cards import describe_model, describe_teacher
-from mentorkd.recipe import TEACHER, Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.files import fingerprint
+from mentorkd.recipe import Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_graph import arms
-from mentorkd.records import Prediction, Question, Rationale
+from mentorkd.records import TEACHER, Prediction, Question, Rationale
 from mentorkd.reporting import (
     LearnerInfo,
     ReportInputs,
@@ -21,7 +22,7 @@ from mentorkd.reporting import (
     write_report,
 )
 from mentorkd.run_files import RunFiles
-from mentorkd.store import Stage, fingerprint, role
+from mentorkd.store import Stage, role
 
 __all__ = ["read_inputs", "report", "report_inputs"]
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mentorkd.answers import option_letters
 from mentorkd.generation import Completion, Engine
 from mentorkd.grading import Graded, extract, grade
-from mentorkd.records import AnswerKind, Question, content_id
+from mentorkd.records import AnswerKind, Progress, Question, content_id
 
-__all__ = ["Decoding", "Grader", "Progress", "sample_resumably"]
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+__all__ = ["Decoding", "Grader", "sample_resumably"]
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from mentorkd.errors import ModelError
 from mentorkd.head_tap import head_parameters, tap_is_exact
 from mentorkd.losses import top_k_of
 from mentorkd.models import LoadedModel, hold_products_in_bfloat16, tokenizer_digest
+from mentorkd.records import Progress
 from mentorkd.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.stages.forward import TOKENS_PER_BATCH, arithmetic, logits_in_parts, on_device, states_at_targets
-from mentorkd.stages.sampling import Progress
 
 __all__ = ["score"]
 

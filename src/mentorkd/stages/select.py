@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from mentorkd.recipe import GOLD, SelectConfig
-from mentorkd.records import Question, Rationale
+from mentorkd.recipe import SelectConfig
+from mentorkd.records import GOLD, Question, Rationale
 from mentorkd.selection import FilterCount, select
 from mentorkd.steps import check_steps
 

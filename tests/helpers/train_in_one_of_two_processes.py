@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from test_training import LIVE, train_by_a_live_mentor, weights
+from tiny_training import LIVE, train_by_a_live_mentor, weights
 
 
 def main(folder: Path) -> None:

@@ -9,15 +9,20 @@ from typing import Any
 import torch
 
 from mentorkd.encoding import Encoded, Row, encode_rows
+from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.mentors import OnlineMentor
 from mentorkd.models import LoadedModel
-from mentorkd.objectives import Distillation
+from mentorkd.objectives import Consistency, Distillation, Objective
 from mentorkd.recipe import TrainingConfig
 from mentorkd.training import TrainingResult, train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 __all__ = [
     "FAMILIES",
+    "GPT2",
+    "LIVE",
+    "PAIRS",
+    "UNTIED",
     "assert_same",
     "learner",
     "losses",
@@ -26,6 +31,7 @@ __all__ = [
     "rows_for",
     "run",
     "settings",
+    "train_by_a_live_mentor",
     "weights",
 ]
 
@@ -101,3 +107,21 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
         torch.testing.assert_close(
             first[name], second[name], msg=lambda text, name=name: f"{name}: {text}", **tolerance
         )
+
+
+LIVE = UNTIED, GPT2, PAIRS = "t5 with a head of its own", "gpt2", "pairs of rationales, and hidden states"
+
+
+def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tuple[TrainingResult, LoadedModel]:
+    student, mentor = (learner("gpt2" if family == GPT2 else "t5", seed=seed) for seed in (2, 1))
+    if family == UNTIED:
+        # This transformers ties every T5 that it builds; some that it loads have heads of their own.
+        head = student.model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().flip(0).contiguous())
+    objective: Objective = online(mentor)
+    if family == PAIRS:
+        objective = Consistency(0.5, base=HiddenMatching(student, mentor, kd_weight=0.5))
+    make = paired_rows if family == PAIRS else rows_for
+    rows = make(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
+    changes = {"batch_size": 2, "gradient_accumulation": accumulation}
+    return run(student, rows, folder, objective=objective, **changes), student
