@@ -19,7 +19,7 @@ from svamp import reference_batch, reference_trainer
 from transformers import GenerationConfig
 
 from mentorkd.encoding import Encoded, encode_rows
-from mentorkd.grading import grade
+from mentorkd.grading.grade import grade
 from mentorkd.models import LoadedModel, load_model
 from mentorkd.pipeline import Pipeline
 from mentorkd.prompts import render_target

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mentorkd.answers import Graded, extract, grade, normalise_answer, option_letters
+from mentorkd.grading.answers import Graded, extract, grade, normalise_answer, option_letters
 from mentorkd.records import AnswerKind
 
 START, END = "<!-- tables: scripts/grade_recorded.py -->\n", "<!-- end of tables -->"

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mentorkd.answers import extract, option_letters
+from mentorkd.grading.answers import extract, option_letters
+from mentorkd.grading.arithmetic import check_steps
 from mentorkd.prompts import CAUSAL_SEPARATOR
 from mentorkd.readers import read_questions, read_rationales
 from mentorkd.records import Question, Rationale
@@ -27,7 +28,6 @@ from mentorkd.selection import (
     keep_length,
     keep_sound,
 )
-from mentorkd.steps import check_steps
 from mentorkd.tasks import PAPER_TASKS, Task
 
 EXAMPLES = 10

@@ -19,7 +19,7 @@ LIGHT = [
     "files",
     "recipe",
     "recipe_file",
-    "answers",
+    "grading.answers",
     "prompts",
     "selection",
     "statistics",

@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mentorkd.answers import Graded, grade
     from mentorkd.errors import MentorkdError
     from mentorkd.fused_loss import fused_distillation_loss
     from mentorkd.generation import Completion, Engine, open_engine
+    from mentorkd.grading.answers import Graded, grade
     from mentorkd.losses import distillation_loss
     from mentorkd.pipeline import Pipeline, open_run
     from mentorkd.readers import read_questions, read_rationales
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "answers": ("Graded", "grade"),
+    "grading.answers": ("Graded", "grade"),
     "errors": ("MentorkdError",),
     "fused_loss": ("fused_distillation_loss",),
     "generation": ("Completion", "Engine", "open_engine"),

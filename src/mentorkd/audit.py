@@ -22,9 +22,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mentorkd.answers import option_letters
 from mentorkd.errors import DataError
-from mentorkd.grading import normalise_answer
+from mentorkd.grading.answers import option_letters
+from mentorkd.grading.grade import normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split
 
 __all__ = ["Audit", "DataFaults", "FaultKind", "audit"]

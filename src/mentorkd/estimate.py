@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mentorkd.grading.grade import Grader
 from mentorkd.readers import read_rationales
 from mentorkd.recipe import Recipe, RecordedTeacher, SelectConfig
 from mentorkd.recipe_file import data_path
@@ -15,7 +16,6 @@ from mentorkd.recipe_graph import matched_arms
 from mentorkd.recipe_search import trials_of
 from mentorkd.records import GOLD, TEACHER, Question, Rationale
 from mentorkd.stages.prepare import prepare_recipe
-from mentorkd.stages.sampling import Grader
 from mentorkd.stages.select import CHARACTERS_PER_TOKEN, gather
 from mentorkd.store import Stage
 

@@ -15,6 +15,7 @@ from mentorkd.encoding import Encoded, EncodingCounts
 from mentorkd.errors import DataError, TrainingError
 from mentorkd.files import fingerprint
 from mentorkd.generation import Engine, open_engine
+from mentorkd.grading.grade import Grader
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
 from mentorkd.objectives import Objective
 from mentorkd.recipe import Learner, Recipe
@@ -25,7 +26,6 @@ from mentorkd.stages.evaluate import accuracy, evaluate
 from mentorkd.stages.likelihood import judge_of, likelihoods
 from mentorkd.stages.objective import MentorFiles, objective_of
 from mentorkd.stages.rows import Reader, training_rows
-from mentorkd.stages.sampling import Grader
 from mentorkd.stages.select import gather, gold_rationales
 from mentorkd.store import RunFolder, Stage
 

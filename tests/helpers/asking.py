@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mentorkd.answers import Graded, grade
+from mentorkd.grading.answers import Graded, grade
 from mentorkd.records import Question
 from mentorkd.teacher_recipe import OpenAITeacher
 from mentorkd.teachers.annotate import annotate_openai

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mentorkd.generation import Completion
+from mentorkd.grading.grade import Grader
 from mentorkd.records import Question
-from mentorkd.stages.sampling import Decoding, Grader, sample_resumably
+from mentorkd.stages.sampling import Decoding, sample_resumably
 
 
 class Echo:

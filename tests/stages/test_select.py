@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mentorkd.grading.grade import Grader
 from mentorkd.recipe import SelectConfig
 from mentorkd.records import Question, Rationale
 from mentorkd.stages.rows import Reader
-from mentorkd.stages.sampling import Grader
 from mentorkd.stages.select import gather
 from tiny_models import tiny_tokenizer
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
+from mentorkd.grading.arithmetic import check_steps
 from mentorkd.records import Prediction, Question
 from mentorkd.reporting.inputs import ReportInputs
 from mentorkd.reporting.schema_details import Example, ExampleAnswer, Examples
-from mentorkd.steps import check_steps
 
 __all__ = ["MOST_DIFFERING", "MOST_WRITTEN", "differing_examples", "first_wrong_step", "written_examples"]
 

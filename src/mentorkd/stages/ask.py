@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import Engine, open_engine
+from mentorkd.grading.grade import Grader
 from mentorkd.readers import read_rationales
 from mentorkd.recipe import LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe_file import data_path
 from mentorkd.records import Progress, Question
 from mentorkd.stages.prepare import prepare_recipe
-from mentorkd.stages.sampling import Grader
 from mentorkd.teachers.annotate import annotate_openai
 from mentorkd.teachers.annotation import Annotation
 from mentorkd.teachers.cache import RequestCache

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.generation import Engine
+from mentorkd.grading.grade import Grader
 from mentorkd.prompts import TargetForm, render_prompt, split_target
 from mentorkd.records import Progress, Question, Rationale
-from mentorkd.stages.sampling import Decoding, Grader, sample_resumably
+from mentorkd.stages.sampling import Decoding, sample_resumably
 
 __all__ = ["augment"]
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.generation import Engine
+from mentorkd.grading.grade import Grader
 from mentorkd.prompts import render_prompt
 from mentorkd.records import Prediction, Progress, Question
-from mentorkd.stages.sampling import Decoding, Grader, sample_resumably
+from mentorkd.stages.sampling import Decoding, sample_resumably
 
 __all__ = ["accuracy", "evaluate"]
 

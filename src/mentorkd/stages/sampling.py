@@ -7,32 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mentorkd.answers import option_letters
 from mentorkd.generation import Completion, Engine
-from mentorkd.grading import Graded, extract, grade
-from mentorkd.records import AnswerKind, Progress, Question, content_id
+from mentorkd.records import Progress, content_id
 
-__all__ = ["Decoding", "Grader", "sample_resumably"]
-
-
-@dataclass(frozen=True)
-class Grader:
-    """Grades a text against a question; option letters not given are read from the question."""
-
-    kind: AnswerKind
-    choices: Sequence[str] | None = None
-
-    def __call__(self, text: str, question: Question) -> Graded:
-        return grade(text, question.answer, self.kind, self._letters(question))
-
-    def find(self, text: str, question: Question) -> str | None:
-        """The normalised answer that a text arrives at, or None."""
-        return extract(text, self.kind, self._letters(question))
-
-    def _letters(self, question: Question) -> Sequence[str] | None:
-        if self.choices is None and self.kind == "choice":
-            return option_letters(question.text) or None
-        return self.choices
+__all__ = ["Decoding", "sample_resumably"]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from mentorkd.grading.arithmetic import check_steps
 from mentorkd.recipe import SelectConfig
 from mentorkd.records import GOLD, Question, Rationale
 from mentorkd.selection import FilterCount, select
-from mentorkd.steps import check_steps
 
 __all__ = ["CHARACTERS_PER_TOKEN", "Gathered", "gather", "gold_rationales"]
 

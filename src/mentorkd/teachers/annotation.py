@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from mentorkd.answers import Graded
 from mentorkd.errors import BudgetError
+from mentorkd.grading.answers import Graded
 from mentorkd.records import Question, Rationale
 from mentorkd.teacher_recipe import AskedTeacher
 from mentorkd.teachers.cache import Reply

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mentorkd.answers import Graded, equal, extract, grade, normalise_answer, option_letters
 from mentorkd.errors import DataError
+from mentorkd.grading.answers import Graded, equal, extract, grade, normalise_answer, option_letters
 from places import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))

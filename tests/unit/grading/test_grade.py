@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from mentorkd import answers
 from mentorkd.errors import DataError
-from mentorkd.grading import extract, grade, normalise_answer
+from mentorkd.grading import answers
+from mentorkd.grading.grade import extract, grade, normalise_answer
 
 math = pytest.mark.skipif(not find_spec("math_verify"), reason="no `math` extra")
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import atexit
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-from mentorkd import answers
-from mentorkd.answers import Graded
 from mentorkd.errors import DataError
-from mentorkd.math_answers import MathVerifier
-from mentorkd.records import AnswerKind
+from mentorkd.grading import answers
+from mentorkd.grading.answers import Graded, option_letters
+from mentorkd.grading.math import MathVerifier
+from mentorkd.records import AnswerKind, Question
 
-__all__ = ["Graded", "extract", "grade", "normalise_answer"]
+__all__ = ["Graded", "Grader", "extract", "grade", "normalise_answer"]
 
 _MARK = re.compile(r"-->|####|\banswer is\b:?", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -89,3 +90,23 @@ def _verifier() -> MathVerifier:
     verifier = MathVerifier()
     atexit.register(verifier.close)
     return verifier
+
+
+@dataclass(frozen=True)
+class Grader:
+    """Grades a text against a question; option letters not given are read from the question."""
+
+    kind: AnswerKind
+    choices: Sequence[str] | None = None
+
+    def __call__(self, text: str, question: Question) -> Graded:
+        return grade(text, question.answer, self.kind, self._letters(question))
+
+    def find(self, text: str, question: Question) -> str | None:
+        """The normalised answer that a text arrives at, or None."""
+        return extract(text, self.kind, self._letters(question))
+
+    def _letters(self, question: Question) -> Sequence[str] | None:
+        if self.choices is None and self.kind == "choice":
+            return option_letters(question.text) or None
+        return self.choices

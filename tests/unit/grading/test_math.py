@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mentorkd.errors import DataError, MissingExtraError
-from mentorkd.math_answers import MathVerifier
+from mentorkd.grading.math import MathVerifier
 
 pytest.importorskip("math_verify", reason="the extra `math` is not installed")
 
@@ -84,7 +84,7 @@ def test_threads_take_turns(verifier: MathVerifier) -> None:
 
 _HOPELESS_PARENT = """
 import threading, time
-from mentorkd.math_answers import MathVerifier
+from mentorkd.grading.math import MathVerifier
 verifier = MathVerifier(seconds=2.0)
 verifier.grade("5", "5")
 hopeless = (r"\\boxed{9^{9^{9^{9}}}}", "3^{7^{9^{8}}} + 1")

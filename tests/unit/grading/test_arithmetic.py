@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mentorkd.steps import Steps, check_steps
+from mentorkd.grading.arithmetic import Steps, check_steps
 
 HOLDING = [
     "Danny found a total of 15 + 18 = 33 bottle caps and wrappers.",

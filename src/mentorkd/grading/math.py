@@ -87,7 +87,7 @@ class _Worker:
 
     def __init__(self, seconds: float) -> None:
         # Not multiprocessing: its children run the caller's main module again, which need not be written for that.
-        code = f"from mentorkd.math_answers import _serve; _serve({seconds!r})"
+        code = f"from mentorkd.grading.math import _serve; _serve({seconds!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,

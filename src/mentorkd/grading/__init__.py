@@ -1,0 +1,1 @@
+"""Grading: the answer that a text arrives at, and whether it is the gold one. `grade` is the front."""
