@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mentorkd.grading.answers import extract, option_letters
 from mentorkd.grading.arithmetic import check_steps
+from mentorkd.paper.tasks import PAPER_TASKS, Task
 from mentorkd.prompts import CAUSAL_SEPARATOR
 from mentorkd.readers import read_questions, read_rationales
 from mentorkd.records import Question, Rationale
@@ -28,7 +29,6 @@ from mentorkd.selection import (
     keep_length,
     keep_sound,
 )
-from mentorkd.tasks import PAPER_TASKS, Task
 
 EXAMPLES = 10
 SCORED = 240

@@ -92,7 +92,7 @@ def data_paper(
     from rich.console import Console
     from rich.progress import Progress
 
-    from mentorkd.paper_data import RAW_URL, fetch_paper_data
+    from mentorkd.paper.download import RAW_URL, fetch_paper_data
 
     with Progress(console=Console(stderr=True), transient=True, disable=quiet or as_json) as bar:
         job = bar.add_task("paper data", total=None)
@@ -113,7 +113,7 @@ def data_paper(
 def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequence[str] | None]:
     from typing import get_args
 
-    from mentorkd.tasks import PAPER_TASKS, find_task
+    from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
     if answer is not None:
         if answer not in get_args(AnswerKind):

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from mentorkd.errors import Fault, RecipeError
+from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart import MODELS
 from mentorkd.recipe import Recipe
 from mentorkd.recipe_checks import (
@@ -30,7 +31,6 @@ from mentorkd.recipe_search import merge_search, search_faults
 from mentorkd.recipe_sweep import blame_sweep, expand_sweep
 from mentorkd.recipe_yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
-from mentorkd.tasks import PAPER_TASKS, find_task
 
 __all__ = [
     "data_path",

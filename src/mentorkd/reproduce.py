@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import MentorkdError, RunError
-from mentorkd.paper_results import paper_results
+from mentorkd.paper.results import paper_results
+from mentorkd.paper.tasks import Task
 from mentorkd.pipeline import Pipeline
 from mentorkd.readers import read_questions, read_rationales
 from mentorkd.recipe import ModelConfig, Recipe
@@ -21,7 +22,6 @@ from mentorkd.recipe_graph import arms, links_of
 from mentorkd.recipe_yaml import read_yaml
 from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.statistics import Interval, wilson_interval
-from mentorkd.tasks import Task
 
 __all__ = ["Number", "Row", "beside_the_paper", "fill_in", "lacking", "of_student", "own_task", "row_of", "without"]
 

@@ -13,7 +13,7 @@ import typer
 from mentorkd.cli_options import AsJson, Overrides, Quiet, RunOption, shipped_recipes
 from mentorkd.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.errors import RunError
-from mentorkd.tasks import PAPER_TASKS, find_task
+from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
 if TYPE_CHECKING:
     from mentorkd.recipe import Recipe

@@ -1,6 +1,6 @@
 """The paper's data files, fetched from the reference repository at one commit and verified.
 
-The list in `data/paper-files.tsv` gives each file's path and git blob id, so what arrives is what the paper's authors
+The list in `paper-files.tsv` gives each file's path and git blob id, so what arrives is what the paper's authors
 published, byte for byte. The files belong to github.com/2hojae/mentor-kd (Apache-2.0).
 """
 
@@ -61,7 +61,7 @@ class FetchReport:
 
 def paper_files() -> list[PaperFile]:
     """The paper's data files: train and test questions, teacher and mentor rationales of its tasks."""
-    text = resources.files("mentorkd").joinpath("data/paper-files.tsv").read_text(encoding="utf-8")
+    text = resources.files("mentorkd.paper").joinpath("paper-files.tsv").read_text(encoding="utf-8")
     return [PaperFile(*line.split("\t")) for line in text.splitlines() if line and not line.startswith("#")]
 
 

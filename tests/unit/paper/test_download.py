@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd import paper_data
 from mentorkd.errors import DataError
-from mentorkd.paper_data import COMMIT, RAW_URL, PaperFile, blob_id, fetch_paper_data, paper_files
+from mentorkd.paper import download as paper_data
+from mentorkd.paper.download import COMMIT, RAW_URL, PaperFile, blob_id, fetch_paper_data, paper_files
 
 
 class Server(ThreadingHTTPServer):

@@ -27,7 +27,7 @@ class Published:
 
 def paper_results() -> list[Published]:
     """All that the paper prints, in its order."""
-    text = resources.files("mentorkd").joinpath("data/paper-results.tsv").read_text(encoding="utf-8")
+    text = resources.files("mentorkd.paper").joinpath("paper-results.tsv").read_text(encoding="utf-8")
     head, *rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
     return [
         Published(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mentorkd.paper_results import Published, paper_results
-from mentorkd.tasks import PAPER_TASKS
+from mentorkd.paper.results import Published, paper_results
+from mentorkd.paper.tasks import PAPER_TASKS
 
 PUBLISHED = paper_results()
 

@@ -1,0 +1,1 @@
+"""The paper's tasks, its data files and its numbers."""
