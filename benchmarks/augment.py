@@ -30,7 +30,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, T5Config, T5
 from mentorkd.generation import Engine, open_engine
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import load_tokenizer
-from mentorkd.recipe import ModelConfig
+from mentorkd.recipe.learner import ModelConfig
 
 REFERENCE, OURS = "reference", "ours"
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"

@@ -36,7 +36,7 @@ from mentorkd.encoding import Encoded
 from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.objectives import Distillation
 from mentorkd.precision import choose_precision
-from mentorkd.recipe import TrainingConfig
+from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.soft_labels import SoftLabelWriter, StoredSoftLabels, StoreMeta
 from mentorkd.training import train
 

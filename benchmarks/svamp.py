@@ -21,7 +21,7 @@ from mentorkd.batching import IGNORE_INDEX
 from mentorkd.encoding import Encoded, encode_rows
 from mentorkd.models import LoadedModel, load_tokenizer
 from mentorkd.prompts import render_target
-from mentorkd.recipe import ModelConfig
+from mentorkd.recipe.learner import ModelConfig
 
 logging.disable_progress_bar()
 

@@ -25,8 +25,8 @@ from mentorkd.pipeline import Pipeline
 from mentorkd.prompts import render_target
 from mentorkd.quickstart.task import write_recipe, write_task
 from mentorkd.readers import read_questions, read_rationales
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import Question
 
 SEED, KD_WEIGHT, TEMPERATURE = 0, 0.3, 2.0

@@ -17,7 +17,7 @@ from typing import Any
 from mentorkd.console import ConsoleReporter
 from mentorkd.pipeline import Pipeline
 from mentorkd.quickstart import write_recipe, write_task
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import read_results
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,9 +11,9 @@ import pytest
 
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
-from mentorkd.recipe_graph import arms
+from mentorkd.recipe.graph import arms
+from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import Prediction, read_jsonl
 from small_recipe import small_recipe
 

@@ -18,7 +18,7 @@ import yaml
 
 from command_line import Cli
 from hostile_server import Running, running
-from mentorkd.recipe_file import parse_recipe
+from mentorkd.recipe.load import parse_recipe
 from mentorkd.records import Question, Rationale, read_jsonl
 from mentorkd.teachers.cache import RequestCache
 from places import ROOT

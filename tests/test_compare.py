@@ -18,7 +18,7 @@ from mentorkd.cli import main
 from mentorkd.compare import compare_runs
 from mentorkd.errors import MentorkdError
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import Results, read_results
 from small_recipe import small_recipe
 

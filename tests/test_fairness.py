@@ -14,8 +14,8 @@ from mentorkd.encoding import Encoded
 from mentorkd.estimate import estimate
 from mentorkd.models import load_model
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe import TrainingConfig
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.learner import TrainingConfig
+from mentorkd.recipe.load import load_recipe
 from mentorkd.stages.budget import Arm, budget
 from small_recipe import small_recipe, write_small_recipe
 

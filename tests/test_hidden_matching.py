@@ -13,7 +13,7 @@ from mentorkd.errors import ModelError
 from mentorkd.hidden_matching import HiddenMatching, map_layers
 from mentorkd.models import LoadedModel, load_model
 from mentorkd.objectives import Student
-from mentorkd.recipe import LoraConfig, ModelConfig
+from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.training import TrainingResult, last_checkpoint
 from tiny_models import tiny_tokenizer
 from tiny_training import FAMILIES, assert_same, learner, losses, rows_for, run, weights

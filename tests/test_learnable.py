@@ -10,9 +10,9 @@ import pytest
 
 from mentorkd.errors import RecipeError
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
-from mentorkd.recipe_graph import arms, learning_order
+from mentorkd.recipe.graph import arms, learning_order
+from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
+from mentorkd.recipe.schema import Recipe
 from small_recipe import small_recipe
 
 

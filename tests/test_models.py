@@ -29,7 +29,7 @@ from mentorkd.models import (
     save_model,
     tokenizer_digest,
 )
-from mentorkd.recipe import LoraConfig, ModelConfig
+from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from tiny_models import TEXTS, tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 CPU = torch.device("cpu")

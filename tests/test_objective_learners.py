@@ -13,8 +13,9 @@ from safetensors import safe_open
 from mentorkd.errors import RecipeError
 from mentorkd.models import vocabulary_size
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe import Learner, ModelConfig, Recipe
-from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
+from mentorkd.recipe.learner import Learner, ModelConfig
+from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import Prediction, read_jsonl
 from small_recipe import small_recipe
 

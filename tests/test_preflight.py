@@ -11,7 +11,7 @@ import pytest
 from mentorkd import preflight
 from mentorkd.errors import RecipeError
 from mentorkd.preflight import check_models
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 from small_recipe import small_recipe, write_small_recipe
 
 GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}

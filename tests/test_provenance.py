@@ -11,7 +11,7 @@ import pytest
 
 from mentorkd import provenance
 from mentorkd.pipeline import Pipeline, open_run
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 from small_recipe import small_recipe
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 from mentorkd.records import Rationale, read_jsonl
 from places import RECIPES
 

@@ -15,8 +15,8 @@ from mentorkd.errors import RecipeError, RunError
 from mentorkd.paper.results import paper_results
 from mentorkd.paper.tasks import PAPER_TASKS
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER
 from mentorkd.reproduce import beside_the_paper, fill_in, of_student, row_of, without
 from mentorkd.statistics import wilson_interval

@@ -8,7 +8,7 @@ import pytest
 
 from mentorkd.encoding import Encoded
 from mentorkd.objectives import StepByStep
-from mentorkd.recipe import TrainingConfig
+from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.schedule import Length, schedule_training, training_length, updates_for
 from tiny_training import learner, paired_rows, run
 

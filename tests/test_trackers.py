@@ -10,7 +10,7 @@ import pytest
 
 from mentorkd.errors import RecipeError
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 from small_recipe import small_recipe, write_small_recipe
 
 needs_tensorboard = pytest.mark.skipif(

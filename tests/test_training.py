@@ -23,7 +23,7 @@ from mentorkd.head_tap import head_parameters, target_hidden, target_logits
 from mentorkd.losses import MentorHidden, distillation_loss
 from mentorkd.models import load_model
 from mentorkd.objectives import Consistency, Objective, StepByStep
-from mentorkd.recipe import LoraConfig, ModelConfig
+from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.training import TrainingResult, last_checkpoint, train
 from places import HELPERS
 from tiny_models import tiny_tokenizer

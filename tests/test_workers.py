@@ -23,7 +23,7 @@ from heard import Heard
 from mentorkd import workers
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 from mentorkd.store import RunFolder
 from mentorkd.work import Work
 from mentorkd.workers import carry_out
@@ -226,7 +226,7 @@ import sys
 from pathlib import Path
 from mentorkd.errors import RecipeError
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 try:
     Pipeline(load_recipe(Path(sys.argv[1]), ["learners.vanilla.sampling.engine=vllm"]), Path(sys.argv[2])).run(jobs=2)
 except RecipeError as error:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from mentorkd.losses import distillation_loss
     from mentorkd.pipeline import Pipeline, open_run
     from mentorkd.readers import read_questions, read_rationales
-    from mentorkd.recipe import Learner, Recipe
-    from mentorkd.recipe_file import load_recipe
+    from mentorkd.recipe.learner import Learner
+    from mentorkd.recipe.load import load_recipe
+    from mentorkd.recipe.schema import Recipe
     from mentorkd.records import Prediction, Question, Rationale, read_jsonl, write_jsonl
     from mentorkd.reporting import read_results
     from mentorkd.selection import select
@@ -63,8 +64,9 @@ _HOMES = {
     "losses": ("distillation_loss",),
     "pipeline": ("Pipeline", "open_run"),
     "readers": ("read_questions", "read_rationales"),
-    "recipe": ("Learner", "Recipe"),
-    "recipe_file": ("load_recipe",),
+    "recipe.learner": ("Learner",),
+    "recipe.load": ("load_recipe",),
+    "recipe.schema": ("Recipe",),
     "records": ("Prediction", "Question", "Rationale", "read_jsonl", "write_jsonl"),
     "reporting": ("read_results",),
     "selection": ("select",),

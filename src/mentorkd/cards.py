@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from mentorkd.prompts import CAUSAL_SEPARATOR
-from mentorkd.recipe import Learner, LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe.learner import Learner, ModelConfig
+from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import GOLD, TEACHER
 
 __all__ = ["describe_model", "describe_teacher", "model_card"]

@@ -33,7 +33,7 @@ from mentorkd.data_cli import data_app, import_data
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.hardware import cores
 from mentorkd.init_cli import init
-from mentorkd.recipe import Recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.reproduce_cli import reproduce
 from mentorkd.store import Stage
@@ -112,7 +112,7 @@ def quickstart(
 ) -> None:
     """Write the embedded task and recipe, and run it to a report: no network, no key, no GPU, no file needed."""
     from mentorkd.quickstart import write_recipe, write_task
-    from mentorkd.recipe_file import load_recipe
+    from mentorkd.recipe.load import load_recipe
 
     recipe = folder / "task" / "recipe.yaml"
     if not recipe.exists():  # written last; what is there may have been edited since
@@ -337,7 +337,7 @@ def inspect(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    from mentorkd.recipe_file import recipe_schema
+    from mentorkd.recipe.load import recipe_schema
 
     print(json.dumps(recipe_schema(), indent=1))
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from mentorkd.errors import RunError
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_yaml import suggestion
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.yaml import suggestion
 
 __all__ = [
     "AsJson",
@@ -68,7 +68,7 @@ def _locate(recipe: Path) -> tuple[Path, list[str]]:
 
 def load_named(recipe: Path, overrides: Sequence[str] | None) -> Recipe:
     """The checked recipe of a file or a shipped name, with the user's overrides."""
-    from mentorkd.recipe_file import load_recipe
+    from mentorkd.recipe.load import load_recipe
 
     path, defaults = _locate(recipe)
     return load_recipe(path, [*defaults, *(overrides or ())])

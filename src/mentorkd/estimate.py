@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from mentorkd.grading.grade import Grader
 from mentorkd.readers import read_rationales
-from mentorkd.recipe import Recipe, RecordedTeacher, SelectConfig
-from mentorkd.recipe_file import data_path
-from mentorkd.recipe_graph import matched_arms
-from mentorkd.recipe_search import trials_of
+from mentorkd.recipe.graph import matched_arms
+from mentorkd.recipe.learner import SelectConfig
+from mentorkd.recipe.load import data_path
+from mentorkd.recipe.schema import Recipe, RecordedTeacher
+from mentorkd.recipe.search import trials_of
 from mentorkd.records import GOLD, TEACHER, Question, Rationale
 from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.select import CHARACTERS_PER_TOKEN, gather

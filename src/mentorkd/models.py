@@ -33,7 +33,7 @@ from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from mentorkd.errors import ModelError
-from mentorkd.recipe import LoraConfig, ModelConfig
+from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.records import ModelKind
 
 __all__ = [

@@ -26,8 +26,8 @@ from typing import Any, Protocol
 from mentorkd import provenance
 from mentorkd.errors import RunError
 from mentorkd.files import write_json
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_file import dump_recipe, load_recipe
+from mentorkd.recipe.load import dump_recipe, load_recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.stage_graph import compile_stages
 from mentorkd.store import RunFolder, Stage, role
 from mentorkd.workers import Crew, Here, Workers

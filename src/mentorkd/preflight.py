@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from mentorkd.errors import Fault, MentorkdError, RecipeError
 from mentorkd.hidden_matching import map_layers
 from mentorkd.models import kind_of, layers_of, load_tokenizer, tokenizer_digest
-from mentorkd.recipe import ModelConfig, Recipe
-from mentorkd.recipe_yaml import suggestion
+from mentorkd.recipe.learner import ModelConfig
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import ModelKind
 from mentorkd.stages.ask import check_teacher
 

@@ -16,10 +16,11 @@ from mentorkd.paper.results import paper_results
 from mentorkd.paper.tasks import Task
 from mentorkd.pipeline import Pipeline
 from mentorkd.readers import read_questions, read_rationales
-from mentorkd.recipe import ModelConfig, Recipe
-from mentorkd.recipe_file import learning_order, load_recipe, missing_files
-from mentorkd.recipe_graph import arms, links_of
-from mentorkd.recipe_yaml import read_yaml
+from mentorkd.recipe.graph import arms, links_of
+from mentorkd.recipe.learner import ModelConfig
+from mentorkd.recipe.load import learning_order, load_recipe, missing_files
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.yaml import read_yaml
 from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.statistics import Interval, wilson_interval
 

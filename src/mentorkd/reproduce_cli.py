@@ -16,7 +16,7 @@ from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
 if TYPE_CHECKING:
-    from mentorkd.recipe import Recipe
+    from mentorkd.recipe.schema import Recipe
     from mentorkd.reporting import Results
     from mentorkd.reproduce import Number, Row
 

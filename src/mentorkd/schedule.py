@@ -10,7 +10,7 @@ from typing import get_args
 
 from mentorkd.batching import BatchPlan, plan_batches
 from mentorkd.encoding import Encoded, Task
-from mentorkd.recipe import TrainingConfig
+from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import ModelKind
 
 __all__ = ["Length", "Schedule", "schedule_training", "training_length", "updates_for"]

@@ -26,11 +26,12 @@ from typing import Any
 
 from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint
-from mentorkd.recipe import Learner, ModelConfig, Recipe, RecordedTeacher, SelectConfig
-from mentorkd.recipe_checks import idle_settings
-from mentorkd.recipe_file import data_path, learning_order, writers
-from mentorkd.recipe_graph import arms, judges_of, matched_arms
-from mentorkd.recipe_search import trial_name, trials_of, with_values
+from mentorkd.recipe.checks import idle_settings
+from mentorkd.recipe.graph import arms, judges_of, matched_arms
+from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
+from mentorkd.recipe.load import data_path, learning_order, writers
+from mentorkd.recipe.schema import Recipe, RecordedTeacher
+from mentorkd.recipe.search import trial_name, trials_of, with_values
 from mentorkd.records import GOLD, TEACHER
 from mentorkd.store import Stage, role
 

@@ -13,7 +13,7 @@ import typer
 from mentorkd.cli_options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
 from mentorkd.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.errors import RunError
-from mentorkd.recipe import Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe, RecordedTeacher
 
 __all__ = ["annotate", "cache_app"]
 

@@ -22,7 +22,7 @@ from mentorkd.errors import TrainingError
 from mentorkd.head_tap import tap_is_exact
 from mentorkd.models import LoadedModel
 from mentorkd.objectives import CrossEntropy, Objective
-from mentorkd.recipe import TrainingConfig
+from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.schedule import Schedule, schedule_training
 from mentorkd.trackers import close_trackers, tensorboard_in
 from mentorkd.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds

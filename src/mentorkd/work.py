@@ -22,10 +22,11 @@ from mentorkd.models import (
     save_model,
     vocabulary_size,
 )
-from mentorkd.recipe import Learner, LocalSource, OpenAISource, RecordedTeacher
-from mentorkd.recipe_file import data_path
-from mentorkd.recipe_graph import arms, judges_of
-from mentorkd.recipe_search import trials_of
+from mentorkd.recipe.graph import arms, judges_of
+from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.load import data_path
+from mentorkd.recipe.schema import LocalSource, OpenAISource, RecordedTeacher
+from mentorkd.recipe.search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
 from mentorkd.stage_graph import row_settings
 from mentorkd.stages.agreement import agreement

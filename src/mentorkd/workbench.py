@@ -18,8 +18,9 @@ from mentorkd.generation import Engine, open_engine
 from mentorkd.grading.grade import Grader
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
 from mentorkd.objectives import Objective
-from mentorkd.recipe import Learner, Recipe
-from mentorkd.recipe_search import with_values
+from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.search import with_values
 from mentorkd.records import GOLD, Prediction, Question, Rationale, Split
 from mentorkd.run_files import RunFiles
 from mentorkd.stages.evaluate import accuracy, evaluate

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mentorkd import hardware, provenance
 from mentorkd.errors import DataError, WorkerError
-from mentorkd.recipe import Recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.store import RunFolder, Stage
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.grading.answers import Graded, grade
+from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.records import Question
-from mentorkd.teacher_recipe import OpenAITeacher
 from mentorkd.teachers.annotate import annotate_openai
 from mentorkd.teachers.annotation import Annotation
 from mentorkd.teachers.cache import RequestCache

@@ -19,7 +19,7 @@ import torch
 
 import mentorkd.work  # noqa: F401  (imported before forking)
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.mentors import OnlineMentor
 from mentorkd.models import LoadedModel
 from mentorkd.objectives import Consistency, Distillation, Objective
-from mentorkd.recipe import TrainingConfig
+from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.training import TrainingResult, train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 

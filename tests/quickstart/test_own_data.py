@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from mentorkd.cli import app
 from mentorkd.quickstart import annotate, generate_problems
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 
 TRAIN, TEST = 160, 40
 

@@ -13,7 +13,7 @@ import yaml
 
 from mentorkd.grading.answers import grade
 from mentorkd.quickstart import PHRASINGS, RECIPE, annotate, generate_problems, write_task
-from mentorkd.recipe import Recipe
+from mentorkd.recipe.schema import Recipe
 
 PROBLEMS = list(islice(generate_problems(5), 2000))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from made_up_run import MENTOR, STUDENT, TEXT, VANILLA
-from mentorkd.recipe import Recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.stages.report import _judges, _protocol, _settings
 from mentorkd.statistics import holm, mcnemar
 from ten_questions import ten

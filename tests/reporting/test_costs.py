@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe_file import load_recipe
+from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import StageCost, build_results
 from mentorkd.reporting.costs import build_spent
 from mentorkd.reporting.markdown import render_markdown

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mentorkd.recipe import Recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.stages.report import _protocol, _settings
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mentorkd.encoding import encode_prompt, encode_target
 from mentorkd.models import LoadedModel
-from mentorkd.recipe import Learner
+from mentorkd.recipe.learner import Learner
 from mentorkd.records import Question, Rationale
 from mentorkd.stages.likelihood import Judge, judge_of, likelihoods
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer

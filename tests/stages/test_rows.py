@@ -11,7 +11,7 @@ from mentorkd.encoding import Encoded
 from mentorkd.mcc import answer_pairs
 from mentorkd.models import load_tokenizer
 from mentorkd.readers import read_questions, read_rationales
-from mentorkd.recipe import Learner, ModelConfig
+from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import GOLD, Question, Rationale
 from mentorkd.stages.rows import Reader, training_rows
 from tiny_models import tiny_tokenizer

@@ -16,7 +16,7 @@ from mentorkd.errors import ModelError
 from mentorkd.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.objectives import Distillation
-from mentorkd.recipe import TrainingConfig
+from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.soft_labels import SoftLabelStore, StoredSoftLabels
 from mentorkd.stages.inspect import inspect_store
 from mentorkd.stages.score import score

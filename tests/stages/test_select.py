@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mentorkd.grading.grade import Grader
-from mentorkd.recipe import SelectConfig
+from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import Question, Rationale
 from mentorkd.stages.rows import Reader
 from mentorkd.stages.select import gather

@@ -8,7 +8,7 @@ import pytest
 
 from asking import annotate, sums, teacher
 from hostile_server import running
-from mentorkd.teacher_recipe import LocalTeacher
+from mentorkd.recipe.teacher import LocalTeacher
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.dry_run import dry_run, token_counter
 from mentorkd.teachers.prompting import Prompter

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from asking import graded, sums
-from mentorkd.teacher_recipe import LocalTeacher
+from mentorkd.recipe.teacher import LocalTeacher
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.local import annotate_local
 from mentorkd.teachers.prompting import Prompter

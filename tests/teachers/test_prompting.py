@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mentorkd.errors import DataError, TeacherError
+from mentorkd.recipe.teacher import LocalTeacher
 from mentorkd.records import Question, Rationale, Split
-from mentorkd.teacher_recipe import LocalTeacher
 from mentorkd.teachers.prompting import (
     Exemplar,
     Prompter,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mentorkd.teacher_recipe import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.teachers.cache import request_key
 from mentorkd.teachers.wire import (
     Body,

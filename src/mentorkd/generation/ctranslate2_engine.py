@@ -20,7 +20,7 @@ from mentorkd.generation import Completion, EngineDtype, sampling
 from mentorkd.generation.sampling import Request
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.prompts import CAUSAL_SEPARATOR
-from mentorkd.recipe import ModelConfig
+from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
 
 __all__ = ["CTranslate2Engine"]

@@ -14,7 +14,7 @@ from mentorkd.generation import Completion, EngineDtype, sampling
 from mentorkd.generation.sampling import Request
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.prompts import CAUSAL_SEPARATOR
-from mentorkd.recipe import ModelConfig
+from mentorkd.recipe.learner import ModelConfig
 
 __all__ = ["VllmEngine"]
 

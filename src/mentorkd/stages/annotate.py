@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mentorkd.audit import DataFaults, audit
 from mentorkd.readers import read_rationales
-from mentorkd.recipe import RecordedTeacher
+from mentorkd.recipe.schema import RecordedTeacher
 from mentorkd.records import AnswerKind, Question, Rationale
 
 __all__ = ["annotate"]

@@ -15,8 +15,9 @@ from mentorkd.files import digest_path
 from mentorkd.generation import Engine, open_engine
 from mentorkd.grading.grade import Grader
 from mentorkd.readers import read_rationales
-from mentorkd.recipe import LocalSource, ModelConfig, OpenAISource, Recipe, RecordedTeacher
-from mentorkd.recipe_file import data_path
+from mentorkd.recipe.learner import ModelConfig
+from mentorkd.recipe.load import data_path
+from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import Progress, Question
 from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.teachers.annotate import annotate_openai

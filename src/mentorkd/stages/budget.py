@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mentorkd.encoding import Encoded
-from mentorkd.recipe import TrainingConfig
+from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import ModelKind
 from mentorkd.schedule import training_length, updates_for
 

@@ -19,7 +19,7 @@ from mentorkd.files import digest_path, fingerprint
 from mentorkd.head_tap import tap_is_exact
 from mentorkd.models import LoadedModel, hold_products_in_bfloat16, load_folder, load_model
 from mentorkd.prompts import TargetForm, render_prompt, render_target
-from mentorkd.recipe import Learner, ModelConfig
+from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import Progress, Question, Rationale, content_id
 from mentorkd.stages.forward import TOKENS_PER_BATCH, arithmetic, logits_in_parts, on_device, states_at_targets
 from mentorkd.stages.rows import Reader

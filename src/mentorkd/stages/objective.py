@@ -11,7 +11,7 @@ from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.mentors import MentorEnsemble, OnlineMentor, SingleMentor
 from mentorkd.models import LoadedModel, load_folder, tokenizer_digest
 from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective, StepByStep
-from mentorkd.recipe import Learner
+from mentorkd.recipe.learner import Learner
 from mentorkd.soft_labels import StoredSoftLabels
 
 __all__ = ["MentorFiles", "objective_of"]

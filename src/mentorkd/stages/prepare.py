@@ -8,8 +8,8 @@ from dataclasses import replace
 from mentorkd.audit import DataFaults, audit
 from mentorkd.errors import DataError
 from mentorkd.readers import read_questions
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_file import data_path
+from mentorkd.recipe.load import data_path
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import AnswerKind, Question, Split
 from mentorkd.selection import split_validation
 

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from mentorkd.cards import describe_model, describe_teacher
 from mentorkd.files import fingerprint
-from mentorkd.recipe import Learner, LocalSource, OpenAISource, Recipe, RecordedTeacher
-from mentorkd.recipe_graph import arms
+from mentorkd.recipe.graph import arms
+from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import TEACHER, Prediction, Question, Rationale
 from mentorkd.reporting import (
     LearnerInfo,

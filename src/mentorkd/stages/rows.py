@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mentorkd.encoding import Encoded, EncodingCounts, Row, encode_rows
 from mentorkd.models import LoadedModel, kind_of, load_tokenizer, positions_of
 from mentorkd.prompts import render_prompt, render_target
-from mentorkd.recipe import EXPLAIN, PREDICT, Learner, ModelConfig
+from mentorkd.recipe.learner import EXPLAIN, PREDICT, Learner, ModelConfig
 from mentorkd.records import GOLD, ModelKind, Question, Rationale
 
 if TYPE_CHECKING:

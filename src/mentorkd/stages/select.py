@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from mentorkd.grading.arithmetic import check_steps
-from mentorkd.recipe import SelectConfig
+from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import GOLD, Question, Rationale
 from mentorkd.selection import FilterCount, select
 

@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from mentorkd.errors import BudgetError
+from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.records import Question, Rationale
-from mentorkd.teacher_recipe import OpenAITeacher
 from mentorkd.teachers.annotation import Annotation, Answer, Book, Grade, Lost, Progress, outcome, rationale_of
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.openai_api import OpenAIClient, StoppedError, characters_as_tokens

@@ -13,8 +13,8 @@ from typing import Literal
 
 from mentorkd.errors import BudgetError
 from mentorkd.grading.answers import Graded
+from mentorkd.recipe.teacher import AskedTeacher
 from mentorkd.records import Question, Rationale
-from mentorkd.teacher_recipe import AskedTeacher
 from mentorkd.teachers.cache import Reply
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter

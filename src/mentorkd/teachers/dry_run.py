@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mentorkd.recipe.teacher import AskedTeacher, OpenAITeacher
 from mentorkd.records import Question
-from mentorkd.teacher_recipe import AskedTeacher, OpenAITeacher
 from mentorkd.teachers.cache import RequestCache, request_key
 from mentorkd.teachers.limits import dollars_text, picodollars
 from mentorkd.teachers.openai_api import characters_as_tokens
@@ -107,7 +107,7 @@ def token_counter(tokenizer: str | None) -> tuple[Callable[[str], int], str]:
     if tokenizer is None:
         return characters_as_tokens, "characters, four a token"
     from mentorkd.models import load_tokenizer
-    from mentorkd.recipe import ModelConfig
+    from mentorkd.recipe.learner import ModelConfig
 
     loaded = load_tokenizer(ModelConfig(name=tokenizer))
     return lambda text: len(loaded(text)["input_ids"]), f"the tokenizer {tokenizer}"

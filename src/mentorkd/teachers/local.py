@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+from mentorkd.recipe.teacher import LocalTeacher
 from mentorkd.records import Question, content_id
-from mentorkd.teacher_recipe import LocalTeacher
 from mentorkd.teachers.annotation import Annotation, Answer, Book, Grade, Progress, outcome, rationale_of
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
 from mentorkd.teachers.limits import Spending

@@ -21,7 +21,7 @@ from typing import Any
 
 from mentorkd.errors import MissingExtraError, TeacherError
 from mentorkd.prompts import cut_at
-from mentorkd.teacher_recipe import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
 from mentorkd.teachers.limits import Breaker, Budget, Pacer, Spending, backoff, picodollars

@@ -16,8 +16,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mentorkd.errors import TeacherError
 from mentorkd.readers import read_questions, read_rationales
+from mentorkd.recipe.teacher import AskedTeacher, PromptKind
 from mentorkd.records import AnswerKind, Question, Rationale, Verdict, content_id, normalise_whitespace
-from mentorkd.teacher_recipe import AskedTeacher, PromptKind
 
 __all__ = [
     "ANSWER_FORMS",

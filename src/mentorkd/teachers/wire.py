@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
+from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.records import normalise_whitespace
-from mentorkd.teacher_recipe import OpenAITeacher
 
 __all__ = [
     "Body",

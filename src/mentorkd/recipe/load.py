@@ -16,20 +16,13 @@ from pydantic import ValidationError
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart import MODELS
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_checks import (
-    Finding,
-    combined_faults,
-    idle_settings,
-    learnable_filters,
-    mapping,
-    plain_faults,
-)
-from mentorkd.recipe_defaults import fill_known_task, fill_protocol, merge_defaults
-from mentorkd.recipe_graph import learning_order, mentors, scorers, writers
-from mentorkd.recipe_search import merge_search, search_faults
-from mentorkd.recipe_sweep import blame_sweep, expand_sweep
-from mentorkd.recipe_yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
+from mentorkd.recipe.checks import Finding, combined_faults, idle_settings, learnable_filters, mapping, plain_faults
+from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
+from mentorkd.recipe.graph import learning_order, mentors, scorers, writers
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.search import merge_search, search_faults
+from mentorkd.recipe.sweep import blame_sweep, expand_sweep
+from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mentorkd.teacher_recipe import AskedTeacher, LocalTeacher, OpenAITeacher
+from mentorkd.recipe.teacher import AskedTeacher, LocalTeacher, OpenAITeacher
 
 
 def test_the_readme_form_is_read() -> None:

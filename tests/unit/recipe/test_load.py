@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.quickstart import MODELS
-from mentorkd.recipe import OpenAISource, Recipe, RecordedTeacher
-from mentorkd.recipe_file import (
+from mentorkd.recipe.load import (
     data_path,
     dump_recipe,
     learning_order,
@@ -28,6 +27,7 @@ from mentorkd.recipe_file import (
     set_override,
     writers,
 )
+from mentorkd.recipe.schema import OpenAISource, Recipe, RecordedTeacher
 
 GOOD = """\
 name: demo
@@ -699,7 +699,7 @@ def test_a_hundred_lines_load_in_50_ms_and_without_torch() -> None:
         parse(text)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.05
-    code = "import sys, mentorkd.recipe_file; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    code = "import sys, mentorkd.recipe.load; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_file import dump_recipe, parse_recipe
+from mentorkd.recipe.load import dump_recipe, parse_recipe
+from mentorkd.recipe.schema import Recipe
 
 TEXT = """\
 name: demo

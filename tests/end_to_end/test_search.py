@@ -11,9 +11,9 @@ import pytest
 
 from mentorkd.errors import RecipeError
 from mentorkd.pipeline import Pipeline
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
-from mentorkd.recipe_search import trial_name, trials_of, with_values
+from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.search import trial_name, trials_of, with_values
 from mentorkd.stages.search import choose_trial
 from small_recipe import small_recipe
 

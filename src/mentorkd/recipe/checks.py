@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mentorkd.files import digest_path
-from mentorkd.recipe import Recipe
-from mentorkd.recipe_graph import Links, cycles, judged_in, links_in
-from mentorkd.recipe_yaml import KeyPath, suggestion
+from mentorkd.recipe.graph import Links, cycles, judged_in, links_in
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.yaml import KeyPath, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
 __all__ = ["Finding", "combined_faults", "idle_settings", "learnable_filters", "mapping", "plain_faults"]

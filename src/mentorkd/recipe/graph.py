@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.recipe import Recipe
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import GOLD, TEACHER
 
 __all__ = [

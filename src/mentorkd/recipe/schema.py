@@ -10,41 +10,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mentorkd.learner_recipe import (
-    EXPLAIN,
-    PREDICT,
-    LearnableConfig,
+from mentorkd.recipe.learner import (
     Learner,
-    LoraConfig,
-    ModelConfig,
-    ObjectiveName,
     SamplingConfig,
     SearchConfig,
     SelectConfig,
     Strict,
     TrainingConfig,
 )
+from mentorkd.recipe.teacher import LocalTeacher, OpenAITeacher
 from mentorkd.records import GOLD, TEACHER, AnswerKind
-from mentorkd.teacher_recipe import LocalTeacher, OpenAITeacher
 
 __all__ = [
-    "EXPLAIN",
-    "PREDICT",
     "DataConfig",
-    "LearnableConfig",
-    "Learner",
     "LocalSource",
-    "LoraConfig",
-    "ModelConfig",
-    "ObjectiveName",
     "OpenAISource",
     "Recipe",
     "RecordedTeacher",
-    "SamplingConfig",
-    "SearchConfig",
-    "SelectConfig",
     "TaskConfig",
-    "TrainingConfig",
     "Variant",
 ]
 

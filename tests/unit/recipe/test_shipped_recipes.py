@@ -8,8 +8,8 @@ import pytest
 
 from mentorkd.estimate import estimate
 from mentorkd.paper.tasks import find_task
-from mentorkd.recipe_file import dump_recipe, load_recipe, parse_recipe
-from mentorkd.recipe_graph import arms
+from mentorkd.recipe.graph import arms
+from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
 from places import ROOT
 
 RECIPES = sorted([*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("src/mentorkd/**/*.yaml")])
