@@ -32,7 +32,7 @@ from svamp import (
     tokenizer_and_rows,
 )
 
-from mentorkd.encoding import Encoded
+from mentorkd.data.encoding import Encoded
 from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.objectives import Distillation
 from mentorkd.precision import choose_precision

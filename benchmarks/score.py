@@ -24,8 +24,8 @@ import torch
 from common import arguments, in_fresh_process, peak_extra_bytes, report
 from svamp import SHAPES, data_argument, flan_t5, reference_batch, reference_scoring, tokenizer_and_rows
 
-from mentorkd.batching import Collator, sorted_batches
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import Collator, sorted_batches
+from mentorkd.data.encoding import Encoded
 from mentorkd.head_tap import tap_is_exact, target_hidden
 from mentorkd.models import LoadedModel
 from mentorkd.precision import choose_precision

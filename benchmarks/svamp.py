@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 from transformers.utils import logging
 
-from mentorkd.batching import IGNORE_INDEX
-from mentorkd.encoding import Encoded, encode_rows
+from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.data.encoding import Encoded, encode_rows
+from mentorkd.data.prompts import render_target
 from mentorkd.models import LoadedModel, load_tokenizer
-from mentorkd.prompts import render_target
 from mentorkd.recipe.learner import ModelConfig
 
 logging.disable_progress_bar()

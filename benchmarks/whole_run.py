@@ -18,13 +18,13 @@ import torch
 from svamp import reference_batch, reference_trainer
 from transformers import GenerationConfig
 
-from mentorkd.encoding import Encoded, encode_rows
+from mentorkd.data.encoding import Encoded, encode_rows
+from mentorkd.data.prompts import render_target
+from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.grading.grade import grade
 from mentorkd.models import LoadedModel, load_model
 from mentorkd.pipeline import Pipeline
-from mentorkd.prompts import render_target
 from mentorkd.quickstart.task import write_recipe, write_task
-from mentorkd.readers import read_questions, read_rationales
 from mentorkd.recipe.load import load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import Question

@@ -1,4 +1,4 @@
-"""What each filter of `mentorkd.selection` would drop from the paper's real rationales.
+"""What each filter of `mentorkd.data.selection` would drop from the paper's real rationales.
 
     python scripts/measure_selection.py DATA MCC TOKENIZER [--model GGUF] > measured.md
 
@@ -14,13 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mentorkd.grading.answers import extract, option_letters
-from mentorkd.grading.arithmetic import check_steps
-from mentorkd.paper.tasks import PAPER_TASKS, Task
-from mentorkd.prompts import CAUSAL_SEPARATOR
-from mentorkd.readers import read_questions, read_rationales
-from mentorkd.records import Question, Rationale
-from mentorkd.selection import (
+from mentorkd.data.prompts import CAUSAL_SEPARATOR
+from mentorkd.data.readers import read_questions, read_rationales
+from mentorkd.data.selection import (
     drop_duplicates,
     keep_concluding,
     keep_correct,
@@ -29,6 +25,10 @@ from mentorkd.selection import (
     keep_length,
     keep_sound,
 )
+from mentorkd.grading.answers import extract, option_letters
+from mentorkd.grading.arithmetic import check_steps
+from mentorkd.paper.tasks import PAPER_TASKS, Task
+from mentorkd.records import Question, Rationale
 
 EXAMPLES = 10
 SCORED = 240

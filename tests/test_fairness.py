@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from mentorkd.batching import plan_batches
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import plan_batches
+from mentorkd.data.encoding import Encoded
 from mentorkd.estimate import estimate
 from mentorkd.models import load_model
 from mentorkd.pipeline import Pipeline

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mentorkd.batching import Collator
+from mentorkd.data.batching import Collator
 from mentorkd.errors import ModelError
 from mentorkd.hidden_matching import HiddenMatching, map_layers
 from mentorkd.models import LoadedModel, load_model

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mentorkd import fused_loss
-from mentorkd.batching import IGNORE_INDEX
+from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.fused_loss import fused_distillation_loss
 from mentorkd.losses import LossSums, MentorHidden, MentorLogits, MentorSide, MentorTopK, distillation_loss, top_k_of
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mentorkd.encoding import Encoded
+from mentorkd.data.encoding import Encoded
 from mentorkd.mcc import answer_pairs, bidirectional_kl
 
 

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5Model
 
 from mentorkd import models
-from mentorkd.batching import IGNORE_INDEX, Collator
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import IGNORE_INDEX, Collator
+from mentorkd.data.encoding import Encoded
 from mentorkd.errors import ModelError
 from mentorkd.head_tap import head_parameters, tap_is_exact, target_hidden, target_logits
 from mentorkd.models import (

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mentorkd.batching import IGNORE_INDEX, Collator, plan_batches
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches
+from mentorkd.data.encoding import Encoded
 from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.mentors import MentorEnsemble, OnlineMentor
 from mentorkd.models import LoadedModel

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mentorkd.encoding import Encoded
+from mentorkd.data.encoding import Encoded
 from mentorkd.objectives import StepByStep
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.schedule import Length, schedule_training, training_length, updates_for

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 import mentorkd.training
-from mentorkd.batching import IGNORE_INDEX, Collator
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import IGNORE_INDEX, Collator
+from mentorkd.data.encoding import Encoded
 from mentorkd.errors import TrainingError
 from mentorkd.fused_loss import fused_distillation_loss
 from mentorkd.head_tap import head_parameters, target_hidden, target_logits

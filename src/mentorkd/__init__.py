@@ -12,19 +12,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mentorkd.data.readers import read_questions, read_rationales
+    from mentorkd.data.selection import select
     from mentorkd.errors import MentorkdError
     from mentorkd.fused_loss import fused_distillation_loss
     from mentorkd.generation import Completion, Engine, open_engine
     from mentorkd.grading.answers import Graded, grade
     from mentorkd.losses import distillation_loss
     from mentorkd.pipeline import Pipeline, open_run
-    from mentorkd.readers import read_questions, read_rationales
     from mentorkd.recipe.learner import Learner
     from mentorkd.recipe.load import load_recipe
     from mentorkd.recipe.schema import Recipe
     from mentorkd.records import Prediction, Question, Rationale, read_jsonl, write_jsonl
     from mentorkd.reporting import read_results
-    from mentorkd.selection import select
     from mentorkd.soft_labels import SoftLabelStore
 
 __version__ = "0.1.0"
@@ -63,13 +63,13 @@ _HOMES = {
     "generation": ("Completion", "Engine", "open_engine"),
     "losses": ("distillation_loss",),
     "pipeline": ("Pipeline", "open_run"),
-    "readers": ("read_questions", "read_rationales"),
+    "data.readers": ("read_questions", "read_rationales"),
     "recipe.learner": ("Learner",),
     "recipe.load": ("load_recipe",),
     "recipe.schema": ("Recipe",),
     "records": ("Prediction", "Question", "Rationale", "read_jsonl", "write_jsonl"),
     "reporting": ("read_results",),
-    "selection": ("select",),
+    "data.selection": ("select",),
     "soft_labels": ("SoftLabelStore",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mentorkd.prompts import CAUSAL_SEPARATOR
+from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import GOLD, TEACHER

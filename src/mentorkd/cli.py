@@ -193,7 +193,7 @@ def evaluate(
 
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise RunError(f"got --output {output}; expected a file in a folder that exists")
-    from mentorkd.readers import read_questions
+    from mentorkd.data.readers import read_questions
     from mentorkd.statistics import wilson_interval
 
     pipeline, work, reporter = _opened(folder, quiet, as_json)
@@ -259,7 +259,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Show the rationale and the answer that a trained learner gives to a question."""
-    from mentorkd.prompts import render_prompt, split_target
+    from mentorkd.data.prompts import render_prompt, split_target
 
     pipeline, work, reporter = _opened(folder, True, as_json)
     name = learner or list(pipeline.recipe.learners)[-1]

@@ -33,8 +33,8 @@ def import_data(
     as_json: AsJson = False,
 ) -> None:
     """Turn a data file into normalised JSON Lines, and count what is in it."""
-    from mentorkd.audit import audit
-    from mentorkd.readers import columns_of, read_questions, read_rationales
+    from mentorkd.data.audit import audit
+    from mentorkd.data.readers import columns_of, read_questions, read_rationales
 
     kind, choices = _answer_kind(task, answer)
     if split not in ("train", "validation", "test"):

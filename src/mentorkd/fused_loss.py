@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mentorkd.batching import IGNORE_INDEX
+from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.losses import (
     RULED_OUT,
     Divergence,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mentorkd.batching import IGNORE_INDEX
+from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
 
 __all__ = ["Layers", "head_parameters", "tap_is_exact", "target_hidden", "target_logits", "target_states"]

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mentorkd.batching import IGNORE_INDEX
+from mentorkd.data.batching import IGNORE_INDEX
 
 __all__ = [
     "RULED_OUT",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mentorkd.encoding import Encoded
+from mentorkd.data.encoding import Encoded
 from mentorkd.losses import RULED_OUT, in_full_precision
 
 __all__ = ["answer_pairs", "bidirectional_kl"]

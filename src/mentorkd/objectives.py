@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mentorkd.batching import IGNORE_INDEX
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.data.encoding import Encoded
 from mentorkd.fused_loss import fused_distillation_loss
 from mentorkd.head_tap import Layers, head_parameters, target_states
 from mentorkd.losses import Divergence, LossSums, Mentors, distillation_loss

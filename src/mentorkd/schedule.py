@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import get_args
 
-from mentorkd.batching import BatchPlan, plan_batches
-from mentorkd.encoding import Encoded, Task
+from mentorkd.data.batching import BatchPlan, plan_batches
+from mentorkd.data.encoding import Encoded, Task
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import ModelKind
 

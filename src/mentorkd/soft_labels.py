@@ -29,7 +29,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
-from mentorkd.batching import IGNORE_INDEX
+from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import StoreError
 from mentorkd.files import write_json
 from mentorkd.losses import MentorHidden, MentorSide, MentorTopK

@@ -50,8 +50,8 @@ def annotate(
 
 
 def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
+    from mentorkd.data.prepare import prepare_recipe
     from mentorkd.stages.ask import preview
-    from mentorkd.stages.prepare import prepare_recipe
 
     if isinstance(recipe.teacher, RecordedTeacher):
         raise RunError("the teacher of this recipe is recorded, so nobody is asked; --dry-run is for other kinds")

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
-from mentorkd.batching import IGNORE_INDEX, BatchPlan, Collator
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
+from mentorkd.data.encoding import Encoded
 from mentorkd.errors import TrainingError
 from mentorkd.objectives import Objective, Student, Sums
 

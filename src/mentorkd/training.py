@@ -16,8 +16,8 @@ from safetensors.torch import load_model as load_weights
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from mentorkd.batching import Collator
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import Collator
+from mentorkd.data.encoding import Encoded
 from mentorkd.errors import TrainingError
 from mentorkd.head_tap import tap_is_exact
 from mentorkd.models import LoadedModel

@@ -14,6 +14,8 @@ from typing import Any
 
 from mentorkd import provenance
 from mentorkd.cards import model_card
+from mentorkd.data.encoding import Reader
+from mentorkd.data.prepare import annotate, prepare_recipe
 from mentorkd.files import digest_path, fingerprint, link, write_json
 from mentorkd.models import (
     kind_of,
@@ -30,13 +32,10 @@ from mentorkd.recipe.search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
 from mentorkd.stage_graph import row_settings
 from mentorkd.stages.agreement import agreement
-from mentorkd.stages.annotate import annotate
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.budget import Arm, budget
-from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.stages.report import read_inputs, report
-from mentorkd.stages.rows import Reader
 from mentorkd.stages.sampling import Decoding
 from mentorkd.stages.score import score
 from mentorkd.stages.search import choose_trial

@@ -11,7 +11,8 @@ import torch
 from transformers.utils import logging
 
 from mentorkd import hardware
-from mentorkd.encoding import Encoded, EncodingCounts
+from mentorkd.data.encoding import Encoded, EncodingCounts, Reader, training_rows
+from mentorkd.data.selection import gather, gold_rationales
 from mentorkd.errors import DataError, TrainingError
 from mentorkd.files import fingerprint
 from mentorkd.generation import Engine, open_engine
@@ -26,8 +27,6 @@ from mentorkd.run_files import RunFiles
 from mentorkd.stages.evaluate import accuracy, evaluate
 from mentorkd.stages.likelihood import judge_of, likelihoods
 from mentorkd.stages.objective import MentorFiles, objective_of
-from mentorkd.stages.rows import Reader, training_rows
-from mentorkd.stages.select import gather, gold_rationales
 from mentorkd.store import RunFolder, Stage
 
 __all__ = ["CHUNK_BATCHES", "Workbench"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from mentorkd.encoding import encode_prompt
+from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import Engine, open_engine
 from mentorkd.generation.transformers_engine import TransformersEngine

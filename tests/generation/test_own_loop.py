@@ -10,7 +10,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
-from mentorkd.encoding import encode_prompt
+from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import ModelError
 from mentorkd.generation.decoding import FAMILIES, choose
 from mentorkd.generation.transformers_engine import TransformersEngine

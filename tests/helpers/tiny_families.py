@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from mentorkd.encoding import encode_prompt
+from mentorkd.data.encoding import encode_prompt
 from mentorkd.models import LoadedModel
 from tiny_models import TEXTS, tiny_gpt2, tiny_llama, tiny_qwen2, tiny_t5, tiny_tokenizer
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mentorkd.encoding import Encoded, Row, encode_rows
+from mentorkd.data.encoding import Encoded, Row, encode_rows
 from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.mentors import OnlineMentor
 from mentorkd.models import LoadedModel

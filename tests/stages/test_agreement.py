@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mentorkd.batching import IGNORE_INDEX, Collator
-from mentorkd.encoding import Encoded, encode_rows
+from mentorkd.data.batching import IGNORE_INDEX, Collator
+from mentorkd.data.encoding import Encoded, encode_rows
 from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.mentors import MentorEnsemble, OnlineMentor
 from mentorkd.models import LoadedModel

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mentorkd.encoding import encode_prompt, encode_target
+from mentorkd.data.encoding import encode_prompt, encode_target
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import Question, Rationale

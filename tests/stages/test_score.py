@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from mentorkd.batching import IGNORE_INDEX, Collator
-from mentorkd.encoding import Encoded, encode_rows
+from mentorkd.data.batching import IGNORE_INDEX, Collator
+from mentorkd.data.encoding import Encoded, encode_rows
 from mentorkd.errors import ModelError
 from mentorkd.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.models import LoadedModel, tokenizer_digest

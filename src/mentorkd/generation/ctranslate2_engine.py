@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
+from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import Completion, EngineDtype, sampling
 from mentorkd.generation.sampling import Request
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
-from mentorkd.prompts import CAUSAL_SEPARATOR
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mentorkd.encoding import encode_prompt
+from mentorkd.data.encoding import encode_prompt
+from mentorkd.data.prompts import CAUSAL_SEPARATOR, cut_at
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import Completion
-from mentorkd.prompts import CAUSAL_SEPARATOR, cut_at
 from mentorkd.records import ModelKind, content_id
 
 if TYPE_CHECKING:

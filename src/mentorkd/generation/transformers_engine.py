@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 
+from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import ModelError
 from mentorkd.generation import Completion, sampling
 from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
 from mentorkd.generation.sampling import Piece, Request
-from mentorkd.prompts import CAUSAL_SEPARATOR
 from mentorkd.records import ModelKind
 
 if TYPE_CHECKING:

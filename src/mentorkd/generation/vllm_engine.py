@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, GenerationConfig
 
+from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import Completion, EngineDtype, sampling
 from mentorkd.generation.sampling import Request
 from mentorkd.models import load_tokenizer, model_kind
-from mentorkd.prompts import CAUSAL_SEPARATOR
 from mentorkd.recipe.learner import ModelConfig
 
 __all__ = ["VllmEngine"]

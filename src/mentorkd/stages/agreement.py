@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mentorkd.batching import IGNORE_INDEX, Collator, sorted_batches
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
+from mentorkd.data.encoding import Encoded
 from mentorkd.head_tap import target_logits
 from mentorkd.hidden_matching import HiddenMatching
 from mentorkd.losses import MentorHidden, MentorLogits, MentorSide, MentorTopK

@@ -10,16 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mentorkd.data.prepare import prepare_recipe
+from mentorkd.data.readers import read_rationales
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import Engine, open_engine
 from mentorkd.grading.grade import Grader
-from mentorkd.readers import read_rationales
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import Progress, Question
-from mentorkd.stages.prepare import prepare_recipe
 from mentorkd.teachers.annotate import annotate_openai
 from mentorkd.teachers.annotation import Annotation
 from mentorkd.teachers.cache import RequestCache

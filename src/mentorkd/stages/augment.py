@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mentorkd.data.prompts import TargetForm, render_prompt, split_target
 from mentorkd.generation import Engine
 from mentorkd.grading.grade import Grader
-from mentorkd.prompts import TargetForm, render_prompt, split_target
 from mentorkd.records import Progress, Question, Rationale
 from mentorkd.stages.sampling import Decoding, sample_resumably
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mentorkd.encoding import Encoded
+from mentorkd.data.encoding import Encoded
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import ModelKind
 from mentorkd.schedule import training_length, updates_for

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mentorkd.data.prompts import render_prompt
 from mentorkd.generation import Engine
 from mentorkd.grading.grade import Grader
-from mentorkd.prompts import render_prompt
 from mentorkd.records import Prediction, Progress, Question
 from mentorkd.stages.sampling import Decoding, sample_resumably
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from mentorkd.batching import Collator, sorted_batches
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import Collator, sorted_batches
+from mentorkd.data.encoding import Encoded
 from mentorkd.errors import ModelError
 from mentorkd.head_tap import head_parameters, tap_is_exact
 from mentorkd.losses import top_k_of

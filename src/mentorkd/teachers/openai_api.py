@@ -19,8 +19,8 @@ from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any
 
+from mentorkd.data.prompts import cut_at
 from mentorkd.errors import MissingExtraError, TeacherError
-from mentorkd.prompts import cut_at
 from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key

@@ -14,8 +14,8 @@ from pathlib import Path
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.errors import TeacherError
-from mentorkd.readers import read_questions, read_rationales
 from mentorkd.recipe.teacher import AskedTeacher, PromptKind
 from mentorkd.records import AnswerKind, Question, Rationale, Verdict, content_id, normalise_whitespace
 
@@ -190,7 +190,7 @@ def exemplars_from(questions: Iterable[Question], rationales: Iterable[Rationale
 
 
 def read_exemplars(path: Path, kind: AnswerKind, choices: Sequence[str] | None = None) -> list[Exemplar]:
-    """Read worked examples from a file of rationales, in any of the shapes that `mentorkd.readers` knows.
+    """Read worked examples from a file of rationales, in any of the shapes that `mentorkd.data.readers` knows.
 
     Of each question the first rationale that is right, or else the first whose answer cannot be told, since examples
     written by hand need not end in it; one that is wrong, or said to be, is never shown.

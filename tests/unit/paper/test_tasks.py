@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.paper.download import paper_files
 from mentorkd.paper.tasks import PAPER_MENTORS, PAPER_TASKS, Task, find_task
-from mentorkd.readers import read_questions, read_rationales
 
 # Correct rows of FlanT5-large and T5-large, and all rows of either.
 KEPT_MENTOR_ROWS = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mentorkd.data.encoding import Reader
+from mentorkd.data.selection import gather
 from mentorkd.grading.grade import Grader
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import Question, Rationale
-from mentorkd.stages.rows import Reader
-from mentorkd.stages.select import gather
 from tiny_models import tiny_tokenizer
 
 QUESTIONS = [Question.create(f"q{i}", str(i), "train") for i in range(4)]

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mentorkd.errors import DataError
-from mentorkd.records import Question, Rationale, Verdict
-from mentorkd.selection import (
+from mentorkd.data.selection import (
     FilterCount,
     cap_per_question,
     drop_duplicates,
@@ -27,6 +25,8 @@ from mentorkd.selection import (
     select,
     split_validation,
 )
+from mentorkd.errors import DataError
+from mentorkd.records import Question, Rationale, Verdict
 
 
 def row(question: str, text: str, sample: int = 0, verdict: Verdict = "correct", source: str = "teacher") -> Rationale:

@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from mentorkd.data.sources import read_rows
 from mentorkd.errors import DataError, MissingExtraError
-from mentorkd.sources import read_rows
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "A, or\n“B”?\u2028", "answer": "B"}]
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mentorkd.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
-from mentorkd.encoding import Encoded, Row, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
+from mentorkd.data.encoding import Encoded, Row, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.prompts import render_target
 from mentorkd.errors import ModelError
-from mentorkd.prompts import render_target
 from tiny_models import tiny_tokenizer
 
 LENGTHS = [5 + 7919 * row % 196 for row in range(137)]  # 5 to 200, in no order

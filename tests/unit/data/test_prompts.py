@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mentorkd.errors import DataError
-from mentorkd.prompts import (
+from mentorkd.data.prompts import (
     CAUSAL_SEPARATOR,
     TargetForm,
     chat_prompt,
@@ -18,6 +17,7 @@ from mentorkd.prompts import (
     render_target,
     split_target,
 )
+from mentorkd.errors import DataError
 
 FORMS: list[TargetForm] = ["arrow", "therefore"]
 PIECES = [

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from mentorkd.batching import plan_batches
-from mentorkd.encoding import Encoded
+from mentorkd.data.batching import plan_batches
+from mentorkd.data.encoding import Encoded, Reader, training_rows
+from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.mcc import answer_pairs
 from mentorkd.models import load_tokenizer
-from mentorkd.readers import read_questions, read_rationales
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import GOLD, Question, Rationale
-from mentorkd.stages.rows import Reader, training_rows
 from tiny_models import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from mentorkd.data.sources import Row, read_rows
 from mentorkd.errors import DataError
 from mentorkd.grading.answers import option_letters
 from mentorkd.grading.grade import Graded, grade, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict
-from mentorkd.sources import Row, read_rows
 
 __all__ = ["columns_of", "read_questions", "read_rationales"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 import pytest
 
-from mentorkd.audit import audit
+from mentorkd.data.audit import audit
+from mentorkd.data.readers import columns_of, read_questions, read_rationales
 from mentorkd.errors import DataError
-from mentorkd.readers import columns_of, read_questions, read_rationales
 from mentorkd.records import Question, Rationale, normalise_whitespace, write_jsonl
 
 QUESTION = "Ann has 2 apples and buys 3. How many?"

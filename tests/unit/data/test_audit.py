@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mentorkd.audit import audit
+from mentorkd.data.audit import audit
 from mentorkd.errors import DataError
 from mentorkd.records import Question, Rationale, Split
 

@@ -1,0 +1,1 @@
+"""Data: from files to questions and rationales, from these to training rows, from rows to batches."""
