@@ -33,11 +33,11 @@ from svamp import (
 )
 
 from mentorkd.data.encoding import Encoded
+from mentorkd.distillation.objectives.soft_labels import Distillation
+from mentorkd.distillation.soft_labels import SoftLabelWriter, StoredSoftLabels, StoreMeta
 from mentorkd.models import LoadedModel, tokenizer_digest
-from mentorkd.objectives import Distillation
 from mentorkd.precision import choose_precision
 from mentorkd.recipe.learner import TrainingConfig
-from mentorkd.soft_labels import SoftLabelWriter, StoredSoftLabels, StoreMeta
 from mentorkd.training import train
 
 REFERENCE, OURS = "reference", "ours"

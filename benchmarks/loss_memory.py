@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from common import arguments, in_fresh_process, in_turn, peak_extra_bytes, report
 
-from mentorkd.fused_loss import fused_distillation_loss
-from mentorkd.losses import LossSums, MentorHidden, distillation_loss
+from mentorkd.distillation.fused_losses import fused_distillation_loss
+from mentorkd.distillation.losses import LossSums, MentorHidden, distillation_loss
 
 PLAIN, FUSED = "plain", "fused"
 

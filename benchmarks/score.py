@@ -1,6 +1,6 @@
 """The one scoring pass, against one mentor pass of the reference profile over the same rows, and an unpadded forward.
 
-Ours is `mentorkd.stages.score.score`, from rows to a finished store of hidden states. The reference's pass, which it pays in
+Ours is `mentorkd.distillation.scoring.score`, from rows to a finished store of hidden states. The reference's pass, which it pays in
 every epoch, is the mentor's forward on rows padded to the data set's longest, with whole logits in float32. The unpadded
 forward is what no padding, no disk and no checks would cost: the same stack in the same arithmetic and batches of the same
 size, on rows all of one length (the mean), nothing done with what comes out.
@@ -26,10 +26,10 @@ from svamp import SHAPES, data_argument, flan_t5, reference_batch, reference_sco
 
 from mentorkd.data.batching import Collator, sorted_batches
 from mentorkd.data.encoding import Encoded
-from mentorkd.head_tap import tap_is_exact, target_hidden
+from mentorkd.distillation.hidden_states import tap_is_exact, target_hidden
+from mentorkd.distillation.scoring import TOKENS_PER_BATCH, score
 from mentorkd.models import LoadedModel
 from mentorkd.precision import choose_precision
-from mentorkd.stages.score import TOKENS_PER_BATCH, score
 
 REFERENCE, OURS, UNPADDED = "reference", "ours", "unpadded"
 BATCH = 8

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from mentorkd import models
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Encoded
+from mentorkd.distillation.hidden_states import head_parameters, tap_is_exact, target_hidden, target_logits
 from mentorkd.errors import ModelError
-from mentorkd.head_tap import head_parameters, tap_is_exact, target_hidden, target_logits
 from mentorkd.models import (
     LoadedModel,
     hold_products_in_bfloat16,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mentorkd.data.encoding import Encoded
-from mentorkd.objectives import StepByStep
+from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.schedule import Length, schedule_training, training_length, updates_for
 from tiny_training import learner, paired_rows, run

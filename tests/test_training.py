@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 import mentorkd.training
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Encoded
+from mentorkd.distillation.fused_losses import fused_distillation_loss
+from mentorkd.distillation.hidden_states import head_parameters, target_hidden, target_logits
+from mentorkd.distillation.losses import MentorHidden, distillation_loss
+from mentorkd.distillation.objectives.base import Objective
+from mentorkd.distillation.objectives.mcc import Consistency
+from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.errors import TrainingError
-from mentorkd.fused_loss import fused_distillation_loss
-from mentorkd.head_tap import head_parameters, target_hidden, target_logits
-from mentorkd.losses import MentorHidden, distillation_loss
 from mentorkd.models import load_model
-from mentorkd.objectives import Consistency, Objective, StepByStep
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.training import TrainingResult, last_checkpoint, train
 from places import HELPERS

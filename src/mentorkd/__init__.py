@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mentorkd.data.readers import read_questions, read_rationales
     from mentorkd.data.selection import select
+    from mentorkd.distillation.fused_losses import fused_distillation_loss
+    from mentorkd.distillation.losses import distillation_loss
+    from mentorkd.distillation.soft_labels import SoftLabelStore
     from mentorkd.errors import MentorkdError
-    from mentorkd.fused_loss import fused_distillation_loss
     from mentorkd.generation import Completion, Engine, open_engine
     from mentorkd.grading.answers import Graded, grade
-    from mentorkd.losses import distillation_loss
     from mentorkd.pipeline import Pipeline, open_run
     from mentorkd.recipe.learner import Learner
     from mentorkd.recipe.load import load_recipe
     from mentorkd.recipe.schema import Recipe
     from mentorkd.records import Prediction, Question, Rationale, read_jsonl, write_jsonl
     from mentorkd.reporting import read_results
-    from mentorkd.soft_labels import SoftLabelStore
 
 __version__ = "0.1.0"
 
@@ -59,9 +59,9 @@ __all__ = [
 _HOMES = {
     "grading.answers": ("Graded", "grade"),
     "errors": ("MentorkdError",),
-    "fused_loss": ("fused_distillation_loss",),
+    "distillation.fused_losses": ("fused_distillation_loss",),
     "generation": ("Completion", "Engine", "open_engine"),
-    "losses": ("distillation_loss",),
+    "distillation.losses": ("distillation_loss",),
     "pipeline": ("Pipeline", "open_run"),
     "data.readers": ("read_questions", "read_rationales"),
     "recipe.learner": ("Learner",),
@@ -70,7 +70,7 @@ _HOMES = {
     "records": ("Prediction", "Question", "Rationale", "read_jsonl", "write_jsonl"),
     "reporting": ("read_results",),
     "data.selection": ("select",),
-    "soft_labels": ("SoftLabelStore",),
+    "distillation.soft_labels": ("SoftLabelStore",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -318,7 +318,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what a soft-label store holds: size, bytes a token, the mentor's NLL, what top-k kept."""
-    from mentorkd.stages.inspect import inspect_store
+    from mentorkd.distillation.inspect import inspect_store
 
     found = inspect_store(store, sample=sample)
     if as_json:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from importlib.util import find_spec
 
+from mentorkd.distillation.objectives.hidden_states import map_layers
 from mentorkd.errors import Fault, MentorkdError, RecipeError
-from mentorkd.hidden_matching import map_layers
 from mentorkd.models import kind_of, layers_of, load_tokenizer, tokenizer_digest
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe

@@ -16,8 +16,8 @@ from transformers import Trainer, TrainerCallback
 
 from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.data.encoding import Encoded
+from mentorkd.distillation.objectives.base import Objective, Student, Sums
 from mentorkd.errors import TrainingError
-from mentorkd.objectives import Objective, Student, Sums
 
 __all__ = ["OWN_WEIGHTS", "MentorTrainer", "PlannedBatches", "RoundEnds"]
 

@@ -18,10 +18,10 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Encoded
+from mentorkd.distillation.hidden_states import tap_is_exact
+from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
-from mentorkd.head_tap import tap_is_exact
 from mentorkd.models import LoadedModel
-from mentorkd.objectives import CrossEntropy, Objective
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.schedule import Schedule, schedule_training
 from mentorkd.trackers import close_trackers, tensorboard_in

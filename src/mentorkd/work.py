@@ -16,6 +16,8 @@ from mentorkd import provenance
 from mentorkd.cards import model_card
 from mentorkd.data.encoding import Reader
 from mentorkd.data.prepare import annotate, prepare_recipe
+from mentorkd.distillation.agreement import agreement
+from mentorkd.distillation.scoring import score
 from mentorkd.files import digest_path, fingerprint, link, write_json
 from mentorkd.models import (
     kind_of,
@@ -31,13 +33,11 @@ from mentorkd.recipe.schema import LocalSource, OpenAISource, RecordedTeacher
 from mentorkd.recipe.search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
 from mentorkd.stage_graph import row_settings
-from mentorkd.stages.agreement import agreement
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.budget import Arm, budget
 from mentorkd.stages.report import read_inputs, report
 from mentorkd.stages.sampling import Decoding
-from mentorkd.stages.score import score
 from mentorkd.stages.search import choose_trial
 from mentorkd.store import Stage
 from mentorkd.training import train

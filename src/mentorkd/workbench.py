@@ -13,20 +13,20 @@ from transformers.utils import logging
 from mentorkd import hardware
 from mentorkd.data.encoding import Encoded, EncodingCounts, Reader, training_rows
 from mentorkd.data.selection import gather, gold_rationales
+from mentorkd.distillation.likelihood import judge_of, likelihoods
+from mentorkd.distillation.objectives.base import Objective
+from mentorkd.distillation.objectives.build import MentorFiles, objective_of
 from mentorkd.errors import DataError, TrainingError
 from mentorkd.files import fingerprint
 from mentorkd.generation import Engine, open_engine
 from mentorkd.grading.grade import Grader
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
-from mentorkd.objectives import Objective
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.records import GOLD, Prediction, Question, Rationale, Split
 from mentorkd.run_files import RunFiles
 from mentorkd.stages.evaluate import accuracy, evaluate
-from mentorkd.stages.likelihood import judge_of, likelihoods
-from mentorkd.stages.objective import MentorFiles, objective_of
 from mentorkd.store import RunFolder, Stage
 
 __all__ = ["CHUNK_BATCHES", "Workbench"]

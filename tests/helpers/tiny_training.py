@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from mentorkd.data.encoding import Encoded, Row, encode_rows
-from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.mentors import OnlineMentor
+from mentorkd.distillation.mentors import OnlineMentor
+from mentorkd.distillation.objectives.base import Objective
+from mentorkd.distillation.objectives.hidden_states import HiddenMatching
+from mentorkd.distillation.objectives.mcc import Consistency
+from mentorkd.distillation.objectives.soft_labels import Distillation
 from mentorkd.models import LoadedModel
-from mentorkd.objectives import Consistency, Distillation, Objective
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.training import TrainingResult, train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from mentorkd.data.batching import plan_batches
 from mentorkd.data.encoding import Encoded, Reader, training_rows
 from mentorkd.data.readers import read_questions, read_rationales
-from mentorkd.mcc import answer_pairs
+from mentorkd.distillation.objectives.mcc import answer_pairs
 from mentorkd.models import load_tokenizer
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import GOLD, Question, Rationale

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from mentorkd.data.batching import Collator
+from mentorkd.distillation.objectives.base import Student
+from mentorkd.distillation.objectives.hidden_states import HiddenMatching, map_layers
 from mentorkd.errors import ModelError
-from mentorkd.hidden_matching import HiddenMatching, map_layers
 from mentorkd.models import LoadedModel, load_model
-from mentorkd.objectives import Student
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.training import TrainingResult, last_checkpoint
 from tiny_models import tiny_tokenizer

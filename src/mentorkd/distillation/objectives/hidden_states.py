@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mentorkd.distillation.hidden_states import Layers
+from mentorkd.distillation.mentors import OnlineMentor
+from mentorkd.distillation.objectives.base import TOKENS, PerToken, Student, Sums
 from mentorkd.errors import ModelError
-from mentorkd.head_tap import Layers
-from mentorkd.mentors import OnlineMentor
 from mentorkd.models import LoadedModel, layer_count
-from mentorkd.objectives import TOKENS, PerToken, Student, Sums
 
 __all__ = ["HiddenMatching", "map_layers"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mentorkd.soft_labels import SoftLabelStore
+from mentorkd.distillation.soft_labels import SoftLabelStore
 
 __all__ = ["inspect_store"]
 

@@ -8,8 +8,15 @@ from typing import Any, Protocol
 
 import torch
 
-from mentorkd.head_tap import Layers, head_parameters, tap_is_exact, target_hidden, target_logits, target_states
-from mentorkd.losses import MentorHidden, MentorLogits, Mentors, MentorSide
+from mentorkd.distillation.hidden_states import (
+    Layers,
+    head_parameters,
+    tap_is_exact,
+    target_hidden,
+    target_logits,
+    target_states,
+)
+from mentorkd.distillation.losses import MentorHidden, MentorLogits, Mentors, MentorSide
 from mentorkd.models import LoadedModel, hold_products_in_bfloat16
 
 __all__ = ["MentorEnsemble", "OnlineMentor", "SingleMentor", "SoftLabelSource"]

@@ -14,13 +14,20 @@ from torch.nn import functional as F
 
 from mentorkd.data.batching import Collator, sorted_batches
 from mentorkd.data.encoding import Encoded
+from mentorkd.distillation.hidden_states import (
+    TOKENS_PER_BATCH,
+    arithmetic,
+    head_parameters,
+    logits_in_parts,
+    on_device,
+    states_at_targets,
+    tap_is_exact,
+)
+from mentorkd.distillation.losses import top_k_of
+from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.errors import ModelError
-from mentorkd.head_tap import head_parameters, tap_is_exact
-from mentorkd.losses import top_k_of
 from mentorkd.models import LoadedModel, hold_products_in_bfloat16, tokenizer_digest
 from mentorkd.records import Progress
-from mentorkd.soft_labels import SoftLabelWriter, StoreMeta
-from mentorkd.stages.forward import TOKENS_PER_BATCH, arithmetic, logits_in_parts, on_device, states_at_targets
 
 __all__ = ["score"]
 

@@ -30,9 +30,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.distillation.losses import MentorHidden, MentorSide, MentorTopK
 from mentorkd.errors import StoreError
 from mentorkd.files import write_json
-from mentorkd.losses import MentorHidden, MentorSide, MentorTopK
 
 __all__ = ["SoftLabelStore", "SoftLabelWriter", "StoreMeta", "StoredSoftLabels"]
 

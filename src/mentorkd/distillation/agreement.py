@@ -13,14 +13,16 @@ from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
 from mentorkd.data.encoding import Encoded
-from mentorkd.head_tap import target_logits
-from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.losses import MentorHidden, MentorLogits, MentorSide, MentorTopK
-from mentorkd.mentors import MentorEnsemble, SingleMentor
+from mentorkd.distillation.hidden_states import target_logits
+from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorSide, MentorTopK
+from mentorkd.distillation.mentors import MentorEnsemble, SingleMentor
+from mentorkd.distillation.objectives.base import Objective
+from mentorkd.distillation.objectives.hidden_states import HiddenMatching
+from mentorkd.distillation.objectives.mcc import Consistency
+from mentorkd.distillation.objectives.soft_labels import Distillation
+from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
-from mentorkd.objectives import Consistency, Distillation, Objective
 from mentorkd.precision import Precision
-from mentorkd.soft_labels import StoredSoftLabels
 
 __all__ = ["agreement"]
 

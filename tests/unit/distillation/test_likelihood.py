@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from mentorkd.data.encoding import encode_prompt, encode_target
+from mentorkd.distillation.likelihood import Judge, judge_of, likelihoods
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import Question, Rationale
-from mentorkd.stages.likelihood import Judge, judge_of, likelihoods
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 CPU = torch.device("cpu")

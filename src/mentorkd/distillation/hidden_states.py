@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
+from mentorkd.models import LoadedModel
 
-__all__ = ["Layers", "head_parameters", "tap_is_exact", "target_hidden", "target_logits", "target_states"]
+__all__ = [
+    "TOKENS_PER_BATCH",
+    "Layers",
+    "arithmetic",
+    "head_parameters",
+    "logits_in_parts",
+    "on_device",
+    "states_at_targets",
+    "tap_is_exact",
+    "target_hidden",
+    "target_logits",
+    "target_states",
+]
 
 Layers = dict[int, torch.Tensor]
 """Hidden states [N, D] by the number of the layer that they leave, counted from 1; of the decoder, where there is one. Those
@@ -132,3 +146,39 @@ def tap_is_exact(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
 
 TRIED_TOKENS = 32
 """Target positions on which `tap_is_exact` tries the head; few, since their whole logits are made."""
+
+TOKENS_PER_BATCH = 2048
+"""Padded tokens (source + target) a forward pass: enough to keep matrix units busy, little enough to fit anywhere."""
+
+_LOGIT_ROWS = 256
+"""Target tokens whose whole logits are at hand at once."""
+
+
+def arithmetic(loaded: LoadedModel, bfloat16: bool) -> AbstractContextManager[Any]:
+    """bfloat16 autocast, or nothing."""
+    return torch.autocast(loaded.device.type, torch.bfloat16) if bfloat16 else nullcontext()
+
+
+def on_device(device: torch.device, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch on a device."""
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def states_at_targets(
+    loaded: LoadedModel, batch: dict[str, torch.Tensor], *, exact: bool, bfloat16: bool
+) -> torch.Tensor:
+    """The last hidden states [N, E] at the N target positions of a batch; not `exact` (see `tap_is_exact`), the logits."""
+    with arithmetic(loaded, bfloat16):
+        return (target_hidden if exact else target_logits)(loaded.model, batch)
+
+
+def logits_in_parts(
+    loaded: LoadedModel, batch: Mapping[str, torch.Tensor], states: torch.Tensor, *, exact: bool
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits [n, V] in float32 and labels [n] at the target positions, some at a time."""
+    labels_N = batch["labels"][batch["labels"] >= 0]
+    weight, bias = head_parameters(loaded.model)
+    for start in range(0, len(states), _LOGIT_ROWS):
+        some = states[start : start + _LOGIT_ROWS]
+        logits = F.linear(some.to(weight.dtype), weight, bias) if exact else some
+        yield logits.float(), labels_N[start : start + _LOGIT_ROWS]

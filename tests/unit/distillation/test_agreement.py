@@ -11,13 +11,15 @@ from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Encoded, encode_rows
-from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.mentors import MentorEnsemble, OnlineMentor
+from mentorkd.distillation.agreement import agreement
+from mentorkd.distillation.mentors import MentorEnsemble, OnlineMentor
+from mentorkd.distillation.objectives.base import CrossEntropy, Objective
+from mentorkd.distillation.objectives.hidden_states import HiddenMatching
+from mentorkd.distillation.objectives.mcc import Consistency
+from mentorkd.distillation.objectives.soft_labels import Distillation
+from mentorkd.distillation.scoring import score
+from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
-from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective
-from mentorkd.soft_labels import StoredSoftLabels
-from mentorkd.stages.agreement import agreement
-from mentorkd.stages.score import score
 from tiny_models import tiny_gpt2, tiny_t5, tiny_tokenizer
 
 CPU = torch.device("cpu")

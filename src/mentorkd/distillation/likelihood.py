@@ -16,12 +16,18 @@ from torch.nn import functional as F
 from mentorkd.data.batching import Collator, sorted_batches
 from mentorkd.data.encoding import Reader, encode_rows
 from mentorkd.data.prompts import TargetForm, render_prompt, render_target
+from mentorkd.distillation.hidden_states import (
+    TOKENS_PER_BATCH,
+    arithmetic,
+    logits_in_parts,
+    on_device,
+    states_at_targets,
+    tap_is_exact,
+)
 from mentorkd.files import digest_path, fingerprint
-from mentorkd.head_tap import tap_is_exact
 from mentorkd.models import LoadedModel, hold_products_in_bfloat16, load_folder, load_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import Progress, Question, Rationale, content_id
-from mentorkd.stages.forward import TOKENS_PER_BATCH, arithmetic, logits_in_parts, on_device, states_at_targets
 
 __all__ = ["Judge", "judge_of", "likelihoods"]
 

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches
 from mentorkd.data.encoding import Encoded
-from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.mentors import MentorEnsemble, OnlineMentor
+from mentorkd.distillation.mentors import MentorEnsemble, OnlineMentor
+from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student
+from mentorkd.distillation.objectives.hidden_states import HiddenMatching
+from mentorkd.distillation.objectives.mcc import Consistency
+from mentorkd.distillation.objectives.soft_labels import Distillation
+from mentorkd.distillation.objectives.step_by_step import StepByStep
+from mentorkd.distillation.scoring import score
+from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
-from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective, StepByStep, Student
-from mentorkd.soft_labels import StoredSoftLabels
-from mentorkd.stages.score import score
 from tiny_training import FAMILIES, assert_same, learner, losses, online, paired_rows, rows_for, run, weights
 
 

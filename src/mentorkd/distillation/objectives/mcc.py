@@ -8,17 +8,20 @@ the other. The paper has no tau^2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mentorkd.data.encoding import Encoded
-from mentorkd.losses import RULED_OUT, in_full_precision
+from mentorkd.distillation.losses import RULED_OUT, in_full_precision
+from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student, Sums
 
-__all__ = ["answer_pairs", "bidirectional_kl"]
+__all__ = ["Consistency", "answer_pairs", "bidirectional_kl"]
 
 
 def bidirectional_kl(p_logits_NV: Tensor, q_logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
@@ -53,3 +56,35 @@ def _same_answer(one: Encoded, other: Encoded) -> bool:
     if one.group is None or one.group != other.group or one.answer is None or other.answer is None:
         return False
     return one.target_ids[slice(*one.answer)] == other.target_ids[slice(*other.answer)]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """MCC-KD (see `mcc`): another objective, and `alpha` times the bidirectional KL between answers behind two rationales."""
+
+    alpha: float = 0.1
+    temperature: float = 1.0
+    base: Objective = field(default_factory=CrossEntropy)
+
+    @property
+    def layers(self) -> Collection[int]:
+        return self.base.layers
+
+    @property
+    def weights(self) -> nn.Module | None:
+        return self.base.weights
+
+    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+        return {**self.base.counts(rows), "answers": len(answer_pairs(rows)[0])}
+
+    def lack(self, rows: Sequence[Encoded]) -> str | None:
+        alike = Counter((row.group, *row.target_ids[slice(*row.answer)]) for row in rows if row.group and row.answer)
+        if max(alike.values(), default=0) < 2:
+            return "no question has two rationales with one answer behind them, which MCC-KD compares"
+        return self.base.lack(rows)
+
+    def sums(self, student: Student) -> Sums:
+        base = self.base.sums(student)
+        first, second = (student.logits(at.to(student.labels_N.device)) for at in answer_pairs(student.rows))
+        kl = bidirectional_kl(first, second, self.temperature)
+        return Sums({**base.loss, "answers": self.alpha * kl}, {**base.told, "consistency": ("answers", kl.detach())})

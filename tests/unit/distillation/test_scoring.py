@@ -12,14 +12,14 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Encoded, encode_rows
+from mentorkd.distillation.inspect import inspect_store
+from mentorkd.distillation.mentors import OnlineMentor, SoftLabelSource
+from mentorkd.distillation.objectives.soft_labels import Distillation
+from mentorkd.distillation.scoring import score
+from mentorkd.distillation.soft_labels import SoftLabelStore, StoredSoftLabels
 from mentorkd.errors import ModelError
-from mentorkd.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.models import LoadedModel, tokenizer_digest
-from mentorkd.objectives import Distillation
 from mentorkd.recipe.learner import TrainingConfig
-from mentorkd.soft_labels import SoftLabelStore, StoredSoftLabels
-from mentorkd.stages.inspect import inspect_store
-from mentorkd.stages.score import score
 from mentorkd.training import train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from mentorkd.distillation.losses import MentorHidden, MentorTopK, top_k_of
+from mentorkd.distillation.soft_labels import SoftLabelStore, SoftLabelWriter, StoredSoftLabels, StoreMeta
 from mentorkd.errors import StoreError
-from mentorkd.losses import MentorHidden, MentorTopK, top_k_of
-from mentorkd.soft_labels import SoftLabelStore, SoftLabelWriter, StoredSoftLabels, StoreMeta
 
 CPU = torch.device("cpu")
 VOCABULARY, WIDTH, K = 50, 8, 5

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mentorkd.data.encoding import Encoded
-from mentorkd.mcc import answer_pairs, bidirectional_kl
+from mentorkd.distillation.objectives.mcc import answer_pairs, bidirectional_kl
 
 
 def logs(*probabilities: float) -> Tensor:

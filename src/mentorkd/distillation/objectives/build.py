@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mentorkd.distillation.mentors import MentorEnsemble, OnlineMentor, SingleMentor
+from mentorkd.distillation.objectives.base import CrossEntropy, Objective
+from mentorkd.distillation.objectives.hidden_states import HiddenMatching
+from mentorkd.distillation.objectives.mcc import Consistency
+from mentorkd.distillation.objectives.soft_labels import Distillation
+from mentorkd.distillation.objectives.step_by_step import StepByStep
+from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.files import digest_path
-from mentorkd.hidden_matching import HiddenMatching
-from mentorkd.mentors import MentorEnsemble, OnlineMentor, SingleMentor
 from mentorkd.models import LoadedModel, load_folder, tokenizer_digest
-from mentorkd.objectives import Consistency, CrossEntropy, Distillation, Objective, StepByStep
 from mentorkd.recipe.learner import Learner
-from mentorkd.soft_labels import StoredSoftLabels
 
 __all__ = ["MentorFiles", "objective_of"]
 

@@ -14,10 +14,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mentorkd import fused_loss
 from mentorkd.data.batching import IGNORE_INDEX
-from mentorkd.fused_loss import fused_distillation_loss
-from mentorkd.losses import LossSums, MentorHidden, MentorLogits, MentorSide, MentorTopK, distillation_loss, top_k_of
+from mentorkd.distillation import fused_losses as fused_loss
+from mentorkd.distillation.fused_losses import fused_distillation_loss
+from mentorkd.distillation.losses import (
+    LossSums,
+    MentorHidden,
+    MentorLogits,
+    MentorSide,
+    MentorTopK,
+    distillation_loss,
+    top_k_of,
+)
 
 DIVERGENCES = ["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce"]
 TOP_K_DIVERGENCES = ["forward_kl", "reverse_kl", "jsd"]

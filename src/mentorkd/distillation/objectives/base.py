@@ -15,34 +15,20 @@ into micro-batches or processes changes an update. An objective says how many po
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.data.encoding import Encoded
-from mentorkd.fused_loss import fused_distillation_loss
-from mentorkd.head_tap import Layers, head_parameters, target_states
-from mentorkd.losses import Divergence, LossSums, Mentors, distillation_loss
-from mentorkd.mcc import answer_pairs, bidirectional_kl
-from mentorkd.mentors import SoftLabelSource
+from mentorkd.distillation.fused_losses import fused_distillation_loss
+from mentorkd.distillation.hidden_states import Layers, head_parameters, target_states
+from mentorkd.distillation.losses import LossSums, Mentors, distillation_loss
 
-__all__ = [
-    "TOKENS",
-    "Consistency",
-    "CrossEntropy",
-    "Distillation",
-    "Objective",
-    "PerToken",
-    "StepByStep",
-    "Student",
-    "Sums",
-]
+__all__ = ["TOKENS", "CrossEntropy", "Objective", "PerToken", "Student", "Sums"]
 
 TOKENS = "tokens"
 """The kind of position that every target token is."""
@@ -145,86 +131,3 @@ class CrossEntropy(PerToken):
     def sums(self, student: Student) -> Sums:
         ce = student.loss()
         return Sums({TOKENS: ce.loss}, {"ce": (TOKENS, ce.ce)})
-
-
-@dataclass(frozen=True)
-class Distillation(PerToken):
-    """`(1 - kd_weight) CE + kd_weight tau^2 D` (Mentor-KD, section 3.3), and whose soft labels."""
-
-    source: SoftLabelSource
-    kd_weight: float
-    temperature: float
-    tau_squared: bool
-    divergence: Divergence
-
-    def sums(self, student: Student) -> Sums:
-        mentor = (
-            self.source.mentor_side([row.rationale_id for row in student.rows], student.batch) if student.rows else None
-        )
-        made = student.loss(
-            mentor,
-            kd_weight=self.kd_weight,
-            temperature=self.temperature,
-            tau_squared=self.tau_squared,
-            divergence=self.divergence,
-        )
-        return Sums({TOKENS: made.loss}, {"ce": (TOKENS, made.ce), "divergence": (TOKENS, made.divergence)})
-
-
-@dataclass(frozen=True)
-class StepByStep(PerToken):
-    """Distilling Step-by-Step (Hsieh et al. 2023): `alpha CE(predict) + (1 - alpha) CE(explain)`, each per token of its own."""
-
-    alpha: float = 0.5
-
-    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
-        tokens = {task: sum(len(row.target_ids) for row in rows if row.task == task) for task in ("predict", "explain")}
-        return {**super().counts(rows), **tokens}
-
-    def lack(self, rows: Sequence[Encoded]) -> str | None:
-        counts = self.counts(rows)
-        return next((f"no row asks to {task}" for task in ("predict", "explain") if not counts[task]), None)
-
-    def sums(self, student: Student) -> Sums:
-        predict, explain = (student.loss(at=_positions_of(task, student)) for task in ("predict", "explain"))
-        loss = {"predict": self.alpha * predict.loss, "explain": (1 - self.alpha) * explain.loss}
-        told = {"ce_predict": ("predict", predict.ce), "ce_explain": ("explain", explain.ce)}
-        return Sums(loss, {"ce": (TOKENS, predict.ce + explain.ce), **told})
-
-
-def _positions_of(task: str, student: Student) -> Tensor:
-    """A mask [N] of the target positions of one task."""
-    marks = [row.task == task for row in student.rows for _ in row.target_ids]
-    return torch.tensor(marks, dtype=torch.bool, device=student.labels_N.device)
-
-
-@dataclass(frozen=True)
-class Consistency:
-    """MCC-KD (see `mcc`): another objective, and `alpha` times the bidirectional KL between answers behind two rationales."""
-
-    alpha: float = 0.1
-    temperature: float = 1.0
-    base: Objective = field(default_factory=CrossEntropy)
-
-    @property
-    def layers(self) -> Collection[int]:
-        return self.base.layers
-
-    @property
-    def weights(self) -> nn.Module | None:
-        return self.base.weights
-
-    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
-        return {**self.base.counts(rows), "answers": len(answer_pairs(rows)[0])}
-
-    def lack(self, rows: Sequence[Encoded]) -> str | None:
-        alike = Counter((row.group, *row.target_ids[slice(*row.answer)]) for row in rows if row.group and row.answer)
-        if max(alike.values(), default=0) < 2:
-            return "no question has two rationales with one answer behind them, which MCC-KD compares"
-        return self.base.lack(rows)
-
-    def sums(self, student: Student) -> Sums:
-        base = self.base.sums(student)
-        first, second = (student.logits(at.to(student.labels_N.device)) for at in answer_pairs(student.rows))
-        kl = bidirectional_kl(first, second, self.temperature)
-        return Sums({**base.loss, "answers": self.alpha * kl}, {**base.told, "consistency": ("answers", kl.detach())})

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mentorkd.data.batching import IGNORE_INDEX
-from mentorkd.losses import (
+from mentorkd.distillation.losses import (
     RULED_OUT,
     Divergence,
     LossSettings,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from mentorkd.distillation.inspect import inspect_store
+from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.errors import StoreError
-from mentorkd.soft_labels import SoftLabelWriter, StoreMeta
-from mentorkd.stages.inspect import inspect_store
 
 META = StoreMeta("hidden", "mentor-1", "tokenizer-1", "arrow", vocab_size=6, width=4)
 
