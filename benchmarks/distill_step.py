@@ -1,6 +1,6 @@
 """One epoch of distillation from stored soft labels, against the reference profile.
 
-Ours is `mentorkd.training.train` as the pipeline calls it: updates on eight random rows, split by length into micro-batches, the
+Ours is `mentorkd.training.train.train` as the pipeline calls it: updates on eight random rows, split by length into micro-batches, the
 mentor's hidden states read from a store, the fused loss, arithmetic by the measured rule. The reference's epoch runs the
 mentor in every step, on rows padded to the data set's longest, with whole logits in float32.
 
@@ -38,7 +38,7 @@ from mentorkd.distillation.soft_labels import SoftLabelWriter, StoredSoftLabels,
 from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.precision import choose_precision
 from mentorkd.recipe.learner import TrainingConfig
-from mentorkd.training import train
+from mentorkd.training.train import train
 
 REFERENCE, OURS = "reference", "ours"
 BATCH = 8

@@ -16,7 +16,7 @@ from mentorkd.models import load_model
 from mentorkd.pipeline import Pipeline
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.recipe.load import load_recipe
-from mentorkd.stages.budget import Arm, budget
+from mentorkd.training.schedule import Arm, budget
 from small_recipe import small_recipe, write_small_recipe
 
 

@@ -35,12 +35,12 @@ from mentorkd.records import Prediction, Rationale, write_jsonl
 from mentorkd.stage_graph import row_settings
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
-from mentorkd.stages.budget import Arm, budget
 from mentorkd.stages.report import read_inputs, report
 from mentorkd.stages.sampling import Decoding
 from mentorkd.stages.search import choose_trial
 from mentorkd.store import Stage
-from mentorkd.training import train
+from mentorkd.training.schedule import Arm, budget
+from mentorkd.training.train import train
 from mentorkd.workbench import CHUNK_BATCHES, Workbench
 
 __all__ = ["Work"]

@@ -16,7 +16,7 @@ from mentorkd.distillation.objectives.mcc import Consistency
 from mentorkd.distillation.objectives.soft_labels import Distillation
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import TrainingConfig
-from mentorkd.training import TrainingResult, train
+from mentorkd.training.train import TrainingResult, train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 __all__ = [

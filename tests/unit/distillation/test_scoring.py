@@ -20,7 +20,7 @@ from mentorkd.distillation.soft_labels import SoftLabelStore, StoredSoftLabels
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.recipe.learner import TrainingConfig
-from mentorkd.training import train
+from mentorkd.training.train import train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from mentorkd.distillation.objectives.hidden_states import HiddenMatching, map_l
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, load_model
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
-from mentorkd.training import TrainingResult, last_checkpoint
+from mentorkd.training.train import TrainingResult, last_checkpoint
 from tiny_models import tiny_tokenizer
 from tiny_training import FAMILIES, assert_same, learner, losses, rows_for, run, weights
 

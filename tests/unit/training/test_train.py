@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import mentorkd.training
+import mentorkd.training.train
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Encoded
 from mentorkd.distillation.fused_losses import fused_distillation_loss
@@ -26,7 +26,7 @@ from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.errors import TrainingError
 from mentorkd.models import load_model
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
-from mentorkd.training import TrainingResult, last_checkpoint, train
+from mentorkd.training.train import TrainingResult, last_checkpoint, train
 from places import HELPERS
 from tiny_models import tiny_tokenizer
 from tiny_training import (
@@ -318,7 +318,7 @@ def test_no_rows_is_an_error(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_its_rationales(
     fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mentorkd.training, "tap_is_exact", lambda model, batch: fused)
+    monkeypatch.setattr(mentorkd.training.train, "tap_is_exact", lambda model, batch: fused)
     loaded = learner(tie_word_embeddings=False)
     rows = rows_for(loaded, 8)
     with torch.no_grad():  # what an update that went wrong would leave behind
@@ -348,7 +348,7 @@ def test_fused_and_plain_loss_train_alike(
 ) -> None:
     results = {}
     for exact in (True, False):
-        monkeypatch.setattr(mentorkd.training, "tap_is_exact", lambda model, batch, exact=exact: exact)
+        monkeypatch.setattr(mentorkd.training.train, "tap_is_exact", lambda model, batch, exact=exact: exact)
         student = learner(family, seed=2, dropout=True)
         with caplog.at_level(logging.WARNING, logger="mentorkd"):
             caplog.clear()

@@ -9,7 +9,7 @@ import pytest
 from mentorkd.data.encoding import Encoded
 from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.recipe.learner import TrainingConfig
-from mentorkd.schedule import Length, schedule_training, training_length, updates_for
+from mentorkd.training.schedule import Length, schedule_training, training_length, updates_for
 from tiny_training import learner, paired_rows, run
 
 

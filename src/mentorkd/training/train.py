@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import load_model as load_weights
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Encoded
@@ -23,11 +26,10 @@ from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import TrainingConfig
-from mentorkd.schedule import Schedule, schedule_training
-from mentorkd.trackers import close_trackers, tensorboard_in
-from mentorkd.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
+from mentorkd.training.schedule import Schedule, schedule_training
+from mentorkd.training.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
 
-__all__ = ["TrainingResult", "last_checkpoint", "train"]
+__all__ = ["TrainingResult", "close_trackers", "last_checkpoint", "tensorboard_in", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -244,3 +246,23 @@ def _set_length(arguments: TrainingArguments, schedule: Schedule, warmup_ratio: 
     arguments.max_steps = schedule.updates
     arguments.warmup_steps = math.ceil(schedule.updates * warmup_ratio)
     arguments.logging_steps = max(1, schedule.updates // 100)
+
+
+def tensorboard_in(folder: Path, *, fresh: bool) -> TrainerCallback:
+    """Writes a training to TensorBoard's event files in `folder`; a `fresh` one in place of what was there.
+
+    By themselves they would go into the checkpoints' folder, under names of host and time, and be removed with it.
+    """
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    callback = TensorBoardCallback()
+    callback.logging_dir = str(folder)
+    return callback
+
+
+def close_trackers(names: Sequence[str]) -> None:
+    """End the runs of a training: W&B and MLflow would otherwise write the next one into the same."""
+    if "wandb" in names and (wandb := sys.modules.get("wandb")):
+        wandb.finish()
+    if "mlflow" in names and (mlflow := sys.modules.get("mlflow")):
+        mlflow.end_run()
