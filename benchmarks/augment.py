@@ -27,7 +27,8 @@ from common import Peaks, arguments, in_turn, report
 from svamp import SHAPES
 from transformers import GenerationConfig, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
-from mentorkd.generation import Engine, open_engine
+from mentorkd.generation import open_engine
+from mentorkd.generation.engine import Engine
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import load_tokenizer
 from mentorkd.recipe.learner import ModelConfig

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mentorkd.distillation.losses import distillation_loss
     from mentorkd.distillation.soft_labels import SoftLabelStore
     from mentorkd.errors import MentorkdError
-    from mentorkd.generation import Completion, Engine, open_engine
+    from mentorkd.generation import open_engine
+    from mentorkd.generation.engine import Completion, Engine
     from mentorkd.grading.answers import Graded, grade
     from mentorkd.pipeline import Pipeline, open_run
     from mentorkd.recipe.learner import Learner
@@ -60,7 +61,8 @@ _HOMES = {
     "grading.answers": ("Graded", "grade"),
     "errors": ("MentorkdError",),
     "distillation.fused_losses": ("fused_distillation_loss",),
-    "generation": ("Completion", "Engine", "open_engine"),
+    "generation": ("open_engine",),
+    "generation.engine": ("Completion", "Engine"),
     "distillation.losses": ("distillation_loss",),
     "pipeline": ("Pipeline", "open_run"),
     "data.readers": ("read_questions", "read_rationales"),

@@ -19,6 +19,7 @@ from mentorkd.data.prepare import annotate, prepare_recipe
 from mentorkd.distillation.agreement import agreement
 from mentorkd.distillation.scoring import score
 from mentorkd.files import digest_path, fingerprint, link, write_json
+from mentorkd.generation.resumable import Decoding
 from mentorkd.models import (
     kind_of,
     load_folder,
@@ -36,7 +37,6 @@ from mentorkd.stage_graph import row_settings
 from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.report import read_inputs, report
-from mentorkd.stages.sampling import Decoding
 from mentorkd.stages.search import choose_trial
 from mentorkd.store import Stage
 from mentorkd.training.schedule import Arm, budget

@@ -18,7 +18,8 @@ from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.build import MentorFiles, objective_of
 from mentorkd.errors import DataError, TrainingError
 from mentorkd.files import fingerprint
-from mentorkd.generation import Engine, open_engine
+from mentorkd.generation import open_engine
+from mentorkd.generation.engine import Engine
 from mentorkd.grading.grade import Grader
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
 from mentorkd.recipe.learner import Learner

@@ -8,21 +8,21 @@ What all of them promise is written on `Engine`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
+from mentorkd.generation.engine import Engine, EngineDtype, EngineName
 
 if TYPE_CHECKING:
     import torch
 
     from mentorkd.models import LoadedModel
 
-__all__ = ["Completion", "Engine", "EngineDtype", "EngineName", "choose_engine", "open_engine"]
+__all__ = ["choose_engine", "open_engine"]
 
 log = logging.getLogger(__name__)
 
@@ -31,49 +31,6 @@ CONVERTED = frozenset({"t5"})
 
 LARGEST_CONVERTED = 4 * 2**30
 """Bytes of weights up to which `auto` converts: a conversion holds the model in memory up to three times."""
-
-EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
-EngineDtype = Literal["float32", "bfloat16", "float16", "int8"]
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What a model wrote after a prompt: the new text alone, without special tokens.
-
-    `tokens` counts what was generated, the end token included and padding not. `finished` tells whether the model
-    ended the text itself, or came to one that the engine stops at; False means that it was cut at `max_new_tokens`.
-    """
-
-    text: str
-    tokens: int
-    finished: bool
-
-
-class Engine(Protocol):
-    """Writes text after prompts.
-
-    `sample` returns `n` completions for each prompt, in the order of the prompts; samples of one prompt are
-    interchangeable. Temperature 0 is greedy, and then `n` must be 1. `top_k` 0 and `top_p` 1 switch these filters off;
-    with both, the nucleus is taken among the k likeliest. Nothing else shapes the distribution, whatever sampling
-    settings a model's own generation config carries. Prompts are encoded as for training and never cut.
-    The same call gives the same result. `on_progress` gets the number of prompts that have just been completed.
-    Raises ModelError for a causal model whose positions do not hold the longest prompt and `max_new_tokens`.
-    """
-
-    name: str
-
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> list[list[Completion]]: ...
 
 
 def open_engine(

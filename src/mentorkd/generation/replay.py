@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mentorkd.errors import ModelError
-from mentorkd.generation import Completion
+from mentorkd.generation.engine import Completion
 from mentorkd.generation.sampling import Request
 
 __all__ = ["ReplayEngine"]

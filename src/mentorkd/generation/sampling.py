@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, cut_at
 from mentorkd.errors import MentorkdError, ModelError
-from mentorkd.generation import Completion
+from mentorkd.generation.engine import Completion
 from mentorkd.records import ModelKind, content_id
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from transformers import GenerationConfig, StoppingCriteriaList
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import ModelError
-from mentorkd.generation import Completion, sampling
+from mentorkd.generation import sampling
 from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
+from mentorkd.generation.engine import Completion
 from mentorkd.generation.sampling import Piece, Request
 from mentorkd.records import ModelKind
 

@@ -11,7 +11,8 @@ from transformers import AutoConfig, GenerationConfig
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
-from mentorkd.generation import Completion, EngineDtype, sampling
+from mentorkd.generation import sampling
+from mentorkd.generation.engine import Completion, EngineDtype
 from mentorkd.generation.sampling import Request
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig

@@ -14,7 +14,8 @@ from mentorkd.data.prepare import prepare_recipe
 from mentorkd.data.readers import read_rationales
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
-from mentorkd.generation import Engine, open_engine
+from mentorkd.generation import open_engine
+from mentorkd.generation.engine import Engine
 from mentorkd.grading.grade import Grader
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.load import data_path

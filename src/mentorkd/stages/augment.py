@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.data.prompts import TargetForm, render_prompt, split_target
-from mentorkd.generation import Engine
+from mentorkd.generation.engine import Engine
+from mentorkd.generation.resumable import Decoding, sample_resumably
 from mentorkd.grading.grade import Grader
 from mentorkd.records import Progress, Question, Rationale
-from mentorkd.stages.sampling import Decoding, sample_resumably
 
 __all__ = ["augment"]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt
-from mentorkd.generation import Engine
+from mentorkd.generation.engine import Engine
+from mentorkd.generation.resumable import Decoding, sample_resumably
 from mentorkd.grading.grade import Grader
 from mentorkd.records import Prediction, Progress, Question
-from mentorkd.stages.sampling import Decoding, sample_resumably
 
 __all__ = ["accuracy", "evaluate"]
 

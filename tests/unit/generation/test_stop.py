@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mentorkd.generation import Engine, open_engine, sampling
+from mentorkd.generation import open_engine, sampling
+from mentorkd.generation.engine import Engine
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import LoadedModel
 from tiny_families import CPU

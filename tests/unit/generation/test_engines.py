@@ -15,7 +15,8 @@ from scipy import stats
 
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
-from mentorkd.generation import Engine, open_engine
+from mentorkd.generation import open_engine
+from mentorkd.generation.engine import Engine
 from mentorkd.generation.transformers_engine import TransformersEngine
 from tiny_families import CPU, MAX_NEW_TOKENS, PROMPTS, Saved
 from tiny_models import TEXTS

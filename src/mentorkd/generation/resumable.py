@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mentorkd.generation import Completion, Engine
+from mentorkd.generation.engine import Completion, Engine
 from mentorkd.records import Progress, content_id
 
 __all__ = ["Decoding", "sample_resumably"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.generation import Completion
+from mentorkd.generation.engine import Completion
+from mentorkd.generation.resumable import Decoding, sample_resumably
 from mentorkd.grading.grade import Grader
 from mentorkd.records import Question
-from mentorkd.stages.sampling import Decoding, sample_resumably
 
 
 class Echo:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from mentorkd.generation import Completion
+from mentorkd.generation.engine import Completion
 from mentorkd.generation.sampling import completion, end_token_ids, group, prompt_seeds
 from tiny_models import tiny_tokenizer
 

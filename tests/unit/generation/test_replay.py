@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mentorkd.errors import MentorkdError, ModelError
-from mentorkd.generation import Completion, Engine
+from mentorkd.generation.engine import Completion, Engine
 from mentorkd.generation.replay import ReplayEngine
 
 GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 8, "seed": 0}
