@@ -139,7 +139,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     readers = [name for name, learner in recipe.learners.items() if TEACHER in learner.rationales]
     teacher = recipe.teacher
     if not isinstance(teacher, RecordedTeacher):
-        from mentorkd.stages.ask import preview
+        from mentorkd.teachers.annotate import preview
 
         rows = counts["train"] * teacher.samples
         told = preview(recipe, asked, root, roughly=True)

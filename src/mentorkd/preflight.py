@@ -12,7 +12,7 @@ from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import ModelKind
-from mentorkd.stages.ask import check_teacher
+from mentorkd.teachers.annotate import check_teacher
 
 __all__ = ["check", "check_models"]
 

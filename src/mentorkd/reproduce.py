@@ -168,7 +168,7 @@ def lacking(recipe: Recipe, root: Path, *, fetch: str) -> dict[str, str]:
         return dict.fromkeys(recipe.learners, f"{', '.join(files)}; `{fetch}` fetches the paper's data")
     if all(planned.state == "done" for planned in Pipeline(recipe, root).plan()):
         return {}
-    from mentorkd.stages.ask import check_teacher
+    from mentorkd.teachers.annotate import check_teacher
 
     try:
         check_teacher(recipe)

@@ -51,7 +51,7 @@ def annotate(
 
 def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
     from mentorkd.data.prepare import prepare_recipe
-    from mentorkd.stages.ask import preview
+    from mentorkd.teachers.annotate import preview
 
     if isinstance(recipe.teacher, RecordedTeacher):
         raise RunError("the teacher of this recipe is recorded, so nobody is asked; --dry-run is for other kinds")
@@ -124,6 +124,6 @@ def _existing(place: Path) -> Path:
 
 def _file(place: Path) -> Path:
     """The cache file at a path that may be a run folder."""
-    from mentorkd.stages.ask import CACHE
+    from mentorkd.teachers.annotate import CACHE
 
     return place / CACHE if place.is_dir() else place

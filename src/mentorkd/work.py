@@ -34,11 +34,11 @@ from mentorkd.recipe.schema import LocalSource, OpenAISource, RecordedTeacher
 from mentorkd.recipe.search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
 from mentorkd.stage_graph import row_settings
-from mentorkd.stages.ask import account, ask, open_cache
 from mentorkd.stages.augment import augment
 from mentorkd.stages.report import read_inputs, report
 from mentorkd.stages.search import choose_trial
 from mentorkd.store import Stage
+from mentorkd.teachers.annotate import account, ask, open_cache
 from mentorkd.training.schedule import Arm, budget
 from mentorkd.training.train import train
 from mentorkd.workbench import CHUNK_BATCHES, Workbench

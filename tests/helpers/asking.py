@@ -14,9 +14,9 @@ from typing import Any
 from mentorkd.grading.answers import Graded, grade
 from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.records import Question
-from mentorkd.teachers.annotate import annotate_openai
 from mentorkd.teachers.annotation import Annotation
 from mentorkd.teachers.cache import RequestCache
+from mentorkd.teachers.openai import annotate_openai
 from mentorkd.teachers.prompting import Prompter
 
 KEY = "sk-the-secret-0123456789"

@@ -9,7 +9,7 @@ from mentorkd.recipe.teacher import AskedTeacher, OpenAITeacher
 from mentorkd.records import Question
 from mentorkd.teachers.cache import RequestCache, request_key
 from mentorkd.teachers.limits import dollars_text, picodollars
-from mentorkd.teachers.openai_api import characters_as_tokens
+from mentorkd.teachers.openai_client import characters_as_tokens
 from mentorkd.teachers.prompting import ANSWER_TRIGGER, Prompter
 from mentorkd.teachers.wire import build_request
 

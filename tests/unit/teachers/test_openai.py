@@ -17,10 +17,10 @@ import pytest
 from asking import KEY, KEY_VARIABLE, annotate, graded, sums, teacher, texts
 from hostile_server import running
 from mentorkd.errors import TeacherError
-from mentorkd.teachers.annotate import annotate_openai
 from mentorkd.teachers.annotation import Annotation
 from mentorkd.teachers.cache import RequestCache
-from mentorkd.teachers.openai_api import OpenAIClient, read_key
+from mentorkd.teachers.openai import annotate_openai
+from mentorkd.teachers.openai_client import OpenAIClient, read_key
 from mentorkd.teachers.prompting import Prompter
 from places import HELPERS
 

@@ -401,7 +401,7 @@ def test_the_package_of_an_api_teacher_is_named_where_it_is_missing(
     tmp_path: Path,
 ) -> None:
     recipe = write_recipe(tmp_path, {"kind": "openai", "model": "m", "api_key_env": VARIABLE})
-    monkeypatch.setattr("mentorkd.stages.ask.find_spec", lambda _: None)
+    monkeypatch.setattr("mentorkd.teachers.annotate.find_spec", lambda _: None)
     told = cli("annotate", recipe, "--run", tmp_path / "run")
     assert told.code == 2
     assert "pip install 'mentorkd[openai]'" in told.err
