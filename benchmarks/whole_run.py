@@ -23,7 +23,7 @@ from mentorkd.data.prompts import render_target
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.grading.grade import grade
 from mentorkd.models import LoadedModel, load_model
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart.task import write_recipe, write_task
 from mentorkd.recipe.load import load_recipe
 from mentorkd.recipe.schema import Recipe

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.console import ConsoleReporter
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart import write_recipe, write_task
 from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import read_results

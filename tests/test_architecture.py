@@ -23,18 +23,18 @@ LIGHT = [
     "data.prompts",
     "data.selection",
     "statistics",
-    "store",
+    "pipeline.run_folder",
     "paper.tasks",
     "data.readers",
     "data.audit",
     "paper.download",
-    "workers",
-    "pipeline",
+    "pipeline.executors",
+    "pipeline.run",
     "cli",
-    "estimate",
+    "pipeline.plan",
     "console",
     "reporting",
-    "compare",
+    "pipeline.compare",
 ]
 HEAVY = {"torch", "transformers", "openai", "vllm", "datasets", "ctranslate2", "matplotlib", "peft"}
 

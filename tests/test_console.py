@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mentorkd.console import ConsoleReporter, JsonReporter
-from mentorkd.store import Stage
+from mentorkd.pipeline.run_folder import Stage
 
 ONE, OTHER = (
     Stage(name, "train", "", {}, "") for name in ("learners/mentor/seed-1/train", "learners/vanilla/seed-1/train")

@@ -14,7 +14,7 @@ from mentorkd.cli import main
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.paper.results import paper_results
 from mentorkd.paper.tasks import PAPER_TASKS
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER

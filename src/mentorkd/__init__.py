@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mentorkd.generation import open_engine
     from mentorkd.generation.engine import Completion, Engine
     from mentorkd.grading.answers import Graded, grade
-    from mentorkd.pipeline import Pipeline, open_run
+    from mentorkd.pipeline.run import Pipeline, open_run
     from mentorkd.recipe.learner import Learner
     from mentorkd.recipe.load import load_recipe
     from mentorkd.recipe.schema import Recipe
@@ -64,7 +64,7 @@ _HOMES = {
     "generation": ("open_engine",),
     "generation.engine": ("Completion", "Engine"),
     "distillation.losses": ("distillation_loss",),
-    "pipeline": ("Pipeline", "open_run"),
+    "pipeline.run": ("Pipeline", "open_run"),
     "data.readers": ("read_questions", "read_rationales"),
     "recipe.learner": ("Learner",),
     "recipe.load": ("load_recipe",),

@@ -31,12 +31,12 @@ from mentorkd.compare_cli import compare
 from mentorkd.console import ConsoleReporter, JsonReporter, ranges, show_results, show_table
 from mentorkd.data_cli import data_app, import_data
 from mentorkd.errors import MentorkdError, RunError
-from mentorkd.hardware import cores
 from mentorkd.init_cli import init
+from mentorkd.pipeline.provenance import cores
+from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.reproduce_cli import reproduce
-from mentorkd.store import Stage
 from mentorkd.teacher_cli import annotate, cache_app
 
 __all__ = ["app", "main"]
@@ -124,7 +124,7 @@ def quickstart(
 
 
 def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], jobs: int, quiet: bool, as_json: bool) -> None:
-    from mentorkd.pipeline import Pipeline
+    from mentorkd.pipeline.run import Pipeline
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     root = folder or Path("runs") / recipe.name
@@ -139,8 +139,8 @@ def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], jobs: int, q
 @app.command()
 def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = None, as_json: AsJson = False) -> None:
     """Show the graph of a recipe: its stages, what is done, what will run, rows and estimated tokens."""
-    from mentorkd.estimate import estimate
-    from mentorkd.pipeline import Pipeline
+    from mentorkd.pipeline.plan import estimate
+    from mentorkd.pipeline.run import Pipeline
 
     loaded = load_named(recipe, overrides)
     root = folder or Path("runs") / loaded.name
@@ -295,7 +295,7 @@ def ask(
 @app.command()
 def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Make the report of a finished run anew."""
-    from mentorkd.pipeline import open_run
+    from mentorkd.pipeline.run import open_run
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     pipeline = open_run(folder, reporter)
@@ -343,8 +343,8 @@ def schema() -> None:
 
 
 def _opened(folder: Path, quiet: bool, as_json: bool) -> Any:
-    from mentorkd.pipeline import open_run
-    from mentorkd.workbench import Workbench
+    from mentorkd.pipeline.context import Workbench
+    from mentorkd.pipeline.run import open_run
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     pipeline = open_run(folder, reporter)

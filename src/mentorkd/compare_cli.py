@@ -11,7 +11,7 @@ import typer
 from mentorkd.cli_options import AsJson
 from mentorkd.console import show_results
 from mentorkd.errors import RunError
-from mentorkd.hardware import command_line
+from mentorkd.pipeline.provenance import command_line
 
 __all__ = ["compare"]
 
@@ -27,7 +27,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare finished runs that were tested on the same questions: one report of all; nothing is run again."""
-    from mentorkd.compare import compare_runs
+    from mentorkd.pipeline.compare import compare_runs
     from mentorkd.reporting import write_report
 
     place = out or Path("runs/comparisons") / "-".join(folder.resolve().name for folder in folders)

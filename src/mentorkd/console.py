@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mentorkd.store import Stage
+from mentorkd.pipeline.run_folder import Stage
 
 __all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "ranges", "show_results", "show_table"]
 

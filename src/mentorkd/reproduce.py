@@ -15,7 +15,7 @@ from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.paper.results import paper_results
 from mentorkd.paper.tasks import Task
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.graph import arms, links_of
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.load import learning_order, load_recipe, missing_files

@@ -90,7 +90,7 @@ def reproduce(
 
 
 def _run(recipe: Recipe, root: Path, quiet: bool, as_json: bool) -> Results:
-    from mentorkd.pipeline import Pipeline
+    from mentorkd.pipeline.run import Pipeline
     from mentorkd.reporting import read_results
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)

@@ -34,7 +34,7 @@ def annotate(
     as_json: AsJson = False,
 ) -> None:
     """Get the teacher's rationales, and nothing after them; `run` goes on from there."""
-    from mentorkd.pipeline import Pipeline
+    from mentorkd.pipeline.run import Pipeline
 
     loaded = load_named(recipe, overrides)
     root = folder or Path("runs") / loaded.name

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from mentorkd.errors import RecipeError
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.stages.search import choose_trial
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trial_name, trials_of, with_values
-from mentorkd.stages.search import choose_trial
 from small_recipe import small_recipe
 
 TEXT = """\

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.pipeline import Pipeline, open_run
+from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
 from mentorkd.recipe.schema import Recipe

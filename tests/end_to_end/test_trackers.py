@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mentorkd.errors import RecipeError
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 from small_recipe import small_recipe, write_small_recipe
 
@@ -51,7 +51,7 @@ def test_a_tracker_that_is_not_there_is_told_before_anything_runs(
     recipe = write_small_recipe(tmp_path)
     with pytest.raises(RecipeError, match="expected one of tensorboard, trackio, wandb, mlflow"):
         load_recipe(recipe, ["training.report_to=[tensorbored]"])
-    monkeypatch.setattr("mentorkd.preflight.find_spec", lambda name: None)
+    monkeypatch.setattr("mentorkd.pipeline.preflight.find_spec", lambda name: None)
     pipeline = Pipeline(load_recipe(recipe, ["training.report_to=[trackio]"]), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"training.report_to: trackio is not installed; .* pip install trackio"):
         pipeline.run()

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-import mentorkd.work  # noqa: F401  (imported before forking)
-from mentorkd.pipeline import Pipeline
+import mentorkd.pipeline.work  # noqa: F401  (imported before forking)
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 
 torch.set_num_threads(1)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from made_up_run import MENTOR, STUDENT, TEXT, VANILLA
+from mentorkd.pipeline.stages.report import _judges, _protocol, _settings
 from mentorkd.recipe.schema import Recipe
-from mentorkd.stages.report import _judges, _protocol, _settings
 from mentorkd.statistics import holm, mcnemar
 from ten_questions import ten
 

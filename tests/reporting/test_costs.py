@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.run_folder import role
 from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import StageCost, build_results
 from mentorkd.reporting.costs import build_spent
 from mentorkd.reporting.markdown import render_markdown
-from mentorkd.store import role
 from small_recipe import write_small_recipe
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from mentorkd.pipeline.stages.report import _protocol, _settings
 from mentorkd.recipe.schema import Recipe
-from mentorkd.stages.report import _protocol, _settings
 
 
 def recipe(student: dict[str, Any], match: str = "epochs", **training: Any) -> Recipe:

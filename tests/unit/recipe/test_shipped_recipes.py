@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.estimate import estimate
 from mentorkd.paper.tasks import find_task
+from mentorkd.pipeline.plan import estimate
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
 from places import ROOT

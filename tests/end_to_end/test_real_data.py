@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 from mentorkd.records import Rationale, read_jsonl
 from places import RECIPES

@@ -12,13 +12,13 @@ from mentorkd.data.prepare import prepare_recipe
 from mentorkd.data.readers import read_rationales
 from mentorkd.data.selection import CHARACTERS_PER_TOKEN, gather
 from mentorkd.grading.grade import Grader
+from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.graph import matched_arms
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe, RecordedTeacher
 from mentorkd.recipe.search import trials_of
 from mentorkd.records import GOLD, TEACHER, Question, Rationale
-from mentorkd.store import Stage
 
 if TYPE_CHECKING:
     from mentorkd.teachers.dry_run import DryRun

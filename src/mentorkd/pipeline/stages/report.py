@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from mentorkd.cards import describe_model, describe_teacher
 from mentorkd.files import fingerprint
+from mentorkd.pipeline.model_card import describe_model, describe_teacher
+from mentorkd.pipeline.run_folder import RunFiles, Stage, role
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
@@ -22,8 +23,6 @@ from mentorkd.reporting import (
     build_results,
     write_report,
 )
-from mentorkd.run_files import RunFiles
-from mentorkd.store import Stage, role
 
 __all__ = ["read_inputs", "report", "report_inputs"]
 

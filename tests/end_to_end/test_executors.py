@@ -20,13 +20,13 @@ import pytest
 import torch
 
 from heard import Heard
-from mentorkd import workers
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline import executors as workers
+from mentorkd.pipeline.executors import carry_out
+from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.run_folder import RunFolder
+from mentorkd.pipeline.work import Work
 from mentorkd.recipe.load import load_recipe
-from mentorkd.store import RunFolder
-from mentorkd.work import Work
-from mentorkd.workers import carry_out
 from small_recipe import small_recipe
 
 TIMES = {"seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb", "made_by"}
@@ -207,7 +207,7 @@ def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The processor's clock does not run while a GPU works; what is billed is the time for which it is held."""
-    monkeypatch.setattr("mentorkd.workbench.resolve_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("mentorkd.pipeline.context.resolve_device", lambda name: torch.device("cuda"))
     pipeline = Pipeline(load_recipe(recipe), tmp_path / "run")
     work = Work(pipeline.recipe, pipeline.folder, lambda done, total: None, lambda text: None)
     prepare, annotate, score = (next(s for s in pipeline.stages if s.kind == kind) for kind in KINDS)
@@ -225,7 +225,7 @@ REFUSED = """
 import sys
 from pathlib import Path
 from mentorkd.errors import RecipeError
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 try:
     Pipeline(load_recipe(Path(sys.argv[1]), ["learners.vanilla.sampling.engine=vllm"]), Path(sys.argv[2])).run(jobs=2)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from mentorkd.errors import RecipeError
 from mentorkd.models import vocabulary_size
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
 from mentorkd.recipe.schema import Recipe

@@ -22,13 +22,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mentorkd import hardware, provenance
 from mentorkd.errors import DataError, WorkerError
+from mentorkd.pipeline import provenance
+from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.recipe.schema import Recipe
-from mentorkd.store import RunFolder, Stage
 
 if TYPE_CHECKING:
-    from mentorkd.work import Work
+    from mentorkd.pipeline.work import Work
 
 __all__ = ["Crew", "Here", "Workers", "carry_out", "serve"]
 
@@ -54,13 +54,13 @@ def carry_out(stage: Stage, work: Work, folder: RunFolder) -> dict[str, Any]:
     do: Callable[[Stage, Path], dict[str, Any]] = getattr(work, stage.kind)
     work.holds_gpu = False
     try:
-        with hardware.measured() as cost:
+        with provenance.measured() as cost:
             made = do(stage, place)
     except DataError:
         folder.discard_if_empty(stage)
         raise
     if work.holds_gpu:
-        cost.gpu_seconds, cost.accelerator = cost.seconds, hardware.accelerator()
+        cost.gpu_seconds, cost.accelerator = cost.seconds, provenance.accelerator()
     record = folder.publish(stage, {**made, **asdict(cost), "made_by": provenance.here()})
     folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
     return record
@@ -95,7 +95,7 @@ class Here:
 
     def check(self, kinds: Set[str]) -> None:
         if kinds & CHECKED:  # to find that all is done must not wait for torch
-            from mentorkd.preflight import check
+            from mentorkd.pipeline.preflight import check
 
             check(self.recipe, kinds)
 
@@ -110,7 +110,7 @@ class Here:
         stage = self._stage
         assert stage is not None, "a stage is started before it finishes"
         if self._work is None:
-            from mentorkd.work import Work
+            from mentorkd.pipeline.work import Work
 
             self._work = Work(self.recipe, self.folder, lambda done, total: None, lambda text: None)
         self._work.progress = lambda done, total: self.progress(stage, done, total)
@@ -130,7 +130,7 @@ class Workers:
         self._heard: queue.SimpleQueue[tuple[_Worker, str, Any]] = queue.SimpleQueue()
         self._busy: dict[_Worker, Stage] = {}
         self._all: list[_Worker] = []
-        threads, gpus = max(1, hardware.cores() // jobs), _gpus() if recipe.device in ("auto", "cuda") else []
+        threads, gpus = max(1, provenance.cores() // jobs), _gpus() if recipe.device in ("auto", "cuda") else []
         for number in range(jobs):
             environment = {"OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": KERNELS, **os.environ}
             if gpus:
@@ -199,7 +199,7 @@ class _Worker:
             [
                 sys.executable,
                 "-c",
-                f"import sys; sys.path[:] = {sys.path!r}; from mentorkd.workers import serve; serve()",
+                f"import sys; sys.path[:] = {sys.path!r}; from mentorkd.pipeline.executors import serve; serve()",
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -276,12 +276,14 @@ def serve() -> None:
     asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(asked,), daemon=True).start()
     try:
-        from mentorkd.work import Work  # slow to import, and done while the other process still checks the recipe
+        from mentorkd.pipeline.work import (
+            Work,  # slow to import, and done while the other process still checks the recipe
+        )
 
         number, sys.argv, recipe, root = asked.get()
         task = asked.get()
         if isinstance(task, frozenset):
-            from mentorkd.preflight import check
+            from mentorkd.pipeline.preflight import check
 
             check(recipe, task)
             tell("checked", None)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mentorkd import provenance
-from mentorkd.pipeline import Pipeline, open_run
+from mentorkd.pipeline import provenance
+from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.recipe.load import load_recipe
 from small_recipe import small_recipe
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mentorkd import preflight
 from mentorkd.errors import RecipeError
-from mentorkd.preflight import check_models
+from mentorkd.pipeline import preflight
+from mentorkd.pipeline.preflight import check_models
 from mentorkd.recipe.load import load_recipe
 from small_recipe import small_recipe, write_small_recipe
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.recipe.load import load_recipe
-from mentorkd.store import RunFolder, Stage
 from small_recipe import write_small_recipe
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mentorkd.cards import model_card
 from mentorkd.data.prompts import render_prompt
 from mentorkd.generation import open_engine
 from mentorkd.models import load_model, save_model
+from mentorkd.pipeline.model_card import model_card
 from mentorkd.recipe.schema import Recipe
 from tiny_models import tiny_gpt2, tiny_t5, tiny_tokenizer
 

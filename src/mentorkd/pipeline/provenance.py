@@ -1,20 +1,62 @@
-"""What this machine is, and the arithmetic it is fast at."""
+"""Where a run's results come from: the command, commit, versions and machine of every stage that made them."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cost", "accelerator", "command_line", "cores", "describe_host", "git_commit", "measured", "versions"]
+__all__ = [
+    "Cost",
+    "accelerator",
+    "command_line",
+    "cores",
+    "describe_host",
+    "git_commit",
+    "here",
+    "measured",
+    "summarised",
+    "versions",
+]
+
+Facts = dict[str, Any]
+
+
+@cache
+def here() -> Facts:
+    """What stages that this process carries out are made by."""
+    return {
+        "command": shlex.join(command_line()),
+        "git": git_commit(),
+        "versions": versions(),
+        "host": describe_host(),
+    }
+
+
+def summarised(stages: Iterable[Mapping[str, Any]], report: Facts | None) -> Facts:
+    """What the records of stages say (`made_by`): of each fact its value, or the list of values where stages differ.
+
+    A report may be written anew long after the training, by other code on another machine. What its own facts (`report`) have
+    different is told apart, under `report`, and is never taken for the stages'.
+    """
+    made = [record["made_by"] for record in stages if record["kind"] != "report" and "made_by" in record]
+    facts = {}
+    for key in here():
+        values = [told[key] for told in made if told.get(key) is not None]
+        distinct = [value for number, value in enumerate(values) if value not in values[:number]]
+        facts[key] = distinct[0] if len(distinct) == 1 else distinct or None
+    apart = {key: value for key, value in (report or {}).items() if value != facts.get(key)}
+    return {**facts, **({"report": apart} if apart else {})}
 
 
 @dataclass

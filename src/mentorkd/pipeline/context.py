@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from mentorkd import hardware
 from mentorkd.data.encoding import Encoded, EncodingCounts, Reader, training_rows
 from mentorkd.data.selection import gather, gold_rationales
 from mentorkd.distillation.likelihood import judge_of, likelihoods
@@ -22,13 +21,13 @@ from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine
 from mentorkd.grading.grade import Grader
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
+from mentorkd.pipeline.run_folder import RunFiles, RunFolder, Stage
+from mentorkd.pipeline.stages.evaluate import accuracy, evaluate
+from mentorkd.precision import Precision
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.records import GOLD, Prediction, Question, Rationale, Split
-from mentorkd.run_files import RunFiles
-from mentorkd.stages.evaluate import accuracy, evaluate
-from mentorkd.store import RunFolder, Stage
 
 __all__ = ["CHUNK_BATCHES", "Workbench"]
 
@@ -142,7 +141,7 @@ class Workbench:
             on_progress=self.progress,
         )
 
-    def precision(self, learner: Learner) -> hardware.Precision:
+    def precision(self, learner: Learner) -> Precision:
         """The learner's arithmetic; `auto` is measured once a run folder, so that a resumed run does not change it."""
         wanted = learner.training.precision
         return self.files.precision(self.device.type) if wanted == "auto" else wanted

@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mentorkd import provenance
 from mentorkd.errors import RunError
 from mentorkd.files import write_json
+from mentorkd.pipeline import provenance
+from mentorkd.pipeline.executors import Crew, Here, Workers
+from mentorkd.pipeline.graph import compile_stages
+from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
-from mentorkd.stage_graph import compile_stages
-from mentorkd.store import RunFolder, Stage, role
-from mentorkd.workers import Crew, Here, Workers
 
 __all__ = ["Pipeline", "PlannedStage", "Reporter", "open_run"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mentorkd.errors import RecipeError
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.graph import arms, learning_order
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
 from mentorkd.recipe.schema import Recipe

@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mentorkd import provenance
-from mentorkd.cards import model_card
 from mentorkd.data.encoding import Reader
 from mentorkd.data.prepare import annotate, prepare_recipe
 from mentorkd.distillation.agreement import agreement
@@ -27,21 +25,23 @@ from mentorkd.models import (
     save_model,
     vocabulary_size,
 )
+from mentorkd.pipeline import provenance
+from mentorkd.pipeline.context import CHUNK_BATCHES, Workbench
+from mentorkd.pipeline.graph import row_settings
+from mentorkd.pipeline.model_card import model_card
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.stages.augment import augment
+from mentorkd.pipeline.stages.report import read_inputs, report
+from mentorkd.pipeline.stages.search import choose_trial
 from mentorkd.recipe.graph import arms, judges_of
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import LocalSource, OpenAISource, RecordedTeacher
 from mentorkd.recipe.search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
-from mentorkd.stage_graph import row_settings
-from mentorkd.stages.augment import augment
-from mentorkd.stages.report import read_inputs, report
-from mentorkd.stages.search import choose_trial
-from mentorkd.store import Stage
 from mentorkd.teachers.annotate import account, ask, open_cache
 from mentorkd.training.schedule import Arm, budget
 from mentorkd.training.train import train
-from mentorkd.workbench import CHUNK_BATCHES, Workbench
 
 __all__ = ["Work"]
 

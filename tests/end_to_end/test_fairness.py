@@ -11,9 +11,9 @@ import torch
 
 from mentorkd.data.batching import plan_batches
 from mentorkd.data.encoding import Encoded
-from mentorkd.estimate import estimate
 from mentorkd.models import load_model
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.plan import estimate
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.recipe.load import load_recipe
 from mentorkd.training.schedule import Arm, budget

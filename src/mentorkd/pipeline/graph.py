@@ -26,6 +26,7 @@ from typing import Any
 
 from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint
+from mentorkd.pipeline.run_folder import Stage, role
 from mentorkd.recipe.checks import idle_settings
 from mentorkd.recipe.graph import arms, judges_of, matched_arms
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
@@ -33,7 +34,6 @@ from mentorkd.recipe.load import data_path, learning_order, writers
 from mentorkd.recipe.schema import Recipe, RecordedTeacher
 from mentorkd.recipe.search import trial_name, trials_of, with_values
 from mentorkd.records import GOLD, TEACHER
-from mentorkd.store import Stage, role
 
 __all__ = ["compile_stages", "row_settings"]
 

@@ -15,10 +15,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mentorkd import precision
 from mentorkd.errors import RecipeError, RunError
-from mentorkd.pipeline import Pipeline, open_run
+from mentorkd.pipeline.graph import compile_stages
+from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.recipe.load import load_recipe
 from mentorkd.records import Prediction, Rationale, read_jsonl
-from mentorkd.stage_graph import compile_stages
 from places import HELPERS
 from small_recipe import small_recipe, write_small_recipe
 from tiny_models import tiny_t5, tiny_tokenizer
@@ -95,7 +95,7 @@ def test_training_lowers_the_loss(finished: tuple[Path, Path]) -> None:
 def test_a_finished_recipe_runs_nothing_and_loads_no_model(finished: tuple[Path, Path]) -> None:
     recipe, run = finished
     code = (
-        "import sys\nfrom pathlib import Path\nfrom mentorkd.pipeline import Pipeline\nfrom mentorkd.recipe.load import load_recipe\n"
+        "import sys\nfrom pathlib import Path\nfrom mentorkd.pipeline.run import Pipeline\nfrom mentorkd.recipe.load import load_recipe\n"
         f"Pipeline(load_recipe(Path({str(recipe)!r})), Path({str(run)!r})).run()\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RecipeError, RunError
-from mentorkd.pipeline import Pipeline, open_run
+from mentorkd.pipeline.run import Pipeline, open_run
+from mentorkd.pipeline.run_folder import RunFiles
+from mentorkd.pipeline.stages.report import read_inputs
 from mentorkd.records import Question, normalise_whitespace
 from mentorkd.reporting import LearnerInfo, ReportInputs, Results, StageCost, build_results
 from mentorkd.reporting.roles import headline_pairs, is_arm, is_baseline
-from mentorkd.run_files import RunFiles
-from mentorkd.stages.report import read_inputs
 
 __all__ = ["compare_runs"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint, write_json
-from mentorkd.store import RunFolder, Stage
+from mentorkd.pipeline.run_folder import RunFolder, Stage
 
 
 def stage(mark: str = "f1", name: str = "learners/a/seed-1/train") -> Stage:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from mentorkd.cli import main
-from mentorkd.compare import compare_runs
 from mentorkd.errors import MentorkdError
-from mentorkd.pipeline import Pipeline
+from mentorkd.pipeline.compare import compare_runs
+from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import Results, read_results
 from small_recipe import small_recipe

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mentorkd.hardware import describe_host, measured, versions
+from mentorkd.pipeline.provenance import describe_host, measured, versions
 
 
 def test_a_stretch_of_work_is_measured() -> None:

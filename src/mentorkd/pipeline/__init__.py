@@ -1,0 +1,1 @@
+"""The pipeline: a recipe compiled to stages, their run folder, and who carries them out."""
