@@ -14,7 +14,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from mentorkd.console import ConsoleReporter
+from mentorkd.cli.console import ConsoleReporter
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart import write_recipe, write_task
 from mentorkd.recipe.load import load_recipe

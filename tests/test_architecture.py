@@ -30,9 +30,9 @@ LIGHT = [
     "paper.download",
     "pipeline.executors",
     "pipeline.run",
-    "cli",
+    "cli.main",
     "pipeline.plan",
-    "console",
+    "cli.console",
     "reporting",
     "pipeline.compare",
 ]

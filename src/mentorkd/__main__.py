@@ -1,5 +1,5 @@
 """`python -m mentorkd`."""
 
-from mentorkd.cli import main
+from mentorkd.cli.main import main
 
 main()

@@ -188,7 +188,7 @@ def test_interrupted_it_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("mentorkd.console.JsonReporter.progress", interrupt)
+        patched.setattr("mentorkd.cli.console.JsonReporter.progress", interrupt)
         told = cli("annotate", recipe, "--run", run, "--json")
     assert told.code == 130
     assert told.err.splitlines()[-1] == "mentorkd: interrupted; run the same command to go on"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mentorkd.cli import main
+from mentorkd.cli.main import main
 from mentorkd.errors import MentorkdError
 from mentorkd.pipeline.compare import compare_runs
 from mentorkd.pipeline.run import Pipeline
@@ -22,7 +22,7 @@ from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import Results, read_results
 from small_recipe import small_recipe
 
-CLI = "import sys\nfrom mentorkd.cli import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+CLI = "import sys\nfrom mentorkd.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mentorkd.cli import main
+from mentorkd.cli.main import main
 
 __all__ = ["Cli", "Outcome", "cli"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mentorkd.cli import app
+from mentorkd.cli.main import app
 from mentorkd.quickstart import annotate, generate_problems
 from mentorkd.recipe.load import load_recipe
 

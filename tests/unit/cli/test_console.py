@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from mentorkd.console import ConsoleReporter, JsonReporter
+from mentorkd.cli.console import ConsoleReporter, JsonReporter
 from mentorkd.pipeline.run_folder import Stage
 
 ONE, OTHER = (

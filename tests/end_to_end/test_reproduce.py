@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mentorkd.cli import main
+from mentorkd.cli.main import main
+from mentorkd.cli.paper_tables import beside_the_paper, fill_in, of_student, row_of, without
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.paper.results import paper_results
 from mentorkd.paper.tasks import PAPER_TASKS
@@ -18,7 +19,6 @@ from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER
-from mentorkd.reproduce import beside_the_paper, fill_in, of_student, row_of, without
 from mentorkd.statistics import wilson_interval
 from places import RECIPES
 

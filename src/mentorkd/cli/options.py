@@ -44,7 +44,7 @@ def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name (`shuffled`, `paper/table2`): inside it once installed, beside `src/` in
     a checkout."""
     here = Path(__file__).resolve()
-    folders = [here.with_name("recipes"), here.parents[2] / "recipes"]
+    folders = [here.parents[1] / "recipes", here.parents[3] / "recipes"]
     folder = next((folder for folder in folders if folder.is_dir()), None)
     files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path)) if folder else []
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files} if folder else {}

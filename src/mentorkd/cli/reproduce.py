@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentorkd.cli_options import AsJson, Overrides, Quiet, RunOption, shipped_recipes
-from mentorkd.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, shipped_recipes
 from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
 if TYPE_CHECKING:
+    from mentorkd.cli.paper_tables import Number, Row
     from mentorkd.recipe.schema import Recipe
     from mentorkd.reporting import Results
-    from mentorkd.reproduce import Number, Row
 
 __all__ = ["reproduce"]
 
@@ -50,7 +50,7 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Run a table or figure of the paper, or read the finished run, and print its numbers beside the paper's."""
-    from mentorkd.reproduce import beside_the_paper, fill_in, lacking, of_student, own_task, without
+    from mentorkd.cli.paper_tables import beside_the_paper, fill_in, lacking, of_student, own_task, without
 
     recipes = {name.removeprefix(PAPER): path for name, path in shipped_recipes().items() if name.startswith(PAPER)}
     if table is None:

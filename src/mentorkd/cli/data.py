@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli_options import AsJson, Quiet
-from mentorkd.console import show_table
+from mentorkd.cli.console import show_table
+from mentorkd.cli.options import AsJson, Quiet
 from mentorkd.errors import RunError
 from mentorkd.records import AnswerKind, write_jsonl
 
-__all__ = ["data_app", "import_data"]
+__all__ = ["data_app", "import_data", "init"]
 
 data_app = typer.Typer(no_args_is_help=True, help="Get data.")
 
@@ -126,3 +127,20 @@ def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequ
             f"{got}; expected one of {', '.join(PAPER_TASKS)}, or --answer number, choice, yes_no, text or math"
         )
     return known.answer, known.choices
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of your data; made if absent.")],
+) -> None:
+    """Write the quickstart's recipe into a folder, with comments, for your own data: edit four lines and run it."""
+    from mentorkd.quickstart import write_own_recipe
+
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; give a folder")
+    recipe = folder / "recipe.yaml"
+    if recipe.exists():
+        raise RunError(f"{recipe} is there already; give another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "mine"
+    write_own_recipe(recipe, name)
+    print(f'edit the four lines marked "yours" in {recipe}, then: mentorkd run {recipe}')

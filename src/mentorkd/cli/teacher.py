@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli_options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
-from mentorkd.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli.options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
 from mentorkd.errors import RunError
 from mentorkd.recipe.schema import Recipe, RecordedTeacher
 

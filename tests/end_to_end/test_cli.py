@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["schema"]])
 def test_light_commands_answer_fast_and_import_no_torch(arguments: list[str]) -> None:
     code = (
-        "import sys\nfrom mentorkd.cli import main\nsys.argv = ['mentorkd', *sys.argv[1:]]\n"
+        "import sys\nfrom mentorkd.cli.main import main\nsys.argv = ['mentorkd', *sys.argv[1:]]\n"
         "try: main()\nexcept SystemExit as stop: assert not stop.code, stop.code\n"
         "print('torch' in sys.modules or 'transformers' in sys.modules)"
     )
@@ -48,7 +48,7 @@ def test_light_commands_answer_fast_and_import_no_torch(arguments: list[str]) ->
 
 def test_plan_answers_fast_without_torch_and_changes_nothing(folder: Path) -> None:
     code = (
-        "import sys\nfrom mentorkd.cli import main\nsys.argv = ['mentorkd', *sys.argv[1:]]\n"
+        "import sys\nfrom mentorkd.cli.main import main\nsys.argv = ['mentorkd', *sys.argv[1:]]\n"
         "try: main()\nexcept SystemExit as stop: assert not stop.code\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

@@ -1,0 +1,146 @@
+"""Commands that ask a trained learner."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli.options import AsJson, Quiet, RunPath
+from mentorkd.errors import RunError
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.recipe.schema import Recipe
+from mentorkd.records import TEACHER, Question, write_jsonl
+
+__all__ = ["ask", "evaluate"]
+
+
+def evaluate(
+    folder: RunPath,
+    learner: Annotated[str, typer.Option(help="The learner to ask.")],
+    questions: Annotated[Path, typer.Option(help="Questions with answers, in any supported shape.")],
+    output: Annotated[Path | None, typer.Option(help="Write the predictions here, as JSON Lines.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Grade a trained learner on other questions of the same task, with each of its seeds."""
+    import tempfile
+
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise RunError(f"got --output {output}; expected a file in a folder that exists")
+    from mentorkd.data.readers import read_questions
+    from mentorkd.statistics import wilson_interval
+
+    pipeline, work, reporter = _opened(folder, quiet, as_json)
+    config = _learner(pipeline.recipe, learner)
+    task = pipeline.recipe.task
+    assert task.answer is not None
+    asked = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
+    rows, predictions = [], []
+    seeds = pipeline.recipe.seeds
+    for number, seed in enumerate(seeds, 1):
+        name = f"{learner}/seed-{seed} on {questions.name}"
+        stage = Stage(name, "evaluate", "", {}, "")
+        reporter.started(stage, number, len(seeds))
+        work.progress = partial(reporter.progress, stage)
+        with tempfile.TemporaryDirectory() as scratch:
+            journal = Path(scratch) / "journal.jsonl"
+            model = work.model_folder(learner, seed, pipeline.made("train", learner, seed))
+            made = work.predict(work.engine(config, model), config, learner, seed, asked, journal)
+        right = sum(p.verdict == "correct" for p in made)
+        interval = wilson_interval(right, len(made))
+        silent = sum(p.verdict == "no_answer" for p in made)
+        rows.append(
+            {
+                "learner": learner,
+                "seed": seed,
+                "questions": len(made),
+                "correct": right,
+                "accuracy": right / len(made),
+                "interval": [interval.low, interval.high],
+                "no_answer": silent,
+            }
+        )
+        predictions += made
+        reporter.close()
+    if output is not None:
+        write_jsonl(output, predictions)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    show_table(
+        f"{learner} on {questions.name}",
+        ["seed", "questions", "accuracy", "95 % interval", "no answer"],
+        [
+            [
+                str(row["seed"]),
+                str(row["questions"]),
+                f"{100 * row['accuracy']:.1f} %",
+                "{:.1f} - {:.1f}".format(*(100 * edge for edge in row["interval"])),
+                str(row["no_answer"]),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def ask(
+    folder: RunPath,
+    question: Annotated[str, typer.Argument(help="A question of the task.")],
+    learner: Annotated[
+        str | None, typer.Option(help="Who answers; the last learner of the recipe if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rationale and the answer that a trained learner gives to a question."""
+    from mentorkd.data.prompts import render_prompt, split_target
+
+    pipeline, work, reporter = _opened(folder, True, as_json)
+    name = learner or list(pipeline.recipe.learners)[-1]
+    config = _learner(pipeline.recipe, name)
+    seed = pipeline.recipe.seeds[0]
+    model = work.model_folder(name, seed, pipeline.made("train", name, seed))
+    [[completion]] = work.engine(config, model).sample(
+        [render_prompt(question, config.asked)],
+        n=1,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=config.sampling.max_new_tokens,
+        seed=0,
+    )
+    reporter.close()
+    rationale, _ = split_target(completion.text, config.target)
+    answer = work.grader.find(completion.text, Question.create(question, "", "test"))
+    if as_json:
+        print(
+            json.dumps(
+                {"learner": name, "rationale": rationale, "answer": answer, "finished": completion.finished},
+                ensure_ascii=False,
+            )
+        )
+        return
+    print(rationale)
+    print(f"answer: {answer}" if answer is not None else "answer: none found")
+    if not completion.finished:
+        print(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
+
+
+def _opened(folder: Path, quiet: bool, as_json: bool) -> Any:
+    from mentorkd.pipeline.context import Workbench
+    from mentorkd.pipeline.run import open_run
+
+    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
+    pipeline = open_run(folder, reporter)
+    return pipeline, Workbench(pipeline.recipe, pipeline.folder, lambda done, total: None, lambda text: None), reporter
+
+
+def _learner(recipe: Recipe, name: str) -> Any:
+    if name not in recipe.learners:
+        hint = " (the teacher is not a trained model)" if name == TEACHER else ""
+        raise RunError(f"got learner {name}{hint}; expected one of {', '.join(recipe.learners)}")
+    return recipe.learners[name]

@@ -1,0 +1,130 @@
+"""Commands about recipes: run one, show its plan, list those that are shipped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mentorkd.cli.console import ConsoleReporter, JsonReporter, ranges, show_results, show_table
+from mentorkd.cli.options import AsJson, Jobs, Overrides, Quiet, RecipePath, RunOption, load_named, shipped_recipes
+from mentorkd.pipeline.provenance import cores
+from mentorkd.recipe.schema import Recipe
+
+__all__ = ["plan", "quickstart", "recipes", "run", "schema"]
+
+# Models this small do not fill two cores; two of them at a time do.
+QUICKSTART_JOBS = min(2, cores())
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    folder: RunOption = None,
+    force: Annotated[
+        list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all after it.")
+    ] = None,
+    jobs: Jobs = 1,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe from its questions to its report; what is finished is not done again."""
+    _run(load_named(recipe, overrides), folder, force or (), jobs, quiet, as_json)
+
+
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes that are shipped: `mentorkd run NAME` runs one on the data in the folder `data`."""
+    about = {
+        name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in shipped_recipes().items()
+    }
+    if as_json:
+        print(json.dumps(about))
+        return
+    for name, line in about.items():
+        print(f"{name:<24}{line}")
+
+
+def quickstart(
+    folder: Annotated[Path, typer.Option("--run", help="The run folder.")] = Path("runs/quickstart"),
+    overrides: Overrides = None,
+    jobs: Jobs = QUICKSTART_JOBS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the embedded task and recipe, and run it to a report: no network, no key, no GPU, no file needed."""
+    from mentorkd.quickstart import write_recipe, write_task
+    from mentorkd.recipe.load import load_recipe
+
+    recipe = folder / "task" / "recipe.yaml"
+    if not recipe.exists():  # written last; what is there may have been edited since
+        write_task(recipe.parent)
+        write_recipe(recipe)
+    if not (quiet or as_json):
+        print(f"the recipe, to edit for your own data: {recipe}", file=sys.stderr)
+    _run(load_recipe(recipe, overrides or ()), folder, (), jobs, quiet, as_json)
+
+
+def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], jobs: int, quiet: bool, as_json: bool) -> None:
+    from mentorkd.pipeline.run import Pipeline
+
+    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
+    root = folder or Path("runs") / recipe.name
+    pipeline = Pipeline(recipe, root, reporter)
+    try:
+        pipeline.run(force=force, jobs=jobs)
+    finally:
+        reporter.close()
+    show_results(root / "report", as_json)
+
+
+def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = None, as_json: AsJson = False) -> None:
+    """Show the graph of a recipe: its stages, what is done, what will run, rows and estimated tokens."""
+    from mentorkd.pipeline.plan import estimate
+    from mentorkd.pipeline.run import Pipeline
+
+    loaded = load_named(recipe, overrides)
+    root = folder or Path("runs") / loaded.name
+    planned = Pipeline(loaded, root).plan()
+    estimates = estimate(loaded, root)
+    rows = [
+        {"stage": p.stage.name, "state": p.state, "needs": list(p.stage.needs), **estimates.of(p.stage)}
+        for p in planned
+    ]
+    if as_json:
+        print(json.dumps({"recipe": loaded.name, "stages": rows, "notes": estimates.notes}, ensure_ascii=False))
+        return
+    numbers = {p.stage.name: number for number, p in enumerate(planned, 1)}
+    show_table(
+        loaded.name,
+        ["stage", "#", "needs", "state", "rows", "updates", "tokens"],
+        [
+            [
+                p.stage.name,
+                str(numbers[p.stage.name]),
+                ranges(sorted(numbers[need] for need in p.stage.needs)),
+                p.state,
+                _number(row.get("rows")) + (f" x {row['epochs']:g}" if "epochs" in row else ""),
+                _number(row.get("updates")),
+                _number(row.get("tokens")),
+            ]
+            for p, row in zip(planned, rows, strict=True)
+        ],
+        whole=True,
+    )
+    for note in estimates.notes:
+        print(note)
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from mentorkd.recipe.load import recipe_schema
+
+    print(json.dumps(recipe_schema(), indent=1))
