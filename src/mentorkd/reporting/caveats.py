@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from mentorkd.reporting.format import format_range, format_setting
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import descendants, is_arm
 from mentorkd.reporting.schema import ComparisonResult
 from mentorkd.reporting.verdicts import Verdicts
-from mentorkd.reporting.views import format_range, format_setting
 
 __all__ = ["build_protocol", "build_warnings", "on_test"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mentorkd.reporting.inputs import ReportInputs, StageCost
-from mentorkd.reporting.schema_run import Cost, Spent
+from mentorkd.reporting.schema_details import Cost, Spent
 
 __all__ = ["build_costs", "build_spent"]
 

@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Literal
 
 from mentorkd.records import GOLD, TEACHER
+from mentorkd.reporting.format import format_share, marked
 from mentorkd.reporting.schema import LearnerResult
-from mentorkd.reporting.tables import format_share, marked
 
 __all__ = ["draw_graph"]
 

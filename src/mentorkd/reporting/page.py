@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import PALETTE
+from mentorkd.reporting.format import format_count, format_points, format_share, learns_from, soft_labels_of
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import MOST_PAIRS
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
@@ -23,14 +24,11 @@ from mentorkd.reporting.sections import (
     sweep_rows,
     trial_rows,
 )
-from mentorkd.reporting.tables import format_share, learns_from, soft_labels_of
 from mentorkd.reporting.views import (
     axis,
     cost_rows,
     cut_lines,
     dropped_lines,
-    format_count,
-    format_points,
     funnel_notes,
     funnel_rows,
     manifest_rows,

@@ -8,11 +8,11 @@ from typing import Any
 
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import MARKS, drawing, new_figure, to_svg
+from mentorkd.reporting.format import format_seconds, format_setting, marked
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, LearnerResult, Results
 from mentorkd.reporting.schema_details import Curve
 from mentorkd.reporting.sections import Sweep, sweeps_of
-from mentorkd.reporting.tables import marked
-from mentorkd.reporting.views import format_seconds, format_setting, shown_learners, validated_on_test, waterfall
+from mentorkd.reporting.views import shown_learners, validated_on_test, waterfall
 
 __all__ = [
     "CURVE_PANELS",

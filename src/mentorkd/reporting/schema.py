@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 from mentorkd.records import AnswerKind
-from mentorkd.reporting.schema_details import Curve, DroppedRows, Examples, FilterCount
-from mentorkd.reporting.schema_run import RunFacts
+from mentorkd.reporting.schema_details import Curve, DroppedRows, Examples, FilterCount, RunFacts
 
 __all__ = [
     "SCHEMA",

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentorkd.reporting.decomposition import PART_NAMES
-from mentorkd.reporting.schema import Decomposition, LearnerResult, Results
-from mentorkd.reporting.tables import format_share, marked
-from mentorkd.reporting.views import (
+from mentorkd.reporting.format import (
     format_count,
     format_points,
     format_range,
     format_seconds,
     format_setting,
-    shown_learners,
-    validated_on_test,
+    format_share,
+    marked,
 )
+from mentorkd.reporting.schema import Decomposition, LearnerResult, Results
+from mentorkd.reporting.views import shown_learners, validated_on_test
 from mentorkd.statistics import format_p
 
 __all__ = [

@@ -8,23 +8,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mentorkd.records import GOLD
-from mentorkd.reporting.schema import Bounds, LearnerResult, Results
+from mentorkd.reporting.format import format_share, learns_from, marked
+from mentorkd.reporting.schema import Results
 
 __all__ = [
     "comparisons_csv",
     "csv_table",
     "decomposition_csv",
-    "format_share",
     "latex_table",
     "learner_rows",
     "learners_csv",
     "learners_latex",
-    "learns_from",
     "markdown_table",
-    "marked",
     "plain_markdown",
-    "soft_labels_of",
     "summary_rows",
 ]
 
@@ -37,35 +33,6 @@ LATEX = (
         "\\": r"\textbackslash{}",
     }
 )
-
-
-def format_share(share: float | None, bounds: Bounds | None = None) -> str:
-    """`82.7`, or `82.7 [77.2, 87.0]`, in per cent; a dash for what is not known."""
-    if share is None:
-        return "–"
-    text = f"{100 * share:.1f}"
-    return f"{text} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]" if bounds else text
-
-
-def learns_from(learner: LearnerResult) -> str:
-    """`teacher, mentor + soft labels of mentor`; `gold answers`; `nobody (as it is)`."""
-    if not learner["rationales"]:
-        return "nobody (as it is)"
-    text = ", ".join("gold answers" if source == GOLD else source for source in learner["rationales"])
-    if learner["imitates"]:
-        text += f" + soft labels of {soft_labels_of(learner)}"
-    return text if learner["objective"] == "rationale" else f"{text} ({learner['objective']})"
-
-
-def soft_labels_of(learner: LearnerResult) -> str:
-    """`mentor`, or `large 67 %, base 33 %`."""
-    shares = learner["imitates"]
-    return ", ".join(shares if len(shares) == 1 else (f"{name} {100 * share:.0f} %" for name, share in shares.items()))
-
-
-def marked(text: str, on_test: bool) -> str:
-    """The text with the mark of what was selected on test questions."""
-    return f"{text} (TEST)" if on_test else text
 
 
 def summary_rows(results: Results) -> list[dict[str, str]]:

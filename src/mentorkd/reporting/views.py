@@ -7,21 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mentorkd.reporting.format import format_count, format_range, format_seconds, format_setting, format_updates
 from mentorkd.reporting.schema import Decomposition, GainPart, LearnerResult, Results
-from mentorkd.reporting.schema_details import FilterCount
-from mentorkd.reporting.schema_run import Cost
+from mentorkd.reporting.schema_details import Cost, FilterCount
 
 __all__ = [
     "axis",
     "cost_rows",
     "cut_lines",
     "dropped_lines",
-    "format_count",
-    "format_points",
-    "format_range",
-    "format_seconds",
-    "format_setting",
-    "format_updates",
     "funnel_notes",
     "funnel_rows",
     "manifest_rows",
@@ -35,41 +29,6 @@ __all__ = [
 
 # Share of cut answers from which on the report says so in words.
 OFTEN_CUT = 0.1
-
-
-def format_points(share: float) -> str:
-    """A difference of shares as signed percentage points: `+9.3`, `−1.9`, `0.0`."""
-    text = f"{100 * share:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
-
-
-def format_count(number: float | None) -> str:
-    """`1,536`; a dash for what is not known."""
-    return "–" if number is None else f"{number:,.0f}"
-
-
-def format_seconds(seconds: float | None) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 5 min`; a dash for what is not known."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def format_updates(updates: Sequence[int]) -> str:
-    """`1,160`, or `1,160 / 1,168` where seeds differ."""
-    return " / ".join(map(format_count, updates if len(set(updates)) > 1 else updates[:1])) or "–"
-
-
-def format_setting(value: Any) -> str:
-    """A plain value as the recipe would say it; a dash for none."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def axis(bounds: Iterable[float]) -> tuple[float, float, list[float]]:
@@ -290,14 +249,6 @@ def _cost(stage: str, learner: str, rows: Sequence[Cost], on_gpu: bool) -> dict[
         "tokens": format_count(sum(tokens) if tokens else None),
         "peak memory": f"{format_count(max(memory))} MB" if memory else "–",
     }
-
-
-def format_range(numbers: Sequence[int]) -> str:
-    """`1,510–1,520`, or one number where all are equal."""
-    if not numbers:
-        return "–"
-    low, high = min(numbers), max(numbers)
-    return format_count(low) if low == high else f"{format_count(low)}–{format_count(high)}"
 
 
 def _flat(value: Any) -> str:

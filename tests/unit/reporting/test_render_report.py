@@ -18,10 +18,11 @@ import pytest
 
 from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting import LearnerInfo, StageCost, TaskInfo, build_results, write_report
+from mentorkd.reporting.format import format_points, format_seconds
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import draw_curves, draw_forest
 from mentorkd.reporting.tables import learners_latex, markdown_table
-from mentorkd.reporting.views import axis, format_points, format_seconds
+from mentorkd.reporting.views import axis
 
 PLANT = "<script>document.title='planted'</script><img src=x onerror=\"document.title='planted'\">"
 ROW = {"seed": 1, "rationales": 1, "tokens": 1, "mentor_nll": 0.1, "student_nll": 0.1, "mentor_entropy": None}

@@ -16,8 +16,10 @@ from mentorkd.reporting import (
     read_results,
     schema,
     schema_details,
-    schema_run,
     write_report,
+)
+from mentorkd.reporting import (
+    schema_details as schema_run,
 )
 from places import ROOT
 

@@ -11,7 +11,7 @@ import pytest
 from mentorkd.errors import RunError
 from mentorkd.records import Question
 from mentorkd.reporting import LearnerInfo, StageCost, build_results, summary_rows
-from mentorkd.reporting.curves import MOST_POINTS, build_curve
+from mentorkd.reporting.build import MOST_POINTS, build_curve
 from mentorkd.reporting.examples import MOST_DIFFERING, first_wrong_step
 from mentorkd.reporting.views import cut_lines, settings_rows, shared_settings
 from mentorkd.statistics import format_p, mcnemar, wilson_interval
