@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["HELPERS", "RECIPES", "ROOT", "SHARED", "SOURCE"]
+__all__ = ["FIXTURES", "HELPERS", "RECIPES", "ROOT", "SHARED", "SOURCE"]
 
 HELPERS = Path(__file__).resolve().parent
+FIXTURES = HELPERS.with_name("fixtures")
 ROOT = HELPERS.parents[1]
 RECIPES = ROOT / "recipes"
 SOURCE = ROOT / "src" / "mentorkd"

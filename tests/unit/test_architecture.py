@@ -1,4 +1,4 @@
-"""Rooms: imports run one way; light modules never bring torch in; exports are exact."""
+"""Rooms and floors: imports run downwards only; light modules never bring torch in; exports are exact."""
 
 from __future__ import annotations
 
@@ -12,6 +12,25 @@ from pathlib import Path
 import pytest
 
 from places import SOURCE
+
+FLOORS = [
+    ["errors", "precision", "quickstart", "student_t"],
+    ["records", "statistics", "files"],
+    ["paper", "grading"],
+    ["recipe", "reporting"],
+    ["models"],
+    ["data"],
+    ["distillation", "generation"],
+    ["training", "teachers"],
+    ["pipeline"],
+    ["__init__", "cli"],
+    ["__main__"],
+]
+"""The rooms of the package, lowest first: a room imports only from floors below its own."""
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+
+MOST_AT_THE_TOP = 24
+"""Files and folders of the package's top: a newcomer reads them at one glance."""
 
 LIGHT = [
     "errors",
@@ -78,11 +97,23 @@ def test_every_import_names_a_module_of_the_package() -> None:
     assert not {module: wrong for module, others in IMPORTS.items() if (wrong := others - FILES.keys())}
 
 
-def test_no_circle_between_rooms() -> None:
-    graph: dict[str, set[str]] = {}
-    for module, others in IMPORTS.items():
-        graph.setdefault(room(module), set()).update(room(other) for other in others if room(other) != room(module))
-    assert circle(graph) is None
+def test_every_room_has_a_floor() -> None:
+    assert set(FLOOR) == {room(module) for module in FILES}
+
+
+def test_the_top_is_read_at_one_glance() -> None:
+    assert len([path for path in SOURCE.iterdir() if path.name != "__pycache__"]) <= MOST_AT_THE_TOP
+
+
+@pytest.mark.parametrize("name", FLOOR)
+def test_a_room_imports_only_from_lower_floors(name: str) -> None:
+    upwards = {
+        f"{module} imports {other}"
+        for module, others in IMPORTS.items()
+        for other in others
+        if room(module) == name != room(other) and FLOOR[room(other)] >= FLOOR[name]
+    }
+    assert not upwards
 
 
 @pytest.mark.parametrize("package", sorted({room(module) for module in FILES if "." in module}))

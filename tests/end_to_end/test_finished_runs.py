@@ -1,0 +1,57 @@
+"""What commit 7b4a6c6 finished stays finished: no stage of its runs is carried out again (see tests/fixtures/README.md)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mentorkd.pipeline.graph import compile_stages
+from mentorkd.pipeline.run import Pipeline
+from mentorkd.quickstart import write_task
+from mentorkd.recipe.load import load_recipe
+from old_recipes import OLD_RECIPES, old_recipe
+from places import FIXTURES
+
+FINGERPRINTS = json.loads((FIXTURES / "fingerprints.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("old")
+    write_task(folder / "data", seed=7, train=40, validation=6, test=10, annotated=24, samples=2)
+    return folder
+
+
+def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
+    with tarfile.open(FIXTURES / "finished_run.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder = tmp_path / "finished_run"
+    planned = Pipeline(load_recipe(folder / "recipe.yaml"), folder / "run").plan()
+    assert len(planned) == 24
+    assert [p.stage.name for p in planned if p.state != "done"] == ["report"]
+    kinds = {p.stage.kind for p in planned}
+    assert kinds == {"prepare", "annotate", "budget", "score", "train", "search", "augment", "evaluate", "report"}
+
+
+def test_a_missing_output_is_made_again(tmp_path: Path) -> None:
+    with tarfile.open(FIXTURES / "finished_run.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder = tmp_path / "finished_run"
+    shutil.rmtree(folder / "run/learners/mentor/seed-1/model")
+    planned = Pipeline(load_recipe(folder / "recipe.yaml"), folder / "run").plan()
+    assert [p.stage.name for p in planned if p.state != "done"] == ["learners/mentor/seed-1/train", "report"]
+
+
+@pytest.mark.parametrize("name", OLD_RECIPES)
+def test_fingerprints_are_those_of_old_runs(name: str, data: Path) -> None:
+    path = data / f"{name.replace(' ', '-')}.yaml"
+    path.write_text(yaml.safe_dump(old_recipe(name, "data"), sort_keys=False), encoding="utf-8")
+    recipe = load_recipe(path)
+    budget = {"arms": {learner: {"updates": 9} for learner in recipe.learners}}
+    stages = compile_stages(recipe, lambda stage: budget if stage.kind == "budget" else None)
+    assert {stage.name: stage.fingerprint for stage in stages} == FINGERPRINTS[name]
