@@ -32,7 +32,7 @@ from svamp import (
     tokenizer_and_rows,
 )
 
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.soft_labels import Distillation
 from mentorkd.distillation.soft_labels import SoftLabelWriter, StoredSoftLabels, StoreMeta
 from mentorkd.models import LoadedModel, tokenizer_digest
@@ -149,7 +149,7 @@ class Bench:
         scale = len(self.rows) / (self.options.batches * BATCH)
         return (wall_end - wall) * scale, (cpu_end - cpu) * scale
 
-    def _train(self, rows: Sequence[Encoded], folder: Path, at_step: object) -> None:
+    def _train(self, rows: Sequence[Example], folder: Path, at_step: object) -> None:
         if self._student is None:
             self._student = flan_t5(self.options.student, self.tokenizer, 0)
         objective = None
@@ -174,7 +174,7 @@ class Bench:
             on_progress=lambda step, steps: at_step(step),
         )
 
-    def _store(self, rows: Sequence[Encoded], folder: Path) -> Path:
+    def _store(self, rows: Sequence[Example], folder: Path) -> Path:
         width = SHAPES[self.options.mentor]["d_model"]
         meta = StoreMeta("hidden", "random", tokenizer_digest(self.tokenizer), "arrow", 32_128, width)
         make = torch.Generator().manual_seed(0)

@@ -25,8 +25,8 @@ from common import arguments, in_fresh_process, peak_extra_bytes, report
 from svamp import SHAPES, data_argument, flan_t5, reference_batch, reference_scoring, tokenizer_and_rows
 
 from mentorkd.data.batching import Collator, sorted_batches
-from mentorkd.data.encoding import Encoded
-from mentorkd.distillation.hidden_states import tap_is_exact, target_hidden
+from mentorkd.data.encoding import Example
+from mentorkd.distillation.hidden_states import head_is_linear, target_hidden
 from mentorkd.distillation.scoring import TOKENS_PER_BATCH, score
 from mentorkd.models import LoadedModel
 from mentorkd.precision import choose_precision
@@ -108,11 +108,11 @@ def peak_in_fresh_process(side: str, options: argparse.Namespace) -> int:
     return int(in_fresh_process(__file__, flags))
 
 
-def tokens(rows: Sequence[Encoded]) -> int:
+def tokens(rows: Sequence[Example]) -> int:
     return sum(row.length for row in rows)
 
 
-def neighbours(rows: Sequence[Encoded], count: int, tokens_per_batch: int) -> list[list[Encoded]]:
+def neighbours(rows: Sequence[Example], count: int, tokens_per_batch: int) -> list[list[Example]]:
     """About `count` rows: runs of batches that lie at equal distances in the order of all rows."""
     batches = sorted_batches([row.padded_sides("seq2seq") for row in rows], tokens_per_batch=tokens_per_batch)
     runs = [batches[first : first + 3] for first in range(0, len(batches), 3)]
@@ -155,7 +155,7 @@ class Bench:
         self._score([])
         collate = Collator.for_model("seq2seq", self.tokenizer, self.mentor(OURS).model.config)
         with self._arithmetic():
-            tap_is_exact(self.mentor(OURS).model, collate([self.sample[0]]))
+            head_is_linear(self.mentor(OURS).model, collate([self.sample[0]]))
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         return torch.autocast("cpu", torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
@@ -167,7 +167,7 @@ class Bench:
     def unpadded(self) -> None:
         self._forward(self.sample)
 
-    def _score(self, rows: Sequence[Encoded]) -> None:
+    def _score(self, rows: Sequence[Example]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             score(
                 self.mentor(OURS),
@@ -183,10 +183,10 @@ class Bench:
                 tokens_per_batch=self.options.tokens_per_batch,
             )
 
-    def _forward(self, rows: Sequence[Encoded]) -> None:
+    def _forward(self, rows: Sequence[Example]) -> None:
         sources = round(statistics.mean(len(row.source_ids) for row in rows))
         targets = round(statistics.mean(len(row.target_ids) for row in rows))
-        alike = [Encoded(row.rationale_id, [5] * sources, [5] * targets) for row in rows]
+        alike = [Example(row.rationale_id, [5] * sources, [5] * targets) for row in rows]
         collate = Collator.for_model("seq2seq", self.tokenizer, self.mentor(OURS).model.config)
         for batch in sorted_batches([row.length for row in alike], tokens_per_batch=self.options.tokens_per_batch):
             with torch.inference_mode(), self._arithmetic():

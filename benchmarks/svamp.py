@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGene
 from transformers.utils import logging
 
 from mentorkd.data.batching import IGNORE_INDEX
-from mentorkd.data.encoding import Encoded, encode_rows
+from mentorkd.data.encoding import Example, encode_rows
 from mentorkd.data.prompts import render_target
 from mentorkd.models import LoadedModel, load_tokenizer
 from mentorkd.recipe.learner import ModelConfig
@@ -44,7 +44,7 @@ def data_argument(parser: ArgumentParser) -> None:
     )
 
 
-def tokenizer_and_rows(data: Path) -> tuple[PreTrainedTokenizerBase, list[Encoded]]:
+def tokenizer_and_rows(data: Path) -> tuple[PreTrainedTokenizerBase, list[Example]]:
     """T5's own vocabulary, and the teacher's rationales of SVAMP in it: 1935 rows, in the order of the file."""
     config = ModelConfig(from_config={"model_type": "t5"}, tokenizer=str(data / "tokenizers/t5/spiece.model"))
     tokenizer = load_tokenizer(config)
@@ -76,7 +76,7 @@ def flan_t5(shape: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> Loaded
 
 
 def reference_batch(
-    rows: Sequence[Encoded], longest_source: int, longest_target: int = LONGEST_TARGET
+    rows: Sequence[Example], longest_source: int, longest_target: int = LONGEST_TARGET
 ) -> dict[str, torch.Tensor]:
     """Rows padded to the data set's longest source and target."""
 
@@ -137,7 +137,7 @@ def reference_scoring(mentor: LoadedModel, batch: dict[str, torch.Tensor]) -> No
     mentor.model(**batch, use_cache=False).logits  # noqa: B018
 
 
-def evenly(rows: Sequence[Encoded], count: int) -> list[Encoded]:
+def evenly(rows: Sequence[Example], count: int) -> list[Example]:
     """`count` rows whose lengths are spread as those of all rows are."""
     ordered = sorted(rows, key=lambda row: (len(row.target_ids), len(row.source_ids)))
     return [ordered[int((number + 0.5) * len(ordered) / count)] for number in range(count)]

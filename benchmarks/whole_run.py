@@ -18,7 +18,7 @@ import torch
 from svamp import reference_batch, reference_trainer
 from transformers import GenerationConfig
 
-from mentorkd.data.encoding import Encoded, encode_rows
+from mentorkd.data.encoding import Example, encode_rows
 from mentorkd.data.prompts import render_target
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.grading.grade import grade
@@ -127,7 +127,7 @@ def reference_run(questions: int, epochs: int) -> Outcome:
         return outcome
 
 
-def rows_of(rationales: Sequence[tuple[str, str]], questions: Sequence[Question], loaded: LoadedModel) -> list[Encoded]:
+def rows_of(rationales: Sequence[tuple[str, str]], questions: Sequence[Question], loaded: LoadedModel) -> list[Example]:
     asked = {question.id: question for question in questions}
     rows = [
         (str(number), asked[who].text, render_target(text, asked[who].answer, "arrow"))
@@ -140,7 +140,7 @@ def rows_of(rationales: Sequence[tuple[str, str]], questions: Sequence[Question]
 def fit(
     loaded: LoadedModel,
     step: Callable[[dict[str, torch.Tensor]], float],
-    rows: Sequence[Encoded],
+    rows: Sequence[Example],
     validation: Sequence[Question],
     epochs: int,
 ) -> float:

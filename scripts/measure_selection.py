@@ -18,15 +18,15 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.data.selection import (
     drop_duplicates,
+    keep_arithmetic,
     keep_concluding,
     keep_correct,
     keep_diverse,
-    keep_learnable,
     keep_length,
-    keep_sound,
+    keep_likely,
 )
 from mentorkd.grading.answers import extract, option_letters
-from mentorkd.grading.arithmetic import check_steps
+from mentorkd.grading.arithmetic import check_arithmetic
 from mentorkd.paper.tasks import PAPER_TASKS, Task
 from mentorkd.records import Question, Rationale
 
@@ -71,7 +71,7 @@ def main() -> None:
         "against the teacher": lambda each: lambda rows: drop_duplicates(rows, teachers[each.task.key].correct),
         "length": lambda _: lambda rows: keep_length(rows, lambda text: len(vocabulary.encode(text)), 0, 512),
         "answer_in_rationale": lambda each: lambda rows: keep_concluding(rows, each.conclude),
-        "steps_check": lambda _: lambda rows: keep_sound(rows, lambda text: not check_steps(text).wrong),
+        "steps_check": lambda _: lambda rows: keep_arithmetic(rows, lambda text: not check_arithmetic(text).wrong),
         "diverse": lambda each: lambda rows: keep_diverse(rows, 3 if each.source == "raw" else 2),
     }
     print("## What each filter alone would drop\n")
@@ -120,7 +120,7 @@ def print_equations(sets: Sequence[Set]) -> None:
         links: Counter[str] = Counter()
         rows: Counter[tuple[bool, bool]] = Counter()
         for rationale in each.rows:
-            steps = check_steps(rationale.text)
+            steps = check_arithmetic(rationale.text)
             links.update(hold=steps.holding, wrong=len(steps.wrong), unread=steps.unread)
             rows[rationale.verdict == "correct", bool(steps.wrong)] += 1
         total = sum(links.values())
@@ -141,7 +141,7 @@ def print_examples(name: str, rows: Sequence[tuple[Set, Rationale]]) -> None:
         if name == "correct":
             about += f"; got {rationale.predicted or 'no answer'}"
         elif name == "steps_check":
-            about += f"; wrong: `{'`, `'.join(check_steps(rationale.text).wrong[:3])}`"
+            about += f"; wrong: `{'`, `'.join(check_arithmetic(rationale.text).wrong[:3])}`"
         elif name == "answer_in_rationale":
             about += f"; the chain says {each.conclude(rationale)}"
         print(f"- ({about}) {shortened(rationale.text)}")
@@ -157,7 +157,7 @@ def print_learnable(model: Path, sets: Sequence[Set]) -> None:
     for each in sets:
         rows = random.Random(0).sample(each.correct, SCORED)
         nll = {row.id: score(each.texts[row.question_id], row.text) for row in rows}
-        kept = {rationale.id for rationale in keep_learnable(rows, nll, 0.1)}
+        kept = {rationale.id for rationale in keep_likely(rows, nll, 0.1)}
         values = sorted(nll.values())
         limit = max(nll[identity] for identity in kept)
         print(f"| {each.name} | {values[len(values) // 2]:.2f} | {limit:.2f} | {values[-1]:.2f} |")

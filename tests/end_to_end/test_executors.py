@@ -22,7 +22,7 @@ import torch
 from heard import Heard
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
 from mentorkd.pipeline import executors as workers
-from mentorkd.pipeline.executors import carry_out
+from mentorkd.pipeline.executors import run_stage
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder
 from mentorkd.pipeline.work import Work
@@ -134,7 +134,7 @@ def test_a_failing_stage_says_the_same(recipe: Path, tmp_path: Path) -> None:
         told[jobs] = re.sub(r"[0-9a-f]{16}", "ID", str(caught.value)).replace("seed-2", "seed-1")
         assert not of_this_process()
     assert told[1] == told[2]
-    assert "in carry_out" in str(caught.value.__cause__)
+    assert "in run_stage" in str(caught.value.__cause__)
 
 
 class Killer(Heard):
@@ -213,7 +213,7 @@ def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
     prepare, annotate, score = (next(s for s in pipeline.stages if s.kind == kind) for kind in KINDS)
     monkeypatch.setattr(work, "score", lambda stage, place: time.sleep(0.01) or {"device": work.device.type})
     with pipeline.folder.lock():
-        records = [carry_out(stage, work, pipeline.folder) for stage in (prepare, annotate, score)]
+        records = [run_stage(stage, work, pipeline.folder) for stage in (prepare, annotate, score)]
     assert [record["gpu_seconds"] > 0 for record in records] == [False, False, True]
     assert records[2]["gpu_seconds"] == records[2]["seconds"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mentorkd.data.batching import plan_batches
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.models import load_model
 from mentorkd.pipeline.plan import estimate
 from mentorkd.pipeline.run import Pipeline
@@ -21,7 +21,7 @@ from small_recipe import small_recipe, write_small_recipe
 
 
 def arm(rows: int, tokens: int, **training: Any) -> Arm:
-    each = [Encoded(str(n), [1] * 4, [1] * tokens) for n in range(rows)]
+    each = [Example(str(n), [1] * 4, [1] * tokens) for n in range(rows)]
     return Arm(each, "seq2seq", TrainingConfig(**{"epochs": 2, "batch_size": 4, **training}))
 
 

@@ -94,11 +94,11 @@ def test_who_answers_without_reasoning_teaches_nobody(role: str) -> None:
 
 
 def test_weights_of_mentors_are_shares_and_weights_of_objectives_have_published_defaults() -> None:
-    assert Learner(model="a", soft_labels={"one": 3, "two": 1}).imitates == {"one": 0.75, "two": 0.25}
-    assert Learner(model="a", soft_labels="one").imitates == {"one": 1.0}
+    assert Learner(model="a", soft_labels={"one": 3, "two": 1}).mentor_weights == {"one": 0.75, "two": 0.25}
+    assert Learner(model="a", soft_labels="one").mentor_weights == {"one": 1.0}
     alphas = [Learner(model="a", objective=name).alpha for name in ("step_by_step", "mcc")]  # type: ignore[arg-type]
     assert alphas == [0.5, 0.1]
-    assert Learner(model="a", objective="step_by_step").asked == "predict: {question}"
+    assert Learner(model="a", objective="step_by_step").eval_prompt == "predict: {question}"
 
 
 def test_layers_that_are_not_there_are_told_before_anything_runs(tmp_path: Path) -> None:

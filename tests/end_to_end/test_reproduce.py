@@ -66,7 +66,7 @@ def test_every_table_and_figure_has_a_recipe_with_the_papers_protocol() -> None:
             if learner.rationales:
                 assert (learner.training.select_on, learner.training.max_grad_norm) == ("test", 0)
                 assert learner.training.learning_rate == 2e-4
-            if learner.imitates:
+            if learner.mentor_weights:
                 swept = recipe.variants[name].values.get("mentor-kd.kd_weight") if name in recipe.variants else None
                 assert learner.kd_weight == (0.3 if swept is None else swept)
                 assert (learner.temperature, learner.tau_squared) == (2.0, False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mentorkd.data.encoding import Encoded, Row, encode_rows
+from mentorkd.data.encoding import Example, TextExample, encode_rows
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
@@ -54,7 +54,7 @@ def learner(family: str = "t5", *, seed: int = 0, dropout: bool = False, **overr
     )
 
 
-def rows_for(loaded: LoadedModel, count: int) -> list[Encoded]:
+def rows_for(loaded: LoadedModel, count: int) -> list[Example]:
     """Sums, told at different lengths."""
     texts = [
         (f"r{n}", f"Tom has {n} apples and buys {n % 7} more." + " How many?" * (n % 3), f"{n} + {n % 7} = {n + n % 7}")
@@ -65,18 +65,18 @@ def rows_for(loaded: LoadedModel, count: int) -> list[Encoded]:
     return encoded
 
 
-def paired_rows(loaded: LoadedModel, count: int, *, step_by_step: bool = False) -> list[Encoded]:
+def paired_rows(loaded: LoadedModel, count: int, *, step_by_step: bool = False) -> list[Example]:
     """Rows in pairs: two rationales of a question with their answer marked, or a rationale step by step."""
     rows = []
     for n in range(count):
         k = n // 2
         prompt, answer = f"Tom has {k} apples and buys 30 more." + " How many?" * (k % 3), f"{k + 30}"
         if step_by_step:
-            rows.append(Row(f"r{n}", f"predict: {prompt}", answer, f"r{n}", "predict"))
-            rows.append(Row(f"r{n}", f"explain: {prompt}", f"{k} + 30 " * (1 + n % 3), f"r{n}", "explain"))
+            rows.append(TextExample(f"r{n}", f"predict: {prompt}", answer, f"r{n}", "predict"))
+            rows.append(TextExample(f"r{n}", f"explain: {prompt}", f"{k} + 30 " * (1 + n % 3), f"r{n}", "explain"))
         else:
             target = f"{k} + 30 {'makes ' * (1 + n % 4)}--> {answer}"
-            rows.append(Row(f"r{n}", prompt, target, f"q{k}", answer=(len(target) - len(answer), len(target))))
+            rows.append(TextExample(f"r{n}", prompt, target, f"q{k}", answer=(len(target) - len(answer), len(target))))
     return encode_rows(rows, loaded.tokenizer, loaded.kind, max_source_tokens=200, max_target_tokens=200)[0]
 
 
@@ -84,7 +84,7 @@ def settings(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**{"epochs": 1, "batch_size": 4, "learning_rate": 3e-3, "max_grad_norm": 0.0} | changes)
 
 
-def run(loaded: LoadedModel, rows: list[Encoded], folder: Path, **changes: Any) -> TrainingResult:
+def run(loaded: LoadedModel, rows: list[Example], folder: Path, **changes: Any) -> TrainingResult:
     options = {"objective", "updates", "validate", "on_progress", "precision", "seed"} & changes.keys()
     given = {"seed": 0, "precision": "float32"} | {name: changes.pop(name) for name in options}
     return train(loaded, rows, settings(**changes), folder=folder, **given)

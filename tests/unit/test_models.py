@@ -15,12 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from mentorkd import models
 from mentorkd.data.batching import IGNORE_INDEX, Collator
-from mentorkd.data.encoding import Encoded
-from mentorkd.distillation.hidden_states import head_parameters, tap_is_exact, target_hidden, target_logits
+from mentorkd.data.encoding import Example
+from mentorkd.distillation.hidden_states import head_is_linear, head_parameters, target_hidden, target_logits
 from mentorkd.errors import ModelError
 from mentorkd.models import (
     LoadedModel,
-    hold_products_in_bfloat16,
+    cast_linear_layers,
     kind_of,
     load_folder,
     load_model,
@@ -95,14 +95,14 @@ def family(name: str) -> nn.Module:
 
 
 ROWS = [
-    Encoded("a", [5, 6, 7, 8, 9, 1], [10, 11, 12, 1]),
-    Encoded("b", [5, 1], [13, 14, 15, 16, 17, 18, 1]),
-    Encoded("c", [21, 22, 23, 24, 25, 26, 27, 28, 1], [30, 1]),
+    Example("a", [5, 6, 7, 8, 9, 1], [10, 11, 12, 1]),
+    Example("b", [5, 1], [13, 14, 15, 16, 17, 18, 1]),
+    Example("c", [21, 22, 23, 24, 25, 26, 27, 28, 1], [30, 1]),
 ]
 TARGET_TOKENS = sum(len(row.target_ids) for row in ROWS)
 
 
-def batch_for(model: nn.Module, rows: list[Encoded] = ROWS, **options: Any) -> dict[str, torch.Tensor]:
+def batch_for(model: nn.Module, rows: list[Example] = ROWS, **options: Any) -> dict[str, torch.Tensor]:
     if model.config.is_encoder_decoder:
         return Collator("seq2seq", 0, model.config.decoder_start_token_id, **options)(rows)
     return Collator("causal", 0, **options)(rows)
@@ -124,7 +124,7 @@ def test_hidden_states_times_head_are_the_models_logits_or_the_tap_says_no(name:
     batch = batch_for(model)
     own = own_logits(model, batch)
     exact = FAMILIES[name][1]
-    assert tap_is_exact(model, batch) is exact
+    assert head_is_linear(model, batch) is exact
     torch.testing.assert_close(target_logits(model, batch), own)
     if exact:
         weight, bias = head_parameters(model)
@@ -137,7 +137,7 @@ def test_soft_capping_is_seen_though_a_new_models_logits_are_too_small_to_show_i
     batch = batch_for(model)
     rebuilt = nn.functional.linear(target_hidden(model, batch), head_parameters(model)[0])
     torch.testing.assert_close(rebuilt, own_logits(model, batch), rtol=1e-3, atol=1e-3)  # else this test shows nothing
-    assert not tap_is_exact(model, batch)
+    assert not head_is_linear(model, batch)
 
 
 @torch.no_grad()
@@ -145,7 +145,7 @@ def test_a_biased_bart_is_not_exact() -> None:
     model = family("bart")
     model.final_logits_bias += 0.1
     batch = batch_for(model)
-    assert not tap_is_exact(model, batch)
+    assert not head_is_linear(model, batch)
     torch.testing.assert_close(target_logits(model, batch), own_logits(model, batch))
 
 
@@ -154,7 +154,7 @@ def test_t5_with_a_head_of_its_own_is_exact() -> None:
     model = family("t5 v1.1, not scaled")
     model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
     batch = batch_for(model)
-    assert tap_is_exact(model, batch)
+    assert head_is_linear(model, batch)
     torch.testing.assert_close(target_hidden(model, batch) @ model.lm_head.weight.T, own_logits(model, batch))
 
 
@@ -205,7 +205,7 @@ def test_the_tap_leaves_the_models_mode_alone() -> None:
     model = family("gpt2")
     for training in (True, False):
         model.train(training)
-        tap_is_exact(model, batch_for(model))
+        head_is_linear(model, batch_for(model))
         assert model.training is training
 
 
@@ -223,7 +223,7 @@ def test_weights_held_in_bfloat16_give_what_autocast_gives(name: str) -> None:
     head = head_parameters(model)[0]
     with torch.autocast("cpu", torch.bfloat16):
         cast = target_hidden(model, batch)
-        hold_products_in_bfloat16(model)
+        cast_linear_layers(model)
         held = target_hidden(model, batch)
     torch.testing.assert_close(held, cast, rtol=0, atol=0)
     assert {p.dtype for p in model.parameters()} == {torch.float32, torch.bfloat16}
@@ -373,7 +373,7 @@ def test_adapters_are_trained_alone_and_merged_on_save(
     assert all("lora_" in name for name in trained)
 
     batch = batch_for(loaded.model)
-    assert tap_is_exact(loaded.model, batch)
+    assert head_is_linear(loaded.model, batch)
     optimizer = torch.optim.SGD([p for p in loaded.model.parameters() if p.requires_grad], lr=0.1)
     before = own_logits(loaded.model, batch).detach()
     for _ in range(3):
@@ -404,7 +404,7 @@ def test_a_head_with_adapters_is_not_tapped(tokenizer_folder: Path) -> None:
     config = ModelConfig(from_config=T5_SIZES, tokenizer=str(tokenizer_folder), lora=lora)
     with pytest.warns(UserWarning, match="tie"):
         loaded = load_model(config, seed=0, device=CPU)
-    assert not tap_is_exact(loaded.model, batch_for(loaded.model))
+    assert not head_is_linear(loaded.model, batch_for(loaded.model))
 
 
 # --- errors: one clear line ---------------------------------------------------------------------------------------

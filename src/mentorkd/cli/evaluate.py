@@ -105,7 +105,7 @@ def ask(
     seed = pipeline.recipe.seeds[0]
     model = work.model_folder(name, seed, pipeline.made("train", name, seed))
     [[completion]] = work.engine(config, model).sample(
-        [render_prompt(question, config.asked)],
+        [render_prompt(question, config.eval_prompt)],
         n=1,
         temperature=0.0,
         top_p=1.0,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.records import ModelKind
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class BatchPlan:
 
 
 Lengths: TypeAlias = int | tuple[int, ...]
-"""Tokens of a row; a tuple has one for each side that is padded apart (`Encoded.padded_sides`)."""
+"""Tokens of a row; a tuple has one for each side that is padded apart (`Example.padded_sides`)."""
 
 
 def _sides(lengths: Sequence[Lengths]) -> list[tuple[int, ...]]:
@@ -234,7 +234,7 @@ class Collator:
         positions = getattr(config, "max_position_embeddings", None) or MULTIPLE
         return cls(kind, tokenizer.pad_token_id, start, multiple=1 if positions % MULTIPLE else MULTIPLE)
 
-    def __call__(self, rows: Sequence[Encoded]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Example]) -> dict[str, Any]:
         side = self.padding_side
         pad = partial(_pad, side=side, multiple=self.multiple)
         if self.kind == "seq2seq":

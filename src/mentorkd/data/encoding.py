@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "Encoded",
     "EncodingCounts",
+    "Example",
     "Reader",
-    "Row",
     "Task",
+    "TextExample",
     "encode_prompt",
     "encode_rows",
     "encode_target",
@@ -32,7 +32,7 @@ Task = Literal["predict", "explain"]
 """What a row of Distilling Step-by-Step asks for: the answer, or the rationale."""
 
 
-class Row(NamedTuple):
+class TextExample(NamedTuple):
     """One training row as text."""
 
     rationale_id: str
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class Example:
     """One training row as token ids; `target_ids` ends with the end token."""
 
     rationale_id: str
@@ -125,25 +125,25 @@ def token_span(
 
 
 def encode_rows(
-    rows: Sequence[Row | tuple[str, str, str]],
+    rows: Sequence[TextExample | tuple[str, str, str]],
     tokenizer: PreTrainedTokenizerBase,
     kind: ModelKind,
     *,
     max_source_tokens: int,
     max_target_tokens: int,
     positions: int | None = None,
-) -> tuple[list[Encoded], EncodingCounts]:
+) -> tuple[list[Example], EncodingCounts]:
     """Encode rows, or (rationale id, prompt, target) alone; those that do not fit are dropped and counted, never cut.
 
     A cut target would lose its answer, which stands at the end. `positions` bounds prompt and target together (they count
     as too long a target), for models that read both on one line of so many positions.
     """
-    kept: list[Encoded] = []
+    kept: list[Example] = []
     source_too_long = target_too_long = unknown = 0
     prompts: dict[str, list[int]] = {}
     unk = tokenizer.unk_token_id
     for row in rows:
-        rationale_id, prompt, target, group, task, answer = Row(*row)
+        rationale_id, prompt, target, group, task, answer = TextExample(*row)
         if prompt not in prompts:
             prompts[prompt] = encode_prompt(tokenizer, kind, prompt)
         source_ids, target_ids = prompts[prompt], encode_target(tokenizer, kind, target)
@@ -155,7 +155,7 @@ def encode_rows(
             # Tokenizers such as GPT-2's name their end token as unknown token; the one at the end is no fault.
             unknown += unk is not None and (unk in source_ids[:-1] or unk in target_ids[:-1])
             span = None if answer is None else token_span(tokenizer, kind, target, answer)
-            kept.append(Encoded(rationale_id, source_ids, target_ids, group, task, span))
+            kept.append(Example(rationale_id, source_ids, target_ids, group, task, span))
     counts = EncodingCounts(
         rows=len(rows),
         kept=len(kept),
@@ -190,7 +190,7 @@ class Reader:
 
 def training_rows(
     rationales: Sequence[Rationale], questions: Sequence[Question], learner: Learner, reader: Reader
-) -> tuple[list[Encoded], EncodingCounts]:
+) -> tuple[list[Example], EncodingCounts]:
     """Encode rationales as `learner` is taught them, for training or scoring; rows that do not fit are dropped and counted.
 
     A bare answer is one row (prompt -> answer) for every objective.
@@ -208,19 +208,19 @@ def training_rows(
     )
 
 
-def _rows(rationale: Rationale, question: Question, learner: Learner) -> Iterator[Row]:
+def _rows(rationale: Rationale, question: Question, learner: Learner) -> Iterator[TextExample]:
     prompt, answer = render_prompt(question.text, learner.prompt), question.answer
     step_by_step = learner.objective == "step_by_step"
     if rationale.source == GOLD:
-        asked = render_prompt(question.text, learner.asked)
-        yield Row(rationale.id, asked, answer, task="predict" if step_by_step else None)
+        asked = render_prompt(question.text, learner.eval_prompt)
+        yield TextExample(rationale.id, asked, answer, task="predict" if step_by_step else None)
     elif step_by_step:
-        yield Row(rationale.id, PREDICT + prompt, answer, rationale.id, "predict")
-        yield Row(rationale.id, EXPLAIN + prompt, rationale.text, rationale.id, "explain")
+        yield TextExample(rationale.id, PREDICT + prompt, answer, rationale.id, "predict")
+        yield TextExample(rationale.id, EXPLAIN + prompt, rationale.text, rationale.id, "explain")
     else:
         text = render_target(rationale.text, answer, learner.target)
         if learner.objective == "mcc":
             start = text.rindex(answer.strip())  # the answer stands last in both forms
-            yield Row(rationale.id, prompt, text, question.id, answer=(start, start + len(answer.strip())))
+            yield TextExample(rationale.id, prompt, text, question.id, answer=(start, start + len(answer.strip())))
         else:
-            yield Row(rationale.id, prompt, text)
+            yield TextExample(rationale.id, prompt, text)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from mentorkd.errors import DataError
-from mentorkd.grading.arithmetic import check_steps
+from mentorkd.grading.arithmetic import check_arithmetic
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import GOLD, Question, Rationale, content_id, normalise_whitespace
 
@@ -21,12 +21,12 @@ __all__ = [
     "gather",
     "gold_rationales",
     "jaccard",
+    "keep_arithmetic",
     "keep_concluding",
     "keep_correct",
     "keep_diverse",
-    "keep_learnable",
     "keep_length",
-    "keep_sound",
+    "keep_likely",
     "sample_questions",
     "select",
     "split_validation",
@@ -79,9 +79,9 @@ def select(
     if conclude is not None:
         filters.append(("answer_in_rationale", lambda rows: keep_concluding(rows, conclude)))
     if sound is not None:
-        filters.append(("steps_check", lambda rows: keep_sound(rows, sound)))
+        filters.append(("steps_check", lambda rows: keep_arithmetic(rows, sound)))
     if nll is not None and drop_unlearnable > 0:
-        filters.append(("learnable", lambda rows: keep_learnable(rows, nll(rows), drop_unlearnable)))
+        filters.append(("learnable", lambda rows: keep_likely(rows, nll(rows), drop_unlearnable)))
     if diverse is not None:
         filters.append(("diverse", lambda rows: keep_diverse(rows, diverse)))
     if max_per_question is not None:
@@ -149,12 +149,12 @@ def keep_concluding(rationales: Iterable[Rationale], conclude: Callable[[Rationa
     return [each for each, concluded in read if concluded is None or each.predicted in (None, concluded)]
 
 
-def keep_sound(rationales: Iterable[Rationale], sound: Callable[[str], bool]) -> list[Rationale]:
-    """Rationales of whose text `sound` holds (no equation in it is wrong, as `steps.check_steps` tells)."""
+def keep_arithmetic(rationales: Iterable[Rationale], sound: Callable[[str], bool]) -> list[Rationale]:
+    """Rationales of whose text `sound` holds (no equation in it is wrong, as `steps.check_arithmetic` tells)."""
     return [rationale for rationale in rationales if sound(rationale.text)]
 
 
-def keep_learnable(rationales: Sequence[Rationale], nll: Mapping[str, float], drop: float) -> list[Rationale]:
+def keep_likely(rationales: Sequence[Rationale], nll: Mapping[str, float], drop: float) -> list[Rationale]:
     """All but the share `drop` that a model finds the least likely.
 
     `nll` is the model's negative log-likelihood a token, by rationale id. Raises DataError if one is missing.
@@ -310,7 +310,7 @@ class _Equations:
     unread: int = 0
 
     def hold(self, text: str) -> bool:
-        steps = check_steps(text)
+        steps = check_arithmetic(text)
         self.read += steps.holding + len(steps.wrong)
         self.unread += steps.unread
         return not steps.wrong

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import target_logits
-from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorSide, MentorTopK
+from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorTargets, MentorTopK
 from mentorkd.distillation.mentors import MentorEnsemble, SingleMentor
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
@@ -36,7 +36,7 @@ TOKENS_PER_BATCH = 1024
 @torch.inference_mode()
 def agreement(
     student: LoadedModel,
-    rows: Sequence[Encoded],
+    rows: Sequence[Example],
     objective: Objective,
     mentors: Sequence[str],
     *,
@@ -66,7 +66,7 @@ def agreement(
             nullcontext() if precision == "float32" else torch.autocast(student.device.type, getattr(torch, precision))
         ):
             logits_NV = target_logits(student.model, batch).float()
-            sides = [source.mentor_side(ids, batch) for source in sources]
+            sides = [source.targets_for(ids, batch) for source in sources]
             labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
             for source, side, total in zip(sources, sides, sums, strict=True):
                 total.update(_sums(logits_NV, labels_N, side))
@@ -90,7 +90,7 @@ def _sources(objective: Objective) -> list[SingleMentor]:
     return []
 
 
-def _sums(logits_NV: Tensor, labels_N: Tensor, side: MentorSide) -> dict[str, float]:
+def _sums(logits_NV: Tensor, labels_N: Tensor, side: MentorTargets) -> dict[str, float]:
     """Sums over the tokens of a batch."""
     shared = min(logits_NV.shape[1], side.vocab_size)
     found = {

@@ -33,14 +33,14 @@ from mentorkd.distillation.losses import (
     MentorHidden,
     MentorLogits,
     Mentors,
-    MentorSide,
+    MentorTargets,
     MentorTopK,
-    WeightedSides,
+    WeightedTargets,
     in_full_precision,
     mixture,
     shared_vocabulary,
     top_k_events,
-    weighted_sides,
+    weighted_targets,
 )
 
 __all__ = ["fused_distillation_loss"]
@@ -72,7 +72,7 @@ def fused_distillation_loss(
     asked for, and cannot be differentiated again. ValueError for settings or shapes that do not fit.
     """
     how = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
-    sides = weighted_sides(mentor, labels_N, len(student_hidden_ND), how)
+    sides = weighted_targets(mentor, labels_N, len(student_hidden_ND), how)
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None, got {chunk_tokens}")
     target_N = labels_N != IGNORE_INDEX
@@ -99,7 +99,7 @@ class _FusedLoss(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         labels_N: Tensor,
-        sides: WeightedSides,
+        sides: WeightedTargets,
         how: LossSettings,
         chunk: int,
         differentiate: bool,
@@ -166,7 +166,7 @@ def _zeros_to_add_to(x: Tensor) -> Tensor:
     return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def _with_head_in(side: MentorSide, dtype: torch.dtype | None) -> MentorSide:
+def _with_head_in(side: MentorTargets, dtype: torch.dtype | None) -> MentorTargets:
     """The side, with its head converted once and not once a chunk."""
     if dtype is None or not isinstance(side, MentorHidden):
         return side
@@ -204,7 +204,7 @@ def _add_product(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor) -> No
 
 
 def _loss_and_gradient(
-    logits_CV: Tensor, labels_C: Tensor, sides: WeightedSides, how: LossSettings, buffers: _Buffers
+    logits_CV: Tensor, labels_C: Tensor, sides: WeightedTargets, how: LossSettings, buffers: _Buffers
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CE and D of each token, and the loss's gradient on `logits_CV`, which lie in buffer 0 and are overwritten."""
     rows, vocab = logits_CV.shape
@@ -236,7 +236,7 @@ def _loss_and_gradient(
 
 
 def _divergence_and_gradient(
-    student_CV: Tensor, side: MentorSide, how: LossSettings, spare_CV: Tensor, scratch_CV: Tensor
+    student_CV: Tensor, side: MentorTargets, how: LossSettings, spare_CV: Tensor, scratch_CV: Tensor
 ) -> tuple[Tensor, Tensor]:
     """D of each token and its gradient on the student's logits / tau, in one of the two buffers."""
     if isinstance(side, MentorTopK):

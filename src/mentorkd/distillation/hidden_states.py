@@ -18,11 +18,11 @@ __all__ = [
     "TOKENS_PER_BATCH",
     "Layers",
     "arithmetic",
+    "head_is_linear",
     "head_parameters",
     "logits_in_parts",
     "on_device",
     "states_at_targets",
-    "tap_is_exact",
     "target_hidden",
     "target_logits",
     "target_states",
@@ -111,7 +111,7 @@ def target_states(
     return found, {layer: states[layer][target] for layer in layers}
 
 
-def tap_is_exact(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
+def head_is_linear(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
     """Whether the model's own logits are hidden @ weight.T + bias and nothing else.
 
     Tried on the first row of `batch`: the head's output must be that product, and must reach the model's output
@@ -145,7 +145,7 @@ def tap_is_exact(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
 
 
 TRIED_TOKENS = 32
-"""Target positions on which `tap_is_exact` tries the head; few, since their whole logits are made."""
+"""Target positions on which `head_is_linear` tries the head; few, since their whole logits are made."""
 
 TOKENS_PER_BATCH = 2048
 """Padded tokens (source + target) a forward pass: enough to keep matrix units busy, little enough to fit anywhere."""
@@ -167,7 +167,7 @@ def on_device(device: torch.device, batch: Mapping[str, torch.Tensor]) -> dict[s
 def states_at_targets(
     loaded: LoadedModel, batch: dict[str, torch.Tensor], *, exact: bool, bfloat16: bool
 ) -> torch.Tensor:
-    """The last hidden states [N, E] at the N target positions of a batch; not `exact` (see `tap_is_exact`), the logits."""
+    """The last hidden states [N, E] at the N target positions of a batch; not `exact` (see `head_is_linear`), the logits."""
     with arithmetic(loaded, bfloat16):
         return (target_hidden if exact else target_logits)(loaded.model, batch)
 

@@ -19,21 +19,21 @@ from mentorkd.data.prompts import TargetForm, render_prompt, render_target
 from mentorkd.distillation.hidden_states import (
     TOKENS_PER_BATCH,
     arithmetic,
+    head_is_linear,
     logits_in_parts,
     on_device,
     states_at_targets,
-    tap_is_exact,
 )
 from mentorkd.files import digest_path, fingerprint
-from mentorkd.models import LoadedModel, hold_products_in_bfloat16, load_folder, load_model
+from mentorkd.models import LoadedModel, cast_linear_layers, load_folder, load_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import Progress, Question, Rationale, content_id
 
-__all__ = ["Judge", "judge_of", "likelihoods"]
+__all__ = ["PerplexityScorer", "likelihoods", "perplexity_scorer"]
 
 
 @dataclass(frozen=True)
-class Judge:
+class PerplexityScorer:
     """A model that judges rationales as texts to be learnt: each with the gold answer behind it, after its question."""
 
     load: Callable[[], LoadedModel]
@@ -45,26 +45,26 @@ class Judge:
     bfloat16: bool = False
 
 
-def judge_of(
+def perplexity_scorer(
     name: str, learner: Learner | None, folder: Path | None, *, device: torch.device, bfloat16: bool, journals: Path
-) -> Judge:
+) -> PerplexityScorer:
     """The judge that a filter names: a learner, which reads as it was taught and whose model is in `folder`; or any model, by
     its hub name or folder. Its journal lies in the folder `journals`.
     """
     if learner is None:
         config = ModelConfig(name=name, dtype="bfloat16" if bfloat16 else "auto")
         identity = digest_path(Path(name)) if Path(name).is_dir() else name
-        judge = Judge(partial(load_model, config, seed=0, device=device), Path(), bfloat16=bfloat16)
+        judge = PerplexityScorer(partial(load_model, config, seed=0, device=device), Path(), bfloat16=bfloat16)
     else:
         assert folder is not None, "a learner's model lies in a folder"
         identity = digest_path(folder)
         load = partial(load_folder, folder, device=device)
-        judge = Judge(load, Path(), learner.prompt, learner.target, bfloat16)
+        judge = PerplexityScorer(load, Path(), learner.prompt, learner.target, bfloat16)
     return replace(judge, journal=journals / f"likelihoods-{fingerprint([identity, bfloat16])}.jsonl")
 
 
 def likelihoods(
-    judge: Judge, rationales: Sequence[Rationale], questions: Sequence[Question], *, on_progress: Progress
+    judge: PerplexityScorer, rationales: Sequence[Rationale], questions: Sequence[Question], *, on_progress: Progress
 ) -> dict[str, float]:
     """The judge's mean negative log-likelihood of a target token (the end token is one), in nats, by rationale id.
 
@@ -86,7 +86,7 @@ def likelihoods(
     return {each: math.inf if (nll := known[key]) is None else nll for each, key in keys.items()}
 
 
-def _text(judge: Judge, rationale: Rationale, question: Question) -> tuple[str, str]:
+def _text(judge: PerplexityScorer, rationale: Rationale, question: Question) -> tuple[str, str]:
     return render_prompt(question.text, judge.prompt), render_target(rationale.text, question.answer, judge.target)
 
 
@@ -123,9 +123,9 @@ def _judged(
         batch = on_device(loaded.device, collate(part))
         if exact is None:
             with arithmetic(loaded, bfloat16):
-                exact = tap_is_exact(loaded.model, batch)
+                exact = head_is_linear(loaded.model, batch)
             if bfloat16:
-                hold_products_in_bfloat16(loaded.model)
+                cast_linear_layers(loaded.model)
         states = states_at_targets(loaded, batch, exact=exact, bfloat16=bfloat16)
         pieces = [
             F.cross_entropy(logits, labels, reduction="none")

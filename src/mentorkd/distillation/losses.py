@@ -32,17 +32,17 @@ __all__ = [
     "LossSums",
     "MentorHidden",
     "MentorLogits",
-    "MentorSide",
+    "MentorTargets",
     "MentorTopK",
     "Mentors",
-    "WeightedSides",
+    "WeightedTargets",
     "distillation_loss",
     "in_full_precision",
     "mixture",
     "shared_vocabulary",
     "top_k_events",
     "top_k_of",
-    "weighted_sides",
+    "weighted_targets",
 ]
 
 RULED_OUT = -1e4
@@ -139,9 +139,9 @@ class MentorTopK:
         return MentorTopK(*kept, self.vocab_size, self.temperature)
 
 
-MentorSide: TypeAlias = MentorLogits | MentorHidden | MentorTopK
-WeightedSides: TypeAlias = Sequence[tuple[float, MentorSide]]
-Mentors: TypeAlias = MentorSide | WeightedSides | None
+MentorTargets: TypeAlias = MentorLogits | MentorHidden | MentorTopK
+WeightedTargets: TypeAlias = Sequence[tuple[float, MentorTargets]]
+Mentors: TypeAlias = MentorTargets | WeightedTargets | None
 """One mentor, several with their shares (the divergences are added with these factors), or none."""
 
 
@@ -191,7 +191,7 @@ def distillation_loss(
     ValueError for settings or shapes that do not fit.
     """
     how = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
-    sides = weighted_sides(mentor, labels_N, len(student_logits_NV), how)
+    sides = weighted_targets(mentor, labels_N, len(student_logits_NV), how)
     target_N = labels_N != IGNORE_INDEX
     if not bool(target_N.all()):
         student_logits_NV, labels_N = student_logits_NV[target_N], labels_N[target_N]
@@ -224,7 +224,7 @@ def top_k_of(logits_NV: Tensor, k: int, *, temperature: float, vocab_size: int |
     return MentorTopK(events[:, :-1], indices_NK, events[:, -1], logits_NV.shape[1], temperature)
 
 
-def weighted_sides(mentor: Mentors, labels_N: Tensor, rows: int, how: LossSettings) -> WeightedSides:
+def weighted_targets(mentor: Mentors, labels_N: Tensor, rows: int, how: LossSettings) -> WeightedTargets:
     """The mentors as a list, checked against the labels and the settings."""
     if labels_N.shape != (rows,):
         raise ValueError(f"labels must be one for each of the student's {rows} rows, got shape {tuple(labels_N.shape)}")
@@ -246,7 +246,7 @@ def weighted_sides(mentor: Mentors, labels_N: Tensor, rows: int, how: LossSettin
     return sides
 
 
-def shared_vocabulary(student_vocab: int, sides: WeightedSides) -> int:
+def shared_vocabulary(student_vocab: int, sides: WeightedTargets) -> int:
     """Number of leading vocabulary entries that all heads have."""
     shared = min(student_vocab, *(side.vocab_size for _, side in sides))
     for _, side in sides:
@@ -282,7 +282,7 @@ def _prepare(logits_NV: Tensor, how: LossSettings) -> Tensor:
     return F.log_softmax(logits_NV if how.temperature == 1 else logits_NV / how.temperature, dim=-1)
 
 
-def _divergence(student_NV: Tensor, side: MentorSide, how: LossSettings) -> Tensor:
+def _divergence(student_NV: Tensor, side: MentorTargets, how: LossSettings) -> Tensor:
     """D of each token."""
     shared = student_NV.shape[1]
     with torch.no_grad():

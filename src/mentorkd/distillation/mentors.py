@@ -10,14 +10,14 @@ import torch
 
 from mentorkd.distillation.hidden_states import (
     Layers,
+    head_is_linear,
     head_parameters,
-    tap_is_exact,
     target_hidden,
     target_logits,
     target_states,
 )
-from mentorkd.distillation.losses import MentorHidden, MentorLogits, Mentors, MentorSide
-from mentorkd.models import LoadedModel, hold_products_in_bfloat16
+from mentorkd.distillation.losses import MentorHidden, MentorLogits, Mentors, MentorTargets
+from mentorkd.models import LoadedModel, cast_linear_layers
 
 __all__ = ["MentorEnsemble", "OnlineMentor", "SingleMentor", "SoftLabelSource"]
 
@@ -27,7 +27,7 @@ Batch = Mapping[str, Any]
 class SoftLabelSource(Protocol):
     """Gives the mentors' side of the divergence for a batch of rows."""
 
-    def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
+    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
         """The mentors' distributions at the target positions of `batch`, row after row in its order."""
         ...
 
@@ -35,7 +35,7 @@ class SoftLabelSource(Protocol):
 class SingleMentor(Protocol):
     """A source with one mentor, as an ensemble is made of."""
 
-    def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> MentorSide: ...
+    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class MentorEnsemble:
 
     members: Sequence[tuple[float, SingleMentor]]
 
-    def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
-        return [(share, member.mentor_side(rationale_ids, batch)) for share, member in self.members]
+    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
+        return [(share, member.targets_for(rationale_ids, batch)) for share, member in self.members]
 
 
 class OnlineMentor:
@@ -56,7 +56,7 @@ class OnlineMentor:
         self._exact: bool | None = None
 
     @torch.no_grad()
-    def mentor_side(self, rationale_ids: Sequence[str], batch: Batch) -> MentorSide:
+    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:
         if not self._tap_is_exact(batch):
             return MentorLogits(target_logits(self.model, batch))
         return MentorHidden(target_hidden(self.model, batch), *head_parameters(self.model))
@@ -70,7 +70,7 @@ class OnlineMentor:
     def _tap_is_exact(self, batch: Batch) -> bool:
         """Found out on the first batch, whose autocast the weights are then held for."""
         if self._exact is None:
-            self._exact = tap_is_exact(self.model, batch)
+            self._exact = head_is_linear(self.model, batch)
             if torch.is_autocast_enabled(batch["labels"].device.type):
-                hold_products_in_bfloat16(self.model)
+                cast_linear_layers(self.model)
         return self._exact

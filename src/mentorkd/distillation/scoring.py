@@ -13,20 +13,20 @@ import torch
 from torch.nn import functional as F
 
 from mentorkd.data.batching import Collator, sorted_batches
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import (
     TOKENS_PER_BATCH,
     arithmetic,
+    head_is_linear,
     head_parameters,
     logits_in_parts,
     on_device,
     states_at_targets,
-    tap_is_exact,
 )
 from mentorkd.distillation.losses import top_k_of
 from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.errors import ModelError
-from mentorkd.models import LoadedModel, hold_products_in_bfloat16, tokenizer_digest
+from mentorkd.models import LoadedModel, cast_linear_layers, tokenizer_digest
 from mentorkd.records import Progress
 
 __all__ = ["score"]
@@ -34,7 +34,7 @@ __all__ = ["score"]
 
 def score(
     mentor: LoadedModel,
-    rows: Sequence[Encoded],
+    rows: Sequence[Example],
     *,
     folder: Path,
     mode: Literal["hidden", "top_k"],
@@ -62,14 +62,14 @@ def score(
     batches = sorted_batches([row.padded_sides(mentor.kind) for row in rows], tokens_per_batch=tokens_per_batch)
     weight, bias = head_parameters(mentor.model)
     with arithmetic(mentor, bfloat16):
-        exact = not rows or tap_is_exact(mentor.model, on_device(mentor.device, collate([rows[0]])))
+        exact = not rows or head_is_linear(mentor.model, on_device(mentor.device, collate([rows[0]])))
     if mode == "hidden" and not exact:
         raise ModelError(
             f"{type(mentor.model).__name__} changes its logits after the head, so hidden states cannot stand for them; "
             "set `soft_label_store: top_k` or `online`"
         )
     if bfloat16:
-        hold_products_in_bfloat16(mentor.model)
+        cast_linear_layers(mentor.model)
     shared = min(vocab_size or len(weight), len(weight))
     meta = StoreMeta(
         form=mode,

@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mentorkd.data.batching import IGNORE_INDEX
-from mentorkd.distillation.losses import MentorHidden, MentorSide, MentorTopK
+from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.errors import StoreError
 from mentorkd.files import write_json
 
@@ -282,7 +282,7 @@ class StoredSoftLabels:
                 raise StoreError(f"{store.folder} and {self.stores[0].folder} hold soft labels of two kinds; {AGAIN}")
         self._head: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
-    def mentor_side(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorSide:
+    def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets:
         """The stored distributions of a batch's rows, one after the other.
 
         Raises StoreError if a row is not there or the batch's target tokens are not those that were scored.

@@ -20,7 +20,7 @@ from fractions import Fraction
 from itertools import pairwise, takewhile
 from typing import Literal
 
-__all__ = ["Steps", "check_steps"]
+__all__ = ["Steps", "check_arithmetic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class _Side:
         return len(number.partition(".")[2])
 
 
-def check_steps(text: str) -> Steps:
+def check_arithmetic(text: str) -> Steps:
     """Read every equation of `text`."""
     holding, unread, wrong = 0, 0, []
     for verdict, written in _links(text):

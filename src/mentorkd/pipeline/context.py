@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from mentorkd.data.encoding import Encoded, EncodingCounts, Reader, training_rows
+from mentorkd.data.encoding import EncodingCounts, Example, Reader, training_rows
 from mentorkd.data.selection import gather, gold_rationales
-from mentorkd.distillation.likelihood import judge_of, likelihoods
+from mentorkd.distillation.likelihood import likelihoods, perplexity_scorer
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.build import MentorFiles, objective_of
 from mentorkd.errors import DataError, TrainingError
@@ -61,7 +61,7 @@ class Workbench:
 
     def rows(
         self, stage: Stage, name: str, reader: Reader, *, scored: str | None = None
-    ) -> tuple[list[Encoded], EncodingCounts, list[dict[str, Any]]]:
+    ) -> tuple[list[Example], EncodingCounts, list[dict[str, Any]]]:
         """What a learner is taught, or all of a source that it may be: its rows, and the counts of encoding and of filters."""
         learner, questions = self.recipe.learners[name], self.questions(stage, "train")
         written = {
@@ -91,7 +91,9 @@ class Workbench:
         learner = self.recipe.learners.get(name)
         folder = self.model_folder(name, stage.seed, stage.inputs.get(f"judge/{name}")) if learner else None
         bfloat16 = self.precision(learner or reader) == "bfloat16"
-        judge = judge_of(name, learner, folder, device=self.device, bfloat16=bfloat16, journals=self.files.engines)
+        judge = perplexity_scorer(
+            name, learner, folder, device=self.device, bfloat16=bfloat16, journals=self.files.engines
+        )
         with self.files.alone(judge.journal.name):
             return likelihoods(judge, rationales, questions, on_progress=self.progress)
 
@@ -133,7 +135,7 @@ class Workbench:
             questions,
             learner=name,
             seed=seed,
-            prompt=learner.asked,
+            prompt=learner.eval_prompt,
             grader=self.grader,
             max_new_tokens=learner.sampling.max_new_tokens,
             journal=journal,
@@ -158,7 +160,7 @@ class Workbench:
                 self.model(stage, name),
                 [self.files.soft_labels(stage.inputs[f"soft_labels/{name}/{source}"]) for source in stored],
             )
-            for name in learner.imitates
+            for name in learner.mentor_weights
         }
         return objective_of(learner, loaded, mentors, seed=stage.seed)
 
@@ -174,5 +176,9 @@ class Workbench:
                 "`task.validation_share`, or set `training.select_on: last`"
             )
         engine = open_engine("transformers", loaded=loaded, device=self.device, batch_size=learner.sampling.batch_size)
-        options = {"prompt": learner.asked, "grader": self.grader, "max_new_tokens": learner.sampling.max_new_tokens}
+        options = {
+            "prompt": learner.eval_prompt,
+            "grader": self.grader,
+            "max_new_tokens": learner.sampling.max_new_tokens,
+        }
         return lambda: accuracy(engine, questions, **options)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from mentorkd.recipe.schema import Recipe
 if TYPE_CHECKING:
     from mentorkd.pipeline.work import Work
 
-__all__ = ["Crew", "Here", "Workers", "carry_out", "serve"]
+__all__ = ["InlineExecutor", "ProcessExecutor", "StageExecutor", "run_stage", "serve"]
 
 Progress = Callable[[Stage, int, int], None]
 Note = Callable[[str, Stage], None]
@@ -47,7 +47,7 @@ CHECKED = frozenset({"annotate", "train", "evaluate"})
 PATIENCE_SECONDS = 5
 
 
-def carry_out(stage: Stage, work: Work, folder: RunFolder) -> dict[str, Any]:
+def run_stage(stage: Stage, work: Work, folder: RunFolder) -> dict[str, Any]:
     """Do what a stage does, publish what it made, and return its record."""
     folder.log("started", stage=stage.name, fingerprint=stage.fingerprint)
     place = folder.begin(stage)
@@ -66,7 +66,7 @@ def carry_out(stage: Stage, work: Work, folder: RunFolder) -> dict[str, Any]:
     return record
 
 
-class Crew(Protocol):
+class StageExecutor(Protocol):
     """Those who carry out stages."""
 
     def check(self, kinds: Set[str]) -> None:
@@ -85,7 +85,7 @@ class Crew(Protocol):
         """Stop what is still at work, as a kill would."""
 
 
-class Here:
+class InlineExecutor:
     """Carries out one stage at a time, in this process."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress, note: Note) -> None:
@@ -115,14 +115,14 @@ class Here:
             self._work = Work(self.recipe, self.folder, lambda done, total: None, lambda text: None)
         self._work.progress = lambda done, total: self.progress(stage, done, total)
         self._work.note = lambda text: self.note(text, stage)
-        record = carry_out(stage, self._work, self.folder)
+        record = run_stage(stage, self._work, self.folder)
         self._stage = None
         return stage, record
 
     def close(self) -> None: ...
 
 
-class Workers:
+class ProcessExecutor:
     """Carries out several stages at a time, each in a process that has its share of the cores, and one GPU."""
 
     def __init__(self, jobs: int, recipe: Recipe, folder: RunFolder, progress: Progress, note: Note) -> None:
@@ -292,7 +292,7 @@ def serve() -> None:
         with folder.in_use(number):
             work = Work(recipe, folder, _now_and_then(tell), lambda text: tell("note", text))
             while True:
-                tell("finished", carry_out(task, work, folder))
+                tell("finished", run_stage(task, work, folder))
                 task = asked.get()
     except BaseException as error:
         tell("failed", (_portable(error), "\n" + traceback.format_exc()))

@@ -27,7 +27,7 @@ from typing import Any
 from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.pipeline.run_folder import Stage, role
-from mentorkd.recipe.checks import idle_settings
+from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import arms, judges_of, matched_arms
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
 from mentorkd.recipe.load import data_path, learning_order, writers
@@ -150,7 +150,7 @@ class _Seed:
         if name in writers(self.recipe):
             sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, self.seed]
             self.text[name] = self._add("augment", name, [*sampling, self._untrained(name)], model)
-        answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.asked]
+        answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.eval_prompt]
         self._add("evaluate", name, [*answering, self._untrained(name)], model)
 
     def add_budget(self, finished: Callable[[Stage], Mapping[str, Any] | None]) -> None:
@@ -211,21 +211,21 @@ class _Seed:
         """A learner's settings that decide what training makes of its lessons. Its sources are inputs, told apart by what
         they wrote and not by their names."""
         told_apart = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training", "search"}
-        own = learner.model_dump(exclude=told_apart | idle_settings(learner.model_dump()).keys())
+        own = learner.model_dump(exclude=told_apart | unused_settings(learner.model_dump()).keys())
         return [
             self.models[name],
             learner.training.model_dump(exclude={"report_to"}),
             own,
             learner.sampling.max_new_tokens,
             [_filters(self.recipe, self.recipe.filter_of(name, source)) for source in learner.rationales],
-            list(learner.imitates.values()),
+            list(learner.mentor_weights.values()),
             self.seed,
         ]
 
     def _lessons(self, name: str, learner: Learner, trial: Mapping[str, Any]) -> dict[str, str]:
         inputs = {"questions": self.prepared}
         inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._judges(name)
-        for mentor in learner.imitates:
+        for mentor in learner.mentor_weights:
             if mentor in self.trained:
                 inputs[f"model/{mentor}"] = self.trained[mentor]
             if learner.soft_label_store != "online":
@@ -251,7 +251,7 @@ class _Seed:
         if form == "top_k":
             form = f"top{learner.top_k}-tau{learner.temperature:g}"
             settings.append(self.models[name])  # what is kept lies on the vocabulary that student and mentors share
-            settings += [self.models[other] for other in learner.imitates if other != mentor]
+            settings += [self.models[other] for other in learner.mentor_weights if other != mentor]
         of = self.graph.stages[self.trained[mentor]].learner if mentor in self.trained else mentor
         by = self.graph.stages[self.text[source]].learner or source
         store = f"{by}.{form}-{learner.target}-{fingerprint(settings)[:8]}"

@@ -58,8 +58,8 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
     if learner.model.name and not learner.model.name.startswith("/"):
         front["base_model"] = learner.model.name
     role = "learner of answers" if learner.rationales == [GOLD] else "learner of rationales"
-    if learner.imitates:
-        role = f"student of {' and '.join(learner.imitates)}"
+    if learner.mentor_weights:
+        role = f"student of {' and '.join(learner.mentor_weights)}"
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
@@ -75,10 +75,10 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         f"- weights before training: {describe_model(learner.model)}",
         f"- rationales by: {', '.join(_author(recipe, source) for source in learner.rationales)}",
     ]
-    if learner.imitates:
+    if learner.mentor_weights:
         weight = f"weight {learner.kd_weight:g}, temperature {learner.temperature:g}, {learner.divergence}"
         lines.append(
-            f"- soft labels of: {', '.join(_author(recipe, mentor) for mentor in learner.imitates)} ({weight})"
+            f"- soft labels of: {', '.join(_author(recipe, mentor) for mentor in learner.mentor_weights)} ({weight})"
         )
     if learner.objective != "rationale":
         lines.append(f"- objective: {learner.objective}, weight {learner.alpha:g}")
@@ -140,7 +140,7 @@ def _snippet(learner: Learner) -> str:
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         f"model = {auto}.from_pretrained(folder)",
         'question = "..."',
-        f'prompt = {learner.asked!r}.replace("{{question}}", question)',
+        f'prompt = {learner.eval_prompt!r}.replace("{{question}}", question)',
     ]
     if seq2seq:
         lines.append('inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)')

@@ -54,7 +54,7 @@ def check_models(recipe: Recipe) -> None:
             faults.append(Fault(key, "vllm serves causal models only; take auto, transformers or ctranslate2"))
     faults += _judge_faults(recipe)
     for name, learner in recipe.learners.items():
-        for mentor in learner.imitates:
+        for mentor in learner.mentor_weights:
             if name not in digests or mentor not in digests:
                 continue
             key, pair = f"learners.{name}.soft_labels", f"{mentor} and {name}"

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from mentorkd.errors import RunError
 from mentorkd.files import write_json
 from mentorkd.pipeline import provenance
-from mentorkd.pipeline.executors import Crew, Here, Workers
+from mentorkd.pipeline.executors import InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
@@ -139,25 +139,25 @@ class Pipeline:
         total = len(stages)
         forced = self._forced(force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
-        with closing(self._crew(min(jobs, len(waiting)))) as crew:
+        with closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
                 self.reporter.checking()
-            crew.check({stage.kind for stage in waiting})
+            executor.check({stage.kind for stage in waiting})
             with self.folder.lock():
                 # Last first: a kill in between must not leave a stage finished whose inputs are to be made anew.
                 for stage in reversed(forced):
                     self.folder.forget(stage)
                 self._stages = None
                 (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-                if not self._carry_out(crew, total, jobs) and self._manifest_is_behind():
+                if not self._run_stages(executor, total, jobs) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
 
-    def _crew(self, jobs: int) -> Crew:
+    def _executor(self, jobs: int) -> StageExecutor:
         about = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
-        return Workers(jobs, *about) if jobs > 1 else Here(*about)
+        return ProcessExecutor(jobs, *about) if jobs > 1 else InlineExecutor(*about)
 
-    def _carry_out(self, crew: Crew, total: int, jobs: int) -> bool:
+    def _run_stages(self, executor: StageExecutor, total: int, jobs: int) -> bool:
         """Start each of the first `total` stages once all that it needs is finished: one at a time in the order of the plan,
         several with those first that most has to wait for. Returns whether there was any to start."""
         finished: set[str] = set()
@@ -177,15 +177,15 @@ class Pipeline:
                 behind = _chains(self.stages)
                 ready.sort(key=lambda item: -behind[item[1].name])
             for number, stage in ready:
-                if crew.free:
+                if executor.free:
                     running.add(stage.name)
                     self.reporter.started(stage, number, total)
-                    crew.start(stage)
+                    executor.start(stage)
             if ran:
                 self._write_manifest(jobs)
             if not running:
                 return ran
-            stage, record = crew.next_finished()
+            stage, record = executor.next_finished()
             ran = True
             running.remove(stage.name)
             finished.add(stage.name)

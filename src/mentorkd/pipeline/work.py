@@ -151,7 +151,7 @@ class Work(Workbench):
             "validation_accuracy": result.validation_accuracy,
             "fused_loss": result.fused,
             "precision": precision,
-            "soft_labels": agreement(loaded, rows, objective, list(learner.imitates), precision=precision),
+            "soft_labels": agreement(loaded, rows, objective, list(learner.mentor_weights), precision=precision),
             "parameters": loaded.parameter_count,
         }
         record["tokens"] = record["target_tokens"]
@@ -189,7 +189,7 @@ class Work(Workbench):
 
     def _shared_vocabulary(self, learner: Learner) -> int:
         """Leading vocabulary entries that a learner's head and all of its mentors' have; heads may be padded."""
-        models = [learner.model, *(self.recipe.learners[name].model for name in learner.imitates)]
+        models = [learner.model, *(self.recipe.learners[name].model for name in learner.mentor_weights)]
         return min(vocabulary_size(model) for model in models)
 
     def augment(self, stage: Stage, place: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import KeyPath, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
-__all__ = ["Finding", "combined_faults", "idle_settings", "learnable_filters", "mapping", "plain_faults"]
+__all__ = ["Finding", "combined_faults", "learnable_filters", "mapping", "plain_faults", "unused_settings"]
 
 Finding = tuple[KeyPath, str]
 """A key and what is wrong with it."""
@@ -172,7 +172,7 @@ def _reading_faults(name: str, learner: dict[str, Any], links: Mapping[str, Link
             yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
 
 
-def idle_settings(learner: Mapping[str, Any]) -> dict[str, str]:
+def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
     """Keys of a learner that mean nothing beside its others, and what they wait for."""
     idle: dict[str, str] = {}
     objective, matching = learner.get("objective", "rationale"), learner.get("divergence") == "hidden_states"
@@ -193,7 +193,7 @@ def idle_settings(learner: Mapping[str, Any]) -> dict[str, str]:
 
 def _setting_faults(name: str, learner: dict[str, Any]) -> Iterator[Finding]:
     place = ("learners", name)
-    for key, need in idle_settings(learner).items():
+    for key, need in unused_settings(learner).items():
         if key in learner:
             yield (*place, key), f"has no effect without {need}"
     if learner.get("soft_labels") is not None:

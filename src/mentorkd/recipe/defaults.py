@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mentorkd.paper.tasks import find_task
-from mentorkd.recipe.checks import idle_settings, mapping
+from mentorkd.recipe.checks import mapping, unused_settings
 from mentorkd.recipe.yaml import KeyPath
 from mentorkd.records import TEACHER
 
@@ -87,5 +87,5 @@ def fill_protocol(raw: dict[str, Any]) -> None:
         if isinstance(select := source.setdefault("select", {}), dict):
             select.setdefault("deduplicate", False)
     for learner in learners:
-        if "tau_squared" not in idle_settings(learner):
+        if "tau_squared" not in unused_settings(learner):
             learner.setdefault("tau_squared", False)

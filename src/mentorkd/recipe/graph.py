@@ -70,7 +70,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def links_of(recipe: Recipe) -> dict[str, Links]:
     """The links of every learner, in recipe order."""
     return {
-        name: Links(learner.rationales, list(learner.imitates), judges_of(recipe, name))
+        name: Links(learner.rationales, list(learner.mentor_weights), judges_of(recipe, name))
         for name, learner in recipe.learners.items()
     }
 

@@ -11,11 +11,11 @@ from mentorkd.records import TEACHER
 __all__ = [
     "EXPLAIN",
     "PREDICT",
-    "LearnableConfig",
     "Learner",
     "LoraConfig",
     "ModelConfig",
     "ObjectiveName",
+    "PerplexityConfig",
     "SamplingConfig",
     "SearchConfig",
     "SelectConfig",
@@ -34,7 +34,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
-class LearnableConfig(Strict):
+class PerplexityConfig(Strict):
     """The filter of what can hardly be learnt: which model judges, and how much is dropped."""
 
     model: str = Field(min_length=1)
@@ -59,7 +59,7 @@ class SelectConfig(Strict):
     """Drop rationales whose reasoning, read without the answer at its end, arrives at another answer. Blunt on numbers."""
     steps: bool = False
     """Drop rationales in which an equation is false; equations that cannot be read are left alone."""
-    learnable: LearnableConfig | None = None
+    learnable: PerplexityConfig | None = None
     """Drop the rationales that a given model finds the least likely; null drops none."""
     diverse: int | None = Field(default=None, ge=1)
     """Keep at most so many rationales a question, those that differ most in their words."""
@@ -271,13 +271,13 @@ class Learner(Strict):
     """Settings to choose by validation; null takes the recipe's `search`, if this is an arm."""
 
     @property
-    def imitates(self) -> dict[str, float]:
+    def mentor_weights(self) -> dict[str, float]:
         """The learners whose distributions it imitates, with their weights, which sum to 1."""
         named = {self.soft_labels: 1.0} if isinstance(self.soft_labels, str) else self.soft_labels or {}
         return {name: weight / sum(named.values()) for name, weight in named.items()}
 
     @property
-    def asked(self) -> str:
+    def eval_prompt(self) -> str:
         """The prompt template under which it answers questions."""
         return PREDICT + self.prompt if self.objective == "step_by_step" else self.prompt
 

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart import MODELS
-from mentorkd.recipe.checks import Finding, combined_faults, idle_settings, learnable_filters, mapping, plain_faults
+from mentorkd.recipe.checks import Finding, combined_faults, learnable_filters, mapping, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
 from mentorkd.recipe.graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults
-from mentorkd.recipe.sweep import blame_sweep, expand_sweep
+from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep
 from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
 
@@ -93,7 +93,7 @@ def parse_recipe(
     found += [*more, *combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
     if check_files:
         found += _absent(raw)
-    found = _name_strangers(blame_sweep(found, raw), written)
+    found = _unknown_learners(attribute_to_sweep(found, raw), written)
     told = {fault.key for fault in faults}
     faults += [fault for fault in (places.fault(where, what) for where, what in found) if fault.key not in told]
     if faults or recipe is None:
@@ -108,7 +108,7 @@ def dump_recipe(recipe: Recipe) -> str:
     """
     raw = recipe.model_dump(mode="json")
     for learner in raw["learners"].values():
-        for key in idle_settings(learner):
+        for key in unused_settings(learner):
             del learner[key]
         for key in ("name", "tokenizer"):  # by name, wherever the package lies when this is read
             if (value := learner["model"][key]) and Path(value).parent == MODELS:
@@ -137,7 +137,7 @@ def missing_files(recipe: Recipe) -> list[Fault]:
     return [Places().fault(where, what) for where, what in _absent(recipe.model_dump())]
 
 
-def _name_strangers(found: list[Finding], written: Sequence[str]) -> list[Finding]:
+def _unknown_learners(found: list[Finding], written: Sequence[str]) -> list[Finding]:
     """Replace the faults of a learner that an override made by mistake: it has no model, and is not `written`."""
     lacking = {where[1] for where, _ in found if where[::2] == ("learners", "model") and len(where) == 3}
     strangers = [name for name in lacking if isinstance(name, str) and name not in written]

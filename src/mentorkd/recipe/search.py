@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from mentorkd.recipe.checks import Finding, idle_settings, mapping
+from mentorkd.recipe.checks import Finding, mapping, unused_settings
 from mentorkd.recipe.graph import arms_in
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.yaml import KeyPath
@@ -49,7 +49,7 @@ def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
     for name in arms_in(raw) if isinstance(common, dict) else ():
         learner = learners[name]
         if learner.get("search") is None:
-            idle = idle_settings(learner)
+            idle = unused_settings(learner)
             learner["search"] = {key: values for key, values in mapping(common).items() if key not in idle}
             filled.add(("learners", name, "search"))
     return filled
@@ -76,7 +76,7 @@ def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> It
     place: KeyPath = ("learners", name, "search")
     search = {key: values for key, values in mapping(learner["search"]).items() if values is not None}
     lists = {key: values for key, values in search.items() if isinstance(values, list)}
-    idle = idle_settings(learner)
+    idle = unused_settings(learner)
     swept = {key.rpartition(".")[2] for key in mapping(mapping(raw.get("variants")).get(name)).get("values", {})}
     for key, values in lists.items():
         if key in idle:

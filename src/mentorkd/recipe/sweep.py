@@ -29,7 +29,7 @@ from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import TEACHER
 
-__all__ = ["blame_sweep", "expand_sweep"]
+__all__ = ["attribute_to_sweep", "expand_sweep"]
 
 _NOT_SWEPT = {"search", "select"}
 _LONGEST_NAME = 100
@@ -109,7 +109,7 @@ def expand_sweep(raw: dict[str, Any]) -> list[Finding]:
     return []
 
 
-def blame_sweep(found: Sequence[Finding], raw: Mapping[str, Any]) -> list[Finding]:
+def attribute_to_sweep(found: Sequence[Finding], raw: Mapping[str, Any]) -> list[Finding]:
     """Tell faults of variants at the key of the sweep that made them, or else at the learner they are variants of."""
     variants = mapping(raw.get("variants"))
     told: dict[Finding, None] = {}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
-from mentorkd.grading.arithmetic import check_steps
+from mentorkd.grading.arithmetic import check_arithmetic
 from mentorkd.records import Prediction, Question
 from mentorkd.reporting.inputs import ReportInputs
 from mentorkd.reporting.schema_details import Example, ExampleAnswer, Examples
@@ -97,10 +97,10 @@ def _predicted(prediction: Prediction) -> ExampleAnswer:
 
 def first_wrong_step(text: str) -> list[int] | None:
     """Where the first sentence begins and ends that states a false equation, by itself and in the whole text."""
-    if not check_steps(text).wrong:
+    if not check_arithmetic(text).wrong:
         return None
     sentences = (match for match in SENTENCE.finditer(text) if match.group().strip())
-    return next(([found.start(), found.end()] for found in sentences if check_steps(found.group()).wrong), None)
+    return next(([found.start(), found.end()] for found in sentences if check_arithmetic(found.group()).wrong), None)
 
 
 def _example(question: Question, answers: list[ExampleAnswer]) -> Example:

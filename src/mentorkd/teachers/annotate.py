@@ -51,7 +51,7 @@ def cache_file(recipe: Recipe, root: Path) -> Path:
 def open_cache(recipe: Recipe, root: Path) -> RequestCache:
     """The cache of a run; in a file that runs share, what a run spent is told apart by the recipe's name."""
     file = cache_file(recipe, root)
-    return RequestCache(file) if file == root / CACHE else RequestCache(file, purse=recipe.name)
+    return RequestCache(file) if file == root / CACHE else RequestCache(file, account=recipe.name)
 
 
 def prompter_of(recipe: Recipe, teacher: Asked) -> Prompter:

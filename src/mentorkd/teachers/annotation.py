@@ -21,13 +21,13 @@ from mentorkd.teachers.prompting import Prompter
 
 __all__ = [
     "Annotation",
+    "AnnotationLedger",
     "Answer",
-    "Book",
+    "FailedSample",
     "Grade",
-    "Lost",
     "Outcome",
     "Progress",
-    "Rounds",
+    "SampleQueue",
     "outcome",
     "rationale_of",
 ]
@@ -52,7 +52,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class FailedSample:
     """A sample that no reply was got for, and why."""
 
     question_id: str
@@ -64,13 +64,13 @@ class Lost:
 class Annotation:
     """What came of annotating: the rationales, in the order of questions and samples, and an account of the rest.
 
-    `spending` is what this purse ever spent, over all runs; `traffic` counts this run's requests, cache hits, faults.
+    `spending` is what this account ever spent, over all runs; `traffic` counts this run's requests, cache hits, faults.
     `stopped` says why it ended early, if the budget was reached: the rest was got before that, and is in the cache.
     """
 
     questions: int
     rationales: list[Rationale]
-    lost: list[Lost]
+    lost: list[FailedSample]
     spending: Spending
     traffic: Mapping[str, int]
     stopped: str | None = None
@@ -144,11 +144,11 @@ def rationale_of(
     return Rationale.create(question.id, text, graded.predicted, graded.verdict, SOURCE, sample, meta)
 
 
-class Rounds:
+class SampleQueue:
     """Which sample to ask for next: `samples` of each question, then as many as it lacks, until it has had `tries`.
 
     A question's next round begins when its last one has ended, so which samples are asked for does not depend on the
-    order of replies. Rounds of different questions overlap, so there is work as long as any question needs some.
+    order of replies. SampleQueue of different questions overlap, so there is work as long as any question needs some.
     """
 
     def __init__(self, questions: int, samples: int, *, want: int = 0, tries: int = 0) -> None:
@@ -182,7 +182,7 @@ class Rounds:
             self.asked += more
 
 
-class Book:
+class AnnotationLedger:
     """What is asked for, what came, what was lost. Equal questions are asked once.
 
     Raises DataError at once if a gold answer cannot be read, since grading must not fail after money was spent.
@@ -196,10 +196,10 @@ class Book:
             grade("", question)
         until = teacher.until_correct
         want, tries = (0, 0) if until is None else (until.want, until.tries)
-        self.rounds = Rounds(len(self.questions), teacher.samples, want=want, tries=tries)
-        self._results: dict[tuple[int, int], Rationale | Lost] = {}
+        self.rounds = SampleQueue(len(self.questions), teacher.samples, want=want, tries=tries)
+        self._results: dict[tuple[int, int], Rationale | FailedSample] = {}
 
-    def enter(self, index: int, sample: int, result: Rationale | Lost) -> None:
+    def enter(self, index: int, sample: int, result: Rationale | FailedSample) -> None:
         self._results[index, sample] = result
         self.rounds.done(index, isinstance(result, Rationale) and result.verdict == "correct")
 
@@ -208,7 +208,7 @@ class Book:
         return Annotation(
             questions=len(self.questions),
             rationales=[result for result in results if isinstance(result, Rationale)],
-            lost=[result for result in results if isinstance(result, Lost)],
+            lost=[result for result in results if isinstance(result, FailedSample)],
             spending=spending,
             traffic=traffic,
             stopped=stopped,

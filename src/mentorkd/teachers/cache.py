@@ -43,11 +43,11 @@ CREATE TABLE IF NOT EXISTS replies (
     key TEXT NOT NULL, sample INTEGER NOT NULL, at REAL NOT NULL, body TEXT NOT NULL, PRIMARY KEY (key, sample)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS spent (
-    purse TEXT PRIMARY KEY, requests INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    account TEXT PRIMARY KEY, requests INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
     picodollars INTEGER NOT NULL, unsure_picodollars INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS pending (
-    id INTEGER PRIMARY KEY, purse TEXT NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY, account TEXT NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
     picodollars INTEGER NOT NULL
 );
 PRAGMA application_id = {_APPLICATION_ID};
@@ -55,7 +55,7 @@ PRAGMA user_version = {_VERSION};
 COMMIT;
 """
 _ADD_SPENT = """
-INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (purse) DO UPDATE SET
+INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET
     requests = requests + excluded.requests, input_tokens = input_tokens + excluded.input_tokens,
     output_tokens = output_tokens + excluded.output_tokens, picodollars = picodollars + excluded.picodollars,
     unsure_picodollars = unsure_picodollars + excluded.unsure_picodollars
@@ -88,14 +88,14 @@ def request_key(request: Mapping[str, Any]) -> str:
 class RequestCache:
     """A cache file, safe under several threads and under several processes that share it; one of them asks at a time.
 
-    `purse` names whose spending is added to in the ledger, since several recipes may share a file. Every method raises
+    `account` names whose spending is added to in the ledger, since several recipes may share a file. Every method raises
     RunError when the file is no cache, is damaged or cannot be written; so do the futures that `put`, `open` and
     `settle` return, which are done when the change is on disk.
     """
 
-    def __init__(self, path: Path, *, purse: str = "teacher") -> None:
+    def __init__(self, path: Path, *, account: str = "teacher") -> None:
         self.path = path
-        self.purse = purse
+        self.account = account
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._guard = threading.Lock()
@@ -132,7 +132,7 @@ class RequestCache:
     @contextmanager
     def asking(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Be the only process that asks through this file, so that none asks what another has just asked, and what a
-        purse has spent is known. Waits for another one, after calling `on_wait`; a killed one is not waited for.
+        account has spent is known. Waits for another one, after calling `on_wait`; a killed one is not waited for.
         """
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
@@ -160,8 +160,8 @@ class RequestCache:
         """Note that a request of at most this cost is about to be sent; the result names it for `settle`."""
 
         def write(connection: sqlite3.Connection) -> int:
-            sql = "INSERT INTO pending (purse, input_tokens, output_tokens, picodollars) VALUES (?, ?, ?, ?)"
-            row = (self.purse, worst.input_tokens, worst.output_tokens, worst.picodollars)
+            sql = "INSERT INTO pending (account, input_tokens, output_tokens, picodollars) VALUES (?, ?, ?, ?)"
+            row = (self.account, worst.input_tokens, worst.output_tokens, worst.picodollars)
             return int(connection.execute(sql, row).lastrowid or 0)
 
         return self._submit(write)
@@ -175,18 +175,18 @@ class RequestCache:
             if kept is not None:
                 _keep(connection, *kept)
             connection.execute("DELETE FROM pending WHERE id = ?", (pending,))
-            connection.execute(_ADD_SPENT, (self.purse, *cost.values()))
+            connection.execute(_ADD_SPENT, (self.account, *cost.values()))
 
         return self._submit(write)
 
     def spending(self) -> Spending:
-        """All that this purse ever spent; requests whose outcome was never learnt count at their worst."""
+        """All that this account ever spent; requests whose outcome was never learnt count at their worst."""
         columns = "requests, input_tokens, output_tokens, picodollars, unsure_picodollars"
         sums = "count(*), sum(input_tokens), sum(output_tokens), sum(picodollars), sum(picodollars)"
         with _told(self.path):
             connection = self._connection()
-            settled = connection.execute(f"SELECT {columns} FROM spent WHERE purse = ?", (self.purse,)).fetchone()
-            pending = connection.execute(f"SELECT {sums} FROM pending WHERE purse = ?", (self.purse,)).fetchone()
+            settled = connection.execute(f"SELECT {columns} FROM spent WHERE account = ?", (self.account,)).fetchone()
+            pending = connection.execute(f"SELECT {sums} FROM pending WHERE account = ?", (self.account,)).fetchone()
         return Spending(*(settled or ())) + Spending(*(value or 0 for value in pending))
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from decimal import Decimal
 
 from mentorkd.errors import BudgetError
 
-__all__ = ["Breaker", "Budget", "Pace", "Pacer", "Spending", "backoff", "dollars_text", "picodollars"]
+__all__ = ["Budget", "CircuitBreaker", "RateLimit", "RateLimiter", "Spending", "backoff", "dollars_text", "picodollars"]
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
@@ -73,7 +73,7 @@ def backoff(attempt: int, rng: random.Random, *, base: float = 0.5, longest: flo
     return float(min(longest, base * 2.0**attempt)) * rng.uniform(0.5, 1.0)
 
 
-class Pace:
+class RateLimit:
     """A token bucket: `per_minute` units flow in evenly, and it holds `burst` seconds' worth.
 
     A taker may draw more than there is; the next one then waits until the debt is paid. Small bursts make up for late
@@ -98,7 +98,7 @@ class Pace:
         self._paid_at -= units * self._seconds_a_unit
 
 
-class Pacer:
+class RateLimiter:
     """Lets requests start, in the order they came, when the rates of requests and of tokens allow."""
 
     def __init__(
@@ -111,8 +111,10 @@ class Pacer:
     ) -> None:
         # Under 50 a second there is time to wake up, and a burst of even one would show in a second's count.
         burst = 0.02 if requests_per_minute is not None and requests_per_minute >= 3000 else 0.0
-        self._requests = None if requests_per_minute is None else Pace(requests_per_minute, burst=burst, clock=clock)
-        self._tokens = None if tokens_per_minute is None else Pace(tokens_per_minute, clock=clock)
+        self._requests = (
+            None if requests_per_minute is None else RateLimit(requests_per_minute, burst=burst, clock=clock)
+        )
+        self._tokens = None if tokens_per_minute is None else RateLimit(tokens_per_minute, clock=clock)
         self._sleep = sleep
         self._turn = asyncio.Lock()
 
@@ -135,7 +137,7 @@ class Pacer:
             self._tokens.give_back(tokens - used)
 
 
-class Breaker:
+class CircuitBreaker:
     """Bounds the requests in flight, and slows the whole client down while the endpoint is overloaded.
 
     When half of the recent requests were turned away, nobody starts for a pause (doubling from storm to storm, at least
@@ -153,7 +155,7 @@ class Breaker:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.concurrency = concurrency
-        self.storms = 0
+        self.overloads = 0
         self._pause = pause
         self._longest = longest
         self._clock = clock
@@ -211,7 +213,7 @@ class Breaker:
         self._threshold = max(self._threshold / 2.0 if self._streak else self._open / 2.0, 1.0)
         self._open = 1.0
         self._streak += 1
-        self.storms += 1
+        self.overloads += 1
         self._epoch += 1
         self._recent.clear()
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from mentorkd.recipe.teacher import LocalTeacher
 from mentorkd.records import Question, content_id
-from mentorkd.teachers.annotation import Annotation, Answer, Book, Grade, Progress, outcome, rationale_of
+from mentorkd.teachers.annotation import Annotation, AnnotationLedger, Answer, Grade, Progress, outcome, rationale_of
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter
@@ -68,7 +68,7 @@ def annotate_local(
     What was sampled before a kill is in the cache; `identity` (a digest of the weights, say) tells models of one name
     apart in it. Raises DataError when a gold answer cannot be read.
     """
-    book = Book(questions, teacher, grade)
+    book = AnnotationLedger(questions, teacher, grade)
     local = _Local(teacher, engine, cache, identity or f"{teacher.model}@{teacher.revision or 'main'}", stop)
     # Whole questions, so that their samples are drawn together.
     size = max(1, CHUNK_BATCHES * teacher.batch_size // teacher.samples) * teacher.samples

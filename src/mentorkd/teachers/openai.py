@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 from mentorkd.errors import BudgetError
 from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.records import Question, Rationale
-from mentorkd.teachers.annotation import Annotation, Answer, Book, Grade, Lost, Progress, outcome, rationale_of
+from mentorkd.teachers.annotation import (
+    Annotation,
+    AnnotationLedger,
+    Answer,
+    FailedSample,
+    Grade,
+    Progress,
+    outcome,
+    rationale_of,
+)
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, characters_as_tokens
 from mentorkd.teachers.prompting import Prompter
@@ -46,14 +55,14 @@ def annotate_openai(
     """
 
     async def run() -> Annotation:
-        book = Book(questions, teacher, grade)
+        book = AnnotationLedger(questions, teacher, grade)
         async with OpenAIClient(teacher, cache, count_tokens=count_tokens, first_backoff=first_backoff) as client:
             ask = _Asker(client, teacher, prompter, book, grade_in_threads, on_progress)
             stopped = await ask.all()
             traffic = {
                 "sent": client.traffic.sent,
                 "cached": client.traffic.cached,
-                "storms": client.breaker.storms,
+                "overloads": client.breaker.overloads,
                 **{f"fault_{kind}": count for kind, count in sorted(client.traffic.faults.items())},
             }
             return book.close(cache.spending(), traffic, stopped)
@@ -70,7 +79,7 @@ class _Asker:
         client: OpenAIClient,
         teacher: OpenAITeacher,
         prompter: Prompter,
-        book: Book,
+        book: AnnotationLedger,
         grade_in_threads: bool,
         on_progress: Progress | None,
     ) -> None:
@@ -122,7 +131,7 @@ class _Asker:
             if self._on_progress is not None:
                 self._on_progress(rounds.finished, rounds.asked)
 
-    async def _solve(self, index: int, sample: int) -> Rationale | Lost:
+    async def _solve(self, index: int, sample: int) -> Rationale | FailedSample:
         question, teacher, prompter = self._book.questions[index], self._teacher, self._prompter
         first = self._first(question.text)
         answer = await self._client.ask(first, sample, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
@@ -134,7 +143,7 @@ class _Asker:
         got = [answer for answer in answers if isinstance(answer, Answer)]
         fault = next((answer for answer in answers if isinstance(answer, Fault)), None)
         if fault is not None:
-            return Lost(question.id, sample, f"{fault.kind}: {fault.message}")
+            return FailedSample(question.id, sample, f"{fault.kind}: {fault.message}")
         if self._grade_in_threads:
             return await asyncio.to_thread(rationale_of, question, sample, got, prompter, self._grade)
         return rationale_of(question, sample, got, prompter, self._grade)

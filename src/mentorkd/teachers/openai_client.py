@@ -24,7 +24,7 @@ from mentorkd.errors import MissingExtraError, TeacherError
 from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
-from mentorkd.teachers.limits import Breaker, Budget, Pacer, Spending, backoff, picodollars
+from mentorkd.teachers.limits import Budget, CircuitBreaker, RateLimiter, Spending, backoff, picodollars
 from mentorkd.teachers.wire import Body, Fault, build_request, judge_status, most_tokens, read_body, scrubber
 
 __all__ = ["OpenAIClient", "StoppedError", "Traffic", "characters_as_tokens", "read_key"]
@@ -87,7 +87,7 @@ class OpenAIClient:
     ) -> None:
         key = read_key(teacher.api_key_env)
         self.traffic = Traffic()
-        self.breaker = Breaker(teacher.concurrency, sleep=self._pause)
+        self.breaker = CircuitBreaker(teacher.concurrency, sleep=self._pause)
         self._teacher = teacher
         self._stops = teacher.stops(base=teacher.endpoint == "completions")
         self._cache = cache
@@ -96,7 +96,7 @@ class OpenAIClient:
         self._rng = random.Random()
         self._scrub = scrubber(key)
         self._stopped = asyncio.Event()
-        self._pacer = Pacer(teacher.requests_per_minute, teacher.tokens_per_minute, sleep=self._pause)
+        self._pacer = RateLimiter(teacher.requests_per_minute, teacher.tokens_per_minute, sleep=self._pause)
         price = teacher.price
         self._input_price = 0 if price is None else picodollars(price.input, per=10**6)
         self._output_price = 0 if price is None else picodollars(price.output, per=10**6)
@@ -229,9 +229,9 @@ class OpenAIClient:
             raise StoppedError
 
     def _leave(self, epoch: int, outcome: bool | None, told: float) -> None:
-        storms = self.breaker.storms
+        overloads = self.breaker.overloads
         self.breaker.leave(epoch, outcome, min(told, self._teacher.max_wait))
-        if self.breaker.storms > storms:
+        if self.breaker.overloads > overloads:
             log.warning("the endpoint is overloaded; all requests pause, then go on slowly")
 
     def _booked(self, got: Body | Fault, prompt: str, longest: int) -> Reply | Fault:

@@ -150,7 +150,7 @@ _NO_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|exceeded your cu
 
 
 def judge_status(status: int, headers: Mapping[str, str], content: bytes) -> Body | Fault:
-    """Judge an HTTP error: worth a retry, this request's own fault, hopeless, or a content filter's refusal."""
+    """PerplexityScorer an HTTP error: worth a retry, this request's own fault, hopeless, or a content filter's refusal."""
     said = f"HTTP {status}: {_shown(content)}"
     text = content.decode(errors="replace")
     if status in (400, 403, 422) and _REFUSED.search(text):

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from mentorkd.data.batching import BatchPlan, plan_batches
-from mentorkd.data.encoding import Encoded, Task
+from mentorkd.data.encoding import Example, Task
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import ModelKind
 
@@ -47,7 +47,7 @@ class Length:
 
 
 def schedule_training(
-    rows: Sequence[Encoded],
+    rows: Sequence[Example],
     kind: ModelKind,
     config: TrainingConfig,
     *,
@@ -83,14 +83,14 @@ def schedule_training(
     return Schedule(plan, accumulation, updates or ends[-1], rounds, ends)
 
 
-def _tasks_apart(plan: BatchPlan, rows: Sequence[Encoded]) -> BatchPlan:
+def _tasks_apart(plan: BatchPlan, rows: Sequence[Example]) -> BatchPlan:
     """Each batch as two micro-batches, one a task: together, short answers would be padded to the length of rationales."""
     parts = [[row for row in batch if rows[row].task == task] for batch in plan.batches for task in get_args(Task)]
     return BatchPlan(parts, [2 * end for end in plan.epoch_ends])
 
 
 def training_length(
-    rows: Sequence[Encoded], kind: ModelKind, config: TrainingConfig, *, seed: int, processes: int = 1
+    rows: Sequence[Example], kind: ModelKind, config: TrainingConfig, *, seed: int, processes: int = 1
 ) -> Length:
     """What a learner's own settings come to; arms are matched by the longest of them."""
     made = schedule_training(rows, kind, config, seed=seed, processes=processes)
@@ -99,7 +99,7 @@ def training_length(
 
 def updates_for(
     target_tokens: int,
-    rows: Sequence[Encoded],
+    rows: Sequence[Example],
     kind: ModelKind,
     config: TrainingConfig,
     *,
@@ -115,7 +115,7 @@ def updates_for(
     return math.ceil(batches / (made.accumulation * processes))
 
 
-def _target_tokens(rows: Sequence[Encoded], plan: BatchPlan) -> list[int]:
+def _target_tokens(rows: Sequence[Example], plan: BatchPlan) -> list[int]:
     """Target tokens of every micro-batch."""
     return [sum(len(rows[row].target_ids) for row in batch) for batch in plan.batches]
 
@@ -124,7 +124,7 @@ def _target_tokens(rows: Sequence[Encoded], plan: BatchPlan) -> list[int]:
 class Arm:
     """A learner that is compared: its training rows, and how it would be trained on its own."""
 
-    rows: Sequence[Encoded]
+    rows: Sequence[Example]
     kind: ModelKind
     config: TrainingConfig
 

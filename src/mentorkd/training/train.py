@@ -20,8 +20,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from mentorkd.data.batching import Collator
-from mentorkd.data.encoding import Encoded
-from mentorkd.distillation.hidden_states import tap_is_exact
+from mentorkd.data.encoding import Example
+from mentorkd.distillation.hidden_states import head_is_linear
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel
@@ -47,7 +47,7 @@ class TrainingResult:
 
 def train(
     loaded: LoadedModel,
-    rows: Sequence[Encoded],
+    rows: Sequence[Example],
     config: TrainingConfig,
     *,
     seed: int,
@@ -79,7 +79,7 @@ def train(
     if precision == "float16" and loaded.device.type == "cpu":
         raise TrainingError("got `precision: float16` on a CPU, which is slow at it; set `auto`, bfloat16 or float32")
     objective = objective or CrossEntropy()
-    if (lack := objective.lack(rows)) is not None:
+    if (lack := objective.missing_data(rows)) is not None:
         raise TrainingError(f"{lack} (of {len(rows)} rows); select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, project, run_name)
     schedule = schedule_training(rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=updates)
@@ -158,7 +158,7 @@ def _only_item(items: Sequence[Batch]) -> Batch:
 
 def _tap_is_exact(loaded: LoadedModel, batch: Batch) -> bool:
     tensors = {name: value.to(loaded.device) for name, value in batch.items() if name != "rows"}
-    exact = tap_is_exact(loaded.model, tensors)
+    exact = head_is_linear(loaded.model, tensors)
     if not exact:
         log.warning(
             "%s changes its logits after the head: training goes on with the plain loss, which needs more memory",

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
 from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import Objective, Student, Sums
 from mentorkd.errors import TrainingError
 
@@ -35,7 +35,7 @@ class PlannedBatches(Dataset[Batch]):
     plan leaves empty.
     """
 
-    def __init__(self, rows: Sequence[Encoded], plan: BatchPlan, collator: Collator, processes: int) -> None:
+    def __init__(self, rows: Sequence[Example], plan: BatchPlan, collator: Collator, processes: int) -> None:
         self.rows, self.plan, self.collator = rows, plan, collator
         self.length = math.ceil(len(plan.batches) / processes) * processes
 
@@ -98,12 +98,14 @@ class MentorTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         batch = dict(inputs)
-        rows: list[Encoded] = batch.pop("rows")
+        rows: list[Example] = batch.pop("rows")
         assert isinstance(num_items_in_batch, torch.Tensor)
         step = dict(zip(self._kinds, num_items_in_batch, strict=True))
         device = self.args.device.type
         with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
-            student = Student.read(model, batch, rows, owner=self.model, fused=self.fused, layers=self.objective.layers)
+            student = Student.forward(
+                model, batch, rows, owner=self.model, fused=self.fused, layers=self.objective.layers
+            )
             sums = self.objective.sums(student)
         parts = [total / step[kind].clamp(min=1) for kind, total in sums.loss.items()]
         loss: torch.Tensor = torch.stack(parts).sum()
@@ -118,7 +120,7 @@ class MentorTrainer(Trainer):
         processes: int = self.args.world_size
         return loss * processes
 
-    def _remember(self, sums: Sums, rows: Sequence[Encoded]) -> None:
+    def _remember(self, sums: Sums, rows: Sequence[Example]) -> None:
         for name, (kind, total) in sums.told.items():
             self._told[name, kind] += total
         for kind, count in self.objective.counts(rows).items():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
-from mentorkd.data.encoding import Encoded, Row, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.encoding import Example, TextExample, encode_prompt, encode_rows, encode_target, token_span
 from mentorkd.data.prompts import render_target
 from mentorkd.errors import ModelError
 from tiny_models import tiny_tokenizer
@@ -171,7 +171,7 @@ def test_inference_batches_run_longest_first() -> None:
 def test_batches_are_padded_to_multiples_of_eight_where_positions_suffice(positions: int | None, width: int) -> None:
     config = SimpleNamespace(decoder_start_token_id=0, max_position_embeddings=positions)
     collator = Collator.for_model("seq2seq", tiny_tokenizer(), config)  # type: ignore[arg-type]
-    batch = collator([Encoded("a", [5] * 9, [6] * 3), Encoded("b", [5] * 2, [6] * 9)])
+    batch = collator([Example("a", [5] * 9, [6] * 3), Example("b", [5] * 2, [6] * 9)])
     assert {tuple(tensor.shape) for tensor in batch.values()} == {(2, width)}
     assert batch["attention_mask"].sum(1).tolist() == [9, 2]
     assert (batch["labels"] != IGNORE_INDEX).sum(1).tolist() == [3, 9]
@@ -244,7 +244,7 @@ def test_the_tokens_of_an_answer_are_found(kind: str, form: str, answer: str) ->
     tokenizer = tiny_tokenizer()
     target = render_target(f"the answer is not {answer} yet", answer, form)  # type: ignore[arg-type]
     start = target.rindex(answer)
-    row = Row("a", "How many?", target, answer=(start, start + len(answer)))
+    row = TextExample("a", "How many?", target, answer=(start, start + len(answer)))
     (encoded,), _ = encode_rows([row], tokenizer, kind, max_source_tokens=99, max_target_tokens=99)  # type: ignore[arg-type]
     assert encoded.answer is not None
     found = tokenizer.decode(encoded.target_ids[slice(*encoded.answer)])
@@ -259,7 +259,7 @@ def test_what_has_no_token_is_not_found_and_slow_tokenizers_are_refused() -> Non
         token_span(SimpleNamespace(is_fast=False), "causal", "7 --> 8", (6, 7))  # type: ignore[arg-type]
 
 
-ROWS = [Encoded("a", [5, 6, 7, 1], [8, 9, 1]), Encoded("b", [5, 1], [8, 9, 10, 11, 1])]
+ROWS = [Example("a", [5, 6, 7, 1], [8, 9, 1]), Example("b", [5, 1], [8, 9, 10, 11, 1])]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -15,12 +15,12 @@ from mentorkd.data.selection import (
     cap_per_question,
     drop_duplicates,
     jaccard,
+    keep_arithmetic,
     keep_concluding,
     keep_correct,
     keep_diverse,
-    keep_learnable,
     keep_length,
-    keep_sound,
+    keep_likely,
     sample_questions,
     select,
     split_validation,
@@ -150,16 +150,16 @@ def test_a_chain_must_arrive_at_its_answer_if_it_says_where_it_arrives() -> None
 
 def test_sound_asks_of_the_text() -> None:
     rows = [row("q", "1 + 1 = 2"), row("q", "1 + 1 = 3")]
-    assert keep_sound(rows, lambda text: "3" not in text) == rows[:1]
+    assert keep_arithmetic(rows, lambda text: "3" not in text) == rows[:1]
 
 
 def test_the_least_likely_share_is_dropped() -> None:
     rows = [row("q", f"text {index}", index) for index in range(10)]
     nll = {each.id: float(index % 5) for index, each in enumerate(rows)}
-    assert keep_learnable(rows, nll, 0.2) == [each for each in rows if nll[each.id] < 4]
-    assert keep_learnable(rows, nll, 0.09) == rows
+    assert keep_likely(rows, nll, 0.2) == [each for each in rows if nll[each.id] < 4]
+    assert keep_likely(rows, nll, 0.09) == rows
     with pytest.raises(DataError, match="1 rationales have no likelihood"):
-        keep_learnable([*rows, row("q", "new")], nll, 0.5)
+        keep_likely([*rows, row("q", "new")], nll, 0.5)
 
 
 def test_similarity() -> None:

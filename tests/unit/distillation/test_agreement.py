@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
-from mentorkd.data.encoding import Encoded, encode_rows
+from mentorkd.data.encoding import Example, encode_rows
 from mentorkd.distillation.agreement import agreement
 from mentorkd.distillation.mentors import MentorEnsemble, OnlineMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
@@ -31,26 +31,26 @@ def model(family: str, seed: int) -> LoadedModel:
     return LoadedModel(make(tokenizer, seed=seed), tokenizer, "seq2seq" if family == "t5" else "causal")
 
 
-def rows_for(loaded: LoadedModel, count: int = 12) -> list[Encoded]:
+def rows_for(loaded: LoadedModel, count: int = 12) -> list[Example]:
     texts = [(f"r{n}", "How many?" * (n % 4 + 1), f"{n} + {n % 7} = {n + n % 7}." * (n % 3 + 1)) for n in range(count)]
     return encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=300, max_target_tokens=300)[0]
 
 
-def stored(mentor: LoadedModel, rows: list[Encoded], folder: Path, mode: Any) -> StoredSoftLabels:
+def stored(mentor: LoadedModel, rows: list[Example], folder: Path, mode: Any) -> StoredSoftLabels:
     about = {"mentor_digest": "m", "target": "arrow", "on_progress": lambda done, total: None}
     score(mentor, rows, folder=folder, mode=mode, top_k=8, temperature=2.0, bfloat16=False, **about)  # type: ignore[arg-type]
     return StoredSoftLabels([folder], device=CPU)
 
 
 @torch.no_grad()
-def logits_of(loaded: LoadedModel, row: Encoded) -> torch.Tensor:
+def logits_of(loaded: LoadedModel, row: Example) -> torch.Tensor:
     """The model's own, of one row alone."""
     batch = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)([row])
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     return loaded.model.eval()(**inputs).logits[batch["labels"] != IGNORE_INDEX]
 
 
-def expected(student: LoadedModel, mentor: LoadedModel, rows: list[Encoded]) -> dict[str, float]:
+def expected(student: LoadedModel, mentor: LoadedModel, rows: list[Example]) -> dict[str, float]:
     ours, theirs = (torch.cat([logits_of(one, row) for row in rows]) for one in (student, mentor))
     labels = torch.tensor([token for row in rows for token in row.target_ids])
 

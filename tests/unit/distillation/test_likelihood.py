@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from mentorkd.data.encoding import encode_prompt, encode_target
-from mentorkd.distillation.likelihood import Judge, judge_of, likelihoods
+from mentorkd.distillation.likelihood import PerplexityScorer, likelihoods, perplexity_scorer
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import Question, Rationale
@@ -34,7 +34,7 @@ def model(family: str, seed: int = 1, **sizes: Any) -> LoadedModel:
     )
 
 
-def judged(judge: Judge, rationales: list[Rationale] = RATIONALES) -> dict[str, float]:
+def judged(judge: PerplexityScorer, rationales: list[Rationale] = RATIONALES) -> dict[str, float]:
     return likelihoods(judge, rationales, QUESTIONS, on_progress=lambda done, total: None)
 
 
@@ -57,7 +57,7 @@ def own_loss(loaded: LoadedModel, prompt: str, target: str) -> float:
 @pytest.mark.parametrize("form", ["arrow", "therefore"])
 def test_it_is_the_models_own_loss_of_rationale_and_answer(family: str, form: Any, tmp_path: Path) -> None:
     loaded = model(family)
-    found = judged(Judge(lambda: loaded, tmp_path / "j", prompt="Q: {question}", target=form))
+    found = judged(PerplexityScorer(lambda: loaded, tmp_path / "j", prompt="Q: {question}", target=form))
     ends = {"arrow": "{} --> {}", "therefore": "{} Therefore, the answer is {}."}
     for question, rationale in zip(QUESTIONS, RATIONALES, strict=True):
         target = ends[form].format(rationale.text, question.answer).strip()
@@ -67,26 +67,26 @@ def test_it_is_the_models_own_loss_of_rationale_and_answer(family: str, form: An
 
 def test_nothing_is_judged_twice_whatever_was_killed(tmp_path: Path) -> None:
     loaded, journal = model("t5"), tmp_path / "sub" / "j"
-    whole = judged(Judge(lambda: loaded, journal))
-    assert judged(Judge(never, journal)) == whole
+    whole = judged(PerplexityScorer(lambda: loaded, journal))
+    assert judged(PerplexityScorer(never, journal)) == whole
     again = RATIONALES[0]
     renamed = Rationale.create(again.question_id, again.text, None, "wrong", "mentor", 5)
-    assert judged(Judge(never, journal), [renamed]) == {renamed.id: whole[again.id]}
+    assert judged(PerplexityScorer(never, journal), [renamed]) == {renamed.id: whole[again.id]}
     with pytest.raises(AssertionError, match="judged before"):
-        judged(Judge(never, journal, prompt="Else: {question}"))
+        judged(PerplexityScorer(never, journal, prompt="Else: {question}"))
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join(lines[:5]) + "\n" + lines[5][:9])  # a kill tore the sixth
-    assert judged(Judge(lambda: loaded, journal)) == pytest.approx(whole, rel=1e-4)
-    assert judged(Judge(never, journal)) == pytest.approx(whole, rel=1e-4)
+    assert judged(PerplexityScorer(lambda: loaded, journal)) == pytest.approx(whole, rel=1e-4)
+    assert judged(PerplexityScorer(never, journal)) == pytest.approx(whole, rel=1e-4)
 
 
 def test_what_the_judge_cannot_read_whole_is_the_least_likely(tmp_path: Path) -> None:
     loaded = model("gpt2", n_positions=64)
     long = Rationale.create(QUESTIONS[0].id, "and on " * 40, "0", "correct", "teacher", 1)
-    found = judged(Judge(lambda: loaded, tmp_path / "j"), [RATIONALES[1], long])
+    found = judged(PerplexityScorer(lambda: loaded, tmp_path / "j"), [RATIONALES[1], long])
     assert math.isinf(found[long.id])
     assert math.isfinite(found[RATIONALES[1].id])
-    assert judged(Judge(never, tmp_path / "j"), [long]) == {long.id: math.inf}
+    assert judged(PerplexityScorer(never, tmp_path / "j"), [long]) == {long.id: math.inf}
 
 
 def test_a_judge_is_a_learner_that_reads_as_it_was_taught_or_any_model(tmp_path: Path) -> None:
@@ -96,11 +96,11 @@ def test_a_judge_is_a_learner_that_reads_as_it_was_taught_or_any_model(tmp_path:
     loaded.tokenizer.save_pretrained(folder)
     settings: dict[str, Any] = {"device": CPU, "bfloat16": False, "journals": tmp_path / "journals"}
     learner = Learner.model_validate({"model": "m", "prompt": "P {question}", "target": "arrow"})
-    taught = judge_of("mentor", learner, folder, **settings)
-    other = judge_of(str(folder), None, None, **settings)
+    taught = perplexity_scorer("mentor", learner, folder, **settings)
+    other = perplexity_scorer(str(folder), None, None, **settings)
     assert (taught.prompt, taught.target) == ("P {question}", "arrow")
     assert (other.prompt, other.target) == ("{question}", "therefore")
     assert taught.journal == other.journal  # the same weights; their texts differ
-    assert judge_of("mentor", learner, folder, **settings | {"bfloat16": True}).journal != taught.journal
+    assert perplexity_scorer("mentor", learner, folder, **settings | {"bfloat16": True}).journal != taught.journal
     assert judged(taught) != judged(other)
-    assert judged(other) == pytest.approx(judged(Judge(lambda: loaded, tmp_path / "j")), rel=1e-4)
+    assert judged(other) == pytest.approx(judged(PerplexityScorer(lambda: loaded, tmp_path / "j")), rel=1e-4)

@@ -21,7 +21,7 @@ from mentorkd.distillation.losses import (
     LossSums,
     MentorHidden,
     MentorLogits,
-    MentorSide,
+    MentorTargets,
     MentorTopK,
     distillation_loss,
     top_k_of,
@@ -340,7 +340,7 @@ class TestMeaning:
         hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64, requires_grad=True)
         weight = torch.randn(VOCAB, WIDTH, dtype=torch.float64, requires_grad=True)
         logits = (hidden @ weight.T).detach()
-        sides: dict[str, MentorSide] = {
+        sides: dict[str, MentorTargets] = {
             "logits": MentorLogits(logits),
             "hidden": MentorHidden(hidden.detach(), weight.detach()),
             "top_k": top_k_of(logits, 4, temperature=2.0),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
-from mentorkd.data.encoding import Encoded, encode_rows
+from mentorkd.data.encoding import Example, encode_rows
 from mentorkd.distillation.inspect import inspect_store
 from mentorkd.distillation.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.distillation.objectives.soft_labels import Distillation
@@ -34,23 +34,23 @@ def model(family: str, seed: int, **sizes: Any) -> LoadedModel:
     )
 
 
-def rows_for(loaded: LoadedModel, count: int = 12) -> list[Encoded]:
+def rows_for(loaded: LoadedModel, count: int = 12) -> list[Example]:
     texts = [(f"r{n}", "How many?" * (n % 4 + 1), f"{n} + {n % 7} = {n + n % 7}." * (n % 3 + 1)) for n in range(count)]
     return encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=300, max_target_tokens=300)[0]
 
 
-def write(mentor: LoadedModel, rows: list[Encoded], folder: Path, **changes: Any) -> dict[str, Any]:
+def write(mentor: LoadedModel, rows: list[Example], folder: Path, **changes: Any) -> dict[str, Any]:
     how = {"mode": "hidden", "top_k": 8, "temperature": 2.0, "bfloat16": False, "tokens_per_batch": 128}
     about = {"mentor_digest": "mentor-1", "target": "arrow", "on_progress": lambda done, total: None}
     return score(mentor, rows, folder=folder, **{**how, **about, **changes})
 
 
-def batch_of(loaded: LoadedModel, rows: list[Encoded]) -> dict[str, torch.Tensor]:
+def batch_of(loaded: LoadedModel, rows: list[Example]) -> dict[str, torch.Tensor]:
     return Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)(rows)
 
 
 @torch.no_grad()
-def exact_logits(mentor: LoadedModel, row: Encoded) -> torch.Tensor:
+def exact_logits(mentor: LoadedModel, row: Example) -> torch.Tensor:
     """The model's own, of one row alone, without our hands in it."""
     batch = batch_of(mentor, [row])
     inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -69,7 +69,7 @@ def test_stored_hidden_states_give_the_mentors_own_logits(family: str, tmp_path:
     assert told["rows"] == len(rows)
     assert told["tokens"] == sum(len(row.target_ids) for row in rows)
     for row in rows:
-        side = labels.mentor_side([row.rationale_id], batch_of(mentor, [row]))
+        side = labels.targets_for([row.rationale_id], batch_of(mentor, [row]))
         logits = side.hidden_NE @ side.weight_VE.T
         own = exact_logits(mentor, row)
         assert (logits - own).abs().max() < 2**-7 * own.abs().max()  # bfloat16 keeps 8 digits
@@ -214,7 +214,7 @@ def test_a_finished_score_computes_nothing_again(tmp_path: Path) -> None:
 
 
 def losses(
-    source: SoftLabelSource, folder: Path, *, steps: int, student: LoadedModel, rows: list[Encoded]
+    source: SoftLabelSource, folder: Path, *, steps: int, student: LoadedModel, rows: list[Example]
 ) -> list[float]:
     config = TrainingConfig(epochs=steps * 4 // len(rows), batch_size=4, learning_rate=1e-3)
     how = Distillation(source, kd_weight=0.9, temperature=2.0, tau_squared=True, divergence="forward_kl")
@@ -280,7 +280,7 @@ def test_a_students_head_may_be_padded_otherwise(mode: str, entries: int, tmp_pa
 # --- what `inspect` tells -----------------------------------------------------------------------------------------
 
 
-def direct(mentor: LoadedModel, rows: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+def direct(mentor: LoadedModel, rows: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     """All logits and labels, row after row."""
     logits = torch.cat([exact_logits(mentor, row) for row in rows])
     return logits, torch.cat([torch.tensor(row.target_ids) for row in rows])

@@ -71,7 +71,7 @@ def test_rows_come_back_bit_for_bit(meta: StoreMeta, tmp_path: Path) -> None:
 
 def test_a_batch_of_hidden_states_has_its_rows_in_order(tmp_path: Path) -> None:
     labels = StoredSoftLabels([write(tmp_path)], device=CPU)
-    side = labels.mentor_side(["d", "a"], batch_of("da"))
+    side = labels.targets_for(["d", "a"], batch_of("da"))
     assert isinstance(side, MentorHidden)
     states = [torch.from_numpy(arrays(i)["hidden"].copy()).view(torch.bfloat16).float() for i in "da"]
     torch.testing.assert_close(side.hidden_NE, torch.cat(states), rtol=0, atol=0)
@@ -81,7 +81,7 @@ def test_a_batch_of_hidden_states_has_its_rows_in_order(tmp_path: Path) -> None:
 
 def test_a_batch_of_top_k_has_its_rows_in_order(tmp_path: Path) -> None:
     labels = StoredSoftLabels([write(tmp_path, meta=TOP_K)], device=CPU)
-    side = labels.mentor_side(["d", "a"], batch_of("da"))
+    side = labels.targets_for(["d", "a"], batch_of("da"))
     assert isinstance(side, MentorTopK)
     expected = [arrays(i, TOP_K) for i in "da"]
     for name, got in {"log_probs": side.log_probs_NK, "indices": side.indices_NK, "log_tail": side.log_tail_N}.items():
@@ -108,7 +108,7 @@ def test_a_vocabulary_beyond_two_bytes_keeps_its_indices(tmp_path: Path) -> None
 
 def test_several_stores_serve_as_one(tmp_path: Path) -> None:
     folders = [write(tmp_path / "teacher", "ab"), write(tmp_path / "mentor", "cd")]
-    side = StoredSoftLabels(folders, device=CPU).mentor_side(["c", "b"], batch_of("cb"))
+    side = StoredSoftLabels(folders, device=CPU).targets_for(["c", "b"], batch_of("cb"))
     assert len(side) == LENGTHS["c"] + LENGTHS["b"]
 
 
@@ -123,7 +123,7 @@ def test_a_batch_costs_its_own_rows_alone(tmp_path: Path) -> None:
     for part in store.row("b").values():
         assert isinstance(part, np.memmap)
         assert not part.flags.owndata
-    side = StoredSoftLabels([tmp_path], device=CPU).mentor_side(["b"], batch_of("b"))
+    side = StoredSoftLabels([tmp_path], device=CPU).targets_for(["b"], batch_of("b"))
     assert side.hidden_NE.untyped_storage().nbytes() == LENGTHS["b"] * WIDTH * 4
 
 
@@ -248,7 +248,7 @@ def test_a_flipped_byte_names_the_rationale_and_spares_the_others(tmp_path: Path
     with pytest.raises(StoreError, match="rationale b are damaged"):
         store.row("b")
     with pytest.raises(StoreError, match="rationale b are damaged"):
-        StoredSoftLabels([tmp_path], device=CPU).mentor_side(["a", "b"], batch_of("ab"))
+        StoredSoftLabels([tmp_path], device=CPU).targets_for(["a", "b"], batch_of("ab"))
 
 
 def cut(folder: Path) -> None:
@@ -301,7 +301,7 @@ def test_stores_of_two_kinds_are_refused(tmp_path: Path) -> None:
 def test_a_rationale_that_was_not_scored_is_told(tmp_path: Path) -> None:
     labels = StoredSoftLabels([write(tmp_path, "ab")], device=CPU)
     with pytest.raises(StoreError, match="no soft labels of rationale c"):
-        labels.mentor_side(["a", "c"], batch_of("ac"))
+        labels.targets_for(["a", "c"], batch_of("ac"))
 
 
 def test_other_target_tokens_than_those_scored_are_told(tmp_path: Path) -> None:
@@ -310,9 +310,9 @@ def test_other_target_tokens_than_those_scored_are_told(tmp_path: Path) -> None:
     batch = batch_of("ab")
     batch["labels"][1, 0] += 1
     with pytest.raises(StoreError, match="another tokenizer or target format"):
-        labels.mentor_side(["a", "b"], batch)
+        labels.targets_for(["a", "b"], batch)
     with pytest.raises(StoreError, match="another tokenizer or target format"):
-        labels.mentor_side(["b", "a"], batch_of("ab"))
+        labels.targets_for(["b", "a"], batch_of("ab"))
 
 
 def test_meta_is_readable_by_people(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mentorkd.grading.arithmetic import Steps, check_steps
+from mentorkd.grading.arithmetic import Steps, check_arithmetic
 
 HOLDING = [
     "Danny found a total of 15 + 18 = 33 bottle caps and wrappers.",
@@ -119,7 +119,7 @@ UNREAD = [
 
 @pytest.mark.parametrize("text", HOLDING)
 def test_true_arithmetic_holds(text: str) -> None:
-    steps = check_steps(text)
+    steps = check_arithmetic(text)
     assert steps.wrong == ()
     assert steps.holding >= 1
     assert steps.unread == (text.startswith(("Total number", "33 =")))
@@ -127,19 +127,19 @@ def test_true_arithmetic_holds(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "written"), WRONG)
 def test_false_arithmetic_is_named(text: str, written: str) -> None:
-    assert check_steps(text).wrong == (written,)
+    assert check_arithmetic(text).wrong == (written,)
 
 
 @pytest.mark.parametrize("text", UNREAD)
 def test_what_may_mean_something_else_is_left_alone(text: str) -> None:
-    steps = check_steps(text)
+    steps = check_arithmetic(text)
     assert steps.wrong == ()
     assert steps.unread >= 1
 
 
 @pytest.mark.parametrize("text", ["", "No equation at all, 5 + 3.", "a == b, a != 3, 5 >= 3, 5 <= 3, a => b"])
 def test_no_equation_no_link(text: str) -> None:
-    assert check_steps(text) == Steps(0, (), 0)
+    assert check_arithmetic(text) == Steps(0, (), 0)
 
 
 TERMS = st.lists(st.tuples(st.sampled_from("+-*"), st.integers(0, 999)), min_size=1, max_size=4)
@@ -155,13 +155,13 @@ def test_sums_with_units_hold_exactly_if_they_are_right(
     parts = plain.split()
     assume(off == 0 or eval(plain) + off not in {eval(" ".join(parts[at:])) for at in range(2, len(parts), 2)})
     written = f"{first}{unit}" + "".join(f" {operator} {number}{unit}" for operator, number in terms)
-    steps = check_steps(f"So there are {written} = {eval(plain) + off:,}{unit}.")
+    steps = check_arithmetic(f"So there are {written} = {eval(plain) + off:,}{unit}.")
     assert (steps.holding, len(steps.wrong), steps.unread) == ((1, 0, 0) if off == 0 else (0, 1, 0))
 
 
 @given(st.text("0123456789 =+-*/().,$%xX\nabof", max_size=200))
 def test_no_text_breaks_the_reader(text: str) -> None:
-    steps = check_steps(text)
+    steps = check_arithmetic(text)
     assert steps.holding + len(steps.wrong) + steps.unread >= 0
 
 
@@ -169,7 +169,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
 def test_long_texts_are_read_in_time_that_grows_with_their_length(piece: str) -> None:
     text = piece * (20_000 // len(piece))
     start = time.perf_counter()
-    check_steps(text)
+    check_arithmetic(text)
     assert time.perf_counter() - start < 10
 
 
@@ -178,7 +178,7 @@ def test_the_papers_teacher_makes_few_errors_and_the_mentor_many(shared_data: Pa
 
     def wrong_share(path: str) -> float:
         rows = [row for row in json.loads((shared_data / "mentor-kd" / path).read_text()) if row["initial_correct"]]
-        steps = [check_steps(row["chain"]) for row in rows[:600]]
+        steps = [check_arithmetic(row["chain"]) for row in rows[:600]]
         wrong, holding = sum(len(each.wrong) for each in steps), sum(each.holding for each in steps)
         assert holding > 300
         return wrong / (wrong + holding)

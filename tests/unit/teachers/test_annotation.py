@@ -1,4 +1,4 @@
-"""Rounds, verdicts and the account, without any endpoint."""
+"""SampleQueue, verdicts and the account, without any endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asking import graded, sums, teacher
 from mentorkd.errors import BudgetError, DataError
 from mentorkd.records import Question, Rationale
-from mentorkd.teachers.annotation import Answer, Book, Lost, Rounds, rationale_of
+from mentorkd.teachers.annotation import AnnotationLedger, Answer, FailedSample, SampleQueue, rationale_of
 from mentorkd.teachers.cache import Reply
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter
@@ -81,7 +81,7 @@ def test_rounds_ask_until_enough_is_correct(
     """In any order of replies, the samples asked for are those of the rule."""
     hits = random.Random(seed)
     right = {(index, sample): hits.random() < 0.5 for index in range(questions) for sample in range(tries)}
-    rounds, order = Rounds(questions, samples, want=want, tries=tries), random.Random(seed + 1)
+    rounds, order = SampleQueue(questions, samples, want=want, tries=tries), random.Random(seed + 1)
     flying: list[tuple[int, int]] = []
     asked: list[tuple[int, int]] = []
     while not rounds.over:
@@ -102,17 +102,17 @@ def test_rounds_ask_until_enough_is_correct(
 
 def test_equal_questions_are_asked_once_and_bad_golds_show_first() -> None:
     asked = teacher("http://e/v1")
-    assert len(Book([*sums(3), *sums(3)], asked, graded).questions) == 3
+    assert len(AnnotationLedger([*sums(3), *sums(3)], asked, graded).questions) == 3
     with pytest.raises(DataError, match="the gold answer is 'five'"):
-        Book([Question.create("What?", "five", "train")], asked, graded)
+        AnnotationLedger([Question.create("What?", "five", "train")], asked, graded)
 
 
 def test_the_account() -> None:
-    book = Book(sums(2), teacher("http://e/v1", samples=2), graded)
+    book = AnnotationLedger(sums(2), teacher("http://e/v1", samples=2), graded)
     for index, sample, reply in [(1, 1, "1 + 7 = 8.\nTherefore, the answer is 8."), (0, 0, ""), (0, 1, "Perhaps 3.")]:
         question = book.questions[index]
         book.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
-    book.enter(1, 0, Lost(book.questions[1].id, 0, "timeout: no reply"))
+    book.enter(1, 0, FailedSample(book.questions[1].id, 0, "timeout: no reply"))
     spending = Spending(5, 100, 40, 2 * 10**9, 10**9)
     annotation = book.close(spending, {"sent": 4}, "stopped before the budget")
     summary: dict[str, Any] = annotation.summary()

@@ -52,14 +52,14 @@ def test_the_first_reply_to_a_sample_stays(tmp_path: Path) -> None:
 
 def test_the_ledger_counts_open_requests_at_their_worst(tmp_path: Path) -> None:
     worst = Spending(1, 100, 50, 900)
-    with RequestCache(tmp_path / "c", purse="a") as cache:
+    with RequestCache(tmp_path / "c", account="a") as cache:
         first, second, third = (cache.open(worst).result() for _ in range(3))
         cache.settle(first, Spending(1, 80, 20, 500), (asked(1), 0, reply(1))).result()
         cache.settle(second, Spending()).result()
         assert third not in (first, second)
         assert cache.spending() == Spending(2, 180, 70, 1400, 900)
         assert cache.get(request_key(asked(1)), 0) == reply(1)
-    with RequestCache(tmp_path / "c", purse="b") as cache:
+    with RequestCache(tmp_path / "c", account="b") as cache:
         assert cache.spending() == Spending()
 
 

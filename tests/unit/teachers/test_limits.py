@@ -1,4 +1,4 @@
-"""Pace, breaker, back-off and budget, in played time."""
+"""RateLimit, breaker, back-off and budget, in played time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mentorkd.errors import BudgetError
-from mentorkd.teachers.limits import Breaker, Budget, Pacer, Spending, backoff, dollars_text, picodollars
+from mentorkd.teachers.limits import Budget, CircuitBreaker, RateLimiter, Spending, backoff, dollars_text, picodollars
 
 
 class PlayedTime:
@@ -41,7 +41,7 @@ def test_no_second_is_crowded_and_the_rate_is_reached(per_minute: int, late: flo
     time = PlayedTime(late)
 
     async def run() -> list[float]:
-        pacer = Pacer(per_minute, None, clock=time.clock, sleep=time.sleep)
+        pacer = RateLimiter(per_minute, None, clock=time.clock, sleep=time.sleep)
         starts = []
         for _ in range(max(40, per_minute // 20)):
             await pacer.start(0)
@@ -61,7 +61,7 @@ def test_tokens_are_paced_and_unused_ones_come_back() -> None:
     time = PlayedTime()
 
     async def run(used: int) -> float:
-        pacer = Pacer(None, 60_000, clock=time.clock, sleep=time.sleep)
+        pacer = RateLimiter(None, 60_000, clock=time.clock, sleep=time.sleep)
         began = time.now
         for _ in range(21):
             await pacer.start(500)
@@ -76,7 +76,7 @@ def test_starts_keep_their_order() -> None:
     time = PlayedTime()
 
     async def run() -> list[int]:
-        pacer = Pacer(600, None, clock=time.clock, sleep=time.sleep)
+        pacer = RateLimiter(600, None, clock=time.clock, sleep=time.sleep)
         order: list[int] = []
 
         async def one(number: int) -> None:
@@ -100,15 +100,15 @@ def test_backoff_doubles_with_jitter_up_to_the_longest() -> None:
 
 
 def test_a_few_rejections_are_no_storm() -> None:
-    async def run() -> Breaker:
-        breaker = Breaker(8)
+    async def run() -> CircuitBreaker:
+        breaker = CircuitBreaker(8)
         for number in range(200):
             epoch = await breaker.enter()
             breaker.leave(epoch, number % 4 != 0)
         return breaker
 
     breaker = asyncio.run(run())
-    assert (breaker.storms, breaker.open) == (0, 8)
+    assert (breaker.overloads, breaker.open) == (0, 8)
 
 
 def test_a_storm_pauses_the_client_then_one_request_probes_and_it_recovers() -> None:
@@ -117,8 +117,8 @@ def test_a_storm_pauses_the_client_then_one_request_probes_and_it_recovers() -> 
     starts: list[tuple[float, int]] = []
     flying = 0
 
-    async def run() -> Breaker:
-        breaker = Breaker(32, clock=time.clock, sleep=time.sleep)
+    async def run() -> CircuitBreaker:
+        breaker = CircuitBreaker(32, clock=time.clock, sleep=time.sleep)
         left = iter(range(2000))
 
         async def worker() -> None:
@@ -153,7 +153,7 @@ def test_the_whole_client_waits_for_the_longest_retry_after_of_a_storm() -> None
     time = PlayedTime()
 
     async def run() -> float:
-        breaker = Breaker(8, clock=time.clock, sleep=time.sleep)
+        breaker = CircuitBreaker(8, clock=time.clock, sleep=time.sleep)
         epochs = [await breaker.enter() for _ in range(8)]
         for epoch, told in zip(epochs, [0.0, 7.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0], strict=True):
             breaker.leave(epoch, False, told)

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.training.schedule import Length, schedule_training, training_length, updates_for
 from tiny_training import learner, paired_rows, run
 
 
-def rows(count: int, **about: Any) -> list[Encoded]:
-    return [Encoded(f"r{n}", [5] * (n % 5 + 2), [6] * (n % 7 + 3), **about) for n in range(count)]
+def rows(count: int, **about: Any) -> list[Example]:
+    return [Example(f"r{n}", [5] * (n % 5 + 2), [6] * (n % 7 + 3), **about) for n in range(count)]
 
 
 def config(**settings: Any) -> TrainingConfig:
@@ -65,8 +65,8 @@ def test_updates_for_counts_steps_of_several_micro_batches() -> None:
 
 
 def test_step_by_step_a_batch_is_as_many_rationales_and_two_micro_batches() -> None:
-    every = [Encoded(f"r{n}", [5], [6], f"r{n}", task) for n in range(9) for task in ("predict", "explain")]  # type: ignore[arg-type]
-    every.append(Encoded("bare", [5], [6], None, "predict"))  # an answer without a rationale
+    every = [Example(f"r{n}", [5], [6], f"r{n}", task) for n in range(9) for task in ("predict", "explain")]  # type: ignore[arg-type]
+    every.append(Example("bare", [5], [6], None, "predict"))  # an answer without a rationale
     made = schedule_training(every, "seq2seq", config(batch_size=2, gradient_accumulation=3), seed=0)
     assert made.accumulation == 6
     assert made.updates == -(-len(made.plan.batches) // 6)

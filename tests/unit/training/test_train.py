@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import mentorkd.training.train
 from mentorkd.data.batching import IGNORE_INDEX, Collator
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.hidden_states import head_parameters, target_hidden, target_logits
 from mentorkd.distillation.losses import MentorHidden, distillation_loss
@@ -99,7 +99,7 @@ def test_progress_is_told_at_every_step(tmp_path: Path) -> None:
 
 
 def loss_and_gradient(
-    family: str, batches: list[list[Encoded]], *, fused: bool = True, **options: Any
+    family: str, batches: list[list[Example]], *, fused: bool = True, **options: Any
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss a token and its gradient, of rows that lie so in batches."""
     student, mentor = learner(family, seed=2), learner(family, seed=1)
@@ -318,7 +318,7 @@ def test_no_rows_is_an_error(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_its_rationales(
     fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mentorkd.training.train, "tap_is_exact", lambda model, batch: fused)
+    monkeypatch.setattr(mentorkd.training.train, "head_is_linear", lambda model, batch: fused)
     loaded = learner(tie_word_embeddings=False)
     rows = rows_for(loaded, 8)
     with torch.no_grad():  # what an update that went wrong would leave behind
@@ -348,7 +348,7 @@ def test_fused_and_plain_loss_train_alike(
 ) -> None:
     results = {}
     for exact in (True, False):
-        monkeypatch.setattr(mentorkd.training.train, "tap_is_exact", lambda model, batch, exact=exact: exact)
+        monkeypatch.setattr(mentorkd.training.train, "head_is_linear", lambda model, batch, exact=exact: exact)
         student = learner(family, seed=2, dropout=True)
         with caplog.at_level(logging.WARNING, logger="mentorkd"):
             caplog.clear()

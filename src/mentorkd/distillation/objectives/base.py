@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.hidden_states import Layers, head_parameters, target_states
 from mentorkd.distillation.losses import LossSums, Mentors, distillation_loss
 
-__all__ = ["TOKENS", "CrossEntropy", "Objective", "PerToken", "Student", "Sums"]
+__all__ = ["TOKENS", "CrossEntropy", "Objective", "Student", "Sums", "TokenObjective"]
 
 TOKENS = "tokens"
 """The kind of position that every target token is."""
@@ -39,7 +39,7 @@ class Student:
     """A student's forward pass over a micro-batch: what it says at the N target positions, row after row."""
 
     batch: Mapping[str, Any]
-    rows: Sequence[Encoded]
+    rows: Sequence[Example]
     labels_N: Tensor
     states: Tensor
     """Hidden states [N, D] as the head receives them, or logits [N, V] where the model changes them after the head."""
@@ -48,11 +48,11 @@ class Student:
     layers: Layers
 
     @classmethod
-    def read(
+    def forward(
         cls,
         model: nn.Module,
         batch: Mapping[str, Any],
-        rows: Sequence[Encoded],
+        rows: Sequence[Example],
         *,
         owner: nn.Module,
         fused: bool,
@@ -99,11 +99,11 @@ class Objective(Protocol):
         """What it learns itself beside the student, by the same optimiser; thrown away after training."""
         ...
 
-    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+    def counts(self, rows: Sequence[Example]) -> dict[str, int]:
         """Target positions of each kind; always the same kinds, `tokens` (all of them) first."""
         ...
 
-    def lack(self, rows: Sequence[Encoded]) -> str | None:
+    def missing_data(self, rows: Sequence[Example]) -> str | None:
         """What it misses among all rows of a training, without which it would be another objective; None if nothing."""
         ...
 
@@ -112,20 +112,20 @@ class Objective(Protocol):
         ...
 
 
-class PerToken:
+class TokenObjective:
     """An objective that reads no layer, learns nothing itself and counts nothing but target tokens."""
 
     layers: Collection[int] = ()
     weights: nn.Module | None = None
 
-    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+    def counts(self, rows: Sequence[Example]) -> dict[str, int]:
         return {TOKENS: sum(len(row.target_ids) for row in rows)}
 
-    def lack(self, rows: Sequence[Encoded]) -> str | None:
+    def missing_data(self, rows: Sequence[Example]) -> str | None:
         return None
 
 
-class CrossEntropy(PerToken):
+class CrossEntropy(TokenObjective):
     """Fine-tuning on text: Vanilla-KD, answer-only fine-tuning, a mentor's own training."""
 
     def sums(self, student: Student) -> Sums:

@@ -44,7 +44,7 @@ def _imitation(learner: Learner, student: LoadedModel, mentors: Mapping[str, Men
         (files,) = mentors.values()
         mentor = load_folder(files.model, device=student.device)
         return HiddenMatching(student, mentor, kd_weight=learner.kd_weight, layers=learner.layers, seed=seed)
-    sources = [(share, _source(mentors[name], learner, student)) for name, share in learner.imitates.items()]
+    sources = [(share, _source(mentors[name], learner, student)) for name, share in learner.mentor_weights.items()]
     source = sources[0][1] if len(sources) == 1 else MentorEnsemble(sources)
     return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
 

@@ -18,14 +18,14 @@ from transformers import PreTrainedModel
 
 from mentorkd.distillation.hidden_states import Layers
 from mentorkd.distillation.mentors import OnlineMentor
-from mentorkd.distillation.objectives.base import TOKENS, PerToken, Student, Sums
+from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, layer_count
 
 __all__ = ["HiddenMatching", "map_layers"]
 
 
-class HiddenMatching(PerToken):
+class HiddenMatching(TokenObjective):
     """`(1 - kd_weight) CE + kd_weight MSE` against the hidden states of a live mentor.
 
     `layers` maps layers of the student to layers of the mentor, both counted from 1 (of the decoder, where there is one);

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.losses import RULED_OUT, in_full_precision
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student, Sums
 
@@ -33,7 +33,7 @@ def bidirectional_kl(p_logits_NV: Tensor, q_logits_NV: Tensor, temperature: floa
     return ((p_NV.exp() - q_NV.exp()) * (p_NV - q_NV)).sum() / 2
 
 
-def answer_pairs(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+def answer_pairs(rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """The answer's positions [n] in the first and in the second row of every pair, among the target positions of a batch.
 
     A pair is two neighbours of one group, as `plan_batches` lays them, whose answers are the same tokens.
@@ -52,7 +52,7 @@ def answer_pairs(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
     return torch.tensor(positions[0], dtype=torch.long), torch.tensor(positions[1], dtype=torch.long)
 
 
-def _same_answer(one: Encoded, other: Encoded) -> bool:
+def _same_answer(one: Example, other: Example) -> bool:
     if one.group is None or one.group != other.group or one.answer is None or other.answer is None:
         return False
     return one.target_ids[slice(*one.answer)] == other.target_ids[slice(*other.answer)]
@@ -74,14 +74,14 @@ class Consistency:
     def weights(self) -> nn.Module | None:
         return self.base.weights
 
-    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+    def counts(self, rows: Sequence[Example]) -> dict[str, int]:
         return {**self.base.counts(rows), "answers": len(answer_pairs(rows)[0])}
 
-    def lack(self, rows: Sequence[Encoded]) -> str | None:
+    def missing_data(self, rows: Sequence[Example]) -> str | None:
         alike = Counter((row.group, *row.target_ids[slice(*row.answer)]) for row in rows if row.group and row.answer)
         if max(alike.values(), default=0) < 2:
             return "no question has two rationales with one answer behind them, which MCC-KD compares"
-        return self.base.lack(rows)
+        return self.base.missing_data(rows)
 
     def sums(self, student: Student) -> Sums:
         base = self.base.sums(student)

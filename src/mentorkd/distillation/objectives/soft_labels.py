@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from mentorkd.distillation.losses import Divergence
 from mentorkd.distillation.mentors import SoftLabelSource
-from mentorkd.distillation.objectives.base import TOKENS, PerToken, Student, Sums
+from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
 
 __all__ = ["Distillation"]
 
 
 @dataclass(frozen=True)
-class Distillation(PerToken):
+class Distillation(TokenObjective):
     """`(1 - kd_weight) CE + kd_weight tau^2 D` (Mentor-KD, section 3.3), and whose soft labels."""
 
     source: SoftLabelSource
@@ -23,7 +23,7 @@ class Distillation(PerToken):
 
     def sums(self, student: Student) -> Sums:
         mentor = (
-            self.source.mentor_side([row.rationale_id for row in student.rows], student.batch) if student.rows else None
+            self.source.targets_for([row.rationale_id for row in student.rows], student.batch) if student.rows else None
         )
         made = student.loss(
             mentor,

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mentorkd.data.encoding import Encoded
-from mentorkd.distillation.objectives.base import TOKENS, PerToken, Student, Sums
+from mentorkd.data.encoding import Example
+from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
 
 __all__ = ["StepByStep"]
 
 
 @dataclass(frozen=True)
-class StepByStep(PerToken):
+class StepByStep(TokenObjective):
     """Distilling Step-by-Step (Hsieh et al. 2023): `alpha CE(predict) + (1 - alpha) CE(explain)`, each per token of its own."""
 
     alpha: float = 0.5
 
-    def counts(self, rows: Sequence[Encoded]) -> dict[str, int]:
+    def counts(self, rows: Sequence[Example]) -> dict[str, int]:
         tokens = {task: sum(len(row.target_ids) for row in rows if row.task == task) for task in ("predict", "explain")}
         return {**super().counts(rows), **tokens}
 
-    def lack(self, rows: Sequence[Encoded]) -> str | None:
+    def missing_data(self, rows: Sequence[Example]) -> str | None:
         counts = self.counts(rows)
         return next((f"no row asks to {task}" for task in ("predict", "explain") if not counts[task]), None)
 

@@ -153,14 +153,14 @@ def _learner(name: str, recipe: Recipe, trained: Mapping[tuple[str, int], Mappin
         model=describe_model(learner.model),
         model_key=fingerprint(learner.model.model_dump()),
         rationales=learner.rationales,
-        imitates=learner.imitates,
+        imitates=learner.mentor_weights,
         judges=_judges(recipe, name),
         objective=learner.objective,
         filters={
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
         },
-        kd_weight=learner.kd_weight if learner.imitates else None,
-        temperature=learner.temperature if learner.imitates else None,
+        kd_weight=learner.kd_weight if learner.mentor_weights else None,
+        temperature=learner.temperature if learner.mentor_weights else None,
         parameters=first.get("parameters"),
         select_on="last" if _validates_once(learner) else learner.training.select_on,
         rows=[record["rows"] for record in records],
@@ -313,7 +313,7 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
         **learner.training.model_dump(exclude=speed),
         "precision": precision,
         "target": learner.target,
-        "prompt": learner.asked,
+        "prompt": learner.eval_prompt,
         "max_new_tokens": learner.sampling.max_new_tokens,
         **({} if learner.objective == "rationale" else {"objective": learner.objective, "alpha": learner.alpha}),
         **({"objective_temperature": learner.objective_temperature} if learner.objective == "mcc" else {}),
@@ -321,7 +321,7 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
 
 
 def _distillation(learner: Learner) -> dict[str, Any]:
-    if not learner.imitates:
+    if not learner.mentor_weights:
         return {}
     told = {
         "tau_squared",

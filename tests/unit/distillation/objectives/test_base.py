@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.mentors import MentorEnsemble, OnlineMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
@@ -21,14 +21,14 @@ from mentorkd.models import LoadedModel
 from tiny_training import FAMILIES, assert_same, learner, losses, online, paired_rows, rows_for, run, weights
 
 
-def read(student: LoadedModel, rows: list[Encoded], objective: Objective, **how: Any) -> Student:
+def read(student: LoadedModel, rows: list[Example], objective: Objective, **how: Any) -> Student:
     start = student.model.config.decoder_start_token_id if student.kind == "seq2seq" else None
     fused = how.pop("fused", True)
     batch = Collator(student.kind, student.tokenizer.pad_token_id, start, **how)(rows)
-    return Student.read(student.model, batch, rows, owner=student.model, fused=fused, layers=objective.layers)
+    return Student.forward(student.model, batch, rows, owner=student.model, fused=fused, layers=objective.layers)
 
 
-def loss_of(student: LoadedModel, batches: list[list[Encoded]], objective: Objective, **how: Any) -> float:
+def loss_of(student: LoadedModel, batches: list[list[Example]], objective: Objective, **how: Any) -> float:
     """The loss of one optimiser step over these micro-batches; gradients are left in the parameters."""
     counts = objective.counts([row for rows in batches for row in rows])
     total = 0.0
@@ -47,7 +47,7 @@ def gradients(student: LoadedModel) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def log_probs(student: LoadedModel, row: Encoded, temperature: float = 1.0) -> Tensor:
+def log_probs(student: LoadedModel, row: Example, temperature: float = 1.0) -> Tensor:
     """The model's own log-probabilities [target tokens, V] of a row that stands alone, by its plain forward pass."""
     if student.kind == "seq2seq":
         shifted = torch.tensor([[0, *row.target_ids[:-1]]])
@@ -58,7 +58,7 @@ def log_probs(student: LoadedModel, row: Encoded, temperature: float = 1.0) -> T
     return (logits / temperature).log_softmax(-1)
 
 
-def cross_entropies(student: LoadedModel, row: Encoded) -> list[float]:
+def cross_entropies(student: LoadedModel, row: Example) -> list[float]:
     return [-float(position[token]) for position, token in zip(log_probs(student, row), row.target_ids, strict=True)]
 
 
@@ -128,7 +128,7 @@ def test_dropout_differs_between_the_rationales_of_a_pair() -> None:
         assert (told > 1e-4) == dropout
 
 
-def ensemble(student: LoadedModel, rows: list[Encoded], folder: Path) -> tuple[MentorEnsemble, list[Any]]:
+def ensemble(student: LoadedModel, rows: list[Example], folder: Path) -> tuple[MentorEnsemble, list[Any]]:
     """A live mentor and a stored one, in shares of 1/4 and 3/4."""
     live, scored = learner(seed=1), learner(seed=3)
     how: dict[str, Any] = {"mode": "hidden", "top_k": 8, "temperature": 2.0, "mentor_digest": "m", "target": "arrow"}
@@ -156,7 +156,7 @@ def test_an_ensemble_adds_the_divergences_of_live_and_stored_mentors(fused: bool
 # --- what holds for all -------------------------------------------------------------------------------------------
 
 
-def made(name: str, student: LoadedModel, family: str) -> tuple[Objective, list[Encoded]]:
+def made(name: str, student: LoadedModel, family: str) -> tuple[Objective, list[Example]]:
     mentor = learner(family, seed=1)
     match name:
         case "step_by_step":
@@ -209,7 +209,7 @@ def test_a_batch_without_rows_counts_for_nothing_and_reaches_every_weight(name: 
     batch = read(student, rows, objective).batch
     empty = {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
     model = student.model
-    sums = objective.sums(Student.read(model, empty, [], owner=model, fused=True, layers=objective.layers))
+    sums = objective.sums(Student.forward(model, empty, [], owner=model, fused=True, layers=objective.layers))
     torch.stack(list(sums.loss.values())).sum().backward()
     own = list(objective.weights.parameters()) if objective.weights is not None else []
     assert all(value.item() == 0 for value in sums.loss.values())

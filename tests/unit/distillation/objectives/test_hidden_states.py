@@ -51,7 +51,7 @@ def test_the_error_is_of_projected_against_scaled_hidden_states(family: str) -> 
     rows = rows_for(student, 3)
     start = 0 if student.kind == "seq2seq" else None
     batch = Collator(student.kind, 0, start)(rows)
-    told = objective.sums(Student.read(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
+    told = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
     errors = []
     for row in rows:
         ours, wanted = (states(model, row.source_ids, row.target_ids) for model in (student, theirs))
@@ -78,7 +78,7 @@ def test_a_projection_that_gives_nothing_is_off_by_one() -> None:
         torch.nn.init.zeros_(weight)
     rows = rows_for(student, 4)
     batch = Collator("seq2seq", 0, 0)(rows)
-    told = objective.sums(Student.read(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
+    told = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
     assert told.told["divergence"][1].item() == pytest.approx(objective.counts(rows)["tokens"], rel=1e-5)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mentorkd.data.encoding import Encoded
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.mcc import answer_pairs, bidirectional_kl
 
 
@@ -62,8 +62,8 @@ def test_impossible_tokens_and_no_positions_give_numbers() -> None:
     assert bidirectional_kl(torch.empty(0, 3), torch.empty(0, 3)).item() == 0
 
 
-def row(group: str | None, target: list[int], answer: tuple[int, int] | None) -> Encoded:
-    return Encoded("r", [5], target, group, answer=answer)
+def row(group: str | None, target: list[int], answer: tuple[int, int] | None) -> Example:
+    return Example("r", [5], target, group, answer=answer)
 
 
 def test_positions_of_pairs_are_counted_over_the_whole_batch() -> None:
@@ -88,6 +88,6 @@ def test_positions_of_pairs_are_counted_over_the_whole_batch() -> None:
         row("a", [9, 8, 1], (1, 2)),  # another answer
     ],
 )
-def test_what_is_no_pair_is_not_compared(other: Encoded) -> None:
+def test_what_is_no_pair_is_not_compared(other: Example) -> None:
     for rows in ([row("a", [9, 7, 1], (1, 2)), other], [other, row("a", [9, 7, 1], (1, 2))], [other], []):
         assert [len(side) for side in answer_pairs(rows)] == [0, 0]
