@@ -19,12 +19,14 @@ setup: $(STAMP)
 demo: $(STAMP)          ## from nothing to a report, without network, key or GPU
 	$(BIN)/mentorkd quickstart
 
-# Two workers of one thread each: most tests are too small to gain from more threads.
-test: $(STAMP)          ## the default tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+# Two workers of one thread each: most tests are too small to gain from more threads. Tests that share a run share a worker.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
-test-all: $(STAMP)      ## with the slow ones and those that start a real server
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m 'not gpu' --timeout 1800
+test: $(STAMP)          ## the default tests; one of them starts a real server with a real model (2 minutes of one core)
+	$(PYTEST)
+
+test-all: $(STAMP)      ## with the slow ones
+	$(PYTEST) -m 'not gpu' --timeout 1800
 
 check: $(STAMP)         ## lint and types
 	$(BIN)/ruff check src tests benchmarks scripts

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from command_line import cli  # noqa: F401  (a fixture)
+from finished import copy_run, finish_small_run
 from places import SHARED
 
 
@@ -26,3 +29,31 @@ def shared_tokenizer() -> Path:
     if not file.is_file():
         pytest.skip(f"T5 vocabulary not found at {file}; it is kept beside the project, not in it")
     return file
+
+
+@pytest.fixture(scope="session")
+def _small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.getbasetemp()
+    return finish_small_run(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
+
+
+@pytest.fixture(scope="module")
+def small_run(_small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small recipe (`recipe.yaml`) and its finished `run`, which the tests of a module may change."""
+    folder = tmp_path_factory.mktemp("small")
+    shutil.copytree(_small_run / "data", folder / "data")
+    recipe = (_small_run / "recipe.yaml").read_text(encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        recipe.replace(str(_small_run / "data"), str(folder / "data")), encoding="utf-8"
+    )
+    copy_run(_small_run / "run", folder / "run")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a module that share a run go to one worker (`--dist loadgroup`), so that the run is made once."""
+    for item in items:
+        if "end_to_end" in item.path.parts and {"small_run", "runs", "run", "in_turn", "folder"} & set(
+            item.fixturenames
+        ):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from finished import copy_run
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.graph import arms
@@ -21,7 +22,6 @@ from small_recipe import small_recipe
 def written(folder: Path, learners: dict[str, Any], **changes: Any) -> Path:
     """The small recipe with other learners; those without a model get the student's."""
     raw = small_recipe(folder, **changes)
-    raw["training"]["epochs"] = 1
     model = raw["learners"]["student"]["model"]
     raw["learners"] = {
         name: raw["learners"].get(name, {"model": model} | learner) for name, learner in learners.items()
@@ -32,8 +32,9 @@ def written(folder: Path, learners: dict[str, Any], **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("arms")
+    copy_run(small_run / "run", folder / "run")
     recipe = written(
         folder,
         {

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from finished import copy_run
 from mentorkd.cli.main import main
 from mentorkd.errors import MentorkdError
 from mentorkd.pipeline.compare import compare_runs
@@ -26,18 +27,20 @@ CLI = "import sys\nfrom mentorkd.cli.main import main\ntry: main()\nfinally: pri
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the runs `first` (seeds 1, 2), `second` (2, another kd_weight), `lone` (vanilla alone, 5), `begun`."""
     place = tmp_path_factory.mktemp("compare")
     raw = small_recipe(place)
-    raw["training"]["epochs"] = 1
     recipe = place / "recipe.yaml"
     recipe.write_text(json.dumps(raw))
+
+    copy_run(small_run / "run", place / "first")
 
     def made(name: str, *overrides: str, until: str | None = None) -> None:
         Pipeline(load_recipe(recipe, overrides), place / name).run(until=until)
 
     made("first", "seeds=[1,2]")
+    copy_run(place / "first", place / "second")
     made("second", "seeds=[2]", "learners.student.kd_weight=0.7")
     made("begun", until="annotate")
     raw["learners"] = {"vanilla": raw["learners"]["vanilla"]}

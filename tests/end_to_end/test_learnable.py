@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from finished import copy_run
 from mentorkd.errors import RecipeError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.graph import arms, learning_order
@@ -46,8 +47,9 @@ LEARNERS = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("learnable")
+    copy_run(small_run / "run", folder / "run")
     pipeline = Pipeline(loaded(folder, LEARNERS), folder / "run")
     pipeline.run()
     return pipeline

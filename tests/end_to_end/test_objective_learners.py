@@ -10,6 +10,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
+from finished import copy_run
 from mentorkd.errors import RecipeError
 from mentorkd.models import vocabulary_size
 from mentorkd.pipeline.run import Pipeline
@@ -112,9 +113,9 @@ def test_layers_that_are_not_there_are_told_before_anything_runs(tmp_path: Path)
     assert not (tmp_path / "run" / "data").exists()
 
 
-def test_learners_of_every_objective_go_the_whole_way(tmp_path: Path) -> None:
+def test_learners_of_every_objective_go_the_whole_way(small_run: Path, tmp_path: Path) -> None:
+    copy_run(small_run / "run", tmp_path / "run")
     raw = small_recipe(tmp_path)
-    raw["training"]["epochs"] = 2
     mentor, student = raw["learners"]["mentor"], raw["learners"]["student"]["model"]
     raw["learners"] = {
         "mentor": {**mentor, "rationales": ["teacher"]},

@@ -27,12 +27,9 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def finished(small_run: Path) -> tuple[Path, Path]:
     """A finished run of the small recipe: (recipe file, run folder)."""
-    folder = tmp_path_factory.mktemp("small")
-    recipe = write_small_recipe(folder)
-    Pipeline(load_recipe(recipe), folder / "run").run()
-    return recipe, folder / "run"
+    return small_run / "recipe.yaml", small_run / "run"
 
 
 def test_a_run_leaves_the_folder_of_the_design(finished: tuple[Path, Path]) -> None:

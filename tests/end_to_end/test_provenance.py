@@ -43,6 +43,7 @@ def test_a_report_written_anew_keeps_what_the_run_was_made_by(tmp_path: Path, mo
     raw = small_recipe(tmp_path, seeds=[1])
     raw["training"] |= {"epochs": 1, "select_on": "last"}
     raw["sampling"] |= {"samples": 1, "max_new_tokens": 4}
+    raw["learners"] = {"vanilla": raw["learners"]["vanilla"]}
     (tmp_path / "recipe.yaml").write_text(json.dumps(raw))
     run, trained = tmp_path / "run", made("train")["made_by"]
     monkeypatch.setattr(provenance, "here", lambda: trained)

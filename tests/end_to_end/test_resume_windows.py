@@ -10,7 +10,6 @@ import pytest
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.recipe.load import load_recipe
-from small_recipe import write_small_recipe
 
 
 class Killed(BaseException):
@@ -18,11 +17,8 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    recipe = write_small_recipe(folder)
-    Pipeline(load_recipe(recipe), folder / "run").run()
-    return recipe, (folder / "run" / "report" / "results.json").read_bytes()
+def undisturbed(small_run: Path) -> tuple[Path, bytes]:
+    return small_run / "recipe.yaml", (small_run / "run" / "report" / "results.json").read_bytes()
 
 
 @pytest.mark.parametrize("moment", ["publish", "_roll_forward"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -9,7 +11,7 @@ import pytest
 
 from mentorkd.cli.main import main
 
-__all__ = ["Cli", "Outcome", "cli"]
+__all__ = ["Cli", "Outcome", "cli", "processor_seconds"]
 
 Cli = Callable[..., "Outcome"]
 
@@ -35,3 +37,18 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Outcome(code, out, err)
 
     return call
+
+
+def processor_seconds(code: str, *arguments: str) -> tuple[float, str]:
+    """Seconds of processor time that a Python process needs for `code`, the best of three, and what it printed.
+
+    Processor time and not the clock: the machine may be busy with other tests.
+    """
+    best, printed = float("inf"), ""
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-c", code, *arguments]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return best, printed
