@@ -23,7 +23,19 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mentorkd.pipeline.records import (
+    AnnotateRecord,
+    AugmentRecord,
+    BudgetRecord,
+    EvaluateRecord,
+    PrepareRecord,
+    ScoreRecord,
+    SearchRecord,
+    StageRecord,
+    TrainRecord,
+)
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.records import Verdict
 
 __all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "ranges", "show_results", "show_table"]
 
@@ -84,7 +96,7 @@ class ConsoleReporter:
             self._drawn[stage.name] = now
             self._bars.update(self._rows[stage.name][0], completed=done, total=total)
 
-    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
+    def finished(self, stage: Stage, record: StageRecord) -> None:
         row, place = self._rows.pop(stage.name)
         if self._bars is not None:
             self._bars.remove_task(row)
@@ -128,8 +140,8 @@ class JsonReporter:
     def progress(self, stage: Stage, done: int, total: int) -> None:
         return
 
-    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
-        self._emit(event="finished", **{"stage": stage.name, **record})
+    def finished(self, stage: Stage, record: StageRecord) -> None:
+        self._emit(event="finished", **record.as_json())
 
     def skipped(self, stage: Stage) -> None:
         self._emit(event="skipped", stage=stage.name)
@@ -141,40 +153,42 @@ class JsonReporter:
         return
 
 
-def describe_record(record: Mapping[str, Any]) -> str:
-    """What a finished stage came to, in a few words."""
+def describe_record(record: StageRecord) -> str:
+    """The results of a finished stage, in a few words."""
     parts: list[str] = []
-    if "questions" in record:
-        parts.append(", ".join(f"{count} {split}" for split, count in record["questions"].items()))
-    for key in ("rationales", "predictions"):
-        if key in record:
-            counts = record[key]
-            total = sum(counts.values())
-            share = f" ({100 * counts['correct'] / total:.1f} % right)" if total else ""
-            parts.append(f"{total} {key}{share}")
-    if "asked" in record:
-        asked = record["asked"]
-        parts.append(f"{asked['requests']:,} requests, {asked['cached']:,} from the cache")
-        parts.append(f"{asked['input_tokens']:,} + {asked['output_tokens']:,} tokens")
-        if asked["dollars"] is not None:
-            parts.append(f"${asked['dollars']:.4f}")
-    if "encoding" in record:
-        parts.append(f"{record['encoding']['kept']} rows, {record['updates']} updates")
-    if "arms" in record:
-        what = "updates" if record["match"] == "updates" else "target tokens"
-        parts.append(f"{record['number']:,} {what} for each of {len(record['arms'])} arms")
-    if "search" in record:
-        parts.append(f"best of {len(record['search']['tried'])}: {_shown(record['search']['chosen'])}")
-    if record.get("validation_accuracy") is not None:
-        parts.append(f"validation {100 * record['validation_accuracy']:.1f} %")
-    if "form" in record:
-        parts.append(f"{record['rows']} rows, {record['bytes'] / 2**20:.1f} MB")
-    parts.append(f"{record['seconds']:.1f} s")
-    return " · ".join(parts)
+    match record:
+        case PrepareRecord():
+            parts.append(", ".join(f"{count} {split}" for split, count in record.questions.items()))
+        case AnnotateRecord():
+            parts.append(_verdicts(record.rationales, "rationales"))
+            if (asked := record.asked) is not None:
+                parts.append(f"{asked.requests:,} requests, {asked.cached:,} from the cache")
+                parts.append(f"{asked.input_tokens:,} + {asked.output_tokens:,} tokens")
+                if asked.dollars is not None:
+                    parts.append(f"${asked.dollars:.4f}")
+        case BudgetRecord():
+            unit = "updates" if record.match == "updates" else "target tokens"
+            parts.append(f"{record.number:,} {unit} for each of {len(record.arms)} arms")
+        case TrainRecord():
+            parts.append(f"{record.encoding.kept} rows, {record.updates} updates")
+            if isinstance(record, SearchRecord):
+                chosen = ", ".join(f"{key} {value:g}" for key, value in record.search.chosen.items())
+                parts.append(f"best of {len(record.search.tried)}: {chosen}")
+            if record.validation_accuracy is not None:
+                parts.append(f"validation {100 * record.validation_accuracy:.1f} %")
+        case ScoreRecord():
+            parts.append(f"{record.rows} rows, {record.bytes / 2**20:.1f} MB")
+        case AugmentRecord():
+            parts.append(_verdicts(record.rationales, "rationales"))
+        case EvaluateRecord():
+            parts.append(_verdicts(record.predictions, "predictions"))
+    return " · ".join([*parts, f"{record.seconds:.1f} s"])
 
 
-def _shown(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value:g}" for key, value in values.items())
+def _verdicts(counts: Mapping[Verdict, int], noun: str) -> str:
+    total = sum(counts.values())
+    share = f" ({100 * counts['correct'] / total:.1f} % correct)" if total else ""
+    return f"{total} {noun}{share}"
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> None:

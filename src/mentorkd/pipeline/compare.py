@@ -15,7 +15,6 @@ from typing import Any
 
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.pipeline.run import Pipeline, open_run
-from mentorkd.pipeline.run_folder import RunFiles
 from mentorkd.pipeline.stages.report import read_inputs
 from mentorkd.records import Question, normalise_whitespace
 from mentorkd.reporting import LearnerInfo, ReportInputs, Results, StageCost, build_results
@@ -70,7 +69,7 @@ def _finished(folder: Path) -> Pipeline:
     if not left:
         return pipeline
     count = f"{len(left)} stage{'s' if len(left) > 1 else ''}"
-    if any(pipeline.folder.last(stage) for stage in left):
+    if any(pipeline.folder.mark(stage.name).is_file() for stage in left):
         raise RunError(
             f"{folder} was made by another version of mentorkd, or its recipe, data or models have changed since "
             f"({count} would run, first {left[0].name}); run it again with `mentorkd run {folder / 'recipe.yaml'} --run {folder}`"
@@ -92,7 +91,7 @@ def _told_apart(folders: Sequence[Path]) -> list[str]:
 
 
 def _read(pipeline: Pipeline, name: str, called: Mapping[str, str]) -> Run:
-    files, report = RunFiles(pipeline.folder), pipeline.stages[-1]
+    files, report = pipeline.folder, pipeline.stages[-1]
     manifest = pipeline.manifest()
     inputs = read_inputs(pipeline.recipe, files, report, manifest)
     about = {"folder": pipeline.folder.root.as_posix(), "recipe": pipeline.recipe.name}

@@ -26,6 +26,7 @@ from typing import Any
 
 from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint
+from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, role
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import arms, judges_of, matched_arms
@@ -54,14 +55,15 @@ CODE_VERSIONS = {
 HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
 HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
 
+Finished = Callable[[Stage], StageRecord | None]
+"""Gives the record of a finished stage; None for one that is not finished."""
+
 LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation", "length_window"}
 LENGTH |= {"max_source_tokens", "max_target_tokens"}
 """Settings of a training that decide how many updates its epochs come to."""
 
 
-def compile_stages(
-    recipe: Recipe, finished: Callable[[Stage], Mapping[str, Any] | None] = lambda stage: None
-) -> list[Stage]:
+def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None) -> list[Stage]:
     """All stages of a recipe in an order in which each comes after its needs. Reads data and local models to hash them.
 
     `finished` gives the record of a stage that is done; budgets that are not done leave their arms' fingerprints open.
@@ -153,7 +155,7 @@ class _Seed:
         answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.eval_prompt]
         self._add("evaluate", name, [*answering, self._untrained(name)], model)
 
-    def add_budget(self, finished: Callable[[Stage], Mapping[str, Any] | None]) -> None:
+    def add_budget(self, finished: Finished) -> None:
         """Add the stage that tells how many updates every arm gets; all of their sources must be there."""
         learners = {name: self.recipe.learners[name] for name in arms(self.recipe)}
         inputs, settings = {"questions": self.prepared}, []
@@ -168,8 +170,8 @@ class _Seed:
             name=f"budget/seed-{self.seed}",
             seed=self.seed,
         )
-        if (record := finished(self.graph.stages[self.budget])) is not None:
-            self.updates = {name: arm["updates"] for name, arm in record["arms"].items()}
+        if isinstance(record := finished(self.graph.stages[self.budget]), BudgetRecord):
+            self.updates = {name: arm.updates for name, arm in record.arms.items()}
 
     def _add_training(self, name: str, trial: Mapping[str, Any]) -> str:
         """Add the training of a learner, or of a trial with some other values."""

@@ -8,13 +8,15 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from mentorkd.pipeline.records import StageRecord
 
 __all__ = [
     "Cost",
@@ -43,13 +45,13 @@ def here() -> Facts:
     }
 
 
-def summarised(stages: Iterable[Mapping[str, Any]], report: Facts | None) -> Facts:
+def summarised(stages: Iterable[StageRecord], report: Facts | None) -> Facts:
     """What the records of stages say (`made_by`): of each fact its value, or the list of values where stages differ.
 
     A report may be written anew long after the training, by other code on another machine. What its own facts (`report`) have
     different is told apart, under `report`, and is never taken for the stages'.
     """
-    made = [record["made_by"] for record in stages if record["kind"] != "report" and "made_by" in record]
+    made = [record.made_by for record in stages if record.kind != "report" and record.made_by is not None]
     facts = {}
     for key in here():
         values = [told[key] for told in made if told.get(key) is not None]

@@ -17,7 +17,7 @@ runs only what the change reaches, and a killed run goes on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from mentorkd.files import write_json
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages
+from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
@@ -44,7 +45,7 @@ class PlannedStage:
 
     stage: Stage
     state: str
-    record: Mapping[str, Any] | None
+    record: StageRecord | None
 
 
 class Reporter(Protocol):
@@ -56,7 +57,7 @@ class Reporter(Protocol):
 
     def progress(self, stage: Stage, done: int, total: int) -> None: ...
 
-    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None: ...
+    def finished(self, stage: Stage, record: StageRecord) -> None: ...
 
     def skipped(self, stage: Stage) -> None: ...
 
@@ -72,7 +73,7 @@ class Quiet:
 
     def progress(self, stage: Stage, done: int, total: int) -> None: ...
 
-    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None: ...
+    def finished(self, stage: Stage, record: StageRecord) -> None: ...
 
     def skipped(self, stage: Stage) -> None: ...
 
@@ -214,19 +215,17 @@ class Pipeline:
         return set(told) != {p.stage.name for p in self.plan() if p.record}
 
     def _write_manifest(self, jobs: int) -> None:
-        records = {p.stage.name: dict(p.record) for p in self.plan() if p.record}
-        precision = self.folder.root / ".stages" / "precision.json"
+        records = {p.stage.name: p.record for p in self.plan() if p.record}
+        report = records.get("report")
         manifest = {
             "recipe": self.recipe.name,
-            **provenance.summarised(records.values(), records.get("report", {}).get("made_by")),
+            **provenance.summarised(records.values(), None if report is None else report.made_by),
             "jobs": jobs,
-            "precision": json.loads(precision.read_text(encoding="utf-8"))
-            if precision.is_file()
-            else "as the recipe says",
+            "precision": self.folder.precisions or "as the recipe says",
             "seeds": self.recipe.seeds,
-            "seconds": round(sum(record["seconds"] for record in records.values()), 1),
-            "tokens": sum(record.get("tokens") or 0 for record in records.values()),
-            "stages": records,
+            "seconds": round(sum(record.seconds for record in records.values()), 1),
+            "tokens": sum(record.tokens or 0 for record in records.values()),
+            "stages": {name: record.as_json() for name, record in records.items()},
         }
         write_json(self.folder.root / "manifest.json", manifest)
 

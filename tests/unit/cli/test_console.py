@@ -8,6 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
+from made_up_records import train_record
 from mentorkd.cli.console import ConsoleReporter, JsonReporter
 from mentorkd.pipeline.run_folder import Stage
 
@@ -30,10 +31,10 @@ def test_every_stage_at_work_has_a_bar_and_leaves_a_line() -> None:
     assert "7/40" in last
     assert f"5/9 {OTHER.name}" in last
     assert "4/30" in last
-    reporter.finished(ONE, {"seconds": 1.5})
+    reporter.finished(ONE, train_record(seconds=1.5))
     assert f"✓  3/9 {ONE.name}" in shown.getvalue()
     reporter.note("11 rows are too long", OTHER)
-    reporter.finished(OTHER, {"seconds": 2.5})
+    reporter.finished(OTHER, train_record(seconds=2.5))
     assert "! 11 rows are too long" in shown.getvalue()
     assert reporter._bars is None
 

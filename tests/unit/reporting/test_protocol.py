@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from made_up_records import train_record
 from mentorkd.pipeline.stages.report import _protocol, _settings
 from mentorkd.recipe.schema import Recipe
 
@@ -28,7 +29,7 @@ def recipe(student: dict[str, Any], match: str = "epochs", **training: Any) -> R
 
 def told(recipe: Recipe, rows: tuple[int, int], updates: tuple[int, int]) -> str:
     records = {
-        (name, 42): {"updates": count, "encoding": {"kept": kept}}
+        (name, 42): train_record(updates=count, kept=kept)
         for name, kept, count in zip(recipe.learners, rows, updates, strict=True)
     }
     return " ".join(_protocol(recipe, records))
