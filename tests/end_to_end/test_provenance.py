@@ -23,18 +23,18 @@ def made(kind: str, **facts: Any) -> StageRecord:
 
 def test_facts_are_those_of_the_stages() -> None:
     one = made("train").made_by
-    assert provenance.summarised([made("train"), made("evaluate"), made("report", git="new")], one) == one
-    assert provenance.summarised([], None) == dict.fromkeys(one)
+    assert provenance.summary([made("train"), made("evaluate"), made("report", git="new")], one) == one
+    assert provenance.summary([], None) == dict.fromkeys(one)
 
 
 def test_facts_that_differ_between_stages_are_all_told() -> None:
-    facts = provenance.summarised([made("train"), made("evaluate", git="new"), made("score", git=None)], None)
+    facts = provenance.summary([made("train"), made("evaluate", git="new"), made("score", git=None)], None)
     assert facts["git"] == ["abc", "new"]
     assert facts["command"] == "mentorkd run a.yaml"
 
 
 def test_records_that_do_not_say_are_not_taken_for_todays() -> None:
-    assert provenance.summarised([StageRecord(kind="train")], made("report").made_by) == {
+    assert provenance.summary([StageRecord(kind="train")], made("report").made_by) == {
         **dict.fromkeys(("command", "git", "versions", "host")),
         "report": made("report").made_by,
     }

@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, notes, tables; or nothing, or JSON lines."""
+"""What the command line shows: progress bars, notes and tables, or JSON lines, or nothing."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from mentorkd.pipeline.records import (
     StageRecord,
     TrainRecord,
 )
+from mentorkd.pipeline.run import Reporter
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Verdict
 
@@ -44,8 +45,8 @@ REDRAWS_PER_SECOND = 4
 _WIDEST = 1000
 
 
-class ConsoleReporter:
-    """Shows a live bar for each stage at work and leaves a line for each that has finished."""
+class ConsoleReporter(Reporter):
+    """Shows a live bar for each running stage and prints a line for each finished one."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
@@ -55,11 +56,11 @@ class ConsoleReporter:
         self._skipped = 0
 
     def checking(self) -> None:
-        """Say so until the first stage starts: it takes seconds, most of them to import what looks at models."""
-        self._open_bars().add_task("looking at models and engines", total=None)
+        """Show that models are being checked, until the first stage starts. It takes seconds, mostly for imports."""
+        self._open_bars().add_task("checking models and engines", total=None)
 
     def started(self, stage: Stage, number: int, total: int) -> None:
-        self._tell_skipped()
+        self._show_skipped()
         bars = self._open_bars()
         if not self._rows:
             for row in bars.task_ids:
@@ -117,16 +118,16 @@ class ConsoleReporter:
             self._bars.stop()
             self._bars = None
         self._rows.clear()
-        self._tell_skipped()
+        self._show_skipped()
 
-    def _tell_skipped(self) -> None:
+    def _show_skipped(self) -> None:
         if self._skipped:
             self.console.print(f"[dim]· {self._skipped} finished stages kept[/dim]")
             self._skipped = 0
 
 
-class JsonReporter:
-    """Writes one JSON object a line to stderr for each thing that happens."""
+class JsonReporter(Reporter):
+    """Writes one JSON object a line to stderr for each event."""
 
     def _emit(self, **fields: Any) -> None:
         print(json.dumps(fields, ensure_ascii=False), file=sys.stderr, flush=True)
@@ -137,9 +138,6 @@ class JsonReporter:
     def started(self, stage: Stage, number: int, total: int) -> None:
         self._emit(event="started", stage=stage.name, number=number, total=total)
 
-    def progress(self, stage: Stage, done: int, total: int) -> None:
-        return
-
     def finished(self, stage: Stage, record: StageRecord) -> None:
         self._emit(event="finished", **record.as_json())
 
@@ -148,9 +146,6 @@ class JsonReporter:
 
     def note(self, text: str, stage: Stage) -> None:
         self._emit(event="note", stage=stage.name, text=text)
-
-    def close(self) -> None:
-        return
 
 
 def describe_record(record: StageRecord) -> str:
@@ -194,7 +189,7 @@ def _verdicts(counts: Mapping[Verdict, int], noun: str) -> str:
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> None:
     """Print a table; the first column is text, the others are numbers.
 
-    Cells are folded to the terminal's width, unless `whole`: then they stay in one piece each, to be copied.
+    Cells are folded to the terminal's width. With `whole` they are not, so that they can be copied.
     """
     table = Table(title=title, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
@@ -205,7 +200,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def show_results(report: Path, as_json: bool) -> None:
-    """Print what stands in a report folder: the learners, warnings, the verdict; or all of it."""
+    """Print the results of a report folder: the learners, the warnings and the verdict; as JSON, all of them."""
     from mentorkd.reporting import read_results, summary_rows
 
     results = read_results(report)
@@ -221,7 +216,7 @@ def show_results(report: Path, as_json: bool) -> None:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers in ascending order in short: 1, 2, 3, 5 is `1-3, 5`."""
+    """Ascending numbers in short: 1, 2, 3, 5 is `1-3, 5`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][-1] == number - 1:

@@ -1,4 +1,4 @@
-"""Commands that ask a trained learner."""
+"""Commands that ask a trained learner: `evaluate` and `ask`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Grade a trained learner on other questions of the same task, with each of its seeds."""
+    """Grade a trained learner on other questions of the same task, for each of its seeds."""
     import tempfile
 
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
@@ -97,11 +97,11 @@ def ask(
     folder: RunPath,
     question: Annotated[str, typer.Argument(help="A question of the task.")],
     learner: Annotated[
-        str | None, typer.Option(help="Who answers; the last learner of the recipe if not given.")
+        str | None, typer.Option(help="The learner to ask. Default: the last one of the recipe.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the rationale and the answer that a trained learner gives to a question."""
+    """Show the rationale and the answer of a trained learner to a question."""
     from mentorkd.data.prompts import render_prompt, split_target
     from mentorkd.pipeline.context import RunContext
 

@@ -21,7 +21,7 @@ _DEPTHS = ("num_layers", "num_hidden_layers", "n_layer")
 
 
 def describe_model(config: ModelConfig) -> str:
-    """A few words that name a model: its hub name or its folder's, or its type and size."""
+    """A short name of a model: its hub name, its folder's name, or its type and size."""
     if config.name is not None:
         text = Path(config.name).name if config.name.startswith("/") else config.name
     else:
@@ -44,7 +44,7 @@ def describe_teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> s
 
 
 def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: TrainRecord) -> str:
-    """Markdown with the front matter of a Hugging Face model card: task, lineage, data counts, scores, how to use it.
+    """Markdown with the front matter of a Hugging Face model card: task, lineage, data counts, scores, use.
 
     Args:
         learner: the recipe's learner of that name, with the values of its trial if it is searched.
@@ -53,7 +53,7 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         "library_name": "transformers",
         "tags": ["mentorkd", "knowledge-distillation", "chain-of-thought"],
     }
-    # Only hub names are names on the hub; a local folder would be a dead link.
+    # On the hub, the name of a local folder would be a dead link.
     if learner.model.name and not learner.model.name.startswith("/"):
         front["base_model"] = learner.model.name
     role = "learner of answers" if learner.rationales == [GOLD] else "learner of rationales"
@@ -112,7 +112,7 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         "## Test accuracy",
         "",
         "Not known when this card was written. The run's report has it, with its interval: `report/index.html` in the run "
-        "folder, `../../../../report/index.html` from here while the model lies there.",
+        "folder, which is `../../../../report/index.html` as long as the model stays in the run folder.",
         "",
     ]
     return "\n".join(lines)
@@ -126,7 +126,7 @@ def _form(learner: Learner) -> str:
 
 
 def _snippet(learner: Learner) -> str:
-    """Python that asks the model in the folder it runs in, as evaluation does: greedily, with the training's prompt."""
+    """Python that asks the model of the current folder as evaluation does: greedily, with the evaluation's prompt."""
     from mentorkd.models import kind_of
 
     seq2seq = kind_of(learner.model) == "seq2seq"

@@ -39,13 +39,13 @@ def test_every_stage_at_work_has_a_bar_and_leaves_a_line() -> None:
     assert reporter._bars is None
 
 
-def test_looking_at_models_is_shown_until_a_stage_starts() -> None:
+def test_the_check_of_models_is_shown_until_a_stage_starts() -> None:
     reporter, shown = ConsoleReporter(), io.StringIO()
     reporter.console = Console(file=shown, force_terminal=True, width=120, color_system=None)
     reporter.checking()
     assert reporter._bars is not None
     reporter._bars.refresh()
-    assert "looking at models" in shown.getvalue()
+    assert "checking models" in shown.getvalue()
     reporter.started(ONE, 1, 9)
     assert [row.description for row in reporter._bars.tasks] == [f"[dim] 1/9[/dim] {ONE.name}"]
     reporter.close()

@@ -34,7 +34,9 @@ with tarfile.open(FIXTURES / "finished_run.tar.gz") as archive:
 USAGE = {
     **dict.fromkeys(("questions", "solved", "samples", "replies", "correct", "cut", "refused", "empty"), 1),
     **dict.fromkeys(("malformed", "lost", "requests", "cached", "input_tokens", "output_tokens"), 2),
-    "accuracy": 1.0, "dollars": 0.25, "unsure_dollars": 0.0,
+    "accuracy": 1.0,
+    "dollars": 0.25,
+    "unsure_dollars": 0.0,
 }
 
 

@@ -61,7 +61,10 @@ def test_equal_updates_need_no_reason():
             "updates",
             "trained for the same number of optimiser updates, the most that any of them would do by its own epochs",
         ),
-        ("tokens", "trained for as many target tokens, the most that any of them would see by its own epochs"),
+        (
+            "tokens",
+            "trained for the same number of target tokens, the most that any of them would see by its own epochs",
+        ),
         ("epochs", "trained for as many passes over its own rows as the recipe says."),
     ],
 )
@@ -74,7 +77,7 @@ def test_what_was_held_equal_is_told(match, held):
 @pytest.mark.parametrize(("every", "once"), [(1, False), (3, False), (4, True), (9, True)])
 def test_one_validation_chooses_nothing(every, once):
     lines = told(recipe({"select_on": "last"}, validate_every=every), (80, 80), (40, 40))
-    assert ("Only one epoch of vanilla was validated, the last: validation only measured." in lines) == once
+    assert ("Only one epoch of vanilla was validated, the last: validation chose nothing." in lines) == once
 
 
 def test_settings_are_those_that_change_what_is_learnt():

@@ -50,7 +50,7 @@ SHOWN_QUESTIONS = 20
 def report(context: RunContext, stage: Stage, workdir: Path) -> ReportRecord:
     """Compute the results of the run and write its report."""
     records = map(context.folder.record, stage.needs)
-    manifest = provenance.summarised(records, provenance.here())
+    manifest = provenance.summary(records, provenance.here())
     inputs = read_inputs(context.recipe, context.folder, stage, manifest)
     write_report(build_results(inputs), workdir / "out")
     return ReportRecord(learners=len(inputs.learners), test_questions=inputs.task.test)
@@ -169,7 +169,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
 
 
 def _judges(recipe: Recipe, name: str) -> list[str]:
-    """The learners of the recipe that judge what a learner reads."""
+    """The learners of the recipe whose likelihoods filter the rationales of a learner."""
     filters = [recipe.filter_of(name, source).learnable for source in recipe.learners[name].rationales]
     return sorted({judge.model for judge in filters if judge and judge.model in recipe.learners})
 
@@ -209,60 +209,60 @@ def _cost(record: StageRecord) -> StageCost:
 
 
 def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
-    """What a reader must know to judge the comparison."""
-    learned = [name for name, learner in recipe.learners.items() if learner.rationales]
-    updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in learned}
+    """Sentences that a reader needs to judge the comparison."""
+    names = [name for name, learner in recipe.learners.items() if learner.rationales]
+    updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in names}
     lines = [PAPER] if recipe.protocol == "paper" else []
     lines += [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
-    for searched, use in ((False, "only measured"), (True, "chose the trial, and no epoch")):
+    for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         once = [
             name
-            for name in learned
+            for name in names
             if _validates_once(recipe.learners[name]) and bool(recipe.learners[name].search) == searched
         ]
         if once:
             lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation {use}.")
     if len(recipe.seeds) == 1:
-        lines.append("One seed: the intervals cover the choice of test questions, not the luck of training.")
+        lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
     return lines
 
 
 PAPER = (
     "The paper's protocol (protocol: paper): equal epochs, epochs chosen on the test set, no validation questions held out, "
-    "wherever the recipe does not say otherwise."
+    "unless the recipe says otherwise."
 )
 
 MATCHED = {
     "updates": "the same number of optimiser updates, the most that any of them would do by its own epochs",
-    "tokens": "as many target tokens, the most that any of them would see by its own epochs",
+    "tokens": "the same number of target tokens, the most that any of them would see by its own epochs",
     "epochs": "as many passes over its own rows as the recipe says",
 }
 
 
 def _matching(recipe: Recipe, trained: Trained) -> list[str]:
-    """What was held equal between arms, and why their updates are unequal where they are."""
+    """Sentences on what was held equal between arms, and on the reasons for unequal updates."""
     compared = arms(recipe)
     if len(compared) < 2:
         return []
-    told = {name: updates for name in compared if (updates := recipe.learners[name].training.updates) is not None}
-    matched = [name for name in compared if name not in told]
+    fixed = {name: updates for name in compared if (updates := recipe.learners[name].training.updates) is not None}
+    matched = [name for name in compared if name not in fixed]
     lines = []
     if len(matched) > 1:
         cycled = "" if recipe.match == "epochs" else "; rows are cycled"
         lines.append(
             f"Matched by {recipe.match}: each of {', '.join(matched)} is trained for {MATCHED[recipe.match]}{cycled}."
         )
-    if told:
+    if fixed:
         lines.append(
-            "As many optimiser updates as the recipe says (`training.updates`), rows cycled: "
-            f"{_ranges({name: [updates] for name, updates in told.items()})}."
+            "The recipe fixes the number of optimiser updates (`training.updates`), rows are cycled: "
+            f"{_ranges({name: [updates] for name, updates in fixed.items()})}."
         )
     counts = {trained[name, seed].updates for name in compared for seed in recipe.seeds}
     return [*lines, *([_why_unequal(recipe, trained)] if len(counts) > 1 and recipe.match == "epochs" else [])]
 
 
 def _why_unequal(recipe: Recipe, trained: Trained) -> str:
-    """A sentence on what made the numbers of updates unequal."""
+    """A sentence on the reasons for unequal numbers of updates."""
     learners = {name: recipe.learners[name] for name in arms(recipe)}
     epochs = {name: [learner.training.epochs] for name, learner in learners.items()}
     rows = {name: [trained[name, seed].encoding.kept for seed in recipe.seeds] for name in learners}
@@ -296,13 +296,13 @@ def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
 
 
 def _validates_once(learner: Learner) -> bool:
-    """Whether there was one validation, or no training, so nothing to choose from."""
+    """Whether there was only one validation, or no training, so that no epoch could be chosen."""
     many = learner.training.validate_every < learner.training.epochs
     return not learner.rationales or not (many or learner.training.select_on == "last")
 
 
 def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
-    """What a fair comparison holds equal. Left out: what changes speed or memory alone."""
+    """Settings that a fair comparison holds equal. Settings that only change speed or memory are left out."""
     if precision is None:
         return learner.model_dump(include={"prompt"}) | {"max_new_tokens": learner.sampling.max_new_tokens}
     unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
@@ -321,14 +321,14 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
 def _distillation(learner: Learner) -> dict[str, Any]:
     if not learner.mentor_weights:
         return {}
-    told = {
+    keys = {
         "tau_squared",
         "divergence",
         "soft_label_store",
         *(["top_k"] if learner.soft_label_store == "top_k" else []),
         *(["layers"] if learner.layers else []),
     }
-    return learner.model_dump(include=told)
+    return learner.model_dump(include=keys)
 
 
 def _teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> list[str]:
@@ -347,11 +347,11 @@ def _side_by_side(
     rationales: Mapping[tuple[str, int], Sequence[Rationale]],
     seed: int,
 ) -> list[tuple[Question, list[Rationale]]]:
-    """The first training questions with what the teacher and each mentor wrote for them."""
+    """The first training questions with the rationales of the teacher and of each mentor."""
     shown: dict[str, tuple[Question, list[Rationale]]] = {}
-    asked = {question.id: question for question in questions}
+    by_id = {question.id: question for question in questions}
     written = [*teacher, *(r for (_, s), rows in rationales.items() if s == seed for r in rows)]
     for rationale in written:
-        if rationale.question_id in asked and (rationale.question_id in shown or len(shown) < SHOWN_QUESTIONS):
-            shown.setdefault(rationale.question_id, (asked[rationale.question_id], []))[1].append(rationale)
+        if rationale.question_id in by_id and (rationale.question_id in shown or len(shown) < SHOWN_QUESTIONS):
+            shown.setdefault(rationale.question_id, (by_id[rationale.question_id], []))[1].append(rationale)
     return list(shown.values())
