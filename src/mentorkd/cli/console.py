@@ -23,17 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mentorkd.pipeline.records import (
-    AnnotateRecord,
-    AugmentRecord,
-    BudgetRecord,
-    EvaluateRecord,
-    PrepareRecord,
-    ScoreRecord,
-    SearchRecord,
-    StageRecord,
-    TrainRecord,
-)
+from mentorkd.pipeline import records
 from mentorkd.pipeline.run import Reporter
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Verdict
@@ -97,7 +87,7 @@ class ConsoleReporter(Reporter):
             self._drawn[stage.name] = now
             self._bars.update(self._rows[stage.name][0], completed=done, total=total)
 
-    def finished(self, stage: Stage, record: StageRecord) -> None:
+    def finished(self, stage: Stage, record: records.StageRecord) -> None:
         row, place = self._rows.pop(stage.name)
         if self._bars is not None:
             self._bars.remove_task(row)
@@ -138,7 +128,7 @@ class JsonReporter(Reporter):
     def started(self, stage: Stage, number: int, total: int) -> None:
         self._emit(event="started", stage=stage.name, number=number, total=total)
 
-    def finished(self, stage: Stage, record: StageRecord) -> None:
+    def finished(self, stage: Stage, record: records.StageRecord) -> None:
         self._emit(event="finished", **record.as_json())
 
     def skipped(self, stage: Stage) -> None:
@@ -148,34 +138,34 @@ class JsonReporter(Reporter):
         self._emit(event="note", stage=stage.name, text=text)
 
 
-def describe_record(record: StageRecord) -> str:
+def describe_record(record: records.StageRecord) -> str:
     """The results of a finished stage, in a few words."""
     parts: list[str] = []
     match record:
-        case PrepareRecord():
+        case records.PrepareRecord():
             parts.append(", ".join(f"{count} {split}" for split, count in record.questions.items()))
-        case AnnotateRecord():
+        case records.AnnotateRecord():
             parts.append(_verdicts(record.rationales, "rationales"))
             if (asked := record.asked) is not None:
                 parts.append(f"{asked.requests:,} requests, {asked.cached:,} from the cache")
                 parts.append(f"{asked.input_tokens:,} + {asked.output_tokens:,} tokens")
                 if asked.dollars is not None:
                     parts.append(f"${asked.dollars:.4f}")
-        case BudgetRecord():
+        case records.BudgetRecord():
             unit = "updates" if record.match == "updates" else "target tokens"
             parts.append(f"{record.number:,} {unit} for each of {len(record.arms)} arms")
-        case TrainRecord():
+        case records.TrainRecord():
             parts.append(f"{record.encoding.kept} rows, {record.updates} updates")
-            if isinstance(record, SearchRecord):
+            if isinstance(record, records.SearchRecord):
                 chosen = ", ".join(f"{key} {value:g}" for key, value in record.search.chosen.items())
                 parts.append(f"best of {len(record.search.tried)}: {chosen}")
             if record.validation_accuracy is not None:
                 parts.append(f"validation {100 * record.validation_accuracy:.1f} %")
-        case ScoreRecord():
+        case records.ScoreRecord():
             parts.append(f"{record.rows} rows, {record.bytes / 2**20:.1f} MB")
-        case AugmentRecord():
+        case records.AugmentRecord():
             parts.append(_verdicts(record.rationales, "rationales"))
-        case EvaluateRecord():
+        case records.EvaluateRecord():
             parts.append(_verdicts(record.predictions, "predictions"))
     return " · ".join([*parts, f"{record.seconds:.1f} s"])
 

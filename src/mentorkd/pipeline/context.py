@@ -82,7 +82,7 @@ class RunContext:
         return self.model_folder(name, stage.seed, stage.inputs.get("model", stage.inputs.get(f"model/{name}")))
 
     def model_folder(self, name: str, seed: int, trained: str | None) -> Path:
-        """The model of a learner that the stage `trained` made. None is a learner that is not trained: its model is saved once."""
+        """The model that the stage `trained` made of a learner. With None the learner is not trained, and its model is saved once."""
         if trained is not None:
             return self.folder.model(trained)
         config = self.recipe.learners[name].model.model_copy(update={"lora": None})

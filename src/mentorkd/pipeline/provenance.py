@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 Facts = dict[str, Any]
+
+PACKAGES = ("mentorkd", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "ctranslate2", "vllm")
 
 
 @cache
@@ -119,23 +121,11 @@ def _peak_mb() -> float:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "mentorkd",
-        "torch",
-        "transformers",
-        "accelerate",
-        "peft",
-        "tokenizers",
-        "numpy",
-        "ctranslate2",
-        "vllm",
-    ):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def command_line() -> list[str]:

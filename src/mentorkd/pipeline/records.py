@@ -74,6 +74,8 @@ class StageRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareRecord(StageRecord):
+    """The questions of the task."""
+
     kind: str = "prepare"
     questions: dict[Split, int]
     faults: list[str]
@@ -105,6 +107,8 @@ class TeacherUsage:
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotateRecord(StageRecord):
+    """The teacher's rationales by verdict, and what the teacher did for them."""
+
     kind: str = "annotate"
     rationales: dict[Verdict, int]
     faults: list[str]
@@ -131,6 +135,8 @@ class ArmUpdates:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetRecord(StageRecord):
+    """How many updates each arm gets."""
+
     kind: str = "budget"
     match: Literal["updates", "tokens"]
     number: int
@@ -151,6 +157,8 @@ class FilterRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecord(StageRecord):
+    """A learner's rows, the length of its training, and its validation."""
+
     kind: str = "train"
     filters: list[FilterRow]
     encoding: EncodingCounts
@@ -198,6 +206,8 @@ class SearchRecord(TrainRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord(StageRecord):
+    """A store of soft labels: its rows, its form (`hidden` or `top_k`) and its size."""
+
     kind: str = "score"
     rows: int
     form: str
@@ -206,6 +216,8 @@ class ScoreRecord(StageRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentRecord(StageRecord):
+    """A learner's rationales by verdict, and the engine that sampled them."""
+
     kind: str = "augment"
     rationales: dict[Verdict, int]
     engine: str
@@ -213,6 +225,8 @@ class AugmentRecord(StageRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRecord(StageRecord):
+    """A learner's test predictions by verdict, and the engine that sampled them."""
+
     kind: str = "evaluate"
     predictions: dict[Verdict, int]
     engine: str
@@ -220,6 +234,8 @@ class EvaluateRecord(StageRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRecord(StageRecord):
+    """How many learners and test questions the report compares."""
+
     kind: str = "report"
     learners: int
     test_questions: int

@@ -1,7 +1,10 @@
-"""One file a kind of stage: what the stage reads, does, writes and records.
+"""One file for each kind of stage: what the stage reads, does, writes and records.
 
-Each stage is a function of the run's context, the stage and a working folder. The folder survives a kill. The stage leaves
-its outputs under `out/` there, and returns its record; what the working folder holds beside `out/` is removed.
+A stage is a function of the run's context, the stage and a working folder. The working folder survives a kill. The function
+leaves its outputs under `out/` there and returns its record. What else the working folder holds is removed afterwards.
+
+A new kind of stage is a file here with a case in `step_of`, its record in `records`, and its code version and place in `graph`.
+`plan` estimates its rows and tokens if it has any.
 """
 
 from __future__ import annotations

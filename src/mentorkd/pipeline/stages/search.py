@@ -30,5 +30,5 @@ def choose_trial(trials: Sequence[Mapping[str, Any]], records: Sequence[TrainRec
     accuracies = [record.validation_accuracy for record in records if record.validation_accuracy is not None]
     tried = [Trial(dict(values), accuracy) for values, accuracy in zip(trials, accuracies, strict=True)]
     best = max(range(len(tried)), key=lambda number: (tried[number].validation_accuracy, -number))
-    found = Search(tried, tried[best].values)
-    return best, SearchRecord(**(vars(records[best]) | {"kind": "search", "tokens": None, "search": found}))
+    outcome = Search(tried, tried[best].values)
+    return best, SearchRecord(**(vars(records[best]) | {"kind": "search", "tokens": None, "search": outcome}))
