@@ -1,6 +1,6 @@
 """Where stages run: one after the other in this process, or several at a time, each in a worker process.
 
-A worker reads stages from its stdin and writes what comes of them to its stdout. It ends at once when its stdin closes, so
+A worker reads stages from its stdin and writes progress, notes and records to its stdout. It ends at once when its stdin closes, so
 none outlives the pipeline that started it, however the pipeline ended. What a worker leaves then is what a kill leaves.
 """
 
@@ -168,7 +168,7 @@ class ProcessExecutor:
                 return stage, value
 
     def _next_message(self) -> tuple[_Worker, str, Any]:
-        """Raises what a worker raises, and WorkerError where one has ended."""
+        """Wait for a message. Raises what a worker raises, and WorkerError if a worker has ended."""
         worker, event, value = self._messages.get()
         if event == "ended":
             stage = self._running.get(worker)
@@ -247,7 +247,7 @@ class _Worker:
 
 
 Messages = queue.SimpleQueue[tuple[_Worker, str, Any]]
-"""Of all workers: who sent it, the event (checked, progress, note, finished, failed, ended), and its value."""
+"""Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
 
 
 def _gpus() -> list[str]:
@@ -267,9 +267,9 @@ def may_have_gpu() -> bool:
 
 
 def serve() -> None:
-    """What a worker process does: carry out the stages that come on stdin, until it closes."""
+    """The program of a worker process: carry out the stages that come on stdin, until stdin closes."""
     stream = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not come between
+    os.dup2(2, 1)  # what libraries print must not mix with messages
     lock = threading.Lock()  # several threads may make progress
 
     def send(event: str, value: Any) -> None:
@@ -322,7 +322,7 @@ def _throttled(send: Callable[[str, Any], None]) -> Callable[[int, int], None]:
 
 
 def _picklable(error: BaseException) -> BaseException:
-    """The error, or where it cannot be sent to another process, one that says the same."""
+    """The error, or an error with the same message if this one cannot be sent to another process."""
     try:
         pickle.loads(pickle.dumps(error))
         return error

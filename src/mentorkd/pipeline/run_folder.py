@@ -80,7 +80,7 @@ class RunFolder:
         lock = FileLock(self.root / ".lock")
         try:
             lock.acquire(timeout=0)
-            for worker in self.root.glob(".worker-*.lock"):  # those of a killed run end at once, but after it
+            for worker in self.root.glob(".worker-*.lock"):  # workers of a killed run end milliseconds after it
                 with FileLock(worker).acquire(timeout=WORKERS_SECONDS):
                     pass
         except Timeout:
@@ -127,7 +127,7 @@ class RunFolder:
         return record
 
     def record_of(self, kind: type[R], stage: str) -> R:
-        """What the stage of a name recorded, which is of a kind that is known. Raises RunError if it is not finished."""
+        """What the stage of a name recorded, as the record of its kind. Raises RunError if it is not finished."""
         record = self.record(stage)
         assert isinstance(record, kind), f"{stage} has a {type(record).__name__}, not a {kind.__name__}"
         return record
@@ -222,12 +222,12 @@ class RunFolder:
 
     @property
     def engines(self) -> Path:
-        """What engines make of models, kept from run to run."""
+        """What engines make of models. It is kept from run to run."""
         return self.root / ".engines"
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Wait until no other stage is at `what`: something that the stages of a run share, and the first one makes."""
+        """Wait until no other stage holds `what`: something that the stages of a run share, and that the first of them makes."""
         self.engines.mkdir(parents=True, exist_ok=True)
         with FileLock(self.engines / f".{what}.lock"):
             yield
