@@ -1,4 +1,4 @@
-"""The three record types of a run, their content ids, and JSON Lines.
+"""The three record types of a run with their content ids, JSON Lines, and the types and names that all packages share.
 
 Ids are hashes of content, so they survive reordering, and a run can be resumed, merged or compared by them.
 """
@@ -19,6 +19,7 @@ __all__ = [
     "GOLD",
     "TEACHER",
     "AnswerKind",
+    "EncodingCounts",
     "ModelKind",
     "Prediction",
     "Progress",
@@ -135,6 +136,18 @@ class Prediction:
     verdict: Verdict
     tokens: int
     finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingCounts:
+    """What encoding did to the rows: how many were too long and dropped, how many hold tokens that are unknown."""
+
+    rows: int
+    kept: int
+    source_too_long: int
+    target_too_long: int
+    with_unknown_tokens: int
+    target_tokens: int
 
 
 Record = Question | Rationale | Prediction

@@ -11,6 +11,7 @@ import pytest
 
 from finished import copy_run
 from mentorkd.errors import Fault, RecipeError
+from mentorkd.pipeline.records import PrepareRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -55,7 +56,7 @@ def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def records(run: Pipeline, seed: int = 1) -> dict[str, dict[str, Any]]:
     """What every learner's training recorded."""
     trained = {name: run.made("train", name, seed) for name in run.recipe.learners}
-    return {name: run.folder.record(stage) for name, stage in trained.items() if stage}
+    return {name: run.folder.record(stage).as_json() for name, stage in trained.items() if stage}
 
 
 def test_a_learner_of_nobody_is_evaluated_and_nothing_else(run: Pipeline) -> None:
@@ -75,7 +76,7 @@ def test_a_pretrained_model_that_is_not_trained_is_asked_once_for_all_seeds(run:
 
 def test_gold_gives_every_training_question_once_with_its_bare_answer(run: Pipeline) -> None:
     made = records(run)
-    counts = run.folder.record("prepare")["questions"]
+    counts = run.folder.record_of(PrepareRecord, "prepare").questions
     assert made["answers"]["encoding"]["rows"] == counts["train"] > made["vanilla"]["encoding"]["rows"] / 2
     # A number of one or two digits and the end token.
     assert made["answers"]["encoding"]["target_tokens"] < 6 * counts["train"]

@@ -202,10 +202,10 @@ def test_runs_that_cannot_be_compared_give_one_line_and_an_exit_code(runs: Path,
     for arguments, told in (
         ([first], "expected two or more different run folders"),
         ([first, first / "."], "expected two or more different run folders"),
-        ([first, tmp_path / "absent"], "absent is no run folder"),
+        ([first, tmp_path / "absent"], "absent is not a run folder"),
         ([first, runs / "begun"], "begun is not finished ("),
         ([first, old], "was made by another version of mentorkd, or its recipe, data or models have changed"),
-        ([first, odd], "odd: its recipe.yaml is none of this version"),
+        ([first, odd], "odd: its recipe.yaml is not of this version"),
         ([first, runs / "second", "--out", first / "report"], "expected a new folder, outside the runs"),
         ([first, runs / "second", "--out", other], "expected a new folder"),
     ):

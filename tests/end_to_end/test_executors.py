@@ -21,11 +21,13 @@ import torch
 
 from heard import Heard
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
-from mentorkd.pipeline import executors as workers
+from mentorkd.pipeline import executors
+from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.executors import run_stage
+from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run import Pipeline
-from mentorkd.pipeline.run_folder import RunFolder
-from mentorkd.pipeline.work import Work
+from mentorkd.pipeline.run_folder import RunFolder, Stage
+from mentorkd.pipeline.stages import step_of
 from mentorkd.recipe.load import load_recipe
 from small_recipe import small_recipe
 
@@ -194,13 +196,15 @@ def test_errors_cross_processes(error: Exception) -> None:
 
 
 def test_an_error_that_cannot_cross_is_told_in_words() -> None:
-    assert str(workers._portable(ValueError("a lock", threading.Lock()))).startswith("ValueError: ('a lock', <unlocked")
+    assert str(executors._picklable(ValueError("a lock", threading.Lock()))).startswith(
+        "ValueError: ('a lock', <unlocked"
+    )
 
 
 @pytest.mark.parametrize(("visible", "found"), [("3,5", ["3", "5"]), ("GPU-8932f937", ["GPU-8932f937"]), ("", [""])])
 def test_gpus_are_those_that_this_process_sees(monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert workers._gpus() == found
+    assert executors._gpus() == found
 
 
 def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
@@ -209,16 +213,18 @@ def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
     """The processor's clock does not run while a GPU works; what is billed is the time for which it is held."""
     monkeypatch.setattr("mentorkd.pipeline.context.resolve_device", lambda name: torch.device("cuda"))
     pipeline = Pipeline(load_recipe(recipe), tmp_path / "run")
-    work = Work(pipeline.recipe, pipeline.folder, lambda done, total: None, lambda text: None)
-    prepare, annotate, score = (next(s for s in pipeline.stages if s.kind == kind) for kind in KINDS)
-    monkeypatch.setattr(work, "score", lambda stage, place: time.sleep(0.01) or {"device": work.device.type})
+
+    def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
+        time.sleep(0.01)
+        return ScoreRecord(rows=0, form=context.device.type, bytes=0)
+
+    monkeypatch.setattr(executors, "step_of", lambda kind: score if kind == "score" else step_of(kind))
+    stages = [next(s for s in pipeline.stages if s.kind == kind) for kind in ("prepare", "annotate", "score")]
     with pipeline.folder.lock():
-        records = [run_stage(stage, work, pipeline.folder) for stage in (prepare, annotate, score)]
-    assert [record["gpu_seconds"] > 0 for record in records] == [False, False, True]
-    assert records[2]["gpu_seconds"] == records[2]["seconds"]
-
-
-KINDS = ("prepare", "annotate", "score")
+        records = [run_stage(stage, pipeline.recipe, pipeline.folder) for stage in stages]
+    assert [record.gpu_seconds > 0 for record in records] == [False, False, True]
+    assert records[2].gpu_seconds == records[2].seconds
+    assert records[2].form == "cuda"
 
 
 REFUSED = """
@@ -238,6 +244,6 @@ def test_a_worker_checks_so_that_this_process_imports_no_torch(recipe: Path, tmp
     command = [sys.executable, "-c", REFUSED, str(recipe), str(tmp_path / "run")]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert re.search(r"learners\.vanilla\.sampling\.engine: vllm (is not|serves)", told)
-    if not workers.a_gpu_may_be_there():
+    if not executors.may_have_gpu():
         assert told.endswith("False\n")
     assert not (tmp_path / "run" / "data").exists()

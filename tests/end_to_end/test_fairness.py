@@ -14,6 +14,7 @@ from mentorkd.data.batching import plan_batches
 from mentorkd.data.encoding import Example
 from mentorkd.models import load_model
 from mentorkd.pipeline.plan import estimate
+from mentorkd.pipeline.records import BudgetRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.recipe.load import load_recipe
@@ -51,7 +52,7 @@ def changed(folder: Path, *overrides: str) -> Pipeline:
 
 def trained(pipeline: Pipeline, seed: int = 1) -> dict[str, dict[str, Any]]:
     stages = {name: pipeline.made("train", name, seed) for name in pipeline.recipe.learners}
-    return {name: pipeline.folder.record(stage) for name, stage in stages.items() if stage}
+    return {name: pipeline.folder.record(stage).as_json() for name, stage in stages.items() if stage}
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,9 @@ def test_the_budget_is_a_stage_between_the_mentors_and_the_arms(folder: Path) ->
     pipeline = changed(folder)
     kinds = [(stage.kind, stage.learner) for stage in pipeline.stages]
     assert kinds.index(("augment", "mentor")) < kinds.index(("budget", "")) < kinds.index(("train", "vanilla"))
-    record = pipeline.folder.record("budget/seed-1")
-    assert record["number"] == trained(pipeline)["student"]["updates"]
-    assert record["arms"]["vanilla"]["own"]["updates"] < record["number"]
+    record = pipeline.folder.record_of(BudgetRecord, "budget/seed-1")
+    assert record.number == trained(pipeline)["student"]["updates"]
+    assert record.arms["vanilla"].own.updates < record.number
 
 
 def test_the_plan_foretells_the_budget(folder: Path) -> None:
@@ -99,7 +100,7 @@ def test_the_plan_foretells_the_budget(folder: Path) -> None:
     for name, record in trained(pipeline).items():
         assert (told[name]["rows"], told[name]["updates"]) == (record["rows"], record["updates"])
         assert told[name]["epochs"] == pytest.approx(record["epochs"], rel=0.1)
-    own = pipeline.folder.record("budget/seed-1")["arms"]["vanilla"]["own"]["updates"]
+    own = pipeline.folder.record_of(BudgetRecord, "budget/seed-1").arms["vanilla"].own.updates
     assert f"by their own epochs they would do {own} to {told['student']['updates']} updates" in " ".join(
         estimates.notes
     )
@@ -153,7 +154,7 @@ def test_target_tokens_can_be_equal_instead(tmp_path: Path) -> None:
     pipeline = changed(tmp_path)
     pipeline.run(until="evaluate")
     student, vanilla = trained(pipeline)["student"], trained(pipeline)["vanilla"]
-    assert student["target_tokens"] == pipeline.folder.record("budget/seed-1")["number"] > 3000
+    assert student["target_tokens"] == pipeline.folder.record_of(BudgetRecord, "budget/seed-1").number > 3000
     one_update = 8 * 64
     assert 0 <= vanilla["target_tokens"] - student["target_tokens"] < one_update
     assert vanilla["matched"] == "tokens"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from mentorkd.pipeline.graph import compile_stages
+from mentorkd.pipeline.records import ArmUpdates, BudgetRecord, OwnLength
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart import write_task
 from mentorkd.recipe.load import load_recipe
@@ -52,6 +53,7 @@ def test_fingerprints_are_those_of_old_runs(name: str, data: Path) -> None:
     path = data / f"{name.replace(' ', '-')}.yaml"
     path.write_text(yaml.safe_dump(old_recipe(name, "data"), sort_keys=False), encoding="utf-8")
     recipe = load_recipe(path)
-    budget = {"arms": {learner: {"updates": 9} for learner in recipe.learners}}
+    arms = {learner: ArmUpdates(rows=1, own=OwnLength(9, 9), updates=9) for learner in recipe.learners}
+    budget = BudgetRecord(match="updates", number=9, arms=arms)
     stages = compile_stages(recipe, lambda stage: budget if stage.kind == "budget" else None)
     assert {stage.name: stage.fingerprint for stage in stages} == FINGERPRINTS[name]

@@ -10,6 +10,7 @@ import pytest
 
 from finished import copy_run
 from mentorkd.errors import RecipeError
+from mentorkd.pipeline.records import BudgetRecord, TrainRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.graph import arms, learning_order
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -58,7 +59,7 @@ def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def filters(run: Pipeline, learner: str) -> list[tuple[str, str, int, int]]:
     stage = run.made("train", learner, 1)
     assert stage is not None
-    return [(row["source"], row["filter"], row["before"], row["after"]) for row in run.folder.record(stage)["filters"]]
+    return [(row.source, row.filter, row.before, row.after) for row in run.folder.record_of(TrainRecord, stage).filters]
 
 
 def test_a_learner_judges_the_texts_of_teacher_and_mentor(run: Pipeline) -> None:
@@ -153,7 +154,7 @@ def test_arms_that_differ_in_their_judge_alone_have_budgets_of_their_own(tmp_pat
     pipeline = Pipeline(loaded(tmp_path, learners, sweep=sweep), tmp_path / "run")
     pipeline.run(until="budget")
     (stage,) = [stage for stage in pipeline.stages if stage.kind == "budget"]
-    found = pipeline.folder.record(stage.name)["arms"]
-    readers = [arm["own"] for name, arm in found.items() if name.startswith("reader")]
+    found = pipeline.folder.record_of(BudgetRecord, stage.name).arms
+    readers = [arm.own for name, arm in found.items() if name.startswith("reader")]
     assert len(readers) == 2
-    assert readers[0]["target_tokens"] != readers[1]["target_tokens"]
+    assert readers[0].target_tokens != readers[1].target_tokens

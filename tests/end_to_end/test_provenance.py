@@ -10,32 +10,33 @@ from typing import Any
 import pytest
 
 from mentorkd.pipeline import provenance
+from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.recipe.load import load_recipe
 from small_recipe import small_recipe
 
 
-def made(kind: str, **facts: Any) -> dict[str, Any]:
+def made(kind: str, **facts: Any) -> StageRecord:
     here = {"command": "mentorkd run a.yaml", "git": "abc", "versions": {"torch": "2"}, "host": {"cores": 2}}
-    return {"kind": kind, "made_by": {**here, **facts}}
+    return StageRecord(kind=kind, made_by={**here, **facts})
 
 
 def test_facts_are_those_of_the_stages() -> None:
-    one = made("train")["made_by"]
-    assert provenance.summarised([made("train"), made("evaluate"), made("report", git="new")], one) == one
-    assert provenance.summarised([], None) == dict.fromkeys(one)
+    one = made("train").made_by
+    assert provenance.summary([made("train"), made("evaluate"), made("report", git="new")], one) == one
+    assert provenance.summary([], None) == dict.fromkeys(one)
 
 
 def test_facts_that_differ_between_stages_are_all_told() -> None:
-    facts = provenance.summarised([made("train"), made("evaluate", git="new"), made("score", git=None)], None)
+    facts = provenance.summary([made("train"), made("evaluate", git="new"), made("score", git=None)], None)
     assert facts["git"] == ["abc", "new"]
     assert facts["command"] == "mentorkd run a.yaml"
 
 
 def test_records_that_do_not_say_are_not_taken_for_todays() -> None:
-    assert provenance.summarised([{"kind": "train"}], made("report")["made_by"]) == {
+    assert provenance.summary([StageRecord(kind="train")], made("report").made_by) == {
         **dict.fromkeys(("command", "git", "versions", "host")),
-        "report": made("report")["made_by"],
+        "report": made("report").made_by,
     }
 
 
@@ -45,7 +46,7 @@ def test_a_report_written_anew_keeps_what_the_run_was_made_by(tmp_path: Path, mo
     raw["sampling"] |= {"samples": 1, "max_new_tokens": 4}
     raw["learners"] = {"vanilla": raw["learners"]["vanilla"]}
     (tmp_path / "recipe.yaml").write_text(json.dumps(raw))
-    run, trained = tmp_path / "run", made("train")["made_by"]
+    run, trained = tmp_path / "run", made("train").made_by
     monkeypatch.setattr(provenance, "here", lambda: trained)
     Pipeline(load_recipe(tmp_path / "recipe.yaml"), run).run()
     told = json.loads((run / "report" / "run.json").read_text())["manifest"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from made_up_records import train_record
 from mentorkd.errors import RecipeError
+from mentorkd.pipeline.records import Search, Trial
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.stages.search import choose_trial
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -66,14 +67,17 @@ def test_values_reach_their_places() -> None:
 
 def test_the_best_trial_is_the_first_of_those_with_the_best_validation_accuracy() -> None:
     trials = [{"kd_weight": weight} for weight in (0.1, 0.5, 0.9)]
-    records = [
-        {"validation_accuracy": accuracy, "updates": 7, "seconds": 1.0, "stage": "x"} for accuracy in (0.2, 0.4, 0.4)
-    ]
+    accuracies = (0.2, 0.4, 0.4)
+    records = [train_record(validation_accuracy=each, updates=7, tokens=9) for each in accuracies]
     best, record = choose_trial(trials, records)
     assert best == 1
-    assert record == {
-        "validation_accuracy": 0.4,
-        "updates": 7,
+    assert (record.validation_accuracy, record.updates, record.tokens) == (0.4, 7, None)
+    assert record.search == Search(
+        tried=[Trial(values, accuracy) for values, accuracy in zip(trials, accuracies, strict=True)],
+        chosen={"kd_weight": 0.5},
+    )
+    assert record.as_json() == train_record(validation_accuracy=0.4, updates=7).as_json() | {
+        "kind": "search",
         "search": {
             "tried": [
                 {"values": {"kd_weight": 0.1}, "validation_accuracy": 0.2},
@@ -138,7 +142,3 @@ def test_a_learner_that_is_searched_has_the_best_trials_weights_and_no_training_
     assert "tokens" not in record
     card = (learner / "model/README.md").read_text()
     assert f"learning rate {record['search']['chosen']['learning_rate']:g}" in card
-
-
-def trained(pipeline: Pipeline, stage: str) -> dict[str, Any]:
-    return pipeline.folder.record(stage)

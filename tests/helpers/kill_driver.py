@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-import mentorkd.pipeline.work  # noqa: F401  (imported before forking)
+import mentorkd.pipeline.stages.train  # noqa: F401  (imported before forking)
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 

@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, notes, tables; or nothing, or JSON lines."""
+"""What the command line shows: progress bars, notes and tables, or JSON lines, or nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mentorkd.pipeline import records
+from mentorkd.pipeline.run import Reporter
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.records import Verdict
 
 __all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "ranges", "show_results", "show_table"]
 
@@ -32,8 +35,8 @@ REDRAWS_PER_SECOND = 4
 _WIDEST = 1000
 
 
-class ConsoleReporter:
-    """Shows a live bar for each stage at work and leaves a line for each that has finished."""
+class ConsoleReporter(Reporter):
+    """Shows a live bar for each running stage and prints a line for each finished one."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
@@ -43,11 +46,11 @@ class ConsoleReporter:
         self._skipped = 0
 
     def checking(self) -> None:
-        """Say so until the first stage starts: it takes seconds, most of them to import what looks at models."""
-        self._open_bars().add_task("looking at models and engines", total=None)
+        """Show that models are being checked, until the first stage starts. It takes seconds, mostly for imports."""
+        self._open_bars().add_task("checking models and engines", total=None)
 
     def started(self, stage: Stage, number: int, total: int) -> None:
-        self._tell_skipped()
+        self._show_skipped()
         bars = self._open_bars()
         if not self._rows:
             for row in bars.task_ids:
@@ -84,7 +87,7 @@ class ConsoleReporter:
             self._drawn[stage.name] = now
             self._bars.update(self._rows[stage.name][0], completed=done, total=total)
 
-    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
+    def finished(self, stage: Stage, record: records.StageRecord) -> None:
         row, place = self._rows.pop(stage.name)
         if self._bars is not None:
             self._bars.remove_task(row)
@@ -105,16 +108,16 @@ class ConsoleReporter:
             self._bars.stop()
             self._bars = None
         self._rows.clear()
-        self._tell_skipped()
+        self._show_skipped()
 
-    def _tell_skipped(self) -> None:
+    def _show_skipped(self) -> None:
         if self._skipped:
             self.console.print(f"[dim]· {self._skipped} finished stages kept[/dim]")
             self._skipped = 0
 
 
-class JsonReporter:
-    """Writes one JSON object a line to stderr for each thing that happens."""
+class JsonReporter(Reporter):
+    """Writes one JSON object a line to stderr for each event."""
 
     def _emit(self, **fields: Any) -> None:
         print(json.dumps(fields, ensure_ascii=False), file=sys.stderr, flush=True)
@@ -125,11 +128,8 @@ class JsonReporter:
     def started(self, stage: Stage, number: int, total: int) -> None:
         self._emit(event="started", stage=stage.name, number=number, total=total)
 
-    def progress(self, stage: Stage, done: int, total: int) -> None:
-        return
-
-    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None:
-        self._emit(event="finished", **{"stage": stage.name, **record})
+    def finished(self, stage: Stage, record: records.StageRecord) -> None:
+        self._emit(event="finished", **record.as_json())
 
     def skipped(self, stage: Stage) -> None:
         self._emit(event="skipped", stage=stage.name)
@@ -137,50 +137,49 @@ class JsonReporter:
     def note(self, text: str, stage: Stage) -> None:
         self._emit(event="note", stage=stage.name, text=text)
 
-    def close(self) -> None:
-        return
 
-
-def describe_record(record: Mapping[str, Any]) -> str:
-    """What a finished stage came to, in a few words."""
+def describe_record(record: records.StageRecord) -> str:
+    """The results of a finished stage, in a few words."""
     parts: list[str] = []
-    if "questions" in record:
-        parts.append(", ".join(f"{count} {split}" for split, count in record["questions"].items()))
-    for key in ("rationales", "predictions"):
-        if key in record:
-            counts = record[key]
-            total = sum(counts.values())
-            share = f" ({100 * counts['correct'] / total:.1f} % right)" if total else ""
-            parts.append(f"{total} {key}{share}")
-    if "asked" in record:
-        asked = record["asked"]
-        parts.append(f"{asked['requests']:,} requests, {asked['cached']:,} from the cache")
-        parts.append(f"{asked['input_tokens']:,} + {asked['output_tokens']:,} tokens")
-        if asked["dollars"] is not None:
-            parts.append(f"${asked['dollars']:.4f}")
-    if "encoding" in record:
-        parts.append(f"{record['encoding']['kept']} rows, {record['updates']} updates")
-    if "arms" in record:
-        what = "updates" if record["match"] == "updates" else "target tokens"
-        parts.append(f"{record['number']:,} {what} for each of {len(record['arms'])} arms")
-    if "search" in record:
-        parts.append(f"best of {len(record['search']['tried'])}: {_shown(record['search']['chosen'])}")
-    if record.get("validation_accuracy") is not None:
-        parts.append(f"validation {100 * record['validation_accuracy']:.1f} %")
-    if "form" in record:
-        parts.append(f"{record['rows']} rows, {record['bytes'] / 2**20:.1f} MB")
-    parts.append(f"{record['seconds']:.1f} s")
-    return " · ".join(parts)
+    match record:
+        case records.PrepareRecord():
+            parts.append(", ".join(f"{count} {split}" for split, count in record.questions.items()))
+        case records.AnnotateRecord():
+            parts.append(_verdicts(record.rationales, "rationales"))
+            if (asked := record.asked) is not None:
+                parts.append(f"{asked.requests:,} requests, {asked.cached:,} from the cache")
+                parts.append(f"{asked.input_tokens:,} + {asked.output_tokens:,} tokens")
+                if asked.dollars is not None:
+                    parts.append(f"${asked.dollars:.4f}")
+        case records.BudgetRecord():
+            unit = "updates" if record.match == "updates" else "target tokens"
+            parts.append(f"{record.number:,} {unit} for each of {len(record.arms)} arms")
+        case records.TrainRecord():
+            parts.append(f"{record.encoding.kept} rows, {record.updates} updates")
+            if isinstance(record, records.SearchRecord):
+                chosen = ", ".join(f"{key} {value:g}" for key, value in record.search.chosen.items())
+                parts.append(f"best of {len(record.search.tried)}: {chosen}")
+            if record.validation_accuracy is not None:
+                parts.append(f"validation {100 * record.validation_accuracy:.1f} %")
+        case records.ScoreRecord():
+            parts.append(f"{record.rows} rows, {record.bytes / 2**20:.1f} MB")
+        case records.AugmentRecord():
+            parts.append(_verdicts(record.rationales, "rationales"))
+        case records.EvaluateRecord():
+            parts.append(_verdicts(record.predictions, "predictions"))
+    return " · ".join([*parts, f"{record.seconds:.1f} s"])
 
 
-def _shown(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value:g}" for key, value in values.items())
+def _verdicts(counts: Mapping[Verdict, int], noun: str) -> str:
+    total = sum(counts.values())
+    share = f" ({100 * counts['correct'] / total:.1f} % correct)" if total else ""
+    return f"{total} {noun}{share}"
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> None:
     """Print a table; the first column is text, the others are numbers.
 
-    Cells are folded to the terminal's width, unless `whole`: then they stay in one piece each, to be copied.
+    Cells are folded to the terminal's width. With `whole` they are not, so that they can be copied.
     """
     table = Table(title=title, title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
@@ -191,7 +190,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def show_results(report: Path, as_json: bool) -> None:
-    """Print what stands in a report folder: the learners, warnings, the verdict; or all of it."""
+    """Print the results of a report folder: the learners, the warnings and the verdict; as JSON, all of them."""
     from mentorkd.reporting import read_results, summary_rows
 
     results = read_results(report)
@@ -207,7 +206,7 @@ def show_results(report: Path, as_json: bool) -> None:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers in ascending order in short: 1, 2, 3, 5 is `1-3, 5`."""
+    """Ascending numbers in short: 1, 2, 3, 5 is `1-3, 5`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][-1] == number - 1:

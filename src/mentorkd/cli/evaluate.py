@@ -1,4 +1,4 @@
-"""Commands that ask a trained learner."""
+"""Commands that ask a trained learner: `evaluate` and `ask`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import typer
 from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.cli.options import AsJson, Quiet, RunPath
 from mentorkd.errors import RunError
+from mentorkd.pipeline.records import count_verdicts
+from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
-from mentorkd.records import TEACHER, Question, write_jsonl
+from mentorkd.records import TEACHER, Prediction, Question, write_jsonl
 
 __all__ = ["ask", "evaluate"]
 
@@ -27,45 +30,47 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Grade a trained learner on other questions of the same task, with each of its seeds."""
+    """Grade a trained learner on other questions of the same task, for each of its seeds."""
     import tempfile
 
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise RunError(f"got --output {output}; expected a file in a folder that exists")
     from mentorkd.data.readers import read_questions
+    from mentorkd.pipeline.context import RunContext
+    from mentorkd.pipeline.stages.evaluate import predict
     from mentorkd.statistics import wilson_interval
 
-    pipeline, work, reporter = _opened(folder, quiet, as_json)
+    pipeline, reporter = _opened(folder, quiet, as_json)
     config = _learner(pipeline.recipe, learner)
     task = pipeline.recipe.task
     assert task.answer is not None
-    asked = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
-    rows, predictions = [], []
+    test = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
+    rows: list[dict[str, Any]] = []
+    predictions: list[Prediction] = []
     seeds = pipeline.recipe.seeds
     for number, seed in enumerate(seeds, 1):
         name = f"{learner}/seed-{seed} on {questions.name}"
         stage = Stage(name, "evaluate", "", {}, "")
         reporter.started(stage, number, len(seeds))
-        work.progress = partial(reporter.progress, stage)
+        context = RunContext(pipeline.recipe, pipeline.folder, partial(reporter.progress, stage))
+        model = context.model_folder(learner, seed, pipeline.made("train", learner, seed))
         with tempfile.TemporaryDirectory() as scratch:
             journal = Path(scratch) / "journal.jsonl"
-            model = work.model_folder(learner, seed, pipeline.made("train", learner, seed))
-            made = work.predict(work.engine(config, model), config, learner, seed, asked, journal)
-        right = sum(p.verdict == "correct" for p in made)
-        interval = wilson_interval(right, len(made))
-        silent = sum(p.verdict == "no_answer" for p in made)
+            answers = predict(context, context.engine(config, model), learner, seed, test, journal)
+        verdicts = count_verdicts(answers)
+        interval = wilson_interval(verdicts["correct"], len(answers))
         rows.append(
             {
                 "learner": learner,
                 "seed": seed,
-                "questions": len(made),
-                "correct": right,
-                "accuracy": right / len(made),
+                "questions": len(answers),
+                "correct": verdicts["correct"],
+                "accuracy": verdicts["correct"] / len(answers),
                 "interval": [interval.low, interval.high],
-                "no_answer": silent,
+                "no_answer": verdicts["no_answer"],
             }
         )
-        predictions += made
+        predictions += answers
         reporter.close()
     if output is not None:
         write_jsonl(output, predictions)
@@ -92,19 +97,21 @@ def ask(
     folder: RunPath,
     question: Annotated[str, typer.Argument(help="A question of the task.")],
     learner: Annotated[
-        str | None, typer.Option(help="Who answers; the last learner of the recipe if not given.")
+        str | None, typer.Option(help="The learner to ask. Default: the last one of the recipe.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the rationale and the answer that a trained learner gives to a question."""
+    """Show the rationale and the answer of a trained learner to a question."""
     from mentorkd.data.prompts import render_prompt, split_target
+    from mentorkd.pipeline.context import RunContext
 
-    pipeline, work, reporter = _opened(folder, True, as_json)
+    pipeline, reporter = _opened(folder, True, as_json)
     name = learner or list(pipeline.recipe.learners)[-1]
     config = _learner(pipeline.recipe, name)
     seed = pipeline.recipe.seeds[0]
-    model = work.model_folder(name, seed, pipeline.made("train", name, seed))
-    [[completion]] = work.engine(config, model).sample(
+    context = RunContext(pipeline.recipe, pipeline.folder)
+    model = context.model_folder(name, seed, pipeline.made("train", name, seed))
+    [[completion]] = context.engine(config, model).sample(
         [render_prompt(question, config.eval_prompt)],
         n=1,
         temperature=0.0,
@@ -115,7 +122,7 @@ def ask(
     )
     reporter.close()
     rationale, _ = split_target(completion.text, config.target)
-    answer = work.grader.find(completion.text, Question.create(question, "", "test"))
+    answer = context.grader.find(completion.text, Question.create(question, "", "test"))
     if as_json:
         print(
             json.dumps(
@@ -130,16 +137,12 @@ def ask(
         print(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
 
 
-def _opened(folder: Path, quiet: bool, as_json: bool) -> Any:
-    from mentorkd.pipeline.context import Workbench
-    from mentorkd.pipeline.run import open_run
-
+def _opened(folder: Path, quiet: bool, as_json: bool) -> tuple[Pipeline, ConsoleReporter | JsonReporter]:
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    pipeline = open_run(folder, reporter)
-    return pipeline, Workbench(pipeline.recipe, pipeline.folder, lambda done, total: None, lambda text: None), reporter
+    return open_run(folder, reporter), reporter
 
 
-def _learner(recipe: Recipe, name: str) -> Any:
+def _learner(recipe: Recipe, name: str) -> Learner:
     if name not in recipe.learners:
         hint = " (the teacher is not a trained model)" if name == TEACHER else ""
         raise RunError(f"got learner {name}{hint}; expected one of {', '.join(recipe.learners)}")

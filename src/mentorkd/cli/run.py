@@ -1,4 +1,4 @@
-"""Commands about recipes: run one, show its plan, list those that are shipped."""
+"""Commands about recipes: run a recipe, show its plan, list the shipped recipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mentorkd.recipe.schema import Recipe
 
 __all__ = ["plan", "quickstart", "recipes", "run", "schema"]
 
-# Models this small do not fill two cores; two of them at a time do.
+# One model of this size does not fill two cores; two at a time do.
 QUICKSTART_JOBS = min(2, cores())
 
 
@@ -26,26 +26,26 @@ def run(
     overrides: Overrides = None,
     folder: RunOption = None,
     force: Annotated[
-        list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all after it.")
+        list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all stages that depend on it.")
     ] = None,
     jobs: Jobs = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe from its questions to its report; what is finished is not done again."""
+    """Run a recipe from its questions to its report. Finished stages do not run again."""
     _run(load_named(recipe, overrides), folder, force or (), jobs, quiet, as_json)
 
 
 def recipes(as_json: AsJson = False) -> None:
-    """List the recipes that are shipped: `mentorkd run NAME` runs one on the data in the folder `data`."""
-    about = {
+    """List the shipped recipes. `mentorkd run NAME` runs one on the data in the folder `data`."""
+    titles = {
         name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in shipped_recipes().items()
     }
     if as_json:
-        print(json.dumps(about))
+        print(json.dumps(titles))
         return
-    for name, line in about.items():
-        print(f"{name:<24}{line}")
+    for name, title in titles.items():
+        print(f"{name:<24}{title}")
 
 
 def quickstart(
@@ -55,16 +55,16 @@ def quickstart(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the embedded task and recipe, and run it to a report: no network, no key, no GPU, no file needed."""
+    """Write the embedded task and recipe, and run it to a report. Needs no network, key, GPU or file."""
     from mentorkd.quickstart import write_recipe, write_task
     from mentorkd.recipe.load import load_recipe
 
     recipe = folder / "task" / "recipe.yaml"
-    if not recipe.exists():  # written last; what is there may have been edited since
+    if not recipe.exists():  # it is written last; the user may have edited an existing one
         write_task(recipe.parent)
         write_recipe(recipe)
     if not (quiet or as_json):
-        print(f"the recipe, to edit for your own data: {recipe}", file=sys.stderr)
+        print(f"recipe: {recipe} (edit it for your own data)", file=sys.stderr)
     _run(load_recipe(recipe, overrides or ()), folder, (), jobs, quiet, as_json)
 
 
@@ -82,7 +82,7 @@ def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], jobs: int, q
 
 
 def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = None, as_json: AsJson = False) -> None:
-    """Show the graph of a recipe: its stages, what is done, what will run, rows and estimated tokens."""
+    """Show the stages of a recipe: which are done, which will run, their rows and estimated tokens."""
     from mentorkd.pipeline.plan import estimate
     from mentorkd.pipeline.run import Pipeline
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.cli.options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
 from mentorkd.errors import RunError
+from mentorkd.pipeline.records import AnnotateRecord
 from mentorkd.recipe.schema import Recipe, RecordedTeacher
 
 __all__ = ["annotate", "cache_app"]
@@ -43,10 +43,11 @@ def annotate(
         return
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     try:
-        manifest = Pipeline(loaded, root, reporter).run(until="annotate")
+        pipeline = Pipeline(loaded, root, reporter)
+        pipeline.run(until="annotate")
     finally:
         reporter.close()
-    _show_record(manifest["stages"]["annotate"], root, as_json)
+    _show_record(pipeline.folder.record_of(AnnotateRecord, "annotate"), root, as_json)
 
 
 def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
@@ -67,14 +68,15 @@ def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
     print("\n".join(found.lines()))
 
 
-def _show_record(record: Mapping[str, Any], root: Path, as_json: bool) -> None:
+def _show_record(record: AnnotateRecord, root: Path, as_json: bool) -> None:
     file = root / "teacher" / "rationales.jsonl"
+    usage = {} if record.asked is None else asdict(record.asked)
     if as_json:
-        print(json.dumps({"rationales": record["rationales"], **record.get("asked", {}), "file": str(file)}))
+        print(json.dumps({"rationales": record.rationales, **usage, "file": str(file)}))
         return
     from mentorkd.reporting import teacher_rows
 
-    rows = teacher_rows(record["asked"]) if "asked" in record else record["rationales"]
+    rows = teacher_rows(usage) if usage else record.rationales
     show_table("teacher", ["", "count"], [[name.replace("_", " "), str(value)] for name, value in rows.items()])
     print(f"rationales: {file}")
 

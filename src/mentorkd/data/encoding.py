@@ -10,7 +10,7 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR, chat_prompt, render_prompt, 
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, kind_of, load_tokenizer, positions_of
 from mentorkd.recipe.learner import EXPLAIN, PREDICT, Learner, ModelConfig
-from mentorkd.records import GOLD, ModelKind, Question, Rationale
+from mentorkd.records import GOLD, EncodingCounts, ModelKind, Question, Rationale
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,18 +64,6 @@ class Example:
     def padded_sides(self, kind: ModelKind) -> tuple[int, ...]:
         """Lengths of what is padded apart: source and target of encoder-decoder models, their sum of causal ones."""
         return (len(self.source_ids), len(self.target_ids)) if kind == "seq2seq" else (self.length,)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingCounts:
-    """What encoding did to the rows: how many were too long and dropped, how many hold tokens that are unknown."""
-
-    rows: int
-    kept: int
-    source_too_long: int
-    target_too_long: int
-    with_unknown_tokens: int
-    target_tokens: int
 
 
 def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

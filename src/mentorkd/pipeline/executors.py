@@ -1,7 +1,7 @@
-"""Stages at work: one after the other in this process, or several at a time, each in a worker process.
+"""Where stages run: one after the other in this process, or several at a time, each in a worker process.
 
-A worker is given stages on its stdin and tells on its stdout what comes of them. It ends at once when its stdin closes,
-so none outlives the pipeline that started it, however that ended; what it leaves is what a kill leaves.
+A worker reads stages from its stdin and writes progress, notes and records to its stdout. It ends at once when its stdin closes, so
+none outlives the pipeline that started it, however the pipeline ended. What a worker leaves then is what a kill leaves.
 """
 
 from __future__ import annotations
@@ -18,71 +18,79 @@ import time
 import traceback
 from collections.abc import Callable, Set
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from mentorkd.errors import DataError, WorkerError
 from mentorkd.pipeline import provenance
+from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage
+from mentorkd.pipeline.stages import step_of
 from mentorkd.recipe.schema import Recipe
 
-if TYPE_CHECKING:
-    from mentorkd.pipeline.work import Work
-
-__all__ = ["InlineExecutor", "ProcessExecutor", "StageExecutor", "run_stage", "serve"]
+__all__ = ["InlineExecutor", "ProcessExecutor", "StageExecutor", "may_have_gpu", "run_stage", "serve"]
 
 Progress = Callable[[Stage, int, int], None]
 Note = Callable[[str, Stage], None]
 
 # Small models make hundreds of steps a second; nobody reads that fast.
 PROGRESS_SECONDS = 0.1
-# oneDNN keeps a kernel for each shape of each product, 1,024 of them if nobody says otherwise; texts come in many lengths.
+# By default oneDNN keeps 1,024 kernels, one for each shape of each product; texts come in many lengths.
 KERNELS = "128"
 # Devices of GPU drivers on Linux: NVIDIA, AMD, and either under Windows.
 DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 # Kinds of stages that are checked before anything runs.
-CHECKED = frozenset({"annotate", "train", "evaluate"})
+CHECKED_KINDS = frozenset({"annotate", "train", "evaluate"})
 # A worker ends within milliseconds, unless a library holds it up.
-PATIENCE_SECONDS = 5
+EXIT_SECONDS = 5
 
 
-def run_stage(stage: Stage, work: Work, folder: RunFolder) -> dict[str, Any]:
-    """Do what a stage does, publish what it made, and return its record."""
+def run_stage(
+    stage: Stage,
+    recipe: Recipe,
+    folder: RunFolder,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = lambda text: None,
+) -> StageRecord:
+    """Carry out a stage, publish its outputs, and return its record."""
+    from mentorkd.pipeline.context import RunContext  # imports torch
+
+    context, step = RunContext(recipe, folder, progress, note), step_of(stage.kind)
     folder.log("started", stage=stage.name, fingerprint=stage.fingerprint)
-    place = folder.begin(stage)
-    do: Callable[[Stage, Path], dict[str, Any]] = getattr(work, stage.kind)
-    work.holds_gpu = False
+    workdir = folder.begin(stage)
     try:
         with provenance.measured() as cost:
-            made = do(stage, place)
+            record = step(context, stage, workdir)
     except DataError:
         folder.discard_if_empty(stage)
         raise
-    if work.holds_gpu:
+    if context.holds_gpu:
         cost.gpu_seconds, cost.accelerator = cost.seconds, provenance.accelerator()
-    record = folder.publish(stage, {**made, **asdict(cost), "made_by": provenance.here()})
+    record = folder.publish(stage, replace(record, **asdict(cost), made_by=provenance.here()))
     folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
     return record
 
 
 class StageExecutor(Protocol):
-    """Those who carry out stages."""
+    """Carries out stages."""
 
     def check(self, kinds: Set[str]) -> None:
-        """Refuse at once what would fail at a stage of these kinds, before anything is written. Comes first, if at all."""
+        """Refuse at once what would fail at a stage of these kinds. Called once, before any stage starts and anything is written."""
 
     @property
     def free(self) -> bool:
         """Whether another stage may be started."""
 
-    def start(self, stage: Stage) -> None: ...
+    def start(self, stage: Stage) -> None:
+        """Start a stage whose needs are finished."""
 
-    def next_finished(self) -> tuple[Stage, dict[str, Any]]:
-        """Wait for one of the started stages; it and its record. Raises what a stage raises."""
+    def next_finished(self) -> tuple[Stage, StageRecord]:
+        """Wait for one of the started stages; return it and its record. Raises what the stage raises."""
 
     def close(self) -> None:
-        """Stop what is still at work, as a kill would."""
+        """Stop the stages that still run, as a kill would."""
 
 
 class InlineExecutor:
@@ -91,10 +99,9 @@ class InlineExecutor:
     def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress, note: Note) -> None:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
         self._stage: Stage | None = None
-        self._work: Work | None = None
 
     def check(self, kinds: Set[str]) -> None:
-        if kinds & CHECKED:  # to find that all is done must not wait for torch
+        if kinds & CHECKED_KINDS:  # a run whose stages are all finished must not wait for torch
             from mentorkd.pipeline.preflight import check
 
             check(self.recipe, kinds)
@@ -106,16 +113,11 @@ class InlineExecutor:
     def start(self, stage: Stage) -> None:
         self._stage = stage
 
-    def next_finished(self) -> tuple[Stage, dict[str, Any]]:
+    def next_finished(self) -> tuple[Stage, StageRecord]:
         stage = self._stage
         assert stage is not None, "a stage is started before it finishes"
-        if self._work is None:
-            from mentorkd.pipeline.work import Work
-
-            self._work = Work(self.recipe, self.folder, lambda done, total: None, lambda text: None)
-        self._work.progress = lambda done, total: self.progress(stage, done, total)
-        self._work.note = lambda text: self.note(text, stage)
-        record = run_stage(stage, self._work, self.folder)
+        progress = partial(self.progress, stage)
+        record = run_stage(stage, self.recipe, self.folder, progress, lambda text: self.note(text, stage))
         self._stage = None
         return stage, record
 
@@ -127,72 +129,70 @@ class ProcessExecutor:
 
     def __init__(self, jobs: int, recipe: Recipe, folder: RunFolder, progress: Progress, note: Note) -> None:
         self.progress, self.note = progress, note
-        self._heard: queue.SimpleQueue[tuple[_Worker, str, Any]] = queue.SimpleQueue()
-        self._busy: dict[_Worker, Stage] = {}
-        self._all: list[_Worker] = []
+        self._messages: Messages = queue.SimpleQueue()
+        self._running: dict[_Worker, Stage] = {}
+        self._workers: list[_Worker] = []
         threads, gpus = max(1, provenance.cores() // jobs), _gpus() if recipe.device in ("auto", "cuda") else []
         for number in range(jobs):
             environment = {"OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": KERNELS, **os.environ}
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            self._all.append(_Worker(environment, self._heard, (number, sys.argv, recipe, folder.root)))
+            self._workers.append(_Worker(environment, self._messages, (number, sys.argv, recipe, folder.root)))
 
     def check(self, kinds: Set[str]) -> None:
-        """A worker does it, which has to import torch anyway: this process never needs to."""
-        if kinds & CHECKED:
-            self._all[0].send(frozenset(kinds))
-            self._next()
+        """A worker checks, because a worker imports torch anyway and this process never needs to."""
+        if kinds & CHECKED_KINDS:
+            self._workers[0].send(frozenset(kinds))
+            self._next_message()
 
     @property
     def free(self) -> bool:
-        return len(self._busy) < len(self._all)
+        return len(self._running) < len(self._workers)
 
     def start(self, stage: Stage) -> None:
-        worker = next(worker for worker in self._all if worker not in self._busy)
-        self._busy[worker] = stage
+        worker = next(worker for worker in self._workers if worker not in self._running)
+        self._running[worker] = stage
         worker.send(stage)
 
-    def next_finished(self) -> tuple[Stage, dict[str, Any]]:
+    def next_finished(self) -> tuple[Stage, StageRecord]:
         while True:
-            worker, what, value = self._next()
-            stage = self._busy.get(worker)
-            assert stage is not None, "an idle worker tells of nothing else"
-            if what == "progress":
+            worker, event, value = self._next_message()
+            stage = self._running.get(worker)
+            assert stage is not None, "only a worker with a stage sends messages"
+            if event == "progress":
                 self.progress(stage, *value)
-            elif what == "note":
+            elif event == "note":
                 self.note(value, stage)
             else:
-                del self._busy[worker]
+                del self._running[worker]
                 return stage, value
 
-    def _next(self) -> tuple[_Worker, str, Any]:
-        """What is heard next. Raises what a worker raises, and WorkerError where one has ended."""
-        worker, what, value = self._heard.get()
-        if what == "ended":
-            stage = self._busy.get(worker)
+    def _next_message(self) -> tuple[_Worker, str, Any]:
+        """Wait for a message. Raises what a worker raises, and WorkerError if a worker has ended."""
+        worker, event, value = self._messages.get()
+        if event == "ended":
+            stage = self._running.get(worker)
             raise WorkerError(f"{stage.name if stage else 'a worker'}: its process {worker.ending()}")
-        if what == "failed":
+        if event == "failed":
             error, where = value
-            raise error from _Elsewhere(where)
-        return worker, what, value
+            raise error from _WorkerTraceback(where)
+        return worker, event, value
 
     def close(self) -> None:
-        for worker in self._all:
+        for worker in self._workers:
             worker.hang_up()
-        for worker in self._all:
+        for worker in self._workers:
             worker.wait()
 
 
-class _Elsewhere(Exception):
+class _WorkerTraceback(Exception):
     """Shows, as the cause of an error, where it was raised in a worker."""
 
 
 class _Worker:
-    """One worker process, and a thread that listens to it. It touches nothing before its first stage."""
+    """One worker process, and a thread that reads its messages. It touches nothing before its first stage."""
 
-    def __init__(
-        self, environment: dict[str, str], heard: queue.SimpleQueue[tuple[_Worker, str, Any]], about: tuple[Any, ...]
-    ) -> None:
+    def __init__(self, environment: dict[str, str], messages: Messages, setup: tuple[Any, ...]) -> None:
         # Not multiprocessing: its children run the caller's main module again, which need not be written for that. In a
         # session of its own, so that Ctrl-C reaches this process alone.
         self._process = subprocess.Popen(
@@ -206,18 +206,18 @@ class _Worker:
             env=environment,
             start_new_session=True,
         )
-        self._heard = heard
-        self._untold = [about]
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._messages = messages
+        self._unsent = [setup]
+        threading.Thread(target=self._read_messages, daemon=True).start()
 
     def send(self, task: Stage | frozenset[str]) -> None:
-        """A stage to carry out; to the first worker, before any, kinds of stages to check."""
+        """Send a stage to carry out; to the first worker, before any stage, the kinds of stages to check."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died, and is heard to
-            for value in (*self._untold, task):
+        with suppress(BrokenPipeError):  # it has ended, and `_read_messages` says so
+            for value in (*self._unsent, task):
                 pickle.dump(value, self._process.stdin)
             self._process.stdin.flush()
-        self._untold.clear()
+        self._unsent.clear()
 
     def ending(self) -> str:
         code = self._process.wait()
@@ -233,80 +233,82 @@ class _Worker:
 
     def wait(self) -> None:
         try:
-            self._process.wait(PATIENCE_SECONDS)
+            self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
-    def _listen(self) -> None:
+    def _read_messages(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as stream, suppress(EOFError, pickle.UnpicklingError):
             while True:
-                self._heard.put((self, *pickle.load(stream)))
-        self._heard.put((self, "ended", None))
+                self._messages.put((self, *pickle.load(stream)))
+        self._messages.put((self, "ended", None))
+
+
+Messages = queue.SimpleQueue[tuple[_Worker, str, Any]]
+"""Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
 
 
 def _gpus() -> list[str]:
     """The CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES calls them."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return visible.split(",")
-    if not a_gpu_may_be_there():
+    if not may_have_gpu():
         return []
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def a_gpu_may_be_there() -> bool:
-    """Whether there is a driver; for certain only torch knows, whose import takes seconds."""
+def may_have_gpu() -> bool:
+    """Whether there is a GPU driver. Only torch knows for certain, and its import takes seconds."""
     return shutil.which("nvidia-smi") is not None or any(Path(driver).exists() for driver in DRIVERS)
 
 
 def serve() -> None:
-    """What a worker process does: carry out the stages that come on stdin, until it closes."""
-    telling = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not come between
+    """The program of a worker process: carry out the stages that come on stdin, until stdin closes."""
+    stream = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not mix with messages
     lock = threading.Lock()  # several threads may make progress
 
-    def tell(what: str, value: Any) -> None:
+    def send(event: str, value: Any) -> None:
         with lock:
-            pickle.dump((what, value), telling)
-            telling.flush()
+            pickle.dump((event, value), stream)
+            stream.flush()
 
-    asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
     try:
-        from mentorkd.pipeline.work import (
-            Work,  # slow to import, and done while the other process still checks the recipe
-        )
+        import mentorkd.pipeline.stages.train  # noqa: F401  (slow, and done while the other process checks the recipe)
 
-        number, sys.argv, recipe, root = asked.get()
-        task = asked.get()
+        number, sys.argv, recipe, root = tasks.get()
+        task = tasks.get()
         if isinstance(task, frozenset):
             from mentorkd.pipeline.preflight import check
 
             check(recipe, task)
-            tell("checked", None)
-            task = asked.get()
+            send("checked", None)
+            task = tasks.get()
         folder = RunFolder(root)
         with folder.in_use(number):
-            work = Work(recipe, folder, _now_and_then(tell), lambda text: tell("note", text))
             while True:
-                tell("finished", run_stage(task, work, folder))
-                task = asked.get()
+                send("finished", run_stage(task, recipe, folder, _throttled(send), partial(send, "note")))
+                task = tasks.get()
     except BaseException as error:
-        tell("failed", (_portable(error), "\n" + traceback.format_exc()))
+        send("failed", (_picklable(error), "\n" + traceback.format_exc()))
         threading.Event().wait()  # for stdin to close
 
 
-def _listen(asked: queue.SimpleQueue[Any]) -> None:
+def _read_tasks(tasks: queue.SimpleQueue[Any]) -> None:
     with suppress(EOFError, pickle.UnpicklingError):
         while True:
-            asked.put(pickle.load(sys.stdin.buffer))
+            tasks.put(pickle.load(sys.stdin.buffer))
     os._exit(0)
 
 
-def _now_and_then(tell: Callable[[str, Any], None]) -> Callable[[int, int], None]:
+def _throttled(send: Callable[[str, Any], None]) -> Callable[[int, int], None]:
+    """Progress that is sent at most every PROGRESS_SECONDS, and at the end."""
     last = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -314,13 +316,13 @@ def _now_and_then(tell: Callable[[str, Any], None]) -> Callable[[int, int], None
         now = time.monotonic()
         if done >= total or now - last > PROGRESS_SECONDS:
             last = now
-            tell("progress", (done, total))
+            send("progress", (done, total))
 
     return progress
 
 
-def _portable(error: BaseException) -> BaseException:
-    """The error, or where it cannot be sent to another process, one that says the same."""
+def _picklable(error: BaseException) -> BaseException:
+    """The error, or an error with the same message if this one cannot be sent to another process."""
     try:
         pickle.loads(pickle.dumps(error))
         return error

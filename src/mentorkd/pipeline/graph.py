@@ -1,9 +1,10 @@
-"""A recipe compiled to stages: what each reads, and a fingerprint of all that decides what it makes.
+"""A recipe compiled to stages: what each stage reads, and a fingerprint of everything that decides its outputs.
 
-A fingerprint covers the stage's part of the recipe, the identity of its inputs and its code version, and no names. Stages of
-equal fingerprint are one stage, so learners that differ only further down share what they have in common; a stage
-finds its inputs by their roles, wherever they lie. The identity of an input is its fingerprint; only a budget's, once it is
-made, is the number of updates that it gave, so that arms stay as they are where another one changes nothing for them.
+A fingerprint covers the stage's part of the recipe, the identity of its inputs and its code version. It covers no names.
+Stages of one kind with equal fingerprints are one stage, so learners that differ only in a later stage share the earlier ones. A
+stage finds its inputs by their roles, in whatever folder they are. The identity of an input is its fingerprint. There is one
+exception: a finished budget's identity is the number of updates that it gave the arm, so an arm stays finished when another
+arm changes and this number does not.
 
 | kind | reads, by role |
 |---|---|
@@ -11,9 +12,9 @@ made, is the number of updates that it gave, so that arms stay as they are where
 | annotate | `questions` |
 | score | `questions`, `rationales/SOURCE`, `model` |
 | budget | `questions`, `rationales/SOURCE` and `judge/LEARNER` of all arms |
-| train | `questions`, `rationales/SOURCE`, `judge/LEARNER`; of a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; of an arm `budget` |
+| train | `questions`, `rationales/SOURCE`, `judge/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
 | search | `trial/NUMBER` |
-| augment, evaluate | `questions`, `model` (none of a learner that is not trained) |
+| augment, evaluate | `questions`, `model` (if the learner is trained) |
 | report | `KIND/LEARNER/SEED` of every learner, and every other stage |
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 
 from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint
+from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, role
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import arms, judges_of, matched_arms
@@ -37,7 +39,7 @@ from mentorkd.records import GOLD, TEACHER
 
 __all__ = ["compile_stages", "row_settings"]
 
-# Raised when a stage's code changes what it makes of the same inputs.
+# Raised when a stage's code makes other outputs from the same inputs.
 CODE_VERSIONS = {
     "prepare": 1,
     "annotate": 1,
@@ -50,21 +52,22 @@ CODE_VERSIONS = {
     "report": 7,
 }
 
-# Settings of a teacher that change how it is asked and not what: they reach no reply.
+# Settings that change how a teacher is asked, not what it is asked: they change no reply.
 HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
 HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
 
+Finished = Callable[[Stage], StageRecord | None]
+"""Gives the record of a finished stage; None for one that is not finished."""
+
 LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation", "length_window"}
 LENGTH |= {"max_source_tokens", "max_target_tokens"}
-"""Settings of a training that decide how many updates its epochs come to."""
+"""Settings of a training that decide how many updates its epochs take."""
 
 
-def compile_stages(
-    recipe: Recipe, finished: Callable[[Stage], Mapping[str, Any] | None] = lambda stage: None
-) -> list[Stage]:
-    """All stages of a recipe in an order in which each comes after its needs. Reads data and local models to hash them.
+def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None) -> list[Stage]:
+    """All stages of a recipe, each after the stages that it needs. Reads data files and local models to hash them.
 
-    `finished` gives the record of a stage that is done; budgets that are not done leave their arms' fingerprints open.
+    `finished` decides the fingerprints of arms: until their budget is finished, they contain the budget's own fingerprint.
     """
     graph = _Graph()
     task = recipe.task.model_dump()
@@ -72,28 +75,27 @@ def compile_stages(
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
     annotated = graph.add("annotate", "teacher", _teacher_identity(recipe), {"questions": prepared})
     models = {name: _model_identity(learner.model) for name, learner in recipe.learners.items()}
-    made: dict[str, str] = {}
+    matched, order = matched_arms(recipe), learning_order(recipe)
+    by_role: dict[str, str] = {}
     for seed in recipe.seeds:
-        one = _Seed(recipe, seed, graph, models, prepared, {TEACHER: annotated, GOLD: prepared})
-        matched = matched_arms(recipe)
-        order = learning_order(recipe)
+        learners = _Seed(recipe, seed, graph, models, prepared, {TEACHER: annotated, GOLD: prepared})
         for name in order:
             if name not in matched:
-                one.add_learner(name)
+                learners.add_learner(name)
         if matched:
-            one.add_budget(finished)
+            learners.add_budget(finished)
         for name in order:
             if name in matched:
-                one.add_learner(name)
-        made |= one.made
-    about = recipe.model_dump(mode="json", exclude={"data": {"root"}})
-    graph.add("report", "report", about, {**{name: name for name in graph.stages}, **made})
+                learners.add_learner(name)
+        by_role |= learners.by_role
+    settings = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    graph.add("report", "report", settings, {**{name: name for name in graph.stages}, **by_role})
     return list(graph.stages.values())
 
 
 @dataclass
 class _Graph:
-    """Stages by name; adding one that is there under another name gives that one."""
+    """Stages by name. A stage that is already there under another name is not added again."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
     known: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -106,18 +108,17 @@ class _Graph:
         inputs: Mapping[str, str],
         *,
         name: str = "",
-        settled: Mapping[str, Any] | None = None,
-        **about: Any,
+        identities: Mapping[str, Any] | None = None,
+        **fields: Any,
     ) -> str:
-        """Add a stage, called by its kind if not given a `name`; return the name of the stage that does the work.
+        """Add a stage, named by its kind if no `name` is given; return the name of the stage that does the work.
 
-        `settled` gives what stands for an input's fingerprint, by role.
+        `identities` replaces the fingerprints of inputs, by role. `fields` are further fields of the stage.
         """
-        identities = {role: self.stages[need].fingerprint for role, need in inputs.items()} | dict(settled or {})
-        needs = list(identities.values())
-        mark = fingerprint([kind, CODE_VERSIONS[kind], settings, needs])
+        needs = {role: self.stages[need].fingerprint for role, need in inputs.items()} | dict(identities or {})
+        mark = fingerprint([kind, CODE_VERSIONS[kind], settings, list(needs.values())])
         if (kind, mark) not in self.known:
-            stage = Stage(name or kind, kind, target, dict(inputs), mark, **about)
+            stage = Stage(name or kind, kind, target, dict(inputs), mark, **fields)
             assert stage.name not in self.stages, f"two stages are called {stage.name}"
             self.stages[stage.name] = stage
             self.known[kind, mark] = stage.name
@@ -126,7 +127,7 @@ class _Graph:
 
 @dataclass
 class _Seed:
-    """The learners of one seed, added one after the other, each after those it learns from."""
+    """The stages of one seed's learners. Learners are added one after the other, each after those it learns from."""
 
     recipe: Recipe
     seed: int
@@ -134,13 +135,14 @@ class _Seed:
     models: Mapping[str, Any]
     prepared: str
     text: dict[str, str]
-    """The stage that gives a source's text."""
+    """The stage that writes a source's text, by source."""
     trained: dict[str, str] = field(default_factory=dict)
-    made: dict[str, str] = field(default_factory=dict)
-    """Every learner's stages by the report's roles."""
+    """The stage that trains a learner, by learner."""
+    by_role: dict[str, str] = field(default_factory=dict)
+    """Every learner's stages, by the roles in which the report reads them."""
     budget: str | None = None
     updates: Mapping[str, int] = field(default_factory=dict)
-    """What the budget gave each arm, once it is known."""
+    """The updates that the finished budget gave each arm."""
 
     def add_learner(self, name: str) -> None:
         learner = self.recipe.learners[name]
@@ -153,8 +155,8 @@ class _Seed:
         answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.eval_prompt]
         self._add("evaluate", name, [*answering, self._untrained(name)], model)
 
-    def add_budget(self, finished: Callable[[Stage], Mapping[str, Any] | None]) -> None:
-        """Add the stage that tells how many updates every arm gets; all of their sources must be there."""
+    def add_budget(self, finished: Finished) -> None:
+        """Add the stage that decides how many updates every arm gets. The stages of all their sources must be there."""
         learners = {name: self.recipe.learners[name] for name in arms(self.recipe)}
         inputs, settings = {"questions": self.prepared}, []
         for name, learner in learners.items():
@@ -168,33 +170,33 @@ class _Seed:
             name=f"budget/seed-{self.seed}",
             seed=self.seed,
         )
-        if (record := finished(self.graph.stages[self.budget])) is not None:
-            self.updates = {name: arm["updates"] for name, arm in record["arms"].items()}
+        if isinstance(record := finished(self.graph.stages[self.budget]), BudgetRecord):
+            self.updates = {name: arm.updates for name, arm in record.arms.items()}
 
     def _add_training(self, name: str, trial: Mapping[str, Any]) -> str:
-        """Add the training of a learner, or of a trial with some other values."""
+        """Add the training of a learner, or of one trial of its search."""
         learner = with_values(self.recipe.learners[name], trial)
         folder = f"trials/{trial_name(trial)}" if trial else ""
-        settled = {"budget": self.updates[name]} if name in self.updates else {}
-        lessons = self._lessons(name, learner, trial)
-        return self._add("train", name, self._training(name, learner), lessons, folder, settled=settled, trial=trial)
+        updates = {"budget": self.updates[name]} if name in self.updates else {}
+        inputs, settings = self._training_inputs(name, learner, trial), self._training_settings(name, learner)
+        return self._add("train", name, settings, inputs, folder, identities=updates, trial=trial)
 
     def _add_search(self, name: str) -> str:
-        """Add a training for each trial of a learner, and the stage that chooses among them."""
+        """Add a training for each trial of a learner, and the stage that chooses the best trial."""
         trials = trials_of(self.recipe.learners[name])
         inputs = {f"trial/{number}": self._add_training(name, trial) for number, trial in enumerate(trials)}
-        found = self._add("search", name, trials, inputs)
-        self.made[role("train", name, self.seed)] = found
-        return found
+        search = self._add("search", name, trials, inputs)
+        self.by_role[role("train", name, self.seed)] = search
+        return search
 
     def _add(
-        self, kind: str, name: str, settings: Any, inputs: Mapping[str, str], inside: str = "", **more: Any
+        self, kind: str, name: str, settings: Any, inputs: Mapping[str, str], subfolder: str = "", **fields: Any
     ) -> str:
-        folder = "/".join(filter(None, [self._folder(name), inside]))
-        about = {"learner": name, "seed": self.seed, **more}
-        made = self.graph.add(kind, folder, settings, inputs, name=f"{folder}/{kind}", **about)
-        self.made[role(kind, name, self.seed)] = made
-        return made
+        folder = "/".join(filter(None, [self._folder(name), subfolder]))
+        fields |= {"learner": name, "seed": self.seed}
+        stage = self.graph.add(kind, folder, settings, inputs, name=f"{folder}/{kind}", **fields)
+        self.by_role[role(kind, name, self.seed)] = stage
+        return stage
 
     def _folder(self, name: str) -> str:
         return f"learners/{name}/seed-{self.seed}"
@@ -203,15 +205,14 @@ class _Seed:
         return {"questions": self.prepared, **({"model": self.trained[name]} if name in self.trained else {})}
 
     def _untrained(self, name: str) -> Any:
-        """What decides the weights of a model that is not trained: of a pretrained one, nothing but itself."""
+        """What decides the weights of a model that is not trained: the model, and the seed if it is built from a config."""
         config = self.recipe.learners[name].model
         return None if name in self.trained else [self.models[name], self.seed if config.from_config else None]
 
-    def _training(self, name: str, learner: Learner) -> list[Any]:
-        """A learner's settings that decide what training makes of its lessons. Its sources are inputs, told apart by what
-        they wrote and not by their names."""
-        told_apart = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training", "search"}
-        own = learner.model_dump(exclude=told_apart | unused_settings(learner.model_dump()).keys())
+    def _training_settings(self, name: str, learner: Learner) -> list[Any]:
+        """A learner's settings that decide the trained weights. Its sources are inputs: their texts count, not their names."""
+        elsewhere = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training", "search"}
+        own = learner.model_dump(exclude=elsewhere | unused_settings(learner.model_dump()).keys())
         return [
             self.models[name],
             learner.training.model_dump(exclude={"report_to"}),
@@ -222,7 +223,7 @@ class _Seed:
             self.seed,
         ]
 
-    def _lessons(self, name: str, learner: Learner, trial: Mapping[str, Any]) -> dict[str, str]:
+    def _training_inputs(self, name: str, learner: Learner, trial: Mapping[str, Any]) -> dict[str, str]:
         inputs = {"questions": self.prepared}
         inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._judges(name)
         for mentor in learner.mentor_weights:
@@ -236,12 +237,12 @@ class _Seed:
         return inputs
 
     def _judges(self, name: str) -> dict[str, str]:
-        """The trained learners whose likelihoods filter what a learner reads."""
+        """The trained learners whose likelihoods filter the rationales that a learner reads."""
         judges = judges_of(self.recipe, name)
         return {f"judge/{judge}": self.trained[judge] for judge in judges if judge in self.trained}
 
     def _add_score(self, name: str, learner: Learner, mentor: str, source: str, trial: Mapping[str, Any]) -> str:
-        """A mentor's soft labels on a source's text; pupils that need the same ones in the same form share them."""
+        """Add a mentor's soft labels on a source's text. Students that need the same labels in the same form share them."""
         form: str = learner.soft_label_store
         settings = [
             [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],
@@ -250,17 +251,19 @@ class _Seed:
         ]
         if form == "top_k":
             form = f"top{learner.top_k}-tau{learner.temperature:g}"
-            settings.append(self.models[name])  # what is kept lies on the vocabulary that student and mentors share
+            settings.append(
+                self.models[name]
+            )  # probabilities are kept for the vocabulary that student and mentors share
             settings += [self.models[other] for other in learner.mentor_weights if other != mentor]
-        of = self.graph.stages[self.trained[mentor]].learner if mentor in self.trained else mentor
-        by = self.graph.stages[self.text[source]].learner or source
-        store = f"{by}.{form}-{learner.target}-{fingerprint(settings)[:8]}"
+        owner = self.graph.stages[self.trained[mentor]].learner if mentor in self.trained else mentor
+        writer = self.graph.stages[self.text[source]].learner or source
+        store = f"{writer}.{form}-{learner.target}-{fingerprint(settings)[:8]}"
         return self.graph.add(
             "score",
-            f"{self._folder(of)}/soft_labels",
+            f"{self._folder(owner)}/soft_labels",
             [form, settings],
             {**self._model(mentor), f"rationales/{source}": self.text[source]},
-            name=f"{self._folder(of)}/score/{store}",
+            name=f"{self._folder(owner)}/score/{store}",
             learner=name,
             seed=self.seed,
             source=source,
@@ -270,7 +273,7 @@ class _Seed:
 
 
 def row_settings(recipe: Recipe, name: str) -> list[Any]:
-    """Settings that decide a learner's training rows and how long its epochs are, beside its model and its sources' text."""
+    """Settings that decide a learner's training rows and the length of its epochs. Its model and its sources' texts do too."""
     learner = recipe.learners[name]
     form = learner.model_dump(include={"prompt", "target", "objective"})
     filters = [_filters(recipe, recipe.filter_of(name, source)) for source in learner.rationales]
@@ -278,14 +281,14 @@ def row_settings(recipe: Recipe, name: str) -> list[Any]:
 
 
 def _file_identity(recipe: Recipe, value: str) -> str:
-    """Content hash of a data file; a hub data set is known by its name."""
+    """Content hash of a data file; the name of a data set on the hub."""
     path = data_path(recipe, value)
     if path.startswith("hub:"):
         local = Path(path.removeprefix("hub:").split("@")[0].split(":")[0])
         return f"{path} {digest_path(local)}" if local.is_dir() else path
     if not Path(path).is_file():
         raise RunError(
-            f"{path} is not there; put it back, or say where it is now: mentorkd run RUN/recipe.yaml --run RUN data.root=DIR"
+            f"{path} is not there; put it back, or give its new place: mentorkd run RUN/recipe.yaml --run RUN data.root=DIR"
         )
     return digest_path(Path(path))
 
@@ -306,7 +309,7 @@ def _teacher_identity(recipe: Recipe) -> list[Any]:
 
 
 def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:
-    """The filters of a source; those that came later are named only where they are on, so that old runs stay finished."""
+    """The filters of a source. Filters of later versions are named only where they are on, so that old runs stay finished."""
     first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
     filters = select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
     if (learnable := select.learnable) is not None:
@@ -315,7 +318,7 @@ def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:
 
 
 def _judge_identity(recipe: Recipe, name: str) -> Any:
-    """How a judge reads, and its weights where no stage trains it: those of a trained one are an input."""
+    """The prompt and target of a judge, and its model unless a stage trains it: a trained judge is an input."""
     judge = recipe.learners.get(name)
     if judge is None:
         return _model_identity(ModelConfig(name=name))
@@ -323,7 +326,7 @@ def _judge_identity(recipe: Recipe, name: str) -> Any:
 
 
 def _model_identity(config: ModelConfig) -> Any:
-    """A model's settings, with local folders and files replaced by their content."""
+    """A model's settings, with local folders and files replaced by the hash of their content."""
     settings = config.model_dump()
     for part in ("name", "tokenizer"):
         if settings[part] and Path(settings[part]).exists():

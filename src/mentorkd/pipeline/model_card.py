@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
+from mentorkd.pipeline.records import TrainRecord
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import GOLD, TEACHER
@@ -21,7 +21,7 @@ _DEPTHS = ("num_layers", "num_hidden_layers", "n_layer")
 
 
 def describe_model(config: ModelConfig) -> str:
-    """A few words that name a model: its hub name or its folder's, or its type and size."""
+    """A short name of a model: its hub name, its folder's name, or its type and size."""
     if config.name is not None:
         text = Path(config.name).name if config.name.startswith("/") else config.name
     else:
@@ -43,18 +43,17 @@ def describe_teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> s
     return f"{model} at {teacher.base_url}" if isinstance(teacher, OpenAISource) else f"{model}, run here"
 
 
-def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) -> str:
-    """Markdown with the front matter of a Hugging Face model card: task, lineage, data counts, scores, how to use it.
+def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: TrainRecord) -> str:
+    """Markdown with the front matter of a Hugging Face model card: task, lineage, data counts, scores, use.
 
     Args:
-        record: what the train stage records: `filters`, `encoding`, `updates`, `validation_accuracy`, ...
+        learner: the recipe's learner of that name, with the values of its trial if it is searched.
     """
-    learner = recipe.learners[name]
     front: dict[str, Any] = {
         "library_name": "transformers",
         "tags": ["mentorkd", "knowledge-distillation", "chain-of-thought"],
     }
-    # Only hub names are names on the hub; a local folder would be a dead link.
+    # On the hub, the name of a local folder would be a dead link.
     if learner.model.name and not learner.model.name.startswith("/"):
         front["base_model"] = learner.model.name
     role = "learner of answers" if learner.rationales == [GOLD] else "learner of rationales"
@@ -82,28 +81,27 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         )
     if learner.objective != "rationale":
         lines.append(f"- objective: {learner.objective}, weight {learner.alpha:g}")
-    encoding = record["encoding"]
     twice = " (two rows each, but for bare answers)" if learner.objective == "step_by_step" else ""
     lines += [
         "",
         "## Training",
         "",
-        f"- rows: {encoding['kept']} of {encoding['rows']} of the selected rationales{twice}, the others too long",
-        f"- updates: {record['updates']} ({learner.training.epochs} epochs), weights of update {record['best_step']}",
-        f"- learning rate {learner.training.learning_rate:g} ({learner.training.schedule}), {record['precision']}, seed {seed}",
+        f"- rows: {record.encoding.kept} of {record.encoding.rows} of the selected rationales{twice}, the others too long",
+        f"- updates: {record.updates} ({learner.training.epochs} epochs), weights of update {record.best_step}",
+        f"- learning rate {learner.training.learning_rate:g} ({learner.training.schedule}), {record.precision}, seed {seed}",
     ]
-    if record.get("validation_accuracy") is not None:
+    if record.validation_accuracy is not None:
         where = (
             "TEST set (the paper's protocol; not an unseen score)"
             if learner.training.select_on == "test"
             else "validation set"
         )
-        lines.append(f"- accuracy on the {where}: {100 * record['validation_accuracy']:.1f} %")
+        lines.append(f"- accuracy on the {where}: {100 * record.validation_accuracy:.1f} %")
     lines += [
         "",
         "| source | filter | before | after |",
         "|---|---|---:|---:|",
-        *(f"| {row['source']} | {row['filter']} | {row['before']} | {row['after']} |" for row in record["filters"]),
+        *(f"| {row.source} | {row.filter} | {row.before} | {row.after} |" for row in record.filters),
         "",
         "## Use",
         "",
@@ -114,7 +112,7 @@ def model_card(recipe: Recipe, name: str, seed: int, record: Mapping[str, Any]) 
         "## Test accuracy",
         "",
         "Not known when this card was written. The run's report has it, with its interval: `report/index.html` in the run "
-        "folder, `../../../../report/index.html` from here while the model lies there.",
+        "folder, which is `../../../../report/index.html` as long as the model stays in the run folder.",
         "",
     ]
     return "\n".join(lines)
@@ -128,7 +126,7 @@ def _form(learner: Learner) -> str:
 
 
 def _snippet(learner: Learner) -> str:
-    """Python that asks the model in the folder it runs in, as evaluation does: greedily, with the training's prompt."""
+    """Python that asks the model of the current folder as evaluation does: greedily, with the evaluation's prompt."""
     from mentorkd.models import kind_of
 
     seq2seq = kind_of(learner.model) == "seq2seq"

@@ -1,4 +1,4 @@
-"""What a recipe will cost, told from its data alone: rows and tokens a stage, before any model is loaded."""
+"""What a recipe will cost: rows and tokens of each stage, estimated from the data before any model is loaded."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["Estimates", "estimate"]
 
 @dataclass(frozen=True)
 class Estimates:
-    """Rows, updates and tokens that stages will handle; `notes` say how they were come by."""
+    """Rows, updates and tokens of stages. `notes` say how they are estimated."""
 
     recipe: Recipe
     questions: Mapping[str, int]
     """By split."""
     rationales: int
-    """What the teacher gives."""
+    """Rationales of the teacher."""
     kept: Mapping[str, int]
-    """How many of these each learner that reads the teacher takes."""
+    """How many of them are selected for each learner that reads the teacher."""
     tokens_per_rationale: int
     tokens_per_question: int
     asked: DryRun | None = None
@@ -50,9 +50,9 @@ class Estimates:
         ]
         if matched := matched_arms(self.recipe):
             least, most = min(map(self._own_updates, matched)), max(map(self._own_updates, matched))
-            what = "updates" if self.recipe.match == "updates" else "target tokens"
+            unit = "updates" if self.recipe.match == "updates" else "target tokens"
             notes.append(
-                f"arms get equal {what} (`match: {self.recipe.match}`): by their own epochs they would do {least:,} to {most:,} updates"
+                f"arms get equal {unit} (`match: {self.recipe.match}`): by their own epochs they would do {least:,} to {most:,} updates"
             )
         if self.recipe.variants:
             swept = ", ".join(f"{key} ({len(values)})" for key, values in self.recipe.sweep.items())
@@ -60,38 +60,39 @@ class Estimates:
                 f"swept: {swept}; that makes {len(self.recipe.variants)} of the {len(self.recipe.learners)} learners"
             )
         if searched := {name: trials_of(learner) for name, learner in self.recipe.learners.items() if learner.search}:
-            told = ", ".join(f"{name} {len(trials)}" for name, trials in searched.items())
-            notes.append(f"trials a seed, each trained and validated: {told}")
+            counts = ", ".join(f"{name} {len(trials)}" for name, trials in searched.items())
+            notes.append(f"trials a seed, each trained and validated: {counts}")
         return notes if self.asked is None else notes + [f"teacher: {line}" for line in self.asked.lines()]
 
     def of(self, stage: Stage) -> dict[str, float]:
-        """`rows` of a stage, the `epochs` and `updates` of a training and, where a model reads or writes them, `tokens` of
-        all epochs; nothing of stages without a model.
+        """The `rows` of a stage; the `epochs` and `updates` of a training; and the `tokens` of all epochs that a model reads or
+        writes. Empty for kinds that handle no rows of their own.
         """
-        if stage.kind == "prepare":
-            return {"rows": sum(self.questions.values())}
-        if stage.kind == "annotate":
-            asked = self.asked
-            tokens = {} if asked is None else {"tokens": asked.input_tokens + asked.output_tokens}
-            return {"rows": self.rationales, **tokens}
-        if stage.kind in ("budget", "search", "report"):
-            return {}
-        name, learner = stage.learner, self.recipe.learners[stage.learner]
-        if stage.kind == "train":
-            rows, updates = self._rows(name), self._updates(name)
-            epochs = round(updates / self._updates_an_epoch(name), 1)
-            told = {"rows": rows, "epochs": epochs, "updates": updates}
-            return told | {"tokens": round(rows * epochs * self._tokens_a_row(name))}
-        if stage.kind == "score":
-            rows = self._written(name, stage.source)
-        elif stage.kind == "augment":
-            rows = self.questions["train"] * learner.sampling.samples
-        else:
-            rows = self.questions["test"]
+        name = stage.learner
+        match stage.kind:
+            case "prepare":
+                return {"rows": sum(self.questions.values())}
+            case "annotate":
+                asked = self.asked
+                tokens = {} if asked is None else {"tokens": asked.input_tokens + asked.output_tokens}
+                return {"rows": self.rationales, **tokens}
+            case "train":
+                rows, updates = self._rows(name), self._updates(name)
+                epochs = round(updates / self._updates_an_epoch(name), 1)
+                tokens_read = round(rows * epochs * self._tokens_a_row(name))
+                return {"rows": rows, "epochs": epochs, "updates": updates, "tokens": tokens_read}
+            case "score":
+                rows = self._written(name, stage.source)
+            case "augment":
+                rows = self.questions["train"] * self.recipe.learners[name].sampling.samples
+            case "evaluate":
+                rows = self.questions["test"]
+            case _:
+                return {}
         return {"rows": rows, "tokens": rows * self.tokens_per_rationale}
 
     def _updates(self, name: str) -> int:
-        """Updates of a training, arms matched."""
+        """Updates of a training; those of arms are matched."""
         matched, given = matched_arms(self.recipe), self.recipe.learners[name].training.updates
         if given is not None or name not in matched:
             return self._own_updates(name)
@@ -131,7 +132,7 @@ class Estimates:
 
 
 def estimate(recipe: Recipe, root: Path) -> Estimates:
-    """Read the recipe's data and count; in the run folder `root`, replies of a teacher may be kept already."""
+    """Read the recipe's data and count. The run folder `root` may already hold replies of the teacher."""
     questions, _ = prepare_recipe(recipe)
     counts = {split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")}
     asked = [question for question in questions if question.split == "train"]
@@ -152,7 +153,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     for name in readers:
         select = recipe.filter_of(name, TEACHER)
         if select not in taken:
-            first = select.model_copy(update={"learnable": None})  # no model is loaded here that could judge
+            first = select.model_copy(update={"learnable": None})  # no model is loaded here to compute likelihoods
             gathered = gather({TEACHER: rationales}, {TEACHER: first}, asked, conclude=grader.find)
             taken[select] = len(gathered.rationales)
     kept = {name: taken[recipe.filter_of(name, TEACHER)] for name in readers}

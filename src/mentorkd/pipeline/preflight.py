@@ -1,4 +1,4 @@
-"""What is checked of the models before anything runs; all faults at once, none after an hour of training."""
+"""Checks of models and engines before anything runs. They report all faults at once, not one after an hour of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["check", "check_models"]
 
 
 def check(recipe: Recipe, kinds: Collection[str]) -> None:
-    """Refuse at once what would fail at a stage of these kinds."""
+    """Raise an error for what would fail at a stage of these kinds."""
     if "annotate" in kinds:
         check_teacher(recipe)
     if "train" in kinds or "evaluate" in kinds:
@@ -26,13 +26,13 @@ def check(recipe: Recipe, kinds: Collection[str]) -> None:
 
 
 def check_models(recipe: Recipe) -> None:
-    """Refuse models that cannot be had, engines and trackers that are not installed, engines that do not serve a model, soft
-    labels between models whose kinds or vocabularies differ, and layers that are not there. Loads configs and tokenizers,
-    no weights."""
+    """Raise RecipeError with all faults: models that cannot be loaded, engines and trackers that are not installed, engines
+    that do not serve a model, soft labels between models of different kinds or vocabularies, and layers that a model does not
+    have. Loads configs and tokenizers, no weights."""
     faults: list[Fault] = []
     kinds: dict[str, ModelKind] = {}
     digests: dict[str, str] = {}
-    known: dict[str, tuple[ModelKind, str]] = {}  # arms mostly share a model
+    known: dict[str, tuple[ModelKind, str]] = {}  # most arms share a model
     for name, learner in recipe.learners.items():
         try:
             model = learner.model.model_dump_json()
@@ -72,13 +72,13 @@ def check_models(recipe: Recipe) -> None:
                 faults.append(Fault(f"learners.{name}.layers", str(error)))
     if faults:
         places: dict[str, list[str]] = {}
-        for fault in faults:  # what is said for all learners alike is one fault
+        for fault in faults:  # the same message for several learners is one fault
             places.setdefault(fault.message, []).append(fault.key)
         raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
 
 
 def _judge_faults(recipe: Recipe) -> list[Fault]:
-    """Models named by `learnable` filters that are no learners and cannot be had."""
+    """Models named by `learnable` filters that are not learners and cannot be loaded."""
     faults = []
     filters = {
         f"learners.{name}.reads.{source}": recipe.filter_of(name, source).learnable

@@ -1,4 +1,4 @@
-"""Where a run's results come from: the command, commit, versions and machine of every stage that made them."""
+"""Where a run's results come from, command, commit, versions and machine of every stage, and what stages cost."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from mentorkd.pipeline.records import StageRecord
 
 __all__ = [
     "Cost",
@@ -25,16 +27,18 @@ __all__ = [
     "git_commit",
     "here",
     "measured",
-    "summarised",
+    "summary",
     "versions",
 ]
 
 Facts = dict[str, Any]
 
+PACKAGES = ("mentorkd", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "ctranslate2", "vllm")
+
 
 @cache
 def here() -> Facts:
-    """What stages that this process carries out are made by."""
+    """Command, commit, versions and host of the stages that this process carries out."""
     return {
         "command": shlex.join(command_line()),
         "git": git_commit(),
@@ -43,37 +47,37 @@ def here() -> Facts:
     }
 
 
-def summarised(stages: Iterable[Mapping[str, Any]], report: Facts | None) -> Facts:
-    """What the records of stages say (`made_by`): of each fact its value, or the list of values where stages differ.
+def summary(stages: Iterable[StageRecord], report: Facts | None) -> Facts:
+    """The facts of all stages (`made_by`): for each fact its value, or a list of its values where stages differ.
 
-    A report may be written anew long after the training, by other code on another machine. What its own facts (`report`) have
-    different is told apart, under `report`, and is never taken for the stages'.
+    A report may be written again long after the training, by other code on another machine. Its own facts (`report`) that
+    differ from the stages' stand apart, under the key `report`.
     """
-    made = [record["made_by"] for record in stages if record["kind"] != "report" and "made_by" in record]
+    sources = [record.made_by for record in stages if record.kind != "report" and record.made_by is not None]
     facts = {}
     for key in here():
-        values = [told[key] for told in made if told.get(key) is not None]
+        values = [source[key] for source in sources if source.get(key) is not None]
         distinct = [value for number, value in enumerate(values) if value not in values[:number]]
         facts[key] = distinct[0] if len(distinct) == 1 else distinct or None
-    apart = {key: value for key, value in (report or {}).items() if value != facts.get(key)}
-    return {**facts, **({"report": apart} if apart else {})}
+    different = {key: value for key, value in (report or {}).items() if value != facts.get(key)}
+    return {**facts, **({"report": different} if different else {})}
 
 
 @dataclass
 class Cost:
-    """What a stretch of work cost; the fields are filled when it ends."""
+    """What a block of code cost. The fields are filled when it ends."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     """Processor time of this process, all threads together."""
     gpu_seconds: float = 0.0
-    """Time for which the work held an accelerator, busy or not, which is what a cluster bills; not known here, but to
-    whoever chose the device."""
+    """Time for which the block held an accelerator, busy or not: a cluster bills this time. The caller, which knows the
+    device, sets it."""
     peak_memory_mb: float = 0.0
-    """Highest resident memory of the process in the stretch, plus what PyTorch had allocated of a CUDA accelerator; other
-    engines' memory on it (vLLM's, CTranslate2's) is not known here."""
+    """Highest resident memory of the process, plus the memory that PyTorch allocated on a CUDA accelerator. The memory of other
+    engines there (vLLM, CTranslate2) is not counted."""
     accelerator: str | None = None
-    """Which accelerator the work held; to be filled in with `gpu_seconds`."""
+    """The accelerator that the block held. The caller sets it with `gpu_seconds`."""
 
 
 @contextmanager
@@ -99,7 +103,7 @@ def _reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return  # not Linux: the peak is then that of the process so far, an upper bound
+        return  # not Linux: the peak is that of the whole process, an upper bound
 
 
 def _peak_mb() -> float:
@@ -117,27 +121,15 @@ def _peak_mb() -> float:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in (
-        "mentorkd",
-        "torch",
-        "transformers",
-        "accelerate",
-        "peft",
-        "tokenizers",
-        "numpy",
-        "ctranslate2",
-        "vllm",
-    ):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def command_line() -> list[str]:
-    """The command as a user would type it, without the place where the program is installed."""
+    """The command as a user would type it, without the folder of the program."""
     return ["mentorkd", *sys.argv[1:]]
 
 

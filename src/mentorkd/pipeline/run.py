@@ -1,33 +1,36 @@
-"""The pipeline: a recipe compiled to stages, run in order, each at most once; several at a time if asked for (`jobs`).
+"""The pipeline: a recipe compiled to stages, run in order, each at most once, one or several at a time (`jobs`).
 
-    prepare    questions of every split, their faults counted
+    prepare    questions of every split, with their faults counted
     annotate   the teacher's rationales
     for each seed, and each learner after those it learns from:
-      budget     (before the first learner that is compared) how many updates each of these gets
-      score      (if it imitates soft labels) its mentor's distributions on every text it will read
+      budget     (before the first arm) how many updates each arm gets
+      score      (if it imitates soft labels) its mentor's distributions on every text that it reads
       train      on the selected rationales of its sources, with CE or (1 - w) CE + w KL
+      search     (if several settings are tried) the best of its trials, each of which is a training
       augment    (if another learner reads it) its own rationales for every training question
       evaluate   its answers to the test questions
-    report     what all of it came to
+    report     the results of all stages
 
-A stage's fingerprint covers its part of the recipe, its inputs' fingerprints and its code version, so a changed recipe
-runs only what the change reaches, and a killed run goes on where it stopped.
+`graph` compiles the stages, `stages/` has a file for each kind, and `executors` decides where they run. A stage's fingerprint
+covers its part of the recipe, its inputs' fingerprints and its code version. So a changed recipe runs only the stages that
+the change reaches, and a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mentorkd.errors import RunError
 from mentorkd.files import write_json
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages
+from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
@@ -39,32 +42,16 @@ MOST_JOBS = 64
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage and where it stands: `done`, `resumes` (killed in its middle), `runs`, or `may run`: it was done, and a
-    budget that is to be made anew will tell whether it stays so."""
+    """A stage and its state: `done`; `resumes` (it was killed while it ran); `runs`; or `may run`: it was done, and stays done
+    if the budget, which runs again, gives it the same number of updates."""
 
     stage: Stage
     state: str
-    record: Mapping[str, Any] | None
+    record: StageRecord | None
 
 
-class Reporter(Protocol):
-    """Hears what the pipeline does; the command line shows it."""
-
-    def checking(self) -> None: ...
-
-    def started(self, stage: Stage, number: int, total: int) -> None: ...
-
-    def progress(self, stage: Stage, done: int, total: int) -> None: ...
-
-    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None: ...
-
-    def skipped(self, stage: Stage) -> None: ...
-
-    def note(self, text: str, stage: Stage) -> None: ...
-
-
-class Quiet:
-    """A Reporter that says nothing."""
+class Reporter:
+    """Is called with what the pipeline does. This one shows nothing; those of the command line override its methods."""
 
     def checking(self) -> None: ...
 
@@ -72,17 +59,19 @@ class Quiet:
 
     def progress(self, stage: Stage, done: int, total: int) -> None: ...
 
-    def finished(self, stage: Stage, record: Mapping[str, Any]) -> None: ...
+    def finished(self, stage: Stage, record: StageRecord) -> None: ...
 
     def skipped(self, stage: Stage) -> None: ...
 
     def note(self, text: str, stage: Stage) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def open_run(folder: Path, reporter: Reporter | None = None) -> Pipeline:
     """The pipeline of an existing run folder, from the recipe stored in it."""
     if not (folder / "recipe.yaml").is_file():
-        raise RunError(f"{folder} is no run folder (it has no recipe.yaml); give the folder that `mentorkd run` made")
+        raise RunError(f"{folder} is not a run folder (it has no recipe.yaml); give a folder that `mentorkd run` made")
     return Pipeline(load_recipe(folder / "recipe.yaml", check_files=False), folder, reporter)
 
 
@@ -92,7 +81,7 @@ class Pipeline:
     def __init__(self, recipe: Recipe, root: Path, reporter: Reporter | None = None) -> None:
         self.recipe = recipe
         self.folder = RunFolder(root)
-        self.reporter: Reporter = reporter or Quiet()
+        self.reporter = reporter or Reporter()
         self._stages: list[Stage] | None = None
 
     @property
@@ -102,14 +91,14 @@ class Pipeline:
         return self._stages
 
     def made(self, kind: str, learner: str, seed: int) -> str | None:
-        """The name of the stage of a kind that serves a learner, its own or a shared one; None where there is none."""
+        """The name of the stage of a kind that serves a learner, its own or a shared one; None if there is none."""
         return self.stages[-1].inputs.get(role(kind, learner, seed))
 
     def plan(self) -> list[PlannedStage]:
-        """Every stage and whether it is done; changes nothing."""
-        as_before: dict[str, Stage] = {}
+        """Every stage and its state. Changes nothing."""
+        with_last_budget: dict[str, Stage] = {}
         if any(stage.kind == "budget" and not self.folder.finished(stage) for stage in self.stages):
-            as_before = {stage.name: stage for stage in compile_stages(self.recipe, self.folder.last)}
+            with_last_budget = {stage.name: stage for stage in compile_stages(self.recipe, self.folder.last)}
         planned = []
         for stage in self.stages:
             record, state = self.folder.finished(stage), "runs"
@@ -117,7 +106,7 @@ class Pipeline:
                 state = "done"
             elif self.folder.begun(stage):
                 state = "resumes"
-            elif stage.name in as_before and self.folder.finished(as_before[stage.name]):
+            elif stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
                 state = "may run"
             planned.append(PlannedStage(stage, state, record))
         return planned
@@ -126,10 +115,12 @@ class Pipeline:
         """Run every stage that is not done, and return the manifest.
 
         Args:
-            force: kinds or names of stages to run again, with all that depends on them.
-            until: the kind of stage to stop after; null runs all.
-            jobs: how many stages to carry out at a time, of those that do not wait for each other; from 2 on each in a process of
-                its own, with its share of the cores and one of the GPUs.
+            force: kinds or names of stages to run again, with all stages that depend on them.
+            until: the kind of stage to stop after; None runs all.
+            jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
+                with a share of the cores and one GPU.
+
+        Raises RunError for a wrong argument, or if another process writes to the folder, and what a stage raises.
         """
         if not 1 <= jobs <= MOST_JOBS:
             raise RunError(f"got --jobs {jobs}; expected a number from 1 to {MOST_JOBS}")
@@ -144,7 +135,7 @@ class Pipeline:
                 self.reporter.checking()
             executor.check({stage.kind for stage in waiting})
             with self.folder.lock():
-                # Last first: a kill in between must not leave a stage finished whose inputs are to be made anew.
+                # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
                     self.folder.forget(stage)
                 self._stages = None
@@ -154,12 +145,15 @@ class Pipeline:
                 return self.manifest()
 
     def _executor(self, jobs: int) -> StageExecutor:
-        about = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
-        return ProcessExecutor(jobs, *about) if jobs > 1 else InlineExecutor(*about)
+        setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
+        return ProcessExecutor(jobs, *setup) if jobs > 1 else InlineExecutor(*setup)
 
     def _run_stages(self, executor: StageExecutor, total: int, jobs: int) -> bool:
-        """Start each of the first `total` stages once all that it needs is finished: one at a time in the order of the plan,
-        several with those first that most has to wait for. Returns whether there was any to start."""
+        """Start each of the first `total` stages when all of its needs are finished. One job runs them in the order of the
+        plan. Several jobs start the stage first that has the longest chain of stages waiting for it.
+
+        Returns whether any stage ran.
+        """
         finished: set[str] = set()
         running: set[str] = set()
         ran = False
@@ -174,8 +168,8 @@ class Pipeline:
                 else:
                     ready.append((number, stage))
             if jobs > 1:
-                behind = _chains(self.stages)
-                ready.sort(key=lambda item: -behind[item[1].name])
+                chains = _chains(self.stages)
+                ready.sort(key=lambda item: -chains[item[1].name])
             for number, stage in ready:
                 if executor.free:
                     running.add(stage.name)
@@ -191,42 +185,40 @@ class Pipeline:
             finished.add(stage.name)
             self.reporter.finished(stage, record)
             if stage.kind == "budget":
-                self._stages = None  # what it gave settles the fingerprints of the arms
+                self._stages = None  # its updates are part of the arms' fingerprints
 
     def _forced(self, force: Sequence[str]) -> list[Stage]:
-        """The stages that `force` names, and of all that need them."""
-        known = {s.name for s in self.stages} | {s.kind for s in self.stages}
-        for wanted in force:
-            if wanted not in known:
-                raise RunError(f"got --force {wanted}; expected one of {', '.join(sorted(known))}")
-        reached: dict[str, Stage] = {}
+        """The stages that `force` names, and all stages that need them."""
+        choices = {stage.name for stage in self.stages} | {stage.kind for stage in self.stages}
+        for name in force:
+            if name not in choices:
+                raise RunError(f"got --force {name}; expected one of {', '.join(sorted(choices))}")
+        forced: dict[str, Stage] = {}
         for stage in self.stages:
-            if stage.kind in force or stage.name in force or any(need in reached for need in stage.needs):
-                reached[stage.name] = stage
-        return list(reached.values())
+            if stage.kind in force or stage.name in force or any(need in forced for need in stage.needs):
+                forced[stage.name] = stage
+        return list(forced.values())
 
     def _manifest_is_behind(self) -> bool:
-        """Whether a kill came between the last stage and the manifest that tells of it."""
+        """Whether a kill came after a stage finished and before the manifest was written."""
         try:
-            told = self.manifest()["stages"]
+            stages = self.manifest()["stages"]
         except RunError:
             return True
-        return set(told) != {p.stage.name for p in self.plan() if p.record}
+        return set(stages) != {planned.stage.name for planned in self.plan() if planned.record}
 
     def _write_manifest(self, jobs: int) -> None:
-        records = {p.stage.name: dict(p.record) for p in self.plan() if p.record}
-        precision = self.folder.root / ".stages" / "precision.json"
+        records = {planned.stage.name: planned.record for planned in self.plan() if planned.record}
+        report = records.get("report")
         manifest = {
             "recipe": self.recipe.name,
-            **provenance.summarised(records.values(), records.get("report", {}).get("made_by")),
+            **provenance.summary(records.values(), None if report is None else report.made_by),
             "jobs": jobs,
-            "precision": json.loads(precision.read_text(encoding="utf-8"))
-            if precision.is_file()
-            else "as the recipe says",
+            "precision": self.folder.precisions or "as the recipe says",
             "seeds": self.recipe.seeds,
-            "seconds": round(sum(record["seconds"] for record in records.values()), 1),
-            "tokens": sum(record.get("tokens") or 0 for record in records.values()),
-            "stages": records,
+            "seconds": round(sum(record.seconds for record in records.values()), 1),
+            "tokens": sum(record.tokens or 0 for record in records.values()),
+            "stages": {name: record.as_json() for name, record in records.items()},
         }
         write_json(self.folder.root / "manifest.json", manifest)
 
@@ -239,7 +231,7 @@ class Pipeline:
 
 
 def _chains(stages: Sequence[Stage]) -> dict[str, int]:
-    """For each stage the longest chain of stages that have to wait for it."""
+    """For each stage, the length of the longest chain of stages that wait for it."""
     chains = {stage.name: 0 for stage in stages}
     for stage in reversed(stages):
         for need in stage.needs:

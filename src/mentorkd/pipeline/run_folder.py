@@ -1,8 +1,8 @@
-"""The run folder: fingerprints, finished stages, atomic publication, the lock.
+"""The run folder: finished stages and their files, atomic publication, the lock.
 
-A stage works in `.work/<stage>@<fingerprint>/` and leaves what it made under `out/` there. Publication is one atomic
-rename, of `commit.json`; moving the outputs to their places after it is only rolled forward, at once or, after a kill,
-by the next process that opens the folder. So at any instant a stage is either finished or not, never half.
+A stage works in `.work/<stage>@<fingerprint>/` and leaves its outputs under `out/` there. One atomic rename publishes a
+stage: that of `commit.json`. The outputs are then moved to their places, at once or, after a kill, by the next process
+that opens the folder; this step only rolls forward. So at any instant a stage is either finished or not, never half.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from mentorkd.errors import RunError
 from mentorkd.files import write_json
+from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
 
-__all__ = ["RunFiles", "RunFolder", "Stage", "role"]
+__all__ = ["RunFolder", "Stage", "role"]
 
 WORKERS_SECONDS = 10
+
+R = TypeVar("R", bound=StageRecord)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One node of a compiled recipe. `name` is unique; its outputs go to `target`; `inputs` maps the roles of what it reads
-    to the names of the earlier stages that make it.
+    """One node of a compiled recipe. `name` is unique. Its outputs go to `target`. `inputs` maps the roles of what it
+    reads to the names of the earlier stages that make it.
     """
 
     name: str
@@ -60,7 +63,7 @@ def role(kind: str, learner: str, seed: int) -> str:
 
 
 class RunFolder:
-    """One run's folder. Open it for writing with `lock()`; reading finished stages needs no lock."""
+    """One run's folder. Open it for writing with `lock()`. Reading finished stages needs no lock."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -77,7 +80,7 @@ class RunFolder:
         lock = FileLock(self.root / ".lock")
         try:
             lock.acquire(timeout=0)
-            for worker in self.root.glob(".worker-*.lock"):  # those of a killed run end at once, but after it
+            for worker in self.root.glob(".worker-*.lock"):  # workers of a killed run end milliseconds after it
                 with FileLock(worker).acquire(timeout=WORKERS_SECONDS):
                     pass
         except Timeout:
@@ -90,115 +93,126 @@ class RunFolder:
             self._work.mkdir(exist_ok=True)
             for commit in sorted(self._work.glob("*/commit.json")):
                 self._roll_forward(commit.parent)
-            for work in self._work.iterdir():  # left by a kill while a finished stage's work was being removed
-                if self._is_published(work.name):
-                    shutil.rmtree(work)
+            for workdir in self._work.iterdir():  # a kill came while a finished stage's workdir was being removed
+                if self._is_published(workdir.name):
+                    shutil.rmtree(workdir)
             yield
         finally:
             lock.release()
 
     @contextmanager
     def in_use(self, worker: int) -> Iterator[None]:
-        """Write as a worker of the process that holds the lock; should that be killed, `lock` waits for the worker too."""
+        """Write as a worker of the process that holds the lock. If that process is killed, `lock` waits for the worker too."""
         with FileLock(self.root / f".worker-{worker}.lock"):
             yield
 
-    def finished(self, stage: Stage) -> dict[str, Any] | None:
-        """The record of a finished stage if it was made with this fingerprint and its outputs are there, else None."""
+    def finished(self, stage: Stage) -> StageRecord | None:
+        """The record of a stage that is finished with this fingerprint and whose outputs are there, else None."""
         record = self.last(stage)
-        if record is None or record["fingerprint"] != stage.fingerprint:
+        if record is None or record.fingerprint != stage.fingerprint:
             return None
-        target = self.root / record["target"]
-        return record if all((target / name).exists() for name in record["outputs"]) else None
+        target = self.root / record.target
+        return record if all((target / name).exists() for name in record.outputs) else None
 
-    def last(self, stage: Stage) -> dict[str, Any] | None:
-        """What a stage of this name recorded when it was last finished, with whatever fingerprint; None if it never was."""
-        file = self._mark_file(stage.name)
+    def last(self, stage: Stage) -> StageRecord | None:
+        """What a stage of this name recorded when it last finished, with any fingerprint. None if it never did, or if another
+        version of mentorkd wrote the record in another form."""
+        return self._read(stage.name)
+
+    def record(self, stage: str) -> StageRecord:
+        """What the stage of a name recorded when it last finished. Raises RunError if it never did."""
+        record = self._read(stage)
+        if record is None:
+            raise RunError(f"{stage} is not finished yet in {self.root}; use `mentorkd run`")
+        return record
+
+    def record_of(self, kind: type[R], stage: str) -> R:
+        """What the stage of a name recorded, as the record of its kind. Raises RunError if it is not finished."""
+        record = self.record(stage)
+        assert isinstance(record, kind), f"{stage} has a {type(record).__name__}, not a {kind.__name__}"
+        return record
+
+    def _read(self, stage: str) -> StageRecord | None:
+        file = self.mark(stage)
         if not file.is_file():
             return None
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8")))
+            return read_record(json.loads(file.read_text(encoding="utf-8")))
         except ValueError:
-            raise RunError(f"{file} is damaged; remove it and the stage {stage.name} will run again") from None
+            raise RunError(f"{file} is damaged; remove it and the stage {stage} will run again") from None
 
-    def record(self, stage: str) -> dict[str, Any]:
-        """What the stage of a name recorded when it was last finished. Raises RunError if it never was."""
-        file = self._mark_file(stage)
-        if not file.is_file():
-            raise RunError(f"{stage} is not finished yet in {self.root}; use `mentorkd run`")
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+    def mark(self, stage: str) -> Path:
+        """The file that says that the stage of a name is finished."""
+        return self._marks / f"{_slug(stage)}.json"
 
     def begun(self, stage: Stage) -> bool:
         """Whether a killed process has left work on exactly this stage."""
-        return self._place(stage).is_dir()
+        return self._workdir(stage).is_dir()
 
     def discard_if_empty(self, stage: Stage) -> None:
         """Remove the working folder of a stage that was refused before it had made anything."""
-        work = self._place(stage)
-        if not any(path.is_file() for path in work.rglob("*")):
-            shutil.rmtree(work)
+        workdir = self._workdir(stage)
+        if not any(path.is_file() for path in workdir.rglob("*")):
+            shutil.rmtree(workdir)
 
     def forget(self, stage: Stage) -> None:
         """Make a stage unfinished, so that it runs again from its beginning."""
-        self._mark_file(stage.name).unlink(missing_ok=True)
-        for work in self._works(stage):
-            shutil.rmtree(work)
+        self.mark(stage.name).unlink(missing_ok=True)
+        for workdir in self._workdirs(stage):
+            shutil.rmtree(workdir)
 
     def begin(self, stage: Stage) -> Path:
-        """The stage's working folder. One left by a killed process of the same fingerprint is handed out again."""
-        work = self._place(stage)
-        for other in self._works(stage):
-            if other != work:
+        """The stage's working folder. One that a killed process of the same fingerprint left is used again."""
+        workdir = self._workdir(stage)
+        for other in self._workdirs(stage):
+            if other != workdir:
                 shutil.rmtree(other)
-        (work / "out").mkdir(parents=True, exist_ok=True)
-        return work
+        (workdir / "out").mkdir(parents=True, exist_ok=True)
+        return workdir
 
-    def publish(self, stage: Stage, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Publish what stands under the working folder's `out/` into the stage's target."""
-        work = self._place(stage)
-        outputs = sorted(path.name for path in (work / "out").iterdir())
-        about: dict[str, Any] = {
-            "stage": stage.name,
-            "fingerprint": stage.fingerprint,
-            "target": stage.target,
-            "outputs": outputs,
-            "needs": list(stage.needs),
-        }
-        about |= {"kind": stage.kind, "learner": stage.learner or None, "seed": stage.seed if stage.learner else None}
-        full = {**about, **record}
-        write_json(work / "commit.json", full)
-        self._roll_forward(work)
-        return full
+    def publish(self, stage: Stage, record: R) -> R:
+        """Publish what stands under the working folder's `out/` into the stage's target; return the whole record."""
+        workdir = self._workdir(stage)
+        record = replace(
+            record,
+            stage=stage.name,
+            fingerprint=stage.fingerprint,
+            target=stage.target,
+            outputs=sorted(path.name for path in (workdir / "out").iterdir()),
+            needs=list(stage.needs),
+            learner=stage.learner or None,
+            seed=stage.seed if stage.learner else None,
+        )
+        write_json(workdir / "commit.json", record.as_json())
+        self._roll_forward(workdir)
+        return record
 
-    def _is_published(self, work: str) -> bool:
-        slug, _, mark = work.rpartition("@")
+    def _is_published(self, workdir: str) -> bool:
+        slug, _, fingerprint = workdir.rpartition("@")
         file = self._marks / f"{slug}.json"
-        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == mark
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == fingerprint
 
-    def _place(self, stage: Stage) -> Path:
+    def _workdir(self, stage: Stage) -> Path:
         return self._work / f"{_slug(stage.name)}@{stage.fingerprint}"
 
-    def _works(self, stage: Stage) -> list[Path]:
+    def _workdirs(self, stage: Stage) -> list[Path]:
         return list(self._work.glob(f"{_slug(stage.name)}@*"))
 
-    def _roll_forward(self, work: Path) -> None:
-        commit = work / "commit.json"
-        record = json.loads(commit.read_text(encoding="utf-8"))
-        target = self.root / record["target"]
+    def _roll_forward(self, workdir: Path) -> None:
+        file = workdir / "commit.json"
+        commit = json.loads(file.read_text(encoding="utf-8"))
+        target = self.root / commit["target"]
         target.mkdir(parents=True, exist_ok=True)
-        for name in record["outputs"]:
-            made = work / "out" / name
-            if made.exists():
+        for name in commit["outputs"]:
+            output = workdir / "out" / name
+            if output.exists():
                 if (target / name).exists():
-                    old = work / "old"
+                    old = workdir / "old"
                     old.mkdir(exist_ok=True)
                     (target / name).rename(old / f"{name}-{time.time_ns()}")
-                made.rename(target / name)
-        commit.replace(self._mark_file(record["stage"]))
-        shutil.rmtree(work)
-
-    def _mark_file(self, stage: str) -> Path:
-        return self._marks / f"{_slug(stage)}.json"
+                output.rename(target / name)
+        file.replace(self.mark(commit["stage"]))
+        shutil.rmtree(workdir)
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event to log.jsonl."""
@@ -206,53 +220,43 @@ class RunFolder:
         with (self.root / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-
-def _slug(stage: str) -> str:
-    return stage.replace("/", ".")
-
-
-class RunFiles:
-    """The files of one run, by the names of the stages that made them."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder, self.root = folder, folder.root
-
     @property
     def engines(self) -> Path:
-        """What engines make of models, kept from run to run."""
+        """What engines make of models. It is kept from run to run."""
         return self.root / ".engines"
 
     @contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """Wait until no other stage is at `what`: something that the stages of a run share, and the first one makes."""
+        """Wait until no other stage holds `what`: something that the stages of a run share, and that the first of them makes."""
         self.engines.mkdir(parents=True, exist_ok=True)
         with FileLock(self.engines / f".{what}.lock"):
             yield
 
+    @property
+    def precisions(self) -> dict[str, Any]:
+        """The arithmetic that was measured to be fast, by the type of device, with the measurement."""
+        file = self._marks / "precision.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
     def precision(self, device_type: str) -> Precision:
-        """The arithmetic measured to be fast on this kind of device when the run began on one; measured now if it has not."""
-        file = self.root / ".stages" / "precision.json"
+        """The arithmetic that was measured to be fast on this type of device. The run's first stage on one measures it."""
         with self.alone("precision"):
-            known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-            if device_type not in known:
-                known[device_type] = list(choose_precision(device_type))
-                write_json(file, known)
-        chosen: Precision = known[device_type][0]
+            precisions = self.precisions
+            if device_type not in precisions:
+                precisions[device_type] = list(choose_precision(device_type))
+                write_json(self._marks / "precision.json", precisions)
+        chosen: Precision = precisions[device_type][0]
         return chosen
 
-    def record(self, stage: str) -> dict[str, Any]:
-        """What a stage recorded. Raises RunError if it is not finished."""
-        return self.folder.record(stage)
-
     def outputs(self, stage: str) -> Path:
-        """The folder of a stage's outputs. Raises RunError if it is not finished."""
-        return self.root / str(self.record(stage)["target"])
+        """The folder of a stage's outputs. Raises RunError if it is not finished; so do all methods below."""
+        return self.root / self.record(stage).target
 
     def model(self, stage: str) -> Path:
         """The model that a stage trained, as a Hugging Face folder. Raises RunError if it is not there."""
         folder = self.outputs(stage) / "model"
         if not folder.is_dir():
-            raise RunError(f"{folder} is not there; `mentorkd run` makes it anew")
+            raise RunError(f"{folder} is not there; `mentorkd run` makes it again")
         return folder
 
     def questions(self, stage: str, split: Split | None = None) -> list[Question]:
@@ -261,7 +265,7 @@ class RunFiles:
         return [question for question in questions if split in (None, question.split)]
 
     def rationales(self, stage: str) -> list[Rationale]:
-        """All rationales that a stage asked the teacher for, or sampled from a learner."""
+        """All rationales of the teacher, or all that a stage sampled from a learner."""
         return read_jsonl(self.outputs(stage) / "rationales.jsonl", Rationale)
 
     def predictions(self, stage: str) -> list[Prediction]:
@@ -276,4 +280,8 @@ class RunFiles:
     def soft_labels(self, stage: str) -> Path:
         """The store that a score stage wrote."""
         record = self.record(stage)
-        return self.root / str(record["target"]) / str(record["outputs"][0])
+        return self.root / record.target / record.outputs[0]
+
+
+def _slug(stage: str) -> str:
+    return stage.replace("/", ".")

@@ -8,6 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
+from made_up_records import train_record
 from mentorkd.cli.console import ConsoleReporter, JsonReporter
 from mentorkd.pipeline.run_folder import Stage
 
@@ -30,21 +31,21 @@ def test_every_stage_at_work_has_a_bar_and_leaves_a_line() -> None:
     assert "7/40" in last
     assert f"5/9 {OTHER.name}" in last
     assert "4/30" in last
-    reporter.finished(ONE, {"seconds": 1.5})
+    reporter.finished(ONE, train_record(seconds=1.5))
     assert f"✓  3/9 {ONE.name}" in shown.getvalue()
     reporter.note("11 rows are too long", OTHER)
-    reporter.finished(OTHER, {"seconds": 2.5})
+    reporter.finished(OTHER, train_record(seconds=2.5))
     assert "! 11 rows are too long" in shown.getvalue()
     assert reporter._bars is None
 
 
-def test_looking_at_models_is_shown_until_a_stage_starts() -> None:
+def test_the_check_of_models_is_shown_until_a_stage_starts() -> None:
     reporter, shown = ConsoleReporter(), io.StringIO()
     reporter.console = Console(file=shown, force_terminal=True, width=120, color_system=None)
     reporter.checking()
     assert reporter._bars is not None
     reporter._bars.refresh()
-    assert "looking at models" in shown.getvalue()
+    assert "checking models" in shown.getvalue()
     reporter.started(ONE, 1, 9)
     assert [row.description for row in reporter._bars.tasks] == [f"[dim] 1/9[/dim] {ONE.name}"]
     reporter.close()

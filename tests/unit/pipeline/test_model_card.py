@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from made_up_records import train_record
 from mentorkd.data.prompts import render_prompt
 from mentorkd.generation import open_engine
 from mentorkd.models import load_model, save_model
@@ -15,14 +16,6 @@ from mentorkd.pipeline.model_card import model_card
 from mentorkd.recipe.schema import Recipe
 from tiny_models import tiny_gpt2, tiny_t5, tiny_tokenizer
 
-RECORD = {
-    "encoding": {"kept": 8, "rows": 9},
-    "updates": 5,
-    "best_step": 5,
-    "precision": "float32",
-    "validation_accuracy": 0.5,
-    "filters": [{"source": "teacher", "filter": "correct", "before": 9, "after": 9}],
-}
 CHAT = "{% for m in messages %}<s>{{ m.content }}{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
 
 
@@ -45,7 +38,7 @@ def test_the_snippet_says_what_evaluation_reads(make, chat, tmp_path, monkeypatc
     )
     learner = recipe.learners["vanilla"]
     loaded = load_model(learner.model, seed=0, device=torch.device("cpu"))
-    save_model(loaded, folder, card=model_card(recipe, "vanilla", 42, RECORD))
+    save_model(loaded, folder, card=model_card(recipe, "vanilla", learner, 42, train_record()))
     engine = open_engine("transformers", loaded=loaded, device=torch.device("cpu"), batch_size=1)
     options = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 12, "seed": 0}
     ((completion,),) = engine.sample([render_prompt("Tom has 3 apples?", learner.prompt)], **options)
@@ -67,7 +60,9 @@ def test_the_card_says_where_the_test_accuracy_stands(tmp_path):
             "learners": {"vanilla": {"model": str(tmp_path)}},
         }
     )
-    card = model_card(recipe, "vanilla", 42, RECORD)
+    card = model_card(recipe, "vanilla", recipe.learners["vanilla"], 42, train_record())
     assert "[paper on Mentor-KD](https://arxiv.org/abs/2410.09037)" in card
     assert "`report/index.html` in the run folder" in card
+    assert "- rows: 8 of 9 of the selected rationales, the others too long" in card
+    assert "| teacher | correct | 9 | 9 |" in card
     assert "- accuracy on the validation set: 50.0 %" in card

@@ -9,18 +9,21 @@ import pytest
 
 from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint, write_json
+from mentorkd.pipeline.records import EvaluateRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage
+
+RECORD = EvaluateRecord(predictions={"correct": 1}, engine="transformers")
 
 
 def stage(mark: str = "f1", name: str = "learners/a/seed-1/train") -> Stage:
-    return Stage(name, "train", "learners/a/seed-1", {}, mark)
+    return Stage(name, "evaluate", "learners/a/seed-1", {}, mark)
 
 
 def make(folder: RunFolder, which: Stage, **files: str) -> None:
-    place = folder.begin(which)
+    workdir = folder.begin(which)
     for name, text in files.items():
-        (place / "out" / name).write_text(text)
-    folder.publish(which, {"seconds": 1.0})
+        (workdir / "out" / name).write_text(text)
+    folder.publish(which, RECORD)
 
 
 def test_a_fingerprint_ignores_the_order_of_keys_and_sees_every_value() -> None:
@@ -50,13 +53,13 @@ def test_a_published_stage_is_finished_under_its_own_fingerprint_only(tmp_path: 
         make(folder, stage("f1"), metrics="1")
     record = folder.finished(stage("f1"))
     assert record is not None
-    assert record["outputs"] == ["metrics"]
+    assert record.outputs == ["metrics"]
     assert folder.finished(stage("f2")) is None
     assert (tmp_path / "learners/a/seed-1/metrics").read_text() == "1"
     assert not any((tmp_path / ".work").iterdir())
 
 
-def test_publishing_again_replaces_outputs(tmp_path: Path) -> None:
+def test_publishing_again_reworkdirs_outputs(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.lock():
         make(folder, stage("f1"), metrics="1")
@@ -79,20 +82,14 @@ def test_a_commit_is_rolled_forward_after_a_kill_at_any_point(tmp_path: Path, mo
     folder = RunFolder(tmp_path)
     with folder.lock():
         make(folder, stage("f1"), a="old", b="old")
-        place = folder.begin(stage("f2"))
+        workdir = folder.begin(stage("f2"))
         for name in ("a", "b"):
-            (place / "out" / name).write_text("new")
-        about = {
-            "stage": stage().name,
-            "fingerprint": "f2",
-            "target": "learners/a/seed-1",
-            "outputs": ["a", "b"],
-            "seconds": 1,
-        }
-        write_json(place / "commit.json", about)
+            (workdir / "out" / name).write_text("new")
+        about = {"stage": stage().name, "fingerprint": "f2", "target": "learners/a/seed-1", "outputs": ["a", "b"]}
+        write_json(workdir / "commit.json", RECORD.as_json() | about)
         for name in ("a", "b")[:moved]:  # the kill came after so many outputs were moved
             (tmp_path / "learners/a/seed-1" / name).unlink()
-            (place / "out" / name).rename(tmp_path / "learners/a/seed-1" / name)
+            (workdir / "out" / name).rename(tmp_path / "learners/a/seed-1" / name)
     with folder.lock():
         assert folder.finished(stage("f2")) is not None
     assert {(tmp_path / "learners/a/seed-1" / name).read_text() for name in ("a", "b")} == {"new"}
@@ -133,6 +130,16 @@ def test_a_damaged_mark_is_refused_with_what_to_do(tmp_path: Path) -> None:
     next((tmp_path / ".stages").glob("*.json")).write_text("{")
     with pytest.raises(RunError, match="remove it and the stage"):
         folder.finished(stage())
+
+
+def test_a_mark_of_another_version_is_there_and_not_finished(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        make(folder, stage(), metrics="1")
+    write_json(folder.mark(stage().name), {"kind": "evaluate", "fingerprint": "f1", "target": "", "outputs": []})
+    assert folder.finished(stage()) is None
+    with pytest.raises(RunError, match="is not finished yet"):
+        folder.record(stage().name)
 
 
 def _hold(path: str, held: Any, release: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from made_up_records import train_record
 from made_up_run import MENTOR, STUDENT, TEXT, VANILLA
 from mentorkd.pipeline.stages.report import _judges, _protocol, _settings
 from mentorkd.recipe.schema import Recipe
@@ -108,14 +109,14 @@ def recipe(**changes: Any) -> Recipe:
 
 def test_an_arm_of_its_own_length_is_not_said_to_be_matched():
     made = recipe()
-    records = {(name, 42): {"updates": 3 if name == "short" else 10} for name in made.learners}
+    records = {(name, 42): train_record(updates=3 if name == "short" else 10) for name in made.learners}
     lines = _protocol(made, records)
     assert any(line.startswith("Matched by updates: each of vanilla, student is trained") for line in lines)
-    assert "As many optimiser updates as the recipe says (`training.updates`), rows cycled: short 3." in lines
+    assert "The recipe fixes the number of optimiser updates (`training.updates`), rows are cycled: short 3." in lines
     made = recipe(vanilla={"training": {"validate_every": 20}}, student={"training": {"validate_every": 20}})
     told = " ".join(_protocol(made, records))
-    assert "Only one epoch of student was validated, the last: validation only measured." in told
-    assert "Only one epoch of vanilla was validated, the last: validation chose the trial, and no epoch." in told
+    assert "Only one epoch of student was validated, the last: validation chose nothing." in told
+    assert "Only one epoch of vanilla was validated, the last: validation chose the trial, not the epoch." in told
 
 
 def test_what_tells_arms_apart_is_among_their_settings():

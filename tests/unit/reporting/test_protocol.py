@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from made_up_records import train_record
 from mentorkd.pipeline.stages.report import _protocol, _settings
 from mentorkd.recipe.schema import Recipe
 
@@ -28,7 +29,7 @@ def recipe(student: dict[str, Any], match: str = "epochs", **training: Any) -> R
 
 def told(recipe: Recipe, rows: tuple[int, int], updates: tuple[int, int]) -> str:
     records = {
-        (name, 42): {"updates": count, "encoding": {"kept": kept}}
+        (name, 42): train_record(updates=count, kept=kept)
         for name, kept, count in zip(recipe.learners, rows, updates, strict=True)
     }
     return " ".join(_protocol(recipe, records))
@@ -60,7 +61,10 @@ def test_equal_updates_need_no_reason():
             "updates",
             "trained for the same number of optimiser updates, the most that any of them would do by its own epochs",
         ),
-        ("tokens", "trained for as many target tokens, the most that any of them would see by its own epochs"),
+        (
+            "tokens",
+            "trained for the same number of target tokens, the most that any of them would see by its own epochs",
+        ),
         ("epochs", "trained for as many passes over its own rows as the recipe says."),
     ],
 )
@@ -73,7 +77,7 @@ def test_what_was_held_equal_is_told(match, held):
 @pytest.mark.parametrize(("every", "once"), [(1, False), (3, False), (4, True), (9, True)])
 def test_one_validation_chooses_nothing(every, once):
     lines = told(recipe({"select_on": "last"}, validate_every=every), (80, 80), (40, 40))
-    assert ("Only one epoch of vanilla was validated, the last: validation only measured." in lines) == once
+    assert ("Only one epoch of vanilla was validated, the last: validation chose nothing." in lines) == once
 
 
 def test_settings_are_those_that_change_what_is_learnt():

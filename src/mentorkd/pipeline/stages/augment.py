@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from mentorkd.data.prompts import TargetForm, render_prompt, split_target
-from mentorkd.generation.engine import Engine
+from mentorkd.data.prompts import render_prompt, split_target
 from mentorkd.generation.resumable import Decoding, sample_resumably
-from mentorkd.grading.grade import Grader
-from mentorkd.records import Progress, Question, Rationale
+from mentorkd.pipeline.context import CHUNK_BATCHES, RunContext
+from mentorkd.pipeline.records import AugmentRecord, count_verdicts
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.records import Rationale, write_jsonl
 
 __all__ = ["augment"]
 
 
-def augment(
-    engine: Engine,
-    questions: Sequence[Question],
-    *,
-    source: str,
-    prompt: str,
-    target: TargetForm,
-    grader: Grader,
-    decoding: Decoding,
-    seed: int,
-    journal: Path,
-    chunk: int,
-    on_progress: Progress,
-) -> tuple[list[Rationale], int]:
-    """The rationales that the learner `source` writes, right and wrong ones alike, and how many tokens it generated.
+def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
+    """Sample a learner's rationales, correct and wrong ones alike.
 
     Each is graded by the answer that it states itself, as a student's would be.
     """
-    prompts = [render_prompt(question.text, prompt) for question in questions]
+    learner = context.learner(stage)
+    sampling, questions = learner.sampling, context.questions(stage, "train")
+    engine = context.engine(learner, context.model(stage, stage.learner))
     completions = sample_resumably(
-        engine, prompts, decoding, seed=seed, journal=journal, chunk=chunk, on_progress=on_progress
+        engine,
+        [render_prompt(question.text, learner.prompt) for question in questions],
+        Decoding(sampling.samples, sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens),
+        seed=stage.seed,
+        journal=workdir / "journal.jsonl",
+        chunk=CHUNK_BATCHES * sampling.batch_size,
+        on_progress=context.progress,
     )
     rationales = []
     for question, samples in zip(questions, completions, strict=True):
         for number, sample in enumerate(samples):
-            graded = grader(sample.text, question)
-            text, _ = split_target(sample.text, target)
+            graded = context.grader(sample.text, question)
+            text, _ = split_target(sample.text, learner.target)
+            meta = {"tokens": sample.tokens, "finished": sample.finished}
             rationales.append(
-                Rationale.create(
-                    question.id,
-                    text,
-                    graded.predicted,
-                    graded.verdict,
-                    source,
-                    number,
-                    {"tokens": sample.tokens, "finished": sample.finished},
-                )
+                Rationale.create(question.id, text, graded.predicted, graded.verdict, stage.learner, number, meta)
             )
-    return rationales, sum(sample.tokens for samples in completions for sample in samples)
+    write_jsonl(workdir / "out" / "rationales.jsonl", rationales)
+    tokens = sum(sample.tokens for samples in completions for sample in samples)
+    return AugmentRecord(rationales=count_verdicts(rationales), tokens=tokens, engine=engine.name)

@@ -1,4 +1,4 @@
-"""Evaluate: a learner answers questions greedily, and is graded."""
+"""Evaluate: a learner's answers to the test questions."""
 
 from __future__ import annotations
 
@@ -8,42 +8,45 @@ from pathlib import Path
 from mentorkd.data.prompts import render_prompt
 from mentorkd.generation.engine import Engine
 from mentorkd.generation.resumable import Decoding, sample_resumably
-from mentorkd.grading.grade import Grader
-from mentorkd.records import Prediction, Progress, Question
+from mentorkd.pipeline.context import CHUNK_BATCHES, RunContext
+from mentorkd.pipeline.records import EvaluateRecord, count_verdicts
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.records import Prediction, Question, write_jsonl
 
-__all__ = ["accuracy", "evaluate"]
+__all__ = ["evaluate", "predict"]
 
 
-def evaluate(
-    engine: Engine,
-    questions: Sequence[Question],
-    *,
-    learner: str,
-    seed: int,
-    prompt: str,
-    grader: Grader,
-    max_new_tokens: int,
-    journal: Path,
-    chunk: int,
-    on_progress: Progress,
+def evaluate(context: RunContext, stage: Stage, workdir: Path) -> EvaluateRecord:
+    """Ask a learner the test questions and grade its answers."""
+    engine = context.engine(context.learner(stage), context.model(stage, stage.learner))
+    questions = context.questions(stage, "test")
+    predictions = predict(context, engine, stage.learner, stage.seed, questions, workdir / "journal.jsonl")
+    write_jsonl(workdir / "out" / "predictions.jsonl", predictions)
+    tokens = sum(prediction.tokens for prediction in predictions)
+    return EvaluateRecord(predictions=count_verdicts(predictions), tokens=tokens, engine=engine.name)
+
+
+def predict(
+    context: RunContext, engine: Engine, name: str, seed: int, questions: Sequence[Question], journal: Path
 ) -> list[Prediction]:
-    """One prediction for each question, in their order."""
+    """Greedy answers of the learner `name`: one prediction for each question, in their order."""
+    learner = context.recipe.learners[name]
     completions = sample_resumably(
         engine,
-        [render_prompt(question.text, prompt) for question in questions],
-        Decoding(max_new_tokens=max_new_tokens),
+        [render_prompt(question.text, learner.eval_prompt) for question in questions],
+        Decoding(max_new_tokens=learner.sampling.max_new_tokens),
         seed=seed,
         journal=journal,
-        chunk=chunk,
-        on_progress=on_progress,
+        chunk=CHUNK_BATCHES * learner.sampling.batch_size,
+        on_progress=context.progress,
     )
     predictions = []
     for question, (completion,) in zip(questions, completions, strict=True):
-        graded = grader(completion.text, question)
+        graded = context.grader(completion.text, question)
         predictions.append(
             Prediction(
                 question_id=question.id,
-                learner=learner,
+                learner=name,
                 seed=seed,
                 text=completion.text,
                 predicted=graded.predicted,
@@ -53,23 +56,3 @@ def evaluate(
             )
         )
     return predictions
-
-
-def accuracy(
-    engine: Engine, questions: Sequence[Question], *, prompt: str, grader: Grader, max_new_tokens: int
-) -> float:
-    """Share of questions answered correctly; used for validation while training, so nothing is written."""
-    completions = engine.sample(
-        [render_prompt(question.text, prompt) for question in questions],
-        n=1,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        max_new_tokens=max_new_tokens,
-        seed=0,
-    )
-    right = sum(
-        grader(completion.text, question).verdict == "correct"
-        for question, (completion,) in zip(questions, completions, strict=True)
-    )
-    return right / len(questions)

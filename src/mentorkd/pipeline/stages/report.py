@@ -1,19 +1,30 @@
-"""Report: everything a run came to, as results and pages."""
+"""Report: the results of the whole run, and pages that show them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mentorkd.files import fingerprint
+from mentorkd.pipeline import provenance
 from mentorkd.pipeline.model_card import describe_model, describe_teacher
-from mentorkd.pipeline.run_folder import RunFiles, Stage, role
+from mentorkd.pipeline.records import (
+    AnnotateRecord,
+    FilterRow,
+    PrepareRecord,
+    ReportRecord,
+    SearchRecord,
+    StageRecord,
+    TeacherUsage,
+    TrainRecord,
+)
+from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
-from mentorkd.records import TEACHER, Prediction, Question, Rationale
+from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting import (
     LearnerInfo,
     ReportInputs,
@@ -24,130 +35,111 @@ from mentorkd.reporting import (
     write_report,
 )
 
-__all__ = ["read_inputs", "report", "report_inputs"]
+if TYPE_CHECKING:
+    from mentorkd.pipeline.context import RunContext  # imports torch, which a comparison of reports does not need
 
-ByLearner = Mapping[tuple[str, int], Sequence[Any]]
+__all__ = ["read_inputs", "report"]
+
+Trained = Mapping[tuple[str, int], TrainRecord]
+"""What the training of each learner recorded, by learner and seed. Learners that are not trained are missing."""
 
 # Training questions whose rationales are shown side by side.
 SHOWN_QUESTIONS = 20
 
 
-def report(folder: Path, inputs: ReportInputs) -> dict[str, Any]:
-    """Compute the results and write the report into `folder`; return what is worth recording."""
-    write_report(build_results(inputs), folder)
-    return {"learners": len(inputs.learners), "test_questions": inputs.task.test}
+def report(context: RunContext, stage: Stage, workdir: Path) -> ReportRecord:
+    """Compute the results of the run and write its report."""
+    records = map(context.folder.record, stage.needs)
+    manifest = provenance.summary(records, provenance.here())
+    inputs = read_inputs(context.recipe, context.folder, stage, manifest)
+    write_report(build_results(inputs), workdir / "out")
+    return ReportRecord(learners=len(inputs.learners), test_questions=inputs.task.test)
 
 
-def read_inputs(recipe: Recipe, files: RunFiles, stage: Stage, manifest: Mapping[str, Any]) -> ReportInputs:
-    """What a run's report is made of, read from the finished stages that its stage `report` names."""
-    each = [(name, seed) for name in recipe.learners for seed in recipe.seeds]
-
-    def made(kind: str) -> dict[tuple[str, int], str]:
-        """The stages of a kind, by the learner and the seed they serve; several may share one."""
-        roles = {one: role(kind, *one) for one in each}
-        return {one: stage.inputs[part] for one, part in roles.items() if part in stage.inputs}
-
-    trained, written, answered = made("train"), made("augment"), made("evaluate")
-    return report_inputs(
-        recipe=recipe,
-        questions=files.questions("prepare"),
-        teacher=files.rationales("annotate"),
-        rationales={one: files.rationales(name) for name, one in {n: o for o, n in written.items()}.items()},
-        predictions={
-            (name, seed): [replace(row, learner=name, seed=seed) for row in files.predictions(stage_name)]
-            for (name, seed), stage_name in answered.items()
-        },
-        metrics={one: files.metrics(name) for one, name in trained.items()},
-        trained={one: files.record(name) for one, name in trained.items()},
-        serving={one: [name for part in (trained, answered) if (name := part.get(one))] for one in each},
-        records={name: files.record(name) for name in stage.needs},
-        manifest=manifest,
-    )
-
-
-def report_inputs(
-    *,
-    recipe: Recipe,
-    questions: Sequence[Question],
-    teacher: Sequence[Rationale],
-    rationales: Mapping[tuple[str, int], Sequence[Rationale]],
-    predictions: Mapping[tuple[str, int], Sequence[Prediction]],
-    metrics: ByLearner,
-    trained: Mapping[tuple[str, int], Mapping[str, Any]],
-    serving: Mapping[tuple[str, int], Sequence[str]],
-    records: Mapping[str, Mapping[str, Any]],
-    manifest: Mapping[str, Any],
-) -> ReportInputs:
-    """What a run's report is made of.
+def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mapping[str, Any]) -> ReportInputs:
+    """What a run's report is made of, read from the finished stages that its stage `report` names.
 
     Args:
-        trained: what the training of every learner recorded; nothing of one that is not trained.
-        serving: the names of the stages that trained and tested every learner; learners may share stages.
-        records: what the finished stages recorded, by stage name.
-        manifest: command, git commit, versions and host of the stages, and what the report has different.
+        manifest: command, git commit, versions and host of the stages, and what differs for the report itself.
     """
+    runs = [(name, seed) for name in recipe.learners for seed in recipe.seeds]
+
+    def stages_of(kind: str) -> dict[tuple[str, int], str]:
+        """The stages of a kind, by the learner and the seed they serve. Learners may share a stage."""
+        roles = {run: role(kind, *run) for run in runs}
+        return {run: stage.inputs[part] for run, part in roles.items() if part in stage.inputs}
+
+    train, augment, evaluate = stages_of("train"), stages_of("augment"), stages_of("evaluate")
+    trained = {run: folder.record_of(TrainRecord, name) for run, name in train.items()}
+    prepared, annotated = folder.record_of(PrepareRecord, "prepare"), folder.record_of(AnnotateRecord, "annotate")
+    questions, teacher = folder.questions("prepare"), folder.rationales("annotate")
+    # Where learners share a stage, its rationales are those of the last learner, once.
+    rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
     assert recipe.task.answer is not None
-    counts, asked = records["prepare"]["questions"], records["annotate"].get("asked")
     return ReportInputs(
         name=recipe.name,
         task=TaskInfo(
             name=recipe.task.name,
             kind=recipe.task.answer,
-            train=counts["train"],
-            validation=counts["validation"],
-            test=counts["test"],
+            train=prepared.questions["train"],
+            validation=prepared.questions["validation"],
+            test=prepared.questions["test"],
         ),
         seeds=recipe.seeds,
         learners=[_learner(name, recipe, trained) for name in recipe.learners],
         questions=[question for question in questions if question.split == "test"],
-        predictions=predictions,
+        predictions={
+            (name, seed): [replace(row, learner=name, seed=seed) for row in folder.predictions(stage_name)]
+            for (name, seed), stage_name in evaluate.items()
+        },
         match=recipe.match,
-        metrics=metrics,
+        metrics={run: folder.metrics(name) for run, name in train.items()},
         filters=[
-            {"learner": name, "seed": seed, **row}
+            {"learner": name, "seed": seed, **asdict(row)}
             for (name, seed), record in trained.items()
-            for row in [*_replies(asked, recipe.learners[name]), *record["filters"]]
+            for row in [*_replies(annotated.asked, recipe.learners[name]), *record.filters]
         ],
         dropped=[
-            {"learner": name, "seed": seed, "reason": reason, "rows": record["encoding"][key]}
+            {"learner": name, "seed": seed, "reason": reason, "rows": rows}
             for (name, seed), record in trained.items()
-            for key, reason in (
-                ("source_too_long", "prompt over max_source_tokens"),
-                ("target_too_long", "target over max_target_tokens"),
+            for reason, rows in (
+                ("prompt over max_source_tokens", record.encoding.source_too_long),
+                ("target over max_target_tokens", record.encoding.target_too_long),
             )
-            if record["encoding"][key]
+            if rows
         ],
         soft_labels=[
             {"learner": name, "seed": seed, **row}
             for (name, seed), record in trained.items()
-            for row in record.get("soft_labels", ())
+            for row in record.soft_labels
         ],
         trials=[
             {
                 "learner": name,
                 "seed": seed,
-                "values": tried["values"],
-                "validation": tried["validation_accuracy"],
-                "chosen": tried["values"] == record["search"]["chosen"],
+                "values": trial.values,
+                "validation": trial.validation_accuracy,
+                "chosen": trial.values == record.search.chosen,
             }
             for (name, seed), record in trained.items()
-            for tried in record.get("search", {}).get("tried", ())
+            if isinstance(record, SearchRecord)
+            for trial in record.search.tried
         ],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
         written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows}),
-        stages={name: _cost(record) for name, record in records.items()},
-        serving=serving,
-        teacher=None if asked is None else _account(asked, [record["filters"] for record in trained.values()]),
-        faults=[*records["prepare"]["faults"], *records["annotate"]["faults"]],
+        stages={name: _cost(folder.record(name)) for name in stage.needs},
+        serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
+        teacher=None if annotated.asked is None else _account(annotated.asked, trained),
+        faults=[*prepared.faults, *annotated.faults],
         protocol=_protocol(recipe, trained),
         manifest=manifest,
     )
 
 
-def _learner(name: str, recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> LearnerInfo:
+def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
     learner, variant = recipe.learners[name], recipe.variants.get(name)
     records = [trained[name, seed] for seed in recipe.seeds if (name, seed) in trained]
-    first = records[0] if records else {}
+    searches = [record.search for record in records if isinstance(record, SearchRecord)]
     return LearnerInfo(
         name=name,
         model=describe_model(learner.model),
@@ -161,113 +153,119 @@ def _learner(name: str, recipe: Recipe, trained: Mapping[tuple[str, int], Mappin
         },
         kd_weight=learner.kd_weight if learner.mentor_weights else None,
         temperature=learner.temperature if learner.mentor_weights else None,
-        parameters=first.get("parameters"),
+        parameters=records[0].parameters if records else None,
         select_on="last" if _validates_once(learner) else learner.training.select_on,
-        rows=[record["rows"] for record in records],
-        updates=[record["updates"] for record in records],
-        target_tokens=[record["target_tokens"] for record in records],
-        epochs=[record["epochs"] for record in records],
-        validation=[record["validation_accuracy"] for record in records],
-        searched={
-            key: [record["search"]["chosen"][key] for record in records]
-            for key in first.get("search", {}).get("chosen", ())
-        },
+        rows=[record.rows for record in records],
+        updates=[record.updates for record in records],
+        target_tokens=[record.target_tokens for record in records],
+        epochs=[record.epochs for record in records],
+        validation=[record.validation_accuracy for record in records],
+        searched={key: [search.chosen[key] for search in searches] for key in (searches[0].chosen if searches else ())},
         swept=variant.values if variant else {},
         variant_of=variant.of if variant else None,
-        settings=_settings(learner, first.get("precision")),
+        settings=_settings(learner, records[0].precision if records else None),
         distillation=_distillation(learner),
     )
 
 
 def _judges(recipe: Recipe, name: str) -> list[str]:
-    """The learners of the recipe that judge what a learner reads."""
+    """The learners of the recipe whose likelihoods filter the rationales of a learner."""
     filters = [recipe.filter_of(name, source).learnable for source in recipe.learners[name].rationales]
     return sorted({judge.model for judge in filters if judge and judge.model in recipe.learners})
 
 
-def _replies(asked: Mapping[str, Any] | None, learner: Learner) -> list[dict[str, Any]]:
-    """What stands before the filters of an asked teacher's rationales: samples that were asked for, and replies."""
+def _replies(asked: TeacherUsage | None, learner: Learner) -> list[FilterRow]:
+    """The row before the filters of a teacher's rationales: the samples that were asked for, and the replies."""
     if asked is None or TEACHER not in learner.rationales:
         return []
-    return [{"source": TEACHER, "filter": "replies", "before": asked["samples"], "after": asked["replies"]}]
+    return [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
 
 
-def _account(asked: Mapping[str, Any], filters: Sequence[Sequence[Mapping[str, Any]]]) -> TeacherAccount:
-    """The teacher's account with what training kept: of learners whose filters differ, the most."""
-    kept = max((next((r["after"] for r in reversed(rows) if r["source"] == TEACHER), 0) for rows in filters), default=0)
-    dollars = asked["dollars"]
-    per_kept = dollars / kept if dollars is not None and kept else None
-    return cast(TeacherAccount, {**asked, "kept": kept, "dollars_per_kept": per_kept})
+def _account(asked: TeacherUsage, trained: Trained) -> TeacherAccount:
+    """The teacher's account with the rationales that training kept: of learners whose filters differ, the most."""
+    last = [
+        next((row.after for row in reversed(record.filters) if row.source == TEACHER), 0) for record in trained.values()
+    ]
+    kept = max(last, default=0)
+    per_kept = asked.dollars / kept if asked.dollars is not None and kept else None
+    return cast(TeacherAccount, {**asdict(asked), "kept": kept, "dollars_per_kept": per_kept})
 
 
-def _cost(record: Mapping[str, Any]) -> StageCost:
-    told = ("learner", "seed", "seconds", "cpu_seconds", "gpu_seconds", "tokens", "peak_memory_mb", "accelerator")
+def _cost(record: StageRecord) -> StageCost:
+    asked = record.asked if isinstance(record, AnnotateRecord) else None
     return StageCost(
-        kind=record["kind"],
-        needs=record.get("needs", ()),
-        dollars=record.get("asked", {}).get("dollars"),
-        **{key: record.get(key) for key in told},
+        kind=record.kind,
+        learner=record.learner,
+        seed=record.seed,
+        needs=record.needs,
+        seconds=record.seconds,
+        cpu_seconds=record.cpu_seconds,
+        gpu_seconds=record.gpu_seconds,
+        tokens=record.tokens,
+        peak_memory_mb=record.peak_memory_mb,
+        accelerator=record.accelerator,
+        dollars=None if asked is None else asked.dollars,
     )
 
 
-def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
-    """What a reader must know to judge the comparison."""
-    learned = [name for name, learner in recipe.learners.items() if learner.rationales]
-    updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in learned}
+def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
+    """Sentences that a reader needs to judge the comparison."""
+    names = [name for name, learner in recipe.learners.items() if learner.rationales]
+    updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in names}
     lines = [PAPER] if recipe.protocol == "paper" else []
     lines += [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
-    for searched, use in ((False, "only measured"), (True, "chose the trial, and no epoch")):
+    for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         once = [
             name
-            for name in learned
+            for name in names
             if _validates_once(recipe.learners[name]) and bool(recipe.learners[name].search) == searched
         ]
         if once:
             lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation {use}.")
     if len(recipe.seeds) == 1:
-        lines.append("One seed: the intervals cover the choice of test questions, not the luck of training.")
+        lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
     return lines
 
 
 PAPER = (
     "The paper's protocol (protocol: paper): equal epochs, epochs chosen on the test set, no validation questions held out, "
-    "wherever the recipe does not say otherwise."
+    "unless the recipe says otherwise."
 )
 
 MATCHED = {
     "updates": "the same number of optimiser updates, the most that any of them would do by its own epochs",
-    "tokens": "as many target tokens, the most that any of them would see by its own epochs",
+    "tokens": "the same number of target tokens, the most that any of them would see by its own epochs",
     "epochs": "as many passes over its own rows as the recipe says",
 }
 
 
-def _matching(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
-    """What was held equal between arms, and why their updates are unequal where they are."""
+def _matching(recipe: Recipe, trained: Trained) -> list[str]:
+    """Sentences on what was held equal between arms, and on the reasons for unequal updates."""
     compared = arms(recipe)
     if len(compared) < 2:
         return []
-    told = {name: updates for name in compared if (updates := recipe.learners[name].training.updates) is not None}
-    matched = [name for name in compared if name not in told]
+    fixed = {name: updates for name in compared if (updates := recipe.learners[name].training.updates) is not None}
+    matched = [name for name in compared if name not in fixed]
     lines = []
     if len(matched) > 1:
         cycled = "" if recipe.match == "epochs" else "; rows are cycled"
         lines.append(
             f"Matched by {recipe.match}: each of {', '.join(matched)} is trained for {MATCHED[recipe.match]}{cycled}."
         )
-    if told:
+    if fixed:
         lines.append(
-            "As many optimiser updates as the recipe says (`training.updates`), rows cycled: "
-            f"{_ranges({name: [updates] for name, updates in told.items()})}."
+            "The recipe fixes the number of optimiser updates (`training.updates`), rows are cycled: "
+            f"{_ranges({name: [updates] for name, updates in fixed.items()})}."
         )
-    counts = {trained[name, seed]["updates"] for name in compared for seed in recipe.seeds}
+    counts = {trained[name, seed].updates for name in compared for seed in recipe.seeds}
     return [*lines, *([_why_unequal(recipe, trained)] if len(counts) > 1 and recipe.match == "epochs" else [])]
 
 
-def _why_unequal(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
-    """A sentence on what made the numbers of updates unequal."""
+def _why_unequal(recipe: Recipe, trained: Trained) -> str:
+    """A sentence on the reasons for unequal numbers of updates."""
     learners = {name: recipe.learners[name] for name in arms(recipe)}
     epochs = {name: [learner.training.epochs] for name, learner in learners.items()}
-    rows = {name: [trained[name, seed]["encoding"]["kept"] for seed in recipe.seeds] for name in learners}
+    rows = {name: [trained[name, seed].encoding.kept for seed in recipe.seeds] for name in learners}
     batches = {_batch(learner) for learner in learners.values()}
     reasons = []
     if _differ(epochs.values()):
@@ -298,13 +296,13 @@ def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
 
 
 def _validates_once(learner: Learner) -> bool:
-    """Whether there was one validation, or no training, so nothing to choose from."""
+    """Whether there was only one validation, or no training, so that no epoch could be chosen."""
     many = learner.training.validate_every < learner.training.epochs
     return not learner.rationales or not (many or learner.training.select_on == "last")
 
 
 def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
-    """What a fair comparison holds equal. Left out: what changes speed or memory alone."""
+    """Settings that a fair comparison holds equal. Settings that only change speed or memory are left out."""
     if precision is None:
         return learner.model_dump(include={"prompt"}) | {"max_new_tokens": learner.sampling.max_new_tokens}
     unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
@@ -323,14 +321,14 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
 def _distillation(learner: Learner) -> dict[str, Any]:
     if not learner.mentor_weights:
         return {}
-    told = {
+    keys = {
         "tau_squared",
         "divergence",
         "soft_label_store",
         *(["top_k"] if learner.soft_label_store == "top_k" else []),
         *(["layers"] if learner.layers else []),
     }
-    return learner.model_dump(include=told)
+    return learner.model_dump(include=keys)
 
 
 def _teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> list[str]:
@@ -349,11 +347,11 @@ def _side_by_side(
     rationales: Mapping[tuple[str, int], Sequence[Rationale]],
     seed: int,
 ) -> list[tuple[Question, list[Rationale]]]:
-    """The first training questions with what the teacher and each mentor wrote for them."""
+    """The first training questions with the rationales of the teacher and of each mentor."""
     shown: dict[str, tuple[Question, list[Rationale]]] = {}
-    asked = {question.id: question for question in questions}
+    by_id = {question.id: question for question in questions}
     written = [*teacher, *(r for (_, s), rows in rationales.items() if s == seed for r in rows)]
     for rationale in written:
-        if rationale.question_id in asked and (rationale.question_id in shown or len(shown) < SHOWN_QUESTIONS):
-            shown.setdefault(rationale.question_id, (asked[rationale.question_id], []))[1].append(rationale)
+        if rationale.question_id in by_id and (rationale.question_id in shown or len(shown) < SHOWN_QUESTIONS):
+            shown.setdefault(rationale.question_id, (by_id[rationale.question_id], []))[1].append(rationale)
     return list(shown.values())

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["choose_trial"]
+from mentorkd.files import link
+from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.records import Search, SearchRecord, TrainRecord, Trial
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.recipe.search import trials_of
 
-OWN = {"stage", "kind", "learner", "seed", "fingerprint", "target", "outputs", "seconds", "peak_memory_mb", "tokens"}
-"""What a trial recorded of itself; all else that the best one recorded holds for the learner."""
+__all__ = ["choose_trial", "search"]
 
 
-def choose_trial(
-    trials: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
-) -> tuple[int, dict[str, Any]]:
-    """The number of the best of `trials` (of equal ones the first), and the learner's record.
+def search(context: RunContext, stage: Stage, workdir: Path) -> SearchRecord:
+    """Publish the model and the log of the best trial as the learner's own."""
+    trials = trials_of(context.recipe.learners[stage.learner])
+    names = [stage.inputs[f"trial/{number}"] for number in range(len(trials))]
+    best, record = choose_trial(trials, [context.folder.record_of(TrainRecord, name) for name in names])
+    for output in ("model", "metrics.jsonl"):
+        link(context.folder.outputs(names[best]) / output, workdir / "out" / output)
+    return record
 
-    It is that of the best trial's training, with all that was tried under `search`: `tried` has a trial's `values` and its
-    `validation_accuracy`, `chosen` the best one's values.
-    """
-    found = [record["validation_accuracy"] for record in records]
-    best = max(range(len(found)), key=lambda number: (found[number], -number))
-    tried = [
-        {"values": dict(values), "validation_accuracy": accuracy}
-        for values, accuracy in zip(trials, found, strict=True)
-    ]
-    kept = {key: value for key, value in records[best].items() if key not in OWN}
-    return best, {**kept, "search": {"tried": tried, "chosen": dict(trials[best])}}
+
+def choose_trial(trials: Sequence[Mapping[str, Any]], records: Sequence[TrainRecord]) -> tuple[int, SearchRecord]:
+    """The number of the best of `trials` (of equal ones the first), and the record of its training with all that was tried."""
+    accuracies = [record.validation_accuracy for record in records if record.validation_accuracy is not None]
+    tried = [Trial(dict(values), accuracy) for values, accuracy in zip(trials, accuracies, strict=True)]
+    best = max(range(len(tried)), key=lambda number: (tried[number].validation_accuracy, -number))
+    outcome = Search(tried, tried[best].values)
+    return best, SearchRecord(**(vars(records[best]) | {"kind": "search", "tokens": None, "search": outcome}))

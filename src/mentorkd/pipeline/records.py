@@ -1,0 +1,288 @@
+"""What finished stages record: one dataclass a kind of stage, written as JSON to the run folder's marks and manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
+
+__all__ = [
+    "RECORDS",
+    "AnnotateRecord",
+    "ArmUpdates",
+    "AugmentRecord",
+    "BudgetRecord",
+    "EvaluateRecord",
+    "FilterRow",
+    "OwnLength",
+    "PrepareRecord",
+    "ReportRecord",
+    "ScoreRecord",
+    "Search",
+    "SearchRecord",
+    "StageRecord",
+    "TeacherUsage",
+    "TrainRecord",
+    "Trial",
+    "count_verdicts",
+    "parse",
+    "read_record",
+]
+
+OMITTED_IF_NONE = ("asked", "tokens")
+"""JSON has these keys only where the stage asked a teacher, or read or wrote tokens. All other keys are always there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """What every finished stage records. A stage sets `tokens` and the fields of its kind; publication sets the others.
+
+    Fields that marks of earlier versions may lack have a default.
+    """
+
+    stage: str = ""
+    """The stage's name."""
+    fingerprint: str = ""
+    target: str = ""
+    """Folder of the outputs, relative to the run folder."""
+    outputs: list[str] = field(default_factory=list)
+    """Names of the files and folders in `target` that the stage made."""
+    needs: list[str] = field(default_factory=list)
+    """Names of the stages that it read from."""
+    kind: str = ""
+    learner: str | None = None
+    seed: int | None = None
+    tokens: int | None = None
+    """Tokens that a model read or wrote; None for stages without a model."""
+    seconds: float = 0.0
+    cpu_seconds: float | None = None
+    gpu_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    accelerator: str | None = None
+    made_by: dict[str, Any] | None = None
+    """Command, git commit, versions and host; see `provenance.here`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as a JSON object."""
+        return {key: value for key, value in asdict(self).items() if value is not None or key not in OMITTED_IF_NONE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareRecord(StageRecord):
+    """The questions of the task."""
+
+    kind: str = "prepare"
+    questions: dict[Split, int]
+    faults: list[str]
+    """A line for each kind of fault in the data."""
+
+
+@dataclass(frozen=True)
+class TeacherUsage:
+    """What a teacher did and cost; the fields are those of the report's `TeacherAccount`."""
+
+    questions: int
+    solved: int
+    samples: int
+    replies: int
+    correct: int
+    accuracy: float | None
+    cut: int
+    refused: int
+    empty: int
+    malformed: int
+    lost: int
+    requests: int
+    cached: int
+    input_tokens: int
+    output_tokens: int
+    dollars: float | None
+    unsure_dollars: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateRecord(StageRecord):
+    """The teacher's rationales by verdict, and what the teacher did for them."""
+
+    kind: str = "annotate"
+    rationales: dict[Verdict, int]
+    faults: list[str]
+    asked: TeacherUsage | None = None
+    """None for recorded rationales."""
+
+
+@dataclass(frozen=True)
+class OwnLength:
+    """How long an arm's training is by its own settings."""
+
+    updates: int
+    target_tokens: int
+
+
+@dataclass(frozen=True)
+class ArmUpdates:
+    """The optimiser updates that the budget gives an arm."""
+
+    rows: int
+    own: OwnLength
+    updates: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetRecord(StageRecord):
+    """How many updates each arm gets."""
+
+    kind: str = "budget"
+    match: Literal["updates", "tokens"]
+    number: int
+    """The most updates, or target tokens, that any arm would do by its own settings."""
+    arms: dict[str, ArmUpdates]
+    """By learner."""
+
+
+@dataclass(frozen=True)
+class FilterRow:
+    """Rationales of a source before and after a filter."""
+
+    source: str
+    filter: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecord(StageRecord):
+    """A learner's rows, the length of its training, and its validation."""
+
+    kind: str = "train"
+    filters: list[FilterRow]
+    encoding: EncodingCounts
+    rows: int
+    updates: int
+    epochs: float
+    """Passes over the rows."""
+    target_tokens: int
+    """Target tokens trained on, repetitions included."""
+    matched: Literal["updates", "tokens"] | None
+    """What the budget held equal between arms; None for a learner without a budget."""
+    best_step: int
+    """The update whose weights are kept."""
+    validation_accuracy: float | None
+    fused_loss: bool
+    precision: str
+    soft_labels: list[dict[str, Any]] = field(default_factory=list)
+    """One row for each mentor: the fields of the report's `SoftLabelResult` without learner and seed."""
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The settings of one trial of a search, and its validation accuracy."""
+
+    values: dict[str, Any]
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """All trials of a search, and the settings of the best one."""
+
+    tried: list[Trial]
+    chosen: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRecord(TrainRecord):
+    """What the training of the best trial recorded, and all trials. `tokens` is None: the trials record theirs."""
+
+    kind: str = "search"
+    search: Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRecord(StageRecord):
+    """A store of soft labels: its rows, its form (`hidden` or `top_k`) and its size."""
+
+    kind: str = "score"
+    rows: int
+    form: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentRecord(StageRecord):
+    """A learner's rationales by verdict, and the engine that sampled them."""
+
+    kind: str = "augment"
+    rationales: dict[Verdict, int]
+    engine: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRecord(StageRecord):
+    """A learner's test predictions by verdict, and the engine that sampled them."""
+
+    kind: str = "evaluate"
+    predictions: dict[Verdict, int]
+    engine: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRecord(StageRecord):
+    """How many learners and test questions the report compares."""
+
+    kind: str = "report"
+    learners: int
+    test_questions: int
+
+
+RECORDS: dict[str, type[StageRecord]] = {
+    kind.kind: kind
+    for kind in (
+        PrepareRecord,
+        AnnotateRecord,
+        BudgetRecord,
+        TrainRecord,
+        SearchRecord,
+        ScoreRecord,
+        AugmentRecord,
+        EvaluateRecord,
+        ReportRecord,
+    )
+}
+"""The record of each kind of stage."""
+
+R = TypeVar("R", bound=StageRecord)
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    return TypeAdapter(RECORDS[kind])
+
+
+def parse(kind: type[R], values: Mapping[str, Any]) -> R:
+    """The record that plain values make; unknown keys are left out. Raises pydantic.ValidationError for a missing key."""
+    record: R = _adapter(kind.kind).validate_python(values)
+    return record
+
+
+def read_record(mark: Mapping[str, Any]) -> StageRecord | None:
+    """The record that a mark holds; None for one that another version of mentorkd wrote and this one cannot read."""
+    kind = RECORDS.get(mark.get("kind", ""))
+    try:
+        return None if kind is None else parse(kind, mark)
+    except ValidationError:
+        return None
+
+
+def count_verdicts(records: Iterable[Rationale | Prediction]) -> dict[Verdict, int]:
+    """How many rationales or predictions have each verdict."""
+    counts: dict[Verdict, int] = {"correct": 0, "wrong": 0, "no_answer": 0}
+    for record in records:
+        counts[record.verdict] += 1
+    return counts

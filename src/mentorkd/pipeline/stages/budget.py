@@ -1,0 +1,40 @@
+"""Budget: how many updates each arm gets, so that arms are trained for equally long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mentorkd.data.encoding import Reader
+from mentorkd.files import fingerprint, write_json
+from mentorkd.models import kind_of
+from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.graph import row_settings
+from mentorkd.pipeline.records import BudgetRecord, parse
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.training_rows import read_training_rows
+from mentorkd.recipe.graph import arms, judges_of
+from mentorkd.training.schedule import Arm
+from mentorkd.training.schedule import budget as match_arms
+
+__all__ = ["budget"]
+
+
+def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
+    """Count the training rows of every arm and match their updates, or their target tokens (`match`)."""
+    recipe = context.recipe
+    compared: dict[str, Arm] = {}
+    known: dict[str, Arm] = {}  # arms of a sweep have the same rows
+    for name in arms(recipe):
+        learner = recipe.learners[name]
+        roles = [f"rationales/{source}" for source in learner.rationales]
+        roles += [f"judge/{judge}" for judge in judges_of(recipe, name)]
+        inputs = [stage.inputs.get(role) for role in roles]
+        key = fingerprint([learner.model.model_dump(), inputs, row_settings(recipe, name)])
+        if key not in known:
+            rows = read_training_rows(context, stage, name, Reader.of(learner.model)).rows
+            known[key] = Arm(rows, kind_of(learner.model), learner.training)
+        compared[name] = known[key]
+    assert recipe.match != "epochs", "then there is no budget"
+    updates = match_arms(compared, recipe.match, seed=stage.seed)
+    write_json(workdir / "out" / "budget.json", updates)
+    return parse(BudgetRecord, updates)

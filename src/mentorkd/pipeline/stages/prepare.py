@@ -1,0 +1,23 @@
+"""Prepare: the questions of every split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mentorkd.data.prepare import prepare_recipe
+from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.records import PrepareRecord
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.records import Split, write_jsonl
+
+__all__ = ["prepare"]
+
+
+def prepare(context: RunContext, stage: Stage, workdir: Path) -> PrepareRecord:
+    """Read the task's questions, count their faults, and hold out the validation questions."""
+    questions, faults = prepare_recipe(context.recipe)
+    lines = context.show_faults(faults)
+    write_jsonl(workdir / "out" / "questions.jsonl", questions)
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    counts = {split: sum(question.split == split for question in questions) for split in splits}
+    return PrepareRecord(questions=counts, faults=lines)

@@ -1,0 +1,47 @@
+"""Score: the mentor's distributions over the tokens of every text that its student reads (Mentor-KD, section 3.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mentorkd.data.encoding import Reader
+from mentorkd.distillation.scoring import score as write_soft_labels
+from mentorkd.files import digest_path
+from mentorkd.models import load_folder, vocabulary_size
+from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.records import ScoreRecord
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.training_rows import read_training_rows
+from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.schema import Recipe
+
+__all__ = ["score"]
+
+
+def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
+    """Write the mentor's soft labels for the rationales of one source into a store."""
+    learner = context.learner(stage)
+    folder = context.model(stage, stage.mentor)
+    mentor = load_folder(folder, device=context.device)
+    rows = read_training_rows(context, stage, stage.learner, Reader.of(mentor), scored=stage.source).rows
+    top_k = learner.soft_label_store == "top_k"
+    counts = write_soft_labels(
+        mentor,
+        rows,
+        folder=workdir / "out" / stage.name.rpartition("/")[2],
+        mode="top_k" if top_k else "hidden",
+        top_k=learner.top_k,
+        temperature=learner.temperature,
+        mentor_digest=digest_path(folder),
+        target=learner.target,
+        bfloat16=context.precision(context.recipe.learners[stage.mentor]) == "bfloat16",
+        vocab_size=_shared_vocabulary(context.recipe, learner) if top_k else None,
+        on_progress=context.progress,
+    )
+    return ScoreRecord(**counts)
+
+
+def _shared_vocabulary(recipe: Recipe, learner: Learner) -> int:
+    """Leading vocabulary entries that the heads of a learner and of all its mentors have; heads may be padded."""
+    models = [learner.model, *(recipe.learners[name].model for name in learner.mentor_weights)]
+    return min(vocabulary_size(model) for model in models)

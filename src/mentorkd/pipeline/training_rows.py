@@ -1,0 +1,80 @@
+"""The rows that a learner is trained on: what its sources wrote, filtered and encoded.
+
+Three stages read them: train; budget, which counts them; and score, whose mentor reads what its student is taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from mentorkd.data.encoding import Example, Reader, training_rows
+from mentorkd.data.selection import gather, gold_rationales
+from mentorkd.distillation.likelihood import likelihoods, perplexity_scorer
+from mentorkd.errors import TrainingError
+from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.records import FilterRow
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.recipe.learner import Learner
+from mentorkd.records import GOLD, EncodingCounts, Question, Rationale
+
+__all__ = ["TrainingRows", "read_training_rows"]
+
+
+class TrainingRows(NamedTuple):
+    """A learner's encoded rows, the counts of the encoding, and the counts of each filter of each source."""
+
+    rows: list[Example]
+    counts: EncodingCounts
+    filters: list[FilterRow]
+
+
+def read_training_rows(
+    context: RunContext, stage: Stage, name: str, reader: Reader, *, scored: str | None = None
+) -> TrainingRows:
+    """What the learner `name` is taught, from the rationales that the stage reads.
+
+    With `scored`, all rows of this one source that may enter training: the filters that look at each rationale alone.
+
+    Raises TrainingError where no row is left to train on.
+    """
+    learner, questions = context.recipe.learners[name], context.questions(stage, "train")
+    sources = {
+        source: gold_rationales(questions)
+        if source == GOLD
+        else context.folder.rationales(stage.inputs[f"rationales/{source}"])
+        for source in ([scored] if scored else learner.rationales)
+    }
+    selects = {source: context.recipe.filter_of(name, source) for source in sources}
+    if scored:
+        selects = {source: select.of_each() for source, select in selects.items()}
+    judge = partial(_likelihoods, context, stage, learner, questions)
+    gathered = gather(sources, selects, questions, tokens=reader.count, conclude=context.grader.find, judge=judge)
+    rows, counts = training_rows(gathered.rationales, questions, learner, reader)
+    if not rows and not scored:
+        raise TrainingError(
+            f"{name}: no training row is left of {len(gathered.rationales)} selected rationales "
+            f"({counts.source_too_long} prompts and {counts.target_too_long} targets were too long); loosen `select`, "
+            "or raise `max_source_tokens` or `max_target_tokens`"
+        )
+    return TrainingRows(rows, counts, [FilterRow(**row) for row in gathered.filters])
+
+
+def _likelihoods(
+    context: RunContext,
+    stage: Stage,
+    reader: Learner,
+    questions: list[Question],
+    name: str,
+    rationales: Sequence[Rationale],
+) -> dict[str, float]:
+    """Negative log-likelihoods of rationales under the model that a filter of `reader` names; see `likelihoods`."""
+    learner = context.recipe.learners.get(name)
+    folder = context.model_folder(name, stage.seed, stage.inputs.get(f"judge/{name}")) if learner else None
+    bfloat16 = context.precision(learner or reader) == "bfloat16"
+    scorer = perplexity_scorer(
+        name, learner, folder, device=context.device, bfloat16=bfloat16, journals=context.folder.engines
+    )
+    with context.folder.alone(scorer.journal.name):
+        return likelihoods(scorer, rationales, questions, on_progress=context.progress)
