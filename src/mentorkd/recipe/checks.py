@@ -16,10 +16,10 @@ from pydantic_core import ErrorDetails
 from mentorkd.files import digest_path
 from mentorkd.recipe.graph import Links, cycles, judged_in, links_in
 from mentorkd.recipe.schema import Recipe
-from mentorkd.recipe.yaml import KeyPath, suggestion
+from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
-__all__ = ["Finding", "combined_faults", "learnable_filters", "mapping", "plain_faults", "unused_settings"]
+__all__ = ["Finding", "combined_faults", "learnable_filters", "plain_faults", "unused_settings"]
 
 Finding = tuple[KeyPath, str]
 """A key and what is wrong with it."""
@@ -56,11 +56,6 @@ _BOUNDS = {
     "less_than": ("lt", "a number below"),
     "less_than_equal": ("le", "a number of at most"),
 }
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """`value` if it is a mapping, else an empty one: for looking into raw values of any shape."""
-    return value if isinstance(value, dict) else {}
 
 
 def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from mentorkd.paper.tasks import find_task
-from mentorkd.recipe.checks import mapping, unused_settings
-from mentorkd.recipe.yaml import KeyPath
+from mentorkd.recipe.checks import unused_settings
+from mentorkd.recipe.yaml import KeyPath, mapping
 from mentorkd.records import TEACHER
 
 __all__ = ["SHARED", "fill_known_task", "fill_protocol", "merge_defaults"]

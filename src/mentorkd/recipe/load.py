@@ -16,13 +16,13 @@ from pydantic import ValidationError
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart import MODELS
-from mentorkd.recipe.checks import Finding, combined_faults, learnable_filters, mapping, plain_faults, unused_settings
+from mentorkd.recipe.checks import Finding, combined_faults, learnable_filters, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
 from mentorkd.recipe.graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults
 from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep
-from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
+from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, mapping, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
 
 __all__ = [

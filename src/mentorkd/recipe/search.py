@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from mentorkd.recipe.checks import Finding, mapping, unused_settings
+from mentorkd.recipe.checks import Finding, unused_settings
 from mentorkd.recipe.graph import arms_in
 from mentorkd.recipe.learner import Learner
-from mentorkd.recipe.yaml import KeyPath
+from mentorkd.recipe.yaml import KeyPath, mapping
 
 __all__ = ["merge_search", "search_faults", "trial_name", "trials_of", "with_values"]
 

@@ -22,11 +22,11 @@ from itertools import product
 from typing import Any
 
 from mentorkd.files import fingerprint
-from mentorkd.recipe.checks import Finding, mapping
+from mentorkd.recipe.checks import Finding
 from mentorkd.recipe.defaults import SHARED
 from mentorkd.recipe.graph import judged_in, links_in
 from mentorkd.recipe.learner import Learner
-from mentorkd.recipe.yaml import suggestion
+from mentorkd.recipe.yaml import mapping, suggestion
 from mentorkd.records import TEACHER
 
 __all__ = ["attribute_to_sweep", "expand_sweep"]
