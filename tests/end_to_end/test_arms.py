@@ -173,7 +173,7 @@ def test_a_filter_of_ones_own_begins_at_the_sources() -> None:
             "mentor: {model: m, rationales: [gold]}",
             (
                 "learners.student.rationales[1]",
-                "`mentor` learns bare answers and writes no rationale; name it in `soft_labels` alone",
+                "`mentor` learns bare answers and writes no rationale; name it only in `soft_labels`",
             ),
         ),
         (
@@ -181,7 +181,8 @@ def test_a_filter_of_ones_own_begins_at_the_sources() -> None:
             "mentor: {model: m, rationales: [], soft_labels: student}",
             (
                 "learners.mentor.soft_labels",
-                "has no effect with `rationales: []`; soft labels are given on text, so name whose in `rationales`",
+                "has no effect with `rationales: []`, since soft labels belong to text; name the authors of the text in "
+                "`rationales`",
             ),
         ),
         (

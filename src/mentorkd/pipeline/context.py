@@ -87,7 +87,7 @@ class Workbench:
     def _judge(
         self, stage: Stage, reader: Learner, questions: list[Question], name: str, rationales: Sequence[Rationale]
     ) -> dict[str, float]:
-        """How likely the model of a `learnable` filter finds rationales."""
+        """How likely the model of a `perplexity` filter finds rationales."""
         learner = self.recipe.learners.get(name)
         folder = self.model_folder(name, stage.seed, stage.inputs.get(f"judge/{name}")) if learner else None
         bfloat16 = self.precision(learner or reader) == "bfloat16"

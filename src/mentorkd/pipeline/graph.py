@@ -27,8 +27,9 @@ from typing import Any
 from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.pipeline.run_folder import Stage, role
+from mentorkd.recipe.aliases import birth_names, canonical_dump
 from mentorkd.recipe.checks import unused_settings
-from mentorkd.recipe.graph import arms, judges_of, matched_arms
+from mentorkd.recipe.graph import arms, links_of, matched_arms
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
 from mentorkd.recipe.load import data_path, learning_order, writers
 from mentorkd.recipe.schema import Recipe, RecordedTeacher
@@ -86,8 +87,7 @@ def compile_stages(
             if name in matched:
                 one.add_learner(name)
         made |= one.made
-    about = recipe.model_dump(mode="json", exclude={"data": {"root"}})
-    graph.add("report", "report", about, {**{name: name for name in graph.stages}, **made})
+    graph.add("report", "report", canonical_dump(recipe), {**{name: name for name in graph.stages}, **made})
     return list(graph.stages.values())
 
 
@@ -237,7 +237,7 @@ class _Seed:
 
     def _judges(self, name: str) -> dict[str, str]:
         """The trained learners whose likelihoods filter what a learner reads."""
-        judges = judges_of(self.recipe, name)
+        judges = links_of(self.recipe)[name].perplexity_models
         return {f"judge/{judge}": self.trained[judge] for judge in judges if judge in self.trained}
 
     def _add_score(self, name: str, learner: Learner, mentor: str, source: str, trial: Mapping[str, Any]) -> str:
@@ -309,9 +309,9 @@ def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:
     """The filters of a source; those that came later are named only where they are on, so that old runs stay finished."""
     first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
     filters = select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
-    if (learnable := select.learnable) is not None:
-        filters["learnable"] = [learnable.drop, _judge_identity(recipe, learnable.model)]
-    return filters
+    if (perplexity := select.perplexity) is not None:
+        filters["perplexity"] = [perplexity.drop, _judge_identity(recipe, perplexity.model)]
+    return birth_names(filters)
 
 
 def _judge_identity(recipe: Recipe, name: str) -> Any:

@@ -33,7 +33,7 @@ from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.stages.augment import augment
 from mentorkd.pipeline.stages.report import read_inputs, report
 from mentorkd.pipeline.stages.search import choose_trial
-from mentorkd.recipe.graph import arms, judges_of
+from mentorkd.recipe.graph import arms, links_of
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import LocalSource, OpenAISource, RecordedTeacher
@@ -101,7 +101,7 @@ class Work(Workbench):
         for name in arms(self.recipe):
             learner = self.recipe.learners[name]
             read = [f"rationales/{source}" for source in learner.rationales]
-            read += [f"judge/{judge}" for judge in judges_of(self.recipe, name)]
+            read += [f"judge/{judge}" for judge in links_of(self.recipe)[name].perplexity_models]
             made = [stage.inputs.get(role) for role in read]
             key = fingerprint([learner.model.model_dump(), made, row_settings(self.recipe, name)])
             if key not in known:

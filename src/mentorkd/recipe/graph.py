@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentorkd.errors import Fault, RecipeError
+from mentorkd.recipe.learner import Learner, SelectConfig, Strict
 from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.yaml import mapping
 from mentorkd.records import GOLD, TEACHER
 
 __all__ = [
     "Links",
     "arms",
-    "arms_in",
     "cycles",
-    "judged_in",
-    "judges_of",
     "learning_order",
-    "links_in",
     "links_of",
     "matched_arms",
     "mentors",
@@ -30,56 +28,54 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Links:
-    """Whom a learner learns from: authors of text, the mentors whose distributions it imitates, and the learners that judge
-    which of the text is `learnable`."""
+    """Whom a learner learns from."""
 
     rationales: Sequence[str]
-    soft_labels: Sequence[str] = ()
-    judges: Sequence[str] = ()
+    """The authors of its text."""
+    soft_labels: Sequence[str]
+    """The mentors whose distributions it imitates."""
+    perplexity: Mapping[str, Any]
+    """By author, the `perplexity` filter of its text, where the filter's model is a learner of the recipe."""
+
+    @property
+    def perplexity_models(self) -> list[str]:
+        """The learners whose perplexity filters its text, each once."""
+        return list(dict.fromkeys(_part(each, "model") for each in self.perplexity.values()))
 
     @property
     def learners(self) -> list[str]:
         """The other learners that must be trained before this one, each once."""
-        named = dict.fromkeys([*self.rationales, *self.soft_labels, *self.judges])
-        return [name for name in named if name not in (TEACHER, GOLD)]
+        names = dict.fromkeys([*self.rationales, *self.soft_labels, *self.perplexity_models])
+        return [name for name in names if name not in (TEACHER, GOLD)]
 
 
-def links_in(learner: Mapping[str, Any]) -> Links:
-    """The links of a learner in raw values; parts of the wrong shape name nobody."""
-    authors, soft = learner.get("rationales", [TEACHER]), learner.get("soft_labels")
-    names = [name for name in authors if isinstance(name, str)] if isinstance(authors, list) else []
-    return Links(names, [soft] if isinstance(soft, str) else list(soft) if isinstance(soft, dict) else [])
+def links_of(recipe: Recipe | Mapping[str, Any]) -> dict[str, Links]:
+    """The links of every learner of a checked or raw recipe, in recipe order; parts of the wrong shape name nobody."""
+    learners = mapping(_part(recipe, "learners"))
+    return {name: _links(learner, learners, _part(recipe, "teacher")) for name, learner in learners.items()}
 
 
-def judged_in(raw: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
-    """By source, the `learnable` filter through which a learner of a raw recipe reads it, where another learner judges."""
-    learners, judged = _mapping(raw.get("learners")), {}
-    for source in links_in(_mapping(learners[name])).rationales:
-        author = raw.get("teacher") if source == TEACHER else learners.get(source)
-        own = _mapping(_mapping(_mapping(learners[name]).get("reads")).get(source))
-        learnable = _mapping(own.get("learnable", _mapping(_mapping(author).get("select")).get("learnable")))
-        if isinstance(judge := learnable.get("model"), str) and judge in learners:
-            judged[source] = learnable
-    return judged
+def _links(learner: Any, learners: Mapping[str, Any], teacher: Any) -> Links:
+    named, soft = _part(learner, "rationales"), _part(learner, "soft_labels")
+    authors = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    if named is None:
+        authors = [TEACHER]
+    perplexity = {}
+    for author in authors:
+        own = mapping(_part(learner, "reads")).get(author)
+        shared = _part(teacher if author == TEACHER else learners.get(author), "select")
+        chosen = own if isinstance(own, SelectConfig) or "perplexity" in mapping(own) else shared
+        each = _part(chosen, "perplexity")
+        if isinstance(model := _part(each, "model"), str) and model in learners:
+            perplexity[author] = each
+    return Links(authors, [soft] if isinstance(soft, str) else list(mapping(soft)), perplexity)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def links_of(recipe: Recipe) -> dict[str, Links]:
-    """The links of every learner, in recipe order."""
-    return {
-        name: Links(learner.rationales, list(learner.mentor_weights), judges_of(recipe, name))
-        for name, learner in recipe.learners.items()
-    }
-
-
-def judges_of(recipe: Recipe, name: str) -> list[str]:
-    """The learners that judge what another one reads, each once."""
-    filters = [recipe.filter_of(name, source).learnable for source in recipe.learners[name].rationales]
-    judges = dict.fromkeys(each.model for each in filters if each is not None)
-    return [judge for judge in judges if judge in recipe.learners]
+def _part(whole: Any, key: str) -> Any:
+    """The value of a key of a checked or raw part of a recipe; None where there is none."""
+    return (
+        whole.get(key) if isinstance(whole, dict) else getattr(whole, key, None) if isinstance(whole, Strict) else None
+    )
 
 
 def learning_order(recipe: Recipe) -> list[str]:
@@ -100,24 +96,20 @@ def scorers(recipe: Recipe) -> set[str]:
     return {name for links in links_of(recipe).values() for name in links.soft_labels}
 
 
-def mentors(recipe: Recipe) -> set[str]:
+def mentors(recipe: Recipe | Mapping[str, Any]) -> set[str]:
     """Learners that another one names at all."""
-    judges = {name for links in links_of(recipe).values() for name in links.judges}
-    return writers(recipe) | scorers(recipe) | judges
+    return {name for links in links_of(recipe).values() for name in links.learners}
 
 
-def arms(recipe: Recipe) -> list[str]:
-    """The trained learners that no other one names, in recipe order: what a recipe compares."""
-    named = mentors(recipe)
-    return [name for name, learner in recipe.learners.items() if learner.rationales and name not in named]
+def arms(recipe: Recipe | Mapping[str, Any]) -> list[str]:
+    """The trained learners of a checked or raw recipe that no other one names, in recipe order: what a recipe compares."""
+    named, learners = mentors(recipe), mapping(_part(recipe, "learners"))
+    trained = [name for name, each in learners.items() if _is_learner(each) and _part(each, "rationales") != []]
+    return [name for name in trained if name not in named]
 
 
-def arms_in(raw: Mapping[str, Any]) -> list[str]:
-    """Likewise of a raw recipe; learners of the wrong shape are none."""
-    learners = {name: each for name, each in _mapping(raw.get("learners")).items() if isinstance(each, dict)}
-    named = {other for each in learners.values() for other in links_in(each).learners}
-    named |= {learnable["model"] for name in learners for learnable in judged_in(raw, name).values()}
-    return [name for name, learner in learners.items() if learner.get("rationales") != [] and name not in named]
+def _is_learner(value: Any) -> bool:
+    return isinstance(value, dict | Learner)
 
 
 def matched_arms(recipe: Recipe) -> list[str]:

@@ -57,9 +57,9 @@ class SelectConfig(Strict):
     """Longest rationale to keep, counted likewise."""
     answer_in_rationale: bool = False
     """Drop rationales whose reasoning, read without the answer at its end, arrives at another answer. Blunt on numbers."""
-    steps: bool = False
+    arithmetic: bool = False
     """Drop rationales in which an equation is false; equations that cannot be read are left alone."""
-    learnable: PerplexityConfig | None = None
+    perplexity: PerplexityConfig | None = None
     """Drop the rationales that a given model finds the least likely; null drops none."""
     diverse: int | None = Field(default=None, ge=1)
     """Keep at most so many rationales a question, those that differ most in their words."""
@@ -72,7 +72,7 @@ class SelectConfig(Strict):
         """The filters that judge a rationale by itself or its own source. The others choose among rationales, so what they
         leave out depends on the other sources of whoever reads, whose texts are not taken twice.
         """
-        return self.model_copy(update={"learnable": None, "diverse": None, "max_per_question": None})
+        return self.model_copy(update={"perplexity": None, "diverse": None, "max_per_question": None})
 
     @model_validator(mode="after")
     def _some_length_fits(self) -> SelectConfig:

@@ -67,6 +67,12 @@ class Places:
     def is_overridden(self, path: KeyPath) -> bool:
         return any(path[: len(given)] == given for given in self.overridden)
 
+    def rename(self, old: KeyPath, new: KeyPath) -> None:
+        """Let the key `new` stand where `old` stands."""
+        moved = {(*new, *path[len(old) :]): line for path, line in self.lines.items() if path[: len(old)] == old}
+        self.lines.update(moved)
+        self.overridden += [(*new, *path[len(old) :]) for path in self.overridden if path[: len(old)] == old]
+
     def fault(self, path: KeyPath, message: str) -> Fault:
         """A Fault at `path`; a key without a line of its own gets the line of the nearest key around it."""
         if self.is_overridden(path):

@@ -181,7 +181,7 @@ def _learner(name: str, recipe: Recipe, trained: Mapping[tuple[str, int], Mappin
 
 def _judges(recipe: Recipe, name: str) -> list[str]:
     """The learners of the recipe that judge what a learner reads."""
-    filters = [recipe.filter_of(name, source).learnable for source in recipe.learners[name].rationales]
+    filters = [recipe.filter_of(name, source).perplexity for source in recipe.learners[name].rationales]
     return sorted({judge.model for judge in filters if judge and judge.model in recipe.learners})
 
 
