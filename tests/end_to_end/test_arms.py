@@ -166,7 +166,7 @@ def test_a_filter_of_ones_own_begins_at_the_sources() -> None:
         (
             "question_ratio: 0.1",
             "min_tokens: 100",
-            ("learners.student.reads.teacher", "`min_tokens: 100` is over `max_tokens: 90`; nothing would fit"),
+            ("learners.student.reads.teacher", "`min_tokens: 100` is above `max_tokens: 90`; lower one or raise the other"),
         ),
         (
             "mentor: {model: m}",

@@ -281,7 +281,7 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
     ),
     "lengths between which nothing is": (
         changed("{rationales: rationales.json}", "{rationales: a, select: {min_tokens: 9, max_tokens: 8}}"),
-        [Fault("teacher.select", "`min_tokens: 9` is over `max_tokens: 8`; nothing would fit", 6)],
+        [Fault("teacher.select", "`min_tokens: 9` is above `max_tokens: 8`; lower one or raise the other", 6)],
     ),
     "missing key": (
         changed("  train: train.json\n", ""),
@@ -702,10 +702,10 @@ def test_a_hundred_lines_load_in_50_ms_and_without_torch() -> None:
     assert text.count("\n") >= 99
     parse(text)
     times = []
-    for _ in range(20):  # the least of them counts: the machine may be busy
-        start = time.perf_counter()
+    for _ in range(10):  # by the processor's time, and the least of them: the machine may be busy
+        start = time.process_time()
         parse(text)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.05
     code = "import sys, mentorkd.recipe.load; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
