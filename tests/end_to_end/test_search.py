@@ -1,4 +1,4 @@
-"""Searches: what is tried, by whom, and that the best by validation becomes the learner without being trained again."""
+"""Searches: the trials of each learner. The best trial by validation becomes the learner and is not trained again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: which learners a key reaches, how their variants are named and linked, and what a run of one comes to."""
+"""Sweeps: the learners that a key reaches, the names and links of their variants, and a run of a sweep."""
 
 from __future__ import annotations
 

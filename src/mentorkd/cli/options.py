@@ -34,7 +34,9 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g.
 RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; by default runs/<the recipe's name>.")]
 Jobs = Annotated[
     int,
-    typer.Option(help="Stages to run at the same time. From 2 on, each has its own process, with a share of the cores and one GPU."),
+    typer.Option(
+        help="Stages to run at the same time. From 2 on, each has its own process, with a share of the cores and one GPU."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]

@@ -234,7 +234,7 @@ def _two_models_faults(name: str, mentor: str, learners: Mapping[str, dict[str, 
         return
     tokenizer, their_tokenizer = ours.get("tokenizer"), theirs.get("tokenizer")
     if isinstance(tokenizer, str) and isinstance(their_tokenizer, str) and _differ(tokenizer, their_tokenizer):
-        two = f"the tokenizer is {tokenizer} here and {their_tokenizer} in `{mentor}`"
+        two = f"the tokenizer is {tokenizer} for this learner and {their_tokenizer} for `{mentor}`"
         yield place, f"{two}; soft labels need one vocabulary"
     kinds = {config.get("model_type"): name, their_config.get("model_type"): mentor}
     seq2seq = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _SEQ2SEQ]

@@ -30,7 +30,7 @@ def merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
         own = inside.get(key, {})
         if isinstance(defaults, dict) and isinstance(own, dict):
             inside[key] = {**defaults, **own}
-            inherited.update((*place, key, given) for given in defaults.keys() - own.keys())
+            inherited.update((*place, key, each) for each in defaults.keys() - own.keys())
 
     learners = mapping(raw.get("learners"))
     for name, learner in learners.items():

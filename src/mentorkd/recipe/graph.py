@@ -1,4 +1,4 @@
-"""The graph of learners: its faults, its order, and who is whose mentor."""
+"""The graph of learners, checked or raw: its links, its order, its cycles, its arms."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.recipe.learner import Learner, SelectConfig, Strict
+from mentorkd.recipe.learner import Learner, SelectConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import mapping
 from mentorkd.records import GOLD, TEACHER
@@ -28,14 +30,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Links:
-    """Whom a learner learns from."""
+    """The learners and other sources that a learner learns from."""
 
     rationales: Sequence[str]
     """The authors of its text."""
     soft_labels: Sequence[str]
-    """The mentors whose distributions it imitates."""
+    """The mentors of its soft labels."""
     perplexity: Mapping[str, Any]
-    """By author, the `perplexity` filter of its text, where the filter's model is a learner of the recipe."""
+    """By author, the `perplexity` filter of the author's text, if the filter's model is a learner of the recipe."""
 
     @property
     def perplexity_models(self) -> list[str]:
@@ -50,81 +52,74 @@ class Links:
 
 
 def links_of(recipe: Recipe | Mapping[str, Any]) -> dict[str, Links]:
-    """The links of every learner of a checked or raw recipe, in recipe order; parts of the wrong shape name nobody."""
+    """The links of every learner of a checked or raw recipe, in recipe order; a part of the wrong shape gives no link."""
     learners = mapping(_part(recipe, "learners"))
     return {name: _links(learner, learners, _part(recipe, "teacher")) for name, learner in learners.items()}
 
 
 def _links(learner: Any, learners: Mapping[str, Any], teacher: Any) -> Links:
-    named, soft = _part(learner, "rationales"), _part(learner, "soft_labels")
-    authors = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-    if named is None:
-        authors = [TEACHER]
-    perplexity = {}
+    rationales, soft = _part(learner, "rationales"), _part(learner, "soft_labels")
+    rationales = [TEACHER] if rationales is None else rationales if isinstance(rationales, list) else []
+    authors, perplexity = [name for name in rationales if isinstance(name, str)], {}
     for author in authors:
         own = mapping(_part(learner, "reads")).get(author)
         shared = _part(teacher if author == TEACHER else learners.get(author), "select")
         chosen = own if isinstance(own, SelectConfig) or "perplexity" in mapping(own) else shared
-        each = _part(chosen, "perplexity")
-        if isinstance(model := _part(each, "model"), str) and model in learners:
-            perplexity[author] = each
+        perplexity_filter = _part(chosen, "perplexity")
+        if isinstance(model := _part(perplexity_filter, "model"), str) and model in learners:
+            perplexity[author] = perplexity_filter
     return Links(authors, [soft] if isinstance(soft, str) else list(mapping(soft)), perplexity)
 
 
 def _part(whole: Any, key: str) -> Any:
-    """The value of a key of a checked or raw part of a recipe; None where there is none."""
-    return (
-        whole.get(key) if isinstance(whole, dict) else getattr(whole, key, None) if isinstance(whole, Strict) else None
-    )
+    """The value of a key in a checked or raw part of a recipe; None if it has no such key."""
+    return getattr(whole, key, None) if isinstance(whole, BaseModel) else mapping(whole).get(key)
 
 
 def learning_order(recipe: Recipe) -> list[str]:
-    """All learners, each after those it learns from; recipe order wherever that leaves a choice.
+    """All learners, each after the learners that it learns from, and otherwise in recipe order.
 
-    Raises RecipeError if the learners form a cycle or name a learner that is not there.
+    Raises RecipeError if the learners form a cycle or name a learner that does not exist.
     """
     return topological_order({name: links.learners for name, links in links_of(recipe).items()})
 
 
 def writers(recipe: Recipe) -> set[str]:
-    """Learners that another one names under `rationales`: they write text for every training question."""
+    """Learners that another learner names under `rationales`: they write text for every training question."""
     return {name for links in links_of(recipe).values() for name in links.rationales} - {TEACHER, GOLD}
 
 
 def scorers(recipe: Recipe) -> set[str]:
-    """Learners that another one names under `soft_labels`: they score its training text."""
+    """Learners that another learner names under `soft_labels`: they score its training text."""
     return {name for links in links_of(recipe).values() for name in links.soft_labels}
 
 
 def mentors(recipe: Recipe | Mapping[str, Any]) -> set[str]:
-    """Learners that another one names at all."""
+    """Learners that another learner learns from, in any way."""
     return {name for links in links_of(recipe).values() for name in links.learners}
 
 
 def arms(recipe: Recipe | Mapping[str, Any]) -> list[str]:
-    """The trained learners of a checked or raw recipe that no other one names, in recipe order: what a recipe compares."""
-    named, learners = mentors(recipe), mapping(_part(recipe, "learners"))
-    trained = [name for name, each in learners.items() if _is_learner(each) and _part(each, "rationales") != []]
-    return [name for name in trained if name not in named]
-
-
-def _is_learner(value: Any) -> bool:
-    return isinstance(value, dict | Learner)
+    """The trained learners that no other learner names, in recipe order: the learners that a recipe compares."""
+    means = mentors(recipe)
+    learners = {name: each for name, each in mapping(_part(recipe, "learners")).items() if name not in means}
+    trained = [name for name, each in learners.items() if _part(each, "rationales") != []]
+    return [name for name in trained if isinstance(learners[name], dict | Learner)]  # a raw one may have any shape
 
 
 def matched_arms(recipe: Recipe) -> list[str]:
-    """The arms, where some of them are to be given a number of updates that must be found first."""
-    named = arms(recipe)
-    open_ended = any(recipe.learners[name].training.updates is None for name in named)
-    return named if open_ended and recipe.match != "epochs" else []
+    """The arms, if the number of updates of any of them depends on the others; else none."""
+    names = arms(recipe)
+    open_ended = any(recipe.learners[name].training.updates is None for name in names)
+    return names if open_ended and recipe.match != "epochs" else []
 
 
 def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """The keys of `needs`, each after the names it needs; otherwise in the order of `needs`."""
-    waiting = {name: set(needed) for name, needed in needs.items()}
+    """The keys of `needs`, each after the names that it needs, and otherwise in the order of `needs`."""
+    waiting = {name: set(others) for name, others in needs.items()}
     order: list[str] = []
     while waiting:
-        ready = next((name for name, needed in waiting.items() if needed.issubset(order)), None)
+        ready = next((name for name, others in waiting.items() if others.issubset(order)), None)
         if ready is None:
             fault = Fault("learners", f"no order to train in: {', '.join(waiting)} wait for each other")
             raise RecipeError("recipe", [fault])
@@ -134,17 +129,17 @@ def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Cycles among the keys of `needs`, each as its names in order; a graph with any cycle gives at least one.
+    """Cycles among the keys of `needs`, each as a list of names; a graph with a cycle gives at least one.
 
-    A name that needs itself is no cycle here, and neither is one that is not a key.
+    A name that needs itself makes no cycle here, and neither does a name that is not a key.
     """
-    found: list[list[str]] = []
+    closed: list[list[str]] = []
     done: set[str] = set()
 
     def visit(name: str, trail: list[str]) -> None:
         for needed in needs[name]:
             if needed in trail:
-                found.append([*trail[trail.index(needed) :], name])
+                closed.append([*trail[trail.index(needed) :], name])
             elif needed in needs and needed not in done and needed != name:
                 visit(needed, [*trail, name])
         done.add(name)
@@ -152,4 +147,4 @@ def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
     for name in needs:
         if name not in done:
             visit(name, [])
-    return found
+    return closed

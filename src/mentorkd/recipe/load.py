@@ -97,8 +97,8 @@ def parse_recipe(
         findings += _absent(raw)
     findings = _unknown_learners(attribute_to_sweep(findings, raw), written)
     reported = {fault.key for fault in faults}
-    found = [places.fault(place, message) for place, message in findings]
-    faults += [fault for fault in found if fault.key not in reported]
+    more = (places.fault(place, message) for place, message in findings)
+    faults += [fault for fault in more if fault.key not in reported]
     if faults or recipe is None:
         raise RecipeError(source, sorted(dict.fromkeys(faults), key=lambda fault: fault.line or len(text)))
     return recipe
@@ -137,7 +137,7 @@ def data_path(recipe: Recipe, value: str) -> str:
 
 def missing_files(recipe: Recipe) -> list[Fault]:
     """A Fault for every data file and local model of the recipe that does not exist."""
-    return [Places().fault(where, what) for where, what in _absent(recipe.model_dump())]
+    return [Places().fault(place, message) for place, message in _absent(recipe.model_dump())]
 
 
 def _unknown_learners(findings: list[Finding], written: Sequence[str]) -> list[Finding]:

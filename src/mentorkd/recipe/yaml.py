@@ -65,12 +65,11 @@ class Places:
     overridden: list[KeyPath] = field(default_factory=list)
 
     def is_overridden(self, path: KeyPath) -> bool:
-        return any(path[: len(given)] == given for given in self.overridden)
+        return any(path[: len(key)] == key for key in self.overridden)
 
     def rename(self, old: KeyPath, new: KeyPath) -> None:
         """Let the key `new` stand where `old` stands."""
-        moved = {(*new, *path[len(old) :]): line for path, line in self.lines.items() if path[: len(old)] == old}
-        self.lines.update(moved)
+        self.lines |= {(*new, *path[len(old) :]): line for path, line in self.lines.items() if path[: len(old)] == old}
         self.overridden += [(*new, *path[len(old) :]) for path in self.overridden if path[: len(old)] == old]
 
     def fault(self, path: KeyPath, message: str) -> Fault:
@@ -164,9 +163,9 @@ def set_override(raw: MutableMapping[Any, Any], assignment: str) -> KeyPath:
         faults = list(error.faults)
     if faults:
         raise _refused(key, f"{faults[0].message} (in the value given on the command line)")
-    here = raw
+    outer = raw
     for depth, part in enumerate(parts[:-1]):
-        inner = here.get(part)
+        inner = outer.get(part)
         if inner is None:
             inner = {}
         elif isinstance(inner, str) and part == "model" and parts[0] == "learners":
@@ -174,9 +173,9 @@ def set_override(raw: MutableMapping[Any, Any], assignment: str) -> KeyPath:
         elif not isinstance(inner, MutableMapping):
             got = f"`{'.'.join(parts[: depth + 1])}` is {inner!r}, not a mapping"
             raise _refused(key, f"{got}; set it as a whole (given on the command line)")
-        here[part] = inner
-        here = inner
-    here[parts[-1]] = value
+        outer[part] = inner
+        outer = inner
+    outer[parts[-1]] = value
     return tuple(parts)
 
 
@@ -224,7 +223,11 @@ def _measure(node: Node, path: KeyPath, sizes: dict[Node, tuple[int, int]]) -> t
 
 
 def _check(node: Node, path: KeyPath, lines: dict[KeyPath, int], faults: list[Fault]) -> None:
-    """Note the lines of all keys, and what is wrong with keys and values."""
+    """Note the lines of all keys, and the faults of keys and values."""
+    if isinstance(node, ScalarNode) and node.style is None and _TWO_MEANINGS.fullmatch(node.value):
+        why = f"`{node.value}` has two meanings, one in YAML 1.1 and one in 1.2"
+        ways = "write true, false or a decimal number, or put text in quotes"
+        faults.append(Fault(dotted(path), f"{why}; {ways}", _line(node)))
     first: dict[KeyPath, int] = {}
     for inside, key, value in _inside(node, path):
         line = lines[inside] = _line(key)
@@ -235,17 +238,8 @@ def _check(node: Node, path: KeyPath, lines: dict[KeyPath, int], faults: list[Fa
             elif inside in first:
                 faults.append(Fault(dotted(inside), f"given twice; the first is on line {first[inside]}", line))
             first.setdefault(inside, line)
-            _check_meaning(key, inside, faults)
+            _check(key, inside, lines, faults)
         _check(value, inside, lines, faults)
-    _check_meaning(node, path, faults)
-
-
-def _check_meaning(node: Node, path: KeyPath, faults: list[Fault]) -> None:
-    if isinstance(node, ScalarNode) and node.style is None and _TWO_MEANINGS.fullmatch(node.value):
-        ways = "write true, false or a decimal number, or put text in quotes"
-        faults.append(
-            Fault(dotted(path), f"`{node.value}` has two meanings, one in YAML 1.1 and one in 1.2; {ways}", _line(node))
-        )
 
 
 def _unshared(value: Any) -> Any:
