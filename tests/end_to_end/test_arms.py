@@ -168,14 +168,14 @@ def test_a_filter_of_ones_own_begins_at_the_sources() -> None:
         (
             "question_ratio: 0.1",
             "min_tokens: 100",
-            ("learners.student.reads.teacher", "`min_tokens: 100` is over `max_tokens: 90`; nothing would fit"),
+            ("learners.student.reads.teacher", "`min_tokens: 100` is above `max_tokens: 90`; lower one or raise the other"),
         ),
         (
             "mentor: {model: m}",
             "mentor: {model: m, rationales: [gold]}",
             (
                 "learners.student.rationales[1]",
-                "`mentor` learns bare answers and writes no rationale; name it in `soft_labels` alone",
+                "`mentor` learns bare answers and writes no rationale; name it only in `soft_labels`",
             ),
         ),
         (
@@ -183,7 +183,8 @@ def test_a_filter_of_ones_own_begins_at_the_sources() -> None:
             "mentor: {model: m, rationales: [], soft_labels: student}",
             (
                 "learners.mentor.soft_labels",
-                "has no effect with `rationales: []`; soft labels are given on text, so name whose in `rationales`",
+                "has no effect with `rationales: []`, since soft labels belong to text; name the authors of the text in "
+                "`rationales`",
             ),
         ),
         (

@@ -120,7 +120,7 @@ def test_from_questions_to_a_report_by_way_of_an_endpoint(
     assert f"{ALL} requests, 0 from the cache" in told.err
     assert f"{RIGHT} of {ALL} replies" in (run / "report" / "report.md").read_text()
 
-    changed = cli("run", recipe, "teacher.select={max_per_question: 1, steps: true, min_tokens: 2}", "--run", run)
+    changed = cli("run", recipe, "teacher.select={max_per_question: 1, arithmetic: true, min_tokens: 2}", "--run", run)
     assert changed.code == 0, changed.err
     for page in ("report.md", "index.html"):
         text = (run / "report" / page).read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.records import ArmUpdates, BudgetRecord, OwnLength
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart import write_task
+from mentorkd.recipe.aliases import BIRTH_NAMES
 from mentorkd.recipe.load import load_recipe
 from old_recipes import OLD_RECIPES, old_recipe
 from places import FIXTURES
@@ -50,10 +52,25 @@ def test_a_missing_output_is_made_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", OLD_RECIPES)
 def test_fingerprints_are_those_of_old_runs(name: str, data: Path) -> None:
-    path = data / f"{name.replace(' ', '-')}.yaml"
-    path.write_text(yaml.safe_dump(old_recipe(name, "data"), sort_keys=False), encoding="utf-8")
+    assert fingerprints(old_recipe(name, "data"), data) == FINGERPRINTS[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["filter false equations", "filter perplexity of a learner", "filter perplexity of a model"]
+)
+def test_a_new_name_of_a_key_has_the_fingerprints_of_the_old_one(name: str, data: Path) -> None:
+    raw = old_recipe(name, "data")
+    current = {old: new for new, old in BIRTH_NAMES.items()}
+    select = raw["learners"]["mentor"]["select"]
+    raw["learners"]["mentor"]["select"] = {current[key]: value for key, value in select.items()}
+    assert fingerprints(raw, data) == FINGERPRINTS[name]
+
+
+def fingerprints(raw: dict[str, Any], data: Path) -> dict[str, str]:
+    path = data / "recipe.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     recipe = load_recipe(path)
     arms = {learner: ArmUpdates(rows=1, own=OwnLength(9, 9), updates=9) for learner in recipe.learners}
     budget = BudgetRecord(match="updates", number=9, arms=arms)
     stages = compile_stages(recipe, lambda stage: budget if stage.kind == "budget" else None)
-    assert {stage.name: stage.fingerprint for stage in stages} == FINGERPRINTS[name]
+    return {stage.name: stage.fingerprint for stage in stages}

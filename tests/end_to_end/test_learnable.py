@@ -1,4 +1,4 @@
-"""The filter `learnable` in recipes: a model judges what another one reads, and comes before it."""
+"""The filter `perplexity` in recipes: a model judges what another one reads, and comes before it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def loaded(folder: Path, learners: dict[str, Any], **changes: Any) -> Recipe:
     return load_recipe(written(folder, learners, **changes))
 
 
-BY_MENTOR = {"learnable": {"model": "mentor", "drop": 0.25}}
+BY_MENTOR = {"perplexity": {"model": "mentor", "drop": 0.25}}
 LOOSE = {"correct": False, "deduplicate": False}
 LEARNERS = {
     # The judge stands behind those that it judges for, on purpose.
@@ -89,7 +89,7 @@ def test_a_judge_comes_first_and_is_no_arm(run: Pipeline) -> None:
 
 def test_a_changed_share_judges_nothing_again(run: Pipeline) -> None:
     learners = json.loads(json.dumps(LEARNERS))
-    learners["student"]["reads"]["teacher"]["learnable"]["drop"] = 0.5
+    learners["student"]["reads"]["teacher"]["perplexity"]["drop"] = 0.5
     recipe = loaded(run.folder.root.parent, learners)
     again = Pipeline(recipe, run.folder.root)
     waiting = {planned.stage.name for planned in again.plan() if planned.state != "done"}
@@ -105,7 +105,7 @@ def test_a_changed_share_judges_nothing_again(run: Pipeline) -> None:
 
 
 def test_any_model_judges_by_its_folder(run: Pipeline, tmp_path: Path) -> None:
-    judge = {"learnable": {"model": str(run.folder.root / "learners/vanilla/seed-1/model"), "drop": 0.5}}
+    judge = {"perplexity": {"model": str(run.folder.root / "learners/vanilla/seed-1/model"), "drop": 0.5}}
     teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": judge}
     pipeline = Pipeline(loaded(tmp_path, {"vanilla": {}}, teacher=teacher), tmp_path / "run")
     pipeline.run(until="train")
@@ -114,7 +114,7 @@ def test_any_model_judges_by_its_folder(run: Pipeline, tmp_path: Path) -> None:
 
 
 FAULTY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "itself": ({"mentor": {}}, BY_MENTOR, "`mentor` cannot judge what it is itself to learn from"),
+    "itself": ({"mentor": {}}, BY_MENTOR, "the perplexity of `mentor` cannot filter its own training text"),
     "cycle": (
         {"mentor": {"rationales": ["vanilla"]}, "vanilla": {}},
         BY_MENTOR,
@@ -125,9 +125,9 @@ FAULTY: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {},
         "`mentor` answers without reasoning",
     ),
-    "no share": ({"mentor": {}}, {"learnable": {"model": "x", "drop": 0}}, "drop: got 0; expected a number above 0"),
-    "no model": ({"mentor": {}}, {"learnable": {"drop": 0.5}}, "learnable.model: missing"),
-    "no folder": ({"mentor": {}}, {"learnable": {"model": "./nowhere"}}, "no file or folder at "),
+    "no share": ({"mentor": {}}, {"perplexity": {"model": "x", "drop": 0}}, "drop: got 0; expected a number above 0"),
+    "no model": ({"mentor": {}}, {"perplexity": {"drop": 0.5}}, "perplexity.model: missing"),
+    "no folder": ({"mentor": {}}, {"perplexity": {"model": "./nowhere"}}, "no file or folder at "),
 }
 
 
@@ -142,14 +142,14 @@ def test_faults_are_told_with_their_place(case: str, tmp_path: Path) -> None:
 
 
 def test_a_judge_that_cannot_be_had_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": {"learnable": {"model": "mentr!"}}}
+    teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": {"perplexity": {"model": "mentr!"}}}
     pipeline = Pipeline(loaded(tmp_path, {"mentor": {}}, teacher=teacher), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"no learner of the recipe; did you mean `mentor`\?"):
         pipeline.run()
 
 
 def test_arms_that_differ_in_their_judge_alone_have_budgets_of_their_own(tmp_path: Path) -> None:
-    learners = {"judge": {}, "reader": {"reads": {"teacher": {"learnable": {"model": "judge", "drop": 0.5}}}}}
+    learners = {"judge": {}, "reader": {"reads": {"teacher": {"perplexity": {"model": "judge", "drop": 0.5}}}}}
     sweep = {"judge.training.learning_rate": [1e-2, 1e-5]}
     pipeline = Pipeline(loaded(tmp_path, learners, sweep=sweep), tmp_path / "run")
     pipeline.run(until="budget")

@@ -1,4 +1,4 @@
-"""Searches: what is tried, by whom, and that the best by validation becomes the learner without being trained again."""
+"""Searches: the trials of each learner. The best trial by validation becomes the learner and is not trained again."""
 
 from __future__ import annotations
 
@@ -92,17 +92,17 @@ def test_the_best_trial_is_the_first_of_those_with_the_best_validation_accuracy(
 @pytest.mark.parametrize(
     ("overrides", "key", "message"),
     [
-        (["search.trials=null"], "search", "unequal numbers of trials (vanilla 2, student 6), and more trials find more"),
+        (["search.trials=null"], "search", "unequal numbers of trials (vanilla 2, student 6), and an arm with more trials"),
         (["search.trials=null"], "search", "or set `search.trials: 2`"),
         (["search.trials=4"], "search", "(vanilla 2, student 4)"),
         (["search=null", "learners.student.search={kd_weight: [0, 1]}"], "search", "(vanilla 1, student 2)"),
         (["search.learning_rate=[0]"], "search.learning_rate[0]", "got 0; expected a number above 0"),
         (["search.epochs=[1]"], "search.epochs", "unknown key"),
-        (["search={trials: 3}"], "learners.vanilla.search", "names no setting to try"),
-        (["training.select_on=last"], "learners.student.search", "the best trial is chosen by validation, and `select_on` is last"),
+        (["search={trials: 3}"], "learners.vanilla.search", "names no setting; give values to try"),
+        (["training.select_on=last"], "learners.student.search", "needs validation to choose the best trial, and `select_on` is last"),
         (["learners.vanilla.search={kd_weight: [0, 1]}"], "learners.vanilla.search.kd_weight", "has no effect without `soft_labels`"),
         (["search.kd_weight=[0, 0]"], "learners.student.search.kd_weight", "a value is given twice"),
-        (["sweep={student.kd_weight: [0, 1]}"], "learners.student.search.kd_weight", "is swept too; sweep it, or search it"),
+        (["sweep={student.kd_weight: [0, 1]}"], "learners.student.search.kd_weight", "is swept too; remove it from `sweep`"),
         (["learners.vanilla.rationales=[]", "learners.vanilla.search={learning_rate: [1]}"], "learners.vanilla.search", "is not trained"),
     ],
 )  # fmt: skip

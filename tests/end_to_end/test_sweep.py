@@ -1,4 +1,4 @@
-"""Sweeps: which learners a key reaches, how their variants are named and linked, and what a run of one comes to."""
+"""Sweeps: the learners that a key reaches, the names and links of their variants, and a run of a sweep."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_whom_a_variant_learns_from_decides_what_reaches_it() -> None:
 
 
 def test_variants_of_a_judge_judge_for_variants_of_their_readers() -> None:
-    text = TEXT.replace("{rationales: c}", "{rationales: c, select: {learnable: {model: judge, drop: 0.2}}}").replace(
+    text = TEXT.replace("{rationales: c}", "{rationales: c, select: {perplexity: {model: judge, drop: 0.2}}}").replace(
         "  mentor:", "  judge: {model: j, rationales: [gold]}\n  mentor:"
     )
     recipe = parse("{judge.training.epochs: [1, 2]}", text=text)
     assert set(values(recipe)) == {f"{n}@epochs={e}" for n in ("judge", "mentor", "vanilla", "student") for e in (1, 2)}
-    learnable = recipe.filter_of("vanilla@epochs=2", "teacher").learnable
-    assert learnable is not None
-    assert (learnable.model, learnable.drop) == ("judge@epochs=2", 0.2)
+    perplexity = recipe.filter_of("vanilla@epochs=2", "teacher").perplexity
+    assert perplexity is not None
+    assert (perplexity.model, perplexity.drop) == ("judge@epochs=2", 0.2)
     assert "judge" not in {name.partition("@")[0] for name in arms(recipe)}
 
 
@@ -128,7 +128,7 @@ def test_an_expanded_recipe_loads_back_as_it_is() -> None:
     recipe = parse("{mentor.sampling.samples: [1, 2], student.kd_weight: [0, 1e-5]}")
     text = dump_recipe(recipe)
     assert parse_recipe(text, source="dump", base=Path("/elsewhere")) == recipe
-    with pytest.raises(RecipeError, match="was expanded before"):
+    with pytest.raises(RecipeError, match="is the result of a sweep"):
         parse_recipe(text, source="dump", base=Path("/"), overrides=["sweep={mentor.sampling.samples: [7]}"])
 
 
@@ -174,7 +174,7 @@ def test_a_key_that_every_learner_has_for_itself_is_refused() -> None:
 
 
 def test_people_give_no_names_with_an_at_sign() -> None:
-    with pytest.raises(RecipeError, match="`@` stands in names that a sweep makes"):
+    with pytest.raises(RecipeError, match="`@` is reserved for names that a sweep makes"):
         parse_recipe(TEXT.replace("  vanilla:", "  vanilla@x:"), source="t", base=Path("/"))
 
 

@@ -31,18 +31,22 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes to the recipe.", show_default=False)
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/shuffled.")]
-RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; runs/<recipe's name> if not given.")]
+RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; by default runs/<the recipe's name>.")]
 Jobs = Annotated[
     int,
-    typer.Option(help="Stages to run at a time, from 2 on each in a process with its share of the cores and one GPU."),
+    typer.Option(
+        help="Stages to run at the same time. From 2 on, each has its own process, with a share of the cores and one GPU."
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results alone.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name (`shuffled`, `paper/table2`): inside it once installed, beside `src/` in
-    a checkout."""
+    """The recipes that come with the package, by name (`shuffled`, `paper/table2`).
+
+    They lie inside an installed package, and beside `src/` in a checkout.
+    """
     here = Path(__file__).resolve()
     folders = [here.parents[1] / "recipes", here.parents[3] / "recipes"]
     folder = next((folder for folder in folders if folder.is_dir()), None)
@@ -51,9 +55,9 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def _locate(recipe: Path) -> tuple[Path, list[str]]:
-    """The file of a recipe and the overrides that come before the user's: one given by name reads `data` where it is run.
+    """The file of a recipe, and the overrides before the user's: a shipped recipe reads `data` in the working folder.
 
-    A file goes before a shipped recipe of its name. Raises RunError for a bare name that is neither.
+    A file has precedence over a shipped recipe of the same name. Raises RunError for a bare name that is neither.
     """
     if recipe.is_file() or recipe.suffix:
         return recipe, []
@@ -63,7 +67,7 @@ def _locate(recipe: Path) -> tuple[Path, list[str]]:
     if recipe.name != str(recipe):
         return recipe, []
     expected = suggestion(str(recipe), shipped) or f"; expected a YAML file or one of {', '.join(shipped)}"
-    raise RunError(f"got recipe {recipe}, which is not shipped{expected}")
+    raise RunError(f"got recipe {recipe}, which is neither a file nor a shipped recipe{expected}")
 
 
 def load_named(recipe: Path, overrides: Sequence[str] | None) -> Recipe:

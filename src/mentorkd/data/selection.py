@@ -258,7 +258,7 @@ def gather(
     Only rationales of `questions` (the training split) are taken, and of replies that were refused, empty or cut none.
     `tokens` counts a text's tokens as the learner reads them; without it they are estimated, and the count of `length` says so.
     `conclude` reads the answer that a text arrives at, and is needed for `answer_in_rationale` alone; `judge` gives the
-    negative log-likelihood a token of rationales by the model that a `learnable` filter names, and is needed for it alone.
+    negative log-likelihood a token of rationales by the model that a `perplexity` filter names, and is needed for it alone.
     """
     known = {question.id: question for question in questions}
     taken: list[Rationale] = []
@@ -271,7 +271,7 @@ def gather(
             whole = [rationale for rationale in mine if rationale.meta.get("outcome") == "ok"]
             counts.append(FilterCount("whole_replies", len(mine), len(whole)))
             mine = whole
-        equations, learnable = _Equations(), config.learnable
+        equations, perplexity = _Equations(), config.perplexity
         kept, more = select(
             mine,
             correct=config.correct,
@@ -284,9 +284,9 @@ def gather(
             min_tokens=config.min_tokens,
             max_tokens=config.max_tokens,
             conclude=_conclusion(conclude, known) if config.answer_in_rationale else None,
-            sound=equations.hold if config.steps else None,
-            nll=None if learnable is None else partial(_judged_by(judge), learnable.model),
-            drop_unlearnable=0.0 if learnable is None else learnable.drop,
+            sound=equations.hold if config.arithmetic else None,
+            nll=None if perplexity is None else partial(_judged_by(judge), perplexity.model),
+            drop_unlearnable=0.0 if perplexity is None else perplexity.drop,
             diverse=config.diverse,
         )
         taken += kept
@@ -319,7 +319,7 @@ class _Equations:
 def _judged_by(
     judge: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None,
 ) -> Callable[[str, Sequence[Rationale]], Mapping[str, float]]:
-    assert judge is not None, "learnable needs a judge"
+    assert judge is not None, "perplexity needs a judge"
     return judge
 
 

@@ -1,4 +1,4 @@
-"""Likelihood: how likely a model finds rationales, for the filter `learnable`."""
+"""Likelihood: how likely a model finds rationales, for the filter `perplexity`."""
 
 from __future__ import annotations
 

@@ -29,8 +29,9 @@ from mentorkd.errors import RunError
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, role
+from mentorkd.recipe.aliases import birth_names, canonical_dump
 from mentorkd.recipe.checks import unused_settings
-from mentorkd.recipe.graph import arms, judges_of, matched_arms
+from mentorkd.recipe.graph import arms, links_of, matched_arms
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
 from mentorkd.recipe.load import data_path, learning_order, writers
 from mentorkd.recipe.schema import Recipe, RecordedTeacher
@@ -88,8 +89,7 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None) -> l
             if name in matched:
                 learners.add_learner(name)
         by_role |= learners.by_role
-    settings = recipe.model_dump(mode="json", exclude={"data": {"root"}})
-    graph.add("report", "report", settings, {**{name: name for name in graph.stages}, **by_role})
+    graph.add("report", "report", canonical_dump(recipe), {**{name: name for name in graph.stages}, **by_role})
     return list(graph.stages.values())
 
 
@@ -238,7 +238,7 @@ class _Seed:
 
     def _judges(self, name: str) -> dict[str, str]:
         """The trained learners whose likelihoods filter the rationales that a learner reads."""
-        judges = judges_of(self.recipe, name)
+        judges = links_of(self.recipe)[name].perplexity_models
         return {f"judge/{judge}": self.trained[judge] for judge in judges if judge in self.trained}
 
     def _add_score(self, name: str, learner: Learner, mentor: str, source: str, trial: Mapping[str, Any]) -> str:
@@ -312,9 +312,9 @@ def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:
     """The filters of a source. Filters of later versions are named only where they are on, so that old runs stay finished."""
     first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
     filters = select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
-    if (learnable := select.learnable) is not None:
-        filters["learnable"] = [learnable.drop, _judge_identity(recipe, learnable.model)]
-    return filters
+    if (perplexity := select.perplexity) is not None:
+        filters["perplexity"] = [perplexity.drop, _judge_identity(recipe, perplexity.model)]
+    return birth_names(filters)
 
 
 def _judge_identity(recipe: Recipe, name: str) -> Any:

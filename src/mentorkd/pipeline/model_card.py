@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe.yaml import dump_yaml
 from mentorkd.records import GOLD, TEACHER
 
 __all__ = ["describe_model", "describe_teacher", "model_card"]
@@ -61,7 +60,7 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         role = f"student of {' and '.join(learner.mentor_weights)}"
     lines = [
         "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
+        dump_yaml(front).strip(),
         "---",
         "",
         f"# {recipe.name}: {name} (seed {seed})",

@@ -153,7 +153,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     for name in readers:
         select = recipe.filter_of(name, TEACHER)
         if select not in taken:
-            first = select.model_copy(update={"learnable": None})  # no model is loaded here to compute likelihoods
+            first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
             gathered = gather({TEACHER: rationales}, {TEACHER: first}, asked, conclude=grader.find)
             taken[select] = len(gathered.rationales)
     kept = {name: taken[recipe.filter_of(name, TEACHER)] for name in readers}

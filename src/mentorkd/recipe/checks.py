@@ -1,6 +1,6 @@
-"""What is wrong with a recipe, in plain words.
+"""The faults of a recipe, in plain words.
 
-`plain_faults` translates pydantic's errors; `combined_faults` finds what only shows when several keys are seen at once.
+`plain_faults` translates pydantic's errors; `combined_faults` finds faults between several keys.
 Both work on raw values, so that one malformed key does not hide the faults of the others.
 """
 
@@ -14,15 +14,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mentorkd.files import digest_path
-from mentorkd.recipe.graph import Links, cycles, judged_in, links_in
+from mentorkd.recipe.aliases import filters_in
+from mentorkd.recipe.graph import Links, cycles, links_of
 from mentorkd.recipe.schema import Recipe
-from mentorkd.recipe.yaml import KeyPath, suggestion
+from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
-__all__ = ["Finding", "combined_faults", "learnable_filters", "mapping", "plain_faults", "unused_settings"]
+__all__ = ["Finding", "combined_faults", "perplexity_filters", "plain_faults", "unused_settings"]
 
 Finding = tuple[KeyPath, str]
-"""A key and what is wrong with it."""
+"""A key, and the fault at this key."""
 
 _SOFT_LABEL_SETTINGS = ("kd_weight", "temperature", "tau_squared", "divergence", "layers", "soft_label_store", "top_k")
 
@@ -58,36 +59,29 @@ _BOUNDS = {
 }
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    """`value` if it is a mapping, else an empty one: for looking into raw values of any shape."""
-    return value if isinstance(value, dict) else {}
-
-
 def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
-    """Pydantic's errors about `raw` as keys of `raw` and plain words."""
+    """Pydantic's errors about `raw`, with keys of `raw` and plain words."""
     return [_translated(details, raw) for details in error.errors(include_url=False)]
 
 
 def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
-    """Faults between keys of `raw`, a recipe with its defaults merged: the learner graph, settings that have no effect
-    or exclude each other. Parts of the wrong shape are passed over; `plain_faults` tells of them.
+    """Faults between keys of `raw`, a recipe with its defaults merged: the learner graph, settings that have no effect,
+    settings that exclude each other. Parts of the wrong shape are skipped; `plain_faults` reports them.
     """
-    learners = {str(name): mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
-    links = {name: links_in(learner) for name, learner in learners.items()}
-    judged = {name: _judges(name, raw) for name in learners}
+    learners = {name: mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
+    links = links_of(raw)
     for name, learner in learners.items():
         if name in _RESERVED:
             yield ("learners", name), f"`{name}` stands for {_RESERVED[name]}; give the learner another name"
         if "@" in name and name not in mapping(raw.get("variants")):
-            yield ("learners", name), "`@` stands in names that a sweep makes; give the learner another name"
+            yield ("learners", name), "`@` is reserved for names that a sweep makes; give the learner another name"
         yield from _link_faults(name, links)
-        yield from _mentor_faults(name, learners)
-        yield from _judge_faults(name, judged[name], learners)
-        yield from _reading_faults(name, learner, links)
-        yield from _setting_faults(name, learner)
-        yield from _pair_faults(name, learner, learners)
-    needs = {name: [*link.learners, *judged[name].values()] for name, link in links.items()}
-    for cycle in cycles(needs):
+        yield from _mentor_faults(name, links[name], learners)
+        yield from _perplexity_faults(name, links[name], learners)
+        yield from _reads_faults(name, learner, links[name])
+        yield from _setting_faults(name, learner, links[name])
+        yield from _pair_faults(name, links[name], learners)
+    for cycle in cycles({name: own.learners for name, own in links.items()}):
         way = " -> ".join([*cycle, cycle[0]])
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
     yield from _validation_faults(raw, learners)
@@ -95,42 +89,28 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(seeds, list):
         for index, seed in enumerate(seeds):
             if seed in seeds[:index]:
-                yield ("seeds", index), f"{seed} is given twice; a seed is one run"
+                yield ("seeds", index), f"{seed} is given twice; each seed is one run"
 
 
-def learnable_filters(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """Every `learnable` filter of a raw recipe, and its place."""
-    learners = mapping(raw.get("learners"))
-    filters: list[tuple[KeyPath, Any]] = [(("teacher", "select"), mapping(raw.get("teacher")).get("select"))]
-    filters += [(("learners", name, "select"), mapping(learner).get("select")) for name, learner in learners.items()]
-    for name, learner in learners.items():
-        reads = mapping(mapping(learner).get("reads"))
-        filters += [(("learners", name, "reads", source), select) for source, select in reads.items()]
-    for place, select in filters:
-        if isinstance(judge := mapping(select).get("learnable"), dict):
-            yield (*place, "learnable"), judge
+def perplexity_filters(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """Every `perplexity` filter of a raw recipe, with its place."""
+    for place, filters in filters_in(raw):
+        if isinstance(perplexity := filters.get("perplexity"), dict):
+            yield (*place, "perplexity"), perplexity
 
 
-def _judges(name: str, raw: Mapping[str, Any]) -> dict[KeyPath, str]:
-    """The learners that judge what a learner reads, by the places that name them."""
-    reads, judges = mapping(mapping(mapping(raw.get("learners"))[name]).get("reads")), dict[KeyPath, str]()
-    for source, learnable in judged_in(raw, name).items():
-        shared: KeyPath = ("teacher", "select") if source == TEACHER else ("learners", source, "select")
-        own = "learnable" in mapping(reads.get(source))
-        place = ("learners", name, "reads", source) if own else shared
-        judges[(*place, "learnable", "model")] = learnable["model"]
-    return judges
-
-
-def _judge_faults(
-    name: str, judges: Mapping[KeyPath, str], learners: Mapping[str, dict[str, Any]]
-) -> Iterator[Finding]:
-    for place, judge in judges.items():
-        if judge == name:
-            how = "name another model, or filter under `reads` of those that come after it"
-            yield place, f"`{name}` cannot judge what it is itself to learn from; {how}"
-        elif learners[judge].get("objective") == "step_by_step":
-            yield place, f"`{judge}` answers without reasoning (`objective: step_by_step`); name another model"
+def _perplexity_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    for author, perplexity in own.perplexity.items():
+        model = perplexity["model"]
+        place: KeyPath = ("teacher", "select") if author == TEACHER else ("learners", author, "select")
+        if "perplexity" in mapping(mapping(learners[name].get("reads")).get(author)):
+            place = ("learners", name, "reads", author)
+        place = (*place, "perplexity", "model")
+        if model == name:
+            ways = "name another model, or set this filter under `reads` of the learners that come after it"
+            yield place, f"the perplexity of `{name}` cannot filter its own training text; {ways}"
+        elif learners[model].get("objective") == "step_by_step":
+            yield place, f"`{model}` answers without reasoning (`objective: step_by_step`); name another model"
 
 
 def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
@@ -146,7 +126,7 @@ def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
         elif author not in authors:
             yield place, f"there is no learner `{author}`{suggestion(author, authors)}"
         elif author in links and list(links[author].rationales) == [GOLD]:
-            yield place, f"`{author}` learns bare answers and writes no rationale; name it in `soft_labels` alone"
+            yield place, f"`{author}` learns bare answers and writes no rationale; name it only in `soft_labels`"
     place = ("learners", name, "soft_labels")
     for mentor in own.soft_labels:
         if mentor in _TEXT_ONLY:
@@ -157,113 +137,119 @@ def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
             yield place, f"there is no learner `{mentor}`{suggestion(mentor, others)}"
 
 
-def _mentor_faults(name: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
-    own, what = links_in(learners[name]), "answers without reasoning (`objective: step_by_step`), which teaches nobody"
-    for key, named in (("rationales", own.rationales), ("soft_labels", own.soft_labels)):
-        for other in named:
+def _mentor_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    why = "answers without reasoning (`objective: step_by_step`), so no learner can learn from it"
+    for key, others in (("rationales", own.rationales), ("soft_labels", own.soft_labels)):
+        for other in others:
             if learners.get(other, {}).get("objective") == "step_by_step":
-                yield ("learners", name, key), f"`{other}` {what}; name another learner"
+                yield ("learners", name, key), f"`{other}` {why}; name another learner"
 
 
-def _reading_faults(name: str, learner: dict[str, Any], links: Mapping[str, Links]) -> Iterator[Finding]:
+def _reads_faults(name: str, learner: Mapping[str, Any], own: Links) -> Iterator[Finding]:
     for source in mapping(learner.get("reads")):
-        if source not in links[name].rationales:
-            close = suggestion(source, links[name].rationales)
+        if source not in own.rationales:
+            close = suggestion(source, own.rationales)
             yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
 
 
 def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
-    """Keys of a learner that mean nothing beside its others, and what they wait for."""
-    idle: dict[str, str] = {}
+    """Keys of a learner that have no effect beside its other settings, each with what it needs."""
+    unused: dict[str, str] = {}
     objective, matching = learner.get("objective", "rationale"), learner.get("divergence") == "hidden_states"
     if not matching:
-        idle["layers"] = "`divergence: hidden_states`; remove it, or choose that divergence"
+        unused["layers"] = "`divergence: hidden_states`; remove it, or choose that divergence"
     if learner.get("soft_label_store") != "top_k":
-        idle["top_k"] = "`soft_label_store: top_k`; remove it, or choose that store"
+        unused["top_k"] = "`soft_label_store: top_k`; remove it, or choose that store"
     if learner.get("soft_labels") is None:
-        idle |= dict.fromkeys(_SOFT_LABEL_SETTINGS, "`soft_labels`; remove it, or name a mentor in `soft_labels`")
+        unused |= dict.fromkeys(_SOFT_LABEL_SETTINGS, "`soft_labels`; remove it, or name a mentor in `soft_labels`")
     elif matching:
-        idle |= dict.fromkeys(("temperature", "tau_squared"), "distributions, which `hidden_states` has not; remove it")
+        need = "a divergence of distributions, and `hidden_states` compares layers; remove it"
+        unused |= dict.fromkeys(("temperature", "tau_squared"), need)
     if objective != "mcc":
-        idle["objective_temperature"] = "`objective: mcc`; remove it, or choose that objective"
+        unused["objective_temperature"] = "`objective: mcc`; remove it, or choose that objective"
     if objective == "rationale":
-        idle["objective_weight"] = "`objective: step_by_step` or `mcc`; remove it, or choose one of them"
-    return idle
+        unused["objective_weight"] = "`objective: step_by_step` or `mcc`; remove it, or choose one of them"
+    return unused
 
 
-def _setting_faults(name: str, learner: dict[str, Any]) -> Iterator[Finding]:
+def _setting_faults(name: str, learner: dict[str, Any], own: Links) -> Iterator[Finding]:
     place = ("learners", name)
     for key, need in unused_settings(learner).items():
         if key in learner:
             yield (*place, key), f"has no effect without {need}"
     if learner.get("soft_labels") is not None:
-        yield from _imitation_faults(place, learner)
+        yield from _imitation_faults(place, learner, own)
     if learner.get("objective", "rationale") != "rationale":
-        yield from _objective_faults(place, learner)
+        yield from _objective_faults(place, learner, own)
     prompt = learner.get("prompt")
     if isinstance(prompt, str) and "{question}" not in prompt:
-        yield (*place, "prompt"), f"got {prompt!r}; expected a template with {{question}} in it"
+        yield (*place, "prompt"), f"got {prompt!r}; expected a template that contains {{question}}"
 
 
-def _imitation_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Finding]:
+def _imitation_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> Iterator[Finding]:
     divergence, store = learner.get("divergence"), learner.get("soft_label_store")
     if learner.get("rationales") == []:
-        why = "has no effect with `rationales: []`; soft labels are given on text"
-        yield (*place, "soft_labels"), f"{why}, so name whose in `rationales`"
+        why = "has no effect with `rationales: []`, since soft labels belong to text"
+        yield (*place, "soft_labels"), f"{why}; name the authors of the text in `rationales`"
     elif store == "top_k" and divergence in ("mse", "soft_ce"):
-        need = f"`{divergence}` needs the mentor's whole distribution"
-        yield (*place, "divergence"), f"{need}, of which `top_k` keeps a part; store `hidden`, or use `online`"
+        need = f"`{divergence}` needs the mentor's whole distribution, and `top_k` keeps a part of it"
+        yield (*place, "divergence"), f"{need}; set `soft_label_store` to `hidden` or `online`"
     elif divergence == "hidden_states":
         if store != "online":
-            why = "`hidden_states` compares layers with those of a live mentor"
+            why = "`hidden_states` compares the student's layers with the layers of a live mentor"
             yield (*place, "divergence"), f"{why}; set `soft_label_store: online`"
-        if (count := len(links_in(learner).soft_labels)) > 1:
-            yield (*place, "soft_labels"), f"got {count} mentors; `hidden_states` compares layers with those of one"
+        if (count := len(own.soft_labels)) > 1:
+            yield (*place, "soft_labels"), f"got {count} mentors; expected one, since `hidden_states` compares layers"
     if learner["soft_labels"] == {}:
-        yield (*place, "soft_labels"), "empty; name a learner, or several with their weights"
+        yield (*place, "soft_labels"), "empty; expected a learner, or several learners with their weights"
 
 
-def _objective_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Finding]:
+def _objective_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> Iterator[Finding]:
     objective, weight = learner["objective"], learner.get("objective_weight")
-    if not set(links_in(learner).rationales) - {GOLD}:
-        yield (*place, "objective"), f"`{objective}` learns from rationales; name whose in `rationales`"
+    if not set(own.rationales) - {GOLD}:
+        yield (*place, "objective"), f"`{objective}` learns from rationales; name their authors in `rationales`"
     if objective == "step_by_step":
         if learner.get("soft_labels") is not None:
             why = "`step_by_step` learns from text alone"
             yield (*place, "soft_labels"), f"{why}; remove `soft_labels`, or choose `objective: rationale` or `mcc`"
         if isinstance(weight, int | float) and weight > 1:
-            yield (*place, "objective_weight"), f"got {weight}; step by step it is the answers' share, at most 1"
+            yield (
+                (*place, "objective_weight"),
+                f"got {weight}; for `step_by_step` it is the share of the answers, at most 1",
+            )
 
 
-def _pair_faults(name: str, learner: dict[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
-    """Soft labels are probabilities over one vocabulary, of text that both models see in the same place."""
-    for mentor in links_in(learner).soft_labels:
+def _pair_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    """Soft labels are probabilities over one vocabulary, and both models see the text at the same positions."""
+    for mentor in own.soft_labels:
         if mentor in learners and mentor != name:
-            yield from _two_models_faults(name, learner, mentor, learners)
+            yield from _two_models_faults(name, mentor, learners)
 
 
-def _two_models_faults(
-    name: str, learner: dict[str, Any], mentor: str, learners: Mapping[str, dict[str, Any]]
-) -> Iterator[Finding]:
+def _two_models_faults(name: str, mentor: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
     place = ("learners", name, "soft_labels")
-    ours, theirs = mapping(learner.get("model")), mapping(learners[mentor].get("model"))
+    ours, theirs = mapping(learners[name].get("model")), mapping(learners[mentor].get("model"))
     config, their_config = mapping(ours.get("from_config")), mapping(theirs.get("from_config"))
     if not (config and their_config):
         return
     tokenizer, their_tokenizer = ours.get("tokenizer"), theirs.get("tokenizer")
     if isinstance(tokenizer, str) and isinstance(their_tokenizer, str) and _differ(tokenizer, their_tokenizer):
-        two = f"the tokenizer is {tokenizer} here and {their_tokenizer} in `{mentor}`"
+        two = f"the tokenizer is {tokenizer} for this learner and {their_tokenizer} for `{mentor}`"
         yield place, f"{two}; soft labels need one vocabulary"
     kinds = {config.get("model_type"): name, their_config.get("model_type"): mentor}
     seq2seq = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _SEQ2SEQ]
     causal = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _CAUSAL]
     if seq2seq and causal:
-        yield place, f"{seq2seq[0]} is an encoder-decoder and {causal[0]} is not; soft labels need two of a kind"
+        yield (
+            place,
+            f"{seq2seq[0]} is an encoder-decoder and {causal[0]} is not; soft labels need two models of one kind",
+        )
 
 
 def _differ(tokenizer: str, other: str) -> bool:
-    """Whether two local tokenizers have the same vocabulary file with different content. What cannot be told from files
-    (hub names, files of different kinds) is for the run to find, which loads them.
+    """Whether two local tokenizers have the same vocabulary file with different content.
+
+    Hub names and files of different kinds are compared by the run, which loads both.
     """
     files = [_vocabulary(Path(name)) for name in (tokenizer, other)]
     if tokenizer == other or None in files:
@@ -285,9 +271,9 @@ def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
     settings = {name: mapping(learner.get("training")) for name, learner in trained.items()}
     selecting = [name for name, own in settings.items() if own.get("select_on", "validation") == "validation"]
     if selecting:
-        lack = f"0 leaves {', '.join(selecting)} nothing to choose the best epoch on"
-        ways = "give a share above 0, or a file as `task.validation`, or `training.select_on: last`"
-        yield ("task", "validation_share"), f"{lack}; {ways}"
+        why = f"0 leaves no questions on which {', '.join(selecting)} could choose the best epoch"
+        ways = "give a share above 0, or a file as `task.validation`, or set `training.select_on: last`"
+        yield ("task", "validation_share"), f"{why}; {ways}"
 
 
 def _translated(details: ErrorDetails, raw: Any) -> Finding:
@@ -324,8 +310,9 @@ def _translated(details: ErrorDetails, raw: Any) -> Finding:
 
 
 def _key_path(location: list[int | str], raw: Any, *, with_absent: bool) -> KeyPath:
-    """Pydantic's location without the parts that are not keys of `raw`, such as the tag of a union; a key that is
-    missed or not wanted is the last part.
+    """Pydantic's location without the parts that are not keys of `raw`, such as the tag of a union.
+
+    The last part stays if it may be absent: a missing or an unknown key.
     """
     path: list[int | str] = []
     for number, part in enumerate(location, 1):
@@ -337,16 +324,16 @@ def _key_path(location: list[int | str], raw: Any, *, with_absent: bool) -> KeyP
 
 
 def _unknown_key(path: KeyPath, tag: int | str | None) -> str:
-    """What is wrong with a key that the model at its place has not; `tag` tells which of a union's models that is."""
+    """The fault of a key that the model at its place does not have; `tag` names the model of a union."""
     key, models = str(path[-1]), _models_at(path[:-1])
-    mine = [model for model in models if tag in _tag(model)] or models
+    chosen = [model for model in models if tag in _tag(model)] or models
     if others := [other for model in models if key in model.model_fields for other in _tag(model)]:
         return f"belongs to `kind: {others[0]}`, and this is `kind: {tag}`; remove it, or change `kind`"
-    return f"unknown key{suggestion(key, [known for model in mine for known in model.model_fields])}"
+    return f"unknown key{suggestion(key, [known for model in chosen for known in model.model_fields])}"
 
 
 def _tag(model: type[BaseModel]) -> tuple[str, ...]:
-    """The value of `kind` that chooses this model of a union; none where there is no such choice."""
+    """The value of `kind` that selects this model of a union; empty for a model without `kind`."""
     field = model.model_fields.get("kind")
     return () if field is None else get_args(field.annotation)
 

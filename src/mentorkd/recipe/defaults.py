@@ -1,7 +1,7 @@
-"""What a recipe leaves to be filled in: recipe-level defaults, filters of sources, what is known of the paper's tasks and of
-its protocol.
+"""Values that a recipe leaves out: recipe-level defaults, filters of sources, the files of the paper's tasks, the paper's
+protocol.
 
-All of it works on raw values, before they are checked, and tells the places that it filled.
+Everything here works on raw values, before they are checked.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 from mentorkd.paper.tasks import find_task
-from mentorkd.recipe.checks import mapping, unused_settings
-from mentorkd.recipe.yaml import KeyPath
+from mentorkd.recipe.checks import unused_settings
+from mentorkd.recipe.yaml import KeyPath, mapping
 from mentorkd.records import TEACHER
 
 __all__ = ["SHARED", "fill_known_task", "fill_protocol", "merge_defaults"]
 
 SHARED = ("training", "sampling")
-"""Sections that a recipe gives for all of its learners."""
+"""Sections of a recipe that hold for all of its learners."""
 
 
 def merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
-    """Put recipe-level training and sampling under each learner's own, and the filters of sources under its `reads`;
-    return the places that were filled so.
+    """Fill each learner's `training` and `sampling` from the recipe's, and its `reads` from the filters of their sources.
+
+    Returns the places that were filled.
     """
     inherited: set[KeyPath] = set()
 
@@ -29,7 +30,7 @@ def merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
         own = inside.get(key, {})
         if isinstance(defaults, dict) and isinstance(own, dict):
             inside[key] = {**defaults, **own}
-            inherited.update((*place, key, given) for given in defaults.keys() - own.keys())
+            inherited.update((*place, key, each) for each in defaults.keys() - own.keys())
 
     learners = mapping(raw.get("learners"))
     for name, learner in learners.items():
@@ -45,8 +46,8 @@ def merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
 
 
 def fill_known_task(raw: dict[str, Any]) -> None:
-    """Give a task of the paper its answer kind and, where no file of questions is named, its files as `mentorkd data paper`
-    lays them, the recorded teacher's among them.
+    """Give a task of the paper its answer kind. If the recipe names no file of questions, give it the files that
+    `mentorkd data paper` writes, with the file of the recorded teacher.
     """
     task = mapping(raw.get("task"))
     known = find_task(task["name"]) if isinstance(task.get("name"), str) else None
@@ -62,14 +63,14 @@ def fill_known_task(raw: dict[str, Any]) -> None:
 
 
 PAPER_TRAINING = {"select_on": "test", "max_grad_norm": 0.0}
-"""How the paper's code trains, where it is not as our defaults are: the epoch is chosen on the test set, nothing is clipped."""
+"""Where the paper's code differs from our defaults: it chooses the epoch on the test set, and it clips no gradient."""
 
 
 def fill_protocol(raw: dict[str, Any]) -> None:
-    """With `protocol: paper`, do as the paper and its code do wherever the recipe says nothing.
+    """With `protocol: paper`, fill every value that the recipe leaves out as the paper and its code have it.
 
-    Equal epochs, not updates; no question is held out for validation, unless someone is to be chosen by it; the divergence
-    is not multiplied by tau^2; rationales that repeat others are trained on.
+    Arms are trained for equal epochs, not updates. No question is held out for validation, unless a learner is selected by
+    validation. The divergence is not multiplied by tau^2. Repeated rationales stay in training.
     """
     if raw.get("protocol") != "paper":
         return

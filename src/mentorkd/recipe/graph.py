@@ -1,4 +1,4 @@
-"""The graph of learners: its faults, its order, and who is whose mentor."""
+"""The graph of learners, checked or raw: its links, its order, its cycles, its arms."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from mentorkd.errors import Fault, RecipeError
+from mentorkd.recipe.learner import Learner, SelectConfig
 from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.yaml import mapping
 from mentorkd.records import GOLD, TEACHER
 
 __all__ = [
     "Links",
     "arms",
-    "arms_in",
     "cycles",
-    "judged_in",
-    "judges_of",
     "learning_order",
-    "links_in",
     "links_of",
     "matched_arms",
     "mentors",
@@ -30,109 +30,96 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Links:
-    """Whom a learner learns from: authors of text, the mentors whose distributions it imitates, and the learners that judge
-    which of the text is `learnable`."""
+    """The learners and other sources that a learner learns from."""
 
     rationales: Sequence[str]
-    soft_labels: Sequence[str] = ()
-    judges: Sequence[str] = ()
+    """The authors of its text."""
+    soft_labels: Sequence[str]
+    """The mentors of its soft labels."""
+    perplexity: Mapping[str, Any]
+    """By author, the `perplexity` filter of the author's text, if the filter's model is a learner of the recipe."""
+
+    @property
+    def perplexity_models(self) -> list[str]:
+        """The learners whose perplexity filters its text, each once."""
+        return list(dict.fromkeys(_part(each, "model") for each in self.perplexity.values()))
 
     @property
     def learners(self) -> list[str]:
         """The other learners that must be trained before this one, each once."""
-        named = dict.fromkeys([*self.rationales, *self.soft_labels, *self.judges])
-        return [name for name in named if name not in (TEACHER, GOLD)]
+        names = dict.fromkeys([*self.rationales, *self.soft_labels, *self.perplexity_models])
+        return [name for name in names if name not in (TEACHER, GOLD)]
 
 
-def links_in(learner: Mapping[str, Any]) -> Links:
-    """The links of a learner in raw values; parts of the wrong shape name nobody."""
-    authors, soft = learner.get("rationales", [TEACHER]), learner.get("soft_labels")
-    names = [name for name in authors if isinstance(name, str)] if isinstance(authors, list) else []
-    return Links(names, [soft] if isinstance(soft, str) else list(soft) if isinstance(soft, dict) else [])
+def links_of(recipe: Recipe | Mapping[str, Any]) -> dict[str, Links]:
+    """The links of every learner of a checked or raw recipe, in recipe order; a part of the wrong shape gives no link."""
+    learners = mapping(_part(recipe, "learners"))
+    return {name: _links(learner, learners, _part(recipe, "teacher")) for name, learner in learners.items()}
 
 
-def judged_in(raw: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
-    """By source, the `learnable` filter through which a learner of a raw recipe reads it, where another learner judges."""
-    learners, judged = _mapping(raw.get("learners")), {}
-    for source in links_in(_mapping(learners[name])).rationales:
-        author = raw.get("teacher") if source == TEACHER else learners.get(source)
-        own = _mapping(_mapping(_mapping(learners[name]).get("reads")).get(source))
-        learnable = _mapping(own.get("learnable", _mapping(_mapping(author).get("select")).get("learnable")))
-        if isinstance(judge := learnable.get("model"), str) and judge in learners:
-            judged[source] = learnable
-    return judged
+def _links(learner: Any, learners: Mapping[str, Any], teacher: Any) -> Links:
+    rationales, soft = _part(learner, "rationales"), _part(learner, "soft_labels")
+    rationales = [TEACHER] if rationales is None else rationales if isinstance(rationales, list) else []
+    authors, perplexity = [name for name in rationales if isinstance(name, str)], {}
+    for author in authors:
+        own = mapping(_part(learner, "reads")).get(author)
+        shared = _part(teacher if author == TEACHER else learners.get(author), "select")
+        chosen = own if isinstance(own, SelectConfig) or "perplexity" in mapping(own) else shared
+        perplexity_filter = _part(chosen, "perplexity")
+        if isinstance(model := _part(perplexity_filter, "model"), str) and model in learners:
+            perplexity[author] = perplexity_filter
+    return Links(authors, [soft] if isinstance(soft, str) else list(mapping(soft)), perplexity)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def links_of(recipe: Recipe) -> dict[str, Links]:
-    """The links of every learner, in recipe order."""
-    return {
-        name: Links(learner.rationales, list(learner.mentor_weights), judges_of(recipe, name))
-        for name, learner in recipe.learners.items()
-    }
-
-
-def judges_of(recipe: Recipe, name: str) -> list[str]:
-    """The learners that judge what another one reads, each once."""
-    filters = [recipe.filter_of(name, source).learnable for source in recipe.learners[name].rationales]
-    judges = dict.fromkeys(each.model for each in filters if each is not None)
-    return [judge for judge in judges if judge in recipe.learners]
+def _part(whole: Any, key: str) -> Any:
+    """The value of a key in a checked or raw part of a recipe; None if it has no such key."""
+    return getattr(whole, key, None) if isinstance(whole, BaseModel) else mapping(whole).get(key)
 
 
 def learning_order(recipe: Recipe) -> list[str]:
-    """All learners, each after those it learns from; recipe order wherever that leaves a choice.
+    """All learners, each after the learners that it learns from, and otherwise in recipe order.
 
-    Raises RecipeError if the learners form a cycle or name a learner that is not there.
+    Raises RecipeError if the learners form a cycle or name a learner that does not exist.
     """
     return topological_order({name: links.learners for name, links in links_of(recipe).items()})
 
 
 def writers(recipe: Recipe) -> set[str]:
-    """Learners that another one names under `rationales`: they write text for every training question."""
+    """Learners that another learner names under `rationales`: they write text for every training question."""
     return {name for links in links_of(recipe).values() for name in links.rationales} - {TEACHER, GOLD}
 
 
 def scorers(recipe: Recipe) -> set[str]:
-    """Learners that another one names under `soft_labels`: they score its training text."""
+    """Learners that another learner names under `soft_labels`: they score its training text."""
     return {name for links in links_of(recipe).values() for name in links.soft_labels}
 
 
-def mentors(recipe: Recipe) -> set[str]:
-    """Learners that another one names at all."""
-    judges = {name for links in links_of(recipe).values() for name in links.judges}
-    return writers(recipe) | scorers(recipe) | judges
+def mentors(recipe: Recipe | Mapping[str, Any]) -> set[str]:
+    """Learners that another learner learns from, in any way."""
+    return {name for links in links_of(recipe).values() for name in links.learners}
 
 
-def arms(recipe: Recipe) -> list[str]:
-    """The trained learners that no other one names, in recipe order: what a recipe compares."""
-    named = mentors(recipe)
-    return [name for name, learner in recipe.learners.items() if learner.rationales and name not in named]
-
-
-def arms_in(raw: Mapping[str, Any]) -> list[str]:
-    """Likewise of a raw recipe; learners of the wrong shape are none."""
-    learners = {name: each for name, each in _mapping(raw.get("learners")).items() if isinstance(each, dict)}
-    named = {other for each in learners.values() for other in links_in(each).learners}
-    named |= {learnable["model"] for name in learners for learnable in judged_in(raw, name).values()}
-    return [name for name, learner in learners.items() if learner.get("rationales") != [] and name not in named]
+def arms(recipe: Recipe | Mapping[str, Any]) -> list[str]:
+    """The trained learners that no other learner names, in recipe order: the learners that a recipe compares."""
+    means = mentors(recipe)
+    learners = {name: each for name, each in mapping(_part(recipe, "learners")).items() if name not in means}
+    trained = [name for name, each in learners.items() if _part(each, "rationales") != []]
+    return [name for name in trained if isinstance(learners[name], dict | Learner)]  # a raw one may have any shape
 
 
 def matched_arms(recipe: Recipe) -> list[str]:
-    """The arms, where some of them are to be given a number of updates that must be found first."""
-    named = arms(recipe)
-    open_ended = any(recipe.learners[name].training.updates is None for name in named)
-    return named if open_ended and recipe.match != "epochs" else []
+    """The arms, if the number of updates of any of them depends on the others; else none."""
+    names = arms(recipe)
+    open_ended = any(recipe.learners[name].training.updates is None for name in names)
+    return names if open_ended and recipe.match != "epochs" else []
 
 
 def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """The keys of `needs`, each after the names it needs; otherwise in the order of `needs`."""
-    waiting = {name: set(needed) for name, needed in needs.items()}
+    """The keys of `needs`, each after the names that it needs, and otherwise in the order of `needs`."""
+    waiting = {name: set(others) for name, others in needs.items()}
     order: list[str] = []
     while waiting:
-        ready = next((name for name, needed in waiting.items() if needed.issubset(order)), None)
+        ready = next((name for name, others in waiting.items() if others.issubset(order)), None)
         if ready is None:
             fault = Fault("learners", f"no order to train in: {', '.join(waiting)} wait for each other")
             raise RecipeError("recipe", [fault])
@@ -142,17 +129,17 @@ def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Cycles among the keys of `needs`, each as its names in order; a graph with any cycle gives at least one.
+    """Cycles among the keys of `needs`, each as a list of names; a graph with a cycle gives at least one.
 
-    A name that needs itself is no cycle here, and neither is one that is not a key.
+    A name that needs itself makes no cycle here, and neither does a name that is not a key.
     """
-    found: list[list[str]] = []
+    closed: list[list[str]] = []
     done: set[str] = set()
 
     def visit(name: str, trail: list[str]) -> None:
         for needed in needs[name]:
             if needed in trail:
-                found.append([*trail[trail.index(needed) :], name])
+                closed.append([*trail[trail.index(needed) :], name])
             elif needed in needs and needed not in done and needed != name:
                 visit(needed, [*trail, name])
         done.add(name)
@@ -160,4 +147,4 @@ def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
     for name in needs:
         if name not in done:
             visit(name, [])
-    return found
+    return closed

@@ -1,4 +1,4 @@
-"""The learners of a recipe: their models, whom they learn from, how they are trained and sampled."""
+"""The learners of a recipe: their models, their sources and mentors, their training and sampling."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 PREDICT, EXPLAIN = "predict: ", "explain: "
-"""What stands before the prompts of Distilling Step-by-Step: of the answer, of the rationale."""
+"""Prefixes of the prompts in Distilling Step-by-Step: for the answer, and for the rationale."""
 
 ObjectiveName = Literal["rationale", "step_by_step", "mcc"]
-"""What a learner makes of its rationales: plain text, Distilling Step-by-Step, MCC-KD."""
+"""The training objective on rationales: plain text, Distilling Step-by-Step, MCC-KD."""
 
 
 class Strict(BaseModel):
@@ -35,84 +35,89 @@ class Strict(BaseModel):
 
 
 class PerplexityConfig(Strict):
-    """The filter of what can hardly be learnt: which model judges, and how much is dropped."""
+    """The filter of rationales by their perplexity under a model."""
 
     model: str = Field(min_length=1)
-    """A learner of the recipe, which is trained before those that read by its judgement; or a model's hub name or folder."""
+    """The model: a learner of the recipe, which is trained before the learners that use this filter, or a hub name or
+    folder."""
     drop: float = Field(default=0.1, gt=0.0, lt=1.0)
-    """Share of a source's rationales to drop: those with the highest negative log-likelihood a token."""
+    """Share of a source's rationales to drop: the ones with the highest negative log-likelihood per token."""
 
 
 class SelectConfig(Strict):
-    """Which of a source's rationales enter training."""
+    """The filters of a source's rationales: which of them enter training."""
 
     correct: bool = True
-    """Keep only rationales whose own answer equals the gold one (the paper's filter). Wrong ones that are kept are still
-    trained with the gold answer behind them, as in the reference code."""
+    """Keep only rationales whose own answer equals the gold answer (the paper's filter). If false, wrong rationales are
+    trained with the gold answer after them, as in the reference code."""
     deduplicate: bool = True
-    """Drop rationales of one question that are equal but for whitespace."""
+    """Drop repeated rationales of a question; differences in whitespace do not count."""
     min_tokens: int = Field(default=0, ge=0)
-    """Shortest rationale to keep, in tokens of the learner that reads it, without the answer and the end token."""
+    """Shortest rationale to keep, in tokens of the learner that reads it. The answer and the end token do not count."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Longest rationale to keep, counted likewise."""
+    """Longest rationale to keep, in the same tokens; null sets no limit."""
     answer_in_rationale: bool = False
-    """Drop rationales whose reasoning, read without the answer at its end, arrives at another answer. Blunt on numbers."""
-    steps: bool = False
-    """Drop rationales in which an equation is false; equations that cannot be read are left alone."""
-    learnable: PerplexityConfig | None = None
-    """Drop the rationales that a given model finds the least likely; null drops none."""
+    """Drop rationales whose reasoning, without the answer at its end, gives another answer. The check is coarse for numbers."""
+    arithmetic: bool = False
+    """Drop rationales with a false equation. Equations that cannot be parsed are ignored."""
+    perplexity: PerplexityConfig | None = None
+    """Drop the rationales with the highest perplexity under a given model; null drops none."""
     diverse: int | None = Field(default=None, ge=1)
-    """Keep at most so many rationales a question, those that differ most in their words."""
+    """Keep at most this number of rationales per question, those that differ most in their words; null keeps all."""
     max_per_question: int | None = Field(default=None, ge=1)
-    """Keep at most so many rationales a question, in sample order."""
+    """Keep at most this number of rationales per question, in sample order; null keeps all."""
     question_ratio: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Keep the rationales of only this share of the questions (the paper's low-resource setting, Figure 5)."""
+    """Keep the rationales of this share of the questions (the paper's low-resource setting, Figure 5)."""
 
     def of_each(self) -> SelectConfig:
-        """The filters that judge a rationale by itself or its own source. The others choose among rationales, so what they
-        leave out depends on the other sources of whoever reads, whose texts are not taken twice.
+        """The filters whose result depends on one source only.
+
+        The other filters choose among rationales. Their result also depends on the reader's other sources, because a text
+        that two sources share is kept once.
         """
-        return self.model_copy(update={"learnable": None, "diverse": None, "max_per_question": None})
+        return self.model_copy(update={"perplexity": None, "diverse": None, "max_per_question": None})
 
     @model_validator(mode="after")
     def _some_length_fits(self) -> SelectConfig:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise ValueError(
-                f"`min_tokens: {self.min_tokens}` is over `max_tokens: {self.max_tokens}`; nothing would fit"
+                f"`min_tokens: {self.min_tokens}` is above `max_tokens: {self.max_tokens}`; lower one or raise the other"
             )
         return self
 
 
 class LoraConfig(Strict):
-    """Low-rank adapters by peft, merged into the weights on save."""
+    """Low-rank adapters (peft), merged into the weights when the model is saved."""
 
     r: int = Field(default=64, ge=1)
-    """Rank."""
+    """Rank of the update."""
     alpha: int = Field(default=32, ge=1)
-    """Scale; the update is multiplied by alpha / r."""
+    """Scale: the update is multiplied by alpha / r."""
     dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
-    """Dropout before the adapter."""
+    """Dropout probability of the adapter's input."""
     target_modules: list[str] | None = None
-    """Names of the adapted linear layers; null takes peft's default for the architecture (q and v for T5)."""
+    """Names of the linear layers with adapters; null uses peft's default for the architecture (q and v for T5)."""
 
 
 class ModelConfig(Strict):
-    """A Hugging Face model: by name or folder, or built from a config with random weights."""
+    """A Hugging Face model: a pretrained one by name or folder, or one with random weights from a config."""
 
     name: str | None = None
-    """Hub name or local folder of a pretrained model, or `nano-t5-small` for a tiny one of this package."""
+    """Hub name or local folder of a pretrained model. `nano-t5-small` and `nano-t5-large` are tiny models of this package."""
     from_config: dict[str, Any] | None = None
-    """Arguments of the model's config (with `model_type`) to build it with random weights; sizes not given are the type's own."""
+    """Arguments of the model's config, with `model_type`, for a model with random weights. Sizes that are left out are the
+    type's defaults."""
     tokenizer: str | None = None
-    """Tokenizer's hub name, folder (or nano model), or SentencePiece `.model` file; null takes the model's own."""
+    """Hub name or folder of a tokenizer, a nano model's name, or a SentencePiece `.model` file; null uses the model's own."""
     revision: str | None = None
-    """Branch, tag or commit on the hub."""
+    """Branch, tag or commit on the hub; null uses the default branch."""
     lora: LoraConfig | None = None
-    """Train low-rank adapters instead of all weights."""
+    """Train low-rank adapters; null trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights in memory; auto is float32 for full training and bfloat16 for LoRA where the hardware has it."""
+    """Data type of the weights in memory; auto is float32 for full training, and bfloat16 for LoRA if the hardware supports
+    it."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you have read it."""
+    """Run the Python code in the model's repository. Read that code before you set this to true."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
@@ -131,67 +136,71 @@ def _model_shorthand(value: Any) -> Any:
 
 
 class TrainingConfig(Strict):
-    """How a learner is trained. A recipe-level `training:` gives the defaults of all learners."""
+    """Training of a learner. A recipe-level `training:` gives the defaults of all learners."""
 
     epochs: int = Field(default=20, ge=1)
-    """Passes over the training rows, and the number of times at which a training stops to save (see `validate_every`)."""
+    """Passes over the training rows, and the number of points at which the model can be saved and validated (see
+    `validate_every`)."""
     updates: int | None = Field(default=None, ge=1)
-    """Exactly so many optimiser steps instead of what the epochs come to: rows are cycled, and `epochs` is left as the number
-    of equal distances at which the model is saved and validated."""
+    """Exact number of optimiser steps, in place of the number that `epochs` gives. Rows are cycled, and `epochs` is then
+    the number of equal intervals after which the model is saved and validated. Null uses `epochs`."""
     batch_size: int = Field(default=8, ge=1)
-    """Rows in a micro-batch of one device."""
+    """Rows in a micro-batch on one device."""
     tokens_per_batch: int | None = Field(default=None, ge=1)
-    """Padded tokens (source + target) in a micro-batch, instead of `batch_size` rows."""
+    """Padded tokens (source + target) in a micro-batch, in place of `batch_size` rows; null uses `batch_size`."""
     gradient_accumulation: int = Field(default=1, ge=1)
-    """Micro-batches in an optimiser step; the loss is weighted by tokens, so the split does not change it."""
+    """Micro-batches in an optimiser step. The loss is weighted by tokens, so the split does not change it."""
     length_window: int = Field(default=1, ge=1)
-    """Updates whose rows are drawn at random and then sorted by length into micro-batches. With 1 every update is a random
-    sample, and only its micro-batches are alike; more pads less, but updates of like rows train worse."""
+    """Updates whose rows are drawn at random together and then sorted by length into micro-batches. With 1, every update is
+    a random sample of the rows, and only its micro-batches hold rows of similar length. A larger window needs less padding,
+    but updates of similar rows train worse."""
     learning_rate: float = Field(default=3e-4, gt=0.0)
     """Peak learning rate of AdamW."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Learning-rate schedule after the warm-up (the paper: constant)."""
     warmup_ratio: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the updates over which the learning rate rises from 0."""
+    """Share of the updates in which the learning rate rises from 0 to its peak."""
     weight_decay: float = Field(default=0.01, ge=0.0)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(default=1.0, ge=0.0)
-    """Clip the gradient's norm; 0 turns clipping off (the paper)."""
+    """Largest norm of the gradient; a larger gradient is clipped. 0 turns clipping off (the paper)."""
     max_source_tokens: int = Field(default=512, ge=1)
-    """Longest prompt; rows over it are dropped and counted."""
+    """Longest prompt in tokens. Rows with a longer prompt are dropped and counted."""
     max_target_tokens: int = Field(default=512, ge=1)
-    """Longest target; rows over it are dropped and counted, since a cut row loses its answer."""
+    """Longest target in tokens. Rows with a longer target are dropped and counted, since a truncated row loses its answer."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the forward and backward pass; auto takes bfloat16 where the hardware is fast at it."""
+    """Data type of the forward and backward pass; auto uses bfloat16 if the hardware is fast at it."""
     torch_compile: bool = False
     """Compile the model with torch.compile."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass, which takes less memory and more time."""
     validate_every: int = Field(default=1, ge=1)
-    """Validate (by generation) every so many epochs, or of those equal distances, and always after the last."""
+    """Epochs from one validation (by generation) to the next; with `updates`, intervals. The model is always validated
+    after the last."""
     select_on: Literal["validation", "test", "last"] = "validation"
-    """Where the best epoch is chosen: `test` is the paper's protocol and is shouted in the report; `last` takes the last epoch."""
+    """Set on which the best epoch is chosen. `test` is the paper's protocol, and the report warns of it; `last` uses the
+    last epoch."""
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default_factory=list)
-    """Experiment trackers; runs are called by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
+    """Experiment trackers. Runs are named by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
 
 
 class SamplingConfig(Strict):
-    """How text is sampled from a learner. A recipe-level `sampling:` gives the defaults of all learners."""
+    """Sampling of text from a learner. A recipe-level `sampling:` gives the defaults of all learners."""
 
     samples: int = Field(default=3, ge=1)
-    """Rationales a question that a mentor writes (the paper: 3)."""
+    """Rationales that a mentor writes per question (the paper: 3)."""
     temperature: float = Field(default=0.7, gt=0.0)
-    """Softmax temperature of augmentation; evaluation is greedy."""
+    """Softmax temperature of augmentation. Evaluation is greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Nucleus sampling: smallest set of tokens with this probability mass."""
+    """Nucleus sampling: the smallest set of tokens with this probability mass."""
     top_k: int = Field(default=0, ge=0)
-    """Sample from the k likeliest tokens; 0 samples from all."""
+    """Sample from the k most likely tokens; 0 samples from all."""
     max_new_tokens: int = Field(default=512, ge=1)
     """Longest text to generate, in augmentation, validation and evaluation."""
     batch_size: int = Field(default=32, ge=1)
-    """Sequences generated at once."""
+    """Sequences that are generated together."""
     engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
-    """What generates; auto takes the fastest one present that serves the model."""
+    """Generation engine; auto uses the fastest installed engine that supports the model."""
 
 
 Rate = Annotated[float, Field(gt=0.0)]
@@ -199,8 +208,9 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class SearchConfig(Strict):
-    """Values to try for a learner's settings: each combination is trained and validated, and never tested; the best by
-    validation accuracy (of equal ones the first) becomes the learner. At recipe level, for every arm without its own."""
+    """Values to try for a learner's settings. Each combination is trained and validated, and none is tested. The
+    combination with the best validation accuracy becomes the learner (among equals, the first). A recipe-level `search:`
+    holds for every arm without its own."""
 
     learning_rate: list[Rate] | None = Field(default=None, min_length=1)
     """Values of `training.learning_rate`."""
@@ -211,70 +221,72 @@ class SearchConfig(Strict):
     temperature: list[Rate] | None = Field(default=None, min_length=1)
     """Values of `temperature`; for learners with soft labels."""
     objective_weight: list[Annotated[float, Field(ge=0.0)]] | None = Field(default=None, min_length=1)
-    """Values of `objective_weight`; for learners with such an objective."""
+    """Values of `objective_weight`; for learners with `objective: step_by_step` or `mcc`."""
     trials: int | None = Field(default=None, ge=1)
-    """Try only so many of the combinations, drawn at random, the same for every seed; null tries all."""
+    """Number of combinations to try, drawn at random, and the same for every seed; null tries all."""
 
 
 class Learner(Strict):
-    """A model that is trained on rationales, and imitates soft labels if it names a mentor for them.
+    """A model that is trained on rationales. If it names a mentor in `soft_labels`, it also imitates the mentor's soft
+    labels.
 
-    One with `rationales: []` is not trained: it is the model as it is, in a row of its own.
+    A learner with `rationales: []` is not trained. The model is evaluated as it is, in a row of its own.
     """
 
     model: Annotated[ModelConfig, BeforeValidator(_model_shorthand)]
-    """Hub name or folder, or a mapping with more."""
+    """Hub name or folder of the model, or a mapping with more settings."""
     rationales: list[str] = Field(default_factory=lambda: [TEACHER])
-    """Whom it learns text from: `teacher`, names of other learners, and `gold`, the bare answers. Empty: nobody; the model is
-    evaluated as it is."""
+    """Sources of its training text: `teacher`, names of other learners, and `gold` (the bare answers). With an empty list
+    the model is not trained and is evaluated as it is."""
     reads: dict[str, SelectConfig] = Field(default_factory=dict)
-    """This learner's own filters, by source; keys not given are those of the source's `select`."""
+    """This learner's own filters by source. A key that is left out has the value of the source's `select`."""
     objective: ObjectiveName = "rationale"
-    """What it learns of its rows: `rationale` writes rationale and answer; `step_by_step` (Distilling Step-by-Step) answers under
-    `predict: ` and reasons under `explain: `; `mcc` (MCC-KD) is `rationale`, and answers alike behind two rationales of a
-    question."""
+    """Training objective. `rationale`: write the rationale and the answer. `step_by_step` (Distilling Step-by-Step): write
+    the answer after the prefix `predict: `, and the rationale after the prefix `explain: `. `mcc` (MCC-KD): as `rationale`,
+    and give similar answer distributions after two rationales of one question."""
     objective_weight: float | None = Field(default=None, ge=0.0)
-    """alpha: of `alpha CE(predict) + (1 - alpha) CE(explain)` step by step, of `CE + alpha KL` in mcc. Null takes the published
-    0.5 and 0.1."""
+    """The weight alpha in `alpha CE(predict) + (1 - alpha) CE(explain)` of `step_by_step`, and in `CE + alpha KL` of `mcc`.
+    Null uses the published values, 0.5 and 0.1."""
     objective_temperature: float = Field(default=1.0, gt=0.0)
     """Softmax temperature of the two distributions that `mcc` compares."""
     soft_labels: str | dict[str, Annotated[float, Field(gt=0.0)]] | None = None
-    """The learner whose token distributions it imitates; several with their weights, e.g. {large: 2, base: 1}."""
+    """The mentor whose token distributions it imitates, or several mentors with their weights, e.g. {large: 2, base: 1}."""
     kd_weight: float = Field(default=0.3, ge=0.0, le=1.0)
-    """w of (1 - w) CE + w KL, the paper's lambda; has no effect without `soft_labels`."""
+    """The weight w in (1 - w) CE + w KL, the paper's lambda. It has no effect without `soft_labels`."""
     temperature: float = Field(default=1.0, gt=0.0)
     """Softmax temperature tau of both distributions in the divergence."""
     tau_squared: bool = True
-    """Multiply the divergence by tau^2, so that `kd_weight` means the same at every temperature (the paper: false)."""
+    """Multiply the divergence by tau^2, so that `kd_weight` has the same meaning at every temperature (the paper: false)."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce", "hidden_states"] = "forward_kl"
-    """How far the student's distribution is from the mentor's; `hidden_states` compares layers instead, by the mean squared
-    difference between learned projections of its hidden states and the mentor's (needs `soft_label_store: online`)."""
+    """Divergence of the student's distribution from the mentor's. `hidden_states` compares layers instead: it is the mean
+    squared difference between learned projections of the student's hidden states and the mentor's (needs `soft_label_store:
+    online`)."""
     layers: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
-    """Which layer of the mentor each layer of the student is compared with in `hidden_states`, counted from 1 (of the decoder,
-    where there is one); null maps all of the student's uniformly."""
+    """For `hidden_states`: layers of the student, each with the layer of the mentor that it is compared with. Layers are
+    counted from 1, in the decoder if there is one. Null maps all layers of the student uniformly."""
     soft_label_store: Literal["hidden", "top_k", "online"] = "hidden"
-    """`hidden` stores the mentor's last hidden states (exact up to rounding to bfloat16), `top_k` its k largest
-    probabilities, `online` recomputes the mentor's forward pass every step."""
+    """`hidden` stores the mentor's last hidden states (exact up to rounding to bfloat16). `top_k` stores its k largest
+    probabilities. `online` stores nothing and recomputes the mentor's forward pass in every step."""
     top_k: int = Field(default=64, ge=1)
     """k of the `top_k` store."""
     target: Literal["arrow", "therefore"] = "arrow"
     """Target text: `{rationale} --> {answer}` or `{rationale} Therefore, the answer is {answer}.`."""
     prompt: str = "{question}"
-    """Prompt template; `{question}` is replaced. Chat models get it as the user's turn."""
+    """Prompt template; `{question}` is replaced by the question. A chat model gets the prompt as the user's turn."""
     select: SelectConfig = SelectConfig()
-    """Filter for the rationales that this learner writes."""
+    """Filters of the rationales that this learner writes."""
     training: TrainingConfig = TrainingConfig()
-    """Overrides of the recipe's `training`."""
+    """Training of this learner. A key that is left out has the value of the recipe's `training`."""
     sampling: SamplingConfig = SamplingConfig()
-    """Overrides of the recipe's `sampling`."""
+    """Sampling from this learner. A key that is left out has the value of the recipe's `sampling`."""
     search: SearchConfig | None = None
-    """Settings to choose by validation; null takes the recipe's `search`, if this is an arm."""
+    """Settings to choose by validation. For an arm, null uses the recipe's `search`."""
 
     @property
     def mentor_weights(self) -> dict[str, float]:
-        """The learners whose distributions it imitates, with their weights, which sum to 1."""
-        named = {self.soft_labels: 1.0} if isinstance(self.soft_labels, str) else self.soft_labels or {}
-        return {name: weight / sum(named.values()) for name, weight in named.items()}
+        """The mentors whose distributions it imitates, with their weights, which sum to 1."""
+        weights = {self.soft_labels: 1.0} if isinstance(self.soft_labels, str) else self.soft_labels or {}
+        return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
     @property
     def eval_prompt(self) -> str:

@@ -1,7 +1,7 @@
 """From a recipe's text to a checked `Recipe`, and back; every fault is found before any is reported.
 
-The way of a recipe: YAML -> overrides -> recipe-level `training` and `sampling` merged into every learner -> paths made
-absolute -> pydantic and the checks that look at several keys at once -> `Recipe`.
+The steps: YAML -> overrides -> new names for old keys -> the sweep's variants -> recipe-level `training` and `sampling`
+merged into every learner -> absolute paths -> pydantic, and the checks of several keys at once -> `Recipe`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from pydantic import ValidationError
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart import MODELS
-from mentorkd.recipe.checks import Finding, combined_faults, learnable_filters, mapping, plain_faults, unused_settings
+from mentorkd.recipe.aliases import rename_old_keys
+from mentorkd.recipe.checks import Finding, combined_faults, perplexity_filters, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
 from mentorkd.recipe.graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults
 from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep
-from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, read_yaml, set_override, suggestion
+from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, mapping, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
 
 __all__ = [
@@ -49,7 +50,7 @@ _TEMPLATE_FILE = "file:"
 def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
     """The recipe in the file `path` with `key.path=value` overrides; its data files must exist if `check_files`.
 
-    Raises RecipeError with all faults found.
+    Raises RecipeError with all faults.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -65,7 +66,7 @@ def parse_recipe(
 ) -> Recipe:
     """The recipe in `text`; `source` names it in errors, and relative paths start from the folder `base`.
 
-    Raises RecipeError with all faults found.
+    Raises RecipeError with all faults.
     """
     try:
         raw, places, faults = read_yaml(text)
@@ -82,27 +83,29 @@ def parse_recipe(
             faults.extend(error.faults)
     places.overridden += [("learners", name) for name in mapping(raw.get("learners")) if name not in written]
     fill_known_task(raw)
-    found: list[Finding] = []
-    if raw.get("variants") and any(given[0] == "sweep" for given in places.overridden):
-        found.append((("sweep",), "this recipe was expanded before; give a sweep to the one that it was made from"))
-    found += expand_sweep(raw)
+    findings = list(rename_old_keys(raw, places))
+    if raw.get("variants") and any(path[0] == "sweep" for path in places.overridden):
+        findings.append((("sweep",), "this recipe is the result of a sweep; give a sweep to the recipe before it"))
+    findings += expand_sweep(raw)
+    findings += rename_old_keys(raw, places)  # in values of the sweep
     fill_protocol(raw)
     inherited = merge_defaults(raw) | merge_search(raw)
     _resolve_paths(raw, places, base)
-    recipe, more = _validate(raw, inherited)
-    found += [*more, *combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
+    recipe, invalid = _validate(raw, inherited)
+    findings += [*invalid, *combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
     if check_files:
-        found += _absent(raw)
-    found = _unknown_learners(attribute_to_sweep(found, raw), written)
-    told = {fault.key for fault in faults}
-    faults += [fault for fault in (places.fault(where, what) for where, what in found) if fault.key not in told]
+        findings += _absent(raw)
+    findings = _unknown_learners(attribute_to_sweep(findings, raw), written)
+    reported = {fault.key for fault in faults}
+    more = (places.fault(place, message) for place, message in findings)
+    faults += [fault for fault in more if fault.key not in reported]
     if faults or recipe is None:
         raise RecipeError(source, sorted(dict.fromkeys(faults), key=lambda fault: fault.line or len(text)))
     return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML of the recipe with every value written out; it loads back to an equal Recipe.
+    """YAML of the recipe with all values, defaults included; it loads back to an equal Recipe.
 
     Settings of learners that have no effect are left out.
     """
@@ -110,7 +113,7 @@ def dump_recipe(recipe: Recipe) -> str:
     for learner in raw["learners"].values():
         for key in unused_settings(learner):
             del learner[key]
-        for key in ("name", "tokenizer"):  # by name, wherever the package lies when this is read
+        for key in ("name", "tokenizer"):  # the name alone, since the package may lie elsewhere when this is read
             if (value := learner["model"][key]) and Path(value).parent == MODELS:
                 learner["model"][key] = Path(value).name
     return dump_yaml(raw)
@@ -122,31 +125,31 @@ def recipe_schema() -> dict[str, Any]:
     model = schema["$defs"]["Learner"]["properties"]["model"]
     full = {"$ref": model.pop("$ref")}
     model["anyOf"] = [{"type": "string"}, full]
-    schema["required"].remove("teacher")  # as the files of a task of the paper, filled in
+    schema["required"].remove("teacher")  # a task of the paper brings its teacher and its files
     schema["$defs"]["TaskConfig"]["required"] = ["name"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def data_path(recipe: Recipe, value: str) -> str:
-    """Where the data file `value` of a recipe is: joined with `data.root`, unless absolute or `hub:NAME`."""
+    """The path of a recipe's data file `value`: joined with `data.root`, unless it is absolute or `hub:NAME`."""
     return _joined(recipe.data.root, value)
 
 
 def missing_files(recipe: Recipe) -> list[Fault]:
     """A Fault for every data file and local model of the recipe that does not exist."""
-    return [Places().fault(where, what) for where, what in _absent(recipe.model_dump())]
+    return [Places().fault(place, message) for place, message in _absent(recipe.model_dump())]
 
 
-def _unknown_learners(found: list[Finding], written: Sequence[str]) -> list[Finding]:
-    """Replace the faults of a learner that an override made by mistake: it has no model, and is not `written`."""
-    lacking = {where[1] for where, _ in found if where[::2] == ("learners", "model") and len(where) == 3}
-    strangers = [name for name in lacking if isinstance(name, str) and name not in written]
-    kept = [(where, what) for where, what in found if where[:2] not in [("learners", name) for name in strangers]]
-    return kept + [(("learners", name), f"no such learner{suggestion(name, written)}") for name in strangers]
+def _unknown_learners(findings: list[Finding], written: Sequence[str]) -> list[Finding]:
+    """Replace the faults of learners that a mistyped override made: they have no model and are not `written` in the recipe."""
+    incomplete = {place[1] for place, _ in findings if place[::2] == ("learners", "model") and len(place) == 3}
+    unknown = [name for name in incomplete if isinstance(name, str) and name not in written]
+    others = [finding for finding in findings if finding[0][:2] not in [("learners", name) for name in unknown]]
+    return others + [(("learners", name), f"no such learner{suggestion(name, written)}") for name in unknown]
 
 
 def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
-    """Make `data.root` and local models absolute: from the recipe's folder, or if overridden the working folder."""
+    """Make `data.root` and local models absolute: relative to the recipe's folder, or to the working folder if overridden."""
 
     def folders(*path: str) -> list[Path]:
         return [Path.cwd(), base] if places.is_overridden(path) else [base, Path.cwd()]
@@ -164,13 +167,13 @@ def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
         for key in ("name", "tokenizer"):
             if isinstance(model.get(key), str):
                 model[key] = _local(model[key], folders("learners", name, "model", key))
-    for place, judge in learnable_filters(raw):
-        if isinstance(judge.get("model"), str) and judge["model"] not in mapping(raw.get("learners")):
-            judge["model"] = _local(judge["model"], folders(*map(str, place), "model"))
+    for place, perplexity in perplexity_filters(raw):
+        if isinstance(perplexity.get("model"), str) and perplexity["model"] not in mapping(raw.get("learners")):
+            perplexity["model"] = _local(perplexity["model"], folders(*map(str, place), "model"))
 
 
 def _resolve_teacher(teacher: dict[str, Any], folders: Callable[..., list[Path]]) -> None:
-    """Likewise for the model, tokenizer, template and cache of a teacher that is asked; `model` may be a remote name."""
+    """Make the model, tokenizer, template and cache of an asked teacher absolute; an endpoint's `model` is a name."""
     for key in ("tokenizer", "model") if teacher.get("kind") == "local" else ("tokenizer",):
         if isinstance(teacher.get(key), str):
             teacher[key] = _local(teacher[key], folders("teacher", key))
@@ -183,12 +186,12 @@ def _resolve_teacher(teacher: dict[str, Any], folders: Callable[..., list[Path]]
 
 
 def _local(name: str, folders: Sequence[Path]) -> str:
-    """The absolute path of a model that is on disk or in this package, or can be nowhere else; a hub name as it is."""
+    """The absolute path of a model that is on disk, in this package, or named by a path; a hub name unchanged."""
     paths = [_joined(str(folder.absolute()), name) for folder in folders]
     if name and "/" not in name:
         paths.append(str(MODELS / name))
-    found = [path for path in paths if name and os.path.exists(path)]
-    return found[0] if found else paths[0] if _is_path(name) else name
+    present = [path for path in paths if name and os.path.exists(path)]
+    return present[0] if present else paths[0] if _is_path(name) else name
 
 
 def _is_path(name: str) -> bool:
@@ -203,10 +206,8 @@ def _validate(raw: dict[str, Any], inherited: set[KeyPath]) -> tuple[Recipe | No
     try:
         return Recipe.model_validate(raw), []
     except ValidationError as error:
-        found = plain_faults(error, raw)
-        return None, [
-            (where, what) for where, what in found if not any(where[: len(place)] == place for place in inherited)
-        ]
+        # A fault of an inherited value is reported once, at the value's own place.
+        return None, [each for each in plain_faults(error, raw) if not any(each[0][: len(p)] == p for p in inherited)]
 
 
 def _task_faults(raw: dict[str, Any]) -> Iterator[Finding]:
@@ -223,11 +224,11 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
     for section, key in _DATA_FILES:
         value = mapping(raw.get(section)).get(key)
         if (key, value) == ("exemplars", "train"):
-            continue  # those in the training file
+            continue  # the exemplars are in the training file
         if isinstance(root, str) and isinstance(value, str) and not value.startswith("hub:"):
             path = _joined(root, value)
             if not os.path.exists(path):
-                hint = "`data.root=DIR` says where data is"
+                hint = "`data.root=DIR` sets the folder of the data"
                 if find_task(str(mapping(raw.get("task")).get("name"))):
                     hint = f"`mentorkd data paper DIR` fetches the paper's data, {hint}"
                 yield (section, key), f"no file at {path}; {hint}"
@@ -243,7 +244,7 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
     for name, learner in mapping(raw.get("learners")).items():
         model = mapping(mapping(learner).get("model"))
         models += [(("learners", name, "model", key), model.get(key)) for key in ("name", "tokenizer")]
-    models += [((*place, "model"), judge.get("model")) for place, judge in learnable_filters(raw)]
-    for where, value in models:
+    models += [((*place, "model"), perplexity.get("model")) for place, perplexity in perplexity_filters(raw)]
+    for place, value in models:
         if isinstance(value, str) and _is_path(value) and not os.path.exists(value):
-            yield where, f"no file or folder at {value}"
+            yield place, f"no file or folder at {value}"

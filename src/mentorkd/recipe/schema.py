@@ -1,7 +1,7 @@
 """The recipe: a graph of learners, as YAML checked by pydantic.
 
-A learner is a model that is trained. `rationales` names whom it learns text from, `soft_labels` whose token
-distributions it imitates. Everything else here is how the models are trained, sampled and graded.
+A learner is a model that is trained. `rationales` names the sources of its text, and `soft_labels` the mentors whose token
+distributions it imitates. The other keys set how models are trained, sampled and graded.
 """
 
 from __future__ import annotations
@@ -33,39 +33,40 @@ __all__ = [
 
 
 class DataConfig(Strict):
-    """Where data files are, and how faults in them are met."""
+    """The folder of data files, and the handling of faults in them."""
 
     root: str = "."
-    """Folder that relative data paths start from; itself relative to the recipe's folder (to the working folder when
-    given on the command line)."""
+    """Folder of relative data paths. It is relative to the recipe's folder, or to the working folder if it is given on the
+    command line."""
     strict: bool = False
-    """Turn counted data faults (duplicates, overlap of train and test, empty rationales, impossible answers) into errors."""
+    """Treat counted data faults (duplicates, overlap of train and test, empty rationales, impossible answers) as errors."""
 
 
 class TaskConfig(Strict):
-    """The questions and how their answers are graded."""
+    """The questions, and how their answers are graded."""
 
     name: str
-    """Name of the task; one of the paper's keys (`svamp`, `tracking_shuffled_objects`, ...) brings its `answer` kind."""
+    """Name of the task. A task of the paper (`svamp`, `tracking_shuffled_objects`, ...) sets its `answer` kind."""
     train: str
-    """Training questions: a file, or `hub:NAME` for a Hugging Face data set. May be left out with `test` for a task of the
-    paper, and `teacher` with both: they are its own files."""
+    """Training questions: a file, or `hub:NAME` for a Hugging Face data set. For a task of the paper, `train` may be left
+    out together with `test`, and `teacher` with both: the paper's files are used."""
     test: str
-    """Test questions, read once, after model selection."""
+    """Test questions. They are used once, after model selection."""
     validation: str | None = None
-    """Validation questions; null takes `validation_share` of the training questions instead."""
+    """Validation questions; null uses `validation_share` of the training questions."""
     validation_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the training QUESTIONS (with all their rationales) held out for model selection."""
     answer: AnswerKind | None = None
-    """How answers are graded; null takes the known task's kind."""
+    """Kind of the answers, which sets how they are graded; null uses the kind of the known task."""
     choices: list[str] | None = None
-    """Option letters of a choice task; null reads them from each question's own text."""
+    """Option letters of a choice task; null reads them from the text of each question."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`) -> theirs."""
+    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`) ->
+    theirs."""
     limit_train: int | None = Field(default=None, ge=1)
-    """Keep only the first so many training questions (for trials)."""
+    """Number of training questions to use, from the first on (for trials); null uses all."""
     limit_test: int | None = Field(default=None, ge=1)
-    """Keep only the first so many test questions (for trials)."""
+    """Number of test questions to use, from the first on (for trials); null uses all."""
 
 
 class RecordedTeacher(Strict):
@@ -102,24 +103,24 @@ def _recorded_by_its_file(value: Any) -> Any:
     return {"kind": "recorded", **value} if isinstance(value, dict) and "rationales" in value else value
 
 
-# A variant's name of a sweep (`student@kd_weight=0.3`), or a name that people give.
+# The name of a sweep's variant (`student@kd_weight=0.3`), or a name that the recipe gives.
 _NAME = r"^([A-Za-z0-9_-]+@[A-Za-z0-9@=+,._-]+|[A-Za-z0-9][A-Za-z0-9_-]*)$"
 
 
 class Variant(Strict):
-    """A learner that a sweep made of another."""
+    """A learner that a sweep made from another."""
 
     of: str
-    """The learner as the recipe names it."""
+    """The name of the learner in the recipe with the sweep."""
     values: dict[str, Any]
-    """What was swept for it: the sweep's keys and their values here."""
+    """The sweep's keys, with their values for this variant."""
 
 
 class Recipe(Strict):
     """Questions, a teacher, and a graph of learners."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the run folder: runs/<name>."""
+    """Name of the recipe, and of the run folder: runs/<name>."""
     data: DataConfig = DataConfig()
     task: TaskConfig
     teacher: Annotated[
@@ -127,37 +128,40 @@ class Recipe(Strict):
         Field(discriminator="kind"),
         BeforeValidator(_recorded_by_its_file),
     ]
-    """Where the first rationales come from. `kind` may be left out where `rationales` names a file."""
+    """Source of the first rationales. `kind` may be left out if `rationales` names a file."""
     learners: dict[Annotated[str, Field(pattern=_NAME)], Learner] = Field(min_length=1)
-    """The learners by name; the order is the order of the report."""
+    """The learners by name, in the order of the report."""
     training: TrainingConfig = TrainingConfig()
     """Defaults of every learner's `training`."""
     sampling: SamplingConfig = SamplingConfig()
     """Defaults of every learner's `sampling`."""
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default_factory=lambda: [42], min_length=1)
-    """The whole graph is trained once a seed (initial weights, data order, dropout, sampling)."""
+    """Seeds of initial weights, data order, dropout and sampling. The whole graph is trained once per seed."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where models run; auto takes an accelerator if there is one."""
+    """Device of the models; auto uses an accelerator if there is one."""
     protocol: Literal["fair", "paper"] = "fair"
-    """`paper` sets what is not given as the paper has it: arms after equal epochs, chosen on the test set, no validation split,
-    no tau^2, no clipping, repeated rationales kept. The report marks every number that was so chosen."""
+    """`paper` gives keys that are left out the paper's values: equal epochs for all arms, the best epoch chosen on the test
+    set, no validation split, no tau^2, no clipping, repeated rationales kept. The report marks every number that was chosen
+    on the test set."""
     match: Literal["updates", "epochs", "tokens"] = "updates"
-    """What is equal for all arms, the trained learners that no other one names: optimiser steps, epochs, or target tokens. Of
-    updates and tokens each gets the most that any would have of its own epochs; rows are cycled."""
+    """Quantity that is equal for all arms: optimiser steps, epochs, or target tokens. Arms are the trained learners that no
+    other learner names. With `updates` or `tokens`, each arm gets the largest number that any arm's own epochs give; rows
+    are cycled."""
     search: SearchConfig | None = None
     """Settings to choose by validation, for every arm that has no `search` of its own."""
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    """Values for keys like `student.kd_weight`: of every learner that a key reaches there is one of each combination."""
+    """Lists of values for keys like `student.kd_weight`. Each learner that a key reaches gets one variant per combination
+    of values."""
     variants: dict[str, Variant] = Field(default_factory=dict)
-    """What the sweep came to; written by the tool."""
+    """The variants of the sweep; written by mentorkd."""
 
     def filter_of(self, reader: str, source: str) -> SelectConfig:
-        """The filter through which a learner reads a source: the teacher, `gold` or another learner."""
+        """The filters of a reader on a source: the teacher, `gold` or another learner."""
         own = self.learners[reader].reads.get(source)
         return self.select_of(source) if own is None else own
 
     def select_of(self, source: str) -> SelectConfig:
-        """The filter for the rationales of a source, whoever reads them."""
+        """The filters of a source's rationales for readers without their own."""
         if source == GOLD:
             return SelectConfig()
         return self.teacher.select if source == TEACHER else self.learners[source].select

@@ -1,4 +1,4 @@
-"""A search: the settings that are tried for a learner, each trained and validated and never tested."""
+"""A search: combinations of settings for a learner. Each is trained and validated, and none is tested."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from mentorkd.recipe.checks import Finding, mapping, unused_settings
-from mentorkd.recipe.graph import arms_in
+from mentorkd.recipe.checks import Finding, unused_settings
+from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
-from mentorkd.recipe.yaml import KeyPath
+from mentorkd.recipe.yaml import KeyPath, mapping
 
 __all__ = ["merge_search", "search_faults", "trial_name", "trials_of", "with_values"]
 
 OF_TRAINING = ("learning_rate", "weight_decay")
-"""Settings that stand in `training`; the others are the learner's own."""
+"""Settings of `training`; the others are settings of the learner itself."""
 
 DRAW = 0
-"""Seed of the draw: learners with equal settings to try must try the same ones, whatever the training's seed."""
+"""Seed of the draw: learners with equal `search` try the same combinations, whatever the seed of the training."""
 
 
 def trials_of(learner: Learner) -> list[dict[str, Any]]:
-    """The values of each trial: the whole grid, or `trials` of it drawn without repetition, in the grid's order."""
+    """The values of each trial: the whole grid, or `trials` combinations drawn from it without repetition, in its order."""
     assert learner.search is not None
     values = learner.search.model_dump(exclude={"trials"}, exclude_none=True)
     grid = [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
@@ -38,71 +38,72 @@ def with_values(learner: Learner, values: Mapping[str, Any]) -> Learner:
 
 
 def trial_name(values: Mapping[str, Any]) -> str:
-    """`learning_rate=0.0001,kd_weight=0.3`, fit for a folder."""
+    """`learning_rate=0.0001,kd_weight=0.3`: a name for a folder."""
     return ",".join(f"{key}={value:g}" for key, value in values.items())
 
 
 def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
-    """Give the recipe's `search` to every arm that has none, but for what has no effect there; return the places filled."""
+    """Give the recipe's `search` to every arm without its own, less the settings that have no effect there; return the places
+    that were filled."""
     common, learners = raw.get("search"), mapping(raw.get("learners"))
     filled: set[KeyPath] = set()
-    for name in arms_in(raw) if isinstance(common, dict) else ():
+    for name in arms(raw) if isinstance(common, dict) else ():
         learner = learners[name]
         if learner.get("search") is None:
-            idle = unused_settings(learner)
-            learner["search"] = {key: values for key, values in mapping(common).items() if key not in idle}
+            unused = unused_settings(learner)
+            learner["search"] = {key: values for key, values in mapping(common).items() if key not in unused}
             filled.add(("learners", name, "search"))
     return filled
 
 
 def search_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
-    """What is wrong with the searches of a recipe whose defaults are merged; wrong types are told elsewhere."""
+    """The faults of the searches in a recipe whose defaults are merged; pydantic reports wrong types."""
     learners = mapping(raw.get("learners"))
     searched = {name: each for name, each in learners.items() if mapping(mapping(each).get("search"))}
     for name, learner in searched.items():
         yield from _faults(name, learner, raw)
     if not searched or raw.get("protocol") == "paper":
         return
-    counts = {name: _trials(mapping(learners[name].get("search"))) for name in arms_in(raw)}
+    counts = {name: _trials(mapping(learners[name].get("search"))) for name in arms(raw)}
     if len(set(counts.values())) > 1 and None not in counts.values():
-        told = ", ".join(f"{name} {count}" for name, count in counts.items())
-        why = f"arms would be given unequal numbers of trials ({told}), and more trials find more"
+        trials = ", ".join(f"{name} {count}" for name, count in counts.items())
+        why = f"unequal numbers of trials ({trials}), and an arm with more trials has an advantage"
         least = min(count for count in counts.values() if count is not None)
         limit = f"; or set `search.trials: {least}`" if least > 1 else ""
-        yield ("search",), f"{why}; give each as many, by a `search` of its own{limit}"
+        yield ("search",), f"{why}; give each arm a `search` with equally many{limit}"
 
 
 def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Finding]:
     place: KeyPath = ("learners", name, "search")
     search = {key: values for key, values in mapping(learner["search"]).items() if values is not None}
     lists = {key: values for key, values in search.items() if isinstance(values, list)}
-    idle = unused_settings(learner)
+    unused = unused_settings(learner)
     swept = {key.rpartition(".")[2] for key in mapping(mapping(raw.get("variants")).get(name)).get("values", {})}
     for key, values in lists.items():
-        if key in idle:
-            yield (*place, key), f"has no effect without {idle[key]}"
+        if key in unused:
+            yield (*place, key), f"has no effect without {unused[key]}"
         if key in swept:
-            yield (*place, key), "is swept too; sweep it, or search it"
+            yield (*place, key), "is swept too; remove it from `sweep` or from `search`"
         if key == "objective_weight" and learner.get("objective") == "step_by_step":
             for value in values:
                 if isinstance(value, int | float) and value > 1:
-                    yield (*place, key), f"got {value}; step by step it is the answers' share, at most 1"
+                    yield (*place, key), f"got {value}; for `step_by_step` it is the share of the answers, at most 1"
         if any(value in values[:number] for number, value in enumerate(values)):
             yield (*place, key), "a value is given twice"
     if not lists:
-        yield place, "names no setting to try; give values, e.g. {learning_rate: [1e-4, 3e-4]}"
+        yield place, "names no setting; give values to try, e.g. {learning_rate: [1e-4, 3e-4]}"
     chosen_on = mapping(learner.get("training")).get("select_on", "validation")
     if learner.get("rationales") == []:
         yield place, "has no effect with `rationales: []`; this learner is not trained"
     elif chosen_on != "validation":
         yield (
             place,
-            f"the best trial is chosen by validation, and `select_on` is {chosen_on}; set `select_on: validation`",
+            f"needs validation to choose the best trial, and `select_on` is {chosen_on}; set `select_on: validation`",
         )
 
 
 def _trials(search: Mapping[str, Any]) -> int | None:
-    """How many trials a search comes to; 1 without one, None where it is malformed."""
+    """The number of trials of a search; 1 for an empty one, None for a malformed one."""
     count, most = 1, search.get("trials")
     for key, values in search.items():
         if key != "trials" and values is not None:

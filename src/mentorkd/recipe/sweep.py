@@ -1,15 +1,15 @@
-"""A sweep: every learner that its keys reach, once for each combination of their values.
+"""A sweep: one variant of every learner that its keys reach, for each combination of their values.
 
-It works on raw values, before defaults are merged. What comes out is a plain graph of learners: whom a variant learns from
-are the variants of its mentors, and learners that no key reaches stay as they are, one for all.
+It works on raw values, before defaults are merged. The result is a plain graph of learners: a variant learns from the
+variants of its mentors, and a learner that no key reaches stays as it is, one for all variants.
 
 | key | reaches |
 |---|---|
 | `student.kd_weight`, `mentor.model`, `mentor.sampling.samples` | that learner |
-| `teacher.select.question_ratio`, `mentor.select.correct` | those who read that source, by their `reads` |
-| `training.learning_rate`, `sampling.samples` | those that have none of their own |
+| `teacher.select.question_ratio`, `mentor.select.correct` | the learners that read that source, by their `reads` |
+| `training.learning_rate`, `sampling.samples` | the learners without a value of their own |
 
-and with each of them those who learn from it.
+A key also reaches every learner that learns from a learner that it reaches.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from itertools import product
 from typing import Any
 
 from mentorkd.files import fingerprint
-from mentorkd.recipe.checks import Finding, mapping
+from mentorkd.recipe.aliases import current_key, warn_of_old_name
+from mentorkd.recipe.checks import Finding
 from mentorkd.recipe.defaults import SHARED
-from mentorkd.recipe.graph import judged_in, links_in
+from mentorkd.recipe.graph import Links, links_of
 from mentorkd.recipe.learner import Learner
-from mentorkd.recipe.yaml import suggestion
+from mentorkd.recipe.yaml import mapping, suggestion
 from mentorkd.records import TEACHER
 
 __all__ = ["attribute_to_sweep", "expand_sweep"]
@@ -37,24 +38,26 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True)
 class _Key:
-    """A key of a sweep with its values, and what stands for them in names."""
+    """A key of a sweep with its values, and the words for both in the names of variants."""
 
     text: str
+    """As the recipe gives it: the names of variants, and so the places of finished stages, do not change with a filter's name."""
     values: Sequence[Any]
     name: str = ""
     labels: Sequence[str] = ()
 
     @property
     def parts(self) -> list[str]:
-        return self.text.split(".")
+        return current_key(self.text.split("."))
 
     @property
     def of_source(self) -> bool:
         return len(self.parts) == 3 and self.parts[1] == "select"
 
     def put(self, learners: Mapping[str, dict[str, Any]], value: Any) -> Iterator[str]:
-        """Give `value` to the learners that the key itself reaches, and tell them."""
+        """Give `value` to the learners that the key itself reaches, and yield their names."""
         head, *path = self.parts
+        links = links_of({"learners": learners}) if self.of_source else {}
         for name, learner in learners.items():
             if head in SHARED:
                 own = mapping(learner.get(head))
@@ -64,7 +67,7 @@ class _Key:
             elif self.of_source:
                 reads = mapping(learner.get("reads"))
                 own = mapping(reads.get(head))
-                if head in links_in(learner).rationales and path[1] not in own:
+                if head in links[name].rationales and path[1] not in own:
                     learner["reads"] = {**reads, head: {**own, path[1]: value}}
                     yield name
             elif name == head:
@@ -74,109 +77,109 @@ class _Key:
 
 @dataclass
 class _Variants:
-    """The learners that a sweep makes, and what of each of them was swept."""
+    """The variants of each learner by their names, and the swept values of each variant."""
 
     learners: dict[str, dict[str, dict[str, Any]]]
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def expand_sweep(raw: dict[str, Any]) -> list[Finding]:
-    """Put the variants of a recipe's learners in the learners' places, and tell of them in `variants`.
+    """Replace a recipe's learners by their variants, and list these in `variants`.
 
-    Returns what is wrong with the sweep; the recipe is then left as it is. So is one that was expanded before.
+    Returns the faults of the sweep. A recipe with a faulty sweep, or with one that was expanded before, stays as it is.
     """
     keys = [_Key(text, values) for text, values in _flat(mapping(raw.get("sweep")))]
     learners = {name: each for name, each in mapping(raw.get("learners")).items() if isinstance(each, dict)}
     if not keys or raw.get("variants") or not all(isinstance(key.values, list) and key.values for key in keys):
-        return []  # nothing to do; or of a wrong shape, which is told elsewhere
+        return []  # nothing to do, or values of a wrong shape, which pydantic reports
     faults: list[Finding] = [(("sweep", key.text), what) for key in keys for what in _faults(key, learners)]
     if faults:
         return faults
+    for key in keys:
+        for old in set(key.text.split(".")) - set(key.parts):
+            warn_of_old_name(old)
     raw["sweep"] = {key.text: key.values for key in keys}
     keys = _named(keys)
-    made = _Variants({name: {} for name in learners})
+    variants = _Variants({name: {} for name in learners})
     reached: set[str] = set()
     for numbers in product(*(range(len(key.values)) for key in keys)):
-        reached |= _add_point(made, raw | {"learners": deepcopy(learners)}, keys, numbers)
-    idle = [key.text for key in keys if key.text not in reached]
-    if idle:
-        return [(("sweep", key), "reaches no learner: each has a setting of its own") for key in idle]
+        reached |= _add_point(variants, raw | {"learners": deepcopy(learners)}, keys, numbers)
+    unused = [key.text for key in keys if key.text not in reached]
+    if unused:
+        return [(("sweep", key), "reaches no learner, since each has a value of its own; remove it") for key in unused]
     others = {name: {name: each} for name, each in raw["learners"].items() if name not in learners}
     raw["learners"] = {
-        variant: each for name in raw["learners"] for variant, each in (made.learners | others)[name].items()
+        variant: each for name in raw["learners"] for variant, each in (variants.learners | others)[name].items()
     }
-    raw["variants"] = made.values
+    raw["variants"] = variants.values
     return []
 
 
-def attribute_to_sweep(found: Sequence[Finding], raw: Mapping[str, Any]) -> list[Finding]:
-    """Tell faults of variants at the key of the sweep that made them, or else at the learner they are variants of."""
+def attribute_to_sweep(faults: Sequence[Finding], raw: Mapping[str, Any]) -> list[Finding]:
+    """The faults with those of variants at the key of the sweep that caused them, or else at the learner that was swept."""
     variants = mapping(raw.get("variants"))
-    told: dict[Finding, None] = {}
-    for where, what in found:
-        if where[:1] == ("learners",) and str((*where, "")[1]) in variants:
-            made, place = mapping(variants[str(where[1])]), tuple(map(_base, where[2:]))
-            swept = [key for key in made["values"] if (own := _place(key, made["of"])) and place[: len(own)] == own]
-            where = ("sweep", swept[0]) if swept else ("learners", made["of"], *where[2:])
-        told[where, what] = None
-    return list(told)
+    attributed: dict[Finding, None] = {}
+    for place, message in faults:
+        if place[:1] == ("learners",) and str((*place, "")[1]) in variants:
+            variant, inner = mapping(variants[str(place[1])]), tuple(map(_base, place[2:]))
+            swept = [
+                key for key in variant["values"] if (own := _place(key, variant["of"])) and inner[: len(own)] == own
+            ]
+            place = ("sweep", swept[0]) if swept else ("learners", variant["of"], *place[2:])
+        attributed[place, message] = None
+    return list(attributed)
 
 
 def _base(part: str | int) -> str | int:
-    """The learner that a variant's name begins with; another key as it is."""
+    """The learner's name at the start of a variant's name; any other key unchanged."""
     return part.partition("@")[0] if isinstance(part, str) else part
 
 
-def _add_point(made: _Variants, raw: dict[str, Any], keys: Sequence[_Key], numbers: Sequence[int]) -> set[str]:
-    """Add the variants of one combination of values to a copy of the recipe; return the keys that reach a learner there."""
+def _add_point(variants: _Variants, raw: dict[str, Any], keys: Sequence[_Key], numbers: Sequence[int]) -> set[str]:
+    """Add the variants of one combination of values, made of a copy of the recipe; return the keys that reach a learner."""
     graph: dict[str, dict[str, Any]] = raw["learners"]
     direct: dict[str, set[str]] = {name: set() for name in graph}
     for key, number in zip(keys, numbers, strict=True):
         for name in key.put(graph, deepcopy(key.values[number])):
             direct[name].add(key.text)
-    judged = {name: judged_in(raw, name) for name in graph}  # read before anyone is called by a new name
-    needs = {
-        name: [*links_in(each).learners, *(f["model"] for f in judged[name].values())] for name, each in graph.items()
-    }
-    reach = {name: _reach(name, needs, direct) for name in graph}
+    links = links_of(raw)  # read before learners are renamed
+    reach = {name: _reach(name, links, direct) for name in graph}
     names = {}
     for name in graph:
         swept = [(key, number) for key, number in zip(keys, numbers, strict=True) if key.text in reach[name]]
         names[name] = _variant_name(name, [f"{key.name}={key.labels[number]}" for key, number in swept])
         if swept:
             values = {key.text: key.values[number] for key, number in swept}
-            made.values.setdefault(names[name], {"of": name, "values": values})
+            variants.values.setdefault(names[name], {"of": name, "values": values})
     for name, learner in graph.items():
-        made.learners[name].setdefault(names[name], _renamed(learner, names, judged[name]))
+        variants.learners[name].setdefault(names[name], _renamed(learner, names, links[name]))
     return set().union(*reach.values())
 
 
-def _reach(name: str, needs: Mapping[str, Sequence[str]], direct: Mapping[str, set[str]]) -> set[str]:
-    """The keys that reach a learner or any of those it learns from."""
-    found: set[str] = set()
+def _reach(name: str, links: Mapping[str, Links], direct: Mapping[str, set[str]]) -> set[str]:
+    """The keys that reach a learner or any learner that it learns from, directly or not."""
+    keys: set[str] = set()
     waiting, seen = [name], set()
     while waiting:
-        here = waiting.pop()
-        if here in needs and here not in seen:
-            seen.add(here)
-            found |= direct[here]
-            waiting += needs[here]
-    return found
+        learner = waiting.pop()
+        if learner in links and learner not in seen:
+            seen.add(learner)
+            keys |= direct[learner]
+            waiting += links[learner].learners
+    return keys
 
 
-def _renamed(
-    learner: dict[str, Any], names: Mapping[str, str], judged: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """The learner with those it learns from, and those that judge it, called by their new names."""
+def _renamed(learner: dict[str, Any], names: Mapping[str, str], links: Links) -> dict[str, Any]:
+    """The learner with the new names of the learners that it learns from and of the models of its perplexity filters."""
 
     def new(name: Any) -> Any:
         return names.get(name, name) if isinstance(name, str) else name
 
-    for source, learnable in judged.items():
-        if (judge := new(learnable["model"])) != learnable["model"]:
+    for source, perplexity in links.perplexity.items():
+        if (model := new(perplexity["model"])) != perplexity["model"]:
             reads = mapping(learner.get("reads"))
-            read = {**mapping(reads.get(source)), "learnable": {**learnable, "model": judge}}
-            learner["reads"] = {**reads, source: read}
+            filters = {**mapping(reads.get(source)), "perplexity": {**perplexity, "model": model}}
+            learner["reads"] = {**reads, source: filters}
     if isinstance(learner.get("rationales"), list):
         learner["rationales"] = [new(name) for name in learner["rationales"]]
     soft = learner.get("soft_labels")
@@ -188,7 +191,7 @@ def _renamed(
 
 
 def _flat(inside: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys; `sweep.student.kd_weight=[0, 1]` on the command line makes nested ones."""
+    """Dotted keys with their values; `sweep.student.kd_weight=[0, 1]` on the command line makes nested mappings."""
     for key, value in inside.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{key}.")
@@ -212,7 +215,7 @@ def _faults(key: _Key, learners: Mapping[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def _named(keys: Sequence[_Key]) -> list[_Key]:
-    last = [key.parts[-1] for key in keys]
+    last = [key.text.rpartition(".")[2] for key in keys]
     return [
         _Key(key.text, key.values, key.text if last.count(short) > 1 else short, _labels(key.values))
         for key, short in zip(keys, last, strict=True)
@@ -220,7 +223,7 @@ def _named(keys: Sequence[_Key]) -> list[_Key]:
 
 
 def _labels(values: Sequence[Any]) -> list[str]:
-    """What stands for values in names of folders; equal ones are numbered."""
+    """A word for each value in the names of folders; equal words are numbered."""
     labels = [_label(value) for value in values]
     before = [labels[:number].count(label) for number, label in enumerate(labels)]
     return [f"{label}-{count + 1}" if count else label for label, count in zip(labels, before, strict=True)]
@@ -237,7 +240,7 @@ def _label(value: Any) -> str:
 
 
 def _variant_name(name: str, settings: Sequence[str]) -> str:
-    """`student@kd_weight=0.3`; a name too long for a folder ends in a hash of the rest."""
+    """`student@kd_weight=0.3`; a name that is too long for a folder is cut and ends in a hash of the whole."""
     text = f"{name}@{','.join(settings)}" if settings else name
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}-{fingerprint(text)[:8]}"
 
@@ -253,8 +256,8 @@ def _put(inside: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _place(key: str, learner: str) -> tuple[str, ...]:
-    """Where a key's value stands in a learner; nowhere, if it belongs to one that the learner learns from."""
-    head, *path = key.split(".")
+    """The place of a key's value in a learner; empty if the key belongs to another learner, which this one learns from."""
+    head, *path = current_key(key.split("."))
     if head in SHARED:
         return (head, *path)
     if len(path) == 2 and path[0] == "select":

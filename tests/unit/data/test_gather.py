@@ -71,7 +71,7 @@ def kept(texts: list[str], **filters: object) -> tuple[list[str], list[tuple[str
 def test_filters_of_reasoning_are_off_until_they_are_asked_for() -> None:
     texts = ["1 + 2 = 4, so 3", "1 + 2 = 3", "we have 5", "so it is clearly 3"]
     assert kept(texts) == (texts, [])
-    assert kept(texts, steps=True) == (texts[1:], [("steps_check", 4, 3)])
+    assert kept(texts, arithmetic=True) == (texts[1:], [("steps_check", 4, 3)])
     assert kept(texts, answer_in_rationale=True) == ([texts[0], texts[1], texts[3]], [("answer_in_rationale", 4, 3)])
     # Four characters are a token, a part of one is a whole one: 15, 9, 9 and 18 characters.
     assert kept(texts, min_tokens=4, max_tokens=4) == (texts[:1], [("length", 4, 1)])
@@ -98,7 +98,7 @@ def test_the_share_of_equations_that_could_not_be_read_is_told() -> None:
     question = QUESTIONS[3]
     texts = ["1 + 2 = 3", "1 + 2 = 4", "Total = 3", "x + 1 = 4, so 2 + 1 = 3"]
     rows = [rationale(question, text, "teacher", sample=i) for i, text in enumerate(texts)]
-    gathered = gather({"teacher": rows}, {"teacher": SelectConfig(steps=True)}, QUESTIONS)
+    gathered = gather({"teacher": rows}, {"teacher": SelectConfig(arithmetic=True)}, QUESTIONS)
     (told,) = [row for row in gathered.filters if row["filter"] == "steps_check"]
     assert (told["before"], told["after"], told["equations"], told["unread"]) == (4, 3, 5, 2)
 
@@ -127,7 +127,7 @@ def test_learnable_asks_its_judge_by_name() -> None:
         asked.append((model, [r.text for r in rationales]))
         return {r.id: float(len(r.text)) for r in rationales}
 
-    select = SelectConfig.model_validate({"learnable": {"model": "mentor", "drop": 0.5}})
+    select = SelectConfig.model_validate({"perplexity": {"model": "mentor", "drop": 0.5}})
     gathered = gather({"mentor": MENTOR}, {"mentor": select}, QUESTIONS, judge=judge)
     assert asked == [("mentor", ["a", "new"])]
     assert [r.text for r in gathered.rationales] == ["a"]

@@ -281,7 +281,7 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
     ),
     "lengths between which nothing is": (
         changed("{rationales: rationales.json}", "{rationales: a, select: {min_tokens: 9, max_tokens: 8}}"),
-        [Fault("teacher.select", "`min_tokens: 9` is over `max_tokens: 8`; nothing would fit", 6)],
+        [Fault("teacher.select", "`min_tokens: 9` is above `max_tokens: 8`; lower one or raise the other", 6)],
     ),
     "missing key": (
         changed("  train: train.json\n", ""),
@@ -320,7 +320,14 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
     ),
     "YAML's yes": (
         changed("[1, 2]", "[1, 2]\ndevice: no"),
-        [Fault("device", "got false; expected one of auto, cpu, cuda, mps", 20)],
+        [
+            Fault(
+                "device",
+                "`no` has two meanings, one in YAML 1.1 and one in 1.2; write true, false or a decimal number, "
+                "or put text in quotes",
+                20,
+            )
+        ],
     ),
     "empty section": (
         changed("{rationales: rationales.json}", ""),
@@ -425,7 +432,7 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         [
             Fault(
                 "learners.student.soft_labels",
-                "`student` (t5) is an encoder-decoder and `mentor` (gpt2) is not; soft labels need two of a kind",
+                "`student` (t5) is an encoder-decoder and `mentor` (gpt2) is not; soft labels need two models of one kind",
                 13,
             ),
         ],
@@ -455,14 +462,15 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         [
             Fault(
                 "learners.student.divergence",
-                "`mse` needs the mentor's whole distribution, of which `top_k` keeps a part; store `hidden`, or use `online`",
+                "`mse` needs the mentor's whole distribution, and `top_k` keeps a part of it; set `soft_label_store` to "
+                "`hidden` or `online`",
                 15,
             )
         ],
     ),
     "a prompt without the question": (
         changed("kd_weight: 0.5", "prompt: 'Q: {input}'"),
-        [Fault("learners.student.prompt", "got 'Q: {input}'; expected a template with {question} in it", 14)],
+        [Fault("learners.student.prompt", "got 'Q: {input}'; expected a template that contains {question}", 14)],
     ),
     "nothing to validate on": (
         changed("  test: test.json", "  test: test.json\n  validation_share: 0").replace(
@@ -471,13 +479,13 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         [
             Fault(
                 "task.validation_share",
-                "0 leaves student, mentor nothing to choose the best epoch on; give a share above 0, "
-                "or a file as `task.validation`, or `training.select_on: last`",
+                "0 leaves no questions on which student, mentor could choose the best epoch; give a share above 0, "
+                "or a file as `task.validation`, or set `training.select_on: last`",
                 6,
             )
         ],
     ),
-    "a seed twice": (changed("[1, 2]", "[1, 2, 1]"), [Fault("seeds[2]", "1 is given twice; a seed is one run", 19)]),
+    "a seed twice": (changed("[1, 2]", "[1, 2, 1]"), [Fault("seeds[2]", "1 is given twice; each seed is one run", 19)]),
     "unknown task": (
         changed("name: svamp", "name: svmap"),
         [
@@ -619,7 +627,7 @@ def test_missing_files_are_faults_with_the_path_that_was_tried(tmp_path: Path) -
     ]
     assert str(caught.value.faults[0]) == (
         f"line 4, task.train: no file at {tmp_path}/train.json; `mentorkd data paper DIR` fetches the paper's data, "
-        "`data.root=DIR` says where data is"
+        "`data.root=DIR` sets the folder of the data"
     )
     recipe = load_recipe(file, check_files=False)
     assert [fault.key for fault in missing_files(recipe)] == [fault.key for fault in caught.value.faults]
@@ -694,10 +702,10 @@ def test_a_hundred_lines_load_in_50_ms_and_without_torch() -> None:
     assert text.count("\n") >= 99
     parse(text)
     times = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(10):  # by the processor's time, and the least of them: the machine may be busy
+        start = time.process_time()
         parse(text)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.05
     code = "import sys, mentorkd.recipe.load; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -125,6 +125,6 @@ def test_what_tells_arms_apart_is_among_their_settings():
 
 
 def test_judges_are_read_off_the_filters():
-    judged = {"reads": {"teacher": {"learnable": {"model": "mentor", "drop": 0.25}}}}
+    judged = {"reads": {"teacher": {"perplexity": {"model": "mentor", "drop": 0.25}}}}
     assert _judges(recipe(student=judged), "student") == ["mentor"]
     assert _judges(recipe(), "student") == []

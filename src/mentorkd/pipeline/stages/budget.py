@@ -12,7 +12,7 @@ from mentorkd.pipeline.graph import row_settings
 from mentorkd.pipeline.records import BudgetRecord, parse
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.training_rows import read_training_rows
-from mentorkd.recipe.graph import arms, judges_of
+from mentorkd.recipe.graph import arms, links_of
 from mentorkd.training.schedule import Arm
 from mentorkd.training.schedule import budget as match_arms
 
@@ -27,7 +27,7 @@ def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
     for name in arms(recipe):
         learner = recipe.learners[name]
         roles = [f"rationales/{source}" for source in learner.rationales]
-        roles += [f"judge/{judge}" for judge in judges_of(recipe, name)]
+        roles += [f"judge/{judge}" for judge in links_of(recipe)[name].perplexity_models]
         inputs = [stage.inputs.get(role) for role in roles]
         key = fingerprint([learner.model.model_dump(), inputs, row_settings(recipe, name)])
         if key not in known:

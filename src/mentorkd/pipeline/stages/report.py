@@ -170,7 +170,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
 
 def _judges(recipe: Recipe, name: str) -> list[str]:
     """The learners of the recipe whose likelihoods filter the rationales of a learner."""
-    filters = [recipe.filter_of(name, source).learnable for source in recipe.learners[name].rationales]
+    filters = [recipe.filter_of(name, source).perplexity for source in recipe.learners[name].rationales]
     return sorted({judge.model for judge in filters if judge and judge.model in recipe.learners})
 
 

@@ -1,0 +1,82 @@
+"""Recipe keys under the names that they had before: recipes that use them load, and fingerprints hash them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.yaml import KeyPath, Places, mapping
+
+__all__ = [
+    "BIRTH_NAMES",
+    "birth_names",
+    "canonical_dump",
+    "current_key",
+    "filters_in",
+    "rename_old_keys",
+    "warn_of_old_name",
+]
+
+log = logging.getLogger(__name__)
+
+BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
+"""Filters (keys of `select` and of a source under `reads`) that were renamed: the name today, and the name at birth.
+
+Fingerprints hash the names that a key was born with, so a new name leaves finished runs finished.
+"""
+
+_CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
+
+
+def birth_names(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """The filters of a source with the names that fingerprints hash."""
+    return {BIRTH_NAMES.get(name, name): value for name, value in filters.items()}
+
+
+def canonical_dump(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON-like values with the names that fingerprints hash. The place of its data is left out."""
+    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    for _, filters in filters_in(raw):
+        for new, old in BIRTH_NAMES.items():
+            filters[old] = filters.pop(new)
+    return raw
+
+
+def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
+    """All filters in a raw recipe (under `select` and `reads`), each with its place."""
+    learners = mapping(raw.get("learners"))
+    filters: list[tuple[KeyPath, Any]] = [(("teacher", "select"), mapping(raw.get("teacher")).get("select"))]
+    filters += [(("learners", name, "select"), mapping(learner).get("select")) for name, learner in learners.items()]
+    for name, learner in learners.items():
+        reads = mapping(mapping(learner).get("reads"))
+        filters += [(("learners", name, "reads", source), select) for source, select in reads.items()]
+    yield from ((place, select) for place, select in filters if isinstance(select, dict))
+
+
+def rename_old_keys(raw: Mapping[str, Any], places: Places) -> Iterator[tuple[KeyPath, str]]:
+    """Give filters in a raw recipe and in its `places` the names of today; yield the faults of those given by both names."""
+    for place, filters in filters_in(raw):
+        for old, new in _CURRENT_NAMES.items():
+            if old in filters:
+                value = filters.pop(old)
+                if new in filters:
+                    yield (*place, old), f"`{old}` is the old name of `{new}`, and both are given; remove `{old}`"
+                else:
+                    warn_of_old_name(old)
+                    filters[new] = value
+                    places.rename((*place, old), (*place, new))
+
+
+def current_key(path: Sequence[str]) -> list[str]:
+    """The parts of a sweep's key (SOURCE.select.FILTER or LEARNER.reads.SOURCE.FILTER) with the filter's name of today."""
+    depth = {"select": 2, "reads": 3}.get(path[1]) if len(path) > 1 else None
+    return [_CURRENT_NAMES.get(part, part) if number == depth else part for number, part in enumerate(path)]
+
+
+@functools.cache  # one warning a name
+def warn_of_old_name(old: str) -> None:
+    """Tell the user that a filter has another name now."""
+    log.warning("recipe: the filter `%s` is now called `%s`; the old name still works", old, _CURRENT_NAMES[old])

@@ -1,0 +1,127 @@
+"""Old names of recipe keys: they load with one warning each, and fingerprints hash them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mentorkd.errors import Fault, RecipeError
+from mentorkd.recipe.aliases import BIRTH_NAMES, canonical_dump, warn_of_old_name
+from mentorkd.recipe.learner import SelectConfig
+from mentorkd.recipe.load import dump_recipe, parse_recipe, recipe_schema
+from mentorkd.recipe.schema import Recipe
+
+OLD = """\
+name: demo
+task: {name: svamp, train: a, test: b}
+teacher:
+  rationales: c
+  select: {steps: true}
+learners:
+  mentor: {model: big, select: {steps: true, learnable: {model: vanilla, drop: 0.2}}}
+  vanilla: {model: small}
+  student:
+    model: small
+    rationales: [teacher, mentor]
+    reads:
+      teacher: {learnable: {model: x/y}}
+"""
+NEW = OLD.replace("steps:", "arithmetic:").replace("learnable:", "perplexity:")
+
+
+@pytest.fixture(autouse=True)
+def _no_warning_yet() -> Iterator[None]:
+    warn_of_old_name.cache_clear()
+    yield
+    warn_of_old_name.cache_clear()
+
+
+def parse(text: str, *overrides: str) -> Recipe:
+    return parse_recipe(text, source="test", base=Path("/"), overrides=overrides)
+
+
+def test_the_table_names_filters_of_today_and_none_of_before() -> None:
+    assert BIRTH_NAMES.keys() <= SelectConfig.model_fields.keys()
+    assert not set(BIRTH_NAMES.values()) & SelectConfig.model_fields.keys()
+
+
+def test_old_names_load_as_new_ones_with_one_warning_each(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        recipe = parse(OLD)
+        assert parse(OLD) == recipe
+    assert recipe.filter_of("student", "mentor").arithmetic
+    assert caplog.messages == [
+        "recipe: the filter `steps` is now called `arithmetic`; the old name still works",
+        "recipe: the filter `learnable` is now called `perplexity`; the old name still works",
+    ]
+    caplog.clear()
+    warn_of_old_name.cache_clear()
+    assert parse(NEW) == recipe
+    assert parse(dump_recipe(recipe)) == recipe
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("teacher.select.steps=false", "teacher.select.arithmetic=false"),
+        ("learners.student.reads.teacher.steps=false", "learners.student.reads.teacher.arithmetic=false"),
+        ("learners.vanilla.reads={teacher: {learnable: {model: m}}}", "learners.vanilla.reads={teacher: {perplexity: {model: m}}}"),
+    ],
+)  # fmt: skip
+def test_an_override_may_use_an_old_name(old: str, new: str) -> None:
+    base = NEW.replace("  select: {arithmetic: true}\n", "")
+    assert parse(base, old) == parse(base, new)
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        "{teacher.select.FILTER: [true, false]}",
+        "{student.reads.teacher.FILTER: [true, false]}",
+        "{student.reads: [{teacher: {FILTER: true}}, {mentor: {FILTER: false}}]}",
+    ],
+)
+def test_a_sweep_may_use_an_old_name_and_keeps_the_names_of_its_variants(sweep: str) -> None:
+    base = OLD.replace("  select: {steps: true}\n", "")
+    old = parse(f"{base}sweep: {sweep.replace('FILTER', 'steps')}\n")
+    new = parse(f"{base}sweep: {sweep.replace('FILTER', 'arithmetic')}\n")
+    students = list(zip(old.learners, new.learners, strict=True))[-2:]
+    assert all(old.filter_of(before, "teacher") == new.filter_of(after, "teacher") for before, after in students)
+    assert len({old.filter_of(name, "teacher") for name, _ in students}) == 2
+    assert [name.replace("steps", "arithmetic") for name in old.learners] == list(new.learners)
+    assert old.learners.keys() != new.learners.keys()
+    assert parse(dump_recipe(old)) == old
+
+
+def test_faults_of_an_old_key_have_its_line_and_its_new_name() -> None:
+    text = OLD.replace("{model: x/y}", "{model: x/y, drop: 2}")
+    with pytest.raises(RecipeError) as caught:
+        parse(text)
+    fault = Fault("learners.student.reads.teacher.perplexity.drop", "got 2; expected a number below 1.0", 13)
+    assert list(caught.value.faults) == [fault]
+
+
+def test_both_names_of_a_key_are_one_fault() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(OLD.replace("select: {steps: true}", "select: {arithmetic: false, steps: true}"))
+    message = "`steps` is the old name of `arithmetic`, and both are given; remove `steps`"
+    assert list(caught.value.faults) == [Fault("teacher.select.steps", message, 5)]
+
+
+def test_fingerprints_hash_the_names_at_birth() -> None:
+    raw = canonical_dump(parse(NEW))
+    assert raw["teacher"]["select"]["steps"] is True
+    assert raw["learners"]["mentor"]["select"]["learnable"] == {"model": "vanilla", "drop": 0.2}
+    assert raw["learners"]["student"]["reads"]["teacher"]["learnable"] == {"model": "x/y", "drop": 0.1}
+    assert not any(new in str(raw) for new in BIRTH_NAMES)
+    assert "root" not in raw["data"]
+
+
+def test_the_schema_has_the_names_of_today() -> None:
+    names = recipe_schema()["$defs"]["SelectConfig"]["properties"].keys()
+    assert BIRTH_NAMES.keys() <= names
+    assert not set(BIRTH_NAMES.values()) & names
