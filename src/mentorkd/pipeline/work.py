@@ -17,7 +17,7 @@ from mentorkd.data.prepare import annotate, prepare_recipe
 from mentorkd.distillation.agreement import agreement
 from mentorkd.distillation.scoring import score
 from mentorkd.files import digest_path, fingerprint, link, write_json
-from mentorkd.generation.resumable import Decoding
+from mentorkd.generation.engine import SamplingParams
 from mentorkd.models import (
     kind_of,
     load_folder,
@@ -204,7 +204,7 @@ class Work(Workbench):
             prompt=learner.prompt,
             target=learner.target,
             grader=self.grader,
-            decoding=Decoding(
+            params=SamplingParams(
                 sampling.samples, sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens
             ),
             seed=stage.seed,

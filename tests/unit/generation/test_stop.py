@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mentorkd.generation import open_engine, sampling
-from mentorkd.generation.engine import Engine
+from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import LoadedModel
 from tiny_families import CPU
@@ -18,7 +18,7 @@ from tiny_models import memorise, tiny_llama, tiny_tokenizer
 PROMPT = "Q: What is 1 + 3?\nA: Let's think step by step."
 TOKENIZER = tiny_tokenizer(append_eos=False, prepend_bos=True)
 OPTIONS: dict[str, Any] = {"separator": "", "stop": ["\nQ:"]}
-GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 60, "seed": 0}
+GREEDY = SamplingParams(max_new_tokens=60)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def test_a_text_ends_before_the_next_question(
     base: LoadedModel, tmp_path: Path, opened: Callable[[LoadedModel, Path], Engine]
 ) -> None:
     engine = opened(base, tmp_path)
-    [[written], [other]] = engine.sample([PROMPT, "Who?"], **GREEDY)
-    assert (written.text, written.finished) == (" 1 + 3 = 4.", True)
+    [[written], [other]] = engine.sample([PROMPT, "Who?"], GREEDY, seed=0)
+    assert (written.text, written.finish_reason) == (" 1 + 3 = 4.", "stop")
     assert "\nQ:" not in other.text
     # CTranslate2 knows no such ends: it writes on, and what is behind is cut off.
     longest = 60 if engine.name == "ctranslate2" else len(TOKENIZER(" 1 + 3 = 4.\nQ:")["input_ids"])
@@ -60,9 +60,9 @@ def test_a_text_ends_before_the_next_question(
 
 
 def test_without_a_stop_the_model_writes_on(base: LoadedModel) -> None:
-    [[written]] = TransformersEngine(base.model, TOKENIZER, "causal", separator="").sample([PROMPT], **GREEDY)
+    [[written]] = TransformersEngine(base.model, TOKENIZER, "causal", separator="").sample([PROMPT], GREEDY, seed=0)
     assert written.text.startswith(" 1 + 3 = 4.\nQ: What is 2 + 6?")
-    assert (written.finished, written.tokens) == (False, 60)
+    assert (written.finish_reason, written.tokens) == ("length", 60)
 
 
 def test_a_base_model_reads_the_prompt_alone_and_a_learner_the_separator_too(base: LoadedModel) -> None:

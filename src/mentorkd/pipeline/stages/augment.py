@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.data.prompts import TargetForm, render_prompt, split_target
-from mentorkd.generation.engine import Engine
-from mentorkd.generation.resumable import Decoding, sample_resumably
+from mentorkd.generation.engine import Engine, SamplingParams
+from mentorkd.generation.resumable import sample_resumably
 from mentorkd.grading.grade import Grader
 from mentorkd.records import Progress, Question, Rationale
 
@@ -22,7 +22,7 @@ def augment(
     prompt: str,
     target: TargetForm,
     grader: Grader,
-    decoding: Decoding,
+    params: SamplingParams,
     seed: int,
     journal: Path,
     chunk: int,
@@ -34,7 +34,7 @@ def augment(
     """
     prompts = [render_prompt(question.text, prompt) for question in questions]
     completions = sample_resumably(
-        engine, prompts, decoding, seed=seed, journal=journal, chunk=chunk, on_progress=on_progress
+        engine, prompts, params, seed=seed, journal=journal, chunk=chunk, on_progress=on_progress
     )
     rationales = []
     for question, samples in zip(questions, completions, strict=True):
@@ -49,7 +49,7 @@ def augment(
                     graded.verdict,
                     source,
                     number,
-                    {"tokens": sample.tokens, "finished": sample.finished},
+                    {"tokens": sample.tokens, "finished": sample.finish_reason == "stop"},
                 )
             )
     return rationales, sum(sample.tokens for samples in completions for sample in samples)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt
-from mentorkd.generation.engine import Engine
-from mentorkd.generation.resumable import Decoding, sample_resumably
+from mentorkd.generation.engine import Engine, SamplingParams
+from mentorkd.generation.resumable import sample_resumably
 from mentorkd.grading.grade import Grader
 from mentorkd.records import Prediction, Progress, Question
 
@@ -31,7 +31,7 @@ def evaluate(
     completions = sample_resumably(
         engine,
         [render_prompt(question.text, prompt) for question in questions],
-        Decoding(max_new_tokens=max_new_tokens),
+        SamplingParams(max_new_tokens=max_new_tokens),
         seed=seed,
         journal=journal,
         chunk=chunk,
@@ -49,7 +49,7 @@ def evaluate(
                 predicted=graded.predicted,
                 verdict=graded.verdict,
                 tokens=completion.tokens,
-                finished=completion.finished,
+                finished=completion.finish_reason == "stop",
             )
         )
     return predictions
@@ -61,11 +61,7 @@ def accuracy(
     """Share of questions answered correctly; used for validation while training, so nothing is written."""
     completions = engine.sample(
         [render_prompt(question.text, prompt) for question in questions],
-        n=1,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        max_new_tokens=max_new_tokens,
+        SamplingParams(max_new_tokens=max_new_tokens),
         seed=0,
     )
     right = sum(
