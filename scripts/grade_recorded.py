@@ -12,12 +12,12 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mentorkd.grading.answers import Graded, extract, grade, normalise_answer, option_letters
+from mentorkd.grading.grade import Graded, choices_of, extract, grade, normalise_answer
 from mentorkd.records import AnswerKind
 
 START, END = "<!-- tables: scripts/grade_recorded.py -->\n", "<!-- end of tables -->"
@@ -32,7 +32,7 @@ KINDS: dict[str, AnswerKind] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class RecordedOutput:
     """One recorded output with its recorded verdict and ours."""
 
     file: str
@@ -53,28 +53,28 @@ def kind_of(file: Path) -> AnswerKind:
     return next(kind for task, kind in KINDS.items() if task in f"{file.parent.name}/{file.name}".lower())
 
 
-def mentor_rows(data: Path) -> Iterator[Row]:
+def mentor_rows(data: Path) -> Iterator[RecordedOutput]:
     """The mentors' outputs: what they wrote was `{chain} --> {completion}`."""
     for file in sorted((data / "mentor-kd" / "aug").glob("*/*.json")):
         yield from _rows(file, "{chain} --> {completion}")
 
 
-def teacher_rows(data: Path) -> Iterator[Row]:
+def teacher_rows(data: Path) -> Iterator[RecordedOutput]:
     """The teacher's answers to the test questions: the second call went on from "Therefore, the answer is"."""
     for file in sorted((data / "mentor-kd" / "main").glob("*_test.json")):
         yield from _rows(file, "{chain}\nTherefore, the answer is{completion}")
 
 
-def _rows(file: Path, form: str) -> Iterator[Row]:
+def _rows(file: Path, form: str) -> Iterator[RecordedOutput]:
     kind = kind_of(file)
     for index, row in enumerate(_read(file)):
         if row.get("completion"):
-            graded = grade(form.format(**row), row["answer"], kind, _letters(row["input"], kind))
+            graded = grade(form.format(**row), row["answer"], kind, choices_of(row["input"], kind))
             name = f"{file.parent.name}/{file.stem}"
-            yield Row(name, index, row["answer"], row["completion"], row["initial_correct"], graded)
+            yield RecordedOutput(name, index, row["answer"], row["completion"], row["initial_correct"], graded)
 
 
-def unmarked_rationales(data: Path) -> Iterator[tuple[str, AnswerKind, str, str, list[str] | None]]:
+def unmarked_rationales(data: Path) -> Iterator[tuple[str, AnswerKind, str, str, Sequence[str] | None]]:
     """(file, kind, text, gold, option letters) of every teacher rationale that carries no completion."""
     folder = data / "mentor-kd"
     files = [*sorted(folder.glob("main/*_train.json")), *sorted(folder.glob("prompt/*.json"))]
@@ -83,10 +83,10 @@ def unmarked_rationales(data: Path) -> Iterator[tuple[str, AnswerKind, str, str,
         for row in _read(file):
             question, gold = row.get("input") or row["instruction"], row.get("answer") or row["label"]
             for text in [row["chain"]] if "chain" in row else row["output"]:
-                yield f"{file.parent.name}/{file.stem}", kind, text, gold, _letters(question, kind)
+                yield f"{file.parent.name}/{file.stem}", kind, text, gold, choices_of(question, kind)
 
 
-def plain_last(text: str, kind: AnswerKind, letters: list[str] | None) -> str | None:
+def plain_last(text: str, kind: AnswerKind, letters: Sequence[str] | None) -> str | None:
     """The last candidate by the plain rule: any capital of the choice set, any digits, or the last word."""
     if kind == "choice":
         found = re.findall(f"[{''.join(letters or [])}]", text)
@@ -106,7 +106,7 @@ def tables(data: Path) -> str:
     return "\n".join([*parts, "", "### Letters the chain does not conclude", *_letter_table(data)])
 
 
-def _verdict_table(rows: list[Row]) -> list[str]:
+def _verdict_table(rows: list[RecordedOutput]) -> list[str]:
     lines = [
         "",
         "| file | rows | recorded right | correct | wrong | no answer | agree |",
@@ -161,7 +161,7 @@ def _letter_table(data: Path) -> list[str]:
     for file in [*folder.glob("main/tracking*_train.json"), *sorted(folder.glob("aug/*/tracking*.json"))]:
         rows, other, explained = _read(file), 0, 0
         for row in rows:
-            letters = option_letters(row["input"])
+            letters = choices_of(row["input"], "choice")
             named, recorded = extract(row["chain"], "choice", letters), row.get("completion", row["answer"])
             if named is not None and named != recorded:
                 other += 1
@@ -172,10 +172,6 @@ def _letter_table(data: Path) -> list[str]:
 
 def _read(file: Path) -> list[dict[str, Any]]:
     return list(json.loads(file.read_text(encoding="utf-8")))
-
-
-def _letters(question: str, kind: AnswerKind) -> list[str] | None:
-    return option_letters(question) if kind == "choice" else None
 
 
 def main() -> None:

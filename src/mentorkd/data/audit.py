@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mentorkd.errors import DataError
-from mentorkd.grading.answers import option_letters
-from mentorkd.grading.grade import normalise_answer
+from mentorkd.grading.grade import choices_of, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split
 
 __all__ = ["Audit", "DataFaults", "FaultKind", "audit"]
@@ -104,8 +103,7 @@ def audit(
     bad: set[tuple[Split, str]] = set()
     for question in questions:
         key = (question.split, question.id)
-        letters = choices or option_letters(question.text) or None if kind == "choice" else None
-        answer = normalise_answer(question.answer, kind, letters)
+        answer = normalise_answer(question.answer, kind, choices_of(question.text, kind, choices))
         if answer is None:
             places.setdefault("impossible_answer", []).append(f"{_short(question)} has `{question.answer}`")
             continue

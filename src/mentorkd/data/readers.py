@@ -26,8 +26,7 @@ from typing import Any, get_args
 
 from mentorkd.data.sources import Row, read_rows
 from mentorkd.errors import DataError
-from mentorkd.grading.answers import option_letters
-from mentorkd.grading.grade import Graded, grade, normalise_answer
+from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict
 
 __all__ = ["columns_of", "read_questions", "read_rationales"]
@@ -174,11 +173,11 @@ def _graded(
             if gold is None:
                 graded = Graded(None, "no_answer")  # nothing to grade against; `audit` drops the question
             elif completion is not None:
-                graded = grade(f"--> {completion}", gold, kind, _letters(question.text, kind, choices))
+                graded = grade(f"--> {completion}", gold, kind, choices_of(question.text, kind, choices))
             elif correct is not None:
                 graded = Graded(told, "correct" if told == gold else "wrong") if correct else Graded(None, "wrong")
             else:
-                graded = grade(text, gold, kind, _letters(question.text, kind, choices))
+                graded = grade(text, gold, kind, choices_of(question.text, kind, choices))
                 text = _reasoning(text)
             yield _Found(question.id, text, graded, {"row": row.number})
 
@@ -247,12 +246,8 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.fields))
 
 
-def _letters(question: str, kind: AnswerKind, choices: Sequence[str] | None) -> Sequence[str] | None:
-    return choices or option_letters(question) or None if kind == "choice" else None
-
-
 def _normalised(answer: str, question: str, kind: AnswerKind, choices: Sequence[str] | None) -> str | None:
-    return normalise_answer(answer, kind, _letters(question, kind, choices))
+    return normalise_answer(answer, kind, choices_of(question, kind, choices))
 
 
 def _value(row: Row, name: str) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mentorkd.grading.arithmetic import Steps, check_arithmetic
+from mentorkd.grading.arithmetic import EquationCounts, check_arithmetic
 
 HOLDING = [
     "Danny found a total of 15 + 18 = 33 bottle caps and wrappers.",
@@ -139,7 +139,7 @@ def test_what_may_mean_something_else_is_left_alone(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "No equation at all, 5 + 3.", "a == b, a != 3, 5 >= 3, 5 <= 3, a => b"])
 def test_no_equation_no_link(text: str) -> None:
-    assert check_arithmetic(text) == Steps(0, (), 0)
+    assert check_arithmetic(text) == EquationCounts(0, (), 0)
 
 
 TERMS = st.lists(st.tuples(st.sampled_from("+-*"), st.integers(0, 999)), min_size=1, max_size=4)

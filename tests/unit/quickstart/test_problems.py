@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mentorkd.grading.answers import grade
+from mentorkd.grading.grade import grade
 from mentorkd.quickstart import PHRASINGS, RECIPE, annotate, generate_problems, write_task
 from mentorkd.recipe.schema import Recipe
 
