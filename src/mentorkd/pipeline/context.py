@@ -73,8 +73,8 @@ class Workbench:
         filters = {source: self.recipe.filter_of(name, source) for source in written}
         if scored:
             filters = {source: select.of_each() for source, select in filters.items()}
-        judge = partial(self._judge, stage, learner, questions)
-        gathered = gather(written, filters, questions, tokens=reader.count, conclude=self.grader.find, judge=judge)
+        nll = partial(self._nll, stage, learner, questions)
+        gathered = gather(written, filters, questions, tokens=reader.count, conclude=self.grader.find, nll=nll)
         rows, counts = training_rows(gathered.rationales, questions, learner, reader)
         if not rows and not scored:
             raise TrainingError(
@@ -84,7 +84,7 @@ class Workbench:
             )
         return rows, counts, gathered.filters
 
-    def _judge(
+    def _nll(
         self, stage: Stage, reader: Learner, questions: list[Question], name: str, rationales: Sequence[Rationale]
     ) -> dict[str, float]:
         """How likely the model of a `learnable` filter finds rationales."""
