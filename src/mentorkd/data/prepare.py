@@ -1,4 +1,4 @@
-"""Prepare: read the questions of every split, find their faults, hold out the validation questions."""
+"""The data of a run: read the questions of every split, audit them, and hold out validation questions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mentorkd.records import AnswerKind, Question, Rationale, Split
 
 __all__ = ["annotate", "prepare", "prepare_recipe"]
 
-# The split must be the same for every learner and seed, or their validation accuracies could not be compared.
 VALIDATION_SEED = 0
+"""Fixed, because validation accuracies are comparable only if all learners and seeds share one split."""
 
 
 def prepare(
@@ -31,10 +31,10 @@ def prepare(
     limit_train: int | None,
     limit_test: int | None,
 ) -> tuple[list[Question], DataFaults]:
-    """All questions, each with its split, and the faults found in them.
+    """All questions with their splits, and the faults found in them.
 
-    Without a validation file, a share of the training QUESTIONS is held out, so that no rationale of a held-out question
-    is trained on.
+    Without a validation file, a share of the training QUESTIONS is held out, so that training sees no rationale of a
+    held-out question. Raises DataError if no training or test question remains.
     """
 
     def read(source: str, split: Split) -> list[Question]:
@@ -47,20 +47,21 @@ def prepare(
     by_split: dict[Split, list[Question]] = {"train": [], "validation": [], "test": []}
     for question in audited.questions:
         by_split[question.split].append(question)
-    asked, held, tested = by_split["train"], by_split["validation"], by_split["test"]
     if not validation and validation_share:
-        asked, held = split_validation(asked, validation_share, VALIDATION_SEED)
-        held = [replace(question, split="validation") for question in held]
-    if not asked or not tested:
-        empty = "training" if not asked else "test"
-        raise DataError(f"no {empty} question is left of {train if not asked else test}; expected at least one")
-    return [*asked, *held, *tested], audited.faults
+        by_split["train"], by_split["validation"] = split_validation(
+            by_split["train"], validation_share, VALIDATION_SEED
+        )
+    needed: dict[Split, str] = {"train": train, "test": test}
+    for split, source in needed.items():
+        if not by_split[split]:
+            raise DataError(f"no {split} question remains from {source}; expected at least one")
+    return [question for group in by_split.values() for question in group], audited.faults
 
 
 def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
-    """The questions that a recipe names, and the faults found in them."""
+    """The questions of a recipe, and the faults found in them."""
     task = recipe.task
-    assert task.answer is not None, "the recipe's checks fill this in"
+    assert task.answer is not None, "the checks of a recipe set `task.answer`"
     return prepare(
         train=data_path(recipe, task.train),
         test=data_path(recipe, task.test),
@@ -84,17 +85,19 @@ def annotate(
     columns: Mapping[str, str],
     limited: bool,
 ) -> tuple[list[Rationale], DataFaults]:
-    """All rationales the teacher gives for `questions` (of every split), right and wrong ones alike, and their faults.
+    """All recorded rationales of `questions` (of every split), with correct or wrong answers, and their faults.
 
-    `limited` says that `questions` hold only the first training questions of a larger set, so that rationales of others
-    are no fault. A limit on test questions is none: rationales of those are a fault anyway.
+    `limited` means that `questions` holds only the first training questions of a larger set; rationales of other
+    questions are then no fault. A limit on test questions does not count, because rationales of test questions are
+    always a fault.
 
-    Rationales of validation questions are kept, and left out later: the split is this tool's own, not a fault of the data.
+    Rationales of validation questions are kept here and dropped later: this tool makes the validation split, so they are
+    no fault of the data.
     """
     rationales = read_rationales(locate(teacher.rationales), questions, kind=kind, choices=choices, columns=columns)
     if limited:
-        asked = {question.id for question in questions}
-        rationales = [rationale for rationale in rationales if rationale.question_id in asked]
+        known = {question.id for question in questions}
+        rationales = [rationale for rationale in rationales if rationale.question_id in known]
     merged = [
         replace(question, split="train") if question.split == "validation" else question for question in questions
     ]

@@ -187,7 +187,7 @@ def test_other_names_are_mapped(suffix: str, tmp_path: Path) -> None:
     assert found.meta == {"row": 1}
 
 
-def test_a_csv_may_tell_what_was_correct(tmp_path: Path) -> None:
+def test_a_csv_may_state_what_was_correct(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("input,chain,answer,initial_correct\na,x,1,True\na,y,1,false\na,z is 1,1,\n")
     questions = read_questions(tmp_path / "a.csv", split="train", kind="number")
     with pytest.raises(DataError, match="row 3: field `initial_correct`: got '', expected true or false"):
@@ -220,7 +220,7 @@ def test_gsm8k_as_the_hub_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (found.predicted, found.verdict) == ("72", "correct")
 
 
-def test_what_was_read_as_what_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_mapping_of_fields_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = dump(tmp_path / "a.json", [{"instruction": "a", "label": "1", "other": "x"}])
     with caplog.at_level(logging.INFO, "mentorkd"):
         read_questions(path, split="train", kind="number")
@@ -235,7 +235,7 @@ RECORD = {"id": "x", "question_id": "y", "text": "z", **REST}
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "told"),
+    ("rows", "columns", "message"),
     [
         ([FINE, {"input": "a", "chain": "x"}], None, r"row 2: field `answer` is missing, got \['input', 'chain'\]"),
         ([FINE, {"input": "a", "answer": "1"}], None, "row 2: field `chain` is missing"),
@@ -248,12 +248,12 @@ RECORD = {"id": "x", "question_id": "y", "text": "z", **REST}
         ([{**FINE, "answer": float("nan")}], None, "row 1: field `answer`: got null"),
         ([{**FINE, "chain": 1}], None, "row 1: field `chain`: got int, expected text"),
         ([{**FINE, "chain": ["x", 1]}], None, r"row 1: field `chain\[1\]`: got int, expected text"),
-        ([{**FINE, "chain": "\ud83d"}], None, r"row 1: field `chain`: half a character"),
+        ([{**FINE, "chain": "\ud83d"}], None, r"row 1: field `chain`: got half a character"),
         ([{**FINE, "completion": ["1"]}], None, "row 1: field `completion`: got list, expected the text"),
         ([{**FINE, "initial_correct": "maybe"}], None, "row 1: field `initial_correct`: got 'maybe', expected true or"),
         ([{"text": "a"}], None, r"no field for the question: got \['text'\], expected one of question, input, instr"),
         ([{"input": "a"}], None, r"no field for the answer: .*; name it with columns: \{answer: NAME\}"),
-        ([{**FINE, "question": "b"}], None, "`question` and `input` could each be the question; say which"),
+        ([{**FINE, "question": "b"}], None, "`question` and `input` could each be the question; choose one"),
         ([FINE], {"question": "Input"}, "expected `Input`, as columns says"),
         ([FINE], {"qestion": "input"}, "columns: got `qestion`, expected question, answer, rationale, completion"),
         ([{**FINE, "chain": ""}], None, "no rationale in 1 rows"),
@@ -267,11 +267,11 @@ RECORD = {"id": "x", "question_id": "y", "text": "z", **REST}
     ],
 )
 def test_a_malformed_row_is_one_error_with_file_row_field_and_fix(
-    rows: list[Any], columns: dict[str, str] | None, told: str, tmp_path: Path
+    rows: list[Any], columns: dict[str, str] | None, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows))
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         read_rationales(path, [], kind="number", columns=columns)
     assert str(caught.value).startswith(str(path))
     assert len(str(caught.value).splitlines()) == 1
@@ -304,14 +304,14 @@ def test_dev_files_are_questions_disjoint_from_train_and_test(
     assert overlap == 0
 
 
-def test_a_dev_file_without_rationales_is_told(shared_data: Path) -> None:
+def test_a_dev_file_without_rationales_is_refused(shared_data: Path) -> None:
     path = shared_data / "mcc-kd/SVAMP/dev.json"
     assert columns_of(path) == {"question": "instruction", "answer": "label"}
     with pytest.raises(DataError, match="no rationale in 150 rows"):
         read_rationales(path, [], kind="number")
 
 
-def test_the_marker_that_mcc_kd_appends_is_taken_off(shared_data: Path) -> None:
+def test_the_marker_that_mcc_kd_appends_is_removed(shared_data: Path) -> None:
     path = shared_data / "mcc-kd/GSM8K/dev.json"
     found = read_rationales(path, read_questions(path, split="train", kind="number"), kind="number")
     assert Counter(r.verdict for r in found) == {"correct": 660}
