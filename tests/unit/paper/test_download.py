@@ -102,12 +102,12 @@ def test_a_corrupted_and_a_missing_file_are_told_together_and_kept_out(
         fetch_paper_data(tmp_path, base_url=server.url, files=files)
     head, *lines = str(caught.value).splitlines()
     assert "3 of 10 data files could not be fetched" in head
-    assert "7 are there and verified" in head
+    assert "7 are present and verified" in head
     assert lines[0].startswith(f"  {corrupted.local}: corrupted, its git blob id is ")
     assert lines[0].endswith(f"expected {corrupted.blob}")
     assert lines[1] == f"  {missing.local}: missing on the server (HTTP 404)"
     assert lines[2].startswith(
-        f"  {stale.local}: refused by the server (HTTP 403); the file of that name in the folder"
+        f"  {stale.local}: refused by the server (HTTP 403); the existing file of that name"
     )
     assert found(tmp_path) == {file.local for file in files[2:]}
     assert server.asked[missing.path] == 1, "what is missing stays missing; asking again is no help"
@@ -152,7 +152,7 @@ def test_a_server_that_cannot_be_reached_is_given_up_soon(
         fetch_paper_data(tmp_path, base_url=server.url, files=files)
     lines = str(caught.value).splitlines()
     assert sum("no connection" in line for line in lines) == 1
-    assert lines[-1] == "  9 more: not tried, the server cannot be reached"
+    assert lines[-1] == "  9 more: not tried, the server is unreachable"
     assert len(lines) == 3
     assert found(tmp_path) == set()
 
