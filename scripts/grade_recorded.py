@@ -1,9 +1,9 @@
-"""Grade the paper's recorded model outputs and print the tables of docs/results/grading.md.
+"""Grade the recorded model outputs of the paper and print the tables of docs/results/grading.md.
 
     python scripts/grade_recorded.py DATA                                      # prints the tables
-    python scripts/grade_recorded.py DATA --write docs/results/grading.md      # puts them into the document
+    python scripts/grade_recorded.py DATA --write docs/results/grading.md      # writes them into the document
 
-DATA is the folder that holds `mentor-kd/` and `mcc-kd/`.
+DATA is the folder with `mentor-kd/` and `mcc-kd/`.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ class RecordedOutput:
 
     @property
     def agrees(self) -> bool:
-        """The record knows only right and not right, so "no answer" agrees with a recorded False."""
+        """Records are only correct or not, so "no answer" agrees with a recorded False."""
         return (self.graded.verdict == "correct") == self.recorded
 
 
 def kind_of(file: Path) -> AnswerKind:
-    """The kind of answer of a data file, by its name or its folder's."""
+    """The kind of answer of a data file, from its name or the name of its folder."""
     return next(kind for task, kind in KINDS.items() if task in f"{file.parent.name}/{file.name}".lower())
 
 
 def mentor_rows(data: Path) -> Iterator[RecordedOutput]:
-    """The mentors' outputs: what they wrote was `{chain} --> {completion}`."""
+    """The outputs of mentors, in their form `{chain} --> {completion}`."""
     for file in sorted((data / "mentor-kd" / "aug").glob("*/*.json")):
         yield from _rows(file, "{chain} --> {completion}")
 
 
 def teacher_rows(data: Path) -> Iterator[RecordedOutput]:
-    """The teacher's answers to the test questions: the second call went on from "Therefore, the answer is"."""
+    """The teacher's answers to the test questions: its second call continued after "Therefore, the answer is"."""
     for file in sorted((data / "mentor-kd" / "main").glob("*_test.json")):
         yield from _rows(file, "{chain}\nTherefore, the answer is{completion}")
 
@@ -75,7 +75,7 @@ def _rows(file: Path, form: str) -> Iterator[RecordedOutput]:
 
 
 def unmarked_rationales(data: Path) -> Iterator[tuple[str, AnswerKind, str, str, Sequence[str] | None]]:
-    """(file, kind, text, gold, option letters) of every teacher rationale that carries no completion."""
+    """(file, kind, text, gold, option letters) of every teacher rationale without a completion."""
     folder = data / "mentor-kd"
     files = [*sorted(folder.glob("main/*_train.json")), *sorted(folder.glob("prompt/*.json"))]
     for file in [*files, data / "mcc-kd" / "SVAMP" / "train.json"]:
@@ -87,14 +87,14 @@ def unmarked_rationales(data: Path) -> Iterator[tuple[str, AnswerKind, str, str,
 
 
 def plain_last(text: str, kind: AnswerKind, letters: Sequence[str] | None) -> str | None:
-    """The last candidate by the plain rule: any capital of the choice set, any digits, or the last word."""
+    """The last candidate by a plain rule: the last option letter, the last number, or the last word."""
     if kind == "choice":
-        found = re.findall(f"[{''.join(letters or [])}]", text)
+        candidates = re.findall(f"[{''.join(letters or [])}]", text)
     elif kind == "number":
-        found = re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text.replace(",", ""))
+        candidates = re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text.replace(",", ""))
     else:
-        found = text.split()
-    return normalise_answer(found[-1], kind, letters) if found else None
+        candidates = text.split()
+    return normalise_answer(candidates[-1], kind, letters) if candidates else None
 
 
 def tables(data: Path) -> str:
@@ -151,7 +151,7 @@ def _unmarked_table(data: Path) -> list[str]:
 
 
 def _letter_table(data: Path) -> list[str]:
-    """Shuffled rows whose chain names one option and whose record another: the last capital of the chain?"""
+    """Shuffled rows with another option in the chain than in the record: is the recorded one the last letter there?"""
     lines = [
         "",
         "| file | rows | chain names another letter | recorded letter is the last capital there |",
@@ -177,7 +177,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--write", type=Path, help="document whose tables are replaced")
+    parser.add_argument("--write", type=Path, help="document in which the tables are replaced")
     arguments = parser.parse_args()
     text = tables(arguments.data)
     if arguments.write is None:

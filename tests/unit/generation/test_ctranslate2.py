@@ -76,8 +76,7 @@ def test_another_process_may_have_been_faster(model_dir: Path, monkeypatch: pyte
 
 
 def test_a_conversion_that_computes_something_else_is_refused(tmp_path: Path) -> None:
-    """Gemma 2 attends to one token more of its window than its conversion; FlanT5 by the converter as it comes does not
-    leave its outputs unscaled."""
+    """Gemma 2 attends to one more token of its window than its conversion does."""
     sizes = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
     config = Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, sliding_window=8, eos_token_id=1)
     torch.manual_seed(0)
@@ -119,7 +118,7 @@ def test_greedy_calls_between_do_not_change_samples(model_dir: Path) -> None:
 
 
 def test_long_prompts_are_not_cut(tmp_path: Path) -> None:
-    """CTranslate2 itself cuts sources at 1024 tokens unless told not to."""
+    """By default CTranslate2 cuts sources at 1024 tokens."""
     model, tokenizer = build("t5")
     save_model(LoadedModel(model, tokenizer, "seq2seq"), tmp_path / "model", card="")
     long = "Tom has 3 apples. " * 220

@@ -1,4 +1,4 @@
-"""What every engine promises, on real models of every family that all of them serve."""
+"""The guarantees of every engine, on real models of each family that all engines serve."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_auto_is_a_rule(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path
         chosen("t5", CPU, "int8")
 
 
-def test_auto_goes_on_without_a_conversion_that_is_refused(
+def test_auto_opens_transformers_after_a_refused_conversion(
     monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("ctranslate2")
@@ -138,9 +138,11 @@ def test_importing_the_package_loads_no_torch() -> None:
 def test_vllm_agrees_with_the_loop_on_a_gpu(folders: dict[str, Path]) -> None:
     if find_spec("vllm") is None:
         pytest.skip("vllm is not installed")
-    found = open_engine("vllm", model_dir=folders["gpt2"], device=CUDA, dtype="float32").sample(PROMPTS, GREEDY, seed=0)
+    on_gpu = open_engine("vllm", model_dir=folders["gpt2"], device=CUDA, dtype="float32").sample(
+        PROMPTS, GREEDY, seed=0
+    )
     expected = open_engine("transformers", model_dir=folders["gpt2"], device=CPU).sample(PROMPTS, GREEDY, seed=0)
-    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 0.99 * len(PROMPTS)
+    assert sum(a == b for a, b in zip(on_gpu, expected, strict=True)) >= 0.99 * len(PROMPTS)
 
 
 @pytest.mark.gpu

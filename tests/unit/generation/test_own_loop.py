@@ -1,4 +1,4 @@
-"""The decoding loop and the transformers engine around it: what is particular to them."""
+"""The decoding loop, and the transformers engine around it."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def test_a_padding_token_that_is_the_end_token(build_model: Any, by_generate: bo
     tokenizer.pad_token = tokenizer.eos_token
     kind = "seq2seq" if build_model is tiny_t5 else "causal"
     engine = TransformersEngine(model, tokenizer, kind, use_generate=by_generate, batch_size=5)
-    found = engine.sample(PROMPTS, GREEDY, seed=0)
-    assert [(c.tokens, c.finish_reason) for [c] in found] == [(c.tokens, c.finish_reason) for [c] in expected]
+    completions = engine.sample(PROMPTS, GREEDY, seed=0)
+    assert [(c.tokens, c.finish_reason) for [c] in completions] == [(c.tokens, c.finish_reason) for [c] in expected]
 
 
 @pytest.mark.parametrize("by_generate", [False, True])
@@ -176,7 +176,7 @@ def test_prompts_are_read_once_and_ended_texts_leave_the_batch() -> None:
     assert decoded[1] <= 3 * len(PROMPTS)
     assert decoded[1:] == sorted(decoded[1:], reverse=True)
     tokens = [completion.tokens for samples in results for completion in samples]
-    assert sum(decoded) < 0.7 * max(tokens) * len(tokens), "ended texts go on being computed"
+    assert sum(decoded) < 0.7 * max(tokens) * len(tokens), "finished texts are still computed"
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

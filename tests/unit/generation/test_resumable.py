@@ -1,4 +1,4 @@
-"""Sampling survives a kill, and grading reads option letters from the question."""
+"""Sampling survives a kill and keeps the samples of older code; grading reads option letters from the question."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_results_are_in_the_order_of_the_prompts(tmp_path: Path) -> None:
     assert all(len(texts) == 2 for texts in results)
 
 
-def test_a_killed_call_goes_on_and_gives_what_an_undisturbed_one_does(tmp_path: Path) -> None:
+def test_a_killed_call_resumes_and_gives_the_result_of_an_undisturbed_one(tmp_path: Path) -> None:
     whole = run(Echo(), tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
         run(Echo(dies_after=12), tmp_path / "b")

@@ -1,4 +1,4 @@
-"""Base models: a prompt is read word for word, and a text ends before what stops it."""
+"""Base models: prompts are read unchanged, and a text ends before a stop text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GREEDY = SamplingParams(max_new_tokens=60)
 
 @pytest.fixture(scope="module")
 def base() -> LoadedModel:
-    """A base model that answers, and goes on to ask itself the next question without end."""
+    """A base model that answers and then writes further questions without end."""
     model = tiny_llama(TOKENIZER)
     memorise(
         model, TOKENIZER, [("<s>" + PROMPT, " 1 + 3 = 4.\nQ: What is 2 + 6?\nA: Let's think step by step. 2 + 6 = 8.")]
@@ -54,7 +54,7 @@ def test_a_text_ends_before_the_next_question(
     [[written], [other]] = engine.sample([PROMPT, "Who?"], GREEDY, seed=0)
     assert (written.text, written.finish_reason) == (" 1 + 3 = 4.", "stop")
     assert "\nQ:" not in other.text
-    # CTranslate2 knows no such ends: it writes on, and what is behind is cut off.
+    # CTranslate2 has no stop texts: it generates past them, and the rest is cut off.
     longest = 60 if engine.name == "ctranslate2" else len(TOKENIZER(" 1 + 3 = 4.\nQ:")["input_ids"])
     assert written.tokens <= longest
 

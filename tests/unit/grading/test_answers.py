@@ -1,4 +1,4 @@
-"""Grading, by an adversarial table for each kind, properties, and the paper's own recorded verdicts."""
+"""Grading: an adversarial table for each kind, properties, and the verdicts recorded by the paper's authors."""
 
 from __future__ import annotations
 
@@ -468,7 +468,7 @@ def test_the_paper_s_mentor_outputs(shared_data: Path) -> None:
 
 
 def test_the_paper_s_raw_teacher_rationales(shared_data: Path) -> None:
-    """Without a marker, what the last sentence states is right more often than the plain last number."""
+    """Without a marker, the statement of the last sentence is correct more often than the plain last number."""
     rows = json.loads((shared_data / "mcc-kd" / "SVAMP" / "train.json").read_text(encoding="utf-8"))[:200]
     texts = [(text, row["label"]) for row in rows for text in row["output"]]
     verdicts = Counter(grade(text, label, "number").verdict for text, label in texts)

@@ -1,4 +1,4 @@
-"""Symbolic answers behind the same functions as all others."""
+"""The front of grading: symbolic answers and all other kinds behind the same functions."""
 
 from __future__ import annotations
 

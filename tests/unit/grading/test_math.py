@@ -1,4 +1,4 @@
-"""Symbolic answers: right verdicts, and a verifier that cannot hang, be killed or be fooled by what it prints."""
+"""Symbolic answers: correct verdicts, and a verifier that survives endless work, kills and stray output."""
 
 from __future__ import annotations
 
