@@ -13,66 +13,41 @@ from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe, RecordedTeacher
 from mentorkd.records import AnswerKind, Question, Rationale, Split
 
-__all__ = ["annotate", "prepare", "prepare_recipe"]
+__all__ = ["annotate", "prepare_recipe"]
 
 VALIDATION_SEED = 0
 """Fixed, because validation accuracies are comparable only if all learners and seeds share one split."""
 
 
-def prepare(
-    *,
-    train: str,
-    test: str,
-    validation: str | None,
-    validation_share: float,
-    kind: AnswerKind,
-    choices: Sequence[str] | None,
-    columns: Mapping[str, str],
-    limit_train: int | None,
-    limit_test: int | None,
-) -> tuple[list[Question], DataFaults]:
-    """All questions with their splits, and the faults found in them.
+def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
+    """All questions of a recipe with their splits, and the faults found in them.
 
     Without a validation file, a share of the training QUESTIONS is held out, so that training sees no rationale of a
     held-out question. Raises DataError if no training or test question remains.
     """
+    task = recipe.task
+    kind = task.answer
+    assert kind is not None, "the checks of a recipe set `task.answer`"
 
     def read(source: str, split: Split) -> list[Question]:
-        return read_questions(source, split=split, kind=kind, choices=choices, columns=columns)
+        path = data_path(recipe, source)
+        return read_questions(path, split=split, kind=kind, choices=task.choices, columns=task.columns)
 
-    questions = [*read(train, "train")[:limit_train], *read(test, "test")[:limit_test]]
-    if validation:
-        questions += read(validation, "validation")
-    audited = audit(questions, kind=kind, choices=choices)
+    questions = [*read(task.train, "train")[: task.limit_train], *read(task.test, "test")[: task.limit_test]]
+    if task.validation:
+        questions += read(task.validation, "validation")
+    audited = audit(questions, kind=kind, choices=task.choices)
     by_split: dict[Split, list[Question]] = {"train": [], "validation": [], "test": []}
     for question in audited.questions:
         by_split[question.split].append(question)
-    if not validation and validation_share:
-        by_split["train"], by_split["validation"] = split_validation(
-            by_split["train"], validation_share, VALIDATION_SEED
-        )
-    needed: dict[Split, str] = {"train": train, "test": test}
+    if not task.validation and task.validation_share:
+        train, validation = split_validation(by_split["train"], task.validation_share, VALIDATION_SEED)
+        by_split |= {"train": train, "validation": validation}
+    needed: dict[Split, str] = {"train": task.train, "test": task.test}
     for split, source in needed.items():
         if not by_split[split]:
-            raise DataError(f"no {split} question remains from {source}; expected at least one")
+            raise DataError(f"no {split} question remains from {data_path(recipe, source)}; expected at least one")
     return [question for group in by_split.values() for question in group], audited.faults
-
-
-def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
-    """The questions of a recipe, and the faults found in them."""
-    task = recipe.task
-    assert task.answer is not None, "the checks of a recipe set `task.answer`"
-    return prepare(
-        train=data_path(recipe, task.train),
-        test=data_path(recipe, task.test),
-        validation=data_path(recipe, task.validation) if task.validation else None,
-        validation_share=task.validation_share,
-        kind=task.answer,
-        choices=task.choices,
-        columns=task.columns,
-        limit_train=task.limit_train,
-        limit_test=task.limit_test,
-    )
 
 
 def annotate(

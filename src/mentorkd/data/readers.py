@@ -20,7 +20,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -136,25 +136,15 @@ def read_rationales(
         items = _graded(rows, names, {q.id: q for q in reversed(questions)}, kind, choices)
     samples: Counter[str] = Counter()
     rationales = []
-    for item in items:
-        sample, graded = samples[item.question_id], item.graded
-        samples[item.question_id] += 1
-        rationales.append(
-            Rationale.create(
-                item.question_id, item.text, graded.predicted, graded.verdict, source_name, sample, item.meta
-            )
-        )
+    for identity, text, graded, meta in items:
+        sample = samples[identity]
+        samples[identity] += 1
+        rationales.append(Rationale.create(identity, text, graded.predicted, graded.verdict, source_name, sample, meta))
     return rationales
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """A rationale without the name of its source and its sample number."""
-
-    question_id: str
-    text: str
-    graded: Graded
-    meta: dict[str, Any] = field(default_factory=dict)
+_Item = tuple[str, str, Graded, dict[str, Any]]
+"""A rationale before it gets a source and a sample number: question id, text, grade, `meta`."""
 
 
 def _graded(
@@ -180,7 +170,7 @@ def _graded(
             else:
                 graded = grade(text, gold, kind, choices_of(question.text, kind, choices))
                 text = _reasoning(text)
-            yield _Item(question.id, text, graded, {"row": row.number})
+            yield question.id, text, graded, {"row": row.number}
 
 
 def _reasoning(text: str) -> str:
@@ -202,7 +192,7 @@ def _recorded(rows: Sequence[SourceRow]) -> Iterator[_Item]:
         if not isinstance(meta, dict):
             raise row.error(f"field `meta`: got {type_name(meta)}, expected an object")
         text = _string(row, "text", row.fields["text"])
-        yield _Item(_text(row, "question_id"), text, Graded(predicted, verdict), {"row": row.number, **meta})
+        yield _text(row, "question_id"), text, Graded(predicted, verdict), {"row": row.number, **meta}
 
 
 def _resolve(rows: Sequence[SourceRow], columns: Mapping[str, str] | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mentorkd.files import read_journal
 from mentorkd.generation.engine import Completion, Engine, SamplingParams
 from mentorkd.records import Progress, content_id
 
@@ -30,7 +31,10 @@ def sample_resumably(
     chunk alone, so the result equals that of an undisturbed call.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i], i))
-    done = _read(journal)
+    done = {
+        row["key"]: [[_completion(record) for record in samples] for samples in row["completions"]]
+        for row in read_journal(journal)
+    }
     results: list[list[Completion]] = [[] for _ in prompts]
     for start in range(0, len(order), chunk):
         indices = order[start : start + chunk]
@@ -64,17 +68,6 @@ def _identity(params: SamplingParams) -> str:
         f"Decoding(n={params.n!r}, temperature={params.temperature!r}, top_p={params.top_p!r}, "
         f"top_k={params.top_k!r}, max_new_tokens={params.max_new_tokens!r})"
     )
-
-
-def _read(journal: Path) -> dict[str, list[list[Completion]]]:
-    """The finished chunks of a journal by key; a last line that a kill cut short is removed from the file."""
-    if not journal.exists():
-        return {}
-    lines = [line for line in journal.read_text(encoding="utf-8").split("\n")[:-1] if line]
-    # A cut line has no line end: the next chunk would be appended to it.
-    journal.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    rows = map(json.loads, lines)
-    return {row["key"]: [[_completion(c) for c in chunk] for chunk in row["completions"]] for row in rows}
 
 
 def _completion(record: Mapping[str, Any]) -> Completion:

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 from mentorkd.errors import DataError, MissingExtraError, TeacherError
@@ -43,14 +42,6 @@ class MathVerifier:
         self.killed = 0
         self._worker: _Worker | None = None
         self._turn = threading.Lock()
-
-    def __enter__(self) -> MathVerifier:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         with self._turn:
