@@ -28,7 +28,7 @@ from svamp import SHAPES
 from transformers import GenerationConfig, PreTrainedTokenizerBase, T5Config, T5ForConditionalGeneration
 
 from mentorkd.generation import open_engine
-from mentorkd.generation.engine import Engine
+from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import load_tokenizer
 from mentorkd.recipe.learner import ModelConfig
@@ -157,8 +157,8 @@ def sampled(
     engine: Engine, questions: list[str], samples: int, temperature: float, max_new_tokens: int = 512
 ) -> list[int]:
     """Tokens of each text."""
-    limits = {"top_p": 1.0, "top_k": 0, "max_new_tokens": max_new_tokens, "seed": 0}
-    results = engine.sample(questions, n=samples, temperature=temperature, **limits)
+    params = SamplingParams(samples, temperature, max_new_tokens=max_new_tokens)
+    results = engine.sample(questions, params, seed=0)
     return [completion.tokens for texts in results for completion in texts]
 
 

@@ -1,9 +1,9 @@
-"""Grade the paper's recorded model outputs and print the tables of docs/results/grading.md.
+"""Grade the recorded model outputs of the paper and print the tables of docs/results/grading.md.
 
     python scripts/grade_recorded.py DATA                                      # prints the tables
-    python scripts/grade_recorded.py DATA --write docs/results/grading.md      # puts them into the document
+    python scripts/grade_recorded.py DATA --write docs/results/grading.md      # writes them into the document
 
-DATA is the folder that holds `mentor-kd/` and `mcc-kd/`.
+DATA is the folder with `mentor-kd/` and `mcc-kd/`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mentorkd.grading.answers import Graded, extract, grade, normalise_answer, option_letters
+from mentorkd.grading.grade import Graded, choices_of, extract, grade, normalise_answer
 from mentorkd.records import AnswerKind
 
 START, END = "<!-- tables: scripts/grade_recorded.py -->\n", "<!-- end of tables -->"
@@ -32,7 +32,7 @@ KINDS: dict[str, AnswerKind] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class RecordedOutput:
     """One recorded output with its recorded verdict and ours."""
 
     file: str
@@ -44,38 +44,38 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """The record knows only right and not right, so "no answer" agrees with a recorded False."""
+        """Records are only correct or not, so "no answer" agrees with a recorded False."""
         return (self.graded.verdict == "correct") == self.recorded
 
 
 def kind_of(file: Path) -> AnswerKind:
-    """The kind of answer of a data file, by its name or its folder's."""
+    """The kind of answer of a data file, from its name or the name of its folder."""
     return next(kind for task, kind in KINDS.items() if task in f"{file.parent.name}/{file.name}".lower())
 
 
-def mentor_rows(data: Path) -> Iterator[Row]:
-    """The mentors' outputs: what they wrote was `{chain} --> {completion}`."""
+def mentor_rows(data: Path) -> Iterator[RecordedOutput]:
+    """The outputs of mentors, in their form `{chain} --> {completion}`."""
     for file in sorted((data / "mentor-kd" / "aug").glob("*/*.json")):
         yield from _rows(file, "{chain} --> {completion}")
 
 
-def teacher_rows(data: Path) -> Iterator[Row]:
-    """The teacher's answers to the test questions: the second call went on from "Therefore, the answer is"."""
+def teacher_rows(data: Path) -> Iterator[RecordedOutput]:
+    """The teacher's answers to the test questions: its second call continued after "Therefore, the answer is"."""
     for file in sorted((data / "mentor-kd" / "main").glob("*_test.json")):
         yield from _rows(file, "{chain}\nTherefore, the answer is{completion}")
 
 
-def _rows(file: Path, form: str) -> Iterator[Row]:
+def _rows(file: Path, form: str) -> Iterator[RecordedOutput]:
     kind = kind_of(file)
     for index, row in enumerate(_read(file)):
         if row.get("completion"):
-            graded = grade(form.format(**row), row["answer"], kind, _letters(row["input"], kind))
+            graded = grade(form.format(**row), row["answer"], kind, choices_of(row["input"], kind))
             name = f"{file.parent.name}/{file.stem}"
-            yield Row(name, index, row["answer"], row["completion"], row["initial_correct"], graded)
+            yield RecordedOutput(name, index, row["answer"], row["completion"], row["initial_correct"], graded)
 
 
-def unmarked_rationales(data: Path) -> Iterator[tuple[str, AnswerKind, str, str, list[str] | None]]:
-    """(file, kind, text, gold, option letters) of every teacher rationale that carries no completion."""
+def unmarked_rationales(data: Path) -> Iterator[tuple[str, AnswerKind, str, str, Sequence[str] | None]]:
+    """(file, kind, text, gold, option letters) of every teacher rationale without a completion."""
     folder = data / "mentor-kd"
     files = [*sorted(folder.glob("main/*_train.json")), *sorted(folder.glob("prompt/*.json"))]
     for file in [*files, data / "mcc-kd" / "SVAMP" / "train.json"]:
@@ -83,18 +83,18 @@ def unmarked_rationales(data: Path) -> Iterator[tuple[str, AnswerKind, str, str,
         for row in _read(file):
             question, gold = row.get("input") or row["instruction"], row.get("answer") or row["label"]
             for text in [row["chain"]] if "chain" in row else row["output"]:
-                yield f"{file.parent.name}/{file.stem}", kind, text, gold, _letters(question, kind)
+                yield f"{file.parent.name}/{file.stem}", kind, text, gold, choices_of(question, kind)
 
 
-def plain_last(text: str, kind: AnswerKind, letters: list[str] | None) -> str | None:
-    """The last candidate by the plain rule: any capital of the choice set, any digits, or the last word."""
+def plain_last(text: str, kind: AnswerKind, letters: Sequence[str] | None) -> str | None:
+    """The last candidate by a plain rule: the last option letter, the last number, or the last word."""
     if kind == "choice":
-        found = re.findall(f"[{''.join(letters or [])}]", text)
+        candidates = re.findall(f"[{''.join(letters or [])}]", text)
     elif kind == "number":
-        found = re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text.replace(",", ""))
+        candidates = re.findall(r"-?[0-9]+(?:\.[0-9]+)?", text.replace(",", ""))
     else:
-        found = text.split()
-    return normalise_answer(found[-1], kind, letters) if found else None
+        candidates = text.split()
+    return normalise_answer(candidates[-1], kind, letters) if candidates else None
 
 
 def tables(data: Path) -> str:
@@ -106,7 +106,7 @@ def tables(data: Path) -> str:
     return "\n".join([*parts, "", "### Letters the chain does not conclude", *_letter_table(data)])
 
 
-def _verdict_table(rows: list[Row]) -> list[str]:
+def _verdict_table(rows: list[RecordedOutput]) -> list[str]:
     lines = [
         "",
         "| file | rows | recorded right | correct | wrong | no answer | agree |",
@@ -151,7 +151,7 @@ def _unmarked_table(data: Path) -> list[str]:
 
 
 def _letter_table(data: Path) -> list[str]:
-    """Shuffled rows whose chain names one option and whose record another: the last capital of the chain?"""
+    """Shuffled rows with another option in the chain than in the record: is the recorded one the last letter there?"""
     lines = [
         "",
         "| file | rows | chain names another letter | recorded letter is the last capital there |",
@@ -161,7 +161,7 @@ def _letter_table(data: Path) -> list[str]:
     for file in [*folder.glob("main/tracking*_train.json"), *sorted(folder.glob("aug/*/tracking*.json"))]:
         rows, other, explained = _read(file), 0, 0
         for row in rows:
-            letters = option_letters(row["input"])
+            letters = choices_of(row["input"], "choice")
             named, recorded = extract(row["chain"], "choice", letters), row.get("completion", row["answer"])
             if named is not None and named != recorded:
                 other += 1
@@ -174,14 +174,10 @@ def _read(file: Path) -> list[dict[str, Any]]:
     return list(json.loads(file.read_text(encoding="utf-8")))
 
 
-def _letters(question: str, kind: AnswerKind) -> list[str] | None:
-    return option_letters(question) if kind == "choice" else None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--write", type=Path, help="document whose tables are replaced")
+    parser.add_argument("--write", type=Path, help="document in which the tables are replaced")
     arguments = parser.parse_args()
     text = tables(arguments.data)
     if arguments.write is None:

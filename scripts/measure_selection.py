@@ -25,8 +25,8 @@ from mentorkd.data.selection import (
     keep_length,
     keep_likely,
 )
-from mentorkd.grading.answers import extract, option_letters
 from mentorkd.grading.arithmetic import check_arithmetic
+from mentorkd.grading.grade import choices_of, extract
 from mentorkd.paper.tasks import PAPER_TASKS, Task
 from mentorkd.records import Question, Rationale
 
@@ -49,8 +49,8 @@ class Set:
         self.correct = keep_correct(self.rows)
 
     def conclude(self, rationale: Rationale) -> str | None:
-        letters = option_letters(self.texts[rationale.question_id]) if self.task.answer == "choice" else None
-        return extract(rationale.text, self.task.answer, letters)
+        kind = self.task.answer
+        return extract(rationale.text, kind, choices_of(self.texts[rationale.question_id], kind))
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mentorkd.errors import MentorkdError
     from mentorkd.generation import open_engine
     from mentorkd.generation.engine import Completion, Engine
-    from mentorkd.grading.answers import Graded, grade
+    from mentorkd.grading.grade import Graded, grade
     from mentorkd.pipeline.run import Pipeline, open_run
     from mentorkd.recipe.learner import Learner
     from mentorkd.recipe.load import load_recipe
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "grading.answers": ("Graded", "grade"),
+    "grading.grade": ("Graded", "grade"),
     "errors": ("MentorkdError",),
     "distillation.fused_losses": ("fused_distillation_loss",),
     "generation": ("open_engine",),

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mentorkd.grading.answers import Graded, grade
+from mentorkd.grading.grade import Graded, grade
 from mentorkd.recipe.teacher import OpenAITeacher
 from mentorkd.records import Question
 from mentorkd.teachers.annotation import Annotation

@@ -38,7 +38,7 @@ LIGHT = [
     "files",
     "recipe.schema",
     "recipe.load",
-    "grading.answers",
+    "grading.grade",
     "data.prompts",
     "data.selection",
     "statistics",

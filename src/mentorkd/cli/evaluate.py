@@ -103,6 +103,7 @@ def ask(
 ) -> None:
     """Show the rationale and the answer of a trained learner to a question."""
     from mentorkd.data.prompts import render_prompt, split_target
+    from mentorkd.generation.engine import SamplingParams
     from mentorkd.pipeline.context import RunContext
 
     pipeline, reporter = _opened(folder, True, as_json)
@@ -113,27 +114,24 @@ def ask(
     model = context.model_folder(name, seed, pipeline.made("train", name, seed))
     [[completion]] = context.engine(config, model).sample(
         [render_prompt(question, config.eval_prompt)],
-        n=1,
-        temperature=0.0,
-        top_p=1.0,
-        top_k=0,
-        max_new_tokens=config.sampling.max_new_tokens,
+        SamplingParams(max_new_tokens=config.sampling.max_new_tokens),
         seed=0,
     )
     reporter.close()
+    finished = completion.finish_reason == "stop"
     rationale, _ = split_target(completion.text, config.target)
     answer = context.grader.find(completion.text, Question.create(question, "", "test"))
     if as_json:
         print(
             json.dumps(
-                {"learner": name, "rationale": rationale, "answer": answer, "finished": completion.finished},
+                {"learner": name, "rationale": rationale, "answer": answer, "finished": finished},
                 ensure_ascii=False,
             )
         )
         return
     print(rationale)
     print(f"answer: {answer}" if answer is not None else "answer: none found")
-    if not completion.finished:
+    if not finished:
         print(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
 
 

@@ -1,18 +1,18 @@
-"""What is wrong with the data of a run: found, counted, told, and taken out.
+"""Audit of a run's data: faults of content are found, counted, reported and removed.
 
-`audit` looks at all questions and rationales at once and returns the clean ones with the faults it met:
+`audit` reads all questions and rationales at once and returns the clean ones with the faults that it found:
 
-| fault | what becomes of it |
+| fault | action |
 |---|---|
 | a question more than once in a split | kept once |
-| one question with different answers in a split | dropped: neither answer can be trusted |
-| a question whose answer is not of the task's kind, or not among its options | dropped: nothing could be right |
+| a question with different answers in a split | dropped: no answer can be trusted |
+| a question with an answer that is not of the task's kind or not among its options | dropped: no prediction could be correct |
 | a question in several splits | kept for test, else for validation: no score may rest on a trained question |
 | an empty rationale | dropped |
-| a rationale of a question that is nowhere in the questions | dropped |
-| a rationale of a question held out for testing or validation | dropped |
+| a rationale of a question that is not among the questions | dropped |
+| a rationale of a test or validation question | dropped |
 
-Rationales of a dropped question go with it and are not counted apart.
+The rationales of a dropped question are dropped too, without a count of their own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mentorkd.errors import DataError
-from mentorkd.grading.answers import option_letters
-from mentorkd.grading.grade import normalise_answer
+from mentorkd.grading.grade import choices_of, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split
 
 __all__ = ["Audit", "DataFaults", "FaultKind", "audit"]
@@ -39,13 +38,13 @@ FaultKind = Literal[
     "held_out_rationale",
 ]
 
-_TOLD: dict[FaultKind, str] = {
+_DESCRIPTIONS: dict[FaultKind, str] = {
     "duplicate_question": "repeated question(s) within a split, kept once",
     "conflicting_answers": "question(s) with different answers, dropped",
-    "impossible_answer": "question(s) whose gold answer is not of the task's kind or not among the options, dropped",
+    "impossible_answer": "question(s) with a gold answer that is not of the task's kind or not among the options, dropped",
     "overlapping_question": "question(s) in several splits, kept for test, else for validation, never for training",
     "empty_rationale": "empty rationale(s), dropped",
-    "unknown_question": "rationale(s) of a question that is absent or was dropped itself, dropped",
+    "unknown_question": "rationale(s) of a question that is missing or was dropped, dropped",
     "held_out_rationale": "rationale(s) of a test or validation question, dropped",
 }
 _EXAMPLES = 3
@@ -54,7 +53,7 @@ _PRECEDENCE: tuple[Split, ...] = ("test", "validation", "train")
 
 @dataclass(frozen=True, slots=True)
 class DataFaults:
-    """Faults of content by kind: where each stands. Empty is a clean set of data."""
+    """The places of the faults of content, by kind; empty for clean data."""
 
     places: Mapping[FaultKind, Sequence[str]]
 
@@ -63,26 +62,26 @@ class DataFaults:
         return {kind: len(places) for kind, places in self.places.items()}
 
     def examples(self, kind: FaultKind) -> list[str]:
-        """The first few places of a fault."""
+        """The first places of a fault, three at most."""
         return list(self.places.get(kind, ()))[:_EXAMPLES]
 
     def lines(self) -> list[str]:
-        """One line a kind of fault: how many, what became of them, a few examples."""
+        """One line per kind of fault: their number, the action taken, and some examples."""
         return [
-            f"{len(places)} {_TOLD[kind]}: {'; '.join(self.examples(kind))}{'; ...' if len(places) > _EXAMPLES else ''}"
+            f"{len(places)} {_DESCRIPTIONS[kind]}: {'; '.join(self.examples(kind))}{'; ...' if len(places) > _EXAMPLES else ''}"
             for kind, places in self.places.items()
         ]
 
     def raise_if_strict(self, strict: bool = True) -> None:
-        """Raise a DataError with all lines if there is any fault and `strict`."""
+        """Raise a DataError with all lines if there is a fault and `strict` is true."""
         if strict and self.places:
-            head = "faults in the data, and data.strict is true; mend the files or set it to false"
+            head = "faults in the data, and data.strict is true; correct the files or set data.strict to false"
             raise DataError("\n  ".join([head, *self.lines()]))
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Clean questions and rationales, in the order given, and the faults that were taken out."""
+    """Clean questions and rationales in their original order, and the removed faults."""
 
     questions: list[Question]
     rationales: list[Rationale]
@@ -96,7 +95,7 @@ def audit(
     kind: AnswerKind,
     choices: Sequence[str] | None = None,
 ) -> Audit:
-    """Find the faults of a run's data: its questions of all splits and the rationales recorded for them."""
+    """Find the faults in a run's data: the questions of all splits, and the rationales recorded for them."""
     questions = list(questions)
     places: dict[FaultKind, list[str]] = {}
     kept: dict[tuple[Split, str], Question] = {}
@@ -104,8 +103,7 @@ def audit(
     bad: set[tuple[Split, str]] = set()
     for question in questions:
         key = (question.split, question.id)
-        letters = choices or option_letters(question.text) or None if kind == "choice" else None
-        answer = normalise_answer(question.answer, kind, letters)
+        answer = normalise_answer(question.answer, kind, choices_of(question.text, kind, choices))
         if answer is None:
             places.setdefault("impossible_answer", []).append(f"{_short(question)} has `{question.answer}`")
             continue
@@ -114,15 +112,15 @@ def audit(
         elif answer == answers[key]:
             places.setdefault("duplicate_question", []).append(_short(question))
         elif key not in bad:
-            told = f"{_short(question)} has `{kept[key].answer}` and `{question.answer}`"
-            places.setdefault("conflicting_answers", []).append(told)
+            place = f"{_short(question)} has `{kept[key].answer}` and `{question.answer}`"
+            places.setdefault("conflicting_answers", []).append(place)
             bad.add(key)
     home: dict[str, Split] = {}
     for split in _PRECEDENCE:
         for key in kept:
             if key[0] == split and key not in bad and home.setdefault(key[1], split) != split:
-                told = f"{_short(kept[key])} is in {home[key[1]]} too"
-                places.setdefault("overlapping_question", []).append(told)
+                place = f"{_short(kept[key])} is also in {home[key[1]]}"
+                places.setdefault("overlapping_question", []).append(place)
     clean = [q for key, q in kept.items() if key not in bad and home[q.id] == q.split]
     known = {question.id for question in questions}
     return Audit(clean, list(_clean_rationales(rationales, known, home, places)), DataFaults(places))

@@ -1,4 +1,4 @@
-"""Prepare: read the questions of every split, find their faults, hold out the validation questions."""
+"""The data of a run: read the questions of every split, audit them, and hold out validation questions."""
 
 from __future__ import annotations
 
@@ -13,65 +13,41 @@ from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe, RecordedTeacher
 from mentorkd.records import AnswerKind, Question, Rationale, Split
 
-__all__ = ["annotate", "prepare", "prepare_recipe"]
+__all__ = ["annotate", "prepare_recipe"]
 
-# The split must be the same for every learner and seed, or their validation accuracies could not be compared.
 VALIDATION_SEED = 0
-
-
-def prepare(
-    *,
-    train: str,
-    test: str,
-    validation: str | None,
-    validation_share: float,
-    kind: AnswerKind,
-    choices: Sequence[str] | None,
-    columns: Mapping[str, str],
-    limit_train: int | None,
-    limit_test: int | None,
-) -> tuple[list[Question], DataFaults]:
-    """All questions, each with its split, and the faults found in them.
-
-    Without a validation file, a share of the training QUESTIONS is held out, so that no rationale of a held-out question
-    is trained on.
-    """
-
-    def read(source: str, split: Split) -> list[Question]:
-        return read_questions(source, split=split, kind=kind, choices=choices, columns=columns)
-
-    questions = [*read(train, "train")[:limit_train], *read(test, "test")[:limit_test]]
-    if validation:
-        questions += read(validation, "validation")
-    audited = audit(questions, kind=kind, choices=choices)
-    by_split: dict[Split, list[Question]] = {"train": [], "validation": [], "test": []}
-    for question in audited.questions:
-        by_split[question.split].append(question)
-    asked, held, tested = by_split["train"], by_split["validation"], by_split["test"]
-    if not validation and validation_share:
-        asked, held = split_validation(asked, validation_share, VALIDATION_SEED)
-        held = [replace(question, split="validation") for question in held]
-    if not asked or not tested:
-        empty = "training" if not asked else "test"
-        raise DataError(f"no {empty} question is left of {train if not asked else test}; expected at least one")
-    return [*asked, *held, *tested], audited.faults
+"""Fixed, because validation accuracies are comparable only if all learners and seeds share one split."""
 
 
 def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
-    """The questions that a recipe names, and the faults found in them."""
+    """All questions of a recipe with their splits, and the faults found in them.
+
+    Without a validation file, a share of the training QUESTIONS is held out, so that training sees no rationale of a
+    held-out question. Raises DataError if no training or test question remains.
+    """
     task = recipe.task
-    assert task.answer is not None, "the recipe's checks fill this in"
-    return prepare(
-        train=data_path(recipe, task.train),
-        test=data_path(recipe, task.test),
-        validation=data_path(recipe, task.validation) if task.validation else None,
-        validation_share=task.validation_share,
-        kind=task.answer,
-        choices=task.choices,
-        columns=task.columns,
-        limit_train=task.limit_train,
-        limit_test=task.limit_test,
-    )
+    kind = task.answer
+    assert kind is not None, "the checks of a recipe set `task.answer`"
+
+    def read(source: str, split: Split) -> list[Question]:
+        path = data_path(recipe, source)
+        return read_questions(path, split=split, kind=kind, choices=task.choices, columns=task.columns)
+
+    questions = [*read(task.train, "train")[: task.limit_train], *read(task.test, "test")[: task.limit_test]]
+    if task.validation:
+        questions += read(task.validation, "validation")
+    audited = audit(questions, kind=kind, choices=task.choices)
+    by_split: dict[Split, list[Question]] = {"train": [], "validation": [], "test": []}
+    for question in audited.questions:
+        by_split[question.split].append(question)
+    if not task.validation and task.validation_share:
+        train, validation = split_validation(by_split["train"], task.validation_share, VALIDATION_SEED)
+        by_split |= {"train": train, "validation": validation}
+    needed: dict[Split, str] = {"train": task.train, "test": task.test}
+    for split, source in needed.items():
+        if not by_split[split]:
+            raise DataError(f"no {split} question remains from {data_path(recipe, source)}; expected at least one")
+    return [question for group in by_split.values() for question in group], audited.faults
 
 
 def annotate(
@@ -84,17 +60,19 @@ def annotate(
     columns: Mapping[str, str],
     limited: bool,
 ) -> tuple[list[Rationale], DataFaults]:
-    """All rationales the teacher gives for `questions` (of every split), right and wrong ones alike, and their faults.
+    """All recorded rationales of `questions` (of every split), with correct or wrong answers, and their faults.
 
-    `limited` says that `questions` hold only the first training questions of a larger set, so that rationales of others
-    are no fault. A limit on test questions is none: rationales of those are a fault anyway.
+    `limited` means that `questions` holds only the first training questions of a larger set; rationales of other
+    questions are then no fault. A limit on test questions does not count, because rationales of test questions are
+    always a fault.
 
-    Rationales of validation questions are kept, and left out later: the split is this tool's own, not a fault of the data.
+    Rationales of validation questions are kept here and dropped later: this tool makes the validation split, so they are
+    no fault of the data.
     """
     rationales = read_rationales(locate(teacher.rationales), questions, kind=kind, choices=choices, columns=columns)
     if limited:
-        asked = {question.id for question in questions}
-        rationales = [rationale for rationale in rationales if rationale.question_id in asked]
+        known = {question.id for question in questions}
+        rationales = [rationale for rationale in rationales if rationale.question_id in known]
     merged = [
         replace(question, split="train") if question.split == "validation" else question for question in questions
     ]

@@ -1,7 +1,7 @@
-"""What a model reads and what it writes: questions to prompts, rationale and answer to target text and back.
+"""Prompts and targets: the text that a model reads for a question, and the text that it learns to write.
 
-Two forms of target, both the paper's (section 4.1): `{rationale} --> {answer}` for models under 1B, and
-`{rationale} Therefore, the answer is {answer}.` for larger ones. `split_target` undoes `render_target` exactly.
+The paper (section 4.1) has two forms of target: `{rationale} --> {answer}` for models under 1B parameters, and
+`{rationale} Therefore, the answer is {answer}.` for larger models. `split_target` is the inverse of `render_target`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = [
 TargetForm = Literal["arrow", "therefore"]
 
 CAUSAL_SEPARATOR = "\nAnswer:\n"
-"""Between question and rationale for causal models that are not chat models.
+"""The text between question and rationale for causal models without a chat template.
 
-Without one the model cannot tell where the question ends. The words survive vocabularies that drop newlines (T5's), and
-the newline at the end is where pretrained models start a text without a space before it, as our targets do. Prompt and
-target are tokenized apart, so no token spans the border whatever a vocabulary merges.
+A model cannot see the end of the question without a separator. The words also work for vocabularies that drop newlines
+(T5's). Our targets start without a space, as pretrained models start a text after a newline, so the separator ends with
+a newline. Prompt and target are tokenized separately, so no token spans the border.
 """
 
 _ARROW = "-->"
@@ -49,14 +49,14 @@ class ChatTokenizer(Protocol):
 
 
 def render_prompt(question_text: str, template: str) -> str:
-    """The template with its every `{question}` replaced; other braces are text."""
+    """The template with every `{question}` replaced; other braces stay as text."""
     return template.replace("{question}", question_text.strip())
 
 
 def chat_prompt(tokenizer: ChatTokenizer, text: str, separator: str = CAUSAL_SEPARATOR) -> str:
-    """What a causal model reads before it writes: `text` as the user's turn of a chat, or followed by a separator.
+    """The prompt of a causal model: `text` as the user's turn of a chat, or `text` and the separator.
 
-    The template brings the model's special tokens; tokenize its text with `add_special_tokens=False`.
+    A chat template adds the model's special tokens itself; tokenize its output with `add_special_tokens=False`.
     """
     if not tokenizer.chat_template:
         return text + separator
@@ -65,16 +65,16 @@ def chat_prompt(tokenizer: ChatTokenizer, text: str, separator: str = CAUSAL_SEP
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str | None:
-    """The text before the first of `stops`; None if it holds none of them."""
+    """The text before the first of `stops`; None if the text contains none of them."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else None
 
 
 def render_target(rationale: str, answer: str, target: TargetForm) -> str:
-    """The text a model learns to write, of the stripped rationale and answer.
+    """The text that a model learns to write, from the stripped rationale and answer.
 
-    An arrow inside a rationale is shortened to `->` in the arrow form, where it would end the rationale too early (2 of
-    SVAMP's 1953 teacher rationales have one). Raises DataError if the answer itself contains the form's marker.
+    In the arrow form, an arrow inside the rationale would end the rationale too early, so it is shortened to `->` (2 of
+    SVAMP's 1953 teacher rationales have one). Raises DataError if the answer contains the marker of the form.
     """
     rationale, answer = rationale.strip(), answer.strip()
     if (_ARROW if target == "arrow" else _THEREFORE) in answer:
@@ -85,11 +85,11 @@ def render_target(rationale: str, answer: str, target: TargetForm) -> str:
 
 
 def split_target(text: str, target: TargetForm) -> tuple[str, str | None]:
-    """Rationale and answer of a text in the given form, both stripped; without the marker (text, None).
+    """Rationale and answer of a text in the given form, both stripped; (text, None) without the marker.
 
-    The first arrow counts, as in the paper's answer rule: rationales have none, and a model that goes on after its
-    answer may write more. The LAST "Therefore, the answer is" counts: rationales often close with these words
-    themselves ("Therefore, the answer is (C) black ball. Therefore, the answer is C."). One final full stop is no
+    The FIRST arrow counts, as in the paper's answer rule: rationales contain no arrow, and a model that continues after
+    its answer may write more arrows. The LAST "Therefore, the answer is" counts, because rationales often end with these
+    words themselves ("Therefore, the answer is (C) black ball. Therefore, the answer is C."). One final full stop is not
     part of the answer.
     """
     if target == "arrow":

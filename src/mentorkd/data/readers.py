@@ -1,7 +1,7 @@
 """Questions and rationales from any supported source.
 
-A row tells a `question`, its gold `answer`, and perhaps a `rationale` (one text or a list of them), the `completion` in
-which the answer was given, and whether that was `correct`. One table of names covers every shape:
+A row has a `question` and its gold `answer`. It may have a `rationale` (one text or a list of texts), a `completion`
+(the text that states the answer), and whether the completion was `correct`. One table of names covers every shape:
 
     {input, answer}                                      the reference's skeleton/
     {input, chain, answer, initial_correct}              main/: teacher rationales
@@ -9,9 +9,9 @@ which the answer was given, and whether that was `correct`. One table of names c
     {instruction, output: [...], label}                  prompt/ and MCC-KD; its dev files have `output: ""`
     {question, answer, rationale, completion}            JSON Lines, CSV, Parquet, hub; `columns` maps other names
 
-JSON Lines that this package wrote (`Question`, `Rationale`) are read as they are. The fields tell the shape, never the
-file's name. Readers translate faithfully or raise a DataError with file, row, field and fix; faults of content
-(duplicates, overlap, empty rationales, ...) are left for `audit`, which sees all the data at once.
+JSON Lines that this package wrote (`Question`, `Rationale`) are read unchanged. The fields decide the shape, not the
+name of the file. Readers translate rows exactly or raise a DataError with file, row, field and fix. Faults of content
+(duplicates, overlap, empty rationales, ...) are left to `audit`, which sees all data at once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from mentorkd.data.sources import Row, read_rows
+from mentorkd.data.sources import SourceRow, read_rows, type_name
 from mentorkd.errors import DataError
-from mentorkd.grading.answers import option_letters
-from mentorkd.grading.grade import Graded, grade, normalise_answer
+from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict
 
 __all__ = ["columns_of", "read_questions", "read_rationales"]
@@ -51,9 +50,9 @@ _MARKER = re.compile(r"-->|####|therefore,? the answer is:?", re.IGNORECASE)
 
 
 def columns_of(source: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Which field of the source is read as our `question`, `answer`, `rationale`, `completion`, `correct`.
+    """The fields of the source that are read as `question`, `answer`, `rationale`, `completion` and `correct`.
 
-    `rationale` is there only if some row has one, so this also tells what a source can be read for.
+    The key `rationale` is present only if some row has a rationale.
     """
     rows = read_rows(source)
     if _are_records(rows, _QUESTION):
@@ -71,12 +70,12 @@ def read_questions(
 ) -> list[Question]:
     """The questions of a source, in its order.
 
-    Gold answers are normalised ("A. ignore" is A, "... #### 1,000" is 1000), except those of kind text and those that
-    are no answer of the kind, which `audit` finds.
+    Gold answers are normalised ("A. ignore" becomes A, "... #### 1,000" becomes 1000). Answers of kind text stay as
+    written, and so do strings that are not an answer of the kind, which `audit` finds.
 
-    A source with one rationale a row repeats its questions; such repetitions with one and the same answer are one
-    question. Of `Question` records those of `split` are read. A hub name that gives no split is read at `split`.
-    `choices` null takes each question's own option letters.
+    A source with one rationale per row repeats its questions; repetitions with the same answer are one question. Among
+    `Question` records only those of `split` are read. `split` is also the split of a hub name without one. Without
+    `choices`, the option letters are read from each question.
     """
     rows = read_rows(source, split=split)
     if _are_records(rows, _RATIONALE):
@@ -92,11 +91,11 @@ def read_questions(
     seen: set[tuple[str, str]] = set()
     for row in rows:
         text, gold = _text(row, names["question"]), _answer(row, names["answer"])
-        # Text answers become training targets as they are written; their normal form has no spaces or capitals.
+        # Text answers become training targets as written, because their normal form has no spaces and capitals.
         answer = gold if kind == "text" else _normalised(gold, text, kind, choices) or gold
         question = Question.create(text, answer, split)
-        one_of_many = "rationale" in names and isinstance(row.fields.get(names["rationale"]), str)
-        if not (one_of_many and (question.id, question.answer) in seen):
+        repeats = "rationale" in names and isinstance(row.fields.get(names["rationale"]), str)
+        if not (repeats and (question.id, question.answer) in seen):
             questions.append(question)
         seen.add((question.id, question.answer))
     return questions
@@ -113,128 +112,119 @@ def read_rationales(
 ) -> list[Rationale]:
     """The rationales of a source, in its order, graded against the gold answers of `questions`.
 
-    A rationale is graded by what its row tells. With a `completion`: by that, as text after the paper's `-->`. With
-    `initial_correct` alone: the answer given was the row's gold one, or it was another that the file does not tell
-    (wrong, none predicted). Else by its own text; its closing `--> y`, `#### y` or `Therefore, the answer is y.` is
-    then taken off, so that `text` is reasoning alone. `Rationale` records keep their answer and verdict.
+    The fields of a row decide how its rationale is graded. With a `completion`, the completion is graded as the text
+    after the paper's `-->`. With `initial_correct` alone, true means that the stated answer was the row's gold answer,
+    and false means another, unknown answer (wrong, nothing predicted). Otherwise the rationale's own text is graded; its
+    closing `--> y`, `#### y` or `Therefore, the answer is y.` is then removed, so that `text` holds the reasoning alone.
+    `Rationale` records keep their answer and verdict.
 
-    Empty rationales and those of questions not in `questions` (graded against their row's answer) are in the list too:
-    `audit` counts and drops them. `meta["row"]` is the row of the source.
+    The list includes empty rationales, and rationales of questions outside `questions` (graded against the answer of
+    their row): `audit` counts and drops them. `meta["row"]` is the row number in the source.
     """
     rows = read_rows(source)
     if _are_records(rows, _QUESTION):
         raise DataError(f"{source}: got question records, expected rationales; give the file of the rationales")
     if _are_records(rows, _RATIONALE):
-        found = _recorded(rows)
+        items = _recorded(rows)
     else:
         names = _resolve(rows, columns)
         if "rationale" not in names:
             raise DataError(
-                f"{source}: no rationale in {len(rows)} rows, got the fields {_names(rows)}; if one of them holds "
-                "rationales, name it with columns: {rationale: NAME}"
+                f"{source}: no rationale in {len(rows)} rows, got the fields {_names(rows)}; if one of these fields "
+                "holds rationales, name it with columns: {rationale: NAME}"
             )
-        found = _graded(rows, names, {q.id: q for q in reversed(questions)}, kind, choices)
+        items = _graded(rows, names, {q.id: q for q in reversed(questions)}, kind, choices)
     samples: Counter[str] = Counter()
     rationales = []
-    for item in found:
-        sample, graded = samples[item.question_id], item.graded
-        samples[item.question_id] += 1
-        rationales.append(
-            Rationale.create(
-                item.question_id, item.text, graded.predicted, graded.verdict, source_name, sample, item.meta
-            )
-        )
+    for identity, text, graded, meta in items:
+        sample = samples[identity]
+        samples[identity] += 1
+        rationales.append(Rationale.create(identity, text, graded.predicted, graded.verdict, source_name, sample, meta))
     return rationales
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A rationale before it has a source's name and a sample number."""
-
-    question_id: str
-    text: str
-    graded: Graded
-    meta: dict[str, Any] = field(default_factory=dict)
+_Item = tuple[str, str, Graded, dict[str, Any]]
+"""A rationale before it gets a source and a sample number: question id, text, grade, `meta`."""
 
 
 def _graded(
-    rows: Sequence[Row],
+    rows: Sequence[SourceRow],
     names: Mapping[str, str],
     known: Mapping[str, Question],
     kind: AnswerKind,
     choices: Sequence[str] | None,
-) -> Iterator[_Found]:
+) -> Iterator[_Item]:
     for row in rows:
         question = Question.create(_text(row, names["question"]), _answer(row, names["answer"]), "train")
-        told = _normalised(question.answer, question.text, kind, choices)
+        stated = _normalised(question.answer, question.text, kind, choices)
         gold = _normalised(known.get(question.id, question).answer, question.text, kind, choices)
         completion = _completion(row, names["completion"]) if "completion" in names else None
         correct = _correct(row, names["correct"]) if "correct" in names else None
         for text in _rationales(row, names["rationale"]):
             if gold is None:
-                graded = Graded(None, "no_answer")  # nothing to grade against; `audit` drops the question
+                graded = Graded(None, "no_answer")  # no gold answer to compare with; `audit` drops the question
             elif completion is not None:
-                graded = grade(f"--> {completion}", gold, kind, _letters(question.text, kind, choices))
+                graded = grade(f"--> {completion}", gold, kind, choices_of(question.text, kind, choices))
             elif correct is not None:
-                graded = Graded(told, "correct" if told == gold else "wrong") if correct else Graded(None, "wrong")
+                graded = Graded(stated, "correct" if stated == gold else "wrong") if correct else Graded(None, "wrong")
             else:
-                graded = grade(text, gold, kind, _letters(question.text, kind, choices))
+                graded = grade(text, gold, kind, choices_of(question.text, kind, choices))
                 text = _reasoning(text)
-            yield _Found(question.id, text, graded, {"row": row.number})
+            yield question.id, text, graded, {"row": row.number}
 
 
 def _reasoning(text: str) -> str:
-    """`text` without a closing answer marker and its answer; a marker with more than an answer behind it stays."""
-    marks = list(_MARKER.finditer(text))
-    if not marks:
+    """`text` without a closing answer marker and its answer; a marker with more text than an answer behind it stays."""
+    markers = list(_MARKER.finditer(text))
+    if not markers:
         return text
-    answer = text[marks[-1].end() :].strip()
-    return text if "\n" in answer or len(answer) > _LONGEST_ANSWER else text[: marks[-1].start()]
+    answer = text[markers[-1].end() :].strip()
+    return text if "\n" in answer or len(answer) > _LONGEST_ANSWER else text[: markers[-1].start()]
 
 
-def _recorded(rows: Sequence[Row]) -> Iterator[_Found]:
+def _recorded(rows: Sequence[SourceRow]) -> Iterator[_Item]:
     for row in rows:
         predicted, verdict, meta = row.fields["predicted"], row.fields["verdict"], row.fields["meta"]
         if predicted is not None and not isinstance(predicted, str):
-            raise row.error(f"field `predicted`: got {_called(predicted)}, expected text or null")
+            raise row.error(f"field `predicted`: got {type_name(predicted)}, expected text or null")
         if verdict not in get_args(Verdict):
             raise row.error(f"field `verdict`: got {verdict!r}, expected one of {', '.join(get_args(Verdict))}")
         if not isinstance(meta, dict):
-            raise row.error(f"field `meta`: got {_called(meta)}, expected an object")
+            raise row.error(f"field `meta`: got {type_name(meta)}, expected an object")
         text = _string(row, "text", row.fields["text"])
-        yield _Found(_text(row, "question_id"), text, Graded(predicted, verdict), {"row": row.number, **meta})
+        yield _text(row, "question_id"), text, Graded(predicted, verdict), {"row": row.number, **meta}
 
 
-def _resolve(rows: Sequence[Row], columns: Mapping[str, str] | None) -> dict[str, str]:
-    """Our field -> the source's, from `columns` where it names it, else by `_NAMES`; what was taken is logged."""
+def _resolve(rows: Sequence[SourceRow], columns: Mapping[str, str] | None) -> dict[str, str]:
+    """Our fields mapped to the fields of the source, from `columns` or else from `_NAMES`; the mapping is logged."""
     source, columns, present = rows[0].source, columns or {}, _names(rows)
     for ours in columns:
         if ours not in _MAPPABLE:
             raise DataError(f"{source}: columns: got `{ours}`, expected {', '.join(_MAPPABLE)}")
     names: dict[str, str] = {}
     for ours, usual in _NAMES.items():
-        # A name that was given another part is not guessed for an optional one.
+        # A field that `columns` maps to one of our fields is no guess for an optional one.
         guesses = [n for n in usual if n in present and (ours in _REQUIRED or n not in columns.values())]
-        here = [n for n in [columns[ours]] if n in present] if ours in columns else guesses
-        if len(here) > 1:
+        candidates = [n for n in [columns[ours]] if n in present] if ours in columns else guesses
+        if len(candidates) > 1:
             raise DataError(
-                f"{source}: {' and '.join(f'`{n}`' for n in here)} could each be the {ours}; "
-                f"say which with columns: {{{ours}: {here[0]}}}"
+                f"{source}: {' and '.join(f'`{n}`' for n in candidates)} could each be the {ours}; "
+                f"choose one with columns: {{{ours}: {candidates[0]}}}"
             )
-        if not here and ours in _REQUIRED:
+        if not candidates and ours in _REQUIRED:
             expected = f"`{columns[ours]}`, as columns says" if ours in columns else f"one of {', '.join(usual)}"
             raise DataError(
                 f"{source}: no field for the {ours}: got {present}, expected {expected}; "
                 f"name it with columns: {{{ours}: NAME}}"
             )
-        names.update(dict.fromkeys([ours], here[0]) if here else {})
+        names.update(dict.fromkeys([ours], candidates[0]) if candidates else {})
     if "rationale" in names and not any(row.fields.get(names["rationale"]) for row in rows):
         del names["rationale"]
     logger.info("%s: %s", source, ", ".join(f"{ours} from `{theirs}`" for ours, theirs in names.items()))
     return names
 
 
-def _are_records(rows: Sequence[Row], names: set[str]) -> bool:
+def _are_records(rows: Sequence[SourceRow], names: set[str]) -> bool:
     if rows[0].fields.keys() != names:
         return False
     for row in rows:
@@ -243,50 +233,48 @@ def _are_records(rows: Sequence[Row], names: set[str]) -> bool:
     return True
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
+def _names(rows: Sequence[SourceRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.fields))
 
 
-def _letters(question: str, kind: AnswerKind, choices: Sequence[str] | None) -> Sequence[str] | None:
-    return choices or option_letters(question) or None if kind == "choice" else None
-
-
 def _normalised(answer: str, question: str, kind: AnswerKind, choices: Sequence[str] | None) -> str | None:
-    return normalise_answer(answer, kind, _letters(question, kind, choices))
+    return normalise_answer(answer, kind, choices_of(question, kind, choices))
 
 
-def _value(row: Row, name: str) -> Any:
+def _value(row: SourceRow, name: str) -> Any:
     if name not in row.fields:
-        raise row.error(f"field `{name}` is missing, got {list(row.fields)}; every row needs it, null if it has none")
+        raise row.error(
+            f"field `{name}` is missing, got {list(row.fields)}; every row needs this field; write null for no value"
+        )
     value = row.fields[name]
-    return None if value != value else value  # NaN is how tables tell a missing value
+    return None if value != value else value  # tables write a missing value as NaN
 
 
-def _text(row: Row, name: str) -> str:
+def _text(row: SourceRow, name: str) -> str:
     value = _string(row, name, _value(row, name))
     if not value.strip():
         raise row.error(f"field `{name}`: empty, expected text; fill it in or remove the row")
     return value
 
 
-def _string(row: Row, name: str, value: Any) -> str:
+def _string(row: SourceRow, name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise row.error(f"field `{name}`: got {_called(value)}, expected text")
+        raise row.error(f"field `{name}`: got {type_name(value)}, expected text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise row.error(
-            f"field `{name}`: half a character at position {error.start} (a lone surrogate); mend it"
+            f"field `{name}`: got half a character at position {error.start} (a lone surrogate); correct the text"
         ) from None
     return value
 
 
-def _answer(row: Row, name: str) -> str:
+def _answer(row: SourceRow, name: str) -> str:
     value = _value(row, name)
     return str(value) if isinstance(value, bool | int | float) else _text(row, name)
 
 
-def _rationales(row: Row, name: str) -> list[str]:
+def _rationales(row: SourceRow, name: str) -> list[str]:
     value = _value(row, name)
     if value is None:
         return []
@@ -295,21 +283,17 @@ def _rationales(row: Row, name: str) -> list[str]:
     return [_string(row, name, value)]
 
 
-def _completion(row: Row, name: str) -> str | None:
+def _completion(row: SourceRow, name: str) -> str | None:
     value = _value(row, name)
     if value is None or isinstance(value, str | bool | int | float):
         return None if value is None else str(value)
-    raise row.error(f"field `{name}`: got {_called(value)}, expected the text in which the answer was given, or null")
+    raise row.error(f"field `{name}`: got {type_name(value)}, expected the text that states the answer, or null")
 
 
-def _correct(row: Row, name: str) -> bool | None:
+def _correct(row: SourceRow, name: str) -> bool | None:
     value = _value(row, name)
-    if isinstance(value, str):  # as CSV has it
+    if isinstance(value, str):  # CSV has no booleans
         value = {"true": True, "false": False}.get(value.lower(), value)
     if value is None or isinstance(value, bool):
         return value
     raise row.error(f"field `{name}`: got {value!r}, expected true or false")
-
-
-def _called(value: Any) -> str:
-    return "null" if value is None else type(value).__name__

@@ -1,10 +1,12 @@
-"""Which rationales enter training: small filters, each from a list to a shorter list in the same order."""
+"""Selection of the rationales for training: filters, each from a list to a shorter list in the same order.
+
+A new filter is a function here, a line in `filters_of`, and a key of `SelectConfig` in `recipe/learner.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mentorkd.errors import DataError
@@ -14,10 +16,12 @@ from mentorkd.records import GOLD, Question, Rationale, content_id, normalise_wh
 
 __all__ = [
     "CHARACTERS_PER_TOKEN",
+    "Filter",
     "FilterCount",
     "Gathered",
     "cap_per_question",
     "drop_duplicates",
+    "filters_of",
     "gather",
     "gold_rationales",
     "jaccard",
@@ -27,6 +31,7 @@ __all__ = [
     "keep_diverse",
     "keep_length",
     "keep_likely",
+    "keep_whole",
     "sample_questions",
     "select",
     "split_validation",
@@ -34,97 +39,71 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """A named step of a selection."""
+
+    name: str
+    keep: Callable[[Sequence[Rationale]], list[Rationale]]
+    """Returns the rationales that pass, in their order."""
+    facts: Callable[[], dict[str, Any]] = dict
+    """Called after `keep`: further facts to record beside the counts."""
+
+
+@dataclass(frozen=True, slots=True)
 class FilterCount:
-    """How many rationales went into a filter, and how many came out."""
+    """The number of rationales before and after a filter."""
 
     filter: str
     before: int
     after: int
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-def select(
-    rationales: Sequence[Rationale],
-    *,
-    correct: bool = True,
-    deduplicate: bool = True,
-    max_per_question: int | None = None,
-    question_ratio: float = 1.0,
-    seed: int = 0,
-    already: Iterable[Rationale] = (),
-    tokens: Callable[[str], int] = len,
-    min_tokens: int = 0,
-    max_tokens: int | None = None,
-    conclude: Callable[[Rationale], str | None] | None = None,
-    sound: Callable[[str], bool] | None = None,
-    nll: Callable[[Sequence[Rationale]], Mapping[str, float]] | None = None,
-    drop_unlearnable: float = 0.0,
-    diverse: int | None = None,
-) -> tuple[list[Rationale], list[FilterCount]]:
-    """The rationales that pass the filters asked for, and the count of each of these filters in order.
+def select(rationales: Sequence[Rationale], filters: Sequence[Filter]) -> tuple[list[Rationale], list[FilterCount]]:
+    """The rationales that pass all filters, which are applied in order, and the count of each filter.
 
-    The keywords turn filters on and are the arguments of the functions below, which say what each does. Questions are
-    sampled first, so that the sample does not depend on the other filters; limits per question come last, so that they
-    choose among what is good. With `deduplicate`, rationales that repeat one of `already` (a teacher's, say, when these
-    are a mentor's) are dropped too. `nll` is asked about what the filters before it let through, and about no more.
+    The functions of this module are ready-made filters:
+
+        select(rationales, [Filter("correct", keep_correct), Filter("deduplicate", drop_duplicates)])
     """
-    filters: list[tuple[str, Callable[[Sequence[Rationale]], list[Rationale]]]] = []
-    if question_ratio < 1:
-        filters.append(("question_ratio", lambda rows: sample_questions(rows, question_ratio, seed)))
-    if correct:
-        filters.append(("correct", keep_correct))
-    if deduplicate:
-        filters.append(("deduplicate", lambda rows: drop_duplicates(rows, already)))
-    if min_tokens > 0 or max_tokens is not None:
-        filters.append(("length", lambda rows: keep_length(rows, tokens, min_tokens, max_tokens)))
-    if conclude is not None:
-        filters.append(("answer_in_rationale", lambda rows: keep_concluding(rows, conclude)))
-    if sound is not None:
-        filters.append(("steps_check", lambda rows: keep_arithmetic(rows, sound)))
-    if nll is not None and drop_unlearnable > 0:
-        filters.append(("learnable", lambda rows: keep_likely(rows, nll(rows), drop_unlearnable)))
-    if diverse is not None:
-        filters.append(("diverse", lambda rows: keep_diverse(rows, diverse)))
-    if max_per_question is not None:
-        filters.append(("max_per_question", lambda rows: cap_per_question(rows, max_per_question)))
     kept, counts = list(rationales), []
-    for name, keep in filters:
-        before, kept = len(kept), keep(kept)
-        counts.append(FilterCount(name, before, len(kept)))
+    for each in filters:
+        before, kept = len(kept), each.keep(kept)
+        counts.append(FilterCount(each.name, before, len(kept), each.facts()))
     return kept, counts
 
 
 def keep_correct(rationales: Iterable[Rationale]) -> list[Rationale]:
-    """Rationales that arrive at the gold answer (the paper, section 3.1)."""
+    """Rationales with the gold answer (the paper, section 3.1)."""
     return [rationale for rationale in rationales if rationale.verdict == "correct"]
 
 
+def keep_whole(rationales: Iterable[Rationale]) -> list[Rationale]:
+    """Rationales from whole replies of a teacher: not refused, not empty, and not cut."""
+    return [rationale for rationale in rationales if rationale.meta.get("outcome") == "ok"]
+
+
 def drop_duplicates(rationales: Iterable[Rationale], already: Iterable[Rationale] = ()) -> list[Rationale]:
-    """The first of the rationales of a question that are equal but for whitespace, unless it is among `already`."""
-    seen = {_text_of_question(rationale) for rationale in already}
+    """The first of the rationales of a question that differ only in whitespace, unless `already` has its text."""
+    seen = {_text_key(rationale) for rationale in already}
     kept = []
     for rationale in rationales:
-        if (mark := _text_of_question(rationale)) not in seen:
-            seen.add(mark)
+        if (key := _text_key(rationale)) not in seen:
+            seen.add(key)
             kept.append(rationale)
     return kept
 
 
 def cap_per_question(rationales: Sequence[Rationale], limit: int) -> list[Rationale]:
-    """The first `limit` rationales of every question by sample number (of equal numbers, the one that comes first)."""
-    taken: dict[str, int] = {}
-    kept: set[int] = set()
-    for index in sorted(range(len(rationales)), key=lambda index: rationales[index].sample):
-        question = rationales[index].question_id
-        taken[question] = taken.get(question, 0) + 1
-        if taken[question] <= limit:
-            kept.add(index)
+    """The first `limit` rationales of every question by sample number, and by position for equal numbers."""
+    kept = {index for indices in _by_question(rationales).values() for index in indices[:limit]}
     return [rationale for index, rationale in enumerate(rationales) if index in kept]
 
 
 def sample_questions(rationales: Sequence[Rationale], ratio: float, seed: int) -> list[Rationale]:
-    """The rationales of a share of their questions (the paper's low-resource setting, Figure 5); at least one question.
+    """The rationales of a share of the questions (the paper's low-resource setting, Figure 5); at least one question.
 
-    Of one seed, a smaller sample is part of a larger one, whatever the order of the rationales.
+    With one seed, a smaller sample is part of a larger one, for any order of the rationales.
     """
     questions = {rationale.question_id for rationale in rationales}
     sample = set(_shuffled(questions, "question_ratio", seed)[: max(1, round(ratio * len(questions)))])
@@ -134,77 +113,83 @@ def sample_questions(rationales: Sequence[Rationale], ratio: float, seed: int) -
 def keep_length(
     rationales: Iterable[Rationale], tokens: Callable[[str], int], least: int = 0, most: int | None = None
 ) -> list[Rationale]:
-    """Rationales of at least `least` and at most `most` tokens, as `tokens` counts them."""
+    """Rationales of at least `least` and at most `most` tokens; `tokens` counts the tokens of a text."""
     counted = [(rationale, tokens(rationale.text)) for rationale in rationales]
     return [rationale for rationale, length in counted if least <= length and (most is None or length <= most)]
 
 
 def keep_concluding(rationales: Iterable[Rationale], conclude: Callable[[Rationale], str | None]) -> list[Rationale]:
-    """Rationales whose reasoning arrives at the answer that is then given.
+    """Rationales whose reasoning leads to the answer that they state.
 
-    `conclude` reads the answer from the reasoning alone, in the normal form of `predicted`; None, where nothing can be
-    read, and a rationale without an answer count as agreement.
+    `conclude` reads the answer from the reasoning alone, in the normal form of `predicted`. A rationale is kept if
+    `conclude` returns None (no answer can be read) or if the rationale states no answer.
     """
-    read = [(rationale, conclude(rationale)) for rationale in rationales]
-    return [each for each, concluded in read if concluded is None or each.predicted in (None, concluded)]
+    pairs = [(rationale, conclude(rationale)) for rationale in rationales]
+    return [rationale for rationale, answer in pairs if answer is None or rationale.predicted in (None, answer)]
 
 
-def keep_arithmetic(rationales: Iterable[Rationale], sound: Callable[[str], bool]) -> list[Rationale]:
-    """Rationales of whose text `sound` holds (no equation in it is wrong, as `steps.check_arithmetic` tells)."""
-    return [rationale for rationale in rationales if sound(rationale.text)]
+def keep_arithmetic(rationales: Iterable[Rationale], is_sound: Callable[[str], bool]) -> list[Rationale]:
+    """Rationales with sound text; `is_sound` tells whether a text has no wrong equation (see `check_arithmetic`)."""
+    return [rationale for rationale in rationales if is_sound(rationale.text)]
 
 
 def keep_likely(rationales: Sequence[Rationale], nll: Mapping[str, float], drop: float) -> list[Rationale]:
-    """All but the share `drop` that a model finds the least likely.
+    """The rationales without the share `drop` that is least likely under a model.
 
-    `nll` is the model's negative log-likelihood a token, by rationale id. Raises DataError if one is missing.
+    `nll` is the model's negative log-likelihood in nats per token, by rationale id. Raises DataError if one is missing.
     """
-    lacking = [rationale.id for rationale in rationales if rationale.id not in nll]
-    if lacking:
-        raise DataError(f"{len(lacking)} rationales have no likelihood, the first is {lacking[0]}; score them first")
+    missing = [rationale.id for rationale in rationales if rationale.id not in nll]
+    if missing:
+        raise DataError(f"{len(missing)} rationales have no likelihood, the first is {missing[0]}; score them first")
     ranked = sorted(rationales, key=lambda rationale: (-nll[rationale.id], rationale.id))
     dropped = {rationale.id for rationale in ranked[: int(drop * len(ranked))]}
     return [rationale for rationale in rationales if rationale.id not in dropped]
 
 
 def keep_diverse(rationales: Sequence[Rationale], most: int, n: int = 3) -> list[Rationale]:
-    """At most `most` rationales of every question that differ much, by n-grams of words (after MCC-KD, 2023).
+    """At most `most` rationales of every question, chosen to differ in their n-grams of words (after MCC-KD, 2023).
 
-    Greedy: the first one by sample number, then again and again the one whose greatest similarity to those taken is the
-    least.
+    The choice is greedy: first the rationale with the lowest sample number, then repeatedly the rationale whose largest
+    similarity to the chosen ones is smallest.
     """
-    questions: dict[str, list[int]] = {}
-    for index in sorted(range(len(rationales)), key=lambda index: rationales[index].sample):
-        questions.setdefault(rationales[index].question_id, []).append(index)
     kept: set[int] = set()
-    for indices in questions.values():
+    for indices in _by_question(rationales).values():
         grams = {index: _ngrams(rationales[index].text, n) for index in indices}
         nearest = dict.fromkeys(indices, 0.0)
         for _ in range(min(most, len(indices))):
-            taken = min(nearest, key=lambda index: nearest[index])
-            kept.add(taken)
-            del nearest[taken]
+            chosen = min(nearest, key=lambda index: nearest[index])
+            kept.add(chosen)
+            del nearest[chosen]
             for index in nearest:
-                nearest[index] = max(nearest[index], jaccard(grams[index], grams[taken]))
+                nearest[index] = max(nearest[index], jaccard(grams[index], grams[chosen]))
     return [rationale for index, rationale in enumerate(rationales) if index in kept]
 
 
+def _by_question(rationales: Sequence[Rationale]) -> dict[str, list[int]]:
+    """The positions of the rationales of each question, by sample number and then by position."""
+    questions: dict[str, list[int]] = {}
+    for index in sorted(range(len(rationales)), key=lambda index: rationales[index].sample):
+        questions.setdefault(rationales[index].question_id, []).append(index)
+    return questions
+
+
 def jaccard(one: Set[object], other: Set[object]) -> float:
-    """Size of the intersection over that of the union; 1 for two empty sets."""
+    """The size of the intersection divided by the size of the union; 1 for two empty sets."""
     union = len(one | other)
     return len(one & other) / union if union else 1.0
 
 
 def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:
-    """The n-grams of the words of `text` in lower case; of a text with fewer words, all of it."""
+    """The n-grams of the words of `text` in lower case; a text of fewer than n words is one n-gram."""
     words = text.lower().split()
     return {tuple(words[start : start + n]) for start in range(max(1, len(words) - n + 1))}
 
 
 def split_validation(questions: Sequence[Question], share: float, seed: int) -> tuple[list[Question], list[Question]]:
-    """Training and validation questions; the latter are the given share, at least one unless `share` is 0.
+    """Training and validation questions. Validation gets the given share, and at least one question unless `share` is 0.
 
-    By id, so that a question that occurs twice is on one side, whatever the order. At least one is left for training.
+    The split is by question id, so a repeated question is on one side only, for any order. At least one question
+    remains for training.
     """
     ids = {question.id for question in questions}
     count = 0 if share == 0 else min(max(1, round(share * len(ids))), len(ids) - 1)
@@ -215,31 +200,40 @@ def split_validation(questions: Sequence[Question], share: float, seed: int) -> 
 
 
 def _shuffled(ids: Collection[str], purpose: str, seed: int) -> list[str]:
-    """Ids in an order of their own for every purpose and seed; removing some leaves the others in order."""
+    """Ids in a random order for each purpose and seed; the removal of ids does not change the order of the others."""
     return sorted(ids, key=lambda each: content_id(purpose, str(seed), each))
 
 
-def _text_of_question(rationale: Rationale) -> tuple[str, str]:
+def _text_key(rationale: Rationale) -> tuple[str, str]:
     return rationale.question_id, normalise_whitespace(rationale.text)
 
 
 CHARACTERS_PER_TOKEN = 4
-"""For estimates: English text in the T5 vocabulary has 3.5 to 4.5 characters a token on the paper's data."""
+"""For estimates: English text in the T5 vocabulary has 3.5 to 4.5 characters per token on the paper's data."""
 
-# Which questions a low-resource ratio keeps must not depend on the training seed: it is part of the data.
 SELECTION_SEED = 0
+"""The questions of a low-resource ratio are part of the data, so they do not depend on the training seed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Gathered:
-    """The rationales that a learner trains on, and what each filter of each source took away."""
+    """The rationales that a learner trains on, and the counts of the filters of each source."""
 
     rationales: list[Rationale]
-    filters: list[dict[str, Any]]
+    counts: dict[str, list[FilterCount]]
+
+    @property
+    def filters(self) -> list[dict[str, Any]]:
+        """The counts as a stage records them: one mapping per source and filter."""
+        return [
+            {"source": source, "filter": count.filter, "before": count.before, "after": count.after, **count.facts}
+            for source, counts in self.counts.items()
+            for count in counts
+        ]
 
 
 def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
-    """Every question's gold answer as a rationale without reasoning."""
+    """The gold answer of each question as a rationale without reasoning."""
     answers = {question.id: question.answer for question in questions}
     return [Rationale.create(each, "", answer, "correct", GOLD, 0) for each, answer in answers.items()]
 
@@ -251,80 +245,99 @@ def gather(
     *,
     tokens: Callable[[str], int] | None = None,
     conclude: Callable[[str, Question], str | None] | None = None,
-    judge: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
+    nll: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
 ) -> Gathered:
-    """Select from each source in turn; a text that an earlier source has given for the question is not taken again.
+    """Select rationales from each source in turn.
 
-    Only rationales of `questions` (the training split) are taken, and of replies that were refused, empty or cut none.
-    `tokens` counts a text's tokens as the learner reads them; without it they are estimated, and the count of `length` says so.
-    `conclude` reads the answer that a text arrives at, and is needed for `answer_in_rationale` alone; `judge` gives the
-    negative log-likelihood a token of rationales by the model that a `perplexity` filter names, and is needed for it alone.
+    A text that an earlier source has given for the same question is a duplicate. Rationales of questions outside
+    `questions` (the training split) are dropped, and so are refused, empty and cut replies of a teacher. The other
+    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`.
     """
     known = {question.id: question for question in questions}
     taken: list[Rationale] = []
-    filters: list[dict[str, Any]] = []
-    for name, rationales in sources.items():
-        config = selects[name]
-        mine = [rationale for rationale in rationales if rationale.question_id in known]
-        counts = [FilterCount("training_questions", len(rationales), len(mine))]
-        if any("outcome" in rationale.meta for rationale in mine):
-            whole = [rationale for rationale in mine if rationale.meta.get("outcome") == "ok"]
-            counts.append(FilterCount("whole_replies", len(mine), len(whole)))
-            mine = whole
-        equations, perplexity = _Equations(), config.perplexity
-        kept, more = select(
-            mine,
-            correct=config.correct,
-            deduplicate=config.deduplicate,
-            max_per_question=config.max_per_question,
-            question_ratio=config.question_ratio,
-            seed=SELECTION_SEED,
-            already=taken if config.deduplicate else (),
-            tokens=tokens or _estimated,
-            min_tokens=config.min_tokens,
-            max_tokens=config.max_tokens,
-            conclude=_conclusion(conclude, known) if config.answer_in_rationale else None,
-            sound=equations.hold if config.arithmetic else None,
-            nll=None if perplexity is None else partial(_judged_by(judge), perplexity.model),
-            drop_unlearnable=0.0 if perplexity is None else perplexity.drop,
-            diverse=config.diverse,
-        )
+    counts: dict[str, list[FilterCount]] = {}
+    for source, rationales in sources.items():
+        in_training = Filter("training_questions", lambda rows: [row for row in rows if row.question_id in known])
+        rows, counts[source] = select(rationales, [in_training])
+        filters = filters_of(selects[source], known, already=taken, tokens=tokens, conclude=conclude, nll=nll)
+        if any("outcome" in row.meta for row in rows):
+            filters.insert(0, Filter("whole_replies", keep_whole))
+        kept, more = select(rows, filters)
+        counts[source] += more
         taken += kept
-        told: dict[str, dict[str, Any]] = {
-            "length": {"counted_in": "characters" if tokens is None else "tokens"},
-            "steps_check": {"equations": equations.read + equations.unread, "unread": equations.unread},
-        }
-        filters += [{"source": name, **asdict(count), **told.get(count.filter, {})} for count in [*counts, *more]]
-    return Gathered(taken, filters)
+    return Gathered(taken, counts)
 
 
-def _estimated(text: str) -> int:
+def filters_of(
+    config: SelectConfig,
+    questions: Mapping[str, Question],
+    *,
+    already: Iterable[Rationale] = (),
+    tokens: Callable[[str], int] | None = None,
+    conclude: Callable[[str, Question], str | None] | None = None,
+    nll: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
+) -> list[Filter]:
+    """The filters that a recipe turns on, in the order in which they are applied.
+
+    Questions are sampled first, so that the sample is independent of the other filters. Limits per question come last,
+    so that they choose among good rationales. `questions` maps ids to questions, and `already` holds the rationales of
+    earlier sources. `tokens` counts the tokens of a text; without it they are estimated from characters, and the count
+    of `length` says so. `conclude` reads the answer of a text for `answer_in_rationale`. `nll` gives the negative
+    log-likelihood (nats per token) of rationales by a named model for `perplexity`; it is called only with rationales
+    that passed the filters before.
+    """
+    filters: list[Filter] = []
+
+    def add(name: str, keep: Callable[[Sequence[Rationale]], list[Rationale]], **options: Any) -> None:
+        filters.append(Filter(name, keep, **options))
+
+    if config.question_ratio < 1:
+        add("question_ratio", lambda rows: sample_questions(rows, config.question_ratio, SELECTION_SEED))
+    if config.correct:
+        add("correct", keep_correct)
+    if config.deduplicate:
+        add("deduplicate", lambda rows: drop_duplicates(rows, already))
+    if config.min_tokens > 0 or config.max_tokens is not None:
+        add(
+            "length",
+            lambda rows: keep_length(rows, tokens or _estimated_tokens, config.min_tokens, config.max_tokens),
+            facts=lambda: {"counted_in": "characters" if tokens is None else "tokens"},
+        )
+    if config.answer_in_rationale:
+        assert conclude is not None, "`answer_in_rationale` needs `conclude`"
+        add(
+            "answer_in_rationale",
+            lambda rows: keep_concluding(rows, lambda row: conclude(row.text, questions[row.question_id])),
+        )
+    if config.arithmetic:
+        equations = _Equations()
+        add("steps_check", lambda rows: keep_arithmetic(rows, equations.hold), facts=equations.facts)
+    if (perplexity := config.perplexity) is not None:
+        assert nll is not None, "`perplexity` needs `nll`"
+        add("learnable", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))
+    if (most := config.diverse) is not None:
+        add("diverse", lambda rows: keep_diverse(rows, most))
+    if (limit := config.max_per_question) is not None:
+        add("max_per_question", lambda rows: cap_per_question(rows, limit))
+    return filters
+
+
+def _estimated_tokens(text: str) -> int:
     return -(-len(text) // CHARACTERS_PER_TOKEN)
 
 
 @dataclass
 class _Equations:
-    """Checks the equations of texts, and counts those that could be read and those that were left alone."""
+    """Checks the equations of texts, and counts those that were read and those that were not."""
 
     read: int = 0
     unread: int = 0
 
     def hold(self, text: str) -> bool:
-        steps = check_arithmetic(text)
-        self.read += steps.holding + len(steps.wrong)
-        self.unread += steps.unread
-        return not steps.wrong
+        equations = check_arithmetic(text)
+        self.read += equations.holding + len(equations.wrong)
+        self.unread += equations.unread
+        return not equations.wrong
 
-
-def _judged_by(
-    judge: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None,
-) -> Callable[[str, Sequence[Rationale]], Mapping[str, float]]:
-    assert judge is not None, "perplexity needs a judge"
-    return judge
-
-
-def _conclusion(
-    conclude: Callable[[str, Question], str | None] | None, known: Mapping[str, Question]
-) -> Callable[[Rationale], str | None]:
-    assert conclude is not None, "answer_in_rationale needs a reader of answers"
-    return lambda rationale: conclude(rationale.text, known[rationale.question_id])
+    def facts(self) -> dict[str, Any]:
+        return {"equations": self.read + self.unread, "unread": self.unread}

@@ -1,9 +1,9 @@
 """Raw rows of a data source: JSON, JSON Lines, CSV, TSV, Parquet, or a Hugging Face data set.
 
-A source is a file, or `hub:NAME[@CONFIG][:SPLIT]`, where NAME is a data set of the hub or a local folder (plain data
-files or the result of `save_to_disk`), CONFIG one of its configurations and SPLIT a split or a slice of one:
+A source is a file or `hub:NAME[@CONFIG][:SPLIT]`. NAME is a data set of the hub or a local folder (plain data files, or
+the output of `save_to_disk`), CONFIG is one of its configurations, and SPLIT is a split or a slice of a split:
 `hub:openai/gsm8k@main:train`, `hub:openai/gsm8k@main:test[:100]`, `hub:./my-data`. Rows are numbered from 1: the
-objects of a JSON list, the lines of JSON Lines, the rows under the header of a CSV.
+objects of a JSON list, the lines of JSON Lines, the rows below the header of a CSV.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from mentorkd.errors import DataError, MissingExtraError
 
-__all__ = ["HUB", "Row", "read_rows"]
+__all__ = ["HUB", "SourceRow", "read_rows", "type_name"]
 
 HUB = "hub:"
 """Prefix of a Hugging Face data set's name."""
@@ -29,8 +29,8 @@ _HUB_EXAMPLE = "hub:openai/gsm8k@main:train"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row as its source has it, and where it stands."""
+class SourceRow:
+    """A row as it stands in its source, with its position."""
 
     source: str
     number: int
@@ -40,20 +40,21 @@ class Row:
         return DataError(f"{self.source}, row {self.number}: {message}")
 
 
-def read_rows(source: str | Path, *, split: str = "train") -> list[Row]:
-    """All rows of a source. `split` serves hub names that give none of their own; files have no splits.
+def read_rows(source: str | Path, *, split: str = "train") -> list[SourceRow]:
+    """All rows of a source. `split` applies to hub names without a split of their own; files have no splits.
 
-    Raises DataError for what is malformed, with its row, and MissingExtraError: Parquet and hub names need `datasets`.
+    Raises DataError with the row number for malformed data, and MissingExtraError for Parquet and hub names without the
+    package `datasets`.
     """
     name = str(source)
     raw = _hub(name, split) if name.startswith(HUB) else _file(Path(source))
     rows = []
     for number, fields in raw:
         if not isinstance(fields, Mapping):
-            raise DataError(f"{name}, row {number}: got {_called(fields)}, expected an object with named fields")
-        rows.append(Row(name, number, fields))
+            raise DataError(f"{name}, row {number}: got {type_name(fields)}, expected an object with named fields")
+        rows.append(SourceRow(name, number, fields))
     if not rows:
-        raise DataError(f"{name}: no rows in it; expected at least one")
+        raise DataError(f"{name}: got no rows, expected at least one")
     return rows
 
 
@@ -63,9 +64,11 @@ Numbered = Iterable[tuple[int, Any]]
 def _file(path: Path) -> Numbered:
     read = _FORMATS.get(path.suffix.lower())
     if path.is_dir():
-        raise DataError(f"{path}: a folder, expected a file; write hub:{path} for a Hugging Face data set in a folder")
+        raise DataError(
+            f"{path}: got a folder, expected a file; write hub:{path} for a Hugging Face data set in a folder"
+        )
     if read is None:
-        raise DataError(f"{path}: unknown kind of file; expected one of {', '.join(_FORMATS)}, or hub:NAME")
+        raise DataError(f"{path}: unknown file type, expected one of {', '.join(_FORMATS)}, or hub:NAME")
     if not path.is_file():
         raise DataError(f"{path}: no such file; check the path and `data.root`")
     try:
@@ -77,7 +80,7 @@ def _file(path: Path) -> Numbered:
 
 
 def _json(path: Path) -> Numbered:
-    """A list of objects; a `.json` file that does not start with `[` is read as JSON Lines, as the hub's often are."""
+    """A list of objects. A `.json` file that does not start with `[` is read as JSON Lines, as many on the hub are."""
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         return _json_lines(path)
@@ -85,13 +88,15 @@ def _json(path: Path) -> Numbered:
         return enumerate(json.loads(text), start=1)
     except json.JSONDecodeError as error:
         place = f"row {_objects_before(text, error.pos) + 1} (line {error.lineno})"
-        raise DataError(f"{path}, {place}: not JSON ({error.msg}); mend it there or get the file anew") from None
+        raise DataError(
+            f"{path}, {place}: not JSON ({error.msg}); correct this place or download the file again"
+        ) from None
     except ValueError as error:  # a number of thousands of digits
-        raise DataError(f"{path}: not JSON that can be read ({error})") from None
+        raise DataError(f"{path}: not readable JSON ({error})") from None
 
 
 def _objects_before(text: str, position: int) -> int:
-    """How many elements of the JSON list `text` end before `position`, where decoding failed."""
+    """The number of elements of the JSON list `text` that end before `position`, where decoding failed."""
     decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
     count, at = 0, text.index("[") + 1
     while True:
@@ -106,7 +111,7 @@ def _objects_before(text: str, position: int) -> int:
 
 def _json_lines(path: Path) -> Numbered:
     rows = []
-    # Not splitlines(): JSON strings may hold U+2028 and its like unescaped.
+    # Not splitlines(): JSON strings may contain unescaped line separators such as U+2028.
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
@@ -127,17 +132,17 @@ def _separated(delimiter: str) -> Callable[[Path], Numbered]:
         try:
             header = next(lines, [])
             if len(set(header)) != len(header) or not all(name.strip() for name in header):
-                raise DataError(f"{path}: header {header} has an empty or repeated name; each column needs its own")
+                raise DataError(f"{path}: header {header} has an empty or repeated name; give each column its own name")
             for number, cells in enumerate(lines, start=1):
                 if cells and len(cells) != len(header):
                     raise DataError(
                         f"{path}, row {number}: got {len(cells)} cells, expected {len(header)} ({', '.join(header)}); "
-                        "put text that holds the separator in double quotes"
+                        "put text that contains the separator in double quotes"
                     )
                 if cells:
                     rows.append((number, dict(zip(header, cells, strict=True))))
         except csv.Error as error:
-            raise DataError(f"{path}, row {number + 1}: not valid CSV ({error}); mend its quotes") from None
+            raise DataError(f"{path}, row {number + 1}: not valid CSV ({error}); correct its quotes") from None
         return rows
 
     return read
@@ -152,7 +157,7 @@ def _parquet(path: Path) -> Numbered:
     try:
         return enumerate(parquet.read_table(path).to_pylist(), start=1)
     except arrow.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file ({_first_line(error)}); get it anew") from None
+        raise DataError(f"{path}: not a Parquet file ({_first_line(error)}); download it again") from None
 
 
 _FORMATS: dict[str, Callable[[Path], Numbered]] = {
@@ -168,7 +173,9 @@ _FORMATS: dict[str, Callable[[Path], Numbered]] = {
 def _hub(source: str, split: str) -> Numbered:
     match = _HUB.fullmatch(source)
     if match is None:
-        raise DataError(f"{source}: not a data set's name; expected hub:NAME[@CONFIG][:SPLIT], as {_HUB_EXAMPLE}")
+        raise DataError(
+            f"{source}: not the name of a data set; expected hub:NAME[@CONFIG][:SPLIT], such as {_HUB_EXAMPLE}"
+        )
     name, config, split = match["name"], match["config"], match["split"] or split
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~")) and not folder.is_dir():
@@ -182,15 +189,15 @@ def _hub(source: str, split: str) -> Numbered:
             loaded = datasets.load_from_disk(str(folder))
             if isinstance(loaded, datasets.DatasetDict):
                 if split not in loaded:
-                    raise DataError(f"{source}: no split `{split}`, it has {', '.join(loaded)}; name one of them")
+                    raise DataError(f"{source}: no split `{split}`, expected one of {', '.join(loaded)}")
                 loaded = loaded[split]
         else:
             loaded = datasets.load_dataset(str(folder) if folder.is_dir() else name, config, split=split)
     except DataError:
         raise
-    except Exception as error:  # whatever the library, its file readers and the network raise
-        hint = f"expected hub:NAME[@CONFIG][:SPLIT] with a configuration and a split that exist, as {_HUB_EXAMPLE}"
-        raise DataError(f"{source}: cannot be loaded, split `{split}` ({_first_line(error)}); {hint}") from error
+    except Exception as error:  # the library, its file readers and the network raise many types
+        hint = f"expected hub:NAME[@CONFIG][:SPLIT] with an existing configuration and split, such as {_HUB_EXAMPLE}"
+        raise DataError(f"{source}: cannot load the split `{split}` ({_first_line(error)}); {hint}") from error
     return enumerate(loaded, start=1)
 
 
@@ -198,5 +205,6 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _called(value: Any) -> str:
+def type_name(value: Any) -> str:
+    """The type of a value, for error messages."""
     return "null" if value is None else type(value).__name__

@@ -1,8 +1,8 @@
-"""Engines that write text: one narrow Protocol, three engines behind it, and a replaying twin for tests.
+"""Text generation: one protocol, three engines, and an engine for tests that replays texts.
 
-`transformers` is always there and serves every model. `ctranslate2` (extra) converts a saved model once and runs it in
-float or int8. `vllm` (extra) serves causal models on CUDA. `replay` gives back texts it was built with.
-What all of them promise is written on `Engine`.
+`transformers` is always installed and serves every model. `ctranslate2` (an extra) converts a saved model once and runs
+it in float or int8. `vllm` (an extra) serves causal models on CUDA. `replay` returns the texts that it was built with.
+The docstring of `Engine` states what every engine guarantees.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["choose_engine", "open_engine"]
 log = logging.getLogger(__name__)
 
 CONVERTED = frozenset({"t5"})
-"""`model_type`s that `auto` converts on a CPU: those that ran faster so in floating point (docs/results/generation.md)."""
+"""`model_type`s that `auto` converts on a CPU: their conversions ran faster in floating point (docs/results/generation.md)."""
 
 LARGEST_CONVERTED = 4 * 2**30
-"""Bytes of weights up to which `auto` converts: a conversion holds the model in memory up to three times."""
+"""Largest weights, in bytes, that `auto` converts: a conversion holds up to three copies of the model in memory."""
 
 
 def open_engine(
@@ -48,19 +48,19 @@ def open_engine(
 ) -> Engine:
     """Open an engine over a saved model (`model_dir`) or one in memory (`loaded`).
 
-    `batch_size` sequences are generated at once, or as many as `tokens_per_batch` padded tokens (prompt and
-    `max_new_tokens`) hold; vllm does its own batching. `dtype` is the arithmetic: by default that of the weights.
-    `separator` stands behind prompts to causal models that are no chat models; "" lets them read prompts word for word.
-    Texts end before the first of `stop` that is written.
-    `cache_dir` keeps what engines make of a model, keyed by its content. `auto` is decided by `choose_engine`; where a
-    conversion that it chose is refused, it takes the transformers engine, and says so in the log.
+    A batch holds `batch_size` sequences, or at most `tokens_per_batch` padded tokens (prompt and `max_new_tokens`) if
+    given; vllm does its own batching. `dtype` is the arithmetic, by default that of the weights.
+    `separator` follows each prompt to a causal model without a chat template; "" passes prompts unchanged.
+    A text ends before the first of the `stop` texts that the model writes.
+    `cache_dir` keeps converted models, keyed by the content of the model. `choose_engine` decides for `auto`; if the
+    conversion that it chose is refused, `auto` opens the transformers engine and logs the reason.
 
-    Raises MissingExtraError when the engine is not installed, ModelError when it does not serve the model.
+    Raises MissingExtraError if the engine is not installed, ModelError if it does not serve the model.
     """
     if (model_dir is None) == (loaded is None):
         raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
     auto = name == "auto"
-    manner: dict[str, Any] = {"separator": separator, "stop": stop}
+    options: dict[str, Any] = {"separator": separator, "stop": stop}
     if name == "auto":
         name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
     match name:
@@ -80,27 +80,27 @@ def open_engine(
                 batch_size=batch_size,
                 tokens_per_batch=tokens_per_batch,
                 dtype=dtype,
-                **manner,
+                **options,
             )
         case "ctranslate2":
             from mentorkd.generation.ctranslate2_engine import CTranslate2Engine
 
             if model_dir is None or cache_dir is None:
                 raise ModelError("the ctranslate2 engine converts a saved model: give `model_dir` and `cache_dir`")
-            limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **manner}
+            limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
             try:
                 return CTranslate2Engine(model_dir, cache_dir=cache_dir, device=device, dtype=dtype, **limits)
             except ModelError as refusal:
                 if not auto or dtype == "int8":
                     raise
-                log.warning("`engine: auto` takes transformers: %s", refusal)
+                log.warning("`engine: auto` uses transformers: %s", refusal)
                 return open_engine("transformers", model_dir=model_dir, device=device, dtype=dtype, **limits)
         case "vllm":
             from mentorkd.generation.vllm_engine import VllmEngine
 
             if model_dir is None:
                 raise ModelError("the vllm engine reads a saved model: give `model_dir`")
-            return VllmEngine(model_dir, device=device, dtype=dtype, **manner)
+            return VllmEngine(model_dir, device=device, dtype=dtype, **options)
         case _:
             raise ModelError(f"got engine {name!r}, expected one of auto, transformers, ctranslate2, vllm")
 
@@ -108,10 +108,11 @@ def open_engine(
 def choose_engine(
     model_dir: Path | None, *, device: torch.device, cache_dir: Path | None, dtype: EngineDtype | None
 ) -> Literal["transformers", "ctranslate2", "vllm"]:
-    """The fastest engine present that serves the model, by a rule and not by a race, so that a resumed run repeats it.
+    """The fastest installed engine that serves the model.
 
-    On CUDA vllm for causal models. On a CPU ctranslate2 for the families in `CONVERTED`, up to `LARGEST_CONVERTED`, and
-    for all in int8, which only an explicit `dtype` allows. Else transformers, which is our own decoding loop.
+    The choice is a fixed rule, not a measurement, so that a resumed run repeats it: vllm for causal models on CUDA;
+    ctranslate2 on a CPU for the families in `CONVERTED`, up to `LARGEST_CONVERTED` bytes, and for every family in int8,
+    which needs an explicit `dtype`; otherwise transformers, with our own decoding loop.
     """
     if dtype == "int8":
         if find_spec("ctranslate2") is None:

@@ -1,4 +1,4 @@
-"""CTranslate2 (extra): a saved model, converted once, generating in C++ in float or int8 arithmetic."""
+"""The CTranslate2 engine (an extra): a saved model, converted once, generates in C++ in float or int8 arithmetic."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import sampling
-from mentorkd.generation.engine import Completion, EngineDtype
-from mentorkd.generation.sampling import Request
+from mentorkd.generation.engine import Completion, EngineDtype, SamplingParams
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
@@ -27,26 +26,27 @@ from mentorkd.records import ModelKind, content_id
 __all__ = ["CTranslate2Engine"]
 
 CONVERSION = "1"
-"""Raised when a converted model would come out differently, so that cached ones are made anew."""
+"""Version of the conversion. A higher number makes cached conversions invalid."""
 
 PROBE_TOKENS = 24
 TOLERANCE = 0.01
 """Largest mean difference (nats a token) between log-probabilities of the model and of its conversion, in float32.
 
-Rounding is below 1e-4; a wrong scale, rotary base or attention window is far above."""
+Rounding stays below 1e-4; a wrong scale, rotary base or attention window is far above the tolerance."""
 
 
 class CTranslate2Engine:
     """Generates with CTranslate2 over a saved Hugging Face folder.
 
-    The folder is converted once into `cache_dir`, under a name made of the hash of its files; int8 is made of it while
-    loading. A conversion is checked against the model's own log-probabilities before it is published, and refused if
-    it differs. With transformers 5.23 and ctranslate2 4.8, T5, FlanT5, mT5, umT5, GPT-2, Llama, Qwen 2 and 3, Gemma and
-    OPT pass; GPT-NeoX, Gemma 2 and models with a sliding window do not.
+    The folder is converted once into `cache_dir`; the name of the conversion holds the hash of the folder's files. int8
+    weights are computed from it while loading. A conversion is published only after its log-probabilities were compared
+    with the model's own; it is refused if they differ. With transformers 5.23 and ctranslate2 4.8, T5, FlanT5, mT5,
+    umT5, GPT-2, Llama, Qwen 2 and 3, Gemma and OPT pass; GPT-NeoX, Gemma 2 and models with a sliding window do not.
 
-    CTranslate2's random state belongs to a loaded model and takes its seed when it is loaded, so each sampling call
-    loads it anew (from the page cache). The same call gives the same samples; another batch size or other prompts
-    beside them may not. It knows no texts that end a text, so it writes on behind a `stop`, and this is cut off.
+    CTranslate2's random state belongs to a loaded model, and the seed is read when the model is loaded. Each sampling
+    call therefore reloads the model (from the page cache). The same call gives the same samples; another batch size or
+    other prompts in the call may give others. CTranslate2 has no stop texts: it generates past a `stop`, and the rest is
+    cut off.
     """
 
     name = "ctranslate2"
@@ -75,9 +75,7 @@ class CTranslate2Engine:
         self.config = AutoConfig.from_pretrained(model_dir)
         self.kind: ModelKind = model_kind(self.config)
         self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir)))
-        has_settings = (model_dir / "generation_config.json").exists()
-        settings = GenerationConfig.from_pretrained(model_dir) if has_settings else None
-        self.end_ids = sampling.end_token_ids(self.tokenizer, settings)
+        self.end_ids = sampling.saved_end_token_ids(model_dir, self.tokenizer)
         self.batch_size = batch_size
         self.tokens_per_batch = tokens_per_batch
         self.separator = separator
@@ -95,38 +93,38 @@ class CTranslate2Engine:
     def sample(
         self,
         prompts: Sequence[str],
+        params: SamplingParams,
         *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
         import ctranslate2
 
-        request = Request(n, temperature, top_p, top_k, max_new_tokens, seed)
+        n, limit = params.n, params.max_new_tokens
         encoded = sampling.encode_prompts(
-            prompts, self.tokenizer, self.kind, self.config, max_new_tokens, separator=self.separator
+            prompts, self.tokenizer, self.kind, self.config, limit, separator=self.separator
         )
         draw = random.Random(content_id(str(seed), *prompts))
-        if self._runner is None or not request.greedy:
+        if self._runner is None or not params.greedy:
             ctranslate2.set_random_seed(draw.getrandbits(31))
             self._runner = _open(self.folder, self.kind, self._options)
         options: dict[str, Any] = {"end_token": self.end_ids, "return_end_token": True, "beam_size": 1}
-        if not request.greedy:
-            filters = {"sampling_topk": top_k, "sampling_topp": top_p, "sampling_temperature": temperature}
-            options |= {"num_hypotheses": n, **filters}
+        if not params.greedy:
+            options |= {
+                "num_hypotheses": n,
+                "sampling_topk": params.top_k,
+                "sampling_topp": params.top_p,
+                "sampling_temperature": params.temperature,
+            }
         results: list[list[Completion]] = [[] for _ in prompts]
         lengths = [len(ids) for ids in encoded]
-        # CTranslate2 does not split the samples of one prompt, so a batch is counted in prompts.
+        # CTranslate2 does not split the samples of one prompt, so the size of a batch is counted in prompts.
         rows, tokens = max(1, self.batch_size // n), self.tokens_per_batch
         tokens = None if tokens is None else tokens // n
-        for batch in sampling.group(lengths, 1, max_new_tokens, rows=rows, tokens=tokens):
+        for batch in sampling.group(lengths, 1, limit, rows=rows, tokens=tokens):
             sources = [_tokens(encoded[piece.prompt]) for piece in batch]
-            for piece, samples in zip(batch, self._generate(sources, max_new_tokens, options), strict=True):
-                # They come sorted by score; the order of samples must tell nothing, since filters keep the first ones.
+            for piece, samples in zip(batch, self._generate(sources, limit, options), strict=True):
+                # CTranslate2 sorts samples by score. Filters keep the first samples, so the order must be random.
                 draw.shuffle(samples)
                 results[piece.prompt] = [
                     sampling.completion(ids, self.tokenizer, self.end_ids, self.stop) for ids in samples
@@ -138,14 +136,14 @@ class CTranslate2Engine:
     def _generate(
         self, sources: list[list[str]], max_new_tokens: int, options: dict[str, Any]
     ) -> list[list[list[int]]]:
-        """Token ids of the samples of each source, an end token included. No limit on the source, no least length."""
+        """Token ids of the samples of each source, including the end token, without limits on source and shortest text."""
         if self.kind == "seq2seq":
             limits = {"max_decoding_length": max_new_tokens, "min_decoding_length": 0, "max_input_length": 0}
-            found = self._runner.translate_batch(sources, **limits, **options)
-            return [[[int(token) for token in sample] for sample in result.hypotheses] for result in found]
+            results = self._runner.translate_batch(sources, **limits, **options)
+            return [[[int(token) for token in sample] for sample in result.hypotheses] for result in results]
         limits = {"max_length": max_new_tokens, "min_length": 0}
-        found = self._runner.generate_batch(sources, **limits, include_prompt_in_result=False, **options)
-        return [[list(sample) for sample in result.sequences_ids] for result in found]
+        results = self._runner.generate_batch(sources, **limits, include_prompt_in_result=False, **options)
+        return [[list(sample) for sample in result.sequences_ids] for result in results]
 
 
 def _tokens(ids: Sequence[int]) -> list[str]:
@@ -160,7 +158,7 @@ def _open(folder: Path, kind: ModelKind, options: dict[str, Any]) -> Any:
 
 
 def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
-    """The converted model, made if it is not there; published by a rename, so it is whole or absent."""
+    """The folder of the converted model. A missing conversion is made and published by a rename, so it is never partial."""
     import ctranslate2
 
     key = content_id(digest_path(model_dir), ctranslate2.__version__, CONVERSION)
@@ -175,7 +173,7 @@ def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
         try:
             os.rename(temporary, folder)
         except OSError:
-            if not folder.exists():  # else another process was faster
+            if not folder.exists():  # otherwise another process published it first
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -183,14 +181,14 @@ def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
 
 
 class _Ids:
-    """Stands for the tokenizer in a conversion: a token is its id in digits.
+    """Replaces the tokenizer in a conversion: each token is spelled as the digits of its id.
 
-    So the vocabulary is as large as the embedding (T5's 32128 rows for 32100 tokens), and no two tokens look alike.
+    The vocabulary is then as large as the embedding (T5 has 32128 rows for 32100 tokens), and all tokens differ.
     """
 
     def __init__(self, size: int, tokenizer: Any) -> None:
         self.size = size
-        # The names that CTranslate2's converters read. Not every tokenizer has each of them; 0 then stands in.
+        # CTranslate2's converters read these names. Id 0 replaces a special token that the tokenizer lacks.
         for name in ("bos", "eos", "pad", "unk"):
             setattr(self, f"{name}_token", str(getattr(tokenizer, f"{name}_token_id") or 0))
         self.chat_template = None
@@ -209,8 +207,8 @@ def _convert(model_dir: Path, output: Path) -> None:
         def load_model(self, kind: Any, name: str, **options: Any) -> Any:
             model = super().load_model(kind, name, **options)
             config = model.config
-            # The converter takes tied embeddings for the sign that a T5 scales its outputs. Since transformers 5 every
-            # T5 counts as tied, T5's scale is a setting of its own, and mT5 never scales. Only this copy is changed.
+            # The converter assumes that a T5 with tied embeddings scales its outputs. Since transformers 5 every T5 is
+            # tied, the scaling is a separate setting, and mT5 never scales. Only this copy of the config is changed.
             if config.model_type in ("t5", "mt5"):
                 config.tie_word_embeddings = getattr(config, "scale_decoder_outputs", False)
             self.rows = config.vocab_size
@@ -239,7 +237,7 @@ def _check(model_dir: Path, runner: Any) -> None:
             [scored] = runner.score_batch([_tokens(target)])
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"ctranslate2 cannot run {model_dir}: {error}; set `engine: transformers`") from error
-    got = torch.tensor(scored.log_probs[: len(expected)])  # a seq2seq's ends with that of the end token
+    got = torch.tensor(scored.log_probs[: len(expected)])  # for seq2seq, the last one belongs to the end token
     difference = (expected - got).abs().mean().item()
     if not difference <= TOLERANCE:
         raise ModelError(
@@ -249,12 +247,12 @@ def _check(model_dir: Path, runner: Any) -> None:
 
 
 def _log_probabilities(loaded: LoadedModel, source: list[int], target: list[int]) -> torch.Tensor:
-    """Of each target token given the ones before it; of a causal model, which has no source, without the first one."""
+    """Log-probability of each target token given the earlier ones; a causal model has no source and skips the first one."""
     if loaded.kind == "seq2seq":
         logits = loaded.model(input_ids=torch.tensor([source]), labels=torch.tensor([target])).logits[0]
         labels = torch.tensor(target)
     else:
         logits = loaded.model(input_ids=torch.tensor([target])).logits[0, :-1]
         labels = torch.tensor(target[1:])
-    found: torch.Tensor = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
-    return found
+    picked: torch.Tensor = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    return picked

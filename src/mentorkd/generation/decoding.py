@@ -1,9 +1,9 @@
-"""Our own decoding loop, for models whose `generate` it equals token for token.
+"""Our own decoding loop. For the model families in FAMILIES its tokens equal those of `generate`.
 
-It differs from `generate` in what it does not do. A prompt is read once, not once a sample. Sampling inverts the
-cumulative distribution at one uniform number a row instead of drawing one for every token of the vocabulary, which is
-most of the time of a small model with T5's 32128. Rows that have ended leave the batch. Measured in
-docs/results/generation.md.
+The loop is faster than `generate` because it does less. It reads a prompt once, not once per sample. It samples by
+inverting the cumulative distribution at one uniform number per row; `generate` draws one number per vocabulary token,
+which takes most of the time of a small model with T5's 32128 tokens. It removes finished rows from the batch.
+Measurements are in docs/results/generation.md.
 
 Legend: R rows (prompt times copies), V vocabulary, S tokens of the longest prompt.
 """
@@ -26,16 +26,16 @@ __all__ = ["FAMILIES", "choose", "decode", "pad"]
 FAMILIES = frozenset(
     {"t5", "mt5", "umt5", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "opt", "gpt_neox"}
 )
-"""`model_type`s for which the tests hold the loop equal to `generate`."""
+"""`model_type`s for which the tests show that the loop equals `generate`."""
 
 LEAVE_SHARE = 8
-"""Ended rows leave when they are more than one row in so many: leaving copies the caches."""
+"""Finished rows are removed once they exceed one row in LEAVE_SHARE, because removing rows copies the caches."""
 
 
 def choose(logits_RV: Tensor, uniform_R: Tensor | None, *, temperature: float, top_p: float, top_k: int) -> Tensor:
-    """One token a row: the likeliest without `uniform_R`, else the distribution's quantile at `uniform_R` (in [0, 1)).
+    """One token per row: the likeliest one, or the distribution's quantile at `uniform_R` (in [0, 1)) if given.
 
-    The number V, which is no token, stands for a row whose logits are not numbers.
+    The id V, which is not a token, marks a row with logits that are not numbers.
     """
     if uniform_R is None:
         return logits_RV.argmax(-1)
@@ -45,7 +45,7 @@ def choose(logits_RV: Tensor, uniform_R: Tensor | None, *, temperature: float, t
     if 0 < top_k < vocabulary or top_p < 1:
         logits_RV, ids_RK = _likeliest(logits_RV, min(top_k or vocabulary, vocabulary), top_p)
     mass_RV = logits_RV.softmax(-1).cumsum(-1)
-    # The first token whose cumulative mass exceeds the drawn one: it has a probability over 0.
+    # The first token whose cumulative mass exceeds the drawn one has a probability above 0.
     place_R1 = torch.searchsorted(mass_RV, uniform_R[:, None] * mass_RV[:, -1:], right=True)
     if ids_RK is None:
         return place_R1[:, 0]
@@ -54,11 +54,11 @@ def choose(logits_RV: Tensor, uniform_R: Tensor | None, *, temperature: float, t
 
 
 def _likeliest(logits_RV: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
-    """Logits and ids [R, K] of the `top_k` likeliest tokens, best first; those outside of their nucleus are -inf."""
+    """Logits and ids [R, K] of the `top_k` likeliest tokens, best first; logits outside their nucleus are -inf."""
     if top_p >= 1:
         best = logits_RV.topk(top_k)
         return best.values, best.indices
-    # The nucleus is nearly always small, and sorting a vocabulary is slow: look among ever more tokens.
+    # The nucleus is nearly always small and sorting a vocabulary is slow, so the search widens step by step.
     total_R1 = (logits_RV.topk(top_k).values if top_k < logits_RV.shape[-1] else logits_RV).logsumexp(-1, keepdim=True)
     width = min(128, top_k)
     while True:
@@ -71,7 +71,7 @@ def _likeliest(logits_RV: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Ten
 
 
 def pad(prompts: Sequence[Sequence[int]], pad_id: int, *, left: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask [R, S], padded on the left (where a text goes on to the right) or on the right."""
+    """Token ids and attention mask [R, S], padded on the left (for causal models) or on the right."""
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), pad_id)
     mask = torch.zeros_like(ids)
@@ -97,24 +97,26 @@ def decode(
     uniforms: Tensor | None,
     stopped: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """Continue each prompt `copies` times; row = prompt * copies + copy. An end token that was written is included.
+    """Token ids of `copies` continuations of each prompt, including the end token; row = prompt * copies + copy.
 
-    A row ends at an end token, or when `stopped` says so of what it has written. `choose` takes logits [R, V] and the
-    step's column of `uniforms` [R, max_new_tokens] (None when greedy).
+    A row ends at an end token, or when `stopped` returns True for its generated ids. `choose` takes logits [R, V] and one
+    column of `uniforms` [R, max_new_tokens] per step (None when greedy).
     """
     rows = _Rows(model, kind, prompts, pad_id)
-    # All copies of a prompt have the same first logits, so the prompt is read once and the caches are copied after.
+    # All copies of a prompt have the same first logits, so the prompt is read once and then the caches are copied.
     logits = rows.read(start_id).repeat_interleave(copies, dim=0)
     rows.repeat(copies)
     written: list[list[int]] = [[] for _ in range(len(logits))]
-    live = list(range(len(logits)))  # row of `written` for each row of the batch
+    live = list(range(len(logits)))  # for each row of the batch, its row in `written`
     ended: set[int] = set()
     for step in range(max_new_tokens):
         tokens = choose(logits, None if uniforms is None else uniforms[:, step])
         for row, token in zip(live, tokens.tolist(), strict=True):
             if row not in ended:
                 if token >= logits.shape[-1]:
-                    raise ModelError("the model's logits are not numbers: damaged weights, or too narrow a dtype")
+                    raise ModelError(
+                        "the model's logits are not numbers: the weights are damaged, or the dtype is too narrow"
+                    )
                 written[row].append(token)
                 if token in end_ids or (stopped is not None and stopped(written[row])):
                     ended.add(row)
@@ -126,7 +128,7 @@ def decode(
             rows.keep(index)
             tokens, live = tokens[index], [live[place] for place in keep]
             uniforms = None if uniforms is None else uniforms[index]
-        logits = rows.go_on(tokens)
+        logits = rows.extend(tokens)
     return written
 
 
@@ -141,7 +143,7 @@ class _Rows:
         if kind == "seq2seq":
             self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         else:
-            self.cache = DynamicCache(config=self.model.config)  # the config tells which layers have a sliding window
+            self.cache = DynamicCache(config=self.model.config)  # the config names the layers with a sliding window
 
     def read(self, start_id: int | None) -> Tensor:
         """Read the prompts; logits [prompts, V] of the first new token."""
@@ -149,13 +151,13 @@ class _Rows:
             encoder = self.model.get_encoder()
             self.encoded = encoder(input_ids=self.ids_RS, attention_mask=self.mask_RS).last_hidden_state
             assert start_id is not None
-            return self.go_on(torch.full((len(self.ids_RS),), start_id, device=self.ids_RS.device))
+            return self.extend(torch.full((len(self.ids_RS),), start_id, device=self.ids_RS.device))
         positions_RS = (self.mask_RS.cumsum(-1) - 1).clamp(min=0)
         self.next_R = positions_RS[:, -1] + 1
         return self._call(input_ids=self.ids_RS, position_ids=positions_RS)
 
-    def go_on(self, tokens_R: Tensor) -> Tensor:
-        """Append a token to each row; logits [R, V] of the next."""
+    def extend(self, tokens_R: Tensor) -> Tensor:
+        """Append a token to each row; logits [R, V] of the next token."""
         if self.kind == "seq2seq":
             encoded = BaseModelOutput(last_hidden_state=self.encoded)
             return self._call(encoder_outputs=encoded, decoder_input_ids=tokens_R[:, None])

@@ -1,4 +1,4 @@
-"""What an engine is: it writes text after prompts."""
+"""The protocol of a generation engine: prompts in, completions out."""
 
 from __future__ import annotations
 
@@ -6,34 +6,70 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = ["Completion", "Engine", "EngineDtype", "EngineName"]
+from mentorkd.errors import MentorkdError
+
+__all__ = ["Completion", "Engine", "EngineDtype", "EngineName", "FinishReason", "SamplingParams"]
 
 EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
 EngineDtype = Literal["float32", "bfloat16", "float16", "int8"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How text is drawn from a model.
+
+    Temperature 0 is greedy decoding, and `n` must then be 1. `top_k` 0 and `top_p` 1 turn these filters off; with both
+    filters on, the nucleus is taken among the k likeliest tokens. Raises MentorkdError for values out of range.
+    """
+
+    n: int = 1
+    """Completions of each prompt."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 512
+    """Longest completion, in tokens, the end token included."""
+
+    def __post_init__(self) -> None:
+        checks = [
+            (self.n < 1, f"n={self.n}, expected at least 1"),
+            (self.temperature < 0, f"temperature={self.temperature}, expected 0 (greedy) or more"),
+            (self.temperature == 0 and self.n > 1, f"n={self.n} greedy samples, which are equal; set a temperature"),
+            (not 0 < self.top_p <= 1, f"top_p={self.top_p}, expected over 0 and at most 1"),
+            (self.top_k < 0, f"top_k={self.top_k}, expected 0 (off) or more"),
+            (self.max_new_tokens < 1, f"max_new_tokens={self.max_new_tokens}, expected at least 1"),
+        ]
+        if faults := [message for is_wrong, message in checks if is_wrong]:
+            raise MentorkdError(f"cannot sample: got {'; '.join(faults)}")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote after a prompt: the new text alone, without special tokens.
+    """The text that a model wrote after a prompt, without the prompt and without special tokens.
 
-    `tokens` counts what was generated, the end token included and padding not. `finished` tells whether the model
-    ended the text itself, or came to one that the engine stops at; False means that it was cut at `max_new_tokens`.
+    `tokens` counts the generated tokens, including the end token and excluding padding. `finish_reason` is `stop` when
+    the model wrote an end token or one of the engine's stop texts, and `length` when the text was cut at
+    `max_new_tokens`.
     """
 
     text: str
     tokens: int
-    finished: bool
+    finish_reason: FinishReason
 
 
 class Engine(Protocol):
     """Writes text after prompts.
 
-    `sample` returns `n` completions for each prompt, in the order of the prompts; samples of one prompt are
-    interchangeable. Temperature 0 is greedy, and then `n` must be 1. `top_k` 0 and `top_p` 1 switch these filters off;
-    with both, the nucleus is taken among the k likeliest. Nothing else shapes the distribution, whatever sampling
-    settings a model's own generation config carries. Prompts are encoded as for training and never cut.
-    The same call gives the same result. `on_progress` gets the number of prompts that have just been completed.
-    Raises ModelError for a causal model whose positions do not hold the longest prompt and `max_new_tokens`.
+    `sample` returns `params.n` completions for each prompt, in the order of the prompts; samples of one prompt are
+    interchangeable. `params` alone shape the distribution: sampling settings in a model's own generation config have no
+    effect. Prompts are encoded as in training and never cut. The same call gives the same result. `on_progress`
+    receives the number of prompts that were completed since its last call.
+    Raises ModelError if the longest prompt and `max_new_tokens` exceed the positions of a causal model.
     """
 
     name: str
@@ -41,12 +77,8 @@ class Engine(Protocol):
     def sample(
         self,
         prompts: Sequence[str],
+        params: SamplingParams,
         *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]: ...

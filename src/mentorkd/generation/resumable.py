@@ -1,72 +1,77 @@
-"""What augment and evaluate share: sampling that survives a kill, and grading against a question."""
+"""Sampling that survives a kill: finished chunks are kept in a journal."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from mentorkd.generation.engine import Completion, Engine
+from mentorkd.files import read_journal
+from mentorkd.generation.engine import Completion, Engine, SamplingParams
 from mentorkd.records import Progress, content_id
 
-__all__ = ["Decoding", "sample_resumably"]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How text is drawn from a model; temperature 0 is greedy."""
-
-    n: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 512
+__all__ = ["sample_resumably"]
 
 
 def sample_resumably(
     engine: Engine,
     prompts: Sequence[str],
-    decoding: Decoding,
+    params: SamplingParams,
     *,
     seed: int,
     journal: Path,
     chunk: int,
     on_progress: Progress,
 ) -> list[list[Completion]]:
-    """Sample for all prompts in chunks of about equal length, each chunk appended to `journal` when it is done.
+    """Sample all prompts in chunks of `chunk` prompts of similar length, and append each finished chunk to `journal`.
 
-    Called again with the same arguments after a kill, it goes on behind the last whole chunk. A chunk's samples depend
-    on the seed and the chunk alone, so the result is that of an undisturbed call.
+    The same call after a kill resumes behind the last whole chunk. The samples of a chunk depend on the seed and the
+    chunk alone, so the result equals that of an undisturbed call.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), prompts[i], i))
-    done: dict[str, list[list[Completion]]] = {}
-    if journal.exists():
-        whole = [line for line in journal.read_text(encoding="utf-8").split("\n")[:-1] if line]
-        # A line torn by the kill has no line end; without cutting it off the next one would be glued to it.
-        journal.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
-        for line in whole:
-            row = json.loads(line)
-            done[row["key"]] = [[Completion(**c) for c in completions] for completions in row["completions"]]
+    done = {
+        row["key"]: [[_completion(record) for record in samples] for samples in row["completions"]]
+        for row in read_journal(journal)
+    }
     results: list[list[Completion]] = [[] for _ in prompts]
     for start in range(0, len(order), chunk):
-        part = order[start : start + chunk]
-        texts = [prompts[i] for i in part]
-        key = content_id(str(seed), str(decoding), *texts)
+        indices = order[start : start + chunk]
+        texts = [prompts[i] for i in indices]
+        key = content_id(str(seed), _identity(params), *texts)
         if key not in done:
             before = start
-            count = 0
 
-            def advance(finished: int, before: int = before) -> None:
-                nonlocal count
-                count += finished
-                on_progress(before + count, len(prompts))
+            def advance(count: int) -> None:
+                nonlocal before
+                before += count
+                on_progress(before, len(prompts))
 
-            done[key] = engine.sample(texts, seed=int(key, 16) % 2**31, on_progress=advance, **asdict(decoding))
+            done[key] = engine.sample(texts, params, seed=int(key, 16) % 2**31, on_progress=advance)
             row = {"key": key, "completions": [[asdict(c) for c in completions] for completions in done[key]]}
             with journal.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        for i, completions in zip(part, done[key], strict=True):
+        for i, completions in zip(indices, done[key], strict=True):
             results[i] = completions
         on_progress(min(start + chunk, len(prompts)), len(prompts))
     return results
+
+
+def _identity(params: SamplingParams) -> str:
+    """The parameters as text, for the key of a chunk.
+
+    The key is also the seed of the chunk, so this text decides which samples are drawn. It therefore keeps the form that
+    it had when the class was called `Decoding`: another form would change every sampled rationale.
+    """
+    return (
+        f"Decoding(n={params.n!r}, temperature={params.temperature!r}, top_p={params.top_p!r}, "
+        f"top_k={params.top_k!r}, max_new_tokens={params.max_new_tokens!r})"
+    )
+
+
+def _completion(record: Mapping[str, Any]) -> Completion:
+    """A completion of a journal; journals written before `finish_reason` existed hold a boolean `finished`."""
+    if "finished" in record:
+        return Completion(record["text"], record["tokens"], "stop" if record["finished"] else "length")
+    return Completion(**record)

@@ -1,4 +1,4 @@
-"""What the engines share: the request, its batches, and turning token ids into completions."""
+"""What the engines share: encoded prompts, batches, seeds, and completions from token ids."""
 
 from __future__ import annotations
 
@@ -6,51 +6,33 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, cut_at
-from mentorkd.errors import MentorkdError, ModelError
+from mentorkd.errors import ModelError
 from mentorkd.generation.engine import Completion
 from mentorkd.records import ModelKind, content_id
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["Piece", "Request", "completion", "encode_prompts", "end_token_ids", "group", "prompt_seeds", "stopper"]
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The settings of one `sample` call, checked."""
-
-    n: int
-    temperature: float
-    top_p: float
-    top_k: int
-    max_new_tokens: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        faults = [
-            (self.n < 1, f"n={self.n}, expected at least 1"),
-            (self.temperature < 0, f"temperature={self.temperature}, expected 0 (greedy) or more"),
-            (self.temperature == 0 and self.n > 1, f"n={self.n} greedy samples, which are equal; set a temperature"),
-            (not 0 < self.top_p <= 1, f"top_p={self.top_p}, expected over 0 and at most 1"),
-            (self.top_k < 0, f"top_k={self.top_k}, expected 0 (off) or more"),
-            (self.max_new_tokens < 1, f"max_new_tokens={self.max_new_tokens}, expected at least 1"),
-        ]
-        if found := [message for wrong, message in faults if wrong]:
-            raise MentorkdError(f"cannot sample: got {'; '.join(found)}")
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature == 0
+__all__ = [
+    "Piece",
+    "completion",
+    "encode_prompts",
+    "end_token_ids",
+    "group",
+    "prompt_seeds",
+    "saved_end_token_ids",
+    "stopper",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """`count` samples of one prompt, from the `first` on, that are generated together."""
+    """Samples `first` to `first + count - 1` of one prompt, which are generated together."""
 
     prompt: int
     first: int
@@ -60,10 +42,10 @@ class Piece:
 def group(
     lengths: Sequence[int], n: int, max_new_tokens: int, *, rows: int, tokens: int | None = None
 ) -> Iterator[list[Piece]]:
-    """Batches of `n` samples for prompts of these lengths, longest prompts first: memory runs short at once or never.
+    """Batches of `n` samples for prompts of these lengths, in tokens.
 
-    A batch holds at most `rows` sequences, or at most `tokens` padded tokens if given; always at least one sequence.
-    All pieces of a batch have the same count, so a batch is a rectangle.
+    The longest prompts come first, so that a lack of memory shows at once. A batch holds at most `rows` sequences, or at
+    most `tokens` padded tokens if given, and always at least one sequence. All pieces of a batch have the same `count`.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     start = 0
@@ -88,7 +70,10 @@ def encode_prompts(
     *,
     separator: str = CAUSAL_SEPARATOR,
 ) -> list[list[int]]:
-    """Token ids of each prompt. Raises ModelError if a causal model lacks the positions for prompt and text."""
+    """Token ids of each prompt.
+
+    Raises ModelError if the longest prompt and `max_new_tokens` exceed the positions of a causal model.
+    """
     encoded = [encode_prompt(tokenizer, kind, prompt, separator=separator) for prompt in prompts]
     positions = getattr(config, "max_position_embeddings", None) if kind == "causal" else None
     longest = max(map(len, encoded), default=0)
@@ -101,16 +86,24 @@ def encode_prompts(
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig | None) -> list[int]:
-    """Every token that ends a text: the tokenizer's, which training appends, and those of the generation config."""
+    """Every token that ends a text: the tokenizer's own, which training appends, and those of the generation config."""
     configured = getattr(generation_config, "eos_token_id", None)
     ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
     return sorted(i for i in ids if i is not None)
 
 
-def prompt_seeds(prompts: Sequence[str], seed: int) -> list[random.Random]:
-    """A source of seeds for each prompt: a function of `seed`, the prompt, and how often it stood before in the list.
+def saved_end_token_ids(model_dir: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`end_token_ids` of a saved model, which may have no generation config."""
+    from transformers import GenerationConfig
 
-    So a prompt's samples do not depend on the other prompts, and prompts that are equal still get different samples.
+    has_config = (model_dir / "generation_config.json").exists()
+    return end_token_ids(tokenizer, GenerationConfig.from_pretrained(model_dir) if has_config else None)
+
+
+def prompt_seeds(prompts: Sequence[str], seed: int) -> list[random.Random]:
+    """A source of seeds for each prompt: a function of `seed`, the prompt, and the number of its earlier occurrences.
+
+    The samples of a prompt therefore do not depend on other prompts, and equal prompts get different samples.
     """
     seen: Counter[str] = Counter()
     sources = []
@@ -121,13 +114,14 @@ def prompt_seeds(prompts: Sequence[str], seed: int) -> list[random.Random]:
 
 
 def stopper(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
-    """Tells whether generated ids spell one of the texts `stop`; None where there are none.
+    """A function that tells whether generated ids spell one of the texts `stop`; None without such texts.
 
-    To be asked after every token: the end is looked at first, since reading all of a text again and again is slow.
+    The function is called after every token. It decodes the last tokens first, because decoding the whole text after
+    every token is slow.
     """
     if not stop:
         return None
-    # No text has more tokens than bytes.
+    # A text has at most as many tokens as bytes.
     near = max(len(text.encode()) for text in stop) + 1
 
     def stopped(ids: Sequence[int]) -> bool:
@@ -142,10 +136,11 @@ def stopper(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Callable
 def completion(
     ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int], stop: Sequence[str] = ()
 ) -> Completion:
-    """The completion of generated ids; what stands behind the first end token is padding."""
+    """The completion of generated ids; ids behind the first end token are padding."""
     end = next((place for place, i in enumerate(ids) if i in end_ids), None)
-    kept = list(ids) if end is None else list(ids[: end + 1])
-    # Spaces are left as written: cleaning would change "3 + 4 ." and with it what is graded and trained on.
-    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    generated = list(ids) if end is None else list(ids[: end + 1])
+    # Clean-up would remove spaces, as in "3 + 4 .", and so change the text that is graded and trained on.
+    text = tokenizer.decode(generated, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     before = cut_at(text, stop)
-    return Completion(text if before is None else before, len(kept), end is not None or before is not None)
+    stopped = end is not None or before is not None
+    return Completion(text if before is None else before, len(generated), "stop" if stopped else "length")

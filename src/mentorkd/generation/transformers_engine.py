@@ -1,4 +1,4 @@
-"""The engine that is always there: a Hugging Face model, by our decoding loop or by its own `generate`."""
+"""The default engine: a Hugging Face model, with our decoding loop or with the model's own `generate`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import ModelError
 from mentorkd.generation import sampling
 from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
-from mentorkd.generation.engine import Completion
-from mentorkd.generation.sampling import Piece, Request
+from mentorkd.generation.engine import Completion, SamplingParams
+from mentorkd.generation.sampling import Piece
 from mentorkd.records import ModelKind
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ __all__ = ["TransformersEngine"]
 
 
 class TransformersEngine:
-    """Generates with a model in memory, in batches of prompts of about the same length.
+    """Generates with a model in memory, in batches of prompts of similar length.
 
-    Families named in `decoding.FAMILIES` go through our loop, others through `generate`; `use_generate` forces that.
+    The families of `decoding.FAMILIES` use our loop, other families use `generate`; `use_generate` forces `generate`.
 
-    In our loop each sample has its own random stream, a function of `seed`, the prompt, how often that prompt stood
-    before in the call, and the sample's number. So it is the same whatever other prompts and batch sizes are, but
-    for a draw that falls within rounding (about 1e-7) of the border of two tokens. With `generate` the random state is
-    set for each batch from `seed` and the batch's prompts: the same call gives the same result, another batch size may
-    not.
+    In our loop each sample has its own random stream, a function of `seed`, the prompt, the number of earlier
+    occurrences of the prompt in the call, and the sample's number. A sample is therefore independent of the other
+    prompts and of the batch size, unless a draw falls within rounding (about 1e-7) of the border between two tokens.
+    With `generate` the random state of each batch is set from `seed` and the prompts of the batch: the same call gives
+    the same result, but another batch size may give another result.
 
-    The model is in evaluation mode while it generates and as it was before after. `dtype` turns autocast on. The other
-    options are those of `open_engine`.
+    The model is in evaluation mode while it generates; its mode is restored afterwards. `dtype` turns autocast on. The
+    other options are those of `open_engine`.
     """
 
     name = "transformers"
@@ -65,35 +65,29 @@ class TransformersEngine:
         self.separator = separator
         self.stop = stop
         self._stopped = sampling.stopper(tokenizer, stop)
-        # Adapters sit inside the base model's layers; peft's wrapper around it only hides its signature.
+        # Adapters are part of the base model's layers; peft's wrapper only hides the signature of the base model.
         self._base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._by_generate = use_generate or self._base.config.model_type not in FAMILIES
 
     def sample(
         self,
         prompts: Sequence[str],
+        params: SamplingParams,
         *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
-        request = Request(n, temperature, top_p, top_k, max_new_tokens, seed)
+        n, limit = params.n, params.max_new_tokens
         config = self._base.config
-        encoded = sampling.encode_prompts(
-            prompts, self.tokenizer, self.kind, config, max_new_tokens, separator=self.separator
-        )
+        encoded = sampling.encode_prompts(prompts, self.tokenizer, self.kind, config, limit, separator=self.separator)
         lengths = [len(ids) for ids in encoded]
         seeds = [[source.getrandbits(63) for _ in range(n)] for source in sampling.prompt_seeds(prompts, seed)]
         end_ids = sampling.end_token_ids(self.tokenizer, self._base.generation_config)
         results: list[list[Completion]] = [[] for _ in prompts]
         write = self._by_own_generate if self._by_generate else self._by_loop
         with self._ready():
-            for batch in sampling.group(lengths, n, max_new_tokens, rows=self.batch_size, tokens=self.tokens_per_batch):
-                for piece, rows in zip(batch, write(batch, encoded, seeds, request, end_ids), strict=True):
+            for batch in sampling.group(lengths, n, limit, rows=self.batch_size, tokens=self.tokens_per_batch):
+                for piece, rows in zip(batch, write(batch, encoded, seeds, params, end_ids), strict=True):
                     results[piece.prompt] += [
                         sampling.completion(ids, self.tokenizer, end_ids, self.stop) for ids in rows
                     ]
@@ -106,24 +100,24 @@ class TransformersEngine:
         batch: list[Piece],
         encoded: list[list[int]],
         seeds: list[list[int]],
-        request: Request,
+        params: SamplingParams,
         end_ids: list[int],
     ) -> Iterator[list[list[int]]]:
         count = batch[0].count
         uniforms = None
-        if not request.greedy:
-            drawn = [_uniforms(seeds[p.prompt][s], request) for p in batch for s in range(p.first, p.first + count)]
+        if not params.greedy:
+            drawn = [_uniforms(seeds[p.prompt][s], params) for p in batch for s in range(p.first, p.first + count)]
             uniforms = torch.stack(drawn).to(self._base.device)
         written = decode(
             self._base,
             self.kind,
             [encoded[piece.prompt] for piece in batch],
             copies=count,
-            max_new_tokens=request.max_new_tokens,
+            max_new_tokens=params.max_new_tokens,
             start_id=self._start_id(),
             end_ids=set(end_ids),
             pad_id=self._pad_id(end_ids),
-            choose=partial(choose, temperature=request.temperature, top_p=request.top_p, top_k=request.top_k),
+            choose=partial(choose, temperature=params.temperature, top_p=params.top_p, top_k=params.top_k),
             uniforms=uniforms,
             stopped=self._stopped,
         )
@@ -134,7 +128,7 @@ class TransformersEngine:
         batch: list[Piece],
         encoded: list[list[int]],
         seeds: list[list[int]],
-        request: Request,
+        params: SamplingParams,
         end_ids: list[int],
     ) -> Iterator[list[list[int]]]:
         count = batch[0].count
@@ -142,11 +136,11 @@ class TransformersEngine:
         prompts = [encoded[piece.prompt] for piece in batch]
         ids, mask = pad(prompts, pad_id, left=self.kind == "causal", device=self._base.device)
         drawing: dict[str, Any] = {"do_sample": False}
-        if not request.greedy:
-            filters = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
+        if not params.greedy:
+            filters = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
             drawing = {"do_sample": True, "num_return_sequences": count, **filters}
         settings = GenerationConfig(
-            max_new_tokens=request.max_new_tokens,
+            max_new_tokens=params.max_new_tokens,
             num_beams=1,
             eos_token_id=end_ids,
             pad_token_id=pad_id,
@@ -168,18 +162,18 @@ class TransformersEngine:
         if self.kind == "causal":
             return None
         for settings in (self._base.generation_config, self._base.config):
-            found = getattr(settings, "decoder_start_token_id", None)
-            if found is not None:
-                return int(found)
-        raise ModelError("the model's config names no `decoder_start_token_id`; set it (T5's is the padding token, 0)")
+            start_id = getattr(settings, "decoder_start_token_id", None)
+            if start_id is not None:
+                return int(start_id)
+        raise ModelError("the model's config has no `decoder_start_token_id`; set it (T5's is the padding token, 0)")
 
     def _pad_id(self, end_ids: list[int]) -> int:
-        found = self.tokenizer.pad_token_id
-        return int(end_ids[0] if found is None else found)
+        pad_id = self.tokenizer.pad_token_id
+        return int(end_ids[0] if pad_id is None else pad_id)
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """Evaluation mode and autocast; the model's own mode is restored after."""
+        """Evaluation mode and autocast; the model's own mode is restored afterwards."""
         training = self.model.training
         self.model.eval()
         narrow = self.dtype is not None and self.dtype != "float32"
@@ -193,21 +187,21 @@ class TransformersEngine:
 
 @contextmanager
 def _own_settings_off(model: Any) -> Iterator[None]:
-    """Without the model's own generation config, which fills every setting that a call leaves open."""
-    kept = model.generation_config
+    """Hide the model's own generation config, from which `generate` takes every setting that a call leaves open."""
+    own = model.generation_config
     model.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        model.generation_config = kept
+        model.generation_config = own
 
 
 def _each_row(stopped: Callable[[Sequence[int]], bool], start: int) -> Callable[..., Tensor]:
-    """`stopped` as `generate` asks for it: of token ids [R, S], of which those from `start` on were written."""
+    """`stopped` as a stopping criterion of `generate`: for token ids [R, S], generated from column `start` on."""
     return lambda ids_RS, *_, **__: torch.tensor(
         [stopped(row[start:]) for row in ids_RS.tolist()], device=ids_RS.device
     )
 
 
-def _uniforms(seed: int, request: Request) -> Tensor:
-    return torch.rand(request.max_new_tokens, generator=torch.Generator().manual_seed(seed))
+def _uniforms(seed: int, params: SamplingParams) -> Tensor:
+    return torch.rand(params.max_new_tokens, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""vLLM (extra): causal models on CUDA, with paged attention and continuous batching. Does its own batching."""
+"""The vLLM engine (an extra): causal models on CUDA, with paged attention and continuous batching."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import sampling
-from mentorkd.generation.engine import Completion, EngineDtype
-from mentorkd.generation.sampling import Request
+from mentorkd.generation.engine import Completion, EngineDtype, SamplingParams
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 
 __all__ = ["VllmEngine"]
 
 PROMPTS_PER_CALL = 512
-"""Prompts given to vLLM at once: enough to keep it busy, few enough for a progress bar to move."""
+"""Prompts of one call to vLLM: enough to fill its batches, few enough for a progress bar to move."""
 
 
 class VllmEngine:
     """Generates with vLLM's offline `LLM` over a saved causal model.
 
-    Each request carries a seed that is a function of the call's seed, the prompt and how often it stood before, so a
-    prompt's samples do not depend on the other prompts, but for vLLM's own rounding from batch to batch.
+    The seed of each request is a function of the call's seed, the prompt and the number of its earlier occurrences. The
+    samples of a prompt therefore do not depend on other prompts, apart from rounding that differs between vLLM's batches.
     """
 
     name = "vllm"
@@ -56,41 +55,34 @@ class VllmEngine:
         self.separator = separator
         self.stop = stop
         self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir)))
-        has_settings = (model_dir / "generation_config.json").exists()
-        settings = GenerationConfig.from_pretrained(model_dir) if has_settings else None
-        self.end_ids = sampling.end_token_ids(self.tokenizer, settings)
-        # generation_config="vllm": no sampling settings from the model's own file.
+        self.end_ids = sampling.saved_end_token_ids(model_dir, self.tokenizer)
+        # generation_config="vllm" ignores the sampling settings of the model's own file.
         self.llm = LLM(model=str(model_dir), dtype=dtype or "auto", generation_config="vllm")
 
     def sample(
         self,
         prompts: Sequence[str],
+        params: SamplingParams,
         *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
-        from vllm import SamplingParams
+        import vllm
 
-        Request(n, temperature, top_p, top_k, max_new_tokens, seed)
         encoded = sampling.encode_prompts(
-            prompts, self.tokenizer, "causal", self.config, max_new_tokens, separator=self.separator
+            prompts, self.tokenizer, "causal", self.config, params.max_new_tokens, separator=self.separator
         )
-        params = [
-            SamplingParams(
-                n=n,
-                temperature=temperature,
-                top_p=top_p,
-                top_k=top_k or -1,
-                max_tokens=max_new_tokens,
+        settings = [
+            vllm.SamplingParams(
+                n=params.n,
+                temperature=params.temperature,
+                top_p=params.top_p,
+                top_k=params.top_k or -1,
+                max_tokens=params.max_new_tokens,
                 seed=source.getrandbits(31),
                 stop_token_ids=self.end_ids,
                 stop=list(self.stop),
-                detokenize=bool(self.stop),  # vLLM looks for texts in what it has decoded
+                detokenize=bool(self.stop),  # vLLM finds stop texts only in decoded text
             )
             for source in sampling.prompt_seeds(prompts, seed)
         ]
@@ -98,7 +90,7 @@ class VllmEngine:
         for start in range(0, len(encoded), PROMPTS_PER_CALL):
             part = slice(start, start + PROMPTS_PER_CALL)
             requests = [{"prompt_token_ids": ids} for ids in encoded[part]]
-            for output in self.llm.generate(requests, params[part], use_tqdm=False):
+            for output in self.llm.generate(requests, settings[part], use_tqdm=False):
                 samples = sorted(output.outputs, key=lambda sample: sample.index)
                 results.append(
                     [sampling.completion(s.token_ids, self.tokenizer, self.end_ids, self.stop) for s in samples]

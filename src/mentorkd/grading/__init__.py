@@ -1,1 +1,1 @@
-"""Grading: the answer that a text arrives at, and whether it is the gold one. `grade` is the front."""
+"""Grading: the answer that a text states, and its verdict against the gold answer. `grade` is the front."""

@@ -1,20 +1,19 @@
-"""Grading: find the answer a text arrives at, and compare it with the gold one.
+"""Answers in written text: numbers, choices, yes or no, and short texts. `grade` is the public front.
 
-**Where the answer stands.** A marker claims what follows it. Markers, most trusted first:
+**Position of the answer.** An answer marker claims the text behind it. The markers, most trusted first:
 
 1. the first `-->` (the target format of small learners; Mentor-KD, reference code): everything after it;
-2. the last closed `\\boxed{...}`: what it holds;
+2. the last closed `\\boxed{...}`: its content;
 3. `####` on the last line (elsewhere it is a heading): the rest of that line;
-4. "the answer is" and kin ("Therefore, the correct answer would be", "Answer:"), any case: what follows the last one
-   after which an answer can be read.
+4. "the answer is" and similar phrases ("Therefore, the correct answer would be", "Answer:"), in any case: the text after
+   the last phrase that a readable answer follows.
 
-After a marker the FIRST candidate counts. A marker without a readable candidate gives no answer: what stands before it
-was not put forward as one. A text without a marker gives its LAST candidate.
+After a marker the FIRST candidate counts. A marker without a readable candidate gives no answer, because the text before
+the marker was not offered as an answer. A text without a marker gives its LAST candidate.
 
-**What a candidate is** depends on the kind: see `_number`, `_choice`, `_yes_no` and `_text`. A text without one is
-`no_answer`, never `wrong`; a gold answer that cannot be read is a DataError.
+**Candidates** depend on the kind: see `_number`, `_choice`, `_yes_no` and `_text`.
 
-Every function runs in time linear in the text: no pattern can rescan it, and looks to the left or right are bounded.
+Every function runs in time linear in the text: no pattern rescans the text, and the context of a match is bounded.
 """
 
 from __future__ import annotations
@@ -23,77 +22,55 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from mentorkd.errors import DataError
-from mentorkd.records import AnswerKind, Verdict
+from mentorkd.records import AnswerKind
 
-__all__ = ["Graded", "equal", "extract", "grade", "normalise_answer", "option_letters"]
+__all__ = ["describe_answer", "find_answer", "normal_form", "option_letters"]
 
 LETTERS = "ABCDEFGHIJ"
-"""Letters a choice may name when the question's own are not known."""
+"""Letters that a choice may name when the letters of the question are unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """The normalised answer found in a text (None: none), and how it compares with the gold one."""
-
-    predicted: str | None
-    verdict: Verdict
-
-
-def grade(text: str, gold: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> Graded:
-    """Grade `text`, a rationale with its answer, against `gold`.
-
-    `choices` are the option letters of the question, if any; only they count. Raises DataError when `gold` is not an
-    answer of this kind.
-    """
-    wanted = _gold(gold, kind, choices)
-    if (predicted := extract(text, kind, choices)) is None:
-        return Graded(None, "no_answer")
-    return Graded(predicted, "correct" if predicted == wanted else "wrong")
-
-
-def extract(text: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> str | None:
-    """The normalised answer that `text` arrives at, or None."""
+def find_answer(text: str, kind: AnswerKind, choices: Sequence[str] | None) -> str | None:
+    """The normalised answer of a text, or None; see `grade.extract`."""
     find, letters = _FINDERS[kind], _letters(choices)
     if (regions := _marked_regions(text)) is None:
         return find(text, letters, False)
-    return next((found for region in regions if (found := find(region, letters, True)) is not None), None)
+    return next((answer for region in regions if (answer := find(region, letters, True)) is not None), None)
 
 
-def normalise_answer(gold: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> str | None:
-    """The normal form of a string that is one answer and little else, or None if it is not.
-
-    number: "1,000" -> "1000", "18.0 apples" -> "18", "1/2" -> "0.5", "2/6" -> "1/3"; choice: "A. ignore" -> "A";
-    yes_no: "True" -> "yes"; text: without quotes, dots and spaces, lower case. A worked solution that ends in a marker,
-    such as GSM8K's "... #### 72", gives the marked answer.
-    """
+def normal_form(answer: str, kind: AnswerKind, choices: Sequence[str] | None) -> str | None:
+    """The normal form of a string that holds one answer and little else, or None; see `grade.normalise_answer`."""
     if kind == "text":
-        return _plain_text(gold)
-    if _marked_regions(gold) is not None:
-        return extract(gold, kind, choices)
+        return _plain_text(answer)
+    if _marked_regions(answer) is not None:
+        return find_answer(answer, kind, choices)
     if kind == "number":
-        gold = _plain_number_text(gold)
-        values = {_value(gold, match, first) for match in _numbers(gold) for first in (True, False)} - {None}
+        answer = _plain_number_text(answer)
+        values = {_value(answer, match, first) for match in _numbers(answer) for first in (True, False)} - {None}
         return _show_number(value) if len(values) == 1 and (value := values.pop()) is not None else None
     if kind == "choice":
-        match = _LEADING_LETTER.match(gold)
+        match = _LEADING_LETTER.match(answer)
         return match[1].upper() if match and match[1].upper() in _letters(choices) else None
-    return _JUDGEMENTS.get(gold.strip(" \t\n.!\"'").lower())
+    return _JUDGEMENTS.get(answer.strip(" \t\n.!\"'").lower())
 
 
-def equal(predicted: str | None, gold: str, kind: AnswerKind) -> bool:
-    """Whether `predicted`, an answer and little else, means `gold`: 18.0 = 18, "(b)" = "B. ball", "True" = "yes"."""
-    return predicted is not None and normalise_answer(predicted, kind) == _gold(gold, kind, None)
+def describe_answer(kind: AnswerKind, choices: Sequence[str] | None) -> str:
+    """What a gold answer of this kind looks like, for error messages."""
+    return {
+        "number": "one number",
+        "choice": f"one of the letters {', '.join(_letters(choices))}, alone or with its text ('A. ignore')",
+        "yes_no": "yes, no, true or false",
+        "text": "at least one character besides quotes, dots and spaces",
+    }[kind]
 
 
 def option_letters(question_text: str) -> list[str]:
     """The option letters of a question, in order, from "(A) x, (B) y" or "A. x\\nB. y"; empty if it lists no options.
 
-    Options are a run A, B, C, ... of at least two; the longest run counts, of equal ones the last.
+    Options are a run A, B, C, ... of at least two letters. The longest run counts, and the last one of equally long runs.
     """
     best: list[str] = []
     for style in (_BRACKETED_OPTION, _MARKED_OPTION):
@@ -113,18 +90,6 @@ _BRACKETED_OPTION = re.compile(r"[(\[]([A-Z])[)\]]")
 _MARKED_OPTION = re.compile(r"(?<!\S)([A-Z])[.):]\s")
 
 
-def _gold(gold: str, kind: AnswerKind, choices: Sequence[str] | None) -> str:
-    if (normal := normalise_answer(gold, kind, choices)) is not None:
-        return normal
-    expected = {
-        "number": "one number",
-        "choice": f"one of the letters {', '.join(_letters(choices))}, alone or with its text ('A. ignore')",
-        "yes_no": "yes, no, true or false",
-        "text": "at least one character besides quotes, dots and spaces",
-    }[kind]
-    raise DataError(f"the gold answer is {gold!r}, expected {expected}; correct the data or the task's kind of answer")
-
-
 def _letters(choices: Sequence[str] | None) -> str:
     return "".join(choices).upper() if choices else LETTERS
 
@@ -139,7 +104,7 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|math|mbox)[a-z]{0,2}\{([^{}]*)\}")
 
 
 def _marked_regions(text: str) -> list[str] | None:
-    """The stretches of `text` that a marker claims for the answer, most trusted first; None if there is no marker."""
+    """The parts of `text` that answer markers claim, most trusted first; None without a marker."""
     if "-->" in text:
         return [text.partition("-->")[2]]
     if (boxed := _last_boxed(text)) is not None:
@@ -151,15 +116,15 @@ def _marked_regions(text: str) -> list[str] | None:
 
 
 def _after_each(pattern: re.Pattern[str], text: str) -> list[str]:
-    """What follows each match of `pattern` up to the next one; the last comes first."""
+    """The text between each match of `pattern` and the next match; the last part comes first."""
     starts = [(match.start(), match.end()) for match in pattern.finditer(text)] + [(len(text), len(text))]
     return [text[end:stop] for (_, end), (stop, _) in pairwise(starts)][::-1]
 
 
 def _last_boxed(text: str) -> str | None:
-    """What the last closed box holds; a box cut off at the token limit does not count."""
+    """The content of the last closed box; a box that was cut at the token limit does not count."""
     boxed: tuple[int, int] | None = None
-    open_braces: list[int] = []  # for a box, where its inside starts; for another brace, -1
+    open_braces: list[int] = []  # start of the content for a box, -1 for another brace
     for match in _BRACE.finditer(text):
         if match[0] == "}" and open_braces:
             start = open_braces.pop()
@@ -170,9 +135,9 @@ def _last_boxed(text: str) -> str | None:
 
 
 _MOST_DIGITS = 300
-"""A longer number is a model repeating itself (and Python refuses to read 4300 digits): not a candidate."""
+"""A longer number is no candidate: it comes from a model that repeats itself. (Python refuses to read 4300 digits.)"""
 _MOST_LABELS = 1000
-"""Where so many numbers in a row are labels, the first of them is taken."""
+"""After this number of labels in a row, the first label is the answer."""
 _SIGNS = str.maketrans(
     {**dict.fromkeys("‐‑‒–—−", "-"), "⁄": "/", "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4"}
 )
@@ -211,13 +176,13 @@ _SUBORDINATE = re.compile(
 def _number(text: str, _: str, first: bool) -> str | None:
     """The first or last number of `text`.
 
-    A sign counts when no operand stands before it ("10-3" and "10 - 3" hold no -3). Currency and percent signs are
-    dropped (50% = 50). "1/2" and "2 1/2" are fractions. A comma groups three digits, or else separates numbers. Dates,
-    times and ratios (3:2) are no numbers, nor is one that is denied ("not 5"), nor are number words.
+    A minus sign counts only without an operand before it ("10-3" and "10 - 3" contain no -3). Currency and percent signs
+    are dropped (50% = 50). "1/2" and "2 1/2" are fractions. A comma groups three digits; any other comma separates
+    numbers. Dates, times, ratios (3:2), denied numbers ("not 5") and number words are not numbers.
 
     Labels ("Step 2", "2nd", "x2", "cm^2", list numerals) and asides (in brackets or after a preposition such as "than",
-    "by" or "after") count only where nothing else does: "So 90 are left after spending 38" is 90. After a marker a
-    calculation gives its result: "5 + 3 = 8" is 8.
+    "by" or "after") count only if the text has no other number: "So 90 are left after spending 38" is 90. After a marker
+    a calculation gives its result: "5 + 3 = 8" is 8.
     """
     text = _plain_number_text(text)
     matches = _numbers(text)
@@ -237,7 +202,7 @@ def _number(text: str, _: str, first: bool) -> str | None:
 
 
 def _plain_number_text(text: str) -> str:
-    """`text` with one kind of minus and LaTeX written as plain numbers."""
+    """`text` with a single kind of minus sign, and with LaTeX numbers as plain numbers."""
     text = _LATEX_MIXED.sub(" ", text.translate(_SIGNS))
     return _LATEX_SPACING.sub("", _LATEX_FRACTION.sub(r"\1\3/\2\4", text))
 
@@ -247,7 +212,7 @@ def _numbers(text: str) -> list[re.Match[str]]:
 
 
 def _value(text: str, match: re.Match[str], first: bool) -> Fraction | None:
-    """The number a match spells (None: a time, a version, ...); of several joined by commas the first or last."""
+    """The number of a match (None for a time, a version, ...); the first or last one of several joined by commas."""
     run, start = match["run"], match.start("run")
     if run[0] == "." and start and (text[start - 1].isalnum() or text[start - 1] in ".)%"):
         run = run[1:]  # the dot ends a sentence
@@ -263,7 +228,7 @@ def _value(text: str, match: re.Match[str], first: bool) -> Fraction | None:
     value = (value + int(match["whole"] or 0)) * Fraction(10) ** int(match["e"] or match["power"] or 0)
     before = text[max(0, match.start() - 3) : match.start()]
     operand = before.rstrip(" ")[-1:]
-    joins = before[-1:].isalpha() or operand.isdigit() or operand in tuple(")]}%")  # a hyphen or a subtraction
+    joins = before[-1:].isalpha() or operand.isdigit() or operand in tuple(")]}%")  # hyphen or subtraction
     return -value if "-" in match["sign"] and not joins else value
 
 
@@ -273,13 +238,13 @@ def _decimal(digits: str) -> Fraction | None:
 
 
 def _denied(text: str, match: re.Match[str]) -> bool:
-    """Whether the text says that this is NOT the answer."""
+    """Whether the text states that this candidate is NOT the answer."""
     before, after = text[max(0, match.start() - 16) : match.start()], text[match.end() : match.end() + 24]
     return bool(_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after))
 
 
 def _is_label(text: str, match: re.Match[str], numerals: bool) -> bool:
-    """Whether a number names or qualifies something rather than being what the sentence states."""
+    """Whether a number only names or qualifies something, so that it is not the statement of the sentence."""
     before, after = text[max(0, match.start() - 80) : match.start()], text[match.end() : match.end() + 8]
     if _BRACKETED.search(before) and after[:1] == ")":
         return False  # "eight (8) shelves"
@@ -289,7 +254,7 @@ def _is_label(text: str, match: re.Match[str], numerals: bool) -> bool:
 
 
 def _result(text: str, matches: Sequence[re.Match[str]]) -> Fraction | None:
-    """What the calculation that starts with `matches[0]` comes to; None if none starts there."""
+    """The result of the calculation that starts with `matches[0]`; None if no calculation starts there."""
     result, calculates = None, "/" in matches[0]["run"]
     for left, right in pairwise(matches):
         gap = text[left.end() : min(right.start("run"), left.end() + 41)]
@@ -302,7 +267,7 @@ def _result(text: str, matches: Sequence[re.Match[str]]) -> Fraction | None:
 
 
 def _show_number(value: Fraction) -> str:
-    """An integer, an exact decimal where there is one, else a reduced fraction."""
+    """An integer, else an exact decimal, else a reduced fraction."""
     rest, places = value.denominator, 0
     while (shared := math.gcd(rest, 10)) > 1:
         rest, places = rest // shared, places + 1
@@ -327,9 +292,9 @@ _SMALL_LETTER = re.compile(r"[\s\"'*$:]*([a-z])(?:[.):,\"'*$]|\s*$)")
 def _choice(text: str, letters: str, first: bool) -> str | None:
     """The first or last of the option `letters` that `text` names.
 
-    Letters are "(b)", "option b", "B" alone or before its text ("B: ball", "B ball"), and right after a marker "b" or
-    "b.". Not: a letter inside a word or a name, an initial ("J. B."), the article A, the pronoun I, a letter that is
-    denied ("not (A)", "(A) is wrong"). The text of an option without its letter is no answer.
+    Accepted forms are "(b)", "option b", "B" alone or before its text ("B: ball", "B ball"), and directly after a marker
+    "b" or "b.". Ignored are a letter inside a word or a name, an initial ("J. B."), the article A, the pronoun I, and a
+    denied letter ("not (A)", "(A) is wrong"). The text of an option without its letter is not an answer.
     """
     if first and (small := _SMALL_LETTER.match(text)) and small[1].upper() in letters:
         return small[1].upper()
@@ -343,7 +308,7 @@ def _choice(text: str, letters: str, first: bool) -> str | None:
 
 _JUDGEMENTS = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _JUDGEMENT = re.compile(
-    r"""\b(?:yes(?:\sor\s|/)no|true(?:\sor\s|/)false)\b     # names the choice, makes none
+    r"""\b(?:yes(?:\sor\s|/)no|true(?:\sor\s|/)false)\b     # names both choices
     | (?<![\w-])(?P<yes>yes)(?![\w-])
     | (?<![\w-])(?P<no>no)(?![\w-]|\.?\s?[0-9]|[ ](?!because\b|since\b|as\b|it\b)\w)
     | (?:(?P<not>\bnot\s|n't\s)|(?<![\w-]))(?P<truth>true|false)(?![\w-]|[ ](?!that\b|because\b|since\b|as\b)\w)""",
@@ -353,17 +318,17 @@ _FLAT_NO = re.compile(r"\W*no(?![\w-]|\sone\b)", re.IGNORECASE)
 
 
 def _yes_no(text: str, _: str, first: bool) -> str | None:
-    """The first or last yes, no, true or false of `text`, as "yes" or "no"; "not true" is no, "not false" yes.
+    """The first or last yes, no, true or false of `text`, as "yes" or "no"; "not true" is no, "not false" is yes.
 
-    Not: parts of words (know, yesterday), "no" before a word ("no one", "no evidence") unless right after a marker or
-    before a reason ("no because"), "No. 5", a true that describes ("a true story"), and "yes or no".
+    Ignored are parts of words (know, yesterday), "no" before a word ("no one", "no evidence") unless it directly follows
+    a marker or precedes a reason ("no because"), "No. 5", a descriptive true ("a true story"), and "yes or no".
     """
     if first and _FLAT_NO.match(text):
         return "no"
-    found = [match for match in _JUDGEMENT.finditer(text) if match["yes"] or match["no"] or match["truth"]]
-    if not found:
+    matches = [match for match in _JUDGEMENT.finditer(text) if match["yes"] or match["no"] or match["truth"]]
+    if not matches:
         return None
-    match = found[0 if first else -1]
+    match = matches[0 if first else -1]
     word = _JUDGEMENTS[(match["yes"] or match["no"] or match["truth"]).lower()]
     return {"yes": "no", "no": "yes"}[word] if match["not"] else word
 
@@ -375,11 +340,11 @@ _LEADS_IN = re.compile(r"[:=]|\b(?:is|are|be|get|us|gives|have|form)\b")
 
 
 def _text(text: str, _: str, first: bool) -> str | None:
-    """The text right after a marker, or else what the last words of `text` lead in to.
+    """The text directly after a marker, or the text that the last words of `text` introduce.
 
-    After a marker: the quoted string that follows, or the first sentence of the first line. Without one: the last line
-    if it is one word; else what follows the last lead-in (":", "=", "is", "we get", ...), of that the quoted string or
-    the first sentence; else the last quoted string; else the last word.
+    After a marker: the quoted string that follows, or the first sentence of the first line. Without a marker: the last
+    line if it is one word; else the quoted string or the first sentence after the last lead-in (":", "=", "is",
+    "we get", ...); else the last quoted string; else the last word.
     """
     text = text.translate(_QUOTES).strip()
     if first:
@@ -387,22 +352,22 @@ def _text(text: str, _: str, first: bool) -> str | None:
     last_line = text[text.rfind("\n") + 1 :]
     if len(last_line.split()) == 1 and (word := _plain_text(last_line)):
         return word
-    for stretch in _after_each(_LEADS_IN, text):
-        if found := _phrase(stretch, _QUOTED.search):
-            return found
+    for part in _after_each(_LEADS_IN, text):
+        if phrase := _phrase(part, _QUOTED.search):
+            return phrase
     quoted = [match for match in _QUOTED.finditer(text) if _plain_text(match[0])]
     return _plain_text(quoted[-1][0] if quoted else text[text.rfind(" ") + 1 :])
 
 
 def _phrase(text: str, find_quoted: Callable[[str], re.Match[str] | None]) -> str | None:
-    """The quoted string in the first sentence of the first line of `text`, or else that sentence."""
+    """The quoted string that `find_quoted` finds in the first line of `text`, else the first sentence of that line."""
     line = text.strip(" \t\n*:-").partition("\n")[0]
     quoted = find_quoted(line)
     return _plain_text(quoted[0] if quoted else _SENTENCE_END.split(line, maxsplit=1)[0])
 
 
 def _plain_text(text: str) -> str | None:
-    """`text` without quotes, dots and spaces, lower case (Mentor-KD, reference code); None if nothing is left."""
+    """`text` in lower case without quotes, dots and spaces (Mentor-KD, reference code); None if nothing remains."""
     plain = unicodedata.normalize("NFC", text).translate(_QUOTES)
     return re.sub(r"[\s\"'.]+", "", plain).strip("*_,;:!?()[]{}$").casefold() or None
 

@@ -1,12 +1,13 @@
-"""Does every equation written in a rationale hold? A reader of arithmetic in prose.
+"""Check of the equations in a rationale: a parser of arithmetic in prose.
 
-Each `=` (or "equals") is a link between the arithmetic that ends before it and the arithmetic that starts after it, so
-"a + b = c - d = e" has two links. Units, currency signs, thousands commas, percent and remarks in brackets are read
-over: "5 books x $3 per book = $15". A link is
+Each `=` (or "equals") is an equation between the arithmetic that ends before it and the arithmetic that starts after it,
+so "a + b = c - d = e" has two equations. Units, currency signs, thousands commas, percent and remarks in brackets are
+skipped: "5 books x $3 per book = $15". An equation is
 
-- `wrong` only if no way of reading it holds and nothing about it is doubtful;
-- unread if there is no arithmetic on one side ("Total = 15", "x + 2 = 5", "March 1 + 2 days = March 3"), or if it fails
-  but may mean something else (a remainder, 25 cents + $1, a list's dash taken for a minus): such links are left alone.
+- `wrong` only if every reading of it is false and nothing about it is ambiguous;
+- `unread` if one side has no arithmetic ("Total = 15", "x + 2 = 5", "March 1 + 2 days = March 3"), or if it is false but
+  may mean something else (a remainder, 25 cents + $1, the dash of a list read as a minus). Unread equations never count
+  as wrong.
 
 A result may be rounded or cut at its last decimal. A result without decimals must be exact.
 """
@@ -20,12 +21,12 @@ from fractions import Fraction
 from itertools import pairwise, takewhile
 from typing import Literal
 
-__all__ = ["Steps", "check_arithmetic"]
+__all__ = ["EquationCounts", "check_arithmetic"]
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
-    """What became of the links of a text: how many hold, which are wrong (as written), how many were left alone."""
+class EquationCounts:
+    """The equations of a text: the number that hold, the text of each wrong one, and the number that were not read."""
 
     holding: int
     wrong: tuple[str, ...]
@@ -35,7 +36,7 @@ class Steps:
 Verdict = Literal["holds", "wrong", "unread"]
 
 _SIDE_TOKENS = 60
-"""Longest side that is read; no real one comes near."""
+"""Longest side, in tokens, that is parsed. Real equations are far shorter."""
 _UNIT_WORDS = 4
 
 _REMARK = re.compile(r"\((?![^()]*[\d=])[^()]*\)")
@@ -91,16 +92,16 @@ class _Token:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One way of reading a side of a link."""
+    """One reading of a side of an equation."""
 
     value: Fraction
     tokens: Sequence[_Token]
     sure: bool
-    """Whether the side as written can hardly mean anything else."""
+    """Whether other readings of the side are implausible."""
 
     @property
     def operators(self) -> int:
-        """Operators with something before them: a sign is none."""
+        """The number of binary operators; a sign does not count."""
         between = pairwise(self.tokens)
         return sum(
             token.kind == "operator" and before.kind != "operator" and before.text != "(" for before, token in between
@@ -113,18 +114,18 @@ class _Side:
         return len(number.partition(".")[2])
 
 
-def check_arithmetic(text: str) -> Steps:
-    """Read every equation of `text`."""
+def check_arithmetic(text: str) -> EquationCounts:
+    """Check every equation of `text`."""
     holding, unread, wrong = 0, 0, []
-    for verdict, written in _links(text):
+    for verdict, equation in _equations(text):
         holding += verdict == "holds"
         unread += verdict == "unread"
         if verdict == "wrong":
-            wrong.append(written)
-    return Steps(holding, tuple(wrong), unread)
+            wrong.append(equation)
+    return EquationCounts(holding, tuple(wrong), unread)
 
 
-def _links(text: str) -> Iterator[tuple[Verdict, str]]:
+def _equations(text: str) -> Iterator[tuple[Verdict, str]]:
     text = _REMARK.sub(" ", _MARKUP.sub(" ", text))
     for pattern, plain in _REWRITTEN:
         text = pattern.sub(plain, text)
@@ -158,7 +159,7 @@ def _tokens(segment: str) -> list[_Token]:
 
 
 def _endings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
-    """The ways to read the end of what stands before an `=`, the longest first."""
+    """The readings of the text before an `=`, the longest first. Each reading extends to the `=`."""
     run = _after_border(tokens)
     sides: list[_Side] = []
     for start in range(len(run)):
@@ -171,15 +172,15 @@ def _endings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
         if not sides:
             whole = inner and len(run) == len(tokens) == len(side.tokens)
             if not side.operators and not (whole and all(token.kind != "word" for token in run)):
-                return []  # "3 books = 15" says no more than "Cost = 15"
+                return []  # "3 books = 15" is no arithmetic, like "Cost = 15"
             sides.append(side)
         elif run[start - 1].text == "-" and run[start - 1].spaced and run[start].spaced:
-            sides.append(side)  # "Step 1 - 15 + 18 = 33": a dash may open an item of a list
+            sides.append(side)  # "Step 1 - 15 + 18 = 33": the dash may start an item of a list
     return sides
 
 
 def _beginnings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
-    """The ways to read the start of what stands after an `=`, the longest first."""
+    """The readings of the text after an `=`, the longest first. Each reading starts at the `=`."""
     run = list(takewhile(lambda token: token.kind != "border", tokens[:_SIDE_TOKENS]))
     sides: list[_Side] = []
     for end in range(len(run), 0, -1):
@@ -190,7 +191,7 @@ def _beginnings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
         if not sides:
             sides.append(_Side(value, run[:end], not _is_doubted_end(run, end)))
         elif any(token.kind == "operator" and (not inner or (token.text == "-" and token.spaced)) for token in follows):
-            sides.append(_Side(value, run[:end], False))  # "= 33 caps - 5 of them": a dash may be one of punctuation
+            sides.append(_Side(value, run[:end], False))  # "= 33 caps - 5 of them": the dash may be punctuation
     return sides
 
 
@@ -224,7 +225,7 @@ def _is_doubted_end(run: Sequence[_Token], end: int) -> bool:
 
 
 def _is_new_sentence(side: Sequence[_Token]) -> bool:
-    """Whether a sentence may start within the side, where a newline was lost: "= 60 - 8 Number of birds ="."""
+    """Whether a sentence may start inside the side, because a newline was lost: "= 60 - 8 Number of birds ="."""
     return any(token.kind == "word" and token.text[0].isupper() for token in side)
 
 
@@ -243,7 +244,7 @@ def _verdict(left: Sequence[_Side], right: Sequence[_Side]) -> Verdict:
 
 
 def _agree(one: _Side, other: _Side) -> bool:
-    """Equal, or equal to the decimals that the single number of a side is given to; 25 % is 0.25 or 25."""
+    """Whether the sides are equal, up to the decimals of a side that is a single number; 25 % is 0.25 or 25."""
     scales = [Fraction(1)]
     if any(token.percent for token in (*one.tokens, *other.tokens)):
         scales += [Fraction(100), Fraction(1, 100)]
@@ -256,7 +257,7 @@ def _agree(one: _Side, other: _Side) -> bool:
 
 
 def _is_rounded(side: _Side, exact: Fraction) -> bool:
-    """Whether the side is one decimal number that `exact` gives when rounded or cut."""
+    """Whether the side is a single decimal number that equals `exact` after rounding or cutting."""
     if side.operators or not side.places:
         return False
     last_place = Fraction(1, 10**side.places)
@@ -264,7 +265,7 @@ def _is_rounded(side: _Side, exact: Fraction) -> bool:
 
 
 def _may_differ(one: _Side, other: _Side) -> bool:
-    """Whether the sides may be equal though their numbers are not: units, dates, percent of what, rounded parts."""
+    """Whether the sides may be equal although their numbers differ: units, dates, percentages of a base, rounded parts."""
     tokens = (*one.tokens, *other.tokens)
     units: dict[str, set[str]] = {}
     for token in tokens:
@@ -296,7 +297,7 @@ def _written(sides: Sequence[_Side]) -> str:
 
 
 def _value(tokens: Sequence[_Token]) -> Fraction | None:
-    """The value of tokens that are one expression from the first to the last, else None."""
+    """The value of tokens that form one whole expression, else None."""
     value, end = _sum(tokens, 0)
     return value if end == len(tokens) else None
 
@@ -345,7 +346,7 @@ def _factor(tokens: Sequence[_Token], at: int) -> tuple[Fraction | None, int]:
 
 
 def _skip_unit(tokens: Sequence[_Token], at: int) -> int:
-    """Past the words of a unit: "red balls per box", "/hour"."""
+    """The position after the words of a unit: "red balls per box", "/hour"."""
     end = at
     while end < len(tokens) and end - at < 2 * _UNIT_WORDS:
         token = tokens[end]

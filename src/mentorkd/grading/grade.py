@@ -1,7 +1,7 @@
-"""Grading of every kind of answer: `answers` reads what patterns can read, `math_answers` symbolic math.
+"""The front of grading: the answer that a text states, and its comparison with the gold answer.
 
-The functions are those of `answers`, with the kind `math` added. Its verifier is one process for the whole program,
-started with the first answer and killed whenever one takes too long.
+`answers` reads numbers, choices, yes or no, and short texts by patterns. `math` compares symbolic answers in one worker
+process for the whole program, which starts with the first answer and is killed when an answer takes too long.
 """
 
 from __future__ import annotations
@@ -13,76 +13,122 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from mentorkd.errors import DataError
-from mentorkd.grading import answers
-from mentorkd.grading.answers import Graded, option_letters
+from mentorkd.grading.answers import describe_answer, find_answer, normal_form, option_letters
 from mentorkd.grading.math import MathVerifier
-from mentorkd.records import AnswerKind, Question
+from mentorkd.records import AnswerKind, Question, Verdict
 
-__all__ = ["Graded", "Grader", "extract", "grade", "normalise_answer"]
+__all__ = ["Graded", "Grader", "choices_of", "extract", "grade", "normalise_answer"]
 
-_MARK = re.compile(r"-->|####|\banswer is\b:?", re.IGNORECASE)
+_MARKER = re.compile(r"-->|####|\banswer is\b:?", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
-def grade(text: str, gold: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> Graded:
-    """Grade `text`, a rationale with its answer, against `gold`; see `answers.grade`.
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """The normalised answer of a text (None: no answer) and the verdict against the gold answer."""
 
-    Of the kind `math` the answer is what follows the last marker, or stands last; `predicted` is as SymPy writes it.
-    Raises DataError when `gold` is not an answer of this kind, MissingExtraError for math without `math-verify`.
+    predicted: str | None
+    verdict: Verdict
+
+
+def grade(text: str, gold: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> Graded:
+    """Grade `text`, a rationale with its answer, against the gold answer.
+
+    A text without a readable answer is `no_answer`, never `wrong`. `choices` are the option letters of the question;
+    without them any letter from A to J counts. For the kind `math` the answer is the text after the last marker or the
+    last formula, and `predicted` is in SymPy's notation.
+    Raises DataError if `gold` is not an answer of this kind, MissingExtraError for `math` without `math-verify`.
     """
-    if kind != "math":
-        return answers.grade(text, gold, kind, choices)
-    _refuse_empty(gold)
-    graded = Graded(None, "no_answer")
-    for form in _forms(text):
-        graded = Graded(*_verifier().grade(form, _formula(gold)))
-        if graded.verdict != "no_answer":
-            break
-    return graded
+    if kind == "math":
+        return _grade_math(text, gold)
+    expected = normalise_answer(gold, kind, choices)
+    if expected is None:
+        form = describe_answer(kind, choices)
+        raise DataError(f"the gold answer is {gold!r}, expected {form}; correct the data or the task's kind of answer")
+    predicted = extract(text, kind, choices)
+    if predicted is None:
+        return Graded(None, "no_answer")
+    return Graded(predicted, "correct" if predicted == expected else "wrong")
 
 
 def extract(text: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> str | None:
-    """The normalised answer that `text` arrives at, or None."""
-    return grade(text, "0", kind).predicted if kind == "math" else answers.extract(text, kind, choices)
+    """The normalised answer of `text`, or None."""
+    return _grade_math(text, "0").predicted if kind == "math" else find_answer(text, kind, choices)
 
 
-def normalise_answer(gold: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> str | None:
-    """The normal form of a string that is one answer and little else, or None if it is not; math stays as written."""
+def normalise_answer(answer: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> str | None:
+    """The normal form of a string that holds one answer and little else, or None for any other string.
+
+    number: "1,000" -> "1000", "18.0 apples" -> "18", "1/2" -> "0.5", "2/6" -> "1/3"; choice: "A. ignore" -> "A";
+    yes_no: "True" -> "yes"; text: lower case without quotes, dots and spaces; math: unchanged. A worked solution that
+    ends in an answer marker, such as GSM8K's "... #### 72", gives the marked answer.
+    """
     if kind != "math":
-        return answers.normalise_answer(gold, kind, choices)
-    marks = list(_MARK.finditer(gold))
-    answer = (gold[marks[-1].end() :] if marks else gold).strip()
-    return answer if _is_math(answer) else None
+        return normal_form(answer, kind, choices)
+    region = _marked_region(answer)
+    formula = (answer if region is None else region).strip()
+    return formula if _is_math(formula) else None
+
+
+def choices_of(question_text: str, kind: AnswerKind, choices: Sequence[str] | None = None) -> Sequence[str] | None:
+    """The option letters of a question: those of the task, else those in its text; None for none or another kind."""
+    return choices or option_letters(question_text) or None if kind == "choice" else None
+
+
+@dataclass(frozen=True)
+class Grader:
+    """Grades texts against questions of one kind; without `choices`, option letters are read from each question."""
+
+    kind: AnswerKind
+    choices: Sequence[str] | None = None
+
+    def __call__(self, text: str, question: Question) -> Graded:
+        return grade(text, question.answer, self.kind, choices_of(question.text, self.kind, self.choices))
+
+    def find(self, text: str, question: Question) -> str | None:
+        """The normalised answer of a text, or None."""
+        return extract(text, self.kind, choices_of(question.text, self.kind, self.choices))
+
+
+def _grade_math(text: str, gold: str) -> Graded:
+    for form in _forms(text):
+        predicted, verdict = _verifier().grade(form, _formula(gold))
+        if verdict != "no_answer":
+            return Graded(predicted, verdict)
+    return Graded(None, "no_answer")
 
 
 def _forms(text: str) -> list[str]:
-    """The texts to look for a formula in: what the last marker claims, read as a formula unless it has words; or all."""
-    marks = list(_MARK.finditer(text))
-    if not marks:
+    """The texts in which to look for a formula, in order.
+
+    The text after the last marker is first read as a formula, unless it contains words. Without a marker the whole text
+    is read.
+    """
+    region = _marked_region(text)
+    if region is None:
         return [text]
-    region = text[marks[-1].end() :].strip().rstrip(".")
-    forms = [region] if _WORD.search(region) else [_formula(region), region]
-    return forms if region else []
+    region = region.strip().rstrip(".")
+    return [region] if not region or _WORD.search(region) else [_formula(region), region]
+
+
+def _marked_region(text: str) -> str | None:
+    """The text after the last answer marker; None without a marker."""
+    markers = list(_MARKER.finditer(text))
+    return text[markers[-1].end() :] if markers else None
 
 
 def _formula(text: str) -> str:
-    """Plain LaTeX in dollar signs, without which it is read as prose; what has marks of its own stays."""
+    """Plain LaTeX in dollar signs, because it would be read as prose without them; delimited LaTeX stays unchanged."""
     return text if "$" in text or "\\boxed" in text or "\\(" in text or "\\[" in text else f"${text}$"
 
 
 @lru_cache(maxsize=1 << 16)
 def _is_math(answer: str) -> bool:
     try:
-        _refuse_empty(answer)
         _verifier().grade("", _formula(answer))
     except DataError:
         return False
     return True
-
-
-def _refuse_empty(gold: str) -> None:
-    if not gold.strip(" $."):
-        raise DataError(f"the gold answer is {gold!r}, expected a number or a formula in LaTeX; correct the data")
 
 
 @lru_cache(maxsize=1)
@@ -90,23 +136,3 @@ def _verifier() -> MathVerifier:
     verifier = MathVerifier()
     atexit.register(verifier.close)
     return verifier
-
-
-@dataclass(frozen=True)
-class Grader:
-    """Grades a text against a question; option letters not given are read from the question."""
-
-    kind: AnswerKind
-    choices: Sequence[str] | None = None
-
-    def __call__(self, text: str, question: Question) -> Graded:
-        return grade(text, question.answer, self.kind, self._letters(question))
-
-    def find(self, text: str, question: Question) -> str | None:
-        """The normalised answer that a text arrives at, or None."""
-        return extract(text, self.kind, self._letters(question))
-
-    def _letters(self, question: Question) -> Sequence[str] | None:
-        if self.choices is None and self.kind == "choice":
-            return option_letters(question.text) or None
-        return self.choices

@@ -1,8 +1,8 @@
-"""Symbolic math answers, graded by `math-verify` in a worker process that cannot hang its caller.
+"""Symbolic math answers, graded by `math-verify` in a worker process that cannot block its caller.
 
-Simplifying the wrong formula takes forever or all memory, and no exception can be trusted to end it. So the worker has
-a wall-clock limit: it is killed when that has passed, the answer counts as `no_answer`, and a new worker takes over.
-Should its caller be killed first, it ends by itself: at the end of its input, or of the processor time it was given.
+Simplifying some formulas takes unlimited time or memory, and no exception ends that reliably. The worker therefore has a
+wall-clock limit: after that time it is killed, the answer counts as `no_answer`, and a new worker replaces it. If the
+caller is killed first, the worker ends by itself, at the end of its input or of its processor-time limit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 from mentorkd.errors import DataError, MissingExtraError, TeacherError
@@ -27,13 +26,13 @@ __all__ = ["MathVerifier"]
 _MEMORY_BYTES = 4 * 2**30
 _START_SECONDS = 120.0
 _SPARE_SECONDS = 2
-"""Processor time beyond the wall-clock limit, so that the caller, if it lives, is always the first to lose patience."""
+"""Processor time beyond the wall-clock limit, so that a living caller always reaches its limit first."""
 
 
 class MathVerifier:
-    """Grades texts against symbolic gold answers; safe under several threads, which take turns.
+    """Grades texts against symbolic gold answers. It is thread-safe: threads take turns.
 
-    `seconds` bounds the grading of one text by the wall clock. Raises MissingExtraError without `math-verify`.
+    `seconds` limits the wall-clock time for one text. Raises MissingExtraError without `math-verify`.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
@@ -44,14 +43,6 @@ class MathVerifier:
         self._worker: _Worker | None = None
         self._turn = threading.Lock()
 
-    def __enter__(self) -> MathVerifier:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         with self._turn:
             if self._worker is not None:
@@ -59,22 +50,25 @@ class MathVerifier:
                 self._worker = None
 
     def grade(self, text: str, gold: str) -> tuple[str | None, Verdict]:
-        """The answer found in `text`, as SymPy writes it, and the verdict; what takes too long is `no_answer`.
+        """The answer in `text`, in SymPy's notation, and the verdict. A text that exceeds the time limit is `no_answer`.
 
-        Raises DataError if `gold` cannot be read as math.
+        Raises DataError if `gold` is empty or is not math.
         """
+        fault = f"the gold answer is {gold!r}, expected a number or a formula in LaTeX; correct the data"
+        if not gold.strip(" $."):
+            raise DataError(fault)
         reply = self._ask({"text": text, "gold": gold})
         if reply is None:
             return None, "no_answer"
         if "error" in reply:
-            raise DataError(f"the gold answer is {gold!r}, expected a number or a formula in LaTeX; correct the data")
+            raise DataError(fault)
         return reply["predicted"], reply["verdict"]
 
-    def _ask(self, question: dict[str, str]) -> dict[str, Any] | None:
+    def _ask(self, request: dict[str, str]) -> dict[str, Any] | None:
         with self._turn:
             if self._worker is None:
                 self._worker = _Worker(self.seconds)
-            reply = self._worker.ask(question, self.seconds)
+            reply = self._worker.ask(request, self.seconds)
             if reply is None:
                 self._worker.kill()
                 self._worker = None
@@ -83,10 +77,10 @@ class MathVerifier:
 
 
 class _Worker:
-    """One process that reads questions and writes verdicts, a JSON line each."""
+    """A process that reads requests and writes verdicts, one JSON line each."""
 
     def __init__(self, seconds: float) -> None:
-        # Not multiprocessing: its children run the caller's main module again, which need not be written for that.
+        # Not multiprocessing: its children run the caller's main module again, which may not be written for that.
         code = f"from mentorkd.grading.math import _serve; _serve({seconds!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
@@ -99,19 +93,19 @@ class _Worker:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._listener = threading.Thread(target=self._listen, name="math-verify", daemon=True)
         self._listener.start()
-        if self._hear(_START_SECONDS) is None:
+        if self._wait(_START_SECONDS) is None:
             self.kill()
             raise TeacherError("the math-verify worker did not start; try: python -c 'import math_verify'")
 
-    def ask(self, question: dict[str, str], seconds: float) -> dict[str, Any] | None:
-        """The worker's reply; None if it is late or the worker died."""
+    def ask(self, request: dict[str, str], seconds: float) -> dict[str, Any] | None:
+        """The worker's reply; None if the reply is late or the worker died."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             return None
-        line = self._hear(seconds)
+        line = self._wait(seconds)
         return None if line is None else dict(json.loads(line))
 
     def kill(self) -> None:
@@ -122,7 +116,7 @@ class _Worker:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
 
-    def _hear(self, seconds: float) -> str | None:
+    def _wait(self, seconds: float) -> str | None:
         try:
             return self._lines.get(timeout=seconds)
         except queue.Empty:
@@ -137,22 +131,22 @@ class _Worker:
 
 
 def _serve(seconds: float) -> None:
-    """The worker: answer questions from stdin until it ends."""
+    """The worker: answer requests from stdin until stdin ends."""
     out = sys.stdout
-    sys.stdout = sys.stderr  # what libraries print must not stand among the replies
+    sys.stdout = sys.stderr  # output of libraries must not mix with the replies
     _limit("AS", _MEMORY_BYTES)
-    _limit("CORE", 0)  # out of time is no crash to look into
-    _judge("$\\frac{1}{2}$", "0.5")  # loads the grammars, which takes longer than any grading
+    _limit("CORE", 0)  # exceeding the time limit needs no core dump
+    _verify("$\\frac{1}{2}$", "0.5")  # loads the grammars, which takes longer than grading
     print("ready", file=out, flush=True)
     for line in sys.stdin:
-        # The kernel ends what goes beyond, inside a C function too, where no watching thread would get its turn.
+        # The kernel enforces this limit even inside a C function, where a watching thread would not run.
         _limit("CPU", math.ceil(time.process_time() + seconds) + _SPARE_SECONDS)
-        question = json.loads(line)
-        print(json.dumps(_judge(question["text"], question["gold"])), file=out, flush=True)
+        request = json.loads(line)
+        print(json.dumps(_verify(request["text"], request["gold"])), file=out, flush=True)
 
 
 def _limit(resource_name: str, most: int) -> None:
-    """Bound what this process may take; the hard limit stays, since a later call may have to raise the bound."""
+    """Limit a resource of this process. The hard limit stays, because a later call may have to raise the limit."""
     try:
         import resource
     except ImportError:  # not a POSIX system
@@ -162,18 +156,18 @@ def _limit(resource_name: str, most: int) -> None:
     resource.setrlimit(name, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _judge(text: str, gold: str) -> dict[str, Any]:
-    # Their own limits are off: they rest on signals, which do not end a loop inside a C function.
+def _verify(text: str, gold: str) -> dict[str, Any]:
+    # math-verify's own time limits are off: they use signals, which do not end a loop inside a C function.
     from math_verify import parse, verify
 
     try:
-        wanted = parse(gold, parsing_timeout=None) or parse(f"${gold}$", parsing_timeout=None)
-        if not wanted:
+        expected = parse(gold, parsing_timeout=None) or parse(f"${gold}$", parsing_timeout=None)
+        if not expected:
             return {"error": "gold"}
-        found = parse(text, parsing_timeout=None)
-        if not found:
+        answer = parse(text, parsing_timeout=None)
+        if not answer:
             return {"predicted": None, "verdict": "no_answer"}
-        right = verify(wanted, found, timeout_seconds=None)
-        return {"predicted": str(found[0]), "verdict": "correct" if right else "wrong"}
-    except Exception:  # SymPy fails in every way there is, memory and recursion among them
+        is_correct = verify(expected, answer, timeout_seconds=None)
+        return {"predicted": str(answer[0]), "verdict": "correct" if is_correct else "wrong"}
+    except Exception:  # SymPy raises many kinds of errors, MemoryError and RecursionError among them
         return {"predicted": None, "verdict": "no_answer"}

@@ -1,1 +1,1 @@
-"""The paper's tasks, its data files and its numbers."""
+"""The tasks of the Mentor-KD paper, its data files and its published accuracies."""

@@ -1,7 +1,7 @@
-"""The paper's data files, fetched from the reference repository at one commit and verified.
+"""Verified download of the paper's data files from one commit of the reference repository.
 
-The list in `paper-files.tsv` gives each file's path and git blob id, so what arrives is what the paper's authors
-published, byte for byte. The files belong to github.com/2hojae/mentor-kd (Apache-2.0).
+`paper-files.tsv` lists the path and git blob id of each file, so a verified file equals the published file byte for
+byte. The files belong to github.com/2hojae/mentor-kd (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -29,28 +29,32 @@ RAW_URL = f"https://raw.githubusercontent.com/2hojae/mentor-kd/{COMMIT}"
 CONNECTIONS = 4
 ATTEMPTS = 3
 TIMEOUT_S = 30.0
-"""Longest wait for the server to say something."""
-UNTRIED = "not tried, the server cannot be reached"
+"""Longest wait, in seconds, for a response of the server."""
+UNTRIED = "not tried, the server is unreachable"
 PAUSE_S = 1.0
-"""Wait before the second attempt; doubled before the third."""
+"""Pause, in seconds, before the second attempt; twice as long before the third."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaperFile:
-    """A file of the reference repository and the git blob id of its content."""
+    """A file of the reference repository, with the git blob id of its content."""
 
     path: str
     blob: str
 
     @property
     def local(self) -> str:
-        """Where it goes, below the data root: its path without a leading `data/`."""
+        """The path below the data root: `path` without a leading `data/`."""
         return self.path.removeprefix("data/")
 
 
 @dataclass(frozen=True, slots=True)
 class FetchReport:
-    """What a fetch did, by local path: `present` was there and verified, `replaced` was there but not as published."""
+    """The files of a download, by local path.
+
+    `fetched` files were missing before, `replaced` files differed from the published ones, `present` files were already
+    verified. `bytes` counts the downloaded bytes.
+    """
 
     folder: Path
     fetched: tuple[str, ...]
@@ -60,13 +64,13 @@ class FetchReport:
 
 
 def paper_files() -> list[PaperFile]:
-    """The paper's data files: train and test questions, teacher and mentor rationales of its tasks."""
+    """The paper's data files: training and test questions, and rationales of the teacher and of mentors."""
     text = resources.files("mentorkd.paper").joinpath("paper-files.tsv").read_text(encoding="utf-8")
     return [PaperFile(*line.split("\t")) for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def blob_id(content: bytes) -> str:
-    """The id that git gives a file's content."""
+    """The git blob id of a file's content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
@@ -77,11 +81,11 @@ def fetch_paper_data(
     files: Sequence[PaperFile] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FetchReport:
-    """Fetch `files` (None: all of `paper_files()`) into `folder`, laid out for `data.root`; call it again to resume.
+    """Download `files` (None: all of `paper_files()`) into `folder`, in the layout of `data.root`.
 
-    A file appears under its name only when it is whole and verified; one that is there and verified is not fetched.
-    `on_progress(done, total)` is called after each file.
-    Raises DataError that lists every file that was tried in vain, after having fetched all the others.
+    A file gets its name only after it is complete and verified. Files that are already verified are not downloaded, so a
+    second call resumes. `on_progress(done, total)` is called after each file.
+    Raises DataError with a list of all failed files, after all other files were downloaded.
     """
     files = paper_files() if files is None else files
     unreachable = threading.Event()
@@ -114,7 +118,7 @@ def fetch_paper_data(
             "\n  ".join(
                 [
                     f"{len(failed)} of {len(files)} data files could not be fetched from {base_url} into {folder} "
-                    f"({got} are there and verified); run the same again to fetch the rest",
+                    f"({got} are present and verified); run the command again to fetch the rest",
                     *(f"{name}: {reason}" for name, reason in sorted(failed.items()) if name not in untried),
                     *more,
                 ]
@@ -125,7 +129,7 @@ def fetch_paper_data(
 
 
 class _Failure(Exception):
-    """Why one file could not be had."""
+    """The reason why a file could not be downloaded."""
 
 
 def _fetch(file: PaperFile, folder: Path, base_url: str, unreachable: threading.Event) -> tuple[str, int]:
@@ -146,13 +150,13 @@ def _fetch(file: PaperFile, folder: Path, base_url: str, unreachable: threading.
     except OSError as error:
         raise _Failure(f"cannot be written ({error.strerror or error})") from None
     except _Failure as failure:
-        there = "; the file of that name in the folder is not the published one" if outcome == "replaced" else ""
-        raise _Failure(f"{failure}{there}") from None
+        note = "; the existing file of that name differs from the published one" if outcome == "replaced" else ""
+        raise _Failure(f"{failure}{note}") from None
     return outcome, len(content)
 
 
 def _download(url: str, unreachable: threading.Event) -> bytes:
-    """The body at `url`; transient troubles are tried again. Once the server proved unreachable, nothing is tried."""
+    """The content of `url`. Transient errors are retried, but not after the server has proved unreachable."""
     reason = ""
     for attempt in range(ATTEMPTS):
         if unreachable.is_set():

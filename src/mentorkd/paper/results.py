@@ -1,4 +1,4 @@
-"""The accuracies that the Mentor-KD paper prints, as data, to be set beside ours."""
+"""The published accuracies of the Mentor-KD paper, for comparison with our own."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _NOT_GIVEN = "-"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A row of a table, or a point of a figure."""
+    """A row of a table, or a point of a figure, in the paper."""
 
     table: str
-    """The recipe of its name in recipes/paper."""
+    """The name of the table's recipe in recipes/paper."""
     row: str
-    """The learner there; `teacher` for GPT-3.5 by Zero-shot-CoT."""
+    """The learner in that recipe; `teacher` for GPT-3.5 with Zero-shot-CoT."""
     at: float | None
-    """The swept value, of a row that is swept."""
+    """The swept value; None for a row without a sweep."""
     accuracy: Mapping[str, float]
-    """Per cent, by the key of the task; a task is absent where the paper gives nothing."""
+    """Accuracies in per cent by the key of the task, without the tasks that the paper omits."""
 
 
 def paper_results() -> list[Published]:
-    """All that the paper prints, in its order."""
+    """All published accuracies, in the order of the paper."""
     text = resources.files("mentorkd.paper").joinpath("paper-results.tsv").read_text(encoding="utf-8")
     head, *rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
     return [

@@ -1,7 +1,7 @@
-"""The eight tasks of the Mentor-KD paper, as data: how each is answered, and where the reference keeps it.
+"""The eight tasks of the Mentor-KD paper: the kind of answer of each task, and its files in the reference repository.
 
-File names are relative to a data root laid out as the reference's `data/` folder (`fetch_paper_data` makes one; a
-recipe names it as `data.root`). Counts were taken from those files, not from the paper's text.
+File names are relative to a data root with the layout of the reference's `data/` folder (`fetch_paper_data` creates it;
+`data.root` of a recipe names it). The counts are those of the files, not those of the paper's text.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ from mentorkd.records import AnswerKind
 __all__ = ["PAPER_MENTORS", "PAPER_TASKS", "Task", "find_task"]
 
 PAPER_MENTORS = ("flan-t5_large", "t5_large")
-"""The mentors whose augmented rationales the reference publishes, as their folders are called."""
+"""Folder names of the mentors with published rationales in the reference repository."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task of the paper. Its file names follow from its key; those it has no file for are None."""
+    """A task of the paper. File names follow from the key; a missing file is None."""
 
     key: str
-    """Name in file names and recipes."""
+    """The name in file names and recipes."""
     title: str
     answer: AnswerKind
     choices: tuple[str, ...] | None
-    """Every option letter of a choice task; one question may offer fewer (58 of Date Understanding's 369 stop at E)."""
+    """All option letters of a choice task; a question may have fewer (58 of Date Understanding's 369 end at E)."""
     train_questions: int
     test_questions: int
     teacher_rationales: int | None = None
-    """Rows of `teacher`, at most three a question, all correct; None where the paper's tables give no count."""
+    """Rows of `teacher`, at most three per question, all correct; None if the paper's tables give no count."""
     augmented: bool = True
-    """Whether the reference publishes what mentors wrote for this task."""
+    """Whether the reference publishes rationales by mentors."""
     prompts: bool = False
-    """Whether it publishes six teacher rationales a question."""
+    """Whether the reference publishes six teacher rationales per question."""
     aliases: tuple[str, ...] = ()
 
     @property
     def train(self) -> str:
-        """Training questions, `{input, answer}`."""
+        """Training questions: rows `{input, answer}`."""
         return f"skeleton/{self.key}_train.json"
 
     @property
     def test(self) -> str:
-        """Test questions, `{input, answer}`."""
+        """Test questions: rows `{input, answer}`."""
         return f"skeleton/{self.key}_test.json"
 
     @property
     def teacher(self) -> str:
-        """GPT-3.5's rationales of training questions, already filtered, `{input, chain, answer, initial_correct}`."""
+        """GPT-3.5's filtered rationales of training questions: rows `{input, chain, answer, initial_correct}`."""
         return f"main/{self.key}_3_train.json"
 
     @property
     def teacher_six(self) -> str | None:
-        """Six rationales a question by the same teacher, `{instruction, output[], label}`."""
+        """Six rationales per question by the same teacher: rows `{instruction, output[], label}`."""
         return f"prompt/{self.key}_6.json" if self.prompts else None
 
     def mentor(self, name: str) -> str | None:
-        """Unfiltered rationales by a mentor of PAPER_MENTORS, `{input, chain, completion, answer, initial_correct}`."""
+        """Unfiltered rationales by a mentor of PAPER_MENTORS: rows `{input, chain, completion, answer, initial_correct}`."""
         return f"aug/{name}/{self.key}_rand3_aug3.json" if self.augmented and name in PAPER_MENTORS else None
 
 
@@ -103,11 +103,11 @@ _TASKS = (
 )
 
 PAPER_TASKS: dict[str, Task] = {task.key: task for task in _TASKS}
-"""The tasks by key, in the paper's order."""
+"""The tasks by key, in the order of the paper."""
 
 _BY_NAME = {name: task for task in _TASKS for name in (task.key, *task.aliases)}
 
 
 def find_task(name: str) -> Task | None:
-    """The paper's task of this key or alias (case, hyphens and spaces do not matter), or None."""
+    """The task with this key or alias, or None. Case, hyphens and spaces are ignored."""
     return _BY_NAME.get(name.strip().lower().replace("-", "_").replace(" ", "_"))

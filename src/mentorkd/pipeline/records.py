@@ -34,8 +34,12 @@ __all__ = [
     "read_record",
 ]
 
-OMITTED_IF_NONE = ("asked", "tokens")
-"""JSON has these keys only where the stage asked a teacher, or read or wrote tokens. All other keys are always there."""
+OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
+"""JSON has these keys only where they tell something. All other keys are always there."""
+
+
+def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in pairs if value is not None or key not in OMITTED_IF_NONE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,7 @@ class StageRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The record as a JSON object."""
-        return {key: value for key, value in asdict(self).items() if value is not None or key not in OMITTED_IF_NONE}
+        return asdict(self, dict_factory=_fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +157,12 @@ class FilterRow:
     filter: str
     before: int
     after: int
+    counted_in: Literal["tokens", "characters"] | None = None
+    """What a limit of length counts; None for other filters."""
+    equations: int | None = None
+    """Equations in the rationales; None for filters that check none."""
+    unread: int | None = None
+    """Equations that could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,8 +49,8 @@ def read_training_rows(
     selects = {source: context.recipe.filter_of(name, source) for source in sources}
     if scored:
         selects = {source: select.of_each() for source, select in selects.items()}
-    judge = partial(_likelihoods, context, stage, learner, questions)
-    gathered = gather(sources, selects, questions, tokens=reader.count, conclude=context.grader.find, judge=judge)
+    nll = partial(_likelihoods, context, stage, learner, questions)
+    gathered = gather(sources, selects, questions, tokens=reader.count, conclude=context.grader.find, nll=nll)
     rows, counts = training_rows(gathered.rationales, questions, learner, reader)
     if not rows and not scored:
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""The embedded default: a generated task with a recorded teacher, its recipe, and tiny pretrained models."""
+"""The embedded default run: a generated task with a recorded teacher, its recipe, and tiny pretrained models."""
 
 from mentorkd.quickstart.problems import Problem, generate_problems
 from mentorkd.quickstart.task import MODELS, RECIPE, write_own_recipe, write_recipe, write_task

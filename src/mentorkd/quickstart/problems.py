@@ -1,7 +1,7 @@
-"""Generated word problems: a running total over two to five steps, told in many ways, with sentences beside the point.
+"""Generated word problems: a running total over two to five steps, in many phrasings, with irrelevant sentences.
 
-Everything follows from a seed. The language is small on purpose (a few hundred words), so that tiny models with a tiny
-vocabulary can read it; the counts stay between 2 and 99, so a thing is always in the plural and never negative.
+A seed determines all problems. The language is deliberately small (a few hundred words), so that tiny models with a tiny
+vocabulary can read it. Counts stay between 2 and 99, so nouns are always in the plural and totals are never negative.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ VEHICLES = ("boat", "bus", "train")
 
 @dataclass(frozen=True)
 class Scene:
-    """Sentences of one kind of story. The slots: {n} the number, {T} the counted things, {U} other things, {P} the
-    person of the story with {S} he or she and {O} him or her, {Q} somebody of the other gender, {C} the place."""
+    """Sentences of one kind of story.
+
+    Slots: {n} the number, {T} the counted things, {U} other things, {P} the person of the story, {S} he or she, {O} him
+    or her, {Q} a person of the other gender, {C} the place.
+    """
 
     starts: tuple[str, ...]
     gains: tuple[str, ...]
     losses: tuple[str, ...]
     both: tuple[str, ...]
-    """A gain {n} and a loss {m} in one sentence."""
+    """A gain of {n} and a loss of {m} in one sentence."""
     asides: tuple[str, ...]
-    """Sentences with a number that does not matter."""
+    """Sentences with an irrelevant number."""
     asks: tuple[str, ...]
 
 
@@ -169,21 +172,21 @@ RIDE = Scene(
 )
 
 LINKS = ("", "", "", "then ", "later ", "after that ", "in the evening ")
-"""Beginnings of a step's sentence; "in the evening" only fits the last one."""
+"""First words of the sentence of a step; "in the evening" fits the last step only."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A word problem and its structured form."""
+    """A word problem with its structured form."""
 
     question: str
     start: int
     steps: tuple[int, ...]
-    """What each step adds; negative if it takes away."""
+    """The change of each step; negative for a loss."""
     asides: tuple[int, ...]
-    """The numbers that do not matter, in the order of the text."""
+    """The irrelevant numbers, in the order of the text."""
     things: str
-    """What is counted, in the plural."""
+    """The counted things, in the plural."""
 
     @property
     def totals(self) -> tuple[int, ...]:
@@ -199,7 +202,7 @@ class Problem:
 
 
 def generate_problems(seed: int) -> Iterator[Problem]:
-    """Problems without end, none of them twice; the same for the same seed on every machine."""
+    """An endless sequence of different problems; equal seeds give equal problems on every machine."""
     rng = random.Random(f"problems {seed}")
     seen: set[str] = set()
     while True:
@@ -213,12 +216,12 @@ def _problem(rng: random.Random) -> Problem:
     scene, slots = _scene(rng)
     start, steps = _numbers(rng, rng.choices((2, 3, 4, 5), weights=(50, 30, 15, 5))[0])
     sentences = [_pick(rng, scene.starts).format(n=start, **slots)]
-    sentences += _tell(rng, scene, slots, steps, met=slots["P"] in sentences[0])
+    sentences += _step_sentences(rng, scene, slots, steps, named=slots["P"] in sentences[0])
 
-    told = rng.sample(scene.asides, rng.choices((0, 1), weights=(60, 40))[0])
-    asides = [rng.randint(6, 14) if "years" in sentence else rng.randint(LOWEST, 40) for sentence in told]
-    places = sorted(rng.randint(1, len(sentences)) for _ in told)
-    for place, number, sentence in reversed(list(zip(places, asides, told, strict=True))):
+    extras = rng.sample(scene.asides, rng.choices((0, 1), weights=(60, 40))[0])
+    asides = [rng.randint(6, 14) if "years" in sentence else rng.randint(LOWEST, 40) for sentence in extras]
+    places = sorted(rng.randint(1, len(sentences)) for _ in extras)
+    for place, number, sentence in reversed(list(zip(places, asides, extras, strict=True))):
         sentences.insert(place, sentence.format(n=number, **slots))
 
     sentences.append(_pick(rng, scene.asks).format(**slots))
@@ -227,14 +230,14 @@ def _problem(rng: random.Random) -> Problem:
 
 
 def _pick(rng: random.Random, phrasings: tuple[str, ...]) -> str:
-    """The first ones are the common ones, as in any language (Zipf's law)."""
+    """A random phrasing; earlier phrasings are more frequent, as in natural language (Zipf's law)."""
     return rng.choices(phrasings, weights=[1 / rank for rank in range(1, len(phrasings) + 1)])[0]
 
 
 def _scene(rng: random.Random) -> tuple[Scene, dict[str, str]]:
-    """A scene and the words for its slots."""
+    """A scene, and the words for its slots."""
     person, other, (subject, obj) = rng.choice(HE), rng.choice(SHE), ("he", "him")
-    if rng.random() < 0.5:  # two genders, so that a pronoun always points to one person
+    if rng.random() < 0.5:  # two genders, so that each pronoun refers to one person
         person, other, (subject, obj) = other, person, ("she", "her")
     scene = rng.choices((PERSON, PLACE, RIDE), weights=(50, 30, 20))[0]
     things, others = rng.sample(FOOD + TOYS, 2)
@@ -248,7 +251,7 @@ def _scene(rng: random.Random) -> tuple[Scene, dict[str, str]]:
 
 
 def _numbers(rng: random.Random, count: int) -> tuple[int, list[int]]:
-    """A start and `count` signed steps whose running total stays within the bounds."""
+    """A start and `count` signed steps with a running total within the bounds."""
     start = total = rng.randint(5, 60)
     steps: list[int] = []
     while len(steps) < count:
@@ -259,10 +262,12 @@ def _numbers(rng: random.Random, count: int) -> tuple[int, list[int]]:
     return start, steps
 
 
-def _tell(rng: random.Random, scene: Scene, slots: dict[str, str], steps: list[int], met: bool) -> list[str]:
-    """One sentence for each step, or for a gain and the smaller loss that follows it.
+def _step_sentences(
+    rng: random.Random, scene: Scene, slots: dict[str, str], steps: list[int], named: bool
+) -> list[str]:
+    """One sentence for each step, or for a gain and a smaller loss after it.
 
-    `met`: the text has named the person of the story; until it has, the name stands where a pronoun would.
+    `named` says that the text has already named the person of the story. Before that, the name replaces pronouns.
     """
     sentences: list[str] = []
     place = 0
@@ -273,8 +278,8 @@ def _tell(rng: random.Random, scene: Scene, slots: dict[str, str], steps: list[i
         else:
             text, width = _pick(rng, scene.gains if gain > 0 else scene.losses), 1
         place += width
-        text = text.format(n=abs(gain), m=loss, **(slots if met else slots | {"S": slots["P"], "O": slots["P"]}))
-        met = met or slots["P"] in text
+        text = text.format(n=abs(gain), m=loss, **(slots if named else slots | {"S": slots["P"], "O": slots["P"]}))
+        named = named or slots["P"] in text
         links = LINKS if place == len(steps) else LINKS[:-1]
         sentences.append((rng.choice(links) if not text.startswith("at the") else "") + text)
     return sentences

@@ -1,4 +1,4 @@
-"""The quickstart's data files, as a user would bring them: JSON Lines with generic column names."""
+"""The data files and recipes of the quickstart, in the form of a user's own files: JSON Lines with generic columns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mentorkd.quickstart.teacher import annotate
 __all__ = ["MODELS", "RECIPE", "write_own_recipe", "write_recipe", "write_task"]
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
-"""The quickstart's recipe, as `write_recipe` copies it."""
+"""The recipe of the quickstart, which `write_recipe` copies."""
 
 MODELS = RECIPE.with_name("models")
-"""The folder of the tiny models, which recipes name as `nano-t5-small` and the like."""
+"""The folder of the tiny models, which recipes name `nano-t5-small` and `nano-t5-large`."""
 
 OWN = """\
 # The quickstart's recipe for your own data: edit the four lines marked "yours", then `mentorkd run` this file.
 # Files are JSON Lines, JSON, CSV or Parquet, or `hub:NAME`. A tenth of the training questions is held out to choose the best
-# epoch (`validation: FILE` under `task` names questions of their own). The models are the package's tiny ones, which need no
-# download; for text of the real world put google/flan-t5-small and google/flan-t5-large in their places.
+# epoch; to use a file of validation questions instead, write `validation: FILE` under `task`. The models are the package's
+# tiny ones and need no download; for real-world text replace them with google/flan-t5-small and google/flan-t5-large.
 """
 
 
@@ -39,11 +39,11 @@ def write_task(
     annotated: int = 400,
     samples: int = 3,
 ) -> Path:
-    """Write the generated task into `folder` (made if absent) and return it.
+    """Write the generated task into `folder`, which is created if missing, and return `folder`.
 
-    `train.jsonl`, `validation.jsonl` and `test.jsonl` hold `{question, answer}`, no question twice; `teacher.jsonl`
-    holds `{question, rationale, completion, answer}`: `samples` rationales for each of the first `annotated` training
-    questions, which is all that the teacher's budget bought. Equal arguments give equal bytes.
+    `train.jsonl`, `validation.jsonl` and `test.jsonl` hold rows `{question, answer}` without repeated questions.
+    `teacher.jsonl` holds rows `{question, rationale, completion, answer}`: `samples` rationales for each of the first
+    `annotated` training questions, because the teacher's budget paid for no more. Equal arguments give equal bytes.
     """
     if not 0 < annotated <= train:
         raise ValueError(f"annotated must lie between 1 and train ({train}), got {annotated}")
@@ -58,13 +58,13 @@ def write_task(
 
 
 def write_recipe(path: Path) -> Path:
-    """Write the quickstart's recipe to `path`, which is returned: for the task's files beside it."""
+    """Write the quickstart's recipe, for data files beside it, to `path` and return `path`."""
     path.write_text(_beside(RECIPE.read_text(encoding="utf-8")), encoding="utf-8")
     return path
 
 
 def write_own_recipe(path: Path, name: str) -> Path:
-    """Write the same recipe to `path`, which is returned, as a run `name` on the user's own files beside it."""
+    """Write the recipe, for a run `name` on the user's own files beside it, to `path` and return `path`."""
     text = RECIPE.read_text(encoding="utf-8").partition("name: quickstart\n")[2]
     text = re.sub(r"  validation: .*\n", "", text).replace("  name: running-totals\n", f"  name: {name}\n")
     path.write_text(f"{OWN}name: {name}\n{_beside(text)}", encoding="utf-8")
@@ -72,7 +72,7 @@ def write_own_recipe(path: Path, name: str) -> Path:
 
 
 def _beside(text: str) -> str:
-    """The recipe for data that lies beside it."""
+    """The recipe for data files beside it."""
     return text.replace("root: data ", "root: .    ")
 
 

@@ -1,7 +1,7 @@
 """A recorded teacher for the generated problems: worked rationales in several phrasings, some of them wrong.
 
-It stands for an LLM whose answers were paid for once: it has annotated only part of the training questions, several
-times each, and errs as such models do. Most errors lead to a wrong answer, so the answer filter finds them.
+It represents an LLM with a limited budget: it annotated only a part of the training questions, several times each, and
+makes typical errors. Most errors lead to a wrong answer, so the answer filter finds them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ __all__ = ["PHRASINGS", "Phrasing", "TeacherRow", "annotate"]
 
 @dataclass(frozen=True)
 class Phrasing:
-    """How a solution is told. The slots: {a} the total before a step, {n} what the step moves, {b} the total after it,
-    {T} the counted things."""
+    """The sentences of a solution. Slots: {a} the total before a step, {n} the size of the step, {b} the total after the
+    step, {T} the counted things."""
 
     opening: str
     gain: str
@@ -54,16 +54,16 @@ PHRASINGS = (
 )
 
 WRONG_SHARE = 0.22
-"""Share of the rationales with an error that changes the answer."""
+"""Share of rationales with an error that changes the answer."""
 LUCKY_SHARE = 0.008
-"""Share with a wrong step whose completion is right all the same, since the answer is asked for in a second call."""
+"""Share of rationales with a wrong step and a correct completion, because a second call asks for the answer."""
 SILENT_SHARE = 0.01
-"""Share that ends without an answer."""
+"""Share of rationales without an answer."""
 
 
 @dataclass(frozen=True)
 class TeacherRow:
-    """One recorded annotation: the question, the teacher's rationale and its own answer, and the gold answer."""
+    """A recorded annotation: the question, the teacher's rationale, the teacher's answer (completion), the gold answer."""
 
     question: str
     rationale: str
@@ -72,7 +72,7 @@ class TeacherRow:
 
 
 def annotate(problems: Sequence[Problem], *, samples: int, seed: int) -> list[TeacherRow]:
-    """`samples` rationales for each problem, in order; the same for the same seed."""
+    """`samples` rationales for each problem, in order; equal seeds give equal rationales."""
     rng = random.Random(f"teacher {seed}")
     return [_sample(rng, problem) for problem in problems for _ in range(samples)]
 
@@ -92,7 +92,7 @@ def _sample(rng: random.Random, problem: Problem) -> TeacherRow:
 
 
 def _err(rng: random.Random, problem: Problem) -> tuple[list[int], list[int]]:
-    """Steps and totals with one error that changes the answer and leaves no total negative."""
+    """Steps and totals with one error that changes the answer and makes no total negative."""
     while True:
         moves = list(problem.steps)
         place = rng.randrange(len(moves))

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 
 from mentorkd.errors import BudgetError
-from mentorkd.grading.answers import Graded
+from mentorkd.grading.grade import Graded
 from mentorkd.recipe.teacher import AskedTeacher
 from mentorkd.records import Question, Rationale
 from mentorkd.teachers.cache import Reply

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+from mentorkd.generation.engine import FinishReason, SamplingParams
 from mentorkd.recipe.teacher import LocalTeacher
 from mentorkd.records import Question, content_id
 from mentorkd.teachers.annotation import Annotation, AnnotationLedger, Answer, Grade, Progress, outcome, rationale_of
@@ -28,7 +29,7 @@ class Sampled(Protocol):
     @property
     def tokens(self) -> int: ...
     @property
-    def finished(self) -> bool: ...
+    def finish_reason(self) -> FinishReason: ...
 
 
 class Sampler(Protocol):
@@ -40,12 +41,8 @@ class Sampler(Protocol):
     def sample(
         self,
         prompts: Sequence[str],
+        params: SamplingParams,
         *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> Sequence[Sequence[Sampled]]: ...
@@ -139,20 +136,13 @@ class _Local:
         texts = [prompt for prompt, _ in prompts]
         # The first sample's number enters the seed: a second round must not repeat the first.
         seed = content_id(str(self._teacher.seed), *(f"{sample} {prompt}" for prompt, sample in prompts))
-        completions = self._engine.sample(
-            texts,
-            n=count,
-            temperature=temperature,
-            top_p=self._teacher.top_p if temperature else 1.0,
-            top_k=self._teacher.top_k if temperature else 0,
-            max_new_tokens=max_tokens,
-            seed=int(seed, 16) % 2**31,
-        )
+        top_p, top_k = (self._teacher.top_p, self._teacher.top_k) if temperature else (1.0, 0)
+        params = SamplingParams(count, temperature, top_p, top_k, max_tokens)
+        completions = self._engine.sample(texts, params, seed=int(seed, 16) % 2**31)
         return [[self._reply(completion) for completion in drawn] for drawn in completions]
 
     def _reply(self, completion: Sampled) -> Reply:
-        reason = "stop" if completion.finished else "length"
-        return Reply(completion.text, reason, 0, completion.tokens, model=self._teacher.model)
+        return Reply(completion.text, completion.finish_reason, 0, completion.tokens, model=self._teacher.model)
 
     def _request(self, prompt: str, max_tokens: int, temperature: float) -> dict[str, Any]:
         teacher = self._teacher

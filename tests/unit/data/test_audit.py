@@ -76,7 +76,7 @@ def test_empty_and_unknown_rationales_are_dropped() -> None:
     assert done.rationales == [r(q("a"))]
     assert done.faults.lines() == [
         "1 empty rationale(s), dropped: teacher, row 3",
-        "5 rationale(s) of a question that is absent or was dropped itself, dropped: "
+        "5 rationale(s) of a question that is missing or was dropped, dropped: "
         "teacher, row 10; teacher, row 11; teacher, row 12; ...",
     ]
 

@@ -94,16 +94,16 @@ def test_what_is_scored_holds_all_that_any_reader_may_take() -> None:
     assert [r.text for r in scored] == ["a", "new"]
 
 
-def test_the_share_of_equations_that_could_not_be_read_is_told() -> None:
+def test_the_number_of_unread_equations_is_recorded() -> None:
     question = QUESTIONS[3]
     texts = ["1 + 2 = 3", "1 + 2 = 4", "Total = 3", "x + 1 = 4, so 2 + 1 = 3"]
     rows = [rationale(question, text, "teacher", sample=i) for i, text in enumerate(texts)]
     gathered = gather({"teacher": rows}, {"teacher": SelectConfig(arithmetic=True)}, QUESTIONS)
-    (told,) = [row for row in gathered.filters if row["filter"] == "steps_check"]
-    assert (told["before"], told["after"], told["equations"], told["unread"]) == (4, 3, 5, 2)
+    (count,) = [row for row in gathered.filters if row["filter"] == "steps_check"]
+    assert (count["before"], count["after"], count["equations"], count["unread"]) == (4, 3, 5, 2)
 
 
-def test_length_is_counted_by_the_reader_s_tokenizer_or_told_to_be_an_estimate() -> None:
+def test_length_is_counted_by_the_tokenizer_or_recorded_as_an_estimate() -> None:
     tokenizer = tiny_tokenizer()
     texts = ["Tom has 3 apples", "Zyx qwv 3 jkzp"]
     rows = [rationale(QUESTIONS[3], text, "teacher", sample=i) for i, text in enumerate(texts)]
@@ -116,19 +116,19 @@ def test_length_is_counted_by_the_reader_s_tokenizer_or_told_to_be_an_estimate()
     assert [r.text for r in by_reader.rationales] == texts[:1]
     assert [r.text for r in roughly.rationales] == texts
     for gathered, unit in ((by_reader, "tokens"), (roughly, "characters")):
-        (told,) = [row for row in gathered.filters if row["filter"] == "length"]
-        assert told["counted_in"] == unit
+        (count,) = [row for row in gathered.filters if row["filter"] == "length"]
+        assert count["counted_in"] == unit
 
 
-def test_learnable_asks_its_judge_by_name() -> None:
+def test_the_model_of_learnable_is_asked_by_name() -> None:
     asked: list[tuple[str, list[str]]] = []
 
-    def judge(model: str, rationales: Sequence[Rationale]) -> dict[str, float]:
+    def nll(model: str, rationales: Sequence[Rationale]) -> dict[str, float]:
         asked.append((model, [r.text for r in rationales]))
         return {r.id: float(len(r.text)) for r in rationales}
 
     select = SelectConfig.model_validate({"perplexity": {"model": "mentor", "drop": 0.5}})
-    gathered = gather({"mentor": MENTOR}, {"mentor": select}, QUESTIONS, judge=judge)
+    gathered = gather({"mentor": MENTOR}, {"mentor": select}, QUESTIONS, nll=nll)
     assert asked == [("mentor", ["a", "new"])]
     assert [r.text for r in gathered.rationales] == ["a"]
 

@@ -30,9 +30,9 @@ def rationales(tmp_path: Path, *rows: dict[str, Any], **how: Any) -> list[tuple[
     path = dump(tmp_path / "rationales.json", rows)
     kind = how.pop("kind", "number")
     questions = read_questions(path, split="train", kind=kind, columns=how.get("columns"))
-    found = read_rationales(path, questions, kind=kind, **how)
-    assert {r.question_id for r in found} <= {q.id for q in questions}
-    return [(r.text, r.predicted, r.verdict, r.sample) for r in found]
+    rationales = read_rationales(path, questions, kind=kind, **how)
+    assert {r.question_id for r in rationales} <= {q.id for q in questions}
+    return [(r.text, r.predicted, r.verdict, r.sample) for r in rationales]
 
 
 def test_a_main_row_carries_the_verdict_of_its_file(tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ def test_repetitions_in_a_file_of_questions_and_conflicts_anywhere_are_left_to_t
 def test_rationales_are_graded_against_the_answers_of_the_questions(tmp_path: Path) -> None:
     known = [Question.create("a", "1", "train")]
     row = {"question": "a", "answer": "2"}
-    told = [{**row, "chain": "x", "initial_correct": True}]
-    found = read_rationales(dump(tmp_path / "a.json", told), known, kind="number")
-    assert [(r.predicted, r.verdict) for r in found] == [("2", "wrong")]
-    found = read_rationales(dump(tmp_path / "b.json", [{**row, "chain": "It is 1."}]), known, kind="number")
-    assert [(r.predicted, r.verdict) for r in found] == [("1", "correct")]
+    rows = [{**row, "chain": "x", "initial_correct": True}]
+    rationales = read_rationales(dump(tmp_path / "a.json", rows), known, kind="number")
+    assert [(r.predicted, r.verdict) for r in rationales] == [("2", "wrong")]
+    rationales = read_rationales(dump(tmp_path / "b.json", [{**row, "chain": "It is 1."}]), known, kind="number")
+    assert [(r.predicted, r.verdict) for r in rationales] == [("1", "correct")]
 
 
 def test_unknown_questions_and_empty_rationales_are_left_to_the_audit(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_unknown_questions_and_empty_rationales_are_left_to_the_audit(tmp_path: 
         {"input": "c", "output": None, "answer": "3"},
     ]
     known = [Question.create("a", "1", "train")]
-    found = read_rationales(dump(tmp_path / "a.json", rows), known, kind="number")
-    assert [r.verdict for r in found] == ["correct", "no_answer", "correct"]
-    done = audit(known, found, kind="number")
+    rationales = read_rationales(dump(tmp_path / "a.json", rows), known, kind="number")
+    assert [r.verdict for r in rationales] == ["correct", "no_answer", "correct"]
+    done = audit(known, rationales, kind="number")
     assert done.faults.counts == {"empty_rationale": 1, "unknown_question": 1}
     assert done.faults.examples("unknown_question") == ["teacher, row 2"]
     assert [r.text for r in done.rationales] == ["It is 1."]
@@ -124,8 +124,8 @@ def test_a_question_without_a_possible_answer_does_not_stop_the_reading(tmp_path
     row = {"input": CHOICE, "chain": "It is (B).", "answer": "D"}
     path = dump(tmp_path / "a.json", [row])
     questions = read_questions(path, split="train", kind="choice")
-    found = read_rationales(path, questions, kind="choice")
-    done = audit(questions, found, kind="choice")
+    rationales = read_rationales(path, questions, kind="choice")
+    done = audit(questions, rationales, kind="choice")
     assert (done.questions, done.rationales, done.faults.counts) == ([], [], {"impossible_answer": 1})
 
 
@@ -182,12 +182,13 @@ def test_other_names_are_mapped(suffix: str, tmp_path: Path) -> None:
     {"csv": table.to_csv, "parquet": table.to_parquet, "jsonl": table.to_json}[suffix](path)
     questions = read_questions(path, split="train", kind="number", columns=COLUMNS)
     assert questions == [Question.create(QUESTION, "5", "train")]
-    (found,) = read_rationales(path, questions, kind="number", columns=COLUMNS, source_name="gpt")
-    assert (found.text, found.predicted, found.verdict, found.source) == ("2 + 3 = 5.", "5", "correct", "gpt")
-    assert found.meta == {"row": 1}
+    (rationale,) = read_rationales(path, questions, kind="number", columns=COLUMNS, source_name="gpt")
+    assert (rationale.text, rationale.predicted, rationale.verdict) == ("2 + 3 = 5.", "5", "correct")
+    assert rationale.source == "gpt"
+    assert rationale.meta == {"row": 1}
 
 
-def test_a_csv_may_tell_what_was_correct(tmp_path: Path) -> None:
+def test_a_csv_may_state_what_was_correct(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("input,chain,answer,initial_correct\na,x,1,True\na,y,1,false\na,z is 1,1,\n")
     questions = read_questions(tmp_path / "a.csv", split="train", kind="number")
     with pytest.raises(DataError, match="row 3: field `initial_correct`: got '', expected true or false"):
@@ -215,12 +216,12 @@ def test_gsm8k_as_the_hub_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("How many to train?", "72", "train"),
         ("How many to test?", "1018", "test"),
     ]
-    (found,) = read_rationales(f"hub:{folder}/main:train", train, kind="number", columns={"rationale": "answer"})
-    assert found.text == "48 / 2 = <<48/2=24>>24 clips.\n48 + 24 = 72"
-    assert (found.predicted, found.verdict) == ("72", "correct")
+    (rationale,) = read_rationales(f"hub:{folder}/main:train", train, kind="number", columns={"rationale": "answer"})
+    assert rationale.text == "48 / 2 = <<48/2=24>>24 clips.\n48 + 24 = 72"
+    assert (rationale.predicted, rationale.verdict) == ("72", "correct")
 
 
-def test_what_was_read_as_what_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_mapping_of_fields_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = dump(tmp_path / "a.json", [{"instruction": "a", "label": "1", "other": "x"}])
     with caplog.at_level(logging.INFO, "mentorkd"):
         read_questions(path, split="train", kind="number")
@@ -235,7 +236,7 @@ RECORD = {"id": "x", "question_id": "y", "text": "z", **REST}
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "told"),
+    ("rows", "columns", "message"),
     [
         ([FINE, {"input": "a", "chain": "x"}], None, r"row 2: field `answer` is missing, got \['input', 'chain'\]"),
         ([FINE, {"input": "a", "answer": "1"}], None, "row 2: field `chain` is missing"),
@@ -248,12 +249,12 @@ RECORD = {"id": "x", "question_id": "y", "text": "z", **REST}
         ([{**FINE, "answer": float("nan")}], None, "row 1: field `answer`: got null"),
         ([{**FINE, "chain": 1}], None, "row 1: field `chain`: got int, expected text"),
         ([{**FINE, "chain": ["x", 1]}], None, r"row 1: field `chain\[1\]`: got int, expected text"),
-        ([{**FINE, "chain": "\ud83d"}], None, r"row 1: field `chain`: half a character"),
+        ([{**FINE, "chain": "\ud83d"}], None, r"row 1: field `chain`: got half a character"),
         ([{**FINE, "completion": ["1"]}], None, "row 1: field `completion`: got list, expected the text"),
         ([{**FINE, "initial_correct": "maybe"}], None, "row 1: field `initial_correct`: got 'maybe', expected true or"),
         ([{"text": "a"}], None, r"no field for the question: got \['text'\], expected one of question, input, instr"),
         ([{"input": "a"}], None, r"no field for the answer: .*; name it with columns: \{answer: NAME\}"),
-        ([{**FINE, "question": "b"}], None, "`question` and `input` could each be the question; say which"),
+        ([{**FINE, "question": "b"}], None, "`question` and `input` could each be the question; choose one"),
         ([FINE], {"question": "Input"}, "expected `Input`, as columns says"),
         ([FINE], {"qestion": "input"}, "columns: got `qestion`, expected question, answer, rationale, completion"),
         ([{**FINE, "chain": ""}], None, "no rationale in 1 rows"),
@@ -267,11 +268,11 @@ RECORD = {"id": "x", "question_id": "y", "text": "z", **REST}
     ],
 )
 def test_a_malformed_row_is_one_error_with_file_row_field_and_fix(
-    rows: list[Any], columns: dict[str, str] | None, told: str, tmp_path: Path
+    rows: list[Any], columns: dict[str, str] | None, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(rows))
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         read_rationales(path, [], kind="number", columns=columns)
     assert str(caught.value).startswith(str(path))
     assert len(str(caught.value).splitlines()) == 1
@@ -283,10 +284,10 @@ def test_a_malformed_row_is_one_error_with_file_row_field_and_fix(
 def test_ten_raw_teacher_rationales_a_question(shared_data: Path) -> None:
     path = shared_data / "mcc-kd" / "SVAMP" / "train.json"
     questions = read_questions(path, split="train", kind="number")
-    found = read_rationales(path, questions, kind="number")
-    assert (len(questions), len(found), max(r.sample for r in found)) == (700, 7000, 9)
+    rationales = read_rationales(path, questions, kind="number")
+    assert (len(questions), len(rationales), max(r.sample for r in rationales)) == (700, 7000, 9)
     # 67.1 % by the reference's rule, the last number wherever it stands; ours reads some conclusions better.
-    assert sum(r.verdict == "correct" for r in found) / len(found) == pytest.approx(0.671, abs=0.05)
+    assert sum(r.verdict == "correct" for r in rationales) / len(rationales) == pytest.approx(0.671, abs=0.05)
     ours = read_questions(shared_data / "mentor-kd/skeleton/svamp_train.json", split="train", kind="number")
     assert questions == ours
 
@@ -304,18 +305,18 @@ def test_dev_files_are_questions_disjoint_from_train_and_test(
     assert overlap == 0
 
 
-def test_a_dev_file_without_rationales_is_told(shared_data: Path) -> None:
+def test_a_dev_file_without_rationales_is_refused(shared_data: Path) -> None:
     path = shared_data / "mcc-kd/SVAMP/dev.json"
     assert columns_of(path) == {"question": "instruction", "answer": "label"}
     with pytest.raises(DataError, match="no rationale in 150 rows"):
         read_rationales(path, [], kind="number")
 
 
-def test_the_marker_that_mcc_kd_appends_is_taken_off(shared_data: Path) -> None:
+def test_the_marker_that_mcc_kd_appends_is_removed(shared_data: Path) -> None:
     path = shared_data / "mcc-kd/GSM8K/dev.json"
-    found = read_rationales(path, read_questions(path, split="train", kind="number"), kind="number")
-    assert Counter(r.verdict for r in found) == {"correct": 660}
-    assert not any("the answer is" in r.text[-40:] for r in found)
+    rationales = read_rationales(path, read_questions(path, split="train", kind="number"), kind="number")
+    assert Counter(r.verdict for r in rationales) == {"correct": 660}
+    assert not any("the answer is" in r.text[-40:] for r in rationales)
 
 
 def test_394_kept_mentor_rationales_copy_the_teacher_word_for_word(shared_data: Path) -> None:
@@ -333,6 +334,6 @@ def test_394_kept_mentor_rationales_copy_the_teacher_word_for_word(shared_data: 
 def test_six_rationales_a_question_when_there_are_six(shared_data: Path) -> None:
     root = shared_data / "mentor-kd"
     questions = read_questions(root / "skeleton/tracking_shuffled_objects_train.json", split="train", kind="choice")
-    found = read_rationales(root / "prompt/tracking_shuffled_objects_6.json", questions, kind="choice")
-    assert Counter(Counter(r.question_id for r in found).values()) == {6: 512, 1: 2, 4: 1}
-    assert audit(questions, found, kind="choice").faults.counts == {}
+    rationales = read_rationales(root / "prompt/tracking_shuffled_objects_6.json", questions, kind="choice")
+    assert Counter(Counter(r.question_id for r in rationales).values()) == {6: 512, 1: 2, 4: 1}
+    assert audit(questions, rationales, kind="choice").faults.counts == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mentorkd.data.selection import (
+    Filter,
     FilterCount,
     cap_per_question,
     drop_duplicates,
+    filters_of,
     jaccard,
     keep_arithmetic,
     keep_concluding,
@@ -26,6 +29,7 @@ from mentorkd.data.selection import (
     split_validation,
 )
 from mentorkd.errors import DataError
+from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import Question, Rationale, Verdict
 
 
@@ -65,23 +69,38 @@ def test_the_cap_takes_low_sample_numbers_and_keeps_the_order_of_the_rows() -> N
     assert cap_per_question(ROWS, 2) == [ROWS[0], ROWS[1], ROWS[4], ROWS[5]]
 
 
+def selected(rows: list[Rationale], **settings: object) -> tuple[list[Rationale], list[FilterCount]]:
+    return select(rows, filters_of(SelectConfig.model_validate(settings), {}))
+
+
+def test_select_applies_filters_in_order_and_records_their_facts() -> None:
+    seen: list[int] = []
+
+    def keep(rows: Sequence[Rationale]) -> list[Rationale]:
+        seen.append(len(rows))
+        return list(rows[1:])
+
+    kept, counts = select(ROWS, [Filter("correct", keep_correct), Filter("rest", keep, lambda: {"seen": seen[0]})])
+    assert kept == [ROWS[2], ROWS[3], ROWS[4]]
+    assert counts == [FilterCount("correct", 6, 4), FilterCount("rest", 4, 3, {"seen": 4})]
+
+
 def test_select_counts_each_filter_that_was_asked_for() -> None:
-    kept, counts = select(ROWS, max_per_question=1)
+    kept, counts = selected(ROWS, max_per_question=1)
     assert kept == [ROWS[0], ROWS[4]]
     assert counts == [
         FilterCount("correct", 6, 4),
         FilterCount("deduplicate", 4, 3),
         FilterCount("max_per_question", 3, 2),
     ]
-    kept, counts = select(ROWS, correct=False, deduplicate=False, already=ROWS)
-    assert (kept, counts) == (ROWS, [])
-    kept, counts = select(ROWS, question_ratio=0.5, seed=1)
+    assert selected(ROWS, correct=False, deduplicate=False) == (ROWS, [])
+    kept, counts = selected(ROWS, question_ratio=0.5)
     assert counts[0].filter == "question_ratio"
     assert len({rationale.question_id for rationale in kept}) == 1
 
 
 def test_select_of_nothing_is_nothing() -> None:
-    assert select([], question_ratio=0.5)[0] == []
+    assert selected([], question_ratio=0.5)[0] == []
 
 
 MANY = [row(f"q{index}", f"text {sample}", sample) for index in range(50) for sample in range(3)]
@@ -192,24 +211,39 @@ def test_the_diverse_ones_are_as_many_as_asked_for(texts: list[str], most: int, 
 
 
 def test_all_filters_in_one() -> None:
+    question = Question.create("q1", "1", "train")
     rows = [
-        row("q1", text, index) for index, text in enumerate(["a b c", "a b", "x y z", "bad sum", "a b c d", "no way"])
+        row(question.id, text, index)
+        for index, text in enumerate(["a b c", "a b", "x y z", "bad 1+1=3", "a b c d", "no way"])
     ]
     asked: list[int] = []
-    kept, counts = select(
-        rows,
-        tokens=words,
-        min_tokens=2,
-        max_tokens=3,
-        conclude=lambda rationale: "2" if rationale.text == "no way" else "1",
-        sound=lambda text: "bad" not in text,
-        nll=lambda left: {each.id: float(each.sample == 1) for each in left if asked.append(each.sample) is None},
-        drop_unlearnable=0.34,
-        diverse=5,
-        max_per_question=1,
+
+    def nll(model: str, left: Sequence[Rationale]) -> dict[str, float]:
+        assert model == "mentor"
+        asked.extend(each.sample for each in left)
+        return {each.id: float(each.sample == 1) for each in left}
+
+    config = SelectConfig.model_validate(
+        {
+            "min_tokens": 2,
+            "max_tokens": 3,
+            "answer_in_rationale": True,
+            "steps": True,
+            "learnable": {"model": "mentor", "drop": 0.34},
+            "diverse": 5,
+            "max_per_question": 1,
+        }
     )
+    filters = filters_of(
+        config,
+        {question.id: question},
+        tokens=words,
+        conclude=lambda text, question: "2" if text == "no way" else question.answer,
+        nll=nll,
+    )
+    kept, counts = select(rows, filters)
     assert kept == [rows[0]]
-    assert asked == [0, 1, 2]  # and not about what other filters drop
+    assert asked == [0, 1, 2]  # not rationales that other filters drop
     assert [(count.filter, count.before - count.after) for count in counts] == [
         ("correct", 0),
         ("deduplicate", 0),
@@ -235,7 +269,8 @@ def test_the_papers_mentor_repeats_its_teacher(shared_data: Path) -> None:
 
     teacher = read("main/svamp_3_train.json", "teacher")
     mentor = read("aug/flan-t5_large/svamp_rand3_aug3.json", "mentor")
-    assert select(mentor)[1] == [FilterCount("correct", 2100, 1558), FilterCount("deduplicate", 1558, 1369)]
-    assert select(mentor, already=teacher)[1][1] == FilterCount("deduplicate", 1558, 1128)
+    assert selected(mentor)[1] == [FilterCount("correct", 2100, 1558), FilterCount("deduplicate", 1558, 1369)]
+    filters = filters_of(SelectConfig(), {}, already=teacher)
+    assert select(mentor, filters)[1][1] == FilterCount("deduplicate", 1558, 1128)
     known = {(each.question_id, " ".join(each.text.split())) for each in teacher}
     assert sum((each.question_id, " ".join(each.text.split())) in known for each in keep_correct(mentor)) == 394

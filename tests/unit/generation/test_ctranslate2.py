@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 
 from mentorkd.errors import ModelError
 from mentorkd.generation import ctranslate2_engine, open_engine
+from mentorkd.generation.engine import SamplingParams
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import LoadedModel, save_model
 from tiny_families import CPU, PROMPTS, build
@@ -19,8 +21,8 @@ from tiny_models import tiny_t5, tiny_tokenizer
 
 pytest.importorskip("ctranslate2")
 
-GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 12, "seed": 0}
-SAMPLED: dict[str, Any] = {**GREEDY, "n": 2, "temperature": 1.0}
+GREEDY = SamplingParams(max_new_tokens=12)
+SAMPLED = replace(GREEDY, n=2, temperature=1.0)
 
 
 @pytest.fixture
@@ -40,12 +42,12 @@ def test_a_model_is_converted_once_and_again_when_it_changes(model_dir: Path, mo
     monkeypatch.setattr(
         ctranslate2_engine, "_convert", lambda source, output: (conversions.append(output), convert(source, output))
     )
-    first = opened(model_dir).sample(PROMPTS, **GREEDY)
+    first = opened(model_dir).sample(PROMPTS, GREEDY, seed=0)
     (model_dir / "README.md").write_text("another card")
-    assert opened(model_dir).sample(PROMPTS, **GREEDY) == first
+    assert opened(model_dir).sample(PROMPTS, GREEDY, seed=0) == first
     assert len(conversions) == 1
     save_model(LoadedModel(tiny_t5(tiny_tokenizer(), seed=9), tiny_tokenizer(), "seq2seq"), model_dir, card="")
-    assert opened(model_dir).sample(PROMPTS, **GREEDY) != first
+    assert opened(model_dir).sample(PROMPTS, GREEDY, seed=0) != first
     assert len(conversions) == 2
     assert len(list((model_dir.parent / "cache").iterdir())) == 2, "no temporary folder may stay"
 
@@ -74,8 +76,7 @@ def test_another_process_may_have_been_faster(model_dir: Path, monkeypatch: pyte
 
 
 def test_a_conversion_that_computes_something_else_is_refused(tmp_path: Path) -> None:
-    """Gemma 2 attends to one token more of its window than its conversion; FlanT5 by the converter as it comes does not
-    leave its outputs unscaled."""
+    """Gemma 2 attends to one more token of its window than its conversion does."""
     sizes = {"vocab_size": 384, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
     config = Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, sliding_window=8, eos_token_id=1)
     torch.manual_seed(0)
@@ -102,29 +103,29 @@ def test_a_conversion_that_does_not_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_int8_is_close_to_float32(model_dir: Path) -> None:
-    exact = opened(model_dir, dtype="float32").sample(PROMPTS, **{**GREEDY, "max_new_tokens": 1})
-    rounded = opened(model_dir, dtype="int8").sample(PROMPTS, **{**GREEDY, "max_new_tokens": 1})
+    exact = opened(model_dir, dtype="float32").sample(PROMPTS, replace(GREEDY, max_new_tokens=1), seed=0)
+    rounded = opened(model_dir, dtype="int8").sample(PROMPTS, replace(GREEDY, max_new_tokens=1), seed=0)
     assert sum(a == b for a, b in zip(exact, rounded, strict=True)) >= 0.8 * len(PROMPTS)
     assert len(list((model_dir.parent / "cache").iterdir())) == 1, "both use one conversion"
 
 
 def test_greedy_calls_between_do_not_change_samples(model_dir: Path) -> None:
-    expected = opened(model_dir).sample(PROMPTS, **SAMPLED)
+    expected = opened(model_dir).sample(PROMPTS, SAMPLED, seed=0)
     engine = opened(model_dir)
-    engine.sample(PROMPTS, **GREEDY)
-    engine.sample(PROMPTS[:2], **SAMPLED)
-    assert engine.sample(PROMPTS, **SAMPLED) == expected
+    engine.sample(PROMPTS, GREEDY, seed=0)
+    engine.sample(PROMPTS[:2], SAMPLED, seed=0)
+    assert engine.sample(PROMPTS, SAMPLED, seed=0) == expected
 
 
 def test_long_prompts_are_not_cut(tmp_path: Path) -> None:
-    """CTranslate2 itself cuts sources at 1024 tokens unless told not to."""
+    """By default CTranslate2 cuts sources at 1024 tokens."""
     model, tokenizer = build("t5")
     save_model(LoadedModel(model, tokenizer, "seq2seq"), tmp_path / "model", card="")
     long = "Tom has 3 apples. " * 220
     assert len(tokenizer(long)["input_ids"]) > 1024
     prompts = [long + "a box", long + "12 pens left", "12 pens left"]
-    expected = TransformersEngine(model, tokenizer, "seq2seq").sample(prompts, **GREEDY)
-    assert opened(tmp_path / "model").sample(prompts, **GREEDY) == expected
+    expected = TransformersEngine(model, tokenizer, "seq2seq").sample(prompts, GREEDY, seed=0)
+    assert opened(tmp_path / "model").sample(prompts, GREEDY, seed=0) == expected
     assert expected[0] != expected[1]
 
 
@@ -132,7 +133,7 @@ def test_batches_are_bounded_in_rows_or_in_tokens(model_dir: Path) -> None:
     def batches(prompts: int, **limits: int) -> list[int]:
         counts: list[int] = []
         texts = [PROMPTS[0]] * prompts
-        opened(model_dir, **limits).sample(texts, **{**SAMPLED, "max_new_tokens": 4}, on_progress=counts.append)
+        opened(model_dir, **limits).sample(texts, replace(SAMPLED, max_new_tokens=4), seed=0, on_progress=counts.append)
         return counts
 
     width = len(tiny_tokenizer()(PROMPTS[0])["input_ids"]) + 4

@@ -1,4 +1,4 @@
-"""Requests, batches, seeds and completions: the pure part of the engines."""
+"""Batches, seeds, end tokens and completions: the pure part of the engines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from mentorkd.generation.engine import Completion
+from mentorkd.generation.engine import Completion, FinishReason
 from mentorkd.generation.sampling import completion, end_token_ids, group, prompt_seeds
 from tiny_models import tiny_tokenizer
 
@@ -57,14 +57,21 @@ def test_every_end_token_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "tokens", "finished"),
-    [([], 0, False), ([1], 1, True), ([1, 0, 0], 1, True), ([1, 1, 1], 1, True), ([0, 1], 2, True), ([3], 1, False)],
+    ("after", "tokens", "reason"),
+    [
+        ([], 0, "length"),
+        ([1], 1, "stop"),
+        ([1, 0, 0], 1, "stop"),
+        ([1, 1, 1], 1, "stop"),
+        ([0, 1], 2, "stop"),
+        ([3], 1, "length"),
+    ],
 )
-def test_completions_count_the_end_token_and_no_padding(after: list[int], tokens: int, finished: bool) -> None:
+def test_completions_count_the_end_token_and_no_padding(after: list[int], tokens: int, reason: FinishReason) -> None:
     text = "Tom has  3 + 4 ."
     ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
-    assert completion([*ids, *after], TOKENIZER, [1]) == Completion(text, len(ids) + tokens, finished)
+    assert completion([*ids, *after], TOKENIZER, [1]) == Completion(text, len(ids) + tokens, reason)
 
 
 def test_nothing_written() -> None:
-    assert completion([1], TOKENIZER, [1]) == Completion("", 1, True)
+    assert completion([1], TOKENIZER, [1]) == Completion("", 1, "stop")

@@ -1,10 +1,11 @@
-"""What every engine promises, on real models of every family that all of them serve."""
+"""The guarantees of every engine, on real models of each family that all engines serve."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,13 @@ from scipy import stats
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import open_engine
-from mentorkd.generation.engine import Engine
+from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.transformers_engine import TransformersEngine
 from tiny_families import CPU, MAX_NEW_TOKENS, PROMPTS, Saved
 from tiny_models import TEXTS
 
-GREEDY: dict[str, Any] = {
-    "n": 1,
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "max_new_tokens": MAX_NEW_TOKENS,
-    "seed": 0,
-}
-SAMPLED: dict[str, Any] = {**GREEDY, "n": 3, "temperature": 0.7}
+GREEDY = SamplingParams(max_new_tokens=MAX_NEW_TOKENS)
+SAMPLED = replace(GREEDY, n=3, temperature=0.7)
 
 
 CASES = [
@@ -67,11 +61,11 @@ def test_greedy_equals_the_models_own_generate_whatever_the_batch(engine: Engine
     written = saved.reference(PROMPTS)
     ends = saved.loaded.model.generation_config.eos_token_id
     decode = saved.loaded.tokenizer.decode
-    completions = [completion for [completion] in engine.sample(PROMPTS, **GREEDY)]
+    completions = [completion for [completion] in engine.sample(PROMPTS, GREEDY, seed=0)]
     assert [c.text for c in completions] == [decode(ids, skip_special_tokens=True) for ids in written]
     assert [c.tokens for c in completions] == [len(ids) for ids in written]
-    assert [c.finished for c in completions] == [ids[-1] in ends for ids in written]
-    assert len({c.finished for c in completions}) == 2, "the test needs texts that end and texts that are cut"
+    assert [c.finish_reason == "stop" for c in completions] == [ids[-1] in ends for ids in written]
+    assert len({c.finish_reason for c in completions}) == 2, "the test needs texts that end and texts that are cut"
     assert len({c.text for c in completions}) > 3, "the test needs answers that depend on the prompt"
 
 
@@ -86,7 +80,7 @@ def test_greedy_texts_of_two_engines_agree_on_99_percent_of_prompts(
     saved, cache = save(family), Path(tmp_path_factory.getbasetemp()) / "engines"
     texts = [
         open_engine(name, model_dir=saved.folder, device=CPU, cache_dir=cache, batch_size=64, dtype="float32").sample(
-            prompts, **GREEDY
+            prompts, GREEDY, seed=0
         )
         for name in ("transformers", "ctranslate2")
     ]
@@ -95,37 +89,39 @@ def test_greedy_texts_of_two_engines_agree_on_99_percent_of_prompts(
 
 
 def test_the_same_call_gives_the_same_samples_and_another_seed_others(engine: Engine) -> None:
-    first = engine.sample(PROMPTS, **SAMPLED)
-    assert engine.sample(PROMPTS, **SAMPLED) == first
-    assert engine.sample(PROMPTS, **{**SAMPLED, "seed": 1}) != first
-    assert engine.sample(PROMPTS, **GREEDY) == engine.sample(PROMPTS, **{**GREEDY, "seed": 1})
+    first = engine.sample(PROMPTS, SAMPLED, seed=0)
+    assert engine.sample(PROMPTS, SAMPLED, seed=0) == first
+    assert engine.sample(PROMPTS, SAMPLED, seed=1) != first
+    assert engine.sample(PROMPTS, GREEDY, seed=0) == engine.sample(PROMPTS, GREEDY, seed=1)
 
 
 def test_n_samples_a_prompt_that_differ_and_respect_the_limit(engine: Engine) -> None:
-    results = engine.sample(PROMPTS, **{**SAMPLED, "temperature": 1.5, "max_new_tokens": 9})
+    results = engine.sample(PROMPTS, replace(SAMPLED, temperature=1.5, max_new_tokens=9), seed=0)
     assert [len(samples) for samples in results] == [3] * len(PROMPTS)
-    assert all(1 <= c.tokens <= 9 and (c.finished or c.tokens == 9) for samples in results for c in samples)
+    assert all(
+        1 <= c.tokens <= 9 and (c.finish_reason == "stop" or c.tokens == 9) for samples in results for c in samples
+    )
     assert sum(len({c.text for c in samples}) == 3 for samples in results) > len(PROMPTS) // 2
 
 
 def test_equal_prompts_get_different_samples(engine: Engine) -> None:
-    results = engine.sample([PROMPTS[1]] * 8, **{**SAMPLED, "n": 1, "temperature": 1.5})
+    results = engine.sample([PROMPTS[1]] * 8, replace(SAMPLED, n=1, temperature=1.5), seed=0)
     assert len({c.text for [c] in results}) > 4
 
 
 def test_more_samples_than_a_batch_holds(engine: Engine) -> None:
-    [samples] = engine.sample(PROMPTS[:1], **{**SAMPLED, "n": 20, "temperature": 1.5})
+    [samples] = engine.sample(PROMPTS[:1], replace(SAMPLED, n=20, temperature=1.5), seed=0)
     assert len(samples) == 20
     assert len({c.text for c in samples}) > 4
 
 
 def test_no_prompts(engine: Engine) -> None:
-    assert engine.sample([], **SAMPLED) == []
+    assert engine.sample([], SAMPLED, seed=0) == []
 
 
 def test_progress_counts_every_prompt_once(engine: Engine) -> None:
     counts: list[int] = []
-    engine.sample(PROMPTS, **SAMPLED, on_progress=counts.append)
+    engine.sample(PROMPTS, SAMPLED, seed=0, on_progress=counts.append)
     assert sum(counts) == len(PROMPTS)
     assert len(counts) > 1
 
@@ -136,7 +132,7 @@ def test_progress_counts_every_prompt_once(engine: Engine) -> None:
 )
 def test_impossible_requests_are_refused(engine: Engine, settings: dict[str, Any]) -> None:
     with pytest.raises(MentorkdError, match="cannot sample: got " + next(iter(settings)).replace("temperature", "")):
-        engine.sample(PROMPTS, **{**SAMPLED, **settings})
+        engine.sample(PROMPTS, replace(SAMPLED, **settings), seed=0)
 
 
 def test_a_text_beyond_the_models_positions_is_refused(engine: Engine, saved: Saved) -> None:
@@ -145,7 +141,7 @@ def test_a_text_beyond_the_models_positions_is_refused(engine: Engine, saved: Sa
     with pytest.raises(
         ModelError, match=r"do not fit the model's 1024 positions; set `sampling.max_new_tokens` to at most"
     ):
-        engine.sample(PROMPTS, **{**GREEDY, "max_new_tokens": 1020})
+        engine.sample(PROMPTS, replace(GREEDY, max_new_tokens=1020), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +157,7 @@ def test_samples_follow_the_models_distribution(
     only some of them.
     """
     engine.batch_size = 300  # type: ignore[attr-defined]
-    settings = {"n": 3, "temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": length, "seed": 5}
-    results = engine.sample([PROMPTS[3]] * 300, **settings)
+    results = engine.sample([PROMPTS[3]] * 300, SamplingParams(3, temperature, top_p, top_k, length), seed=5)
     expected = _probabilities(saved, PROMPTS[3], length, temperature, top_p, top_k)
     for part in (slice(None), slice(0, 1), slice(-1, None)):
         seen = Counter(completion.text for samples in results for completion in samples[part])

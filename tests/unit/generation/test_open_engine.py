@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import torch
 import mentorkd.generation
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import choose_engine, open_engine
+from mentorkd.generation.engine import SamplingParams
 from mentorkd.models import LoadedModel, save_model
 from tiny_families import CPU, PROMPTS
 from tiny_models import tiny_gpt2, tiny_t5, tiny_tokenizer
 
-GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 8, "seed": 0}
+GREEDY = SamplingParams(max_new_tokens=8)
 CUDA = torch.device("cuda")
 
 
@@ -45,7 +47,7 @@ def test_a_folder_and_a_model_in_memory_give_the_same(loaded: LoadedModel, folde
     from_folder = open_engine("transformers", model_dir=folders["t5"], device=CPU)
     in_memory = open_engine("auto", loaded=loaded, device=CPU)
     assert from_folder.name == in_memory.name == "transformers"
-    assert from_folder.sample(PROMPTS[:3], **GREEDY) == in_memory.sample(PROMPTS[:3], **GREEDY)
+    assert from_folder.sample(PROMPTS[:3], GREEDY, seed=0) == in_memory.sample(PROMPTS[:3], GREEDY, seed=0)
 
 
 def test_auto_is_a_rule(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_auto_is_a_rule(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path
         chosen("t5", CPU, "int8")
 
 
-def test_auto_goes_on_without_a_conversion_that_is_refused(
+def test_auto_opens_transformers_after_a_refused_conversion(
     monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("ctranslate2")
@@ -79,7 +81,7 @@ def test_auto_goes_on_without_a_conversion_that_is_refused(
     monkeypatch.setattr(ctranslate2_engine, "TOLERANCE", -1.0)
     refused = open_engine("auto", **options, batch_size=5, tokens_per_batch=300)
     assert (refused.name, refused.batch_size, refused.tokens_per_batch) == ("transformers", 5, 300)  # type: ignore[attr-defined]
-    assert "`engine: auto` takes transformers: ctranslate2's conversion" in caplog.text
+    assert "`engine: auto` uses transformers: ctranslate2's conversion" in caplog.text
     for strict in ({"name": "ctranslate2"}, {"name": "auto", "dtype": "int8"}):
         with pytest.raises(ModelError, match="differs from the model"):
             open_engine(**{**options, **strict})
@@ -136,9 +138,11 @@ def test_importing_the_package_loads_no_torch() -> None:
 def test_vllm_agrees_with_the_loop_on_a_gpu(folders: dict[str, Path]) -> None:
     if find_spec("vllm") is None:
         pytest.skip("vllm is not installed")
-    found = open_engine("vllm", model_dir=folders["gpt2"], device=CUDA, dtype="float32").sample(PROMPTS, **GREEDY)
-    expected = open_engine("transformers", model_dir=folders["gpt2"], device=CPU).sample(PROMPTS, **GREEDY)
-    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 0.99 * len(PROMPTS)
+    on_gpu = open_engine("vllm", model_dir=folders["gpt2"], device=CUDA, dtype="float32").sample(
+        PROMPTS, GREEDY, seed=0
+    )
+    expected = open_engine("transformers", model_dir=folders["gpt2"], device=CPU).sample(PROMPTS, GREEDY, seed=0)
+    assert sum(a == b for a, b in zip(on_gpu, expected, strict=True)) >= 0.99 * len(PROMPTS)
 
 
 @pytest.mark.gpu
@@ -146,6 +150,6 @@ def test_vllm_agrees_with_the_loop_on_a_gpu(folders: dict[str, Path]) -> None:
 def test_the_loop_on_a_gpu_agrees_with_a_cpu(folders: dict[str, Path], family: str) -> None:
     on_gpu = open_engine("transformers", model_dir=folders[family], device=CUDA)
     on_cpu = open_engine("transformers", model_dir=folders[family], device=CPU)
-    for settings in (GREEDY, {**GREEDY, "n": 3, "temperature": 1.0}):
-        pairs = zip(on_gpu.sample(PROMPTS, **settings), on_cpu.sample(PROMPTS, **settings), strict=True)
+    for params in (GREEDY, replace(GREEDY, n=3, temperature=1.0)):
+        pairs = zip(on_gpu.sample(PROMPTS, params, seed=0), on_cpu.sample(PROMPTS, params, seed=0), strict=True)
         assert sum(a == b for a, b in pairs) >= 0.9 * len(PROMPTS)

@@ -1,7 +1,8 @@
-"""The decoding loop and the transformers engine around it: what is particular to them."""
+"""The decoding loop, and the transformers engine around it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +14,13 @@ from transformers import GenerationConfig
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import ModelError
 from mentorkd.generation.decoding import FAMILIES, choose
+from mentorkd.generation.engine import SamplingParams
 from mentorkd.generation.transformers_engine import TransformersEngine
 from tiny_families import PROMPTS, build
 from tiny_models import tiny_gpt2, tiny_qwen2, tiny_t5, tiny_tokenizer
 
-GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 16, "seed": 0}
-SAMPLED: dict[str, Any] = {**GREEDY, "n": 3, "temperature": 1.0}
+GREEDY = SamplingParams(max_new_tokens=16)
+SAMPLED = replace(GREEDY, n=3, temperature=1.0)
 TOKENIZER = tiny_tokenizer()
 CAUSAL = {
     "vocab_size": 384,
@@ -95,19 +97,19 @@ def test_loop_equals_generate(family: str) -> None:
     """Greedy, in uneven batches, with an end token that some texts meet; sliding windows shorter than the texts."""
     model = model_of(family)
     model.generation_config.eos_token_id = [1, some_way_in(model)]
-    written = engine_of(model, batch_size=5).sample(PROMPTS[:8], **GREEDY)
-    assert written == engine_of(model, batch_size=1, use_generate=True).sample(PROMPTS[:8], **GREEDY)
-    assert any(completion.finished and completion.tokens > 1 for [completion] in written)
+    written = engine_of(model, batch_size=5).sample(PROMPTS[:8], GREEDY, seed=0)
+    assert written == engine_of(model, batch_size=1, use_generate=True).sample(PROMPTS[:8], GREEDY, seed=0)
+    assert any(completion.finish_reason == "stop" and completion.tokens > 1 for [completion] in written)
 
 
 @pytest.mark.parametrize("build_model", [tiny_t5, tiny_gpt2])
 def test_a_sample_does_not_depend_on_the_batch(build_model: Any) -> None:
     model = build_model(TOKENIZER)
-    alone = [engine_of(model, batch_size=1).sample([prompt], **SAMPLED)[0] for prompt in PROMPTS[:4]]
-    assert engine_of(model, batch_size=32).sample(PROMPTS[:4], **SAMPLED) == alone
-    assert engine_of(model, batch_size=2).sample(PROMPTS[:4][::-1], **SAMPLED) == alone[::-1]
-    assert engine_of(model, tokens_per_batch=200).sample(PROMPTS[:4], **SAMPLED) == alone
-    fewer = engine_of(model).sample(PROMPTS[:4], **{**SAMPLED, "n": 2})
+    alone = [engine_of(model, batch_size=1).sample([prompt], SAMPLED, seed=0)[0] for prompt in PROMPTS[:4]]
+    assert engine_of(model, batch_size=32).sample(PROMPTS[:4], SAMPLED, seed=0) == alone
+    assert engine_of(model, batch_size=2).sample(PROMPTS[:4][::-1], SAMPLED, seed=0) == alone[::-1]
+    assert engine_of(model, tokens_per_batch=200).sample(PROMPTS[:4], SAMPLED, seed=0) == alone
+    fewer = engine_of(model).sample(PROMPTS[:4], replace(SAMPLED, n=2), seed=0)
     assert fewer == [samples[:2] for samples in alone]
 
 
@@ -115,24 +117,24 @@ def test_a_sample_does_not_depend_on_the_batch(build_model: Any) -> None:
 @pytest.mark.parametrize("by_generate", [False, True])
 def test_a_padding_token_that_is_the_end_token(build_model: Any, by_generate: bool) -> None:
     model = build_model(TOKENIZER)
-    expected = engine_of(model, use_generate=by_generate, batch_size=5).sample(PROMPTS, **GREEDY)
+    expected = engine_of(model, use_generate=by_generate, batch_size=5).sample(PROMPTS, GREEDY, seed=0)
     tokenizer = tiny_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
     kind = "seq2seq" if build_model is tiny_t5 else "causal"
     engine = TransformersEngine(model, tokenizer, kind, use_generate=by_generate, batch_size=5)
-    found = engine.sample(PROMPTS, **GREEDY)
-    assert [(c.tokens, c.finished) for [c] in found] == [(c.tokens, c.finished) for [c] in expected]
+    completions = engine.sample(PROMPTS, GREEDY, seed=0)
+    assert [(c.tokens, c.finish_reason) for [c] in completions] == [(c.tokens, c.finish_reason) for [c] in expected]
 
 
 @pytest.mark.parametrize("by_generate", [False, True])
-@pytest.mark.parametrize("settings", [GREEDY, SAMPLED])
-def test_the_models_own_sampling_settings_have_no_say(by_generate: bool, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED])
+def test_the_models_own_sampling_settings_have_no_say(by_generate: bool, params: SamplingParams) -> None:
     model, _ = build("gpt2")
-    plain = engine_of(model, use_generate=by_generate).sample(PROMPTS[:4], **settings)
+    plain = engine_of(model, use_generate=by_generate).sample(PROMPTS[:4], params, seed=0)
     model.generation_config = stray = GenerationConfig(
         do_sample=True, temperature=0.01, top_k=2, top_p=0.1, repetition_penalty=9.0, min_length=40, eos_token_id=1
     )
-    assert engine_of(model, use_generate=by_generate).sample(PROMPTS[:4], **settings) == plain
+    assert engine_of(model, use_generate=by_generate).sample(PROMPTS[:4], params, seed=0) == plain
     assert model.generation_config is stray
 
 
@@ -142,7 +144,7 @@ def test_nothing_of_the_callers_is_changed() -> None:
     torch.manual_seed(3)
     state = torch.get_rng_state()
     for by_generate in (False, True):
-        engine_of(model, use_generate=by_generate).sample(PROMPTS[:3], **SAMPLED)
+        engine_of(model, use_generate=by_generate).sample(PROMPTS[:3], SAMPLED, seed=0)
     assert model.training
     assert (TOKENIZER.padding_side, TOKENIZER.truncation_side) == sides
     assert torch.equal(torch.get_rng_state(), state)
@@ -151,12 +153,12 @@ def test_nothing_of_the_callers_is_changed() -> None:
 
 def test_dropout_is_off_and_training_comes_back_after_an_error() -> None:
     model = tiny_t5(TOKENIZER, dropout_rate=0.5).train()
-    greedy = engine_of(model).sample(PROMPTS[:4], **GREEDY)
-    assert greedy == engine_of(model).sample(PROMPTS[:4], **GREEDY)
+    greedy = engine_of(model).sample(PROMPTS[:4], GREEDY, seed=0)
+    assert greedy == engine_of(model).sample(PROMPTS[:4], GREEDY, seed=0)
     with torch.no_grad():
         model.shared.weight[5:].fill_(torch.nan)
     with pytest.raises(ModelError, match="logits are not numbers"):
-        engine_of(model).sample(PROMPTS[:4], **SAMPLED)
+        engine_of(model).sample(PROMPTS[:4], SAMPLED, seed=0)
     assert model.training
 
 
@@ -168,28 +170,28 @@ def test_prompts_are_read_once_and_ended_texts_leave_the_batch() -> None:
     decoded: list[int] = []
     model.encoder.register_forward_hook(lambda _, args, kwargs, out: encoded.append(len(out[0])), with_kwargs=True)
     model.decoder.register_forward_hook(lambda _, args, kwargs, out: decoded.append(len(out[0])), with_kwargs=True)
-    results = engine.sample(PROMPTS, **{**SAMPLED, "temperature": 2.0, "max_new_tokens": 40})
+    results = engine.sample(PROMPTS, replace(SAMPLED, temperature=2.0, max_new_tokens=40), seed=0)
     assert encoded == [len(PROMPTS)], "the encoder reads each prompt once, not once a sample"
     assert decoded[0] == len(PROMPTS), "all samples of a prompt share the first step"
     assert decoded[1] <= 3 * len(PROMPTS)
     assert decoded[1:] == sorted(decoded[1:], reverse=True)
     tokens = [completion.tokens for samples in results for completion in samples]
-    assert sum(decoded) < 0.7 * max(tokens) * len(tokens), "ended texts go on being computed"
+    assert sum(decoded) < 0.7 * max(tokens) * len(tokens), "finished texts are still computed"
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_adapters_take_part() -> None:
     model = get_peft_model(tiny_t5(TOKENIZER), LoraConfig(r=4, target_modules=["q", "v"], init_lora_weights=False))
-    adapted = engine_of(model).sample(PROMPTS[:4], **SAMPLED)
-    assert adapted != engine_of(tiny_t5(TOKENIZER)).sample(PROMPTS[:4], **SAMPLED)
-    assert adapted == engine_of(model.merge_and_unload()).sample(PROMPTS[:4], **SAMPLED)
+    adapted = engine_of(model).sample(PROMPTS[:4], SAMPLED, seed=0)
+    assert adapted != engine_of(tiny_t5(TOKENIZER)).sample(PROMPTS[:4], SAMPLED, seed=0)
+    assert adapted == engine_of(model.merge_and_unload()).sample(PROMPTS[:4], SAMPLED, seed=0)
 
 
 def test_autocast_computes_in_the_asked_dtype() -> None:
     model = tiny_t5(TOKENIZER)
     seen: list[torch.dtype] = []
     model.lm_head.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    engine_of(model, dtype="bfloat16").sample(PROMPTS[:4], **SAMPLED)
+    engine_of(model, dtype="bfloat16").sample(PROMPTS[:4], SAMPLED, seed=0)
     assert set(seen) == {torch.bfloat16}
     assert model.lm_head.weight.dtype == torch.float32
 
@@ -199,7 +201,7 @@ def test_a_seq2seq_model_without_a_start_token_is_refused() -> None:
     model.generation_config.decoder_start_token_id = None
     model.config.decoder_start_token_id = None
     with pytest.raises(ModelError, match="decoder_start_token_id"):
-        engine_of(model).sample(PROMPTS[:1], **GREEDY)
+        engine_of(model).sample(PROMPTS[:1], GREEDY, seed=0)
 
 
 # --- choose -------------------------------------------------------------------------------------------------------

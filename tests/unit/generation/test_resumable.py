@@ -1,4 +1,4 @@
-"""Sampling survives a kill, and grading reads option letters from the question."""
+"""Sampling survives a kill and keeps the samples of older code; grading reads option letters from the question."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.generation.engine import Completion
-from mentorkd.generation.resumable import Decoding, sample_resumably
+from mentorkd.generation.engine import Completion, SamplingParams
+from mentorkd.generation.resumable import sample_resumably
 from mentorkd.grading.grade import Grader
 from mentorkd.records import Question
 
 
 class Echo:
-    """An engine that answers with its prompt and seed, and can be told to die."""
+    """An engine that answers with its prompt and seed, and dies on demand."""
 
     name = "echo"
 
@@ -25,12 +25,8 @@ class Echo:
     def sample(
         self,
         prompts: Sequence[str],
+        params: SamplingParams,
         *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
@@ -39,20 +35,20 @@ class Echo:
         self.asked += prompts
         if on_progress is not None:
             on_progress(len(prompts))
-        return [[Completion(f"{prompt}/{seed}/{i}", 1, True) for i in range(n)] for prompt in prompts]
+        return [[Completion(f"{prompt}/{seed}/{i}", 1, "stop") for i in range(params.n)] for prompt in prompts]
 
 
 PROMPTS = [f"question {'x' * (i % 5)} {i}" for i in range(20)]
-DECODING = Decoding(n=2, temperature=0.7)
+PARAMS = SamplingParams(n=2, temperature=0.7)
 
 
 def run(engine: Echo, journal: Path, prompts: Sequence[str] = PROMPTS, seed: int = 1) -> list[list[str]]:
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     results = sample_resumably(
-        engine, prompts, DECODING, seed=seed, journal=journal, chunk=6, on_progress=lambda *p: told.append(p)
+        engine, prompts, PARAMS, seed=seed, journal=journal, chunk=6, on_progress=lambda *p: progress.append(p)
     )
-    assert told[-1] == (len(prompts), len(prompts))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert progress[-1] == (len(prompts), len(prompts))
+    assert [done for done, _ in progress] == sorted(done for done, _ in progress)
     return [[completion.text for completion in completions] for completions in results]
 
 
@@ -62,7 +58,7 @@ def test_results_are_in_the_order_of_the_prompts(tmp_path: Path) -> None:
     assert all(len(texts) == 2 for texts in results)
 
 
-def test_a_killed_call_goes_on_and_gives_what_an_undisturbed_one_does(tmp_path: Path) -> None:
+def test_a_killed_call_resumes_and_gives_the_result_of_an_undisturbed_one(tmp_path: Path) -> None:
     whole = run(Echo(), tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
         run(Echo(dies_after=12), tmp_path / "b")
@@ -81,13 +77,27 @@ def test_a_line_torn_by_a_kill_is_sampled_again(tmp_path: Path) -> None:
     assert run(Echo(dies_after=0), tmp_path / "a") == whole
 
 
+def test_a_journal_of_older_code_is_read(tmp_path: Path) -> None:
+    whole = run(Echo(), tmp_path / "a")
+    text = (tmp_path / "a").read_text().replace('"finish_reason": "stop"', '"finished": true')
+    assert text.count('"finished": true') == 2 * len(PROMPTS)
+    (tmp_path / "a").write_text(text)
+    assert run(Echo(dies_after=0), tmp_path / "a") == whole
+
+
+def test_the_seed_of_a_chunk_is_that_of_older_code(tmp_path: Path) -> None:
+    """The number was computed before `SamplingParams` existed; another one would change every sampled rationale."""
+    [[first, _], _] = run(Echo(), tmp_path / "a", ["a", "b"], seed=42)
+    assert first == "a/1797894472/0"
+
+
 def test_another_seed_is_not_answered_from_the_journal(tmp_path: Path) -> None:
     first = run(Echo(), tmp_path / "a", seed=1)
     assert run(Echo(), tmp_path / "a", seed=2) != first
 
 
 def test_no_prompts(tmp_path: Path) -> None:
-    assert sample_resumably(Echo(), [], DECODING, seed=1, journal=tmp_path / "a", chunk=6, on_progress=print) == []
+    assert sample_resumably(Echo(), [], PARAMS, seed=1, journal=tmp_path / "a", chunk=6, on_progress=print) == []
 
 
 def test_option_letters_come_from_the_question_unless_the_task_gives_them() -> None:

@@ -1,4 +1,4 @@
-"""Base models: a prompt is read word for word, and a text ends before what stops it."""
+"""Base models: prompts are read unchanged, and a text ends before a stop text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mentorkd.generation import open_engine, sampling
-from mentorkd.generation.engine import Engine
+from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import LoadedModel
 from tiny_families import CPU
@@ -18,12 +18,12 @@ from tiny_models import memorise, tiny_llama, tiny_tokenizer
 PROMPT = "Q: What is 1 + 3?\nA: Let's think step by step."
 TOKENIZER = tiny_tokenizer(append_eos=False, prepend_bos=True)
 OPTIONS: dict[str, Any] = {"separator": "", "stop": ["\nQ:"]}
-GREEDY: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 60, "seed": 0}
+GREEDY = SamplingParams(max_new_tokens=60)
 
 
 @pytest.fixture(scope="module")
 def base() -> LoadedModel:
-    """A base model that answers, and goes on to ask itself the next question without end."""
+    """A base model that answers and then writes further questions without end."""
     model = tiny_llama(TOKENIZER)
     memorise(
         model, TOKENIZER, [("<s>" + PROMPT, " 1 + 3 = 4.\nQ: What is 2 + 6?\nA: Let's think step by step. 2 + 6 = 8.")]
@@ -51,18 +51,18 @@ def test_a_text_ends_before_the_next_question(
     base: LoadedModel, tmp_path: Path, opened: Callable[[LoadedModel, Path], Engine]
 ) -> None:
     engine = opened(base, tmp_path)
-    [[written], [other]] = engine.sample([PROMPT, "Who?"], **GREEDY)
-    assert (written.text, written.finished) == (" 1 + 3 = 4.", True)
+    [[written], [other]] = engine.sample([PROMPT, "Who?"], GREEDY, seed=0)
+    assert (written.text, written.finish_reason) == (" 1 + 3 = 4.", "stop")
     assert "\nQ:" not in other.text
-    # CTranslate2 knows no such ends: it writes on, and what is behind is cut off.
+    # CTranslate2 has no stop texts: it generates past them, and the rest is cut off.
     longest = 60 if engine.name == "ctranslate2" else len(TOKENIZER(" 1 + 3 = 4.\nQ:")["input_ids"])
     assert written.tokens <= longest
 
 
 def test_without_a_stop_the_model_writes_on(base: LoadedModel) -> None:
-    [[written]] = TransformersEngine(base.model, TOKENIZER, "causal", separator="").sample([PROMPT], **GREEDY)
+    [[written]] = TransformersEngine(base.model, TOKENIZER, "causal", separator="").sample([PROMPT], GREEDY, seed=0)
     assert written.text.startswith(" 1 + 3 = 4.\nQ: What is 2 + 6?")
-    assert (written.finished, written.tokens) == (False, 60)
+    assert (written.finish_reason, written.tokens) == ("length", 60)
 
 
 def test_a_base_model_reads_the_prompt_alone_and_a_learner_the_separator_too(base: LoadedModel) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mentorkd.grading.arithmetic import Steps, check_arithmetic
+from mentorkd.grading.arithmetic import EquationCounts, check_arithmetic
 
 HOLDING = [
     "Danny found a total of 15 + 18 = 33 bottle caps and wrappers.",
@@ -119,10 +119,10 @@ UNREAD = [
 
 @pytest.mark.parametrize("text", HOLDING)
 def test_true_arithmetic_holds(text: str) -> None:
-    steps = check_arithmetic(text)
-    assert steps.wrong == ()
-    assert steps.holding >= 1
-    assert steps.unread == (text.startswith(("Total number", "33 =")))
+    counts = check_arithmetic(text)
+    assert counts.wrong == ()
+    assert counts.holding >= 1
+    assert counts.unread == (text.startswith(("Total number", "33 =")))
 
 
 @pytest.mark.parametrize(("text", "written"), WRONG)
@@ -132,14 +132,14 @@ def test_false_arithmetic_is_named(text: str, written: str) -> None:
 
 @pytest.mark.parametrize("text", UNREAD)
 def test_what_may_mean_something_else_is_left_alone(text: str) -> None:
-    steps = check_arithmetic(text)
-    assert steps.wrong == ()
-    assert steps.unread >= 1
+    counts = check_arithmetic(text)
+    assert counts.wrong == ()
+    assert counts.unread >= 1
 
 
 @pytest.mark.parametrize("text", ["", "No equation at all, 5 + 3.", "a == b, a != 3, 5 >= 3, 5 <= 3, a => b"])
 def test_no_equation_no_link(text: str) -> None:
-    assert check_arithmetic(text) == Steps(0, (), 0)
+    assert check_arithmetic(text) == EquationCounts(0, (), 0)
 
 
 TERMS = st.lists(st.tuples(st.sampled_from("+-*"), st.integers(0, 999)), min_size=1, max_size=4)
@@ -151,18 +151,18 @@ def test_sums_with_units_hold_exactly_if_they_are_right(
     first: int, terms: list[tuple[str, int]], unit: str, off: int
 ) -> None:
     plain = f"{first}" + "".join(f" {operator} {number}" for operator, number in terms)
-    # A wrong sum whose end alone comes to the number, as in "1 - 1 = 1", is left unread.
+    # A wrong sum with a last part that equals the result, as in "1 - 1 = 1", stays unread.
     parts = plain.split()
     assume(off == 0 or eval(plain) + off not in {eval(" ".join(parts[at:])) for at in range(2, len(parts), 2)})
     written = f"{first}{unit}" + "".join(f" {operator} {number}{unit}" for operator, number in terms)
-    steps = check_arithmetic(f"So there are {written} = {eval(plain) + off:,}{unit}.")
-    assert (steps.holding, len(steps.wrong), steps.unread) == ((1, 0, 0) if off == 0 else (0, 1, 0))
+    counts = check_arithmetic(f"So there are {written} = {eval(plain) + off:,}{unit}.")
+    assert (counts.holding, len(counts.wrong), counts.unread) == ((1, 0, 0) if off == 0 else (0, 1, 0))
 
 
 @given(st.text("0123456789 =+-*/().,$%xX\nabof", max_size=200))
 def test_no_text_breaks_the_reader(text: str) -> None:
-    steps = check_arithmetic(text)
-    assert steps.holding + len(steps.wrong) + steps.unread >= 0
+    counts = check_arithmetic(text)
+    assert counts.holding + len(counts.wrong) + counts.unread >= 0
 
 
 @pytest.mark.parametrize("piece", ["(", "1+", "1 = ", "(1", "1 apples - ", "9", "1,111", "a ", "-", "=", "1/", "%"])
@@ -178,8 +178,8 @@ def test_the_papers_teacher_makes_few_errors_and_the_mentor_many(shared_data: Pa
 
     def wrong_share(path: str) -> float:
         rows = [row for row in json.loads((shared_data / "mentor-kd" / path).read_text()) if row["initial_correct"]]
-        steps = [check_arithmetic(row["chain"]) for row in rows[:600]]
-        wrong, holding = sum(len(each.wrong) for each in steps), sum(each.holding for each in steps)
+        counts = [check_arithmetic(row["chain"]) for row in rows[:600]]
+        wrong, holding = sum(len(each.wrong) for each in counts), sum(each.holding for each in counts)
         assert holding > 300
         return wrong / (wrong + holding)
 

@@ -1,4 +1,4 @@
-"""Symbolic answers behind the same functions as all others."""
+"""The front of grading: symbolic answers and all other kinds behind the same functions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from mentorkd.errors import DataError
-from mentorkd.grading import answers
-from mentorkd.grading.grade import extract, grade, normalise_answer
+from mentorkd.grading.grade import Graded, choices_of, extract, grade, normalise_answer
 
 math = pytest.mark.skipif(not find_spec("math_verify"), reason="no `math` extra")
 
@@ -49,8 +48,22 @@ def test_gold_answers_stay_as_written_but_for_their_solution() -> None:
         grade("5", "$ $", "math")
 
 
-def test_other_kinds_are_graded_as_ever() -> None:
-    text = "The answer is (B)."
-    assert grade(text, "B", "choice", ["A", "B"]) == answers.grade(text, "B", "choice", ["A", "B"])
-    assert extract("so 5", "number") == answers.extract("so 5", "number")
+def test_other_kinds_need_no_extra() -> None:
+    assert grade("The answer is (B).", "B", "choice", ["A", "B"]) == Graded("B", "correct")
+    assert extract("so 5", "number") == "5"
     assert normalise_answer("1,000", "number") == "1000"
+
+
+def test_choices_come_from_the_task_or_else_from_the_question() -> None:
+    question = "Who? (A) x, (B) y"
+    assert choices_of(question, "choice", ["A", "B", "C"]) == ["A", "B", "C"]
+    assert choices_of(question, "choice") == ["A", "B"]
+    assert choices_of("Who?", "choice") is None
+    assert choices_of(question, "number", ["A"]) is None
+
+
+@math
+def test_an_empty_answer_is_no_answer_and_an_empty_gold_answer_is_an_error() -> None:
+    assert grade("so x+1 -->", "x+1", "math") == Graded(None, "no_answer")
+    with pytest.raises(DataError, match="expected a number or a formula"):
+        grade("-->", " ", "math")

@@ -1,4 +1,4 @@
-"""Symbolic answers: right verdicts, and a verifier that cannot hang, be killed or be fooled by what it prints."""
+"""Symbolic answers: correct verdicts, and a verifier that survives endless work, kills and stray output."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ pytest.importorskip("math_verify", reason="the extra `math` is not installed")
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[MathVerifier]:
-    with MathVerifier(seconds=20.0) as made:
+    with closing(MathVerifier(seconds=20.0)) as made:
         yield made
 
 
@@ -55,7 +56,7 @@ def test_a_gold_answer_that_is_no_math_is_an_error(verifier: MathVerifier) -> No
 
 
 def test_what_takes_too_long_is_killed_and_counted_as_no_answer() -> None:
-    with MathVerifier(seconds=3.0) as verifier:
+    with closing(MathVerifier(seconds=3.0)) as verifier:
         assert verifier.grade("$\\frac{1}{2}$", "0.5") == ("1/2", "correct")
         began = time.monotonic()
         assert verifier.grade("\\boxed{9^{9^{9^{9}}}}", "3^{7^{9^{8}}} + 1") == (None, "no_answer")
@@ -66,7 +67,7 @@ def test_what_takes_too_long_is_killed_and_counted_as_no_answer() -> None:
 
 def test_a_worker_that_dies_is_replaced() -> None:
     before = threading.active_count()
-    with MathVerifier(seconds=20.0) as verifier:
+    with closing(MathVerifier(seconds=20.0)) as verifier:
         verifier.grade("5", "5")
         assert verifier._worker is not None
         os.kill(verifier._worker._process.pid, signal.SIGKILL)

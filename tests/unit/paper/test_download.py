@@ -62,7 +62,7 @@ def files(server: Server) -> list[PaperFile]:
     return [PaperFile(path, blob_id(server.content[path.replace(" ", "%20")])) for path in paths]
 
 
-def found(folder: Path) -> set[str]:
+def local_files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
@@ -71,7 +71,7 @@ def test_files_arrive_whole_in_the_layout_of_data_root(server: Server, files: li
     report = fetch_paper_data(
         tmp_path, base_url=server.url, files=files, on_progress=lambda done, total: seen.append((done, total))
     )
-    assert found(tmp_path) == {file.path.removeprefix("data/") for file in files} == set(report.fetched)
+    assert local_files(tmp_path) == {file.path.removeprefix("data/") for file in files} == set(report.fetched)
     assert all(blob_id((tmp_path / file.local).read_bytes()) == file.blob for file in files)
     assert report.bytes == sum(map(len, server.content.values()))
     assert seen == [(n, 10) for n in range(1, 11)]
@@ -89,7 +89,7 @@ def test_what_is_there_and_verified_is_not_fetched(server: Server, files: list[P
     assert blob_id((tmp_path / files[0].local).read_bytes()) == files[0].blob
 
 
-def test_a_corrupted_and_a_missing_file_are_told_together_and_kept_out(
+def test_a_corrupted_and_a_missing_file_are_reported_together_and_not_kept(
     server: Server, files: list[PaperFile], tmp_path: Path
 ) -> None:
     corrupted, missing, stale = files[0], files[1], files[2]
@@ -102,33 +102,31 @@ def test_a_corrupted_and_a_missing_file_are_told_together_and_kept_out(
         fetch_paper_data(tmp_path, base_url=server.url, files=files)
     head, *lines = str(caught.value).splitlines()
     assert "3 of 10 data files could not be fetched" in head
-    assert "7 are there and verified" in head
+    assert "7 are present and verified" in head
     assert lines[0].startswith(f"  {corrupted.local}: corrupted, its git blob id is ")
     assert lines[0].endswith(f"expected {corrupted.blob}")
     assert lines[1] == f"  {missing.local}: missing on the server (HTTP 404)"
-    assert lines[2].startswith(
-        f"  {stale.local}: refused by the server (HTTP 403); the file of that name in the folder"
-    )
-    assert found(tmp_path) == {file.local for file in files[2:]}
-    assert server.asked[missing.path] == 1, "what is missing stays missing; asking again is no help"
+    assert lines[2].startswith(f"  {stale.local}: refused by the server (HTTP 403); the existing file of that name")
+    assert local_files(tmp_path) == {file.local for file in files[2:]}
+    assert server.asked[missing.path] == 1, "a missing file is not requested again"
 
 
 def test_transient_troubles_are_tried_again(server: Server, files: list[PaperFile], tmp_path: Path) -> None:
     server.trouble = {files[0].path: [503, 429], files[1].path: ["cut"], files[2].path: [500, 500, 500]}
     with pytest.raises(DataError, match=r"1 of 10 .*\n  skeleton/t2.json: HTTP 500, 3 times$"):
         fetch_paper_data(tmp_path, base_url=server.url, files=files)
-    assert found(tmp_path) == {file.local for file in files} - {files[2].local}
+    assert local_files(tmp_path) == {file.local for file in files} - {files[2].local}
     assert [server.asked[file.path] for file in files[:4]] == [3, 2, 3, 1]
 
 
-def test_an_interrupted_fetch_goes_on_where_it_stopped(server: Server, files: list[PaperFile], tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(server: Server, files: list[PaperFile], tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fetch_paper_data(tmp_path, base_url=server.url, files=files, on_progress=interrupt)
-    kept = found(tmp_path)
+    kept = local_files(tmp_path)
     assert len(kept) >= 3
     assert all(blob_id((tmp_path / file.local).read_bytes()) == file.blob for file in files if file.local in kept)
     # What a killed process leaves of a file it was writing.
@@ -139,7 +137,7 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(server: Server, files: li
     report = fetch_paper_data(tmp_path, base_url=server.url, files=files)
     assert set(report.present) == kept - {files[0].local}
     assert sum(server.asked.values()) == 10 - len(report.present)
-    assert found(tmp_path) == {file.local for file in files}
+    assert local_files(tmp_path) == {file.local for file in files}
 
 
 def test_a_server_that_cannot_be_reached_is_given_up_soon(
@@ -152,9 +150,9 @@ def test_a_server_that_cannot_be_reached_is_given_up_soon(
         fetch_paper_data(tmp_path, base_url=server.url, files=files)
     lines = str(caught.value).splitlines()
     assert sum("no connection" in line for line in lines) == 1
-    assert lines[-1] == "  9 more: not tried, the server cannot be reached"
+    assert lines[-1] == "  9 more: not tried, the server is unreachable"
     assert len(lines) == 3
-    assert found(tmp_path) == set()
+    assert local_files(tmp_path) == set()
 
 
 def test_a_folder_that_cannot_be_written_is_told(server: Server, files: list[PaperFile], tmp_path: Path) -> None:

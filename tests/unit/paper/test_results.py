@@ -42,7 +42,7 @@ def test_cells_that_are_printed_in_several_places_agree() -> None:
 
 
 def impossible(published: Published, task: str) -> bool:
-    """Whether no number of right answers among the task's test questions comes to what is printed."""
+    """Whether no number of correct answers to the task's test questions gives the published accuracy."""
     value, questions = published.accuracy[task], PAPER_TASKS[task].test_questions
     decimals = 2 if published.table in ("table1", "table2", "table3", "table4") else 1
     return round(100 * round(value * questions / 100) / questions, decimals) != value

@@ -11,6 +11,7 @@ import torch
 from made_up_records import train_record
 from mentorkd.data.prompts import render_prompt
 from mentorkd.generation import open_engine
+from mentorkd.generation.engine import SamplingParams
 from mentorkd.models import load_model, save_model
 from mentorkd.pipeline.model_card import model_card
 from mentorkd.recipe.schema import Recipe
@@ -40,8 +41,8 @@ def test_the_snippet_says_what_evaluation_reads(make, chat, tmp_path, monkeypatc
     loaded = load_model(learner.model, seed=0, device=torch.device("cpu"))
     save_model(loaded, folder, card=model_card(recipe, "vanilla", learner, 42, train_record()))
     engine = open_engine("transformers", loaded=loaded, device=torch.device("cpu"), batch_size=1)
-    options = {"n": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "max_new_tokens": 12, "seed": 0}
-    ((completion,),) = engine.sample([render_prompt("Tom has 3 apples?", learner.prompt)], **options)
+    prompts = [render_prompt("Tom has 3 apples?", learner.prompt)]
+    ((completion,),) = engine.sample(prompts, SamplingParams(max_new_tokens=12), seed=0)
 
     card = Path(folder / "README.md").read_text()
     snippet = re.search(r"^```python\n(.*?)\n```$", card, flags=re.DOTALL | re.MULTILINE)[1]

@@ -1,4 +1,4 @@
-"""The generated task: right answers, a teacher that errs as promised, files that a user could have written."""
+"""The generated task: correct answers, a teacher with the stated error rates, files in the form of a user's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mentorkd.grading.answers import grade
+from mentorkd.grading.grade import grade
 from mentorkd.quickstart import PHRASINGS, RECIPE, annotate, generate_problems, write_task
 from mentorkd.recipe.schema import Recipe
 
@@ -71,8 +71,8 @@ def test_answers_follow_from_the_text_alone() -> None:
 
 def test_every_number_of_the_text_is_a_start_a_step_or_an_aside() -> None:
     for problem in PROBLEMS:
-        told = Counter(map(int, re.findall(r"\d+", problem.question)))
-        assert told == Counter([problem.start, *map(abs, problem.steps), *problem.asides])
+        numbers = Counter(map(int, re.findall(r"\d+", problem.question)))
+        assert numbers == Counter([problem.start, *map(abs, problem.steps), *problem.asides])
 
 
 def test_problems_are_distinct_and_sane() -> None:
@@ -128,7 +128,7 @@ def test_the_teacher_errs_at_a_realistic_rate_and_the_filter_finds_it() -> None:
 
 @pytest.mark.parametrize("master_seed", range(10))
 def test_few_wrong_rationales_pass_the_filter_of_the_quickstart(master_seed: int, tmp_path: Path) -> None:
-    """With a right answer in the end, they are what the filter cannot see."""
+    """With a correct final answer, the answer filter cannot see them."""
     write_task(tmp_path, seed=master_seed)
     kept = [row for row in rows(tmp_path / "teacher.jsonl") if row_verdict(row) == "correct"]
     solved = {problem.question: problem for problem in islice(generate_problems(master_seed), 400)}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from asking import graded, sums
+from mentorkd.generation.engine import FinishReason, SamplingParams
 from mentorkd.recipe.teacher import LocalTeacher
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.local import annotate_local
@@ -21,7 +22,7 @@ from mentorkd.teachers.prompting import Prompter
 class Written:
     text: str
     tokens: int
-    finished: bool
+    finish_reason: FinishReason
 
 
 class AddingEngine:
@@ -36,30 +37,25 @@ class AddingEngine:
     def sample(
         self,
         prompts: Sequence[str],
+        params: SamplingParams,
         *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        top_k: int,
-        max_new_tokens: int,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Written]]:
-        assert temperature > 0 or n == 1
         if len(self.calls) == self.dies_at:
             raise KeyboardInterrupt
-        self.calls.append((len(prompts), n, temperature, seed))
+        self.calls.append((len(prompts), params.n, params.temperature, seed))
         rng = random.Random(seed)
-        return [[self.write(prompt, rng) for _ in range(n)] for prompt in prompts]
+        return [[self.write(prompt, rng) for _ in range(params.n)] for prompt in prompts]
 
     def write(self, prompt: str, rng: random.Random) -> Written:
         a, b = map(int, re.findall(r"What is (\d+) \+ (\d+)\?", prompt)[-1])
         if prompt.endswith("Therefore, the answer is"):
-            return Written(re.findall(r"= (\d+)", prompt)[-1], 1, True)
+            return Written(re.findall(r"= (\d+)", prompt)[-1], 1, "stop")
         if a % 5 == 4:
-            return Written("So we have", 9, False)
+            return Written("So we have", 9, "length")
         total = a + b + rng.choice([0, 0, 1])
-        return Written(f"{a} + {b} = {total}.\nTherefore, the answer is {total}.", 9, True)
+        return Written(f"{a} + {b} = {total}.\nTherefore, the answer is {total}.", 9, "stop")
 
 
 def local(**settings: object) -> LocalTeacher:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt, split_target
-from mentorkd.generation.resumable import Decoding, sample_resumably
+from mentorkd.generation.engine import SamplingParams
+from mentorkd.generation.resumable import sample_resumably
 from mentorkd.pipeline.context import CHUNK_BATCHES, RunContext
 from mentorkd.pipeline.records import AugmentRecord, count_verdicts
 from mentorkd.pipeline.run_folder import Stage
@@ -25,7 +26,7 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
     completions = sample_resumably(
         engine,
         [render_prompt(question.text, learner.prompt) for question in questions],
-        Decoding(sampling.samples, sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens),
+        SamplingParams(sampling.samples, sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens),
         seed=stage.seed,
         journal=workdir / "journal.jsonl",
         chunk=CHUNK_BATCHES * sampling.batch_size,
@@ -36,7 +37,7 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
         for number, sample in enumerate(samples):
             graded = context.grader(sample.text, question)
             text, _ = split_target(sample.text, learner.target)
-            meta = {"tokens": sample.tokens, "finished": sample.finished}
+            meta = {"tokens": sample.tokens, "finished": sample.finish_reason == "stop"}
             rationales.append(
                 Rationale.create(question.id, text, graded.predicted, graded.verdict, stage.learner, number, meta)
             )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt
-from mentorkd.generation.engine import Engine
-from mentorkd.generation.resumable import Decoding, sample_resumably
+from mentorkd.generation.engine import Engine, SamplingParams
+from mentorkd.generation.resumable import sample_resumably
 from mentorkd.pipeline.context import CHUNK_BATCHES, RunContext
 from mentorkd.pipeline.records import EvaluateRecord, count_verdicts
 from mentorkd.pipeline.run_folder import Stage
@@ -34,7 +34,7 @@ def predict(
     completions = sample_resumably(
         engine,
         [render_prompt(question.text, learner.eval_prompt) for question in questions],
-        Decoding(max_new_tokens=learner.sampling.max_new_tokens),
+        SamplingParams(max_new_tokens=learner.sampling.max_new_tokens),
         seed=seed,
         journal=journal,
         chunk=CHUNK_BATCHES * learner.sampling.batch_size,
@@ -52,7 +52,7 @@ def predict(
                 predicted=graded.predicted,
                 verdict=graded.verdict,
                 tokens=completion.tokens,
-                finished=completion.finished,
+                finished=completion.finish_reason == "stop",
             )
         )
     return predictions

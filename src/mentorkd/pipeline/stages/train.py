@@ -13,6 +13,7 @@ from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.build import MentorFiles, objective_of
 from mentorkd.errors import DataError
 from mentorkd.generation import open_engine
+from mentorkd.generation.engine import SamplingParams
 from mentorkd.models import LoadedModel, load_model, save_model
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.model_card import model_card
@@ -118,15 +119,8 @@ def _validation(context: RunContext, stage: Stage, learner: Learner, loaded: Loa
 
     def accuracy() -> float:
         """Share of questions whose greedy answer is correct."""
-        completions = engine.sample(
-            prompts,
-            n=1,
-            temperature=0.0,
-            top_p=1.0,
-            top_k=0,
-            max_new_tokens=learner.sampling.max_new_tokens,
-            seed=0,
-        )
+        params = SamplingParams(max_new_tokens=learner.sampling.max_new_tokens)
+        completions = engine.sample(prompts, params, seed=0)
         verdicts = [
             context.grader(completion.text, question).verdict
             for question, (completion,) in zip(questions, completions, strict=True)
