@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mentorkd.data.encoding import Example, TextExample, encode_rows
+from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.examples import TextExample
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching

@@ -239,15 +239,15 @@ def test_a_model_without_a_head_is_refused() -> None:
 def test_a_hub_that_cannot_be_reached_is_told_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
-    models._hub_trouble.cache_clear()
+    models._hub_error.cache_clear()
     began = time.monotonic()
     for load in (kind_of, load_tokenizer):
         with pytest.raises(
-            ModelError, match=r"'an/unfetched-model': it was never fetched here, and http://127.0.0.1:9 cannot be"
+            ModelError, match=r"'an/unfetched-model': it is not in the local cache, and http://127.0.0.1:9 cannot be"
         ):
             load(ModelConfig(name="an/unfetched-model"))
     assert time.monotonic() - began < 10
-    models._hub_trouble.cache_clear()
+    models._hub_error.cache_clear()
 
 
 # --- building and loading -----------------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
     assert fails(ModelConfig(name=str(tmp_path / "absent"))).startswith(
         f"the tokenizer '{tmp_path}/absent' is not there"
     )
-    with pytest.raises(ModelError, match=r"the model .* is not there"):
+    with pytest.raises(ModelError, match=r"the model .* does not exist"):
         kind_of(ModelConfig(name=str(tmp_path / "absent")))
 
 

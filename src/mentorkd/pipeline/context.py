@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from mentorkd.data.encoding import EncodingCounts, Example, Reader, training_rows
+from mentorkd.data.encoding import EncodingCounts, Example, TextEncoder, training_rows
 from mentorkd.data.selection import gather, gold_rationales
 from mentorkd.distillation.likelihood import likelihoods, perplexity_scorer
 from mentorkd.distillation.objectives.base import Objective
@@ -60,7 +60,7 @@ class Workbench:
         return self.files.questions(stage.inputs["questions"], split)
 
     def rows(
-        self, stage: Stage, name: str, reader: Reader, *, scored: str | None = None
+        self, stage: Stage, name: str, reader: TextEncoder, *, scored: str | None = None
     ) -> tuple[list[Example], EncodingCounts, list[dict[str, Any]]]:
         """What a learner is taught, or all of a source that it may be: its rows, and the counts of encoding and of filters."""
         learner, questions = self.recipe.learners[name], self.questions(stage, "train")

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mentorkd.data.encoding import Reader
+from mentorkd.data.encoding import TextEncoder
 from mentorkd.data.prepare import annotate, prepare_recipe
 from mentorkd.distillation.agreement import agreement
 from mentorkd.distillation.scoring import score
@@ -40,7 +40,7 @@ from mentorkd.recipe.schema import LocalSource, OpenAISource, RecordedTeacher
 from mentorkd.recipe.search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
 from mentorkd.teachers.annotate import account, ask, open_cache
-from mentorkd.training.schedule import Arm, budget
+from mentorkd.training.schedule import Arm, match_updates
 from mentorkd.training.train import train
 
 __all__ = ["Work"]
@@ -105,18 +105,18 @@ class Work(Workbench):
             made = [stage.inputs.get(role) for role in read]
             key = fingerprint([learner.model.model_dump(), made, row_settings(self.recipe, name)])
             if key not in known:
-                rows = self.rows(stage, name, Reader.of(learner.model))[0]
+                rows = self.rows(stage, name, TextEncoder.of(learner.model))[0]
                 known[key] = Arm(rows, kind_of(learner.model), learner.training)
             compared[name] = known[key]
         assert self.recipe.match != "epochs", "then there is no budget"
-        record = budget(compared, self.recipe.match, seed=stage.seed)
+        record = match_updates(compared, self.recipe.match, seed=stage.seed)
         write_json(place / "out" / "budget.json", record)
         return record
 
     def train(self, stage: Stage, place: Path) -> dict[str, Any]:
         learner = self.learner(stage)
         loaded = load_model(learner.model, seed=stage.seed, device=self.device)
-        rows, counts, filters = self.rows(stage, stage.learner, Reader.of(loaded))
+        rows, counts, filters = self.rows(stage, stage.learner, TextEncoder.of(loaded))
         self._tell_encoding(
             stage, counts.source_too_long + counts.target_too_long, counts.with_unknown_tokens, counts.rows
         )
@@ -171,7 +171,7 @@ class Work(Workbench):
         learner = self.learner(stage)
         mentor_folder = self.model(stage, stage.mentor)
         mentor = load_folder(mentor_folder, device=self.device)
-        rows, _, _ = self.rows(stage, stage.learner, Reader.of(mentor), scored=stage.source)
+        rows, _, _ = self.rows(stage, stage.learner, TextEncoder.of(mentor), scored=stage.source)
         made = score(
             mentor,
             rows,

@@ -6,7 +6,7 @@ Both work on raw values, so that one malformed key does not hide the faults of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -15,11 +15,20 @@ from pydantic_core import ErrorDetails
 
 from mentorkd.files import digest_path
 from mentorkd.recipe.graph import Links, cycles, judged_in, links_in
+from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import KeyPath, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
-__all__ = ["Finding", "combined_faults", "learnable_filters", "mapping", "plain_faults", "unused_settings"]
+__all__ = [
+    "Finding",
+    "combined_faults",
+    "learnable_filters",
+    "mapping",
+    "plain_faults",
+    "unused_settings",
+    "weight_faults",
+]
 
 Finding = tuple[KeyPath, str]
 """A key and what is wrong with it."""
@@ -129,8 +138,8 @@ def _judge_faults(
         if judge == name:
             how = "name another model, or filter under `reads` of those that come after it"
             yield place, f"`{name}` cannot judge what it is itself to learn from; {how}"
-        elif learners[judge].get("objective") == "step_by_step":
-            yield place, f"`{judge}` answers without reasoning (`objective: step_by_step`); name another model"
+        elif not _objective(learners[judge]).writes_rationales:
+            yield place, f"`{judge}` {_answers_alone(learners[judge])}; name another model"
 
 
 def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
@@ -158,11 +167,26 @@ def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
 
 
 def _mentor_faults(name: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
-    own, what = links_in(learners[name]), "answers without reasoning (`objective: step_by_step`), which teaches nobody"
+    own = links_in(learners[name])
     for key, named in (("rationales", own.rationales), ("soft_labels", own.soft_labels)):
         for other in named:
-            if learners.get(other, {}).get("objective") == "step_by_step":
-                yield ("learners", name, key), f"`{other}` {what}; name another learner"
+            if other in learners and not _objective(learners[other]).writes_rationales:
+                why = f"{_answers_alone(learners[other])}, which teaches nobody"
+                yield ("learners", name, key), f"`{other}` {why}; name another learner"
+
+
+def _objective(learner: Mapping[str, Any]) -> ObjectiveSpec:
+    """The objective of a raw learner; the default one in place of a name that is none."""
+    return OBJECTIVES.get(str(learner.get("objective")), OBJECTIVES["rationale"])
+
+
+def _answers_alone(learner: Mapping[str, Any]) -> str:
+    return f"answers without reasoning (`objective: {learner['objective']}`)"
+
+
+def _any_objective(names: Iterable[str]) -> str:
+    """`objective: step_by_step` or `mcc`."""
+    return f"`objective: {'` or `'.join(names)}`"
 
 
 def _reading_faults(name: str, learner: dict[str, Any], links: Mapping[str, Links]) -> Iterator[Finding]:
@@ -175,7 +199,7 @@ def _reading_faults(name: str, learner: dict[str, Any], links: Mapping[str, Link
 def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
     """Keys of a learner that mean nothing beside its others, and what they wait for."""
     idle: dict[str, str] = {}
-    objective, matching = learner.get("objective", "rationale"), learner.get("divergence") == "hidden_states"
+    matching = learner.get("divergence") == "hidden_states"
     if not matching:
         idle["layers"] = "`divergence: hidden_states`; remove it, or choose that divergence"
     if learner.get("soft_label_store") != "top_k":
@@ -184,10 +208,10 @@ def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
         idle |= dict.fromkeys(_SOFT_LABEL_SETTINGS, "`soft_labels`; remove it, or name a mentor in `soft_labels`")
     elif matching:
         idle |= dict.fromkeys(("temperature", "tau_squared"), "distributions, which `hidden_states` has not; remove it")
-    if objective != "mcc":
-        idle["objective_temperature"] = "`objective: mcc`; remove it, or choose that objective"
-    if objective == "rationale":
-        idle["objective_weight"] = "`objective: step_by_step` or `mcc`; remove it, or choose one of them"
+    for key in ("objective_temperature", "objective_weight"):
+        if key not in _objective(learner).settings:
+            users = _any_objective(name for name, spec in OBJECTIVES.items() if key in spec.settings)
+            idle[key] = f"{users}; remove it, or choose such an objective"
     return idle
 
 
@@ -224,15 +248,20 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Findi
 
 
 def _objective_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Finding]:
-    objective, weight = learner["objective"], learner.get("objective_weight")
+    objective = learner["objective"]
     if not set(links_in(learner).rationales) - {GOLD}:
         yield (*place, "objective"), f"`{objective}` learns from rationales; name whose in `rationales`"
-    if objective == "step_by_step":
-        if learner.get("soft_labels") is not None:
-            why = "`step_by_step` learns from text alone"
-            yield (*place, "soft_labels"), f"{why}; remove `soft_labels`, or choose `objective: rationale` or `mcc`"
-        if isinstance(weight, int | float) and weight > 1:
-            yield (*place, "objective_weight"), f"got {weight}; step by step it is the answers' share, at most 1"
+    if not _objective(learner).soft_labels and learner.get("soft_labels") is not None:
+        others = _any_objective(name for name, spec in OBJECTIVES.items() if spec.soft_labels)
+        yield (*place, "soft_labels"), f"`{objective}` learns from text alone; remove `soft_labels`, or choose {others}"
+    yield from weight_faults((*place, "objective_weight"), learner, learner.get("objective_weight"))
+
+
+def weight_faults(place: KeyPath, learner: Mapping[str, Any], weight: Any) -> Iterator[Finding]:
+    """What is wrong with a value of `objective_weight`."""
+    limit = _objective(learner).max_weight
+    if isinstance(weight, int | float) and weight > limit:
+        yield place, f"got {weight}; expected at most {limit:g} with `objective: {learner['objective']}`"
 
 
 def _pair_faults(name: str, learner: dict[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:

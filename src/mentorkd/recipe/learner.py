@@ -6,15 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveName, task_prompt
 from mentorkd.records import TEACHER
 
 __all__ = [
-    "EXPLAIN",
-    "PREDICT",
     "Learner",
     "LoraConfig",
     "ModelConfig",
-    "ObjectiveName",
     "PerplexityConfig",
     "SamplingConfig",
     "SearchConfig",
@@ -22,12 +20,6 @@ __all__ = [
     "Strict",
     "TrainingConfig",
 ]
-
-PREDICT, EXPLAIN = "predict: ", "explain: "
-"""What stands before the prompts of Distilling Step-by-Step: of the answer, of the rationale."""
-
-ObjectiveName = Literal["rationale", "step_by_step", "mcc"]
-"""What a learner makes of its rationales: plain text, Distilling Step-by-Step, MCC-KD."""
 
 
 class Strict(BaseModel):
@@ -229,13 +221,18 @@ class Learner(Strict):
     evaluated as it is."""
     reads: dict[str, SelectConfig] = Field(default_factory=dict)
     """This learner's own filters, by source; keys not given are those of the source's `select`."""
-    objective: ObjectiveName = "rationale"
-    """What it learns of its rows: `rationale` writes rationale and answer; `step_by_step` (Distilling Step-by-Step) answers under
-    `predict: ` and reasons under `explain: `; `mcc` (MCC-KD) is `rationale`, and answers alike behind two rationales of a
-    question."""
-    objective_weight: float | None = Field(default=None, ge=0.0)
-    """alpha: of `alpha CE(predict) + (1 - alpha) CE(explain)` step by step, of `CE + alpha KL` in mcc. Null takes the published
-    0.5 and 0.1."""
+    objective: ObjectiveName = Field(
+        default="rationale",
+        description="What the learner learns from a rationale, and its loss. "
+        + " ".join(f"`{name}` ({spec.label}): {spec.summary}." for name, spec in OBJECTIVES.items()),
+    )
+    objective_weight: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="alpha in the loss of the objective. Null takes the published value: "
+        + ", ".join(f"`{name}` {spec.weight:g}" for name, spec in OBJECTIVES.items() if spec.weight)
+        + ".",
+    )
     objective_temperature: float = Field(default=1.0, gt=0.0)
     """Softmax temperature of the two distributions that `mcc` compares."""
     soft_labels: str | dict[str, Annotated[float, Field(gt=0.0)]] | None = None
@@ -279,10 +276,9 @@ class Learner(Strict):
     @property
     def eval_prompt(self) -> str:
         """The prompt template under which it answers questions."""
-        return PREDICT + self.prompt if self.objective == "step_by_step" else self.prompt
+        return task_prompt(OBJECTIVES[self.objective].answer_task, self.prompt)
 
     @property
     def alpha(self) -> float:
         """`objective_weight`, or what was published."""
-        published = {"rationale": 0.0, "step_by_step": 0.5, "mcc": 0.1}
-        return published[self.objective] if self.objective_weight is None else self.objective_weight
+        return OBJECTIVES[self.objective].weight if self.objective_weight is None else self.objective_weight

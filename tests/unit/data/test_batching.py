@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
-from mentorkd.data.encoding import Example, TextExample, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.encoding import Example, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_target
 from mentorkd.errors import ModelError
 from tiny_models import tiny_tokenizer

@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from mentorkd.data.batching import plan_batches
-from mentorkd.data.encoding import Example, Reader, training_rows
+from mentorkd.data.encoding import Example, TextEncoder, training_rows
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.distillation.objectives.mcc import answer_pairs
 from mentorkd.models import load_tokenizer
@@ -25,7 +25,7 @@ def encoded(
     tokenizer: PreTrainedTokenizerBase = TOKENIZER,
 ) -> list[Example]:
     learner = Learner(model="unused", prompt="Q: {question}", objective=objective)  # type: ignore[arg-type]
-    return training_rows(rationales, questions or [QUESTION], learner, Reader(tokenizer, "seq2seq", None))[0]
+    return training_rows(rationales, questions or [QUESTION], learner, TextEncoder(tokenizer, "seq2seq", None))[0]
 
 
 QUESTION = Question.create("How many apples?", "7", "train")

@@ -12,6 +12,7 @@ from mentorkd.pipeline.model_card import describe_model, describe_teacher
 from mentorkd.pipeline.run_folder import RunFiles, Stage, role
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import TEACHER, Prediction, Question, Rationale
 from mentorkd.reporting import (
@@ -316,7 +317,11 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
         "prompt": learner.eval_prompt,
         "max_new_tokens": learner.sampling.max_new_tokens,
         **({} if learner.objective == "rationale" else {"objective": learner.objective, "alpha": learner.alpha}),
-        **({"objective_temperature": learner.objective_temperature} if learner.objective == "mcc" else {}),
+        **(
+            {"objective_temperature": learner.objective_temperature}
+            if "objective_temperature" in OBJECTIVES[learner.objective].settings
+            else {}
+        ),
     }
 
 

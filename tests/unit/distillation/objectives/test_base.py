@@ -124,7 +124,7 @@ def test_dropout_differs_between_the_rationales_of_a_pair() -> None:
         student = learner(dropout=dropout)
         student.model.train()
         row = paired_rows(student, 1)[0]
-        told = Consistency(1.0).sums(read(student, [row, row], CrossEntropy())).told["consistency"][1].item()
+        told = Consistency(1.0).sums(read(student, [row, row], CrossEntropy())).metrics["consistency"][1].item()
         assert (told > 1e-4) == dropout
 
 
@@ -214,7 +214,7 @@ def test_a_batch_without_rows_counts_for_nothing_and_reaches_every_weight(name: 
     own = list(objective.weights.parameters()) if objective.weights is not None else []
     assert all(value.item() == 0 for value in sums.loss.values())
     assert all(p.grad is not None and not p.grad.any() for p in [*model.parameters(), *own])
-    assert set(objective.counts([])) == set(sums.loss) | {"tokens"} | {kind for kind, _ in sums.told.values()}
+    assert set(objective.counts([])) == set(sums.loss) | {"tokens"} | {kind for kind, _ in sums.metrics.values()}
 
 
 @pytest.mark.parametrize("name", ["step_by_step", "mcc", "hidden_states"])

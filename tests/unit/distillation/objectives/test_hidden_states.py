@@ -51,14 +51,14 @@ def test_the_error_is_of_projected_against_scaled_hidden_states(family: str) -> 
     rows = rows_for(student, 3)
     start = 0 if student.kind == "seq2seq" else None
     batch = Collator(student.kind, 0, start)(rows)
-    told = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
+    sums = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
     errors = []
     for row in rows:
         ours, wanted = (states(model, row.source_ids, row.target_ids) for model in (student, theirs))
         for one, other in ((1, 3), (2, 4)):
             scaled = wanted[other] / wanted[other].square().mean(-1, keepdim=True).sqrt()
             errors.append((objective.projections[str(one)](ours[one]) - scaled).square().mean(-1))
-    assert told.loss["tokens"].item() == pytest.approx(torch.cat(errors).sum().item() / 2, rel=1e-4)
+    assert sums.loss["tokens"].item() == pytest.approx(torch.cat(errors).sum().item() / 2, rel=1e-4)
 
 
 def states(loaded: LoadedModel, source: list[int], target: list[int]) -> tuple[torch.Tensor, ...]:
@@ -78,8 +78,8 @@ def test_a_projection_that_gives_nothing_is_off_by_one() -> None:
         torch.nn.init.zeros_(weight)
     rows = rows_for(student, 4)
     batch = Collator("seq2seq", 0, 0)(rows)
-    told = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
-    assert told.told["divergence"][1].item() == pytest.approx(objective.counts(rows)["tokens"], rel=1e-5)
+    sums = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
+    assert sums.metrics["divergence"][1].item() == pytest.approx(objective.counts(rows)["tokens"], rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])
