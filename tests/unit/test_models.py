@@ -421,7 +421,7 @@ def fails(config: ModelConfig) -> str:
 
 def test_a_folder_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     assert fails(ModelConfig(name=str(tmp_path / "absent"))).startswith(
-        f"the tokenizer '{tmp_path}/absent' is not there"
+        f"the tokenizer '{tmp_path}/absent' does not exist"
     )
     with pytest.raises(ModelError, match=r"the model .* does not exist"):
         kind_of(ModelConfig(name=str(tmp_path / "absent")))
@@ -455,7 +455,7 @@ def test_a_damaged_model_is_reported(damage: str, tmp_path: Path) -> None:
 
 def test_a_missing_vocabulary_is_reported(tmp_path: Path) -> None:
     message = fails(ModelConfig(from_config=T5_SIZES, tokenizer=str(tmp_path / "spiece.model")))
-    assert "spiece.model' is not there" in message
+    assert "spiece.model' does not exist" in message
 
 
 def test_a_file_without_a_vocabulary_is_reported(tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ def token_span(
             "answer's tokens; give a model with a fast tokenizer (tokenizer.json)"
         )
     encoded = tokenizer(text, add_special_tokens=kind == "seq2seq", return_offsets_mapping=True)
-    first, behind = characters
-    inside = [n for n, (start, end) in enumerate(encoded["offset_mapping"]) if max(start, first) < min(end, behind)]
+    first, after = characters
+    inside = [n for n, (start, end) in enumerate(encoded["offset_mapping"]) if max(start, first) < min(end, after)]
     return (inside[0], inside[-1] + 1) if inside else None
 
 

@@ -275,10 +275,10 @@ class Learner(Strict):
 
     @property
     def eval_prompt(self) -> str:
-        """The prompt template under which it answers questions."""
+        """The prompt template for evaluation."""
         return task_prompt(OBJECTIVES[self.objective].answer_task, self.prompt)
 
     @property
     def alpha(self) -> float:
-        """`objective_weight`, or what was published."""
+        """`objective_weight`, or the published value."""
         return OBJECTIVES[self.objective].weight if self.objective_weight is None else self.objective_weight

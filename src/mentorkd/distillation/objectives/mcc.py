@@ -47,8 +47,8 @@ def answer_pairs(rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
             number += 1
             continue
         for side, answers in enumerate(positions):
-            first, behind = rows[number + side].answer or (0, 0)
-            answers += range(starts[number + side] + first, starts[number + side] + behind)
+            first, end = rows[number + side].answer or (0, 0)
+            answers += range(starts[number + side] + first, starts[number + side] + end)
         number += 2
     return torch.tensor(positions[0], dtype=torch.long), torch.tensor(positions[1], dtype=torch.long)
 
