@@ -83,6 +83,12 @@ def test_settings_that_do_not_go_together_are_reported(settings: dict[str, Any],
     assert f"learners.student.{key}" in {fault.key for fault in caught.value.faults}
 
 
+def test_an_unknown_objective_is_the_only_fault_of_its_learner() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(objective="dpo", objective_weight=0.3, objective_temperature=2)
+    assert [fault.key for fault in caught.value.faults] == ["learners.student.objective"]
+
+
 @pytest.mark.parametrize("role", ["rationales", "soft_labels"])
 def test_a_learner_that_answers_without_reasoning_teaches_nobody(role: str) -> None:
     named: Any = ["student"] if role == "rationales" else "student"

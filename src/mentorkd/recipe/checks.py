@@ -6,7 +6,7 @@ Both work on raw values, so that one malformed key does not hide the faults of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -176,7 +176,7 @@ def _mentor_faults(name: str, learners: Mapping[str, dict[str, Any]]) -> Iterato
 
 
 def _objective(learner: Mapping[str, Any]) -> ObjectiveSpec:
-    """The objective of a raw learner; the default one in place of a name that is none."""
+    """The objective of a raw learner; the default one for an unknown name, which `plain_faults` reports."""
     return OBJECTIVES.get(str(learner.get("objective")), OBJECTIVES["rationale"])
 
 
@@ -184,7 +184,7 @@ def _answers_alone(learner: Mapping[str, Any]) -> str:
     return f"answers without reasoning (`objective: {learner['objective']}`)"
 
 
-def _any_objective(names: Iterable[str]) -> str:
+def _any_objective(names: list[str]) -> str:
     """`objective: step_by_step` or `mcc`."""
     return f"`objective: {'` or `'.join(names)}`"
 
@@ -209,9 +209,9 @@ def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
     elif matching:
         idle |= dict.fromkeys(("temperature", "tau_squared"), "distributions, which `hidden_states` has not; remove it")
     for key in ("objective_temperature", "objective_weight"):
-        if key not in _objective(learner).settings:
-            users = _any_objective(name for name, spec in OBJECTIVES.items() if key in spec.settings)
-            idle[key] = f"{users}; remove it, or choose such an objective"
+        users = [name for name, spec in OBJECTIVES.items() if key in spec.settings]
+        if str(learner.get("objective", "rationale")) in OBJECTIVES.keys() - users:
+            idle[key] = f"{_any_objective(users)}; remove it, or choose such an objective"
     return idle
 
 
@@ -252,7 +252,7 @@ def _objective_faults(place: KeyPath, learner: dict[str, Any]) -> Iterator[Findi
     if not set(links_in(learner).rationales) - {GOLD}:
         yield (*place, "objective"), f"`{objective}` learns from rationales; name whose in `rationales`"
     if not _objective(learner).soft_labels and learner.get("soft_labels") is not None:
-        others = _any_objective(name for name, spec in OBJECTIVES.items() if spec.soft_labels)
+        others = _any_objective([name for name, spec in OBJECTIVES.items() if spec.soft_labels])
         yield (*place, "soft_labels"), f"`{objective}` learns from text alone; remove `soft_labels`, or choose {others}"
     yield from weight_faults((*place, "objective_weight"), learner, learner.get("objective_weight"))
 

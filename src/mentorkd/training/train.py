@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -105,7 +106,7 @@ def train(
             train_dataset=batches,
             # The Trainer requires one before it calls `evaluate`, which is overridden and generates instead.
             eval_dataset=batches if validate is not None else None,
-            data_collator=_only_item,
+            data_collator=itemgetter(0),  # an item of the data set is a whole micro-batch
             callbacks=callbacks,
             objective=objective,
             fused=fused,
@@ -150,12 +151,6 @@ def _trained_with(model: nn.Module, weights: nn.Module | None, checkpoint: Path 
         yield
     finally:
         del model.objective
-
-
-def _only_item(items: Sequence[Batch]) -> Batch:
-    """A planned micro-batch is one item of the data set, so each batch of the loader holds exactly one."""
-    (batch,) = items
-    return batch
 
 
 def _can_fuse(loaded: LoadedModel, batch: Batch) -> bool:
