@@ -1,4 +1,4 @@
-"""Hugging Face models: loading, building from a config, and saving with a model card."""
+"""Hugging Face models: load, build from a config, save with a model card."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 VOCABULARY_MULTIPLE = 64
-"""Rows of a new embedding are a multiple of this, as T5's 32128 are for its 32100 tokens: kinder to matrix units."""
+"""Rows of a new embedding are a multiple of this, which suits matrix units. T5 also has 32128 rows for its 32100 tokens."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ class LoadedModel:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is an accelerator if there is one."""
+    """The device of this name; `auto` is an accelerator if the machine has one. Raises ModelError for an absent GPU."""
     if name != "auto":
         if name == "cuda" and not torch.cuda.is_available():
-            raise ModelError("got device cuda, but this torch sees no CUDA device; set `device: auto` or `cpu`")
+            raise ModelError("got `device: cuda`, but torch finds no CUDA device; set `device: auto` or `cpu`")
         return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -94,7 +94,7 @@ LOADING_ERRORS = (
     *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
     *(SafetensorError, StrictDataclassError),
 )
-"""What transformers raises, here and there, for a model it cannot load."""
+"""Exceptions that transformers raises for models that it cannot load."""
 
 
 def _explain(what: str, error: Exception) -> ModelError:
@@ -119,14 +119,14 @@ def layers_of(config: ModelConfig) -> int:
 
 
 def layer_count(config: PretrainedConfig) -> int:
-    """Layers of the stack below the head: the decoder's, where there is one."""
+    """Layers of the stack below the head: of the decoder, if there is one."""
     text = config.get_text_config(decoder=True)
     names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
     return int(next(value for name in names if (value := getattr(text, name, None)) is not None))
 
 
 def positions_of(config: ModelConfig) -> int | None:
-    """How many positions a model that is not loaded yet has learned; None where they do not end."""
+    """Number of learned positions of a model that is not loaded yet; None for models without a limit."""
     return getattr(_config_of(config), "max_position_embeddings", None)
 
 
@@ -153,32 +153,34 @@ def _embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _refuse_absent(what: str, name: str) -> None:
-    """transformers would take a path that is not there for a name on the hub, and try for half a minute to reach one that cannot be
-    reached."""
+    """Raise ModelError for a path that does not exist, and for a hub name if the hub is needed and cannot be reached.
+
+    transformers takes such a path for a hub name, and retries an unreachable hub for half a minute.
+    """
     if Path(name).exists():
         return
     if Path(name).is_absolute() or name.startswith((".", "~")):
-        raise ModelError(f"the {what} {name!r} is not there; give an existing folder or a Hugging Face name")
-    fetched = Path(hub.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    if not fetched.exists() and (trouble := _hub_trouble()):
+        raise ModelError(f"the {what} {name!r} does not exist; give an existing folder or a Hugging Face name")
+    cached = Path(hub.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    if not cached.exists() and (error := _hub_error()):
         raise ModelError(
-            f"cannot load the {what} {name!r}: it was never fetched here, and {hub.ENDPOINT} cannot be reached ({trouble}); give "
-            "a folder, or run this where there is a connection"
+            f"cannot load the {what} {name!r}: it is not in the local cache, and {hub.ENDPOINT} cannot be reached ({error}); give "
+            "a folder, or run this on a machine with a connection"
         )
 
 
 @cache
-def _hub_trouble() -> str | None:
-    """Why the hub cannot be reached; None if it answers, whatever it says."""
-    trouble = ""
+def _hub_error() -> str | None:
+    """Why the hub cannot be reached; None if it answers, even with an error."""
+    reason = ""
     for pause in (1, 0):
         try:
             get_session().head(hub.ENDPOINT, timeout=10)
             return None
-        except Exception as error:  # those of its HTTP library, which has changed more than once
-            trouble = _line(error)
+        except Exception as error:  # the hub's HTTP library, and with it the exceptions, changed more than once
+            reason = _line(error)
             time.sleep(pause)
-    return trouble
+    return reason
 
 
 def _pretrained_config(config: ModelConfig) -> PretrainedConfig:
@@ -195,7 +197,8 @@ def _pretrained_config(config: ModelConfig) -> PretrainedConfig:
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a model: its own, or the one that `tokenizer` names (folder, hub name or SentencePiece file).
 
-    A tokenizer without a padding token pads with its end token; attention masks, not ids, tell padding from text.
+    A tokenizer without a padding token pads with its end token; attention masks, not ids, separate padding from text. Raises
+    ModelError for a tokenizer that cannot be loaded or has no end token.
     """
     source = config.tokenizer or config.name
     assert source is not None
@@ -211,7 +214,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         raise _explain(f"the tokenizer {source!r}", error) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"the tokenizer {source!r} has no end token, so a model could not learn to stop; "
+            f"the tokenizer {source!r} has no end token, without which a model cannot learn to stop; "
             "set `eos_token` in its tokenizer_config.json"
         )
     if tokenizer.pad_token_id is None:
@@ -221,8 +224,8 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 def _load_sentencepiece(file: Path) -> PreTrainedTokenizerBase:
     if not file.is_file():
-        raise ModelError(f"the tokenizer {str(file)!r} is no file; give a SentencePiece .model file, or a folder")
-    # T5Tokenizer reads a folder that holds a file of exactly this name.
+        raise ModelError(f"the tokenizer {str(file)!r} is not a file; give a SentencePiece .model file, or a folder")
+    # T5Tokenizer loads a folder with a file of exactly this name.
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "spiece.model").write_bytes(file.read_bytes())
         return T5Tokenizer.from_pretrained(folder)
@@ -232,17 +235,19 @@ def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     if config.dtype != "auto":
         dtype: torch.dtype = getattr(torch, config.dtype)
         return dtype
-    # Full training keeps float32 master weights; a frozen LoRA base may be held in half the memory.
+    # Full training needs float32 master weights; the frozen base of LoRA does not.
     half = config.lora is not None and device.type == "cuda" and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if half else torch.float32
 
 
 def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> LoadedModel:
-    """Load a pretrained model, or build one with random weights that `seed` decides, adapters added if asked."""
+    """Load a pretrained model, or build one with random weights from `seed`; with adapters if the config has `lora`.
+
+    Raises ModelError for a model that cannot be loaded or built, and for a tokenizer with more tokens than the model.
+    """
     tokenizer = load_tokenizer(config)
     if config.from_config is not None:
-        loaded = _build(config.from_config, tokenizer, seed)
-        model = loaded.to(_dtype(config, device))
+        model: PreTrainedModel = _build(config.from_config, tokenizer, seed).to(_dtype(config, device))
     else:
         model = _pretrained(config, _dtype(config, device))
         rows = model.get_input_embeddings().weight.shape[0]
@@ -289,10 +294,10 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
     try:
         config = AutoConfig.for_model(model_type, **settings)
         if config.is_encoder_decoder and "decoder_start_token_id" not in settings:
-            # A type's own default (BART's 2) names a token of its own vocabulary, which is not this one.
+            # The default of a model type (BART's 2) is an id of its own vocabulary, not of this tokenizer's.
             config.decoder_start_token_id = config.pad_token_id
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        # Initial weights depend on the seed alone, whatever ran before in this process.
+        # Initial weights depend only on the seed, not on what ran before in this process.
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model: PreTrainedModel = auto.from_config(config)
@@ -302,10 +307,10 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
 
 
 def _optimize_for_training(model: PreTrainedModel, device: torch.device) -> None:
-    """The same functions in fewer operations: a training step of T5s on a CPU takes 8 to 17 % less time.
+    """Compute the same functions in fewer operations: a training step of T5 models on a CPU takes 8 to 17 % less time.
 
-    transformers' `gelu_new` (T5 v1.1, FlanT5, GPT-2) is seven operations, each of which keeps a tensor for the backward pass.
-    T5's position bias takes a gradient, with which scaled-dot-product attention has no fast path on a CPU.
+    transformers' `gelu_new` (T5 v1.1, FlanT5, GPT-2) has seven operations, and each keeps a tensor for the backward pass.
+    T5's position bias needs a gradient, and scaled-dot-product attention has no fast path for that on a CPU.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -316,7 +321,7 @@ def _optimize_for_training(model: PreTrainedModel, device: torch.device) -> None
 
 
 def _add_adapters(model: PreTrainedModel, lora: LoraConfig, kind: ModelKind, seed: int) -> PreTrainedModel:
-    from peft import LoraConfig as PeftLora  # slow to import, and seldom needed
+    from peft import LoraConfig as PeftLora  # slow to import, and rarely needed
     from peft import TaskType, get_peft_model
 
     settings = PeftLora(
@@ -328,7 +333,7 @@ def _add_adapters(model: PreTrainedModel, lora: LoraConfig, kind: ModelKind, see
     )
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
-            # peft says that it adapts to GPT-2's transposed layers, and asks for what newer transformers renamed.
+            # peft warns that it adapts to GPT-2's transposed layers, and uses a name that newer transformers changed.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             warnings.filterwarnings("ignore", category=FutureWarning)
             torch.manual_seed(seed)
@@ -356,7 +361,7 @@ def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     with warnings.catch_warnings():
-        # Stray sampling settings of the base model draw a warning on every save; they are the base model's business.
+        # Sampling settings in the base model's generation config cause a warning on every save.
         warnings.filterwarnings("ignore", category=UserWarning, message=".*generation.*")
         model.save_pretrained(folder, safe_serialization=True)
     loaded.tokenizer.save_pretrained(folder)
@@ -364,9 +369,9 @@ def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:
 
 
 def cast_linear_layers(model: nn.Module) -> None:
-    """Convert the weights of linear layers, the head's excepted, in place, for inference in bfloat16 autocast.
+    """Cast the weights of all linear layers except the head to bfloat16, in place, for inference in bfloat16 autocast.
 
-    It would cast them again in every batch, to the same numbers. Embeddings, norms and the residual stream stay as they are.
+    Autocast would cast them in every batch, to the same numbers. Embeddings, norms and the residual stream are not changed.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     for module in model.modules():
@@ -378,7 +383,7 @@ def cast_linear_layers(model: nn.Module) -> None:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of what makes two tokenizers interchangeable: the vocabulary with its ids, and the special tokens."""
+    """Hash of the vocabulary with its ids, and of the special tokens: equal for tokenizers that are interchangeable."""
     digest = hashlib.sha256()
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         digest.update(f"{index}:{token}\n".encode())

@@ -1,4 +1,4 @@
-"""Arithmetic of training: bfloat16 where it is measured to be fast, else float32."""
+"""Precision of training: bfloat16 if it is measurably faster on this device, else float32."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["Precision", "bfloat16_gain", "choose_precision"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-# bfloat16 must be this much faster before it is worth its rounding.
+# The speed-up from which on bfloat16 is worth its rounding.
 WORTHWHILE_GAIN = 1.3
 
 
 def bfloat16_gain(device_type: str, *, repeats: int = 9) -> float:
-    """How many times faster a layer trains in bfloat16 autocast than in float32 here (0 where it cannot).
+    """Speed-up of training a layer in bfloat16 autocast over float32 on this device; 0 if the device has no bfloat16.
 
-    The layer is a small model's feed-forward one, 512 -> 1024 -> 512 on 512 tokens, forward and backward. A CPU's own
-    time on one thread is taken, for the wall's would depend on what else the machine does. Takes some 0.2 s.
+    The layer is the feed-forward layer of a small model, 512 -> 1024 -> 512 on 512 tokens, forward and backward. On a CPU, the
+    time is the CPU time of one thread: wall time would depend on other processes. Takes about 0.2 s.
     """
     import torch
 
@@ -45,7 +45,7 @@ def bfloat16_gain(device_type: str, *, repeats: int = 9) -> float:
 
 
 def choose_precision(device_type: str) -> tuple[Precision, str]:
-    """The arithmetic for `precision: auto` on this device, and why."""
+    """The precision for `precision: auto` on this device, and the reason in words."""
     gain = bfloat16_gain(device_type)
-    chosen: Precision = "bfloat16" if gain >= WORTHWHILE_GAIN else "float32"
-    return chosen, f"a layer trained in bfloat16 measured {gain:.1f} times as fast as in float32 on {device_type}"
+    precision: Precision = "bfloat16" if gain >= WORTHWHILE_GAIN else "float32"
+    return precision, f"measured on {device_type}: a layer trains {gain:.1f} times as fast in bfloat16 as in float32"

@@ -18,7 +18,7 @@ from mentorkd.pipeline.records import BudgetRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.recipe.load import load_recipe
-from mentorkd.training.schedule import Arm, budget
+from mentorkd.training.schedule import Arm, match_updates
 from small_recipe import small_recipe, write_small_recipe
 
 
@@ -28,19 +28,19 @@ def arm(rows: int, tokens: int, **training: Any) -> Arm:
 
 
 def test_every_arm_gets_the_most_updates_that_any_would_do() -> None:
-    made = budget({"many": arm(10, 3), "few": arm(3, 7), "fixed": arm(3, 7, updates=5)}, "updates", seed=0)
+    made = match_updates({"many": arm(10, 3), "few": arm(3, 7), "fixed": arm(3, 7, updates=5)}, "updates", seed=0)
     assert made["number"] == 6  # 10 rows in 3 batches, twice
     assert {name: told["updates"] for name, told in made["arms"].items()} == {"many": 6, "few": 6, "fixed": 5}
     assert made["arms"]["few"] == {"rows": 3, "own": {"updates": 2, "target_tokens": 42}, "updates": 6}
 
 
 def test_a_number_of_updates_that_a_recipe_names_is_an_offer_to_the_others() -> None:
-    made = budget({"fixed": arm(3, 7, updates=50), "few": arm(3, 7)}, "updates", seed=0)
+    made = match_updates({"fixed": arm(3, 7, updates=50), "few": arm(3, 7)}, "updates", seed=0)
     assert made["arms"]["few"]["updates"] == 50
 
 
 def test_every_arm_gets_the_most_target_tokens_that_any_would_see() -> None:
-    made = budget({"long": arm(4, 9), "short": arm(4, 2)}, "tokens", seed=0)
+    made = match_updates({"long": arm(4, 9), "short": arm(4, 2)}, "tokens", seed=0)
     assert made["number"] == 2 * 4 * 9
     assert made["arms"]["long"]["updates"] == 2
     assert made["arms"]["short"]["updates"] == 9  # of 4 rows with 2 tokens each

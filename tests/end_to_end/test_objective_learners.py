@@ -1,4 +1,4 @@
-"""Learners with other objectives than text and one mentor's distributions: their settings, and the whole way."""
+"""Learners with objectives other than text and the soft labels of one mentor: their settings, and a whole run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GOOD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", GOOD)
-def test_a_dumped_recipe_loads_back_equal_and_without_idle_settings(settings: dict[str, Any]) -> None:
+def test_a_dumped_recipe_loads_back_equal_and_without_unused_settings(settings: dict[str, Any]) -> None:
     recipe = parse(**settings)
     dumped = dump_recipe(recipe)
     assert parse_recipe(dumped, source="test", base=Path("/")) == recipe
@@ -78,20 +78,26 @@ def test_a_dumped_recipe_loads_back_equal_and_without_idle_settings(settings: di
         ({**LIVE, "layers": {0: 1}}, "layers.0", "at least 1"),
     ],
 )
-def test_settings_that_do_not_go_together_are_told(settings: dict[str, Any], key: str, what: str) -> None:
+def test_settings_that_do_not_go_together_are_reported(settings: dict[str, Any], key: str, what: str) -> None:
     with pytest.raises(RecipeError, match=what) as caught:
         parse(**settings)
     assert f"learners.student.{key}" in {fault.key for fault in caught.value.faults}
 
 
+def test_an_unknown_objective_is_the_only_fault_of_its_learner() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(objective="dpo", objective_weight=0.3, objective_temperature=2)
+    assert [fault.key for fault in caught.value.faults] == ["learners.student.objective"]
+
+
 @pytest.mark.parametrize("role", ["rationales", "soft_labels"])
-def test_who_answers_without_reasoning_teaches_nobody(role: str) -> None:
+def test_a_learner_that_answers_without_reasoning_teaches_nobody(role: str) -> None:
     named: Any = ["student"] if role == "rationales" else "student"
     raw = yaml.safe_load(dump_recipe(parse(objective="step_by_step")))
-    raw["learners"]["pupil"] = {"model": "c", role: named}
+    raw["learners"]["other"] = {"model": "c", role: named}
     with pytest.raises(RecipeError, match="`student` answers without reasoning") as caught:
         parse_recipe(yaml.safe_dump(raw), source="test", base=Path("/"))
-    assert [fault.key for fault in caught.value.faults] == [f"learners.pupil.{role}"]
+    assert [fault.key for fault in caught.value.faults] == [f"learners.other.{role}"]
 
 
 def test_weights_of_mentors_are_shares_and_weights_of_objectives_have_published_defaults() -> None:
@@ -102,7 +108,7 @@ def test_weights_of_mentors_are_shares_and_weights_of_objectives_have_published_
     assert Learner(model="a", objective="step_by_step").eval_prompt == "predict: {question}"
 
 
-def test_layers_that_are_not_there_are_told_before_anything_runs(tmp_path: Path) -> None:
+def test_layers_that_do_not_exist_are_reported_before_anything_runs(tmp_path: Path) -> None:
     raw = small_recipe(tmp_path)
     raw["learners"]["student"] = {"model": raw["learners"]["student"]["model"], **LIVE, "soft_labels": "mentor"}
     raw["learners"]["student"] |= {"layers": {1: 2}}
@@ -113,7 +119,7 @@ def test_layers_that_are_not_there_are_told_before_anything_runs(tmp_path: Path)
     assert not (tmp_path / "run" / "data").exists()
 
 
-def test_learners_of_every_objective_go_the_whole_way(small_run: Path, tmp_path: Path) -> None:
+def test_learners_of_every_objective_run_to_the_end(small_run: Path, tmp_path: Path) -> None:
     copy_run(small_run / "run", tmp_path / "run")
     raw = small_recipe(tmp_path)
     mentor, student = raw["learners"]["mentor"], raw["learners"]["student"]["model"]
@@ -124,7 +130,7 @@ def test_learners_of_every_objective_go_the_whole_way(small_run: Path, tmp_path:
         "mcc": {"model": student, "objective": "mcc", "objective_weight": 0.5, "objective_temperature": 1.5},
         "layers": {"model": student, **LIVE, "soft_labels": "mentor"},
         "ensemble": {"model": student, "soft_labels": {"mentor": 2, "second": 1}},
-        "link": {"model": student, "soft_labels": "mentor", "select": {"correct": False}},  # taught, and then teaches
+        "link": {"model": student, "soft_labels": "mentor", "select": {"correct": False}},  # learns, and then teaches
         "chain": {"model": student, "rationales": ["link"], "soft_labels": "link"},
     }
     path = tmp_path / "recipe.yaml"
@@ -132,40 +138,40 @@ def test_learners_of_every_objective_go_the_whole_way(small_run: Path, tmp_path:
     pipeline = Pipeline(load_recipe(path), tmp_path / "run")
     stages = pipeline.run(until="evaluate")["stages"]
     assert sorted(name.split("/")[1] for name in stages if "/score/" in name) == ["link", "mentor", "second"]
-    made = {name: place for place, name in enumerate(stages)}
+    order = {name: number for number, name in enumerate(stages)}
     steps = ("mentor/seed-1/train", "link/seed-1/train", "link/seed-1/augment", "chain/seed-1/train")
-    assert sorted(steps, key=lambda step: made[f"learners/{step}"]) == list(steps)
-    kept = [row for row in stages["learners/chain/seed-1/train"]["filters"] if row["source"] == "link"]
-    assert kept[-1]["after"] == stages["learners/chain/seed-1/train"]["rows"] > 0
-    told = {
+    assert sorted(steps, key=lambda step: order[f"learners/{step}"]) == list(steps)
+    filters = [row for row in stages["learners/chain/seed-1/train"]["filters"] if row["source"] == "link"]
+    assert filters[-1]["after"] == stages["learners/chain/seed-1/train"]["rows"] > 0
+    metrics = {
         name: [
             json.loads(line)
             for line in (tmp_path / f"run/learners/{name}/seed-1/metrics.jsonl").read_text().splitlines()
         ]
         for name in ("steps", "mcc", "layers", "ensemble", "link", "chain")
     }
-    parts = {name: {key for row in rows for key in row} for name, rows in told.items()}
+    parts = {name: {key for row in rows for key in row} for name, rows in metrics.items()}
     assert {"ce_predict", "ce_explain"} <= parts["steps"]
     assert "consistency" in parts["mcc"]
     assert "divergence" in parts["layers"] & parts["ensemble"] & parts["link"] & parts["chain"]
-    for name in told:
+    for name in metrics:
         folder = tmp_path / f"run/learners/{name}/seed-1"
         with safe_open(folder / "model/model.safetensors", "pt") as weights:
             assert not [key for key in weights.keys() if "objective" in key]  # noqa: SIM118
         assert len(read_jsonl(folder / "predictions.jsonl", Prediction)) == 10
     card = (tmp_path / "run/learners/steps/seed-1/model/README.md").read_text()
     assert "prompt = 'predict: {question}'" in card
-    assert "of the selected rationales (two rows each" in card
+    assert "of the selected rationales (2 rows each" in card
 
 
-def test_top_k_labels_of_mentors_with_differently_padded_heads_lie_on_what_all_share(tmp_path: Path) -> None:
+def test_top_k_labels_of_mentors_with_differently_padded_heads_use_the_shared_vocabulary(tmp_path: Path) -> None:
     raw = small_recipe(tmp_path)
     raw["training"]["epochs"] = 1
     student = raw["learners"]["student"]["model"]
 
     def padded(by: int) -> dict[str, Any]:
-        sizes = vocabulary_size(ModelConfig.model_validate(student)) + by
-        return {**student, "from_config": {**student["from_config"], "vocab_size": sizes}}
+        size = vocabulary_size(ModelConfig.model_validate(student)) + by
+        return {**student, "from_config": {**student["from_config"], "vocab_size": size}}
 
     raw["learners"] = {
         "wide": {"model": padded(16)},
@@ -188,6 +194,6 @@ def test_top_k_labels_of_mentors_with_differently_padded_heads_lie_on_what_all_s
     ]
     assert sorted(stores) == [shared, shared, shared + 16]
     lines = (tmp_path / "run/learners/student/seed-1/metrics.jsonl").read_text().splitlines()
-    told = [row["divergence"] for row in map(json.loads, lines) if "divergence" in row]
-    assert told
-    assert min(told) > 0
+    divergences = [row["divergence"] for row in map(json.loads, lines) if "divergence" in row]
+    assert divergences
+    assert min(divergences) > 0

@@ -1,4 +1,4 @@
-"""Models of a few thousand weights, with a tokenizer trained on the spot: real parts, small enough for every test."""
+"""Models of a few thousand weights, and a tokenizer trained in the test: real classes, small enough for every test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEXTS = [
 def tiny_tokenizer(
     texts: Sequence[str] | None = None, *, vocab_size: int = 384, append_eos: bool = True, prepend_bos: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (any text comes back whole): `<pad>` 0, `</s>` 1, `<unk>` 2, `<s>` 3.
+    """A byte-level BPE tokenizer (it decodes every text exactly): `<pad>` 0, `</s>` 1, `<unk>` 2, `<s>` 3.
 
     It ends an encoding with `</s>` as T5's does unless `append_eos` is False.
     """
@@ -107,11 +107,11 @@ def tiny_qwen2(tokenizer: PreTrainedTokenizerFast, *, seed: int = 0, **overrides
 
 
 def memorise(model: Any, tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> None:
-    """Train a causal model until it goes on from each prompt as told, whatever it saw before."""
+    """Train a causal model until it continues each prompt with its given text."""
     rows = []
-    for prompt, written in texts:
-        read, told = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, written))
-        rows.append((torch.tensor([read + told]), torch.tensor([[-100] * len(read) + told])))
+    for prompt, text in texts:
+        source, target = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt, text))
+        rows.append((torch.tensor([source + target]), torch.tensor([[-100] * len(source) + target])))
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(1000):
         known = True

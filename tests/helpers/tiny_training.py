@@ -1,4 +1,4 @@
-"""Trainings of tiny models on sums, told at different lengths."""
+"""Trainings of tiny models on sums, in texts of different lengths."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mentorkd.data.encoding import Example, TextExample, encode_rows
+from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.examples import TextExample
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
@@ -55,18 +56,18 @@ def learner(family: str = "t5", *, seed: int = 0, dropout: bool = False, **overr
 
 
 def rows_for(loaded: LoadedModel, count: int) -> list[Example]:
-    """Sums, told at different lengths."""
+    """Sums, in texts of different lengths."""
     texts = [
         (f"r{n}", f"Tom has {n} apples and buys {n % 7} more." + " How many?" * (n % 3), f"{n} + {n % 7} = {n + n % 7}")
         for n in range(count)
     ]
-    encoded, _ = encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=200, max_target_tokens=200)
-    assert len(encoded) == count
-    return encoded
+    rows, _ = encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=200, max_target_tokens=200)
+    assert len(rows) == count
+    return rows
 
 
 def paired_rows(loaded: LoadedModel, count: int, *, step_by_step: bool = False) -> list[Example]:
-    """Rows in pairs: two rationales of a question with their answer marked, or a rationale step by step."""
+    """Rows in pairs: two rationales of a question with their answers marked, or the two tasks of a rationale."""
     rows = []
     for n in range(count):
         k = n // 2
@@ -111,13 +112,13 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
         )
 
 
-LIVE = UNTIED, GPT2, PAIRS = "t5 with a head of its own", "gpt2", "pairs of rationales, and hidden states"
+LIVE = UNTIED, GPT2, PAIRS = "t5 with an untied head", "gpt2", "pairs of rationales, and hidden states"
 
 
 def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tuple[TrainingResult, LoadedModel]:
     student, mentor = (learner("gpt2" if family == GPT2 else "t5", seed=seed) for seed in (2, 1))
     if family == UNTIED:
-        # This transformers ties every T5 that it builds; some that it loads have heads of their own.
+        # transformers ties the head of every T5 that it builds; some pretrained T5s have an untied head.
         head = student.model.get_output_embeddings()
         head.weight = torch.nn.Parameter(head.weight.detach().flip(0).contiguous())
     objective: Objective = online(mentor)

@@ -109,17 +109,17 @@ def batch_for(model: nn.Module, rows: list[Example] = ROWS, **options: Any) -> d
 
 
 def own_logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What the model gives without our hands in it."""
+    """The logits of the model's own forward pass."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     return model(**inputs).logits[batch["labels"] != IGNORE_INDEX]
 
 
-# --- the tap on the head ------------------------------------------------------------------------------------------
+# --- hidden states at the head ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
-def test_hidden_states_times_head_are_the_models_logits_or_the_tap_says_no(name: str) -> None:
+def test_hidden_states_times_head_are_the_models_logits_or_the_head_is_not_linear(name: str) -> None:
     model = family(name)
     batch = batch_for(model)
     own = own_logits(model, batch)
@@ -132,16 +132,18 @@ def test_hidden_states_times_head_are_the_models_logits_or_the_tap_says_no(name:
 
 
 @torch.no_grad()
-def test_soft_capping_is_seen_though_a_new_models_logits_are_too_small_to_show_it() -> None:
+def test_soft_capping_is_detected_though_it_barely_changes_a_new_models_logits() -> None:
     model = family("gemma2, soft-capped")
     batch = batch_for(model)
     rebuilt = nn.functional.linear(target_hidden(model, batch), head_parameters(model)[0])
-    torch.testing.assert_close(rebuilt, own_logits(model, batch), rtol=1e-3, atol=1e-3)  # else this test shows nothing
+    torch.testing.assert_close(
+        rebuilt, own_logits(model, batch), rtol=1e-3, atol=1e-3
+    )  # otherwise this test proves nothing
     assert not head_is_linear(model, batch)
 
 
 @torch.no_grad()
-def test_a_biased_bart_is_not_exact() -> None:
+def test_a_biased_bart_has_no_linear_head() -> None:
     model = family("bart")
     model.final_logits_bias += 0.1
     batch = batch_for(model)
@@ -150,7 +152,7 @@ def test_a_biased_bart_is_not_exact() -> None:
 
 
 @torch.no_grad()
-def test_t5_with_a_head_of_its_own_is_exact() -> None:
+def test_t5_with_an_untied_head_has_a_linear_head() -> None:
     model = family("t5 v1.1, not scaled")
     model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
     batch = batch_for(model)
@@ -176,7 +178,7 @@ def test_prompt_and_padding_never_reach_the_head(name: str) -> None:
         assert rows == []
         target_logits(model, batch_for(model))
         assert rows == [TARGET_TOKENS]
-        own_logits(model, batch_for(model))  # the counter does count
+        own_logits(model, batch_for(model))  # the counter counts
         assert rows[1] > TARGET_TOKENS
 
 
@@ -190,7 +192,7 @@ def test_padding_side_does_not_change_hidden_states(name: str) -> None:
     torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 
-def test_the_head_is_whole_again_after_the_tap_even_after_an_error() -> None:
+def test_the_head_is_restored_even_after_an_error() -> None:
     model = family("t5, tied and scaled")
     batch = batch_for(model)
     before = own_logits(model, batch)
@@ -201,7 +203,7 @@ def test_the_head_is_whole_again_after_the_tap_even_after_an_error() -> None:
     torch.testing.assert_close(own_logits(model, batch), before)
 
 
-def test_the_tap_leaves_the_models_mode_alone() -> None:
+def test_the_models_mode_is_not_changed() -> None:
     model = family("gpt2")
     for training in (True, False):
         model.train(training)
@@ -209,7 +211,7 @@ def test_the_tap_leaves_the_models_mode_alone() -> None:
         assert model.training is training
 
 
-def test_gradients_flow_through_the_tap() -> None:
+def test_gradients_flow_through_the_hidden_states() -> None:
     model = family("llama (smollm)").train()
     target_hidden(model, batch_for(model)).sum().backward()
     assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
@@ -217,7 +219,7 @@ def test_gradients_flow_through_the_tap() -> None:
 
 @pytest.mark.parametrize("name", ["t5, tied and scaled", "gpt2", "llama (smollm)"])
 @torch.no_grad()
-def test_weights_held_in_bfloat16_give_what_autocast_gives(name: str) -> None:
+def test_weights_cast_to_bfloat16_give_the_outputs_of_autocast(name: str) -> None:
     model = family(name)
     batch = batch_for(model)
     head = head_parameters(model)[0]
@@ -236,18 +238,18 @@ def test_a_model_without_a_head_is_refused() -> None:
         head_parameters(T5Model(T5Config(**{key: value for key, value in T5.items() if key != "model_type"})))
 
 
-def test_a_hub_that_cannot_be_reached_is_told_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_reported_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
-    models._hub_trouble.cache_clear()
+    models._hub_error.cache_clear()
     began = time.monotonic()
     for load in (kind_of, load_tokenizer):
         with pytest.raises(
-            ModelError, match=r"'an/unfetched-model': it was never fetched here, and http://127.0.0.1:9 cannot be"
+            ModelError, match=r"'an/unfetched-model': it is not in the local cache, and http://127.0.0.1:9 cannot be"
         ):
             load(ModelConfig(name="an/unfetched-model"))
     assert time.monotonic() - began < 10
-    models._hub_trouble.cache_clear()
+    models._hub_error.cache_clear()
 
 
 # --- building and loading -----------------------------------------------------------------------------------------
@@ -299,7 +301,7 @@ def test_a_built_models_special_tokens_are_its_tokenizers(tokenizer_folder: Path
 
 
 @pytest.mark.parametrize("sizes", [T5_SIZES, GPT2_SIZES], ids=["t5", "gpt2"])
-def test_the_kind_is_told_without_building(sizes: dict[str, Any], tokenizer_folder: Path) -> None:
+def test_the_kind_is_known_without_building(sizes: dict[str, Any], tokenizer_folder: Path) -> None:
     config = ModelConfig(from_config=sizes, tokenizer=str(tokenizer_folder))
     assert kind_of(config) == load_model(config, seed=0, device=CPU).kind
 
@@ -311,7 +313,7 @@ def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(tmp_path: P
     assert load_tokenizer(ModelConfig(name=str(tmp_path))).pad_token_id == tokenizer.eos_token_id
 
 
-def test_digests_tell_tokenizers_apart() -> None:
+def test_digests_differ_between_tokenizers() -> None:
     assert tokenizer_digest(tiny_tokenizer()) == tokenizer_digest(tiny_tokenizer())
     other = tiny_tokenizer([*TEXTS, "quite another text, to merge other bytes"], vocab_size=300)
     assert tokenizer_digest(tiny_tokenizer()) != tokenizer_digest(other)
@@ -350,7 +352,7 @@ def test_a_saved_model_is_a_plain_folder_that_gives_the_same_logits(name: str, t
 
 
 @torch.no_grad()
-def test_a_t5_with_a_head_of_its_own_keeps_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_untied_head_of_a_t5_is_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, logger="transformers")
     loaded = LOADED["t5 v1.1"]()
     loaded.model.lm_head.weight = nn.Parameter(torch.randn_like(loaded.model.lm_head.weight))
@@ -362,7 +364,7 @@ def test_a_t5_with_a_head_of_its_own_keeps_it(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.parametrize("sizes", [T5_SIZES, GPT2_SIZES], ids=["t5", "gpt2"])
-def test_adapters_are_trained_alone_and_merged_on_save(
+def test_only_adapters_are_trained_and_they_are_merged_on_save(
     sizes: dict[str, Any], tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     lora = LoraConfig(r=4, alpha=32, dropout=0.0)
@@ -388,7 +390,7 @@ def test_adapters_are_trained_alone_and_merged_on_save(
     torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
 
 
-def test_merged_adapters_load_where_there_is_no_peft(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_merged_adapters_load_without_peft(tokenizer_folder: Path, tmp_path: Path) -> None:
     config = ModelConfig(from_config=T5_SIZES, tokenizer=str(tokenizer_folder), lora=LoraConfig(r=4))
     save_model(load_model(config, seed=0, device=CPU), tmp_path, card="")
     code = (
@@ -399,7 +401,7 @@ def test_merged_adapters_load_where_there_is_no_peft(tokenizer_folder: Path, tmp
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_a_head_with_adapters_is_not_tapped(tokenizer_folder: Path) -> None:
+def test_a_head_with_adapters_is_not_linear(tokenizer_folder: Path) -> None:
     lora = LoraConfig(r=4, target_modules=["q", "v", "lm_head"])
     config = ModelConfig(from_config=T5_SIZES, tokenizer=str(tokenizer_folder), lora=lora)
     with pytest.warns(UserWarning, match="tie"):
@@ -417,15 +419,15 @@ def fails(config: ModelConfig) -> str:
     return str(caught.value)
 
 
-def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     assert fails(ModelConfig(name=str(tmp_path / "absent"))).startswith(
-        f"the tokenizer '{tmp_path}/absent' is not there"
+        f"the tokenizer '{tmp_path}/absent' does not exist"
     )
-    with pytest.raises(ModelError, match=r"the model .* is not there"):
+    with pytest.raises(ModelError, match=r"the model .* does not exist"):
         kind_of(ModelConfig(name=str(tmp_path / "absent")))
 
 
-def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_reported(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path)
     assert "config.json" in fails(ModelConfig(name=str(tmp_path)))
     with pytest.raises(ModelError, match=r"config\.json"):
@@ -435,7 +437,7 @@ def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "pickle", "config"])
-def test_a_damaged_model_is_told(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_model_is_reported(damage: str, tmp_path: Path) -> None:
     save_model(LOADED["t5"](), tmp_path, card="")
     weights = tmp_path / "model.safetensors"
     match damage:
@@ -451,17 +453,17 @@ def test_a_damaged_model_is_told(damage: str, tmp_path: Path) -> None:
     assert str(tmp_path) in fails(ModelConfig(name=str(tmp_path)))
 
 
-def test_a_missing_vocabulary_is_told(tmp_path: Path) -> None:
+def test_a_missing_vocabulary_is_reported(tmp_path: Path) -> None:
     message = fails(ModelConfig(from_config=T5_SIZES, tokenizer=str(tmp_path / "spiece.model")))
-    assert "spiece.model' is not there" in message
+    assert "spiece.model' does not exist" in message
 
 
-def test_a_file_that_is_no_vocabulary_is_told(tmp_path: Path) -> None:
+def test_a_file_without_a_vocabulary_is_reported(tmp_path: Path) -> None:
     (tmp_path / "spiece.model").write_bytes(b"nothing of the kind")
     assert "spiece.model" in fails(ModelConfig(from_config=T5_SIZES, tokenizer=str(tmp_path / "spiece.model")))
 
 
-def test_a_tokenizer_too_large_for_the_model_is_told(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_too_large_for_the_model_is_reported(tokenizer_folder: Path, tmp_path: Path) -> None:
     message = fails(ModelConfig(from_config={**T5_SIZES, "vocab_size": 100}, tokenizer=str(tokenizer_folder)))
     assert "vocab_size 100" in message
     tiny_t5(tiny_tokenizer(), vocab_size=100).save_pretrained(tmp_path)
@@ -470,7 +472,7 @@ def test_a_tokenizer_too_large_for_the_model_is_told(tokenizer_folder: Path, tmp
     assert "only 100" in message
 
 
-def test_a_tokenizer_without_an_end_token_is_told(tmp_path: Path) -> None:
+def test_a_tokenizer_without_an_end_token_is_reported(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(append_eos=False)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
@@ -480,17 +482,17 @@ def test_a_tokenizer_without_an_end_token_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"model_type": "no-such-type"}, {**T5_SIZES, "num_heads": "four"}, {**GPT2_SIZES, "n_head": 5}]
 )
-def test_a_config_that_builds_nothing_is_told(wrong: dict[str, Any], tokenizer_folder: Path) -> None:
+def test_a_config_that_builds_nothing_is_reported(wrong: dict[str, Any], tokenizer_folder: Path) -> None:
     assert str(wrong["model_type"]) in fails(ModelConfig(from_config=wrong, tokenizer=str(tokenizer_folder)))
 
 
-def test_adapters_that_fit_nowhere_are_told(tokenizer_folder: Path) -> None:
+def test_adapters_that_fit_no_layer_are_reported(tokenizer_folder: Path) -> None:
     lora = LoraConfig(target_modules=["no_such_layer"])
     message = fails(ModelConfig(from_config=T5_SIZES, tokenizer=str(tokenizer_folder), lora=lora))
     assert "lora.target_modules" in message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_told() -> None:
+def test_an_absent_device_is_reported() -> None:
     with pytest.raises(ModelError, match="no CUDA device"):
         resolve_device("cuda")

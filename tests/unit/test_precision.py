@@ -1,4 +1,4 @@
-"""The arithmetic of training."""
+"""The precision of training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mentorkd import precision
 from mentorkd.precision import bfloat16_gain, choose_precision
 
 
-def test_the_measured_gain_is_stable_beside_other_work() -> None:
-    """The rule that is measured must not depend on how busy the machine is."""
+def test_the_measured_gain_does_not_depend_on_other_processes() -> None:
+    """The choice of precision must not depend on the load of the machine."""
     alone = bfloat16_gain("cpu")
     stop = threading.Event()
 
@@ -34,14 +34,14 @@ def test_the_measured_gain_is_stable_beside_other_work() -> None:
     assert busy == pytest.approx(alone, rel=0.35)
 
 
-def test_measuring_leaves_the_threads_alone() -> None:
+def test_measuring_does_not_change_the_number_of_threads() -> None:
     threads = torch.get_num_threads()
     bfloat16_gain("cpu", repeats=2)
     assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(("gain", "chosen"), [(0.0, "float32"), (1.2, "float32"), (1.4, "bfloat16"), (8.0, "bfloat16")])
-def test_bfloat16_is_chosen_where_it_is_worth_its_rounding(
+def test_bfloat16_is_chosen_from_a_gain_that_is_worth_its_rounding(
     gain: float, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "bfloat16_gain", lambda device_type: gain)

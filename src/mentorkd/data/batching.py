@@ -1,10 +1,10 @@
-"""From rows to batches: length-grouped plans of a whole training, collation.
+"""From rows to batches: length-grouped batch plans, and collation.
 
-A batch plan lists every micro-batch of a whole training run, epoch after epoch, as a pure function of lengths and
-seed. Resuming is then skipping, sharding over processes is striding, and nothing depends on a sampler's state.
+A batch plan lists every micro-batch of a training, epoch after epoch. It is a pure function of lengths and seed: to resume is to
+skip, to share among processes is to stride, and no sampler has a state.
 
-Labels are aligned with hidden states for both kinds of model: `labels[b, t]` is the token that the hidden state at
-(b, t) must predict, or IGNORE_INDEX. The shift of causal models happens here, once, and in no loss.
+Labels are aligned with hidden states for both kinds of model: `labels[b, t]` is the token that the hidden state at (b, t) must
+predict, or IGNORE_INDEX. The shift of causal models is made here, once; losses do not shift.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 __all__ = ["IGNORE_INDEX", "BatchPlan", "Collator", "plan_batches", "sorted_batches"]
 
 IGNORE_INDEX = -100
-"""Label of a position that is no target: padding, prompt."""
+"""Label of a position that is not a target: padding, prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """Every micro-batch of a run as row numbers; `epoch_ends[e]` is how many micro-batches end epoch e.
+    """Every micro-batch of a training as row numbers; `epoch_ends[e]` is the number of micro-batches up to the end of epoch e.
 
-    The last end lies beyond the plan where that epoch is cut.
+    If the last epoch is cut, its end is beyond the plan.
     """
 
     batches: list[list[int]]
@@ -43,7 +43,7 @@ class BatchPlan:
 
 
 Lengths: TypeAlias = int | tuple[int, ...]
-"""Tokens of a row; a tuple has one for each side that is padded apart (`Example.padded_sides`)."""
+"""Tokens of a row; a tuple has one number for each side that is padded separately (`Example.padded_sides`)."""
 
 
 def _sides(lengths: Sequence[Lengths]) -> list[tuple[int, ...]]:
@@ -52,7 +52,7 @@ def _sides(lengths: Sequence[Lengths]) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """Rows that must share a batch, and the longest of each of their sides."""
+    """Rows that must share a batch, and the largest length of each of their sides."""
 
     rows: tuple[int, ...]
     sides: tuple[int, ...]
@@ -61,7 +61,7 @@ class _Unit:
 def _units(
     sides: Sequence[tuple[int, ...]], groups: Sequence[str | None] | None = None, rng: random.Random | None = None
 ) -> list[_Unit]:
-    """Rows of one group two by two, in pairs that `rng` draws; one left over, and a row without a group, alone."""
+    """Rows of one group in pairs that `rng` draws. A row left over is alone, and so is a row without a group."""
     members: defaultdict[str | int, list[int]] = defaultdict(list)
     for row in range(len(sides)):
         group = groups[row] if groups else None
@@ -76,35 +76,34 @@ def _units(
 
 
 def _pack(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list[list[_Unit]]:
-    """Cut `order` into batches of `rows` rows, or of at most `tokens` tokens padded to the batch's longest sides."""
+    """Cut `order` into batches of `rows` rows, or of at most `tokens` tokens, padded to the longest sides in the batch."""
     batches: list[list[_Unit]] = []
     current: list[_Unit] = []
-    held, longest = 0, order[0].sides if order else ()
+    size, longest = 0, order[0].sides if order else ()
     for unit in order:
-        widest, held = tuple(map(max, longest, unit.sides)), held + len(unit.rows)
-        full = held > (rows or 0) if tokens is None else held * sum(widest) > tokens
+        longest, size = tuple(map(max, longest, unit.sides)), size + len(unit.rows)
+        full = size > (rows or 0) if tokens is None else size * sum(longest) > tokens
         if current and full:
             batches.append(current)
-            current, widest, held = [], unit.sides, len(unit.rows)
+            current, longest, size = [], unit.sides, len(unit.rows)
         current.append(unit)
-        longest = widest
     if current:
         batches.append(current)
     return batches
 
 
 GROUP_BATCHES, MANY_BATCHES = 3, 50
-"""Rows with two sides are sorted by target, and where there are many batches then in groups of about three by source. Of
-groups of 1 to 8 batches this pads least: on all rows of SVAMP 7 %, where sorting by the sum pads 22 %."""
+"""Rows with two sides are sorted by target; if there are many batches, each group of about three is then sorted by source. Among
+groups of 1 to 8 batches, three need the least padding: 7 % on all rows of SVAMP, against 22 % for sorting by the sum."""
 
 
 def _alike(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list[_Unit]:
-    """`order` rearranged, shortest first, so that neighbours are of about equal length on every side."""
+    """`order` sorted so that neighbours have about the same length on every side, shortest first."""
     by_target = sorted(order, key=lambda unit: unit.sides[-1])
     if len(order[0].sides) == 1 or len(_pack(by_target, rows, tokens)) < MANY_BATCHES:
         return by_target
     groups = _pack(by_target, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
-    # Up one group and down the next, so that a batch across two groups holds no extremes.
+    # Ascending in one group and descending in the next, so that a batch across two groups has no extremes.
     sides = [
         sorted(group, key=lambda unit: unit.sides[0], reverse=bool(number % 2)) for number, group in enumerate(groups)
     ]
@@ -126,19 +125,19 @@ def plan_batches(
     groups: Sequence[str | None] | None = None,
     window: int = 1,
 ) -> BatchPlan:
-    """Plan random batches, length-grouped inside windows, for whole epochs, or exactly so many batches.
+    """Plan random micro-batches, length-grouped within windows, for whole epochs or for a number of micro-batches.
 
     Args:
         lengths: tokens of each row.
-        seed: the plan is a pure function of its arguments, and a shorter one is the beginning of a longer one.
+        seed: the plan is a pure function of its arguments, and a shorter plan is the beginning of a longer one.
         epochs: passes over the rows, or
-        batches: micro-batches; rows are cycled, shuffled anew in every epoch, and the last epoch is cut.
+        batches: number of micro-batches; rows are cycled, shuffled again in every epoch, and the last epoch is cut.
         batch_size: rows a micro-batch, or
-        tokens_per_batch: padded tokens a micro-batch (a row, or pair, longer than that stands alone).
-        groups: rows of one group share a micro-batch two by two, as neighbours, in pairs drawn anew in every epoch.
-        window: micro-batches whose rows are drawn at random and then sorted by length among them. Windows follow one
-            another from the first micro-batch on, so those of an update are a random sample of the rows where the window
-            is the update (with `tokens_per_batch` about so, since sorting makes fewer micro-batches of the same rows).
+        tokens_per_batch: padded tokens a micro-batch (a longer row, or pair, is alone in its micro-batch).
+        groups: rows of one group share a micro-batch in pairs of neighbours, which are drawn again in every epoch.
+        window: number of micro-batches whose rows are drawn at random and then sorted by length. Windows follow one another
+            from the first micro-batch. If the window is the update, the rows of an update are a random sample (only about so
+            with `tokens_per_batch`, since sorting makes fewer micro-batches of the same rows).
     """
     if (batch_size is None) == (tokens_per_batch is None):
         raise ValueError("give exactly one of batch_size and tokens_per_batch")
@@ -157,7 +156,9 @@ def plan_batches(
         rng = random.Random(f"{seed}/{epoch}")
         order = _units(sides, groups, rng)
         rng.shuffle(order)
-        missing = window - len(planned) % window  # an epoch's first rows fill the window that the last one left open
+        missing = (
+            window - len(planned) % window
+        )  # the first rows of an epoch fill the window that the last epoch left open
         for part in _parts(order, missing * rows_a_batch, window * rows_a_batch):
             packed = _pack(_alike(part, batch_size, tokens_per_batch), batch_size, tokens_per_batch)
             rng.shuffle(packed)
@@ -183,7 +184,7 @@ def _parts(order: Sequence[_Unit], first: int, size: int) -> Iterator[list[_Unit
 def sorted_batches(
     lengths: Sequence[Lengths], *, batch_size: int | None = None, tokens_per_batch: int | None = None
 ) -> list[list[int]]:
-    """Batches for inference: the longest first, so that a batch too large for the memory fails at once."""
+    """Batches for inference, the longest first: a batch that is too large for the memory fails at once."""
     if not lengths:
         return []
     order = _alike(_units(_sides(lengths)), batch_size, tokens_per_batch)[::-1]
@@ -204,14 +205,14 @@ MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads a micro-batch of rows to its own longest row, or on to a `multiple`.
+    """Pads a micro-batch of rows to its longest row, rounded up to a `multiple`.
 
-    Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models,
-    `decoder_input_ids`. The decoder needs no mask: it is causal, so no target position sees the padding behind it
-    (`padding_side="left"` adds one, and `position_ids` for causal models).
+    Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models, `decoder_input_ids`,
+    all [rows, tokens]. The decoder needs no mask: it is causal, so no target position attends to the padding after it
+    (`padding_side="left"` adds a mask, and `position_ids` for causal models).
 
-    `packed` puts the rows of a causal model one behind the other, without padding: `position_ids` that begin anew tell
-    them apart, to models whose attention is made by transformers' mask functions.
+    `packed` puts the rows of a causal model one after the other, without padding: [1, tokens]. `position_ids` restart at 0 with
+    each row, from which transformers' mask functions separate the rows.
     """
 
     kind: ModelKind
@@ -223,14 +224,14 @@ class Collator:
 
     def __post_init__(self) -> None:
         if self.packed and self.kind == "seq2seq":
-            raise ValueError("rows of an encoder-decoder model cannot be packed: cross-attention would mix them")
+            raise ValueError("got packed=True for an encoder-decoder model, whose cross-attention would mix the rows")
 
     @classmethod
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
         start = config.decoder_start_token_id if kind == "seq2seq" else None
         assert tokenizer.pad_token_id is not None, "load_tokenizer sets one"
-        # Fewer different shapes: libraries keep code for each (a quarter of a small model's memory on a CPU), and tensor
-        # cores want multiples of 8. Learnt positions must not run out.
+        # Multiples of 8 give fewer different shapes, for each of which libraries keep code (a quarter of a small model's memory
+        # on a CPU), and suit tensor cores. Not with learned positions that a rounded-up row could exceed.
         positions = getattr(config, "max_position_embeddings", None) or MULTIPLE
         return cls(kind, tokenizer.pad_token_id, start, multiple=1 if positions % MULTIPLE else MULTIPLE)
 

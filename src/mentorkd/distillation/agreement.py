@@ -15,11 +15,8 @@ from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import target_logits
 from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorTargets, MentorTopK
-from mentorkd.distillation.mentors import MentorEnsemble, SingleMentor
+from mentorkd.distillation.mentors import SingleMentor
 from mentorkd.distillation.objectives.base import Objective
-from mentorkd.distillation.objectives.hidden_states import HiddenMatching
-from mentorkd.distillation.objectives.mcc import Consistency
-from mentorkd.distillation.objectives.soft_labels import Distillation
 from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
 from mentorkd.precision import Precision
@@ -48,7 +45,7 @@ def agreement(
     Means over the target tokens of `sample` training rows, in the arithmetic of the training. Nothing for an objective
     without mentors.
     """
-    sources = _sources(objective)
+    sources = objective.mentors
     if not sources or not rows:
         return []
     count = min(sample, len(rows))
@@ -74,20 +71,6 @@ def agreement(
     return [
         {"mentor": name, "rationales": len(chosen), **_means(total)} for name, total in zip(mentors, sums, strict=True)
     ]
-
-
-def _sources(objective: Objective) -> list[SingleMentor]:
-    """The mentors of an objective."""
-    match objective:
-        case Consistency():
-            return _sources(objective.base)
-        case HiddenMatching():
-            return [objective.mentor]
-        case Distillation(source=MentorEnsemble(members)):
-            return [member for _, member in members]
-        case Distillation():
-            return [objective.source]  # type: ignore[list-item]
-    return []
 
 
 def _sums(logits_NV: Tensor, labels_N: Tensor, side: MentorTargets) -> dict[str, float]:

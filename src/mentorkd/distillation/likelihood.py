@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from mentorkd.data.batching import Collator, sorted_batches
-from mentorkd.data.encoding import Reader, encode_rows
+from mentorkd.data.encoding import TextEncoder, encode_rows
 from mentorkd.data.prompts import TargetForm, render_prompt, render_target
 from mentorkd.distillation.hidden_states import (
     TOKENS_PER_BATCH,
@@ -106,14 +106,14 @@ def _judged(
     loaded: LoadedModel, texts: Mapping[str, tuple[str, str]], bfloat16: bool
 ) -> Iterator[dict[str, float | None]]:
     """Negative log-likelihoods of (prompt, target) by their keys, batch after batch; None for what is too long."""
-    reader = Reader.of(loaded)
+    encoder = TextEncoder.of(loaded)
     rows, _ = encode_rows(
         [(key, prompt, target) for key, (prompt, target) in texts.items()],
-        reader.tokenizer,
-        reader.kind,
+        encoder.tokenizer,
+        encoder.kind,
         max_source_tokens=sys.maxsize,
         max_target_tokens=sys.maxsize,
-        positions=reader.positions if reader.kind == "causal" else None,
+        positions=encoder.positions if encoder.kind == "causal" else None,
     )
     yield dict.fromkeys(texts.keys() - {row.rationale_id for row in rows})
     collate = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)

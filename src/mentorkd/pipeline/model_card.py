@@ -8,6 +8,7 @@ from typing import Any
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.recipe.learner import Learner, ModelConfig
+from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.recipe.yaml import dump_yaml
 from mentorkd.records import GOLD, TEACHER
@@ -80,12 +81,13 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         )
     if learner.objective != "rationale":
         lines.append(f"- objective: {learner.objective}, weight {learner.alpha:g}")
-    twice = " (two rows each, but for bare answers)" if learner.objective == "step_by_step" else ""
+    many = OBJECTIVES[learner.objective].rows_per_rationale
+    each = f" ({many} rows each, bare answers one)" if many > 1 else ""
     lines += [
         "",
         "## Training",
         "",
-        f"- rows: {record.encoding.kept} of {record.encoding.rows} of the selected rationales{twice}, the others too long",
+        f"- rows: {record.encoding.kept} of {record.encoding.rows} of the selected rationales{each}, the others too long",
         f"- updates: {record.updates} ({learner.training.epochs} epochs), weights of update {record.best_step}",
         f"- learning rate {learner.training.learning_rate:g} ({learner.training.schedule}), {record.precision}, seed {seed}",
     ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from mentorkd.data.encoding import Example, Reader, training_rows
+from mentorkd.data.encoding import Example, TextEncoder, training_rows
 from mentorkd.data.selection import gather, gold_rationales
 from mentorkd.distillation.likelihood import likelihoods, perplexity_scorer
 from mentorkd.errors import TrainingError
@@ -31,7 +31,7 @@ class TrainingRows(NamedTuple):
 
 
 def read_training_rows(
-    context: RunContext, stage: Stage, name: str, reader: Reader, *, scored: str | None = None
+    context: RunContext, stage: Stage, name: str, reader: TextEncoder, *, scored: str | None = None
 ) -> TrainingRows:
     """What the learner `name` is taught, from the rationales that the stage reads.
 

@@ -16,11 +16,12 @@ from pydantic_core import ErrorDetails
 from mentorkd.files import digest_path
 from mentorkd.recipe.aliases import filters_in
 from mentorkd.recipe.graph import Links, cycles, links_of
+from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
-__all__ = ["Finding", "combined_faults", "perplexity_filters", "plain_faults", "unused_settings"]
+__all__ = ["Finding", "combined_faults", "perplexity_filters", "plain_faults", "unused_settings", "weight_faults"]
 
 Finding = tuple[KeyPath, str]
 """A key, and the fault at this key."""
@@ -109,8 +110,8 @@ def _perplexity_faults(name: str, own: Links, learners: Mapping[str, dict[str, A
         if model == name:
             ways = "name another model, or set this filter under `reads` of the learners that come after it"
             yield place, f"the perplexity of `{name}` cannot filter its own training text; {ways}"
-        elif learners[model].get("objective") == "step_by_step":
-            yield place, f"`{model}` answers without reasoning (`objective: step_by_step`); name another model"
+        elif not _objective(learners[model]).writes_rationales:
+            yield place, f"`{model}` {_answers_alone(learners[model])}; name another model"
 
 
 def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
@@ -138,11 +139,25 @@ def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
 
 
 def _mentor_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
-    why = "answers without reasoning (`objective: step_by_step`), so no learner can learn from it"
     for key, others in (("rationales", own.rationales), ("soft_labels", own.soft_labels)):
         for other in others:
-            if learners.get(other, {}).get("objective") == "step_by_step":
+            if other in learners and not _objective(learners[other]).writes_rationales:
+                why = f"{_answers_alone(learners[other])}, so no learner can learn from it"
                 yield ("learners", name, key), f"`{other}` {why}; name another learner"
+
+
+def _objective(learner: Mapping[str, Any]) -> ObjectiveSpec:
+    """The objective of a raw learner; the default one for an unknown name, which `plain_faults` reports."""
+    return OBJECTIVES.get(str(learner.get("objective")), OBJECTIVES["rationale"])
+
+
+def _answers_alone(learner: Mapping[str, Any]) -> str:
+    return f"answers without reasoning (`objective: {learner['objective']}`)"
+
+
+def _any_objective(names: list[str]) -> str:
+    """`objective: step_by_step` or `mcc`."""
+    return f"`objective: {'` or `'.join(names)}`"
 
 
 def _reads_faults(name: str, learner: Mapping[str, Any], own: Links) -> Iterator[Finding]:
@@ -155,7 +170,7 @@ def _reads_faults(name: str, learner: Mapping[str, Any], own: Links) -> Iterator
 def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
     """Keys of a learner that have no effect beside its other settings, each with what it needs."""
     unused: dict[str, str] = {}
-    objective, matching = learner.get("objective", "rationale"), learner.get("divergence") == "hidden_states"
+    matching = learner.get("divergence") == "hidden_states"
     if not matching:
         unused["layers"] = "`divergence: hidden_states`; remove it, or choose that divergence"
     if learner.get("soft_label_store") != "top_k":
@@ -165,10 +180,10 @@ def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
     elif matching:
         need = "a divergence of distributions, and `hidden_states` compares layers; remove it"
         unused |= dict.fromkeys(("temperature", "tau_squared"), need)
-    if objective != "mcc":
-        unused["objective_temperature"] = "`objective: mcc`; remove it, or choose that objective"
-    if objective == "rationale":
-        unused["objective_weight"] = "`objective: step_by_step` or `mcc`; remove it, or choose one of them"
+    for key in ("objective_temperature", "objective_weight"):
+        users = [name for name, spec in OBJECTIVES.items() if key in spec.settings]
+        if str(learner.get("objective", "rationale")) in OBJECTIVES.keys() - users:
+            unused[key] = f"{_any_objective(users)}; remove it, or choose such an objective"
     return unused
 
 
@@ -205,18 +220,20 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> It
 
 
 def _objective_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> Iterator[Finding]:
-    objective, weight = learner["objective"], learner.get("objective_weight")
+    objective = learner["objective"]
     if not set(own.rationales) - {GOLD}:
         yield (*place, "objective"), f"`{objective}` learns from rationales; name their authors in `rationales`"
-    if objective == "step_by_step":
-        if learner.get("soft_labels") is not None:
-            why = "`step_by_step` learns from text alone"
-            yield (*place, "soft_labels"), f"{why}; remove `soft_labels`, or choose `objective: rationale` or `mcc`"
-        if isinstance(weight, int | float) and weight > 1:
-            yield (
-                (*place, "objective_weight"),
-                f"got {weight}; for `step_by_step` it is the share of the answers, at most 1",
-            )
+    if not _objective(learner).soft_labels and learner.get("soft_labels") is not None:
+        others = _any_objective([name for name, spec in OBJECTIVES.items() if spec.soft_labels])
+        yield (*place, "soft_labels"), f"`{objective}` learns from text alone; remove `soft_labels`, or choose {others}"
+    yield from weight_faults((*place, "objective_weight"), learner, learner.get("objective_weight"))
+
+
+def weight_faults(place: KeyPath, learner: Mapping[str, Any], weight: Any) -> Iterator[Finding]:
+    """What is wrong with a value of `objective_weight`."""
+    limit = _objective(learner).max_weight
+    if isinstance(weight, int | float) and weight > limit:
+        yield place, f"got {weight}; expected at most {limit:g} with `objective: {learner['objective']}`"
 
 
 def _pair_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:

@@ -6,15 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveName, task_prompt
 from mentorkd.records import TEACHER
 
 __all__ = [
-    "EXPLAIN",
-    "PREDICT",
     "Learner",
     "LoraConfig",
     "ModelConfig",
-    "ObjectiveName",
     "PerplexityConfig",
     "SamplingConfig",
     "SearchConfig",
@@ -22,12 +20,6 @@ __all__ = [
     "Strict",
     "TrainingConfig",
 ]
-
-PREDICT, EXPLAIN = "predict: ", "explain: "
-"""Prefixes of the prompts in Distilling Step-by-Step: for the answer, and for the rationale."""
-
-ObjectiveName = Literal["rationale", "step_by_step", "mcc"]
-"""The training objective on rationales: plain text, Distilling Step-by-Step, MCC-KD."""
 
 
 class Strict(BaseModel):
@@ -240,13 +232,18 @@ class Learner(Strict):
     the model is not trained and is evaluated as it is."""
     reads: dict[str, SelectConfig] = Field(default_factory=dict)
     """This learner's own filters by source. A key that is left out has the value of the source's `select`."""
-    objective: ObjectiveName = "rationale"
-    """Training objective. `rationale`: write the rationale and the answer. `step_by_step` (Distilling Step-by-Step): write
-    the answer after the prefix `predict: `, and the rationale after the prefix `explain: `. `mcc` (MCC-KD): as `rationale`,
-    and give similar answer distributions after two rationales of one question."""
-    objective_weight: float | None = Field(default=None, ge=0.0)
-    """The weight alpha in `alpha CE(predict) + (1 - alpha) CE(explain)` of `step_by_step`, and in `CE + alpha KL` of `mcc`.
-    Null uses the published values, 0.5 and 0.1."""
+    objective: ObjectiveName = Field(
+        default="rationale",
+        description="What the learner learns from a rationale, and its loss. "
+        + " ".join(f"`{name}` ({spec.label}): {spec.summary}." for name, spec in OBJECTIVES.items()),
+    )
+    objective_weight: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="alpha in the loss of the objective. Null takes the published value: "
+        + ", ".join(f"`{name}` {spec.weight:g}" for name, spec in OBJECTIVES.items() if spec.weight)
+        + ".",
+    )
     objective_temperature: float = Field(default=1.0, gt=0.0)
     """Softmax temperature of the two distributions that `mcc` compares."""
     soft_labels: str | dict[str, Annotated[float, Field(gt=0.0)]] | None = None
@@ -290,11 +287,10 @@ class Learner(Strict):
 
     @property
     def eval_prompt(self) -> str:
-        """The prompt template under which it answers questions."""
-        return PREDICT + self.prompt if self.objective == "step_by_step" else self.prompt
+        """The prompt template for evaluation."""
+        return task_prompt(OBJECTIVES[self.objective].answer_task, self.prompt)
 
     @property
     def alpha(self) -> float:
-        """`objective_weight`, or what was published."""
-        published = {"rationale": 0.0, "step_by_step": 0.5, "mcc": 0.1}
-        return published[self.objective] if self.objective_weight is None else self.objective_weight
+        """`objective_weight`, or the published value."""
+        return OBJECTIVES[self.objective].weight if self.objective_weight is None else self.objective_weight

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from mentorkd.recipe.checks import Finding, unused_settings
+from mentorkd.recipe.checks import Finding, unused_settings, weight_faults
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.yaml import KeyPath, mapping
@@ -84,10 +84,9 @@ def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> It
             yield (*place, key), f"has no effect without {unused[key]}"
         if key in swept:
             yield (*place, key), "is swept too; remove it from `sweep` or from `search`"
-        if key == "objective_weight" and learner.get("objective") == "step_by_step":
+        if key == "objective_weight":
             for value in values:
-                if isinstance(value, int | float) and value > 1:
-                    yield (*place, key), f"got {value}; for `step_by_step` it is the share of the answers, at most 1"
+                yield from weight_faults((*place, key), learner, value)
         if any(value in values[:number] for number, value in enumerate(values)):
             yield (*place, key), "a value is given twice"
     if not lists:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.records import GOLD
 from mentorkd.reporting.schema import Bounds, LearnerResult
 
@@ -80,7 +81,7 @@ def learns_from(learner: LearnerResult) -> str:
     text = ", ".join("gold answers" if source == GOLD else source for source in learner["rationales"])
     if learner["imitates"]:
         text += f" + soft labels of {soft_labels_of(learner)}"
-    return text if learner["objective"] == "rationale" else f"{text} ({learner['objective']})"
+    return text if learner["objective"] == "rationale" else f"{text} ({OBJECTIVES[learner['objective']].label})"
 
 
 def soft_labels_of(learner: LearnerResult) -> str:

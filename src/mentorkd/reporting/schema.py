@@ -87,7 +87,7 @@ class LearnerResult(TypedDict):
     imitates: dict[str, float]
     """Whose token distributions it imitates, with their shares (they add up to 1); empty without soft labels."""
     objective: str
-    """What it minimises: rationale, step_by_step or mcc."""
+    """Its objective, by the name in the recipe."""
     kd_weight: float | None
     """w of (1 - w) CE + w KL; null without soft labels."""
     temperature: float | None

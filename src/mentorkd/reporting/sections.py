@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.format import (
     format_count,
@@ -176,8 +177,9 @@ def fairness_rows(results: Results) -> list[dict[str, str]]:
     groups: dict[tuple[str, ...], list[LearnerResult]] = {}
     arms = [learner for learner in results["learners"] if learner["arm"] and learner["updates"]]
     for learner in arms:
+        many = OBJECTIVES[learner["objective"]].rows_per_rationale
         told = (
-            format_range(learner["rows"]) + (" (2 a rationale)" if learner["objective"] == "step_by_step" else ""),
+            format_range(learner["rows"]) + (f" ({many} a rationale)" if many > 1 else ""),
             format_range(learner["updates"]),
             _passes(learner["epochs"]),
             format_range(learner["target_tokens"]),

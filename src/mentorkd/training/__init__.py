@@ -1,1 +1,1 @@
-"""Training on transformers.Trainer: the loop, its schedule, how long an arm of a comparison is trained."""
+"""Training on transformers.Trainer: the loop, its schedule, and matched updates for the arms of a comparison."""

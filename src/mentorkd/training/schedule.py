@@ -1,4 +1,4 @@
-"""How long a training takes: its plan of micro-batches, by its own epochs or by a given number of updates."""
+"""Length of a training: its plan of micro-batches, by its own epochs or by a given number of updates, and matched updates."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from mentorkd.data.batching import BatchPlan, plan_batches
-from mentorkd.data.encoding import Example, Task
+from mentorkd.data.encoding import Example
 from mentorkd.recipe.learner import TrainingConfig
+from mentorkd.recipe.objectives import Task
 from mentorkd.records import ModelKind
 
-__all__ = ["Arm", "Length", "Schedule", "budget", "schedule_training", "training_length", "updates_for"]
+__all__ = ["Arm", "Length", "Schedule", "match_updates", "schedule_training", "training_length", "updates_for"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The micro-batches of a training, and after which updates it stops to log, save and validate."""
+    """The micro-batches of a training, and the updates after which it logs, saves and validates."""
 
     plan: BatchPlan
     accumulation: int
-    """Micro-batches of the plan in an update, in each process."""
+    """Micro-batches of the plan an update, in each process."""
     updates: int
     rounds: list[int]
-    """Updates that end a round: the ends of epochs, or `epochs` equal distances where the number of updates is given."""
+    """Updates that end a round: the ends of epochs, or `epochs` equal distances if the number of updates is given."""
     epoch_ends: list[int]
-    """Updates that end a pass over the rows; the last may lie behind the last update."""
+    """Updates that end a pass over the rows; the last can be after the last update."""
 
     def epoch_at(self, update: int) -> float:
-        """Passes over the rows after so many updates."""
+        """Passes over the rows after `update` updates."""
         whole = sum(end <= update for end in self.epoch_ends)
         if whole == len(self.epoch_ends):
             return float(whole)
@@ -40,7 +41,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Length:
-    """How much a training is."""
+    """Updates and target tokens of a training."""
 
     updates: int
     target_tokens: int
@@ -57,18 +58,19 @@ def schedule_training(
 ) -> Schedule:
     """The schedule of `updates` optimiser steps, or of `config.updates`, or of whole epochs.
 
-    With a number of updates, rows are cycled, and rounds end at equal distances, as many as there are epochs in `config`:
-    so learners with unlike numbers of rows are trained, and validated, equally often.
+    With a number of updates, rows are cycled, and rounds end at equal distances, as many as `config` has epochs. So learners with
+    different numbers of rows are trained and validated equally often. Objectives with tasks get one micro-batch a task, and
+    `batch_size` counts rationales.
     """
     updates = updates or config.updates
-    step_by_step = any(row.task for row in rows)
+    tasks = [task for task in get_args(Task) if any(row.task == task for row in rows)] or [None]
     per_update = config.gradient_accumulation * processes
     plan = plan_batches(
         [row.padded_sides(kind) for row in rows],
         seed=seed,
         epochs=config.epochs if updates is None else None,
         batches=None if updates is None else updates * per_update,
-        batch_size=None if config.tokens_per_batch else config.batch_size * (2 if step_by_step else 1),
+        batch_size=None if config.tokens_per_batch else config.batch_size * len(tasks),
         tokens_per_batch=config.tokens_per_batch,
         groups=[row.group for row in rows],
         window=config.length_window * per_update,
@@ -77,24 +79,18 @@ def schedule_training(
     rounds = ends
     if updates is not None:
         rounds = [math.ceil(updates * number / config.epochs) for number in range(1, config.epochs + 1)]
-    if step_by_step:
-        plan = _tasks_apart(plan, rows)
-    accumulation = config.gradient_accumulation * (2 if step_by_step else 1)
-    return Schedule(plan, accumulation, updates or ends[-1], rounds, ends)
-
-
-def _tasks_apart(plan: BatchPlan, rows: Sequence[Example]) -> BatchPlan:
-    """Each batch as two micro-batches, one a task: together, short answers would be padded to the length of rationales."""
-    parts = [[row for row in batch if rows[row].task == task] for batch in plan.batches for task in get_args(Task)]
-    return BatchPlan(parts, [2 * end for end in plan.epoch_ends])
+    # Together, short answers would be padded to the length of rationales.
+    parts = [[row for row in batch if rows[row].task == task] for batch in plan.batches for task in tasks]
+    plan = BatchPlan(parts, [len(tasks) * end for end in plan.epoch_ends])
+    return Schedule(plan, config.gradient_accumulation * len(tasks), updates or ends[-1], rounds, ends)
 
 
 def training_length(
     rows: Sequence[Example], kind: ModelKind, config: TrainingConfig, *, seed: int, processes: int = 1
 ) -> Length:
-    """What a learner's own settings come to; arms are matched by the longest of them."""
-    made = schedule_training(rows, kind, config, seed=seed, processes=processes)
-    return Length(made.updates, sum(_target_tokens(rows, made.plan)))
+    """The length of a training by the learner's own settings."""
+    schedule = schedule_training(rows, kind, config, seed=seed, processes=processes)
+    return Length(schedule.updates, sum(_target_tokens(rows, schedule.plan)))
 
 
 def updates_for(
@@ -106,13 +102,13 @@ def updates_for(
     seed: int,
     processes: int = 1,
 ) -> int:
-    """The fewest updates, on cycled rows, that train on so many target tokens."""
+    """The fewest updates, on cycled rows, that train on at least `target_tokens` target tokens."""
     epochs = math.ceil(target_tokens / sum(len(row.target_ids) for row in rows))
     whole = config.model_copy(update={"epochs": max(1, epochs), "updates": None})
-    made = schedule_training(rows, kind, whole, seed=seed, processes=processes)
-    seen = accumulate(_target_tokens(rows, made.plan))
-    batches = next(number for number, tokens in enumerate(seen, 1) if tokens >= target_tokens)
-    return math.ceil(batches / (made.accumulation * processes))
+    schedule = schedule_training(rows, kind, whole, seed=seed, processes=processes)
+    totals = accumulate(_target_tokens(rows, schedule.plan))
+    batches = next(number for number, tokens in enumerate(totals, 1) if tokens >= target_tokens)
+    return math.ceil(batches / (schedule.accumulation * processes))
 
 
 def _target_tokens(rows: Sequence[Example], plan: BatchPlan) -> list[int]:
@@ -122,28 +118,29 @@ def _target_tokens(rows: Sequence[Example], plan: BatchPlan) -> list[int]:
 
 @dataclass(frozen=True)
 class Arm:
-    """A learner that is compared: its training rows, and how it would be trained on its own."""
+    """A learner of a comparison: its training rows and its own training settings."""
 
     rows: Sequence[Example]
     kind: ModelKind
     config: TrainingConfig
 
 
-def budget(arms: Mapping[str, Arm], match: Literal["updates", "tokens"], *, seed: int) -> dict[str, Any]:
-    """The record of a budget: `number` is the most updates (or target tokens) that any arm would do by its own settings.
+def match_updates(arms: Mapping[str, Arm], match: Literal["updates", "tokens"], *, seed: int) -> dict[str, Any]:
+    """Matched updates of arms: each is trained as long as the longest of them would be by its own settings.
 
-    For each arm: `rows`, its `own` updates and target tokens, and the `updates` it gets: as many, or so many that it is
-    trained on as many target tokens; where its settings name a number of updates, that.
+    Returns `match`, `number` (the most updates, or target tokens, of any arm by its own settings), and for each arm its `rows`, its
+    `own` updates and target tokens, and its matched `updates`: `number` itself, or the fewest that train on `number` target
+    tokens. An arm whose settings give a number of updates keeps that.
     """
     own = {name: training_length(arm.rows, arm.kind, arm.config, seed=seed) for name, arm in arms.items()}
     number = max(length.updates if match == "updates" else length.target_tokens for length in own.values())
 
-    def given(arm: Arm) -> int:
+    def matched(arm: Arm) -> int:
         if arm.config.updates is not None:
             return arm.config.updates
         return number if match == "updates" else updates_for(number, arm.rows, arm.kind, arm.config, seed=seed)
 
-    told = {
-        name: {"rows": len(arm.rows), "own": asdict(own[name]), "updates": given(arm)} for name, arm in arms.items()
+    records = {
+        name: {"rows": len(arm.rows), "own": asdict(own[name]), "updates": matched(arm)} for name, arm in arms.items()
     }
-    return {"match": match, "number": number, "arms": told}
+    return {"match": match, "number": number, "arms": records}

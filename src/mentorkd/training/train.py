@@ -1,15 +1,14 @@
-"""Training a learner: its rows by a schedule, its objective, checkpoints to resume from, and the best round's weights."""
+"""Training a learner: its rows on a schedule, its objective, checkpoints to resume from, and the weights of the best round."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,6 @@ import torch
 from safetensors.torch import load_model as load_weights
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
-from transformers.integrations import TensorBoardCallback
 
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example
@@ -27,22 +25,27 @@ from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.training.schedule import Schedule, schedule_training
+from mentorkd.training.trackers import close_trackers, tensorboard_in
 from mentorkd.training.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
 
-__all__ = ["TrainingResult", "close_trackers", "last_checkpoint", "tensorboard_in", "train"]
+__all__ = ["TrainingResult", "last_checkpoint", "train"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run came to; `history` has a row a log step, a validation, and nothing else."""
+    """The outcome of a training."""
 
     history: list[dict[str, float]]
+    """One row for each log step and each validation."""
     updates: int
     best_step: int
+    """The update whose weights were chosen."""
     validation_accuracy: float | None
+    """Accuracy of the chosen weights; None without validation."""
     fused: bool
+    """Whether the fused loss was used."""
 
 
 def train(
@@ -64,29 +67,30 @@ def train(
     """Train `loaded.model` in place on `rows`; on return it holds the chosen weights.
 
     Args:
-        folder: checkpoints go here; if it holds one, training goes on from it.
-        objective: what is minimised; None is the cross-entropy.
-        updates: exactly so many optimiser steps, on cycled rows; None takes `config.updates`, or else whole epochs.
-        validate: accuracy of the model as it stands; given, the best round's weights are restored from disk at the end.
+        folder: folder for checkpoints; if it holds one, training resumes from it.
+        objective: the loss; None is the cross-entropy.
+        updates: number of optimiser steps, on cycled rows; None takes `config.updates`, or else whole epochs.
+        validate: returns the accuracy of the model in its current state; if given, the weights of the best round are restored
+            from disk at the end.
         on_progress: called with (step, steps).
-        project, run_name: what trackers of `config.report_to` call this training.
-        tensorboard: where TensorBoard's event files go, if it is one of them.
+        project, run_name: names of this training for the trackers of `config.report_to`.
+        tensorboard: folder for TensorBoard's event files, if `config.report_to` names it.
 
-    Raises TrainingError for rows without what the objective needs, and before the update that a non-finite loss would make.
+    Raises TrainingError if the rows lack what the objective needs, and before an update with a non-finite loss.
     """
     if not rows:
-        raise TrainingError("no training row is left; loosen `select` or raise `max_target_tokens`")
+        raise TrainingError("got no training row, expected at least one; loosen `select` or raise `max_target_tokens`")
     if precision == "float16" and loaded.device.type == "cpu":
-        raise TrainingError("got `precision: float16` on a CPU, which is slow at it; set `auto`, bfloat16 or float32")
+        raise TrainingError("got `precision: float16` on a CPU, where it is slow; set `auto`, bfloat16 or float32")
     objective = objective or CrossEntropy()
-    if (lack := objective.missing_data(rows)) is not None:
-        raise TrainingError(f"{lack} (of {len(rows)} rows); select more rationales, or choose another objective")
+    if (missing := objective.missing_data(rows)) is not None:
+        raise TrainingError(f"got {len(rows)} rows: {missing}; select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, project, run_name)
     schedule = schedule_training(rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=updates)
     _set_length(arguments, schedule, config.warmup_ratio)
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
     batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size)
-    exact = _tap_is_exact(loaded, batches[0])
+    fused = _can_fuse(loaded, batches[0])
     if config.torch_compile:
         _compile(loaded)
     checkpoint = last_checkpoint(folder)
@@ -95,17 +99,17 @@ def train(
     ]
     if tensorboard is not None and "tensorboard" in config.report_to:
         callbacks.append(tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
-    with _learned_beside(loaded.model, objective.weights, checkpoint):
+    with _trained_with(loaded.model, objective.weights, checkpoint):
         trainer = MentorTrainer(
             model=loaded.model,
             args=arguments,
             train_dataset=batches,
-            # The Trainer asks for one before it will call `evaluate`, which here generates instead.
+            # The Trainer requires one before it calls `evaluate`, which is overridden and generates instead.
             eval_dataset=batches if validate is not None else None,
-            data_collator=_only_item,
+            data_collator=itemgetter(0),  # an item of the data set is a whole micro-batch
             callbacks=callbacks,
             objective=objective,
-            fused=exact,
+            fused=fused,
             autocast=None if precision == "float32" else getattr(torch, precision),
             validate=validate,
         )
@@ -117,27 +121,26 @@ def train(
     state = trainer.state
     history = [_history_row(row, schedule) for row in state.log_history if "loss" in row or "eval_accuracy" in row]
     best = state.best_global_step if validate is not None else state.global_step
-    chosen = [row["validation_accuracy"] for row in history if row["step"] == best and "validation_accuracy" in row]
+    accuracies = (row["validation_accuracy"] for row in history if row["step"] == best and "validation_accuracy" in row)
     loaded.model.eval()
-    accuracy = chosen[0] if chosen else None
-    return TrainingResult(history, state.global_step, best or state.global_step, accuracy, trainer.fused)
+    return TrainingResult(history, state.global_step, best or state.global_step, next(accuracies, None), trainer.fused)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was wholly written (the Trainer writes its state last)."""
-    found: list[tuple[int, Path]] = []
+    """The newest complete checkpoint (the Trainer writes its state last)."""
+    checkpoints: list[tuple[int, Path]] = []
     for path in folder.glob("checkpoint-*"):
         try:
             step = json.loads((path / "trainer_state.json").read_text())["global_step"]
         except (OSError, ValueError, KeyError):
             continue
-        found.append((step, path))
-    return max(found)[1] if found else None
+        checkpoints.append((step, path))
+    return max(checkpoints)[1] if checkpoints else None
 
 
 @contextmanager
-def _learned_beside(model: nn.Module, weights: nn.Module | None, checkpoint: Path | None) -> Iterator[None]:
-    """While open, an objective's own weights are a part of the model, so that one optimiser and one clipping take both."""
+def _trained_with(model: nn.Module, weights: nn.Module | None, checkpoint: Path | None) -> Iterator[None]:
+    """Make an objective's own weights a part of the model, so that one optimiser and one gradient clipping include both."""
     if weights is None:
         yield
         return
@@ -150,49 +153,43 @@ def _learned_beside(model: nn.Module, weights: nn.Module | None, checkpoint: Pat
         del model.objective
 
 
-def _only_item(items: Sequence[Batch]) -> Batch:
-    """A planned micro-batch is one item of the data set, so the loader's own batches hold exactly one."""
-    (batch,) = items
-    return batch
-
-
-def _tap_is_exact(loaded: LoadedModel, batch: Batch) -> bool:
+def _can_fuse(loaded: LoadedModel, batch: Batch) -> bool:
+    """Whether the fused loss is exact: it needs a model whose logits are its head's output."""
     tensors = {name: value.to(loaded.device) for name, value in batch.items() if name != "rows"}
-    exact = head_is_linear(loaded.model, tensors)
-    if not exact:
+    fused = head_is_linear(loaded.model, tensors)
+    if not fused:
         log.warning(
-            "%s changes its logits after the head: training goes on with the plain loss, which needs more memory",
+            "%s changes its logits after the head: training uses the plain loss, which needs more memory",
             type(loaded.model).__name__,
         )
-    return exact
+    return fused
 
 
 def _compile(loaded: LoadedModel) -> None:
-    """Compile the stacks below the head, in place: the head stays free for the tap, and weights keep their names."""
+    """Compile the stacks below the head, in place: the fused loss still reads the head's input, and weights keep their names."""
     model = loaded.model.get_base_model() if hasattr(loaded.model, "get_base_model") else loaded.model
     stacks = [model.get_encoder(), model.get_decoder()] if loaded.kind == "seq2seq" else [model.base_model]
     for stack in stacks:
         stack.compile(dynamic=True)
 
 
-# What the Trainer adds to its log beside what the objective tells.
-_NOT_HISTORY = {"epoch", "step"}
-
-
 def _history_row(row: dict[str, float], schedule: Schedule) -> dict[str, float]:
-    """A log row in our terms; the Trainer sees the whole plan as one epoch, so epochs are counted by the schedule."""
-    named = {"step": row["step"], "epoch": round(schedule.epoch_at(int(row["step"])), 4)}
+    """A row of the history from a row of the Trainer's log.
+
+    The schedule counts the epochs: for the Trainer, the whole plan is one epoch.
+    """
+    place = {"step": row["step"], "epoch": round(schedule.epoch_at(int(row["step"])), 4)}
     if "eval_accuracy" in row:
-        return {**named, "validation_accuracy": row["eval_accuracy"]}
-    return {**named, **{key: value for key, value in row.items() if key not in _NOT_HISTORY}}
+        return {**place, "validation_accuracy": row["eval_accuracy"]}
+    return {**place, **{name: value for name, value in row.items() if name not in place}}
 
 
 NEVER = 10**9
-"""A step number no run reaches: saving and validating follow the schedule, not the Trainer's counters."""
+"""A step number that no training reaches: the schedule decides when to save and validate, not the Trainer's counters."""
 
 
 def _checkpointing_argument() -> str:
-    """Newer transformers call `gradient_checkpointing` otherwise, and warn of the old name."""
+    """The argument for gradient checkpointing; newer transformers rename it and warn about the old name."""
     names = {field.name for field in fields(TrainingArguments)}
     return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
@@ -237,7 +234,7 @@ def _arguments(
         run_name=run_name or None,
         **{_checkpointing_argument(): config.gradient_checkpointing},
     )
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are for several processes, not for DataParallel
+    arguments._n_gpu = min(1, arguments.n_gpu)  # more GPUs need more processes; DataParallel is not used
     return arguments
 
 
@@ -246,23 +243,3 @@ def _set_length(arguments: TrainingArguments, schedule: Schedule, warmup_ratio: 
     arguments.max_steps = schedule.updates
     arguments.warmup_steps = math.ceil(schedule.updates * warmup_ratio)
     arguments.logging_steps = max(1, schedule.updates // 100)
-
-
-def tensorboard_in(folder: Path, *, fresh: bool) -> TrainerCallback:
-    """Writes a training to TensorBoard's event files in `folder`; a `fresh` one in place of what was there.
-
-    By themselves they would go into the checkpoints' folder, under names of host and time, and be removed with it.
-    """
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    callback = TensorBoardCallback()
-    callback.logging_dir = str(folder)
-    return callback
-
-
-def close_trackers(names: Sequence[str]) -> None:
-    """End the runs of a training: W&B and MLflow would otherwise write the next one into the same."""
-    if "wandb" in names and (wandb := sys.modules.get("wandb")):
-        wandb.finish()
-    if "mlflow" in names and (mlflow := sys.modules.get("mlflow")):
-        mlflow.end_run()

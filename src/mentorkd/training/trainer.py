@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with our loss, our plan of batches, and validation by generation."""
+"""`transformers.Trainer` with the losses of objectives, a fixed plan of batches, and validation by generation."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["OWN_WEIGHTS", "MentorTrainer", "PlannedBatches", "RoundEnds"]
 Batch = dict[str, Any]
 
 OWN_WEIGHTS = "objective.safetensors"
-"""What an objective learns itself, in a checkpoint."""
+"""File with an objective's own weights in a checkpoint."""
 
 
 class PlannedBatches(Dataset[Batch]):
     """The collated micro-batches of a plan, in order, each with its `rows`.
 
-    Processes take them in turn. Where the last ones would get none, they get one without a label, which counts for
-    nothing: the loader itself would begin again at the front, and so change the last update. So is a micro-batch that the
-    plan leaves empty.
+    Processes take them in turn. In the last turn, a process without a micro-batch gets one without labels, which adds nothing to
+    the loss; the loader would take one from the start of the plan, and so change the last update. An empty micro-batch of the
+    plan also becomes one without labels.
     """
 
     def __init__(self, rows: Sequence[Example], plan: BatchPlan, collator: Collator, processes: int) -> None:
@@ -51,10 +51,10 @@ class PlannedBatches(Dataset[Batch]):
 
 
 class MentorTrainer(Trainer):
-    """A Trainer whose loss is sums over target positions divided by those positions of the whole optimiser step.
+    """A Trainer whose loss is a sum over target positions, divided by their number in the whole optimiser step.
 
-    So the loss and its gradient do not depend on padding, on how a step is split into micro-batches, or on the number
-    of processes.
+    So the loss and its gradient do not depend on padding, on the split of a step into micro-batches, or on the number of
+    processes.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class MentorTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        # Shards of a weight are no head to compute with.
+        # The fused loss needs the whole head; these hold shards of it.
         self.fused = fused and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         self.objective, self.autocast, self.validate = objective, autocast, validate
         # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self._kinds = list(objective.counts([]))
-        self._told: defaultdict[tuple[str, str], torch.Tensor | float] = defaultdict(float)
-        self._seen: defaultdict[str, int] = defaultdict(int)
+        self._metrics: defaultdict[tuple[str, str], torch.Tensor | float] = defaultdict(float)
+        self._positions: defaultdict[str, int] = defaultdict(int)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -82,7 +82,7 @@ class MentorTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list[Batch], torch.Tensor]:
-        """The micro-batches of one optimiser step and their target positions of every kind, over all processes."""
+        """The micro-batches of one optimiser step, and their target positions of every kind over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = self.objective.counts([row for batch in samples for row in batch["rows"]])
         positions = torch.tensor([counts[kind] for kind in self._kinds], device=device)
@@ -107,30 +107,30 @@ class MentorTrainer(Trainer):
                 model, batch, rows, owner=self.model, fused=self.fused, layers=self.objective.layers
             )
             sums = self.objective.sums(student)
-        parts = [total / step[kind].clamp(min=1) for kind, total in sums.loss.items()]
-        loss: torch.Tensor = torch.stack(parts).sum()
+        terms = [total / step[kind].clamp(min=1) for kind, total in sums.loss.items()]
+        loss: torch.Tensor = torch.stack(terms).sum()
         if not torch.isfinite(loss):
             raise TrainingError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}, before its update; rationales in the "
-                f"batch: {', '.join(row.rationale_id for row in rows)}. Lower the learning rate or set `precision: float32`; "
-                "finished epochs are kept"
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}, and training stopped before that update; "
+                f"rationales in the batch: {', '.join(row.rationale_id for row in rows)}. Lower the learning rate or set "
+                "`precision: float32`; checkpoints of finished epochs are kept"
             )
-        self._remember(sums, rows)
-        # DistributedDataParallel averages gradients over processes; the loss is a sum over them.
+        self._collect(sums, rows)
+        # DistributedDataParallel averages gradients over processes, and the loss is a sum over them.
         processes: int = self.args.world_size
         return loss * processes
 
-    def _remember(self, sums: Sums, rows: Sequence[Example]) -> None:
-        for name, (kind, total) in sums.told.items():
-            self._told[name, kind] += total
+    def _collect(self, sums: Sums, rows: Sequence[Example]) -> None:
+        for name, (kind, total) in sums.metrics.items():
+            self._metrics[name, kind] += total
         for kind, count in self.objective.counts(rows).items():
-            self._seen[kind] += count
+            self._positions[kind] += count
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Validation accuracy by generation. Ties go to the later epoch, hence the selection value beside it."""
+        """Validation accuracy by generation, and the value that selects the best round: of equal accuracies, the later wins."""
         assert self.validate is not None
         self.model.eval()
-        with torch.compiler.set_stance("force_eager"):  # generation would compile anew for every length
+        with torch.compiler.set_stance("force_eager"):  # generation would compile for every length
             accuracy = self.validate()
         metrics = {
             "eval_accuracy": accuracy,
@@ -142,28 +142,30 @@ class MentorTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self._told_since()
+            logs |= self._take_metrics()
         super().log(logs, start_time)
 
-    def _told_since(self) -> dict[str, float]:
-        """What the objective told since the last log, a position, and the number of target tokens; over all processes."""
-        values = [*(float(total) for total in self._told.values()), *(float(self._seen[kind]) for kind in self._kinds)]
+    def _take_metrics(self) -> dict[str, float]:
+        """Means of the objective's metrics since the last log, and the number of target tokens, over all processes."""
+        values = [float(value) for value in (*self._metrics.values(), *(self._positions[kind] for kind in self._kinds))]
         totals = self.accelerator.reduce(torch.tensor(values, device=self.args.device), "sum").tolist()
-        seen = dict(zip(self._kinds, totals[len(self._told) :], strict=True))
-        told = {name: total / max(1, seen[kind]) for (name, kind), total in zip(self._told, totals, strict=False)}
-        self._told.clear()
-        self._seen.clear()
-        return {**told, "tokens": seen["tokens"]}
+        positions = dict(zip(self._kinds, totals[len(self._metrics) :], strict=True))
+        means = {
+            name: total / max(1, positions[kind]) for (name, kind), total in zip(self._metrics, totals, strict=False)
+        }
+        self._metrics.clear()
+        self._positions.clear()
+        return {**means, "tokens": positions["tokens"]}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, and beside it what the objective learns itself: adapters alone would leave that out."""
+        """Save the model, and the objective's own weights in a file beside it: a checkpoint of adapters omits them."""
         super().save_model(output_dir, _internal_call)
         if self.objective.weights is not None and self.args.should_save:
             save_file(self.objective.weights.state_dict(), Path(output_dir or self.args.output_dir) / OWN_WEIGHTS)
 
 
 class RoundEnds(TrainerCallback):
-    """Logs, saves and validates at the ends of rounds, and tells progress."""
+    """Logs, saves and validates at the ends of rounds, and reports progress."""
 
     def __init__(
         self, ends: Sequence[int], every: int, validate: bool, on_progress: Callable[[int, int], None]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
-from mentorkd.data.encoding import Example, TextExample, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.encoding import Example, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_target
 from mentorkd.errors import ModelError
 from tiny_models import tiny_tokenizer
@@ -17,7 +18,7 @@ from tiny_models import tiny_tokenizer
 LENGTHS = [5 + 7919 * row % 196 for row in range(137)]  # 5 to 200, in no order
 
 
-def test_a_plan_holds_every_row_once_an_epoch() -> None:
+def test_a_plan_has_every_row_once_an_epoch() -> None:
     plan = plan_batches(LENGTHS, epochs=3, seed=1, batch_size=8)
     start = 0
     for end in plan.epoch_ends:
@@ -51,7 +52,7 @@ def test_a_number_of_batches_cycles_the_rows_and_cuts_the_last_epoch() -> None:
 
 
 @pytest.mark.parametrize("limit", [{"batch_size": 8}, {"tokens_per_batch": 900}])
-def test_rows_of_a_group_share_a_batch_two_by_two_in_other_pairs_every_epoch(limit: dict[str, int]) -> None:
+def test_rows_of_a_group_share_a_batch_in_pairs_that_change_every_epoch(limit: dict[str, int]) -> None:
     groups = [None if row % 10 == 0 else f"q{row // 5}" for row in range(len(LENGTHS))]
     plan = plan_batches(LENGTHS, epochs=4, seed=1, groups=groups, **limit)
     sizes = Counter(group for group in groups if group)
@@ -83,23 +84,23 @@ def neighbours(batch: list[int], groups: list[str | None]) -> list[tuple[int, in
     return pairs
 
 
-def test_a_pair_over_the_limit_stands_alone() -> None:
+def test_a_pair_over_the_limit_is_alone_in_its_batch() -> None:
     plan = plan_batches([9, 9, 9], epochs=1, seed=0, batch_size=1, groups=["q", "q", None])
     assert sorted(map(len, plan.batches)) == [1, 2]
 
 
-def test_batches_hold_rows_of_about_equal_length() -> None:
+def test_batches_have_rows_of_about_equal_length() -> None:
     plan = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8, window=100)
     assert padded(plan.batches) < 1.1 * sum(LENGTHS)
 
 
-def test_an_update_holds_the_same_random_rows_however_it_is_split() -> None:
+def test_an_update_has_the_same_random_rows_for_every_split() -> None:
     whole = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8).batches
     for split in (2, 4):
         micro = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8 // split, window=split).batches
         updates = [micro[start : start + split] for start in range(0, len(micro), split)]
         assert [sorted(row for batch in update for row in batch) for update in updates] == [sorted(b) for b in whole]
-        assert padded(micro) < padded(whole)  # its micro-batches are alike
+        assert padded(micro) < padded(whole)  # lengths within a micro-batch are similar
 
 
 @pytest.mark.parametrize("window", [2, 3, 5])
@@ -108,7 +109,7 @@ def test_windows_follow_one_another_over_the_ends_of_epochs(window: int) -> None
     assert plan.epoch_ends == [18, 36, 54]
     for start in range(0, 54, window):
         if any(start < end < start + window for end in plan.epoch_ends):
-            continue  # the rows of two epochs, sorted apart
+            continue  # the rows of two epochs, sorted separately
         spans = sorted((min(held), max(held)) for held in lengths_of(plan.batches[start : start + window]))
         assert all(below[1] <= above[0] for below, above in pairwise(spans))
 
@@ -122,12 +123,12 @@ def lengths_of(batches: list[list[int]]) -> list[list[int]]:
 
 
 def padding(batches: list[list[int]], sides: list[tuple[int, int]]) -> float:
-    """Share of padding among what the batches hold, each side padded to its own longest."""
+    """Share of padding in the batches, each side padded to its longest."""
     padded = sum(len(batch) * sum(max(sides[row][side] for row in batch) for side in (0, 1)) for batch in batches)
     return padded / sum(map(sum, sides)) - 1
 
 
-def test_sources_and_targets_of_a_batch_are_alike_where_they_are_padded_apart() -> None:
+def test_sources_and_targets_of_a_batch_have_similar_lengths_if_padded_separately() -> None:
     make = random.Random(0)
     sides = [(make.randint(20, 70), min(500, round(make.lognormvariate(4.3, 0.6)))) for _ in range(1500)]
     batches = sorted_batches(sides, tokens_per_batch=2048)
@@ -135,10 +136,10 @@ def test_sources_and_targets_of_a_batch_are_alike_where_they_are_padded_apart() 
     assert padding(batches, sides) < 0.09
     assert padding(plan_batches(sides, epochs=1, seed=0, batch_size=8, window=100).batches, sides) < 0.13
     sums = [sum(pair) for pair in sides]
-    assert padding(sorted_batches(sums, tokens_per_batch=2048), sides) > 0.15  # what sorting by the sum comes to
+    assert padding(sorted_batches(sums, tokens_per_batch=2048), sides) > 0.15  # by sorting by the sum
 
 
-def test_a_token_budget_is_kept_on_both_sides() -> None:
+def test_the_token_limit_holds_for_both_sides() -> None:
     sides = [(length % 50 + 1, length) for length in LENGTHS]
     for batch in plan_batches(sides, epochs=1, seed=1, tokens_per_batch=600).batches:
         assert len(batch) * sum(max(sides[row][side] for row in batch) for side in (0, 1)) <= 600
@@ -149,18 +150,18 @@ def test_no_rows_make_no_batches() -> None:
     assert plan_batches([], epochs=2, seed=0, batch_size=4).batches == []
 
 
-def test_a_token_budget_is_kept_padding_included() -> None:
+def test_the_token_limit_includes_padding() -> None:
     plan = plan_batches(LENGTHS, epochs=2, seed=1, tokens_per_batch=400, window=100)
     assert all(len(batch) * max(LENGTHS[row] for row in batch) <= 400 for batch in plan.batches)
     assert len(plan.batches) < 2 * len(LENGTHS) / 2
 
 
-def test_a_row_over_the_budget_stands_alone() -> None:
+def test_a_row_over_the_limit_is_alone_in_its_batch() -> None:
     plan = plan_batches([10, 500, 10], epochs=1, seed=0, tokens_per_batch=100)
     assert [1] in plan.batches
 
 
-def test_inference_batches_run_longest_first() -> None:
+def test_inference_batches_are_longest_first() -> None:
     batches = sorted_batches(LENGTHS, batch_size=10)
     widths = [max(LENGTHS[row] for row in batch) for batch in batches]
     assert widths == sorted(widths, reverse=True)
@@ -177,12 +178,12 @@ def test_batches_are_padded_to_multiples_of_eight_where_positions_suffice(positi
     assert (batch["labels"] != IGNORE_INDEX).sum(1).tolist() == [3, 9]
 
 
-def test_one_of_rows_and_tokens_must_be_given() -> None:
+def test_exactly_one_of_rows_and_tokens_is_required() -> None:
     with pytest.raises(ValueError, match="exactly one of batch_size"):
         plan_batches([1], epochs=1, seed=0)
 
 
-def test_one_of_epochs_and_batches_must_be_given_and_batches_need_rows() -> None:
+def test_exactly_one_of_epochs_and_batches_is_required_and_batches_need_rows() -> None:
     for given in ({}, {"epochs": 1, "batches": 1}):
         with pytest.raises(ValueError, match="exactly one of epochs"):
             plan_batches([1], seed=0, batch_size=1, **given)
@@ -245,15 +246,15 @@ def test_the_tokens_of_an_answer_are_found(kind: str, form: str, answer: str) ->
     target = render_target(f"the answer is not {answer} yet", answer, form)  # type: ignore[arg-type]
     start = target.rindex(answer)
     row = TextExample("a", "How many?", target, answer=(start, start + len(answer)))
-    (encoded,), _ = encode_rows([row], tokenizer, kind, max_source_tokens=99, max_target_tokens=99)  # type: ignore[arg-type]
-    assert encoded.answer is not None
-    found = tokenizer.decode(encoded.target_ids[slice(*encoded.answer)])
-    assert answer in found
-    assert found.strip(" .") == answer
-    assert tokenizer.eos_token_id not in encoded.target_ids[slice(*encoded.answer)]
+    (example,), _ = encode_rows([row], tokenizer, kind, max_source_tokens=99, max_target_tokens=99)  # type: ignore[arg-type]
+    assert example.answer is not None
+    decoded = tokenizer.decode(example.target_ids[slice(*example.answer)])
+    assert answer in decoded
+    assert decoded.strip(" .") == answer
+    assert tokenizer.eos_token_id not in example.target_ids[slice(*example.answer)]
 
 
-def test_what_has_no_token_is_not_found_and_slow_tokenizers_are_refused() -> None:
+def test_characters_without_a_token_are_not_found_and_slow_tokenizers_are_refused() -> None:
     assert token_span(tiny_tokenizer(), "causal", "7 --> 8", (9, 10)) is None
     with pytest.raises(ModelError, match="fast tokenizer"):
         token_span(SimpleNamespace(is_fast=False), "causal", "7 --> 8", (6, 7))  # type: ignore[arg-type]
@@ -276,12 +277,12 @@ def test_causal_labels_are_what_each_position_predicts_and_prompts_have_none(sid
     batch = Collator("causal", pad_token_id=0, padding_side=side)(ROWS)  # type: ignore[arg-type]
     keep = batch["labels"] != IGNORE_INDEX
     assert batch["labels"][keep].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
-    # The last prompt token predicts the first target token; every target token but the last is read.
+    # The last prompt token predicts the first target token; every target token but the last is an input.
     assert batch["input_ids"][keep].tolist() == [1, 8, 9, 1, 8, 9, 10, 11]
     assert torch.equal(batch["attention_mask"].sum(1), torch.tensor([6, 6]))
 
 
-def test_packed_rows_stand_one_behind_the_other() -> None:
+def test_packed_rows_follow_one_another() -> None:
     batch = Collator("causal", pad_token_id=0, packed=True)(ROWS)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 1, 8, 9, 5, 1, 8, 9, 10, 11]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]]

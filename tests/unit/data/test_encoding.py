@@ -7,11 +7,12 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from mentorkd.data.batching import plan_batches
-from mentorkd.data.encoding import Example, Reader, training_rows
+from mentorkd.data.encoding import Example, TextEncoder, training_rows
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.distillation.objectives.mcc import answer_pairs
 from mentorkd.models import load_tokenizer
 from mentorkd.recipe.learner import Learner, ModelConfig
+from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveSpec
 from mentorkd.records import GOLD, Question, Rationale
 from tiny_models import tiny_tokenizer
 
@@ -25,7 +26,7 @@ def encoded(
     tokenizer: PreTrainedTokenizerBase = TOKENIZER,
 ) -> list[Example]:
     learner = Learner(model="unused", prompt="Q: {question}", objective=objective)  # type: ignore[arg-type]
-    return training_rows(rationales, questions or [QUESTION], learner, Reader(tokenizer, "seq2seq", None))[0]
+    return training_rows(rationales, questions or [QUESTION], learner, TextEncoder(tokenizer, "seq2seq", None))[0]
 
 
 QUESTION = Question.create("How many apples?", "7", "train")
@@ -35,30 +36,37 @@ BARE = Rationale.create(QUESTION.id, "", "7", "correct", GOLD, 0)
 
 def test_step_by_step_makes_two_rows_that_are_a_pair() -> None:
     rows = encoded(REASONED, "step_by_step")
-    read = TOKENIZER.decode
-    told = [(row.task, read(row.source_ids[:-1]), read(row.target_ids[:-1])) for row in rows]
-    assert told[:2] == [
+    decode = TOKENIZER.decode
+    texts = [(row.task, decode(row.source_ids[:-1]), decode(row.target_ids[:-1])) for row in rows]
+    assert texts[:2] == [
         ("predict", "predict: Q: How many apples?", "7"),
         ("explain", "explain: Q: How many apples?", "3 + 4 = 7, way 0"),
     ]
     assert [row.group for row in rows] == [REASONED[0].id] * 2 + [REASONED[1].id] * 2
 
 
-def test_rows_of_mcc_are_grouped_by_question_and_know_their_answer() -> None:
+def test_rows_of_mcc_are_grouped_by_question_with_the_answer_marked() -> None:
     rows = encoded([*REASONED, BARE], "mcc")
     assert [row.group for row in rows] == [QUESTION.id, QUESTION.id, None]
     answers = [TOKENIZER.decode(row.target_ids[slice(*row.answer)]) for row in rows[:2] if row.answer]
     assert [answer.strip() for answer in answers] == ["7", "7"]
 
 
-@pytest.mark.parametrize("objective", ["rationale", "step_by_step", "mcc"])
-def test_bare_answers_are_one_row_of_no_pair(objective: str) -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_bare_answer_is_one_row_without_a_pair(objective: str) -> None:
     (row,) = encoded([BARE], objective)
     assert TOKENIZER.decode(row.target_ids[:-1]) == "7"
     assert plan_batches([1], epochs=1, seed=0, batch_size=8, groups=[row.group]).batches == [[0]]
 
 
-def test_answer_spans_of_real_rationales_are_found_and_alike_in_pairs(
+@pytest.mark.parametrize(("objective", "spec"), OBJECTIVES.items())
+def test_a_rationale_gives_the_rows_that_its_objective_declares(objective: str, spec: ObjectiveSpec) -> None:
+    rows = encoded(REASONED[:1], objective)
+    assert len(rows) == spec.rows_per_rationale
+    assert [row.task for row in rows if row.task] == list(spec.tasks)
+
+
+def test_answer_spans_of_real_rationales_are_found_and_equal_in_pairs(
     shared_data: Path, shared_tokenizer: Path
 ) -> None:
     data = shared_data / "mentor-kd"

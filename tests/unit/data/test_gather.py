@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mentorkd.data.encoding import Reader
+from mentorkd.data.encoding import TextEncoder
 from mentorkd.data.selection import gather
 from mentorkd.grading.grade import Grader
 from mentorkd.recipe.learner import SelectConfig
@@ -111,7 +111,7 @@ def test_length_is_counted_by_the_tokenizer_or_recorded_as_an_estimate() -> None
     known, spelled = (len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
     assert known <= 4 < spelled
     selects = {"teacher": SelectConfig(max_tokens=4)}
-    by_reader = gather({"teacher": rows}, selects, QUESTIONS, tokens=Reader(tokenizer, "seq2seq", None).count)
+    by_reader = gather({"teacher": rows}, selects, QUESTIONS, tokens=TextEncoder(tokenizer, "seq2seq", None).count)
     roughly = gather({"teacher": rows}, selects, QUESTIONS)
     assert [r.text for r in by_reader.rationales] == texts[:1]
     assert [r.text for r in roughly.rationales] == texts

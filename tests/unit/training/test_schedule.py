@@ -22,30 +22,30 @@ def config(**settings: Any) -> TrainingConfig:
 
 
 def test_without_a_number_of_updates_rounds_are_epochs() -> None:
-    made = schedule_training(rows(10), "seq2seq", config(), seed=0)
-    assert (made.updates, made.rounds, made.epoch_ends) == (12, [3, 6, 9, 12], [3, 6, 9, 12])
-    assert [made.epoch_at(step) for step in (3, 4, 12)] == [1, pytest.approx(4 / 3), 4]
+    schedule = schedule_training(rows(10), "seq2seq", config(), seed=0)
+    assert (schedule.updates, schedule.rounds, schedule.epoch_ends) == (12, [3, 6, 9, 12], [3, 6, 9, 12])
+    assert [schedule.epoch_at(step) for step in (3, 4, 12)] == [1, pytest.approx(4 / 3), 4]
 
 
 @pytest.mark.parametrize("kind", ["seq2seq", "causal"])
-def test_with_a_number_of_updates_rounds_are_equal_distances_and_epochs_still_true(kind: str) -> None:
-    made = schedule_training(rows(10), kind, config(updates=20), seed=0)  # type: ignore[arg-type]
-    assert len(made.plan.batches) == made.updates == 20
-    assert made.rounds == [5, 10, 15, 20]
-    assert made.epoch_at(20) == pytest.approx(20 / 3)
+def test_with_a_number_of_updates_rounds_are_equal_distances_and_epochs_are_passes(kind: str) -> None:
+    schedule = schedule_training(rows(10), kind, config(updates=20), seed=0)  # type: ignore[arg-type]
+    assert len(schedule.plan.batches) == schedule.updates == 20
+    assert schedule.rounds == [5, 10, 15, 20]
+    assert schedule.epoch_at(20) == pytest.approx(20 / 3)
     whole = schedule_training(rows(10), kind, config(epochs=7), seed=0)  # type: ignore[arg-type]
-    assert made.plan.batches == whole.plan.batches[:20]
+    assert schedule.plan.batches == whole.plan.batches[:20]
 
 
-def test_the_given_number_goes_before_the_recipes_and_counts_whole_accumulation_steps() -> None:
-    made = schedule_training(
+def test_the_given_number_overrides_the_recipes_and_counts_whole_accumulation_steps() -> None:
+    schedule = schedule_training(
         rows(10), "seq2seq", config(updates=9, gradient_accumulation=2), seed=0, updates=5, processes=2
     )
-    assert (made.updates, len(made.plan.batches)) == (5, 20)
-    assert made.rounds == [2, 3, 4, 5]
+    assert (schedule.updates, len(schedule.plan.batches)) == (5, 20)
+    assert schedule.rounds == [2, 3, 4, 5]
 
 
-def test_arms_of_unlike_size_can_be_given_equal_updates_or_tokens() -> None:
+def test_arms_of_different_sizes_can_get_equal_updates_or_tokens() -> None:
     small, large = rows(10), rows(31)
     lengths = [training_length(arm, "seq2seq", config(), seed=0) for arm in (small, large)]
     assert lengths[0] == Length(12, 4 * sum(len(row.target_ids) for row in small))
@@ -64,13 +64,13 @@ def test_updates_for_counts_steps_of_several_micro_batches() -> None:
     assert updates_for(1, every, "causal", how, seed=0) == 1
 
 
-def test_step_by_step_a_batch_is_as_many_rationales_and_two_micro_batches() -> None:
+def test_step_by_step_a_batch_counts_rationales_and_is_two_micro_batches() -> None:
     every = [Example(f"r{n}", [5], [6], f"r{n}", task) for n in range(9) for task in ("predict", "explain")]  # type: ignore[arg-type]
     every.append(Example("bare", [5], [6], None, "predict"))  # an answer without a rationale
-    made = schedule_training(every, "seq2seq", config(batch_size=2, gradient_accumulation=3), seed=0)
-    assert made.accumulation == 6
-    assert made.updates == -(-len(made.plan.batches) // 6)
-    for answers, reasons in zip(made.plan.batches[::2], made.plan.batches[1::2], strict=True):
+    schedule = schedule_training(every, "seq2seq", config(batch_size=2, gradient_accumulation=3), seed=0)
+    assert schedule.accumulation == 6
+    assert schedule.updates == -(-len(schedule.plan.batches) // 6)
+    for answers, reasons in zip(schedule.plan.batches[::2], schedule.plan.batches[1::2], strict=True):
         assert 1 <= len(answers) <= 3
         assert {every[row].task for row in answers} == {"predict"}
         assert {every[row].task for row in reasons} <= {"explain"}
@@ -81,8 +81,8 @@ def test_step_by_step_a_batch_is_as_many_rationales_and_two_micro_batches() -> N
     assert len(schedule_training(every, "seq2seq", config(), seed=0, updates=7).plan.batches) == 14
 
 
-def test_a_training_with_empty_micro_batches_counts_them_for_nothing(tmp_path: Path) -> None:
-    """The one whose rationale is bare has no row that asks to explain."""
+def test_empty_micro_batches_add_nothing_to_a_training(tmp_path: Path) -> None:
+    """A bare answer has no row with the task explain."""
     student = learner()
     rows = [*paired_rows(student, 2, step_by_step=True), *paired_rows(student, 3, step_by_step=True)[-2:-1]]
     result = run(student, rows, tmp_path, objective=StepByStep(), batch_size=1)

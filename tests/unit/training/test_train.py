@@ -43,7 +43,7 @@ from tiny_training import (
     weights,
 )
 
-# --- it learns ----------------------------------------------------------------------------------------------------
+# --- training reduces the loss ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,7 +57,7 @@ def test_the_loss_falls(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_distillation_brings_the_student_to_the_mentor(family: str, tmp_path: Path) -> None:
+def test_distillation_moves_the_student_towards_the_mentor(family: str, tmp_path: Path) -> None:
     mentor, student = learner(family, seed=1), learner(family, seed=2)
     result = run(student, rows_for(student, 16), tmp_path, epochs=8, objective=online(mentor, kd_weight=1.0))
     divergence = [row["divergence"] for row in result.history]
@@ -65,7 +65,7 @@ def test_distillation_brings_the_student_to_the_mentor(family: str, tmp_path: Pa
     assert min(divergence) >= 0
 
 
-def test_history_says_where_each_row_stands(tmp_path: Path) -> None:
+def test_history_rows_have_their_step_and_epoch(tmp_path: Path) -> None:
     loaded = learner()
     rows = rows_for(loaded, 10)
     result = run(loaded, rows, tmp_path, epochs=2, batch_size=4, validate=lambda: 0.5)
@@ -88,20 +88,20 @@ def test_the_logged_loss_is_the_weighted_sum_of_its_parts(tmp_path: Path) -> Non
         assert row["loss"] == pytest.approx(0.7 * row["ce"] + 0.3 * 4 * row["divergence"], rel=1e-4)
 
 
-def test_progress_is_told_at_every_step(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_progress_is_reported_at_every_step(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
     loaded = learner()
-    run(loaded, rows_for(loaded, 8), tmp_path, on_progress=lambda step, steps: told.append((step, steps)))
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    run(loaded, rows_for(loaded, 8), tmp_path, on_progress=lambda step, total: steps.append((step, total)))
+    assert steps == [(0, 2), (1, 2), (2, 2)]
 
 
-# --- the loss does not depend on how rows lie in batches ----------------------------------------------------------
+# --- the loss does not depend on the layout of batches ----------------------------------------------------------
 
 
 def loss_and_gradient(
     family: str, batches: list[list[Example]], *, fused: bool = True, **options: Any
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    """Loss a token and its gradient, of rows that lie so in batches."""
+    """Loss a token and its gradient for a layout of rows in batches."""
     student, mentor = learner(family, seed=2), learner(family, seed=1)
     start = student.model.config.decoder_start_token_id if student.kind == "seq2seq" else None
     collate = Collator(student.kind, student.tokenizer.pad_token_id, start, **options)
@@ -141,7 +141,7 @@ def test_loss_and_gradient_do_not_depend_on_the_batch(family: str, change: str) 
             options = {"fused": False}
         case "packed":
             if family == "t5":
-                with pytest.raises(ValueError, match="cannot be packed"):
+                with pytest.raises(ValueError, match="got packed=True"):
                     Collator("seq2seq", 0, 0, packed=True)
                 return
             options = {"packed": True}
@@ -167,7 +167,7 @@ def test_accumulation_does_not_change_training(family: str, tmp_path: Path) -> N
         assert_same(results[accumulation][2], results[1][2], rtol=1e-3, atol=1e-4)
 
 
-def test_epochs_that_do_not_fill_an_accumulation_step_are_all_trained_on(tmp_path: Path) -> None:
+def test_epochs_that_do_not_fill_an_accumulation_step_are_trained_completely(tmp_path: Path) -> None:
     loaded = learner()
     rows = rows_for(loaded, 10)  # 5 micro-batches an epoch, 10 in all, 4 a step
     result = run(loaded, rows, tmp_path, epochs=2, batch_size=2, gradient_accumulation=4)
@@ -213,7 +213,7 @@ class Killed(Exception):
 def test_a_resumed_run_gives_the_losses_and_weights_of_an_undisturbed_one(
     killed_at: int, kept: int | None, length: dict[str, int], tmp_path: Path
 ) -> None:
-    """With dropout on: the state of the random generators comes back too."""
+    """With dropout: the state of the random generators is restored too."""
 
     def start(folder: str, on_progress: Callable[[int, int], None]) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
         student = learner(seed=2, dropout=True)
@@ -237,7 +237,7 @@ def test_a_resumed_run_gives_the_losses_and_weights_of_an_undisturbed_one(
     assert_same(resumed[1], undisturbed[1], rtol=0, atol=0)
 
 
-def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path) -> None:
     for step, state in {2: '{"global_step": 2}', 9: "{", 11: None}.items():
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
@@ -249,9 +249,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("accuracies", "best"), [([0.1, 0.9, 0.3], 2), ([0.9, 0.5, 0.1], 1), ([0.5, 0.9, 0.9], 3), ([0.0, 0.0, 0.0], 3)]
 )
-def test_the_best_epoch_is_really_restored_and_ties_go_to_the_later(
-    accuracies: list[float], best: int, tmp_path: Path
-) -> None:
+def test_the_best_epoch_is_restored_and_the_later_wins_ties(accuracies: list[float], best: int, tmp_path: Path) -> None:
     loaded = learner(dropout=True)
     seen: list[dict[str, torch.Tensor]] = []
 
@@ -292,7 +290,7 @@ def test_a_given_number_of_updates_cycles_the_rows_and_validates_at_equal_distan
     assert [row["step"] for row in result.history if "validation_accuracy" in row] == [4, 8]
 
 
-def test_without_validation_the_last_weights_stay(tmp_path: Path) -> None:
+def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     loaded = learner()
     result = run(loaded, rows_for(loaded, 8), tmp_path, epochs=2)
     assert (result.best_step, result.validation_accuracy) == (4, None)
@@ -301,7 +299,8 @@ def test_without_validation_the_last_weights_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("objective", "what"), [(StepByStep(), "no row asks to predict"), (Consistency(), "two rationales with one answer")]
+    ("objective", "what"),
+    [(StepByStep(), "no row has the task predict"), (Consistency(), "two rationales with the same answer")],
 )
 def test_rows_without_what_the_objective_needs_are_refused(objective: Objective, what: str, tmp_path: Path) -> None:
     loaded = learner()
@@ -310,7 +309,7 @@ def test_rows_without_what_the_objective_needs_are_refused(objective: Objective,
 
 
 def test_no_rows_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no training row is left"):
+    with pytest.raises(TrainingError, match="got no training row"):
         run(learner(), [], tmp_path)
 
 
@@ -321,7 +320,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_its_rationa
     monkeypatch.setattr(mentorkd.training.train, "head_is_linear", lambda model, batch: fused)
     loaded = learner(tie_word_embeddings=False)
     rows = rows_for(loaded, 8)
-    with torch.no_grad():  # what an update that went wrong would leave behind
+    with torch.no_grad():  # as after a bad update
         loaded.model.decoder.final_layer_norm.weight[0] = torch.inf
     before = weights(loaded)
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step 1") as caught:
@@ -339,7 +338,7 @@ def test_float16_needs_an_accelerator(tmp_path: Path) -> None:
         run(loaded, rows_for(loaded, 4), tmp_path, precision="float16")
 
 
-# --- ways to compute it -------------------------------------------------------------------------------------------
+# --- ways to compute the loss -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -404,7 +403,7 @@ def test_gradient_checkpointing_trains_alike(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.filterwarnings("default")  # torch.compile warns of itself
+@pytest.mark.filterwarnings("default")  # torch.compile causes warnings
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_compiled_model_trains_alike_and_saves_plain_names(family: str, tmp_path: Path) -> None:
     results, names = [], []

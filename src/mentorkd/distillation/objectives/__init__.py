@@ -1,1 +1,1 @@
-"""What a learner minimises: one file an objective, over the protocol of `base`; `build` makes one from a recipe."""
+"""Losses of learners: one file an objective, over the protocol in `base`; `build` makes one from a recipe."""

@@ -1,4 +1,4 @@
-"""Objective: what a learner minimises, from its part of the recipe and what its mentors left on disk."""
+"""From a learner of the recipe, and the files of its mentors, to its objective."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ __all__ = ["MentorFiles", "objective_of"]
 
 @dataclass(frozen=True)
 class MentorFiles:
-    """What a mentor left on disk."""
+    """A trained mentor on disk."""
 
     model: Path
     stores: Sequence[Path]
-    """Its soft labels, one store a source of rationales; none where it is asked live."""
+    """Its soft labels, one store a source of rationales; none for a live mentor."""
 
 
 def objective_of(learner: Learner, student: LoadedModel, mentors: Mapping[str, MentorFiles], *, seed: int) -> Objective:
-    """The objective of a learner that imitates `mentors`."""
-    if learner.objective == "step_by_step":
-        return StepByStep(learner.alpha)
-    imitation = _imitation(learner, student, mentors, seed) if mentors else CrossEntropy()
-    if learner.objective == "mcc":
-        return Consistency(learner.alpha, learner.objective_temperature, imitation)
-    return imitation
+    """The objective of a learner that imitates `mentors` (by learner name; may be empty)."""
+    base = _imitation(learner, student, mentors, seed) if mentors else CrossEntropy()
+    match learner.objective:
+        case "rationale":
+            return base
+        case "step_by_step":
+            return StepByStep(learner.alpha)
+        case "mcc":
+            return Consistency(learner.alpha, learner.objective_temperature, base)
 
 
 def _imitation(learner: Learner, student: LoadedModel, mentors: Mapping[str, MentorFiles], seed: int) -> Objective:
@@ -44,12 +46,12 @@ def _imitation(learner: Learner, student: LoadedModel, mentors: Mapping[str, Men
         (files,) = mentors.values()
         mentor = load_folder(files.model, device=student.device)
         return HiddenMatching(student, mentor, kd_weight=learner.kd_weight, layers=learner.layers, seed=seed)
-    sources = [(share, _source(mentors[name], learner, student)) for name, share in learner.mentor_weights.items()]
-    source = sources[0][1] if len(sources) == 1 else MentorEnsemble(sources)
+    members = [(share, _mentor(mentors[name], learner, student)) for name, share in learner.mentor_weights.items()]
+    source = members[0][1] if len(members) == 1 else MentorEnsemble(members)
     return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
 
 
-def _source(files: MentorFiles, learner: Learner, student: LoadedModel) -> SingleMentor:
+def _mentor(files: MentorFiles, learner: Learner, student: LoadedModel) -> SingleMentor:
     if not files.stores:
         return OnlineMentor(load_folder(files.model, device=student.device))
     return StoredSoftLabels(

@@ -1,11 +1,11 @@
-"""Hidden-state distillation: the student's layers, through learned projections, against the mentor's (FitNets, Romero et al.
+"""Hidden-state distillation: learned projections of the student's layers approach the mentor's layers (FitNets, Romero et al.
 2015; TinyBERT, Jiao et al. 2020).
 
     loss = (1 - w) CE + w MSE
 
-MSE is the mean, over mapped layers and the mentor's width, of the squared difference at a target position between the
-projection of the student's hidden state and the mentor's, scaled to a root mean square of 1. So it is 1 for a projection
-that gives nothing, whatever the layer and the model: in a residual stream, hidden states grow with the layers.
+MSE is a mean over mapped layers and the mentor's width: the squared difference, at a target position, between the projection of
+the student's hidden state and the mentor's hidden state, which is scaled to a root mean square of 1. Without the scaling, deep
+layers would dominate: hidden states of a residual stream grow with the layers. A projection to zero has an MSE of 1 at every layer.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["HiddenMatching", "map_layers"]
 class HiddenMatching(TokenObjective):
     """`(1 - kd_weight) CE + kd_weight MSE` against the hidden states of a live mentor.
 
-    `layers` maps layers of the student to layers of the mentor, both counted from 1 (of the decoder, where there is one);
-    None maps them uniformly, the last to the last. Raises ModelError for layers that are not there.
+    `layers` maps layers of the student to layers of the mentor, both counted from 1 (of the decoder, if there is one);
+    None maps them uniformly, the last to the last. Raises ModelError for layers that do not exist.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class HiddenMatching(TokenObjective):
         seed: int = 0,
     ) -> None:
         self.mentor, self.kd_weight = OnlineMentor(mentor), kd_weight
+        self.mentors = [self.mentor]
         self.map = map_layers(layer_count(student.model.config), layer_count(mentor.model.config), layers)
         self.layers: Collection[int] = tuple(self.map)
         self._width = _width(mentor.model)
@@ -52,30 +53,30 @@ class HiddenMatching(TokenObjective):
         self.weights: nn.Module | None = self.projections
 
     def sums(self, student: Student) -> Sums:
-        made = student.loss()
-        theirs = self._mentor_states(student)
-        errors = [self._error_N(layer, student.layers[layer], theirs[self.map[layer]]).sum() for layer in self.map]
+        ce = student.loss()
+        targets = self._mentor_states(student)
+        errors = [self._error_N(layer, student.layers[layer], targets[self.map[layer]]).sum() for layer in self.map]
         mse = torch.stack(errors).mean()
-        loss = (1 - self.kd_weight) * made.loss + self.kd_weight * mse
-        return Sums({TOKENS: loss}, {"ce": (TOKENS, made.ce), "divergence": (TOKENS, mse.detach())})
+        loss = (1 - self.kd_weight) * ce.loss + self.kd_weight * mse
+        return Sums({TOKENS: loss}, {"ce": (TOKENS, ce.ce), "divergence": (TOKENS, mse.detach())})
 
     def _mentor_states(self, student: Student) -> Layers:
-        wanted = set(self.map.values())
+        layers = set(self.map.values())
         if not student.rows:
-            return {layer: student.states.new_zeros(0, self._width) for layer in wanted}
-        return self.mentor.layer_states(wanted, student.batch)
+            return {layer: student.states.new_zeros(0, self._width) for layer in layers}
+        return self.mentor.layer_states(layers, student.batch)
 
-    def _error_N(self, layer: int, ours_ND: Tensor, theirs_NE: Tensor) -> Tensor:
-        theirs_NE = theirs_NE.float()
-        scale_N1 = theirs_NE.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
-        projected_NE: Tensor = self.projections[str(layer)](ours_ND.float())
-        return (projected_NE.float() - theirs_NE / scale_N1).square().mean(-1)
+    def _error_N(self, layer: int, student_ND: Tensor, mentor_NE: Tensor) -> Tensor:
+        mentor_NE = mentor_NE.float()
+        scale_N1 = mentor_NE.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+        projection_NE: Tensor = self.projections[str(layer)](student_ND.float())
+        return (projection_NE.float() - mentor_NE / scale_N1).square().mean(-1)
 
 
 def map_layers(student: int, mentor: int, layers: Mapping[int, int] | None = None) -> dict[int, int]:
-    """Student layer -> mentor layer for models of so many layers; uniform if `layers` is None.
+    """Student layer -> mentor layer, for models with `student` and `mentor` layers; uniform if `layers` is None.
 
-    Raises ModelError for layers that are not there.
+    Raises ModelError for layers that do not exist.
     """
     if layers is None:
         return {layer: max(1, (2 * layer * mentor + student) // (2 * student)) for layer in range(1, student + 1)}

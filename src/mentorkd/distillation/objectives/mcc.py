@@ -1,9 +1,9 @@
-"""MCC-KD: a question's rationales must lead to the same answer distributions (Chen et al. 2023, arXiv 2310.14747).
+"""MCC-KD: the rationales of a question must lead to equal answer distributions (Chen et al. 2023, arXiv 2310.14747).
 
     loss = CE of both rationales + alpha (KL(p || q) + KL(q || p)) / 2
 
-p and q are the student's own distributions, at a temperature, at a token of the answer behind the one rationale and behind
-the other. The paper has no tau^2.
+p and q are the student's own distributions, at a temperature, for one token of the answer: p after the one rationale, q after
+the other. The paper has no factor tau^2.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from torch.nn import functional as F
 
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.losses import RULED_OUT, in_full_precision
+from mentorkd.distillation.mentors import SingleMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student, Sums
 
 __all__ = ["Consistency", "answer_pairs", "bidirectional_kl"]
 
 
 def bidirectional_kl(p_logits_NV: Tensor, q_logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
-    """(KL(p || q) + KL(q || p)) / 2, summed over N pairs of positions; its gradient reaches both sides."""
+    """(KL(p || q) + KL(q || p)) / 2, summed over N pairs of positions; the gradient flows to both sides."""
     p_NV, q_NV = (
         F.log_softmax(in_full_precision(logits).clamp(min=RULED_OUT) / temperature, dim=-1)
         for logits in (p_logits_NV, q_logits_NV)
@@ -34,9 +35,9 @@ def bidirectional_kl(p_logits_NV: Tensor, q_logits_NV: Tensor, temperature: floa
 
 
 def answer_pairs(rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """The answer's positions [n] in the first and in the second row of every pair, among the target positions of a batch.
+    """Positions [n] of the answer's tokens in the first and in the second row of every pair, among the target positions of a batch.
 
-    A pair is two neighbours of one group, as `plan_batches` lays them, whose answers are the same tokens.
+    A pair is two neighbours of one group (`plan_batches` places them so) whose answers are the same tokens.
     """
     starts = [0, *accumulate(len(row.target_ids) for row in rows)]
     positions: tuple[list[int], list[int]] = [], []
@@ -45,9 +46,9 @@ def answer_pairs(rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
         if not _same_answer(rows[number], rows[number + 1]):
             number += 1
             continue
-        for side, found in enumerate(positions):
-            first, behind = rows[number + side].answer or (0, 0)
-            found += range(starts[number + side] + first, starts[number + side] + behind)
+        for side, answers in enumerate(positions):
+            first, end = rows[number + side].answer or (0, 0)
+            answers += range(starts[number + side] + first, starts[number + side] + end)
         number += 2
     return torch.tensor(positions[0], dtype=torch.long), torch.tensor(positions[1], dtype=torch.long)
 
@@ -60,11 +61,15 @@ def _same_answer(one: Example, other: Example) -> bool:
 
 @dataclass(frozen=True)
 class Consistency:
-    """MCC-KD (see `mcc`): another objective, and `alpha` times the bidirectional KL between answers behind two rationales."""
+    """MCC-KD: the `base` objective, plus `alpha` times the bidirectional KL between the answers after two rationales."""
 
     alpha: float = 0.1
     temperature: float = 1.0
     base: Objective = field(default_factory=CrossEntropy)
+
+    @property
+    def mentors(self) -> Sequence[SingleMentor]:
+        return self.base.mentors
 
     @property
     def layers(self) -> Collection[int]:
@@ -80,11 +85,13 @@ class Consistency:
     def missing_data(self, rows: Sequence[Example]) -> str | None:
         alike = Counter((row.group, *row.target_ids[slice(*row.answer)]) for row in rows if row.group and row.answer)
         if max(alike.values(), default=0) < 2:
-            return "no question has two rationales with one answer behind them, which MCC-KD compares"
+            return "no question has two rationales with the same answer, which MCC-KD needs"
         return self.base.missing_data(rows)
 
     def sums(self, student: Student) -> Sums:
         base = self.base.sums(student)
         first, second = (student.logits(at.to(student.labels_N.device)) for at in answer_pairs(student.rows))
         kl = bidirectional_kl(first, second, self.temperature)
-        return Sums({**base.loss, "answers": self.alpha * kl}, {**base.told, "consistency": ("answers", kl.detach())})
+        return Sums(
+            {**base.loss, "answers": self.alpha * kl}, {**base.metrics, "consistency": ("answers", kl.detach())}
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mentorkd.distillation.losses import Divergence
-from mentorkd.distillation.mentors import SoftLabelSource
+from mentorkd.distillation.mentors import MentorEnsemble, SingleMentor
 from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
 
 __all__ = ["Distillation"]
@@ -13,23 +14,27 @@ __all__ = ["Distillation"]
 
 @dataclass(frozen=True)
 class Distillation(TokenObjective):
-    """`(1 - kd_weight) CE + kd_weight tau^2 D` (Mentor-KD, section 3.3), and whose soft labels."""
+    """`(1 - kd_weight) CE + kd_weight tau^2 D` (Mentor-KD, section 3.3) with the soft labels of `source`."""
 
-    source: SoftLabelSource
+    source: SingleMentor | MentorEnsemble
     kd_weight: float
     temperature: float
     tau_squared: bool
     divergence: Divergence
 
-    def sums(self, student: Student) -> Sums:
-        mentor = (
-            self.source.targets_for([row.rationale_id for row in student.rows], student.batch) if student.rows else None
+    @property
+    def mentors(self) -> Sequence[SingleMentor]:  # type: ignore[override]
+        return (
+            [member for _, member in self.source.members] if isinstance(self.source, MentorEnsemble) else [self.source]
         )
-        made = student.loss(
-            mentor,
+
+    def sums(self, student: Student) -> Sums:
+        ids = [row.rationale_id for row in student.rows]
+        loss = student.loss(
+            self.source.targets_for(ids, student.batch) if ids else None,
             kd_weight=self.kd_weight,
             temperature=self.temperature,
             tau_squared=self.tau_squared,
             divergence=self.divergence,
         )
-        return Sums({TOKENS: made.loss}, {"ce": (TOKENS, made.ce), "divergence": (TOKENS, made.divergence)})
+        return Sums({TOKENS: loss.loss}, {"ce": (TOKENS, loss.ce), "divergence": (TOKENS, loss.divergence)})

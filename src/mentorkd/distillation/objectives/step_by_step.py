@@ -1,4 +1,4 @@
-"""Distilling Step-by-Step (Hsieh et al. 2023): answers and rationales under prompts of their own."""
+"""Distilling Step-by-Step (Hsieh et al. 2023): the answer and the rationale are two tasks, each with its own prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["StepByStep"]
 
 @dataclass(frozen=True)
 class StepByStep(TokenObjective):
-    """Distilling Step-by-Step (Hsieh et al. 2023): `alpha CE(predict) + (1 - alpha) CE(explain)`, each per token of its own."""
+    """`alpha CE(predict) + (1 - alpha) CE(explain)`, each a mean over the target tokens of its task."""
 
     alpha: float = 0.5
 
@@ -26,16 +26,16 @@ class StepByStep(TokenObjective):
 
     def missing_data(self, rows: Sequence[Example]) -> str | None:
         counts = self.counts(rows)
-        return next((f"no row asks to {task}" for task in ("predict", "explain") if not counts[task]), None)
+        return next((f"no row has the task {task}" for task in ("predict", "explain") if not counts[task]), None)
 
     def sums(self, student: Student) -> Sums:
         predict, explain = (student.loss(at=_positions_of(task, student)) for task in ("predict", "explain"))
         loss = {"predict": self.alpha * predict.loss, "explain": (1 - self.alpha) * explain.loss}
-        told = {"ce_predict": ("predict", predict.ce), "ce_explain": ("explain", explain.ce)}
-        return Sums(loss, {"ce": (TOKENS, predict.ce + explain.ce), **told})
+        parts = {"ce_predict": ("predict", predict.ce), "ce_explain": ("explain", explain.ce)}
+        return Sums(loss, {"ce": (TOKENS, predict.ce + explain.ce), **parts})
 
 
 def _positions_of(task: str, student: Student) -> Tensor:
     """A mask [N] of the target positions of one task."""
-    marks = [row.task == task for row in student.rows for _ in row.target_ids]
-    return torch.tensor(marks, dtype=torch.bool, device=student.labels_N.device)
+    mask = [row.task == task for row in student.rows for _ in row.target_ids]
+    return torch.tensor(mask, dtype=torch.bool, device=student.labels_N.device)

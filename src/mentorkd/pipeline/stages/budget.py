@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mentorkd.data.encoding import Reader
+from mentorkd.data.encoding import TextEncoder
 from mentorkd.files import fingerprint, write_json
 from mentorkd.models import kind_of
 from mentorkd.pipeline.context import RunContext
@@ -13,8 +13,7 @@ from mentorkd.pipeline.records import BudgetRecord, parse
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.recipe.graph import arms, links_of
-from mentorkd.training.schedule import Arm
-from mentorkd.training.schedule import budget as match_arms
+from mentorkd.training.schedule import Arm, match_updates
 
 __all__ = ["budget"]
 
@@ -31,10 +30,10 @@ def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
         inputs = [stage.inputs.get(role) for role in roles]
         key = fingerprint([learner.model.model_dump(), inputs, row_settings(recipe, name)])
         if key not in known:
-            rows = read_training_rows(context, stage, name, Reader.of(learner.model)).rows
+            rows = read_training_rows(context, stage, name, TextEncoder.of(learner.model)).rows
             known[key] = Arm(rows, kind_of(learner.model), learner.training)
         compared[name] = known[key]
     assert recipe.match != "epochs", "then there is no budget"
-    updates = match_arms(compared, recipe.match, seed=stage.seed)
+    updates = match_updates(compared, recipe.match, seed=stage.seed)
     write_json(workdir / "out" / "budget.json", updates)
     return parse(BudgetRecord, updates)

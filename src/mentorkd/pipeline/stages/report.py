@@ -23,6 +23,7 @@ from mentorkd.pipeline.records import (
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
 from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting import (
@@ -314,7 +315,11 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
         "prompt": learner.eval_prompt,
         "max_new_tokens": learner.sampling.max_new_tokens,
         **({} if learner.objective == "rationale" else {"objective": learner.objective, "alpha": learner.alpha}),
-        **({"objective_temperature": learner.objective_temperature} if learner.objective == "mcc" else {}),
+        **(
+            {"objective_temperature": learner.objective_temperature}
+            if "objective_temperature" in OBJECTIVES[learner.objective].settings
+            else {}
+        ),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mentorkd.data.encoding import Reader
+from mentorkd.data.encoding import TextEncoder
 from mentorkd.distillation.scoring import score as write_soft_labels
 from mentorkd.files import digest_path
 from mentorkd.models import load_folder, vocabulary_size
@@ -23,7 +23,7 @@ def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
     learner = context.learner(stage)
     folder = context.model(stage, stage.mentor)
     mentor = load_folder(folder, device=context.device)
-    rows = read_training_rows(context, stage, stage.learner, Reader.of(mentor), scored=stage.source).rows
+    rows = read_training_rows(context, stage, stage.learner, TextEncoder.of(mentor), scored=stage.source).rows
     top_k = learner.soft_label_store == "top_k"
     counts = write_soft_labels(
         mentor,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mentorkd.data.encoding import Reader
+from mentorkd.data.encoding import TextEncoder
 from mentorkd.data.prompts import render_prompt
 from mentorkd.distillation.agreement import agreement
 from mentorkd.distillation.objectives.base import Objective
@@ -31,7 +31,7 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
     """Train a learner, keep the weights of its best round, and measure how well it agrees with its mentors."""
     learner = context.learner(stage)
     loaded = load_model(learner.model, seed=stage.seed, device=context.device)
-    rows, counts, filters = read_training_rows(context, stage, stage.learner, Reader.of(loaded))
+    rows, counts, filters = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded))
     _show_encoding(context, stage, counts)
     budget = context.folder.record_of(BudgetRecord, stage.inputs["budget"]) if "budget" in stage.inputs else None
     precision, objective = context.precision(learner), _objective(context, stage, learner, loaded)

@@ -48,7 +48,7 @@ def gradients(student: LoadedModel) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def log_probs(student: LoadedModel, row: Example, temperature: float = 1.0) -> Tensor:
-    """The model's own log-probabilities [target tokens, V] of a row that stands alone, by its plain forward pass."""
+    """The model's log-probabilities [target tokens, V] for a single row, by its plain forward pass."""
     if student.kind == "seq2seq":
         shifted = torch.tensor([[0, *row.target_ids[:-1]]])
         logits = student.model(input_ids=torch.tensor([row.source_ids]), decoder_input_ids=shifted).logits[0]
@@ -62,16 +62,16 @@ def cross_entropies(student: LoadedModel, row: Example) -> list[float]:
     return [-float(position[token]) for position, token in zip(log_probs(student, row), row.target_ids, strict=True)]
 
 
-# --- what each objective is, from the model's own forward pass ----------------------------------------------------
+# --- the loss of each objective, from the model's own forward pass ----------------------------------------------------
 
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_step_by_step_weighs_the_means_of_its_two_tasks(family: str, fused: bool) -> None:
+def test_step_by_step_weights_the_means_of_its_two_tasks(family: str, fused: bool) -> None:
     student = learner(family)
     rows = paired_rows(student, 4, step_by_step=True)
-    told = {task: [ce for row in rows if row.task == task for ce in cross_entropies(student, row)] for task in TASKS}
-    means = {task: sum(values) / len(values) for task, values in told.items()}
+    values = {task: [ce for row in rows if row.task == task for ce in cross_entropies(student, row)] for task in TASKS}
+    means = {task: sum(ces) / len(ces) for task, ces in values.items()}
     expected = 0.3 * means["predict"] + 0.7 * means["explain"]
     assert loss_of(student, [rows], StepByStep(0.3), fused=fused) == pytest.approx(expected, rel=1e-5)
 
@@ -95,7 +95,7 @@ def test_consistency_adds_the_divergence_of_answers_to_the_cross_entropy(family:
     assert loss_of(student, [rows], Consistency(0.4, 1.5), fused=fused) == pytest.approx(expected, rel=1e-5)
 
 
-def test_consistency_can_stand_on_soft_labels() -> None:
+def test_consistency_can_be_added_to_soft_labels() -> None:
     student, mentor = learner(seed=2), learner(seed=1)
     rows = paired_rows(student, 4)
     base = online(mentor)
@@ -105,7 +105,7 @@ def test_consistency_can_stand_on_soft_labels() -> None:
     )
 
 
-def test_consistency_pulls_both_rationales() -> None:
+def test_the_gradient_of_consistency_reaches_both_rationales() -> None:
     student = learner()
     rows = paired_rows(student, 2)
     read_once = read(student, rows, CrossEntropy())
@@ -119,13 +119,13 @@ def test_consistency_pulls_both_rationales() -> None:
 
 
 def test_dropout_differs_between_the_rationales_of_a_pair() -> None:
-    """Twice the same row: with dropout its two answers are not quite alike, without they are."""
+    """The same row twice: its two answers differ slightly with dropout, and are equal without."""
     for dropout in (True, False):
         student = learner(dropout=dropout)
         student.model.train()
         row = paired_rows(student, 1)[0]
-        told = Consistency(1.0).sums(read(student, [row, row], CrossEntropy())).told["consistency"][1].item()
-        assert (told > 1e-4) == dropout
+        kl = Consistency(1.0).sums(read(student, [row, row], CrossEntropy())).metrics["consistency"][1].item()
+        assert (kl > 1e-4) == dropout
 
 
 def ensemble(student: LoadedModel, rows: list[Example], folder: Path) -> tuple[MentorEnsemble, list[Any]]:
@@ -153,7 +153,7 @@ def test_an_ensemble_adds_the_divergences_of_live_and_stored_mentors(fused: bool
     assert_same(of_both, {name: 0.25 * of_one[name] + 0.75 * of_other[name] for name in of_one}, rtol=1e-3, atol=1e-6)
 
 
-# --- what holds for all -------------------------------------------------------------------------------------------
+# --- every objective -------------------------------------------------------------------------------------------
 
 
 def made(name: str, student: LoadedModel, family: str) -> tuple[Objective, list[Example]]:
@@ -203,7 +203,7 @@ def test_loss_and_gradient_do_not_depend_on_the_batch(family: str, name: str, ch
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_batch_without_rows_counts_for_nothing_and_reaches_every_weight(name: str) -> None:
-    """As the last processes get it, whose gradients are awaited for every weight."""
+    """The last processes can get such a batch, and every weight needs its gradient."""
     student = learner(seed=2)
     objective, rows = made(name, student, "t5")
     batch = read(student, rows, objective).batch
@@ -214,11 +214,11 @@ def test_a_batch_without_rows_counts_for_nothing_and_reaches_every_weight(name: 
     own = list(objective.weights.parameters()) if objective.weights is not None else []
     assert all(value.item() == 0 for value in sums.loss.values())
     assert all(p.grad is not None and not p.grad.any() for p in [*model.parameters(), *own])
-    assert set(objective.counts([])) == set(sums.loss) | {"tokens"} | {kind for kind, _ in sums.told.values()}
+    assert set(objective.counts([])) == set(sums.loss) | {"tokens"} | {kind for kind, _ in sums.metrics.values()}
 
 
 @pytest.mark.parametrize("name", ["step_by_step", "mcc", "hidden_states"])
-def test_it_trains_alike_however_a_step_is_split(name: str, tmp_path: Path) -> None:
+def test_training_does_not_depend_on_the_split_of_a_step(name: str, tmp_path: Path) -> None:
     results = {}
     for accumulation in (1, 2):
         student = learner(seed=2)
@@ -234,7 +234,7 @@ def test_it_trains_alike_however_a_step_is_split(name: str, tmp_path: Path) -> N
     assert_same(results[2][1], results[1][1], rtol=1e-3, atol=1e-4)
 
 
-def test_the_log_tells_the_parts_of_each_loss(tmp_path: Path) -> None:
+def test_the_log_has_the_terms_of_each_loss(tmp_path: Path) -> None:
     student = learner(seed=2)
     objective, rows = made("mcc", student, "t5")
     for row in run(student, rows, tmp_path / "mcc", objective=objective, batch_size=6).history:

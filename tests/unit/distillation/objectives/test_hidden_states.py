@@ -38,27 +38,27 @@ def test_layers_are_mapped_uniformly_the_last_to_the_last(student: int, teacher:
 
 
 @pytest.mark.parametrize("layers", [{3: 1}, {1: 5}, {0: 1}])
-def test_layers_that_are_not_there_are_refused(layers: dict[int, int]) -> None:
+def test_layers_that_do_not_exist_are_refused(layers: dict[int, int]) -> None:
     with pytest.raises(ModelError, match="the student has layers 1 to 2, the mentor 1 to 4"):
         map_layers(2, 4, layers)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_error_is_of_projected_against_scaled_hidden_states(family: str) -> None:
-    """Against hidden states that the models themselves give, row by row, without padding."""
+def test_the_error_compares_projected_with_scaled_hidden_states(family: str) -> None:
+    """The reference is the hidden states of the models' own forward pass, row by row, without padding."""
     student, theirs = learner(family, seed=2), mentor(family)
     objective = HiddenMatching(student, theirs, kd_weight=1.0, layers={1: 3, 2: 4})
     rows = rows_for(student, 3)
     start = 0 if student.kind == "seq2seq" else None
     batch = Collator(student.kind, 0, start)(rows)
-    told = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
+    sums = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
     errors = []
     for row in rows:
         ours, wanted = (states(model, row.source_ids, row.target_ids) for model in (student, theirs))
         for one, other in ((1, 3), (2, 4)):
             scaled = wanted[other] / wanted[other].square().mean(-1, keepdim=True).sqrt()
             errors.append((objective.projections[str(one)](ours[one]) - scaled).square().mean(-1))
-    assert told.loss["tokens"].item() == pytest.approx(torch.cat(errors).sum().item() / 2, rel=1e-4)
+    assert sums.loss["tokens"].item() == pytest.approx(torch.cat(errors).sum().item() / 2, rel=1e-4)
 
 
 def states(loaded: LoadedModel, source: list[int], target: list[int]) -> tuple[torch.Tensor, ...]:
@@ -71,19 +71,19 @@ def states(loaded: LoadedModel, source: list[int], target: list[int]) -> tuple[t
         return tuple(h[0, len(source) - 1 : -1] for h in found)
 
 
-def test_a_projection_that_gives_nothing_is_off_by_one() -> None:
+def test_a_projection_to_zero_has_an_error_of_one() -> None:
     student = learner(seed=2)
     objective = HiddenMatching(student, mentor(), kd_weight=1.0)
     for weight in objective.projections.parameters():
         torch.nn.init.zeros_(weight)
     rows = rows_for(student, 4)
     batch = Collator("seq2seq", 0, 0)(rows)
-    told = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
-    assert told.told["divergence"][1].item() == pytest.approx(objective.counts(rows)["tokens"], rel=1e-5)
+    sums = objective.sums(Student.forward(student.model, batch, rows, owner=student.model, fused=True, layers=(1, 2)))
+    assert sums.metrics["divergence"][1].item() == pytest.approx(objective.counts(rows)["tokens"], rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["t5", "llama"])
-def test_student_and_projections_learn_together_and_the_projections_are_thrown_away(
+def test_student_and_projections_are_trained_together_and_the_projections_are_discarded(
     family: str, tmp_path: Path
 ) -> None:
     student = learner(family, seed=2)
@@ -98,7 +98,7 @@ def test_student_and_projections_learn_together_and_the_projections_are_thrown_a
     assert all(not torch.equal(after[name], before[name]) for name in before)
 
 
-def test_without_weight_it_is_fine_tuning(tmp_path: Path) -> None:
+def test_with_weight_zero_it_is_fine_tuning(tmp_path: Path) -> None:
     results = []
     for matched in (True, False):
         student = learner(seed=2)
@@ -112,7 +112,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("adapters", [False, True])
-def test_a_resumed_run_has_its_projections_again(adapters: bool, tmp_path: Path) -> None:
+def test_a_resumed_run_restores_its_projections(adapters: bool, tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
     sizes = {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     lora = LoraConfig(r=4) if adapters else None

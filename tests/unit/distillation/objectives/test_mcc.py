@@ -25,7 +25,7 @@ def test_the_temperature_flattens_both_sides_and_is_not_squared() -> None:
     assert bidirectional_kl(logs(0.5, 0.5), sharp, 4.0).item() == pytest.approx(math.log(3) / 8)
 
 
-def test_it_is_the_mean_of_both_divergences_summed_over_positions() -> None:
+def test_the_loss_is_the_mean_of_both_divergences_summed_over_positions() -> None:
     make = torch.Generator().manual_seed(0)
     p, q = (torch.randn(5, 11, generator=make, dtype=torch.float64) for _ in range(2))
     log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
@@ -34,7 +34,7 @@ def test_it_is_the_mean_of_both_divergences_summed_over_positions() -> None:
     assert bidirectional_kl(q, p).item() == pytest.approx(bidirectional_kl(p, q).item())
 
 
-def test_equal_sides_give_nothing_and_no_gradient() -> None:
+def test_equal_sides_give_zero_and_no_gradient() -> None:
     p = torch.randn(4, 7, requires_grad=True)
     loss = bidirectional_kl(p, p.detach().clone())
     loss.backward()
@@ -52,7 +52,7 @@ def test_the_gradient_reaches_both_sides() -> None:
         assert (side.grad.abs().sum(-1) > 0).all()
 
 
-def test_impossible_tokens_and_no_positions_give_numbers() -> None:
+def test_impossible_tokens_and_no_positions_give_finite_numbers() -> None:
     p = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
     loss = bidirectional_kl(p, torch.tensor([[1.0, 0.0, -torch.inf]]))
     loss.backward()
@@ -84,10 +84,10 @@ def test_positions_of_pairs_are_counted_over_the_whole_batch() -> None:
     [
         row("b", [9, 7, 1], (1, 2)),  # of another question
         row(None, [9, 7, 1], (1, 2)),
-        row("a", [9, 7, 1], None),  # no answer was found
+        row("a", [9, 7, 1], None),  # without an answer
         row("a", [9, 8, 1], (1, 2)),  # another answer
     ],
 )
-def test_what_is_no_pair_is_not_compared(other: Example) -> None:
+def test_rows_that_are_not_a_pair_are_not_compared(other: Example) -> None:
     for rows in ([row("a", [9, 7, 1], (1, 2)), other], [other, row("a", [9, 7, 1], (1, 2))], [other], []):
         assert [len(side) for side in answer_pairs(rows)] == [0, 0]
