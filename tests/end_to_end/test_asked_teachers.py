@@ -209,7 +209,7 @@ def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
         assert stopped.code == 2
         assert "mentorkd: stopped before the budget of 10 requests could be crossed: 10 requests spent" in stopped.err
         assert f"kept in {run / 'teacher' / 'requests.sqlite'}; raise `teacher.budget` and run again" in stopped.err
-        assert "10 rationales are there" in stopped.err
+        assert "10 rationales so far" in stopped.err
         assert asked_of(server) == 10
     assert [p["state"] for p in json.loads(cli("plan", recipe, "--run", run, "--json").out)["stages"]][:2] == [
         "done",
@@ -401,7 +401,7 @@ def test_the_package_of_an_api_teacher_is_named_where_it_is_missing(
     tmp_path: Path,
 ) -> None:
     recipe = write_recipe(tmp_path, {"kind": "openai", "model": "m", "api_key_env": VARIABLE})
-    monkeypatch.setattr("mentorkd.teachers.annotate.find_spec", lambda _: None)
+    monkeypatch.setattr("mentorkd.teachers.openai.find_spec", lambda _: None)
     told = cli("annotate", recipe, "--run", tmp_path / "run")
     assert told.code == 2
     assert "pip install 'mentorkd[openai]'" in told.err

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.grading.answers import Graded, grade
-from mentorkd.recipe.teacher import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import Question
-from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.annotation import SamplingResult
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.openai import annotate_openai
 from mentorkd.teachers.prompting import Prompter
@@ -36,12 +36,12 @@ def graded(text: str, question: Question) -> Graded:
     return grade(text, question.answer, "number")
 
 
-def teacher(url: str, **settings: Any) -> OpenAITeacher:
+def teacher(url: str, **settings: Any) -> OpenAITeacherConfig:
     fixed = {"model": "m", "base_url": url, "api_key_env": KEY_VARIABLE, "max_tokens": 64}
-    return OpenAITeacher.model_validate(fixed | settings)
+    return OpenAITeacherConfig.model_validate(fixed | settings)
 
 
-def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) -> Annotation:
+def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) -> SamplingResult:
     os.environ[KEY_VARIABLE] = KEY
     asked = teacher(url, **settings)
     prompter = Prompter.create(asked.prompt, answer_kind="number", template=asked.template)
@@ -74,6 +74,6 @@ if __name__ == "__main__":
     main()
 
 
-def texts(annotation: Annotation) -> Counter[tuple[Any, ...]]:
+def texts(annotation: SamplingResult) -> Counter[tuple[Any, ...]]:
     """The rationales without their sample numbers, since a server cannot know which sample it answers."""
     return Counter((r.question_id, r.text, r.predicted, r.verdict, r.meta["outcome"]) for r in annotation.rationales)

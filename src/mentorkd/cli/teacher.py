@@ -13,7 +13,7 @@ import typer
 from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.cli.options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
 from mentorkd.errors import RunError
-from mentorkd.recipe.schema import Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
 
 __all__ = ["annotate", "cache_app"]
 
@@ -51,20 +51,22 @@ def annotate(
 
 def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
     from mentorkd.data.prepare import prepare_recipe
-    from mentorkd.teachers.annotate import preview
+    from mentorkd.teachers.annotate import open_teacher
 
-    if isinstance(recipe.teacher, RecordedTeacher):
-        raise RunError("the teacher of this recipe is recorded, so nobody is asked; --dry-run is for other kinds")
-    questions = [question for question in prepare_recipe(recipe)[0] if question.split == "train"]
-    found = preview(recipe, questions, root)
+    teacher, (questions, _) = open_teacher(recipe), prepare_recipe(recipe)
+    estimate = teacher.estimate(questions, root).dry_run
+    if estimate is None:
+        name = teacher.describe().name
+        raise RunError(f"the teacher of this recipe is {name}, so nobody is asked; --dry-run is for other kinds")
     if as_json:
-        print(json.dumps(asdict(found), ensure_ascii=False))
+        print(json.dumps(asdict(estimate), ensure_ascii=False))
         return
-    for number, prompt in enumerate(found.prompts, 1):
-        print(f"--- prompt {number} of {len(questions)} " + "-" * 60)
+    training = sum(question.split == "train" for question in questions)
+    for number, prompt in enumerate(estimate.prompts, 1):
+        print(f"--- prompt {number} of {training} " + "-" * 60)
         print(prompt)
     print("-" * 78)
-    print("\n".join(found.lines()))
+    print("\n".join(estimate.lines()))
 
 
 def _show_record(record: Mapping[str, Any], root: Path, as_json: bool) -> None:
@@ -124,6 +126,6 @@ def _existing(place: Path) -> Path:
 
 def _file(place: Path) -> Path:
     """The cache file at a path that may be a run folder."""
-    from mentorkd.teachers.annotate import CACHE
+    from mentorkd.teachers.asked import CACHE
 
     return place / CACHE if place.is_dir() else place

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mentorkd.data.audit import DataFaults, audit
-from mentorkd.data.readers import read_questions, read_rationales
+from mentorkd.data.readers import read_questions
 from mentorkd.data.selection import split_validation
 from mentorkd.errors import DataError
 from mentorkd.recipe.load import data_path
-from mentorkd.recipe.schema import Recipe, RecordedTeacher
-from mentorkd.records import AnswerKind, Question, Rationale, Split
+from mentorkd.recipe.schema import Recipe
+from mentorkd.records import AnswerKind, Question, Split
 
-__all__ = ["annotate", "prepare", "prepare_recipe"]
+__all__ = ["prepare", "prepare_recipe"]
 
 # The split must be the same for every learner and seed, or their validation accuracies could not be compared.
 VALIDATION_SEED = 0
@@ -72,31 +72,3 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
         limit_train=task.limit_train,
         limit_test=task.limit_test,
     )
-
-
-def annotate(
-    teacher: RecordedTeacher,
-    questions: Sequence[Question],
-    *,
-    locate: Callable[[str], str],
-    kind: AnswerKind,
-    choices: Sequence[str] | None,
-    columns: Mapping[str, str],
-    limited: bool,
-) -> tuple[list[Rationale], DataFaults]:
-    """All rationales the teacher gives for `questions` (of every split), right and wrong ones alike, and their faults.
-
-    `limited` says that `questions` hold only the first training questions of a larger set, so that rationales of others
-    are no fault. A limit on test questions is none: rationales of those are a fault anyway.
-
-    Rationales of validation questions are kept, and left out later: the split is this tool's own, not a fault of the data.
-    """
-    rationales = read_rationales(locate(teacher.rationales), questions, kind=kind, choices=choices, columns=columns)
-    if limited:
-        asked = {question.id for question in questions}
-        rationales = [rationale for rationale in rationales if rationale.question_id in asked]
-    merged = [
-        replace(question, split="train") if question.split == "validation" else question for question in questions
-    ]
-    audited = audit(merged, rationales, kind=kind, choices=choices)
-    return audited.rationales, audited.faults

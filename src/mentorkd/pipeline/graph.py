@@ -24,16 +24,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mentorkd.errors import RunError
+from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.pipeline.run_folder import Stage, role
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import arms, judges_of, matched_arms
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
 from mentorkd.recipe.load import data_path, learning_order, writers
-from mentorkd.recipe.schema import Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trial_name, trials_of, with_values
 from mentorkd.records import GOLD, TEACHER
+from mentorkd.teachers.annotate import open_teacher
 
 __all__ = ["compile_stages", "row_settings"]
 
@@ -50,10 +51,6 @@ CODE_VERSIONS = {
     "report": 7,
 }
 
-# Settings of a teacher that change how it is asked and not what: they reach no reply.
-HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
-HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
-
 LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation", "length_window"}
 LENGTH |= {"max_source_tokens", "max_target_tokens"}
 """Settings of a training that decide how many updates its epochs come to."""
@@ -68,9 +65,11 @@ def compile_stages(
     """
     graph = _Graph()
     task = recipe.task.model_dump()
-    files = {part: _file_identity(recipe, task[part]) for part in ("train", "test", "validation") if task[part]}
+    files = {
+        part: source_identity(data_path(recipe, task[part])) for part in ("train", "test", "validation") if task[part]
+    }
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
-    annotated = graph.add("annotate", "teacher", _teacher_identity(recipe), {"questions": prepared})
+    annotated = graph.add("annotate", "teacher", open_teacher(recipe).identity(), {"questions": prepared})
     models = {name: _model_identity(learner.model) for name, learner in recipe.learners.items()}
     made: dict[str, str] = {}
     for seed in recipe.seeds:
@@ -275,34 +274,6 @@ def row_settings(recipe: Recipe, name: str) -> list[Any]:
     form = learner.model_dump(include={"prompt", "target", "objective"})
     filters = [_filters(recipe, recipe.filter_of(name, source)) for source in learner.rationales]
     return [form, learner.training.model_dump(include=LENGTH), filters]
-
-
-def _file_identity(recipe: Recipe, value: str) -> str:
-    """Content hash of a data file; a hub data set is known by its name."""
-    path = data_path(recipe, value)
-    if path.startswith("hub:"):
-        local = Path(path.removeprefix("hub:").split("@")[0].split(":")[0])
-        return f"{path} {digest_path(local)}" if local.is_dir() else path
-    if not Path(path).is_file():
-        raise RunError(
-            f"{path} is not there; put it back, or say where it is now: mentorkd run RUN/recipe.yaml --run RUN data.root=DIR"
-        )
-    return digest_path(Path(path))
-
-
-def _teacher_identity(recipe: Recipe) -> list[Any]:
-    """What decides the teacher's rationales: a file's content, or all that is asked and of whom."""
-    teacher = recipe.teacher
-    if isinstance(teacher, RecordedTeacher):
-        return [teacher.model_dump(exclude={"select"}), _file_identity(recipe, teacher.rationales)]
-    settings = teacher.model_dump(exclude=HOW_TO_ASK)
-    if teacher.exemplars not in (None, "train"):
-        settings["exemplars"] = _file_identity(recipe, teacher.exemplars)
-    if teacher.template is not None and teacher.template.startswith("file:"):
-        settings["template"] = digest_path(Path(teacher.template.removeprefix("file:")))
-    if teacher.kind == "local" and Path(teacher.model).exists():
-        settings["model"] = digest_path(Path(teacher.model))
-    return [settings]
 
 
 def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:

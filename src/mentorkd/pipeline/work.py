@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.data.encoding import Reader
-from mentorkd.data.prepare import annotate, prepare_recipe
+from mentorkd.data.prepare import prepare_recipe
 from mentorkd.distillation.agreement import agreement
 from mentorkd.distillation.scoring import score
 from mentorkd.files import digest_path, fingerprint, link, write_json
@@ -35,11 +35,10 @@ from mentorkd.pipeline.stages.report import read_inputs, report
 from mentorkd.pipeline.stages.search import choose_trial
 from mentorkd.recipe.graph import arms, judges_of
 from mentorkd.recipe.learner import Learner
-from mentorkd.recipe.load import data_path
-from mentorkd.recipe.schema import LocalSource, OpenAISource, RecordedTeacher
 from mentorkd.recipe.search import trials_of
 from mentorkd.records import Prediction, Rationale, write_jsonl
-from mentorkd.teachers.annotate import account, ask, open_cache
+from mentorkd.teachers.annotate import open_teacher
+from mentorkd.teachers.teacher import AnnotationContext
 from mentorkd.training.schedule import Arm, budget
 from mentorkd.training.train import train
 
@@ -57,43 +56,21 @@ class Work(Workbench):
         return {"questions": counts, "faults": lines}
 
     def annotate(self, stage: Stage, place: Path) -> dict[str, Any]:
-        teacher, task = self.recipe.teacher, self.recipe.task
-        if not isinstance(teacher, RecordedTeacher):
-            return self._ask(stage, teacher, place)
-        rationales, faults = annotate(
-            teacher,
-            self.questions(stage),
-            locate=lambda value: data_path(self.recipe, value),
-            kind=self.grader.kind,
-            choices=task.choices,
-            columns=task.columns,
-            limited=task.limit_train is not None,
+        context = AnnotationContext(
+            root=self.folder.root,
+            engines=self.files.engines,
+            device=lambda: self.device,
+            on_progress=self.progress,
+            note=self.note,
         )
-        lines = self._tell(faults)
-        write_jsonl(place / "out" / "rationales.jsonl", rationales)
-        return {"rationales": _verdicts(rationales), "faults": lines}
-
-    def _ask(self, stage: Stage, teacher: OpenAISource | LocalSource, place: Path) -> dict[str, Any]:
-        with open_cache(self.recipe, self.folder.root) as cache:
-            made = ask(
-                self.recipe,
-                self.questions(stage, "train"),  # those held out are not trained on, so nothing is paid for them
-                cache=cache,
-                grader=self.grader,
-                device=self.device if isinstance(teacher, LocalSource) else None,
-                engines=self.files.engines,
-                on_progress=self.progress,
-                note=self.note,
-            )
-        if made.stopped is not None:
-            right = sum(rationale.verdict == "correct" for rationale in made.rationales)
-            self.note(f"teacher: {len(made.rationales)} rationales are there, {right} of them right")
-        made.raise_if_stopped()
-        record = account(made, teacher)
-        for line in record["faults"]:
+        annotation = open_teacher(self.recipe).annotate(self.questions(stage), context)
+        for line in annotation.faults:
             self.note(line)
-        write_jsonl(place / "out" / "rationales.jsonl", made.rationales)
-        return {"rationales": _verdicts(made.rationales), **record}
+        write_jsonl(place / "out" / "rationales.jsonl", annotation.rationales)
+        record: dict[str, Any] = {"rationales": _verdicts(annotation.rationales), "faults": annotation.faults}
+        if annotation.account is not None:
+            record |= {"asked": annotation.account, "tokens": annotation.tokens}
+        return record
 
     def budget(self, stage: Stage, place: Path) -> dict[str, Any]:
         compared: dict[str, Arm] = {}

@@ -1,35 +1,47 @@
-"""The recipe's `teacher:` of kinds `openai` and `local`: an LLM that is asked, rather than a file that is read."""
+"""The recipe's `teacher:`, one class a kind: a file of recorded rationales, an endpoint, or a model that runs here."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from mentorkd.recipe.learner import SelectConfig, Strict
 
 __all__ = [
     "NEW_QUESTION",
     "OPENAI_URL",
-    "AskedTeacher",
+    "AskedTeacherConfig",
     "BudgetConfig",
-    "LocalTeacher",
-    "OpenAITeacher",
+    "LocalTeacherConfig",
+    "OpenAITeacherConfig",
     "PriceConfig",
     "PromptKind",
+    "RecordedTeacherConfig",
+    "TeacherConfig",
     "UntilCorrectConfig",
+    "model_keys",
+    "with_kind",
 ]
 
 OPENAI_URL = "https://api.openai.com/v1"
 NEW_QUESTION = "\nQ:"
-"""Where a base model that has answered goes on to invent the next question."""
+"""A base model that has answered continues with a question of its own, which begins so."""
 PromptKind = Literal["zero_shot_cot", "two_stage", "few_shot", "custom"]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
-    )
+class RecordedTeacherConfig(Strict):
+    """A teacher whose rationales were recorded in a file."""
+
+    model_keys: ClassVar[tuple[str, ...]] = ()
+
+    kind: Literal["recorded"] = "recorded"
+    rationales: str
+    """File of recorded rationales, in any of the supported shapes."""
+    select: SelectConfig = SelectConfig()
+    """Filter for these rationales."""
 
 
 class UntilCorrectConfig(Strict):
@@ -61,8 +73,11 @@ class PriceConfig(Strict):
     """Tokens of the reply."""
 
 
-class AskedTeacher(Strict):
-    """What teachers of kind `openai` and `local` have in common: the prompt and the sampling."""
+class AskedTeacherConfig(Strict):
+    """What teachers that are asked have in common: the prompt, the sampling and the cache."""
+
+    model_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that name a model or a tokenizer, which may be a folder."""
 
     prompt: PromptKind = "zero_shot_cot"
     """`two_stage` is the paper's Zero-shot-CoT: one call for the rationale, a second for the answer; `zero_shot_cot`
@@ -93,12 +108,18 @@ class AskedTeacher(Strict):
     seed: int = 42
     """Chooses the worked examples; local teachers sample from it too."""
 
+    cache: str | None = None
+    """File that keeps the replies, for runs that share them; relative to the recipe's folder. Null keeps them in the run
+    folder, as teacher/requests.sqlite."""
+    select: SelectConfig = SelectConfig()
+    """Filter for these rationales."""
+
     def stops(self, *, base: bool) -> list[str]:
         """The texts that end a reply of a base model or of a chat model."""
         return self.stop if self.stop is not None else [NEW_QUESTION] if base else []
 
     @model_validator(mode="after")
-    def _prompt_has_its_parts(self) -> AskedTeacher:
+    def _prompt_has_its_parts(self) -> AskedTeacherConfig:
         if (self.prompt == "custom") != (self.template is not None):
             raise ValueError("`prompt: custom` and `template` need each other: give both or neither")
         if self.prompt == "few_shot" and self.exemplars is None:
@@ -113,8 +134,10 @@ class AskedTeacher(Strict):
         return self
 
 
-class OpenAITeacher(AskedTeacher):
+class OpenAITeacherConfig(AskedTeacherConfig):
     """A teacher behind an OpenAI-compatible endpoint (OpenAI, vLLM, Ollama, llama.cpp, Gemini, ...)."""
+
+    model_keys = ("tokenizer",)
 
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
@@ -184,7 +207,7 @@ class OpenAITeacher(AskedTeacher):
         return value
 
     @model_validator(mode="after")
-    def _money_has_a_price(self) -> OpenAITeacher:
+    def _money_has_a_price(self) -> OpenAITeacherConfig:
         if self.budget.dollars is not None and self.price is None:
             raise ValueError("`budget.dollars` needs `price: {input: ..., output: ...}`, dollars a million tokens")
         if self.system is not None and self.endpoint == "completions":
@@ -192,8 +215,10 @@ class OpenAITeacher(AskedTeacher):
         return self
 
 
-class LocalTeacher(AskedTeacher):
+class LocalTeacherConfig(AskedTeacherConfig):
     """A teacher that runs here: a Hugging Face model by one of the generation engines."""
+
+    model_keys = ("model",)
 
     kind: Literal["local"] = "local"
     model: str = Field(min_length=1)
@@ -210,3 +235,17 @@ class LocalTeacher(AskedTeacher):
     """What generates; auto takes the fastest one present that serves the model."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you have read it."""
+
+
+TeacherConfig = RecordedTeacherConfig | OpenAITeacherConfig | LocalTeacherConfig
+
+
+def with_kind(raw: Any) -> Any:
+    """The `teacher:` of a recipe, with its kind filled in where `rationales` names a file."""
+    return {"kind": "recorded", **raw} if isinstance(raw, dict) and "rationales" in raw else raw
+
+
+def model_keys(kind: Any) -> tuple[str, ...]:
+    """The keys of a kind of teacher that name a model or a tokenizer; none of an unknown kind."""
+    configs = get_args(TeacherConfig)
+    return next((config.model_keys for config in configs if config.model_fields["kind"].default == kind), ())

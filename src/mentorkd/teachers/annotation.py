@@ -1,6 +1,6 @@
-"""The account of an annotation: which samples to ask for, what the replies are worth, and what it all came to.
+"""The ledger of an annotation: which samples to ask for, what each reply is worth, and the sums.
 
-Teachers of every kind share it, so that they ask the same prompts and make the same records.
+Teachers of every kind that is asked share it, so that they ask the same prompts and make the same records.
 """
 
 from __future__ import annotations
@@ -13,33 +13,28 @@ from typing import Literal
 
 from mentorkd.errors import BudgetError
 from mentorkd.grading.answers import Graded
-from mentorkd.recipe.teacher import AskedTeacher
-from mentorkd.records import Question, Rationale
+from mentorkd.recipe.teacher import AskedTeacherConfig
+from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.teachers.cache import Reply
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter
 
 __all__ = [
-    "Annotation",
     "AnnotationLedger",
     "Answer",
     "FailedSample",
     "Grade",
     "Outcome",
-    "Progress",
     "SampleQueue",
+    "SamplingResult",
     "outcome",
     "rationale_of",
 ]
 
 Grade = Callable[[str, Question], Graded]
 """Grades the text in which an answer stands against a question."""
-Progress = Callable[[int, int], None]
-"""Called with (samples that are done, samples asked for so far)."""
 Outcome = Literal["ok", "length", "refusal", "empty"]
 """What a reply is worth: a solution; cut at the token limit; refused by the model or a filter; without reasoning."""
-
-SOURCE = "teacher"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +56,11 @@ class FailedSample:
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """What came of annotating: the rationales, in the order of questions and samples, and an account of the rest.
+class SamplingResult:
+    """The rationales that were sampled, in the order of questions and samples, and the sums beside them.
 
-    `spending` is what this account ever spent, over all runs; `traffic` counts this run's requests, cache hits, faults.
-    `stopped` says why it ended early, if the budget was reached: the rest was got before that, and is in the cache.
+    `spending` is what this account has spent over all runs; `traffic` counts this run's requests, cache hits and faults.
+    `stopped` says why sampling ended early, if the budget ended it. What came before that is here and in the cache.
     """
 
     questions: int
@@ -78,6 +73,11 @@ class Annotation:
     def raise_if_stopped(self) -> None:
         if self.stopped is not None:
             raise BudgetError(self.stopped)
+
+    def usage(self) -> dict[str, int]:
+        """Tokens of all prompts and replies behind the rationales, whichever run paid for them."""
+        usage = [rationale.meta["usage"] for rationale in self.rationales]
+        return {way: sum(tokens[way] for tokens in usage) for way in ("input_tokens", "output_tokens")}
 
     def summary(self) -> dict[str, int | float | None]:
         """The numbers of the report. `accuracy` is the share of the rationales that are correct."""
@@ -97,7 +97,7 @@ class Annotation:
             "input_tokens": self.spending.input_tokens,
             "output_tokens": self.spending.output_tokens,
             "dollars": dollars,
-            "unsure_dollars": self.spending.unsure_picodollars / 1e12,
+            "unsure_dollars": self.spending.unsure_dollars,
             "dollars_per_correct": dollars / correct if correct else None,
             **{f"run_{name}": count for name, count in self.traffic.items()},
         }
@@ -141,7 +141,7 @@ def rationale_of(
         "cached": all(answer.cached for answer in answers),
         "requests": [answer.key for answer in answers],
     }
-    return Rationale.create(question.id, text, graded.predicted, graded.verdict, SOURCE, sample, meta)
+    return Rationale.create(question.id, text, graded.predicted, graded.verdict, TEACHER, sample, meta)
 
 
 class SampleQueue:
@@ -188,7 +188,7 @@ class AnnotationLedger:
     Raises DataError at once if a gold answer cannot be read, since grading must not fail after money was spent.
     """
 
-    def __init__(self, questions: Sequence[Question], teacher: AskedTeacher, grade: Grade) -> None:
+    def __init__(self, questions: Sequence[Question], teacher: AskedTeacherConfig, grade: Grade) -> None:
         # A question's samples often end in the same line; grading it is the slowest part of reading cached replies.
         self.grade: Grade = lru_cache(maxsize=4096)(grade)
         self.questions = list({question.id: question for question in questions}.values())
@@ -196,16 +196,16 @@ class AnnotationLedger:
             grade("", question)
         until = teacher.until_correct
         want, tries = (0, 0) if until is None else (until.want, until.tries)
-        self.rounds = SampleQueue(len(self.questions), teacher.samples, want=want, tries=tries)
+        self.queue = SampleQueue(len(self.questions), teacher.samples, want=want, tries=tries)
         self._results: dict[tuple[int, int], Rationale | FailedSample] = {}
 
     def enter(self, index: int, sample: int, result: Rationale | FailedSample) -> None:
         self._results[index, sample] = result
-        self.rounds.done(index, isinstance(result, Rationale) and result.verdict == "correct")
+        self.queue.done(index, isinstance(result, Rationale) and result.verdict == "correct")
 
-    def close(self, spending: Spending, traffic: Mapping[str, int], stopped: str | None = None) -> Annotation:
+    def close(self, spending: Spending, traffic: Mapping[str, int], stopped: str | None = None) -> SamplingResult:
         results = [self._results[place] for place in sorted(self._results)]
-        return Annotation(
+        return SamplingResult(
             questions=len(self.questions),
             rationales=[result for result in results if isinstance(result, Rationale)],
             lost=[result for result in results if isinstance(result, FailedSample)],

@@ -46,6 +46,10 @@ class Spending:
     def dollars(self) -> float:
         return self.picodollars / PICO
 
+    @property
+    def unsure_dollars(self) -> float:
+        return self.unsure_picodollars / PICO
+
     def __add__(self, other: Spending) -> Spending:
         return Spending(*map(operator.add, self.values(), other.values()))
 

@@ -21,13 +21,14 @@ from typing import Any
 
 from mentorkd.data.prompts import cut_at
 from mentorkd.errors import MissingExtraError, TeacherError
-from mentorkd.recipe.teacher import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
+from mentorkd.teachers.dry_run import characters_as_tokens
 from mentorkd.teachers.limits import Budget, CircuitBreaker, RateLimiter, Spending, backoff, picodollars
 from mentorkd.teachers.wire import Body, Fault, build_request, judge_status, most_tokens, read_body, scrubber
 
-__all__ = ["OpenAIClient", "StoppedError", "Traffic", "characters_as_tokens", "read_key"]
+__all__ = ["OpenAIClient", "StoppedError", "Traffic", "read_key"]
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +50,6 @@ class Traffic:
     sent: int = 0
     cached: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-
-
-def characters_as_tokens(text: str) -> int:
-    """A rough count of tokens: four characters each."""
-    return -(-len(text) // 4)
 
 
 def read_key(variable: str | None) -> str | None:
@@ -79,7 +75,7 @@ class OpenAIClient:
 
     def __init__(
         self,
-        teacher: OpenAITeacher,
+        teacher: OpenAITeacherConfig,
         cache: RequestCache,
         *,
         count_tokens: Callable[[str], int] = characters_as_tokens,
@@ -294,13 +290,13 @@ class OpenAIClient:
 
 
 def _identify(
-    teacher: OpenAITeacher, prompt: str, max_tokens: int, temperature: float
+    teacher: OpenAITeacherConfig, prompt: str, max_tokens: int, temperature: float
 ) -> tuple[Mapping[str, Any], str]:
     request = build_request(teacher, prompt, max_tokens=max_tokens, temperature=temperature)
     return request, request_key(request)
 
 
-def _open_transport(teacher: OpenAITeacher, key: str | None) -> Any:
+def _open_transport(teacher: OpenAITeacherConfig, key: str | None) -> Any:
     try:
         import openai
     except ImportError:

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.errors import TeacherError
-from mentorkd.recipe.teacher import AskedTeacher, PromptKind
+from mentorkd.recipe.teacher import AskedTeacherConfig, PromptKind
 from mentorkd.records import AnswerKind, Question, Rationale, Verdict, content_id, normalise_whitespace
 
 __all__ = [
@@ -212,7 +212,7 @@ def _first_of(rationales: Iterable[Rationale], verdict: Verdict) -> dict[str, st
 
 
 def open_prompter(
-    teacher: AskedTeacher,
+    teacher: AskedTeacherConfig,
     *,
     answer_kind: AnswerKind,
     root: Path,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from mentorkd.recipe.teacher import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import normalise_whitespace
 
 __all__ = [
@@ -52,7 +52,7 @@ class Body:
     model: str
 
 
-def build_request(teacher: OpenAITeacher, prompt: str, *, max_tokens: int, temperature: float) -> dict[str, Any]:
+def build_request(teacher: OpenAITeacherConfig, prompt: str, *, max_tokens: int, temperature: float) -> dict[str, Any]:
     """What is asked: `endpoint`, and the fields of the request's JSON under `body`. This is what the cache hashes."""
     body: dict[str, Any] = {"model": teacher.model, "temperature": temperature}
     body[teacher.max_tokens_field] = max_tokens

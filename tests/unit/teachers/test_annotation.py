@@ -81,16 +81,16 @@ def test_rounds_ask_until_enough_is_correct(
     """In any order of replies, the samples asked for are those of the rule."""
     hits = random.Random(seed)
     right = {(index, sample): hits.random() < 0.5 for index in range(questions) for sample in range(tries)}
-    rounds, order = SampleQueue(questions, samples, want=want, tries=tries), random.Random(seed + 1)
+    queue, order = SampleQueue(questions, samples, want=want, tries=tries), random.Random(seed + 1)
     flying: list[tuple[int, int]] = []
     asked: list[tuple[int, int]] = []
-    while not rounds.over:
-        while len(flying) < in_flight and (job := rounds.next()) is not None:
+    while not queue.over:
+        while len(flying) < in_flight and (job := queue.next()) is not None:
             flying.append(job)
             asked.append(job)
         index, sample = flying.pop(order.randrange(len(flying)))
-        rounds.done(index, right[index, sample])
-    assert rounds.next() is None
+        queue.done(index, right[index, sample])
+    assert queue.next() is None
     expected = set()
     for index in range(questions):
         count = samples
@@ -108,15 +108,15 @@ def test_equal_questions_are_asked_once_and_bad_golds_show_first() -> None:
 
 
 def test_the_account() -> None:
-    book = AnnotationLedger(sums(2), teacher("http://e/v1", samples=2), graded)
+    ledger = AnnotationLedger(sums(2), teacher("http://e/v1", samples=2), graded)
     for index, sample, reply in [(1, 1, "1 + 7 = 8.\nTherefore, the answer is 8."), (0, 0, ""), (0, 1, "Perhaps 3.")]:
-        question = book.questions[index]
-        book.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
-    book.enter(1, 0, FailedSample(book.questions[1].id, 0, "timeout: no reply"))
+        question = ledger.questions[index]
+        ledger.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
+    ledger.enter(1, 0, FailedSample(ledger.questions[1].id, 0, "timeout: no reply"))
     spending = Spending(5, 100, 40, 2 * 10**9, 10**9)
-    annotation = book.close(spending, {"sent": 4}, "stopped before the budget")
+    annotation = ledger.close(spending, {"sent": 4}, "stopped before the budget")
     summary: dict[str, Any] = annotation.summary()
-    assert [(r.question_id == book.questions[1].id, r.sample) for r in annotation.rationales] == [
+    assert [(r.question_id == ledger.questions[1].id, r.sample) for r in annotation.rationales] == [
         (False, 0),
         (False, 1),
         (True, 1),

@@ -19,7 +19,7 @@ import pytest
 
 from asking import annotate, sums, teacher, texts
 from hostile_server import running
-from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.annotation import SamplingResult
 from mentorkd.teachers.cache import Reply, RequestCache
 from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.wire import build_request
@@ -52,13 +52,13 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Annotation:
+def calm(tmp_path_factory: pytest.TempPathFactory) -> SamplingResult:
     """What a friendly server leads to."""
     with running("immediate") as server:
         return annotate(server.url, tmp_path_factory.mktemp("calm") / "c", sums(QUESTIONS), concurrency=64)
 
 
-def test_a_hostile_server_at_full_size(tmp_path: Path, calm: Annotation) -> None:
+def test_a_hostile_server_at_full_size(tmp_path: Path, calm: SamplingResult) -> None:
     with running("hostile", seed=7) as server:
         rough = annotate(server.url, tmp_path / "c", sums(QUESTIONS), requests_per_minute=60 * A_SECOND, **ROUGH)
         books = server.books()
@@ -94,7 +94,7 @@ def test_a_hostile_server_at_full_size(tmp_path: Path, calm: Annotation) -> None
     assert busiest <= 1.1 * A_SECOND
 
 
-def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: Annotation) -> None:
+def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: SamplingResult) -> None:
     path, moments = tmp_path / "c", random.Random(5)
     in_flight = 0
     with running("hostile", seed=8) as server:
@@ -120,7 +120,7 @@ def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: Anno
     assert repeated <= in_flight
     assert len(done.rationales) == 3 * QUESTIONS
 
-    def without_way(annotation: Annotation) -> Counter[tuple[Any, ...]]:
+    def without_way(annotation: SamplingResult) -> Counter[tuple[Any, ...]]:
         # A repeated request gets another way to say the same.
         return Counter((r.question_id, r.predicted, r.verdict, r.meta["outcome"]) for r in annotation.rationales)
 

@@ -5,23 +5,16 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from asking import graded, sums
-from mentorkd.recipe.teacher import LocalTeacher
+from mentorkd.generation.engine import Completion
+from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.local import annotate_local
 from mentorkd.teachers.prompting import Prompter
-
-
-@dataclass(frozen=True)
-class Written:
-    text: str
-    tokens: int
-    finished: bool
 
 
 class AddingEngine:
@@ -44,7 +37,7 @@ class AddingEngine:
         max_new_tokens: int,
         seed: int,
         on_progress: Callable[[int], None] | None = None,
-    ) -> list[list[Written]]:
+    ) -> list[list[Completion]]:
         assert temperature > 0 or n == 1
         if len(self.calls) == self.dies_at:
             raise KeyboardInterrupt
@@ -52,18 +45,18 @@ class AddingEngine:
         rng = random.Random(seed)
         return [[self.write(prompt, rng) for _ in range(n)] for prompt in prompts]
 
-    def write(self, prompt: str, rng: random.Random) -> Written:
+    def write(self, prompt: str, rng: random.Random) -> Completion:
         a, b = map(int, re.findall(r"What is (\d+) \+ (\d+)\?", prompt)[-1])
         if prompt.endswith("Therefore, the answer is"):
-            return Written(re.findall(r"= (\d+)", prompt)[-1], 1, True)
+            return Completion(re.findall(r"= (\d+)", prompt)[-1], 1, True)
         if a % 5 == 4:
-            return Written("So we have", 9, False)
+            return Completion("So we have", 9, False)
         total = a + b + rng.choice([0, 0, 1])
-        return Written(f"{a} + {b} = {total}.\nTherefore, the answer is {total}.", 9, True)
+        return Completion(f"{a} + {b} = {total}.\nTherefore, the answer is {total}.", 9, True)
 
 
-def local(**settings: object) -> LocalTeacher:
-    return LocalTeacher.model_validate({"model": "m", "batch_size": 2, **settings})
+def local(**settings: object) -> LocalTeacherConfig:
+    return LocalTeacherConfig.model_validate({"model": "m", "batch_size": 2, **settings})
 
 
 ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
@@ -110,6 +103,6 @@ def test_after_a_kill_only_the_last_chunk_is_sampled_again(tmp_path: Path) -> No
     with RequestCache(tmp_path / "c") as cache:
         done = annotate_local(sums(40), local(), AddingEngine(), ONE_CALL, cache, grade=graded)
         assert done.traffic == {"cached": 4 * 15, "sampled": 4 * 15}
-        other = annotate_local(sums(40), local(), AddingEngine(), ONE_CALL, cache, grade=graded, identity="new weights")
+        other = annotate_local(sums(40), local(), AddingEngine(), ONE_CALL, cache, grade=graded, weights="new weights")
     assert len(done.rationales) == 120
     assert other.traffic["cached"] == 0

@@ -17,7 +17,7 @@ import pytest
 from asking import KEY, KEY_VARIABLE, annotate, graded, sums, teacher, texts
 from hostile_server import running
 from mentorkd.errors import TeacherError
-from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.annotation import SamplingResult
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.openai import annotate_openai
 from mentorkd.teachers.openai_client import OpenAIClient, read_key
@@ -222,7 +222,7 @@ def test_the_same_request_in_flight_is_not_sent_twice(tmp_path: Path, monkeypatc
 
 
 def test_it_works_inside_a_running_loop(tmp_path: Path) -> None:
-    async def notebook(url: str) -> Annotation:
+    async def notebook(url: str) -> SamplingResult:
         return annotate(url, tmp_path / "a", sums(2))
 
     with running("friendly") as server:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mentorkd.errors import DataError, TeacherError
-from mentorkd.recipe.teacher import LocalTeacher
+from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.records import Question, Rationale, Split
 from mentorkd.teachers.prompting import (
     Exemplar,
@@ -199,15 +199,15 @@ def test_real_rationales_are_exemplars(shared_data: Path) -> None:
 
 def test_a_recipe_opens_its_prompter(tmp_path: Path) -> None:
     (tmp_path / "shown.jsonl").write_text("\n".join(json.dumps(asdict(shown)) for shown in POOL))
-    by_file = LocalTeacher(model="m", prompt="few_shot", exemplars="shown.jsonl", shots=2, seed=3)
-    by_training = LocalTeacher(model="m", prompt="few_shot", exemplars="train", shots=2, seed=3)
+    by_file = LocalTeacherConfig(model="m", prompt="few_shot", exemplars="shown.jsonl", shots=2, seed=3)
+    by_training = LocalTeacherConfig(model="m", prompt="few_shot", exemplars="train", shots=2, seed=3)
     first = open_prompter(by_file, answer_kind="number", root=tmp_path).first("What?")
     assert first.count("Therefore, the answer is") == 2
     assert (
         open_prompter(by_training, answer_kind="number", root=tmp_path, training=lambda: POOL).first("What?") == first
     )
     (tmp_path / "own.jinja").write_text("{{ question }} ({{ answer_form }})")
-    own = LocalTeacher(model="m", prompt="custom", template="file:own.jinja")
+    own = LocalTeacherConfig(model="m", prompt="custom", template="file:own.jinja")
     assert (
         open_prompter(own, answer_kind="choice", root=tmp_path).first("What?")
         == "What? (the letter of the right option)"

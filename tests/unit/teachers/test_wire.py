@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mentorkd.recipe.teacher import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.teachers.cache import request_key
 from mentorkd.teachers.wire import (
     Body,
@@ -30,7 +30,7 @@ def chat(**choice: Any) -> bytes:
 
 
 def request(**settings: Any) -> dict[str, Any]:
-    return build_request(OpenAITeacher(**{"model": "m", **settings}), "Ask", max_tokens=9, temperature=0.7)
+    return build_request(OpenAITeacherConfig(**{"model": "m", **settings}), "Ask", max_tokens=9, temperature=0.7)
 
 
 def test_requests_of_both_endpoints() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from mentorkd.files import fingerprint
-from mentorkd.pipeline.model_card import describe_model, describe_teacher
+from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.run_folder import RunFiles, Stage, role
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
-from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Prediction, Question, Rationale
 from mentorkd.reporting import (
     LearnerInfo,
@@ -23,6 +23,7 @@ from mentorkd.reporting import (
     build_results,
     write_report,
 )
+from mentorkd.teachers.annotate import open_teacher
 
 __all__ = ["read_inputs", "report", "report_inputs"]
 
@@ -215,7 +216,7 @@ def _protocol(recipe: Recipe, trained: Mapping[tuple[str, int], Mapping[str, Any
     learned = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed]["updates"] for seed in recipe.seeds] for name in learned}
     lines = [PAPER] if recipe.protocol == "paper" else []
-    lines += [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
+    lines += [*_teacher(recipe), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
     for searched, use in ((False, "only measured"), (True, "chose the trial, and no epoch")):
         once = [
             name
@@ -333,14 +334,10 @@ def _distillation(learner: Learner) -> dict[str, Any]:
     return learner.model_dump(include=told)
 
 
-def _teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> list[str]:
-    """Whom the first rationales come from, if an LLM was asked."""
-    if isinstance(teacher, RecordedTeacher):
-        return []
-    until = teacher.until_correct
-    more = "" if until is None else f", up to {until.tries} until {until.want} are right"
-    how = f"{teacher.samples} samples a question{more}, temperature {teacher.temperature:g}, prompt {teacher.prompt}"
-    return [f"The teacher: {describe_teacher(teacher)}; {how}."]
+def _teacher(recipe: Recipe) -> list[str]:
+    """The LLM that wrote the first rationales, and how it was asked; nothing if nobody was asked."""
+    name, sampling = open_teacher(recipe).describe()
+    return [f"The teacher: {name}; {sampling}."] if sampling else []
 
 
 def _side_by_side(
