@@ -32,14 +32,14 @@ __all__ = [
 ]
 
 Grade = Callable[[str, Question], Graded]
-"""Grades the text in which an answer stands against a question."""
+"""Grades a text that holds an answer, against a question."""
 Outcome = Literal["ok", "length", "refusal", "empty"]
 """What a reply is worth: a solution; cut at the token limit; refused by the model or a filter; without reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply, the key of its request in the cache, and whether it came from there."""
+    """A reply, the key of its request in the cache, and whether the cache gave it."""
 
     key: str
     reply: Reply
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class FailedSample:
-    """A sample that no reply was got for, and why."""
+    """A sample without a reply, and the reason."""
 
     question_id: str
     sample: int
@@ -80,7 +80,7 @@ class SamplingResult:
         return {way: sum(tokens[way] for tokens in usage) for way in ("input_tokens", "output_tokens")}
 
     def summary(self) -> dict[str, int | float | None]:
-        """The numbers of the report. `accuracy` is the share of the rationales that are correct."""
+        """The sums by name. `accuracy` is the share of the rationales that are correct; keys with `run_` are `traffic`."""
         verdicts = Counter(rationale.verdict for rationale in self.rationales)
         outcomes = Counter(rationale.meta["outcome"] for rationale in self.rationales)
         solved = {rationale.question_id for rationale in self.rationales if rationale.verdict == "correct"}
@@ -104,7 +104,7 @@ class SamplingResult:
 
 
 def outcome(reply: Reply) -> Outcome:
-    """What a reply is worth, before its answer is looked for."""
+    """What a reply is worth, before its answer is read."""
     if reply.finish_reason in ("refusal", "content_filter"):
         return "refusal"
     if reply.finish_reason == "length":
@@ -115,22 +115,22 @@ def outcome(reply: Reply) -> Outcome:
 def rationale_of(
     question: Question, sample: int, answers: Sequence[Answer], prompter: Prompter, grade: Grade
 ) -> Rationale:
-    """The record of a sample's answers (one, or two of `two_stage`); what is not `ok` is graded as no answer.
+    """The record of a sample's answers (one, or two with `two_stage`). A reply that is not `ok` counts as no answer.
 
-    The answer of `two_stage` may be cut off: a model that goes on after its answer has given it.
+    The second reply of `two_stage` may be cut off: a model that continues after its answer has given the answer.
     """
     first = answers[0].reply
-    worth = outcome(first)
+    status = outcome(first)
     text, graded = first.text, Graded(None, "no_answer")
-    if worth == "ok":
+    if status == "ok":
         if any(outcome(answer.reply) == "refusal" for answer in answers):
-            worth = "refusal"
+            status = "refusal"
         else:
             solution = prompter.read([answer.reply.text for answer in answers])
-            text, worth = solution.rationale, "ok" if solution.rationale else "empty"
+            text, status = solution.rationale, "ok" if solution.rationale else "empty"
             graded = grade(solution.answer_text, question) if solution.rationale else graded
     meta = {
-        "outcome": worth,
+        "outcome": status,
         "finish_reason": first.finish_reason,
         "usage": {
             "input_tokens": sum(answer.reply.input_tokens for answer in answers),
@@ -145,10 +145,11 @@ def rationale_of(
 
 
 class SampleQueue:
-    """Which sample to ask for next: `samples` of each question, then as many as it lacks, until it has had `tries`.
+    """Which sample to ask for next: first `samples` of each question, then as many as it lacks correct ones.
 
-    A question's next round begins when its last one has ended, so which samples are asked for does not depend on the
-    order of replies. SampleQueue of different questions overlap, so there is work as long as any question needs some.
+    A question has several rounds, until it has `want` correct samples or has had `tries` in all. Its next round begins
+    when its last one has ended, so the samples that are asked for do not depend on the order of replies. Rounds of
+    different questions overlap, so there is work as long as any question needs a sample.
     """
 
     def __init__(self, questions: int, samples: int, *, want: int = 0, tries: int = 0) -> None:
@@ -165,11 +166,11 @@ class SampleQueue:
         return self.finished == self.asked
 
     def next(self) -> tuple[int, int] | None:
-        """A question's index and the number of its sample; None if there is nothing to ask for at the moment."""
+        """A question's index and the number of its sample; None if nothing can be asked for at the moment."""
         return self._queue.popleft() if self._queue else None
 
     def done(self, index: int, correct: bool) -> None:
-        """A sample of a question is there, or lost."""
+        """Note that a sample of a question has ended, with a reply or without one."""
         self.finished += 1
         self._open[index] -= 1
         self._correct[index] += correct
@@ -183,7 +184,7 @@ class SampleQueue:
 
 
 class AnnotationLedger:
-    """What is asked for, what came, what was lost. Equal questions are asked once.
+    """The samples of all questions: which to ask for, and what each gave. Equal questions are asked once.
 
     Raises DataError at once if a gold answer cannot be read, since grading must not fail after money was spent.
     """

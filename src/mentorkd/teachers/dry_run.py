@@ -1,4 +1,4 @@
-"""What an annotation would ask and cost, without asking for anything."""
+"""What an annotation would ask for and cost. Nothing is asked."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def characters_as_tokens(text: str) -> int:
 
 @dataclass(frozen=True)
 class DryRun:
-    """An estimate. `requests` counts the first round's requests that no cache holds; `most_requests` counts those that
-    `until_correct` could add to them, without retries. Tokens and dollars are given for the same two counts. Replies count
+    """An estimate. `requests` counts the first round's requests that no cache holds; `most_requests` counts all
+    that `until_correct` could send, without retries. Tokens and dollars are given for the same two counts. Replies count
     as `max_tokens` long, so both are upper bounds as far as `counted_by` counts correctly. Dollars are None without a price.
     `cached` is None for a local teacher: its cache is keyed by its weights, which are not loaded for an estimate.
     """
@@ -42,7 +42,7 @@ class DryRun:
     counted_by: str
 
     def lines(self) -> list[str]:
-        """The estimate to read, after the prompts."""
+        """The estimate as text, a line each for requests, tokens and dollars."""
 
         def span(low: int, high: int, show: Callable[[int], str] = "{:,}".format) -> str:
             return show(low) if low == high else f"{show(low)} to {show(high)}"

@@ -156,19 +156,23 @@ def annotate_openai(
     on_progress: Progress | None = None,
     first_backoff: float = 0.5,
 ) -> SamplingResult:
-    """Ask an endpoint for rationales of `questions`, until each has its samples or the budget is reached (`stopped`).
+    """Ask an endpoint for rationales of `questions`, until each has its samples or the budget ends it (`stopped`).
 
-    Processes that share a cache ask one after the other, so that the second finds what the first was given and their
-    budget is one. `grade_in_threads` keeps a slow grader off the event loop; `count_tokens` estimates prompts for the rate limit;
-    `first_backoff` is the first retry's wait in seconds. Raises TeacherError when the endpoint cannot be used, RunError
-    when the cache cannot be written, and DataError, before anything is sent, when a gold answer cannot be read.
+    Processes that share a cache ask one after the other, so that the second finds the replies to the first and both
+    draw on one budget. Raises TeacherError if the endpoint cannot be used, RunError if the cache cannot be written,
+    and DataError, before anything is sent, if a gold answer cannot be read.
+
+    Args:
+        grade_in_threads: keep a slow grader off the event loop.
+        count_tokens: estimates the tokens of a prompt, for the rate limit.
+        first_backoff: wait before the first retry, in seconds.
     """
 
     async def run() -> SamplingResult:
         ledger = AnnotationLedger(questions, teacher, grade)
         async with OpenAIClient(teacher, cache, count_tokens=count_tokens, first_backoff=first_backoff) as client:
-            ask = _Asker(client, teacher, prompter, ledger, grade_in_threads, on_progress)
-            stopped = await ask.all()
+            workers = _Workers(client, teacher, prompter, ledger, grade_in_threads, on_progress)
+            stopped = await workers.all()
             traffic = {
                 "sent": client.traffic.sent,
                 "cached": client.traffic.cached,
@@ -181,8 +185,8 @@ def annotate_openai(
         return _run(run)
 
 
-class _Asker:
-    """`concurrency` workers that work off the rounds of a book."""
+class _Workers:
+    """`concurrency` workers that empty the queue of a ledger."""
 
     def __init__(
         self,
@@ -205,9 +209,9 @@ class _Asker:
         self._error: Exception | None = None
 
     async def all(self) -> str | None:
-        """Ask until all is done; return why the budget stopped it, if it did, and raise any other error.
+        """Ask until the queue is over. Returns the reason if the budget stopped it, and raises any other error.
 
-        After an error nothing new is sent, but what is in flight is waited for and kept: it is paid for.
+        After an error nothing new is sent. What is in flight is waited for and kept, since it is paid for.
         """
         workers = [asyncio.create_task(self._work()) for _ in range(self._teacher.concurrency)]
         try:
@@ -250,17 +254,17 @@ class _Asker:
             second = prompter.second(question.text, answer.reply.text)
             # Greedy: the samples differ in their reasoning, and each has one conclusion.
             answers.append(await self._client.ask(second, sample, max_tokens=teacher.answer_tokens, temperature=0.0))
-        got = [answer for answer in answers if isinstance(answer, Answer)]
+        replies = [answer for answer in answers if isinstance(answer, Answer)]
         fault = next((answer for answer in answers if isinstance(answer, Fault)), None)
         if fault is not None:
             return FailedSample(question.id, sample, f"{fault.kind}: {fault.message}")
         if self._grade_in_threads:
-            return await asyncio.to_thread(rationale_of, question, sample, got, prompter, self._grade)
-        return rationale_of(question, sample, got, prompter, self._grade)
+            return await asyncio.to_thread(rationale_of, question, sample, replies, prompter, self._grade)
+        return rationale_of(question, sample, replies, prompter, self._grade)
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """asyncio.run, also from inside a running loop (a notebook's), where a thread has to lend its own."""
+    """asyncio.run, also from inside a running loop (a notebook's), where it needs a thread with a loop of its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -268,13 +272,13 @@ def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     results: list[T] = []
     errors: list[BaseException] = []
 
-    def lend() -> None:
+    def work() -> None:
         try:
             results.append(asyncio.run(main()))
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=lend, name="annotate")
+    thread = threading.Thread(target=work, name="annotate")
     thread.start()
     thread.join()
     if errors:
@@ -284,7 +288,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 @contextmanager
 def _warnings_as_notes(note: Callable[[str], None]) -> Iterator[None]:
-    """Hand what the client logs to `note`; of messages that differ in their details alone, only the first three."""
+    """Hand what the client logs to `note`, but only the first three of messages that differ in their details alone."""
     seen: Counter[str] = Counter()
 
     class Noting(logging.Handler):

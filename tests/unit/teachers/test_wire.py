@@ -16,7 +16,7 @@ from mentorkd.teachers.wire import (
     Body,
     Fault,
     build_request,
-    judge_status,
+    classify_status,
     most_tokens,
     read_body,
     retry_after,
@@ -174,14 +174,14 @@ def test_no_reply_crashes_the_reader(content: bytes) -> None:
     ],
 )
 def test_statuses_are_judged(status: int, content: bytes, kind: str, billed: bool) -> None:
-    fault = judge_status(status, {}, content)
+    fault = classify_status(status, {}, content)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.billed) == (kind, billed)
     assert f"HTTP {status}" in fault.message
 
 
 def test_a_content_filter_is_a_refusal() -> None:
-    assert judge_status(400, {}, b'{"error": {"code": "content_filter"}}') == Body("", "content_filter", 0, 0, "")
+    assert classify_status(400, {}, b'{"error": {"code": "content_filter"}}') == Body("", "content_filter", 0, 0, "")
 
 
 def test_an_error_in_a_reply_of_status_200_is_judged_as_one() -> None:
