@@ -1,4 +1,4 @@
-"""What the tests of asked teachers share: questions, teachers, and a command line to be killed."""
+"""What tests of teachers that are asked share: questions, teachers, and a command that can be killed."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def teacher(url: str, **settings: Any) -> OpenAITeacherConfig:
 
 def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) -> SamplingResult:
     os.environ[KEY_VARIABLE] = KEY
-    asked = teacher(url, **settings)
-    prompter = Prompter.create(asked.prompt, answer_kind="number", template=asked.template)
+    config = teacher(url, **settings)
+    prompter = Prompter.create(config.prompt, answer_kind="number", template=config.template)
     with RequestCache(cache) as opened:
-        return annotate_openai(questions, asked, prompter, opened, grade=graded, first_backoff=0.05)
+        return annotate_openai(questions, config, prompter, opened, grade=graded, first_backoff=0.05)
 
 
 def main() -> None:

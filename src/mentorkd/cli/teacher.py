@@ -1,4 +1,4 @@
-"""The commands about asked teachers: `annotate`, and `cache` for the files that keep their replies."""
+"""The commands of teachers: `annotate`, and `cache` for the files that keep replies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mentorkd.recipe.schema import Recipe
 
 __all__ = ["annotate", "cache_app"]
 
-cache_app = typer.Typer(no_args_is_help=True, help="Files that keep the replies of a teacher.")
+cache_app = typer.Typer(no_args_is_help=True, help="Merge and export the files that keep a teacher's replies.")
 CachePath = Annotated[
     Path, typer.Argument(metavar="CACHE", help="A run folder, or a cache file such as runs/x/teacher/requests.sqlite.")
 ]
@@ -28,12 +28,15 @@ def annotate(
     overrides: Overrides = None,
     folder: RunOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show three prompts, requests, tokens and dollars; ask for nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show three prompts and estimate requests, tokens and dollars. Asks for nothing."
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Get the teacher's rationales, and nothing after them; `run` goes on from there."""
+    """Get the teacher's rationales and stop there; `run` goes on from them."""
     from mentorkd.pipeline.run import Pipeline
 
     loaded = load_named(recipe, overrides)
@@ -83,14 +86,14 @@ def _show_record(record: Mapping[str, Any], root: Path, as_json: bool) -> None:
 
 @cache_app.command()
 def merge(
-    into: Annotated[Path, typer.Argument(metavar="INTO", help="The cache to add to; made if it is not there.")],
-    others: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Caches whose replies are taken over.")],
+    into: Annotated[Path, typer.Argument(metavar="INTO", help="The cache to add to; created if it does not exist.")],
+    others: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Caches to copy replies from.")],
     as_json: AsJson = False,
 ) -> None:
-    """Take over replies of other caches; what both have stays as it is."""
+    """Copy the replies of other caches; replies that are there already stay as they are."""
     from mentorkd.teachers.cache import RequestCache
 
-    sources = {str(other): _existing(other) for other in others}  # before the cache to add to is made
+    sources = {str(other): _existing(other) for other in others}  # before the cache to add to is created
     with RequestCache(_file(into)) as cache:
         added = {name: cache.merge(source) for name, source in sources.items()}
         total = len(cache)
@@ -98,7 +101,7 @@ def merge(
         print(json.dumps({"added": added, "replies": total}))
         return
     for other, count in added.items():
-        print(f"{count:,} new replies of {other}")
+        print(f"{count:,} new replies from {other}")
     print(f"{_file(into)}: {total:,} replies")
 
 

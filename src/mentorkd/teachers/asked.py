@@ -83,7 +83,7 @@ class AskedTeacher(ABC, Generic[Config]):
 
     def describe(self) -> Description:
         config, until = self.config, self.config.until_correct
-        more = "" if until is None else f", up to {until.tries} until {until.want} are right"
+        more = "" if until is None else f", up to {until.tries} until {until.want} are correct"
         sampling = (
             f"{config.samples} samples a question{more}, temperature {config.temperature:g}, prompt {config.prompt}"
         )

@@ -40,7 +40,7 @@ def answer(text: str, reason: str = "stop") -> Answer:
         (answer("", "length"), "length", "no_answer", ""),
     ],
 )
-def test_a_reply_is_worth(reply: Answer, outcome: str, verdict: str, text: str | None) -> None:
+def test_reply_outcomes_and_verdicts(reply: Answer, outcome: str, verdict: str, text: str | None) -> None:
     rationale = rationale_of(QUESTION, 1, [reply], ONE_CALL, graded)
     assert (rationale.meta["outcome"], rationale.verdict) == (outcome, verdict)
     assert rationale.text == (reply.reply.text if text is None else text)
@@ -75,7 +75,7 @@ def test_two_calls_make_one_record() -> None:
     st.integers(1, 20),
     st.integers(0, 2**32),
 )
-def test_rounds_ask_until_enough_is_correct(
+def test_queue_asks_until_enough_is_correct(
     questions: int, samples: int, want: int, tries: int, in_flight: int, seed: int
 ) -> None:
     """In any order of replies, the samples asked for are those of the rule."""
@@ -100,14 +100,14 @@ def test_rounds_ask_until_enough_is_correct(
     assert sorted(asked) == sorted(expected)
 
 
-def test_equal_questions_are_asked_once_and_bad_golds_show_first() -> None:
+def test_ledger_asks_equal_questions_once_and_checks_gold_answers_first() -> None:
     asked = teacher("http://e/v1")
     assert len(AnnotationLedger([*sums(3), *sums(3)], asked, graded).questions) == 3
     with pytest.raises(DataError, match="the gold answer is 'five'"):
         AnnotationLedger([Question.create("What?", "five", "train")], asked, graded)
 
 
-def test_the_account() -> None:
+def test_ledger_sums() -> None:
     ledger = AnnotationLedger(sums(2), teacher("http://e/v1", samples=2), graded)
     for index, sample, reply in [(1, 1, "1 + 7 = 8.\nTherefore, the answer is 8."), (0, 0, ""), (0, 1, "Perhaps 3.")]:
         question = ledger.questions[index]

@@ -17,7 +17,7 @@ from mentorkd.teachers.prompting import Prompter
 ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
 
 
-def test_one_call() -> None:
+def test_estimate_of_one_call() -> None:
     priced = teacher("http://e/v1", price={"input": 1.0, "output": 10.0})
     estimate = dry_run_openai(sums(100), priced, ONE_CALL, count_tokens=lambda _: 50)
     assert estimate.prompts == tuple(ONE_CALL.first(question.text) for question in sums(3))
@@ -33,7 +33,7 @@ def test_one_call() -> None:
     assert bare.input_tokens == 3 * 50
 
 
-def test_two_calls_until_correct() -> None:
+def test_estimate_of_two_calls_until_correct() -> None:
     settings = {"prompt": "two_stage", "samples": 2, "until_correct": {"want": 2, "tries": 5}, "answer_tokens": 4}
     estimate = dry_run_openai(
         sums(10), teacher("http://e/v1", **settings), Prompter.create("two_stage"), count_tokens=len
@@ -47,16 +47,16 @@ def test_two_calls_until_correct() -> None:
     assert estimate.lines()[-1] == "dollars: unknown, since the recipe gives no price"
 
 
-def test_what_was_asked_before_is_free_and_nothing_is_asked(tmp_path: Path) -> None:
+def test_cached_replies_are_free_and_nothing_is_asked(tmp_path: Path) -> None:
     with running("friendly") as server:
         annotate(server.url, tmp_path / "c", sums(5))
         with RequestCache(tmp_path / "c") as cache:
             estimate = dry_run_openai(sums(9), teacher(server.url), ONE_CALL, cache=cache)
         assert (estimate.cached, estimate.requests) == (15, 12)
-        assert len(server.books()["arrivals"]) == 15
+        assert len(server.statistics()["arrivals"]) == 15
 
 
-def test_the_estimate_bounds_what_it_costs(tmp_path: Path) -> None:
+def test_estimate_bounds_the_cost(tmp_path: Path) -> None:
     price = {"input": 1.0, "output": 2.0}
     with running("friendly") as server:
         estimate = dry_run_openai(sums(10), teacher(server.url, price=price), ONE_CALL)
@@ -66,14 +66,14 @@ def test_the_estimate_bounds_what_it_costs(tmp_path: Path) -> None:
     assert 0 < spent.picodollars <= estimate.picodollars
 
 
-def test_a_local_teacher_costs_nothing() -> None:
+def test_local_teacher_costs_nothing() -> None:
     estimate = dry_run(sums(4), LocalTeacherConfig(model="m"), ONE_CALL)
     assert (estimate.requests, estimate.cached, estimate.picodollars) == (12, None, 0)
     assert estimate.lines()[0] == "requests: 12, less those in the cache"
     assert estimate.lines()[-1] == "dollars: at most $0.00"
 
 
-def test_no_questions() -> None:
+def test_estimate_of_no_questions() -> None:
     assert dry_run_openai([], teacher("http://e/v1"), ONE_CALL).requests == pytest.approx(0)
 
 

@@ -58,26 +58,26 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> SamplingResult:
         return annotate(server.url, tmp_path_factory.mktemp("calm") / "c", sums(QUESTIONS), concurrency=64)
 
 
-def test_a_hostile_server_at_full_size(tmp_path: Path, calm: SamplingResult) -> None:
+def test_hostile_server_at_full_size(tmp_path: Path, calm: SamplingResult) -> None:
     with running("hostile", seed=7) as server:
         rough = annotate(server.url, tmp_path / "c", sums(QUESTIONS), requests_per_minute=60 * A_SECOND, **ROUGH)
-        books = server.books()
+        statistics = server.statistics()
     assert texts(rough) == texts(calm)
     assert (len(rough.rationales), rough.lost) == (3 * QUESTIONS, [])
     # Nothing that was delivered was asked for again; filtered prompts are answered by an error, not delivered.
-    assert set(books["delivered"].values()) == {3}
-    assert len(books["delivered"]) == QUESTIONS - QUESTIONS // 50
+    assert set(statistics["delivered"].values()) == {3}
+    assert len(statistics["delivered"]) == QUESTIONS - QUESTIONS // 50
     # Every request is accounted for, and none was repeated more often than allowed.
     faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
     assert rough.traffic["sent"] == rough.spending.requests == 3 * QUESTIONS + faults
     # Each request that was sent arrived. Only where time ran out may the server, on a busy machine, not have heard of
     # it; but then it is not the server that made time run out.
-    unheard = rough.traffic["sent"] - len(books["arrivals"])
-    assert 0 <= unheard <= rough.traffic.get("fault_timeout", 0) - books["stalled"]
-    assert max(books["attempts"].values()) <= 3 * (1 + ROUGH["retries"])
-    assert set(books["fates"]) >= {
+    unheard = rough.traffic["sent"] - len(statistics["arrivals"])
+    assert 0 <= unheard <= rough.traffic.get("fault_timeout", 0) - statistics["stalled"]
+    assert max(statistics["attempts"].values()) <= 3 * (1 + ROUGH["retries"])
+    assert set(statistics["fates"]) >= {
         "429",
-        "429 told",
+        "429 with wait",
         "500",
         "503",
         "slow",
@@ -87,8 +87,8 @@ def test_a_hostile_server_at_full_size(tmp_path: Path, calm: SamplingResult) -> 
         "half json",
         "no choices",
     }
-    assert books["most_in_flight"] <= 64
-    arrivals = books["arrivals"]
+    assert statistics["most_in_flight"] <= 64
+    arrivals = statistics["arrivals"]
     busiest = max(bisect_left(arrivals, at + 1.0) - place for place, at in enumerate(arrivals))
     print(f"busiest second {busiest} of {A_SECOND}, {len(arrivals)} requests in {arrivals[-1] - arrivals[0]:.1f} s")
     assert busiest <= 1.1 * A_SECOND
@@ -100,8 +100,8 @@ def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: Samp
     with running("hostile", seed=8) as server:
         for _ in range(5):
             process = start(server.url, path, QUESTIONS, **ROUGH)
-            deadline, begun = time.monotonic() + 60, len(server.books()["arrivals"])
-            while len(server.books()["arrivals"]) == begun and time.monotonic() < deadline:
+            deadline, begun = time.monotonic() + 60, len(server.statistics()["arrivals"])
+            while len(server.statistics()["arrivals"]) == begun and time.monotonic() < deadline:
                 time.sleep(0.05)
             time.sleep(moments.uniform(0.1, 4.0))
             os.kill(process.pid, signal.SIGKILL)
@@ -114,8 +114,8 @@ def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: Samp
             in_flight += open_now
         assert in_flight > 0
         done = annotate(server.url, path, sums(QUESTIONS), price={"input": 1.0, "output": 2.0}, **ROUGH)
-        books = server.books()
-    repeated = sum(books["delivered"].values()) - 3 * (QUESTIONS - QUESTIONS // 50)
+        statistics = server.statistics()
+    repeated = sum(statistics["delivered"].values()) - 3 * (QUESTIONS - QUESTIONS // 50)
     print(f"{repeated} repeated, {in_flight} in flight at the kills")
     assert repeated <= in_flight
     assert len(done.rationales) == 3 * QUESTIONS
@@ -126,9 +126,9 @@ def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: Samp
 
     assert without_way(done) == without_way(calm)
     # The ledger counts what was in flight at its worst, so it never says less than was asked.
-    assert done.spending.requests >= len(books["arrivals"])
-    assert done.spending.input_tokens >= books["input_tokens"]
-    assert done.spending.output_tokens >= books["output_tokens"]
+    assert done.spending.requests >= len(statistics["arrivals"])
+    assert done.spending.input_tokens >= statistics["input_tokens"]
+    assert done.spending.output_tokens >= statistics["output_tokens"]
 
 
 def test_ten_cents_are_never_crossed(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_ten_cents_are_never_crossed(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"concurrency": 64, "retries": 12, "price": price, "budget": {"dollars": 0.10}}
     with running("unmetered", seed=9) as server:
         first = annotate(server.url, tmp_path / "c", sums(QUESTIONS), **settings)
-        books = server.books()
-        charged = (books["input_tokens"] * 0.5 + books["output_tokens"] * 1.5) / 1e6
+        statistics = server.statistics()
+        charged = (statistics["input_tokens"] * 0.5 + statistics["output_tokens"] * 1.5) / 1e6
         print(f"charged ${charged:.6f}, counted ${first.spending.dollars:.6f} of $0.10")
         assert first.stopped is not None
         assert charged <= first.spending.dollars <= 0.10

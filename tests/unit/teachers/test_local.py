@@ -62,7 +62,7 @@ def local(**settings: object) -> LocalTeacherConfig:
 ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
 
 
-def test_records_are_those_of_an_endpoint(tmp_path: Path) -> None:
+def test_local_records_are_those_of_an_endpoint(tmp_path: Path) -> None:
     engine = AddingEngine()
     with RequestCache(tmp_path / "c") as cache:
         done = annotate_local(sums(20), local(), engine, ONE_CALL, cache, grade=graded)
@@ -77,7 +77,7 @@ def test_records_are_those_of_an_endpoint(tmp_path: Path) -> None:
     assert [(count, n) for count, n, _, _ in engine.calls] == [(5, 3)] * 4
 
 
-def test_rounds_go_on_until_correct_with_new_seeds(tmp_path: Path) -> None:
+def test_further_rounds_have_new_seeds(tmp_path: Path) -> None:
     engine = AddingEngine()
     teacher = local(samples=1, until_correct={"want": 1, "tries": 6}, batch_size=100)
     with RequestCache(tmp_path / "c") as cache:
@@ -88,7 +88,7 @@ def test_rounds_go_on_until_correct_with_new_seeds(tmp_path: Path) -> None:
     assert len({seed for *_, seed in engine.calls}) == len(engine.calls)
 
 
-def test_the_second_call_is_greedy_and_left_out_after_a_cut(tmp_path: Path) -> None:
+def test_second_call_is_greedy_and_left_out_after_a_cut(tmp_path: Path) -> None:
     engine = AddingEngine()
     with RequestCache(tmp_path / "c") as cache:
         prompter = Prompter.create("two_stage")
@@ -97,7 +97,7 @@ def test_the_second_call_is_greedy_and_left_out_after_a_cut(tmp_path: Path) -> N
     assert {len(r.meta["requests"]) for r in done.rationales if r.meta["outcome"] == "ok"} == {2}
 
 
-def test_after_a_kill_only_the_last_chunk_is_sampled_again(tmp_path: Path) -> None:
+def test_kill_loses_the_last_chunk_only(tmp_path: Path) -> None:
     with RequestCache(tmp_path / "c") as cache, pytest.raises(KeyboardInterrupt):
         annotate_local(sums(40), local(), AddingEngine(dies_at=4), ONE_CALL, cache, grade=graded)
     with RequestCache(tmp_path / "c") as cache:

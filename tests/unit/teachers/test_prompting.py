@@ -63,7 +63,7 @@ def test_one_call_asks_for_the_line_that_is_then_read() -> None:
         ("", "", ""),
     ],
 )
-def test_replies_are_parted_at_the_last_marker(reply: str, rationale: str, answer: str) -> None:
+def test_replies_are_split_at_the_last_marker(reply: str, rationale: str, answer: str) -> None:
     solution = split_answer(reply)
     assert (solution.rationale, solution.answer_text) == (rationale, answer)
 
@@ -147,14 +147,14 @@ def test_exemplars_are_read_from_json_and_json_lines(tmp_path: Path) -> None:
     assert read_exemplars(tmp_path / "a.json", "number") == read_exemplars(tmp_path / "a.jsonl", "number") == expected
 
 
-def test_what_is_wrong_is_no_example(tmp_path: Path) -> None:
-    told = [
+def test_wrong_rationales_are_no_exemplars(tmp_path: Path) -> None:
+    marked = [
         {"input": "a?", "chain": "It is 1.", "answer": "1", "initial_correct": False},
         {"input": "b?", "chain": "It is 3.", "answer": "2", "initial_correct": False},
         {"input": "b?", "chain": "It is 2.", "answer": "2", "initial_correct": True},
     ]
-    (tmp_path / "told.json").write_text(json.dumps(told))
-    assert read_exemplars(tmp_path / "told.json", "number") == [Exemplar("b?", "It is 2.", "2")]
+    (tmp_path / "marked.json").write_text(json.dumps(marked))
+    assert read_exemplars(tmp_path / "marked.json", "number") == [Exemplar("b?", "It is 2.", "2")]
     raw = [
         {"instruction": "a?", "output": ["It is 5.", "It may be anything.", "It is 1."], "label": "1"},
         {"instruction": "b?", "output": ["It is 5.", "By hand, without its answer."], "label": "2"},

@@ -32,7 +32,7 @@ KINDS = {
     ),
     "kind: local, model: a/b, until_correct: {want: 2}, prompt: two_stage": (
         "a/b, run here",
-        "3 samples a question, up to 8 until 2 are right, temperature 0.7, prompt two_stage",
+        "3 samples a question, up to 8 until 2 are correct, temperature 0.7, prompt two_stage",
     ),
 }
 

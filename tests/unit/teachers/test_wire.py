@@ -107,7 +107,7 @@ def test_replies_are_read(choice: dict[str, Any], text: str, reason: str) -> Non
 @pytest.mark.parametrize(
     "usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": "5"}, {"prompt_tokens": 10**30}, [1]]
 )
-def test_usage_that_cannot_be_is_none(usage: Any) -> None:
+def test_impossible_usage_is_none(usage: Any) -> None:
     reply = read_body(json.dumps({"choices": [{"text": "hi"}], "usage": usage}).encode())
     assert isinstance(reply, Body)
     assert reply.input_tokens is None
@@ -173,7 +173,7 @@ def test_no_reply_crashes_the_reader(content: bytes) -> None:
         (429, b'{"error": {"code": "insufficient_quota"}}', "fatal", False),
     ],
 )
-def test_statuses_are_judged(status: int, content: bytes, kind: str, billed: bool) -> None:
+def test_statuses_are_classified(status: int, content: bytes, kind: str, billed: bool) -> None:
     fault = classify_status(status, {}, content)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.billed) == (kind, billed)
@@ -184,7 +184,7 @@ def test_a_content_filter_is_a_refusal() -> None:
     assert classify_status(400, {}, b'{"error": {"code": "content_filter"}}') == Body("", "content_filter", 0, 0, "")
 
 
-def test_an_error_in_a_reply_of_status_200_is_judged_as_one() -> None:
+def test_error_in_a_reply_of_status_200_is_classified() -> None:
     fault = read_body(b'{"error": {"message": "upstream", "code": 429}}')
     assert isinstance(fault, Fault)
     assert fault.kind == "overloaded"
@@ -202,11 +202,11 @@ def test_retry_after_in_all_its_forms() -> None:
 
 
 @given(st.text())
-def test_a_token_is_at_least_a_byte(text: str) -> None:
+def test_bytes_bound_the_tokens(text: str) -> None:
     assert most_tokens(text) >= len(text)
 
 
-def test_the_key_is_struck_out_and_text_is_encodable() -> None:
+def test_scrubber_removes_the_key_and_makes_text_encodable() -> None:
     scrub = scrubber("sk-0123456789")
     assert scrub("Bearer sk-0123456789!") == "Bearer [key]!"
     assert scrub("half \ud800 pair").encode() == b"half ? pair"
