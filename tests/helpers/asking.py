@@ -50,7 +50,7 @@ def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) 
 
 
 def main() -> None:
-    """asking.py URL CACHE QUESTIONS SETTINGS: annotate, then print the summary, the seconds and the peak memory in MB.
+    """asking.py URL CACHE QUESTIONS SETTINGS: annotate, then print the account, the traffic, the seconds and the peak memory in MB.
 
     QUESTIONS is a number of sums, or a file of `{input, answer}` of which the first ten are asked.
 
@@ -65,7 +65,13 @@ def main() -> None:
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
-            {"summary": annotation.summary(), "seconds": seconds, "clock": clock.__name__, "megabytes": megabytes}
+            {
+                "account": annotation.account(),
+                "traffic": annotation.traffic,
+                "seconds": seconds,
+                "clock": clock.__name__,
+                "megabytes": megabytes,
+            }
         )
     )
 

@@ -9,9 +9,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
-from mentorkd.errors import BudgetError
 from mentorkd.grading.answers import Graded
 from mentorkd.recipe.teacher import AskedTeacherConfig
 from mentorkd.records import TEACHER, Question, Rationale
@@ -70,36 +69,28 @@ class SamplingResult:
     traffic: Mapping[str, int]
     stopped: str | None = None
 
-    def raise_if_stopped(self) -> None:
-        if self.stopped is not None:
-            raise BudgetError(self.stopped)
-
     def usage(self) -> dict[str, int]:
         """Tokens of all prompts and replies behind the rationales, whichever run paid for them."""
         usage = [rationale.meta["usage"] for rationale in self.rationales]
         return {way: sum(tokens[way] for tokens in usage) for way in ("input_tokens", "output_tokens")}
 
-    def summary(self) -> dict[str, int | float | None]:
-        """The sums by name. `accuracy` is the share of the rationales that are correct; keys with `run_` are `traffic`."""
-        verdicts = Counter(rationale.verdict for rationale in self.rationales)
+    def account(self) -> dict[str, Any]:
+        """The counts of the report's TeacherAccount, apart from costs. `accuracy` is the share of correct replies."""
         outcomes = Counter(rationale.meta["outcome"] for rationale in self.rationales)
-        solved = {rationale.question_id for rationale in self.rationales if rationale.verdict == "correct"}
-        correct, dollars = verdicts["correct"], self.spending.dollars
+        correct = [rationale for rationale in self.rationales if rationale.verdict == "correct"]
         return {
             "questions": self.questions,
-            "questions_solved": len(solved),
-            "rationales": len(self.rationales),
-            **{verdict: verdicts[verdict] for verdict in ("correct", "wrong", "no_answer")},
-            **{outcome: outcomes[outcome] for outcome in ("length", "refusal", "empty")},
+            "solved": len({rationale.question_id for rationale in correct}),
+            "samples": len(self.rationales) + len(self.lost),
+            "replies": len(self.rationales),
+            "correct": len(correct),
+            "accuracy": len(correct) / len(self.rationales) if self.rationales else None,
+            "cut": outcomes["length"],
+            "refused": outcomes["refusal"],
+            "empty": outcomes["empty"],
+            "malformed": self.traffic.get("fault_malformed", 0),
             "lost": len(self.lost),
-            "accuracy": correct / len(self.rationales) if self.rationales else None,
-            "requests": self.spending.requests,
-            "input_tokens": self.spending.input_tokens,
-            "output_tokens": self.spending.output_tokens,
-            "dollars": dollars,
-            "unsure_dollars": self.spending.unsure_dollars,
-            "dollars_per_correct": dollars / correct if correct else None,
-            **{f"run_{name}": count for name, count in self.traffic.items()},
+            "cached": self.traffic["cached"],
         }
 
 

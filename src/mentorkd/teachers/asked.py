@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from mentorkd.data.prepare import prepare_recipe
 from mentorkd.data.readers import read_rationales
 from mentorkd.data.sources import source_identity
+from mentorkd.errors import BudgetError
 from mentorkd.files import digest_path
 from mentorkd.grading.grade import Grader
 from mentorkd.recipe.load import data_path
@@ -97,15 +98,15 @@ class AskedTeacher(ABC, Generic[Config]):
     def annotate(self, questions: Sequence[Question], context: AnnotationContext) -> Annotation:
         with self.open_cache(context.root) as cache:
             result = self.sample(_training(questions), cache, context)
+        account = {**result.account(), **self.cost(result)}
         if result.stopped is not None:
-            correct = result.summary()["correct"]
-            context.note(f"teacher: {len(result.rationales)} rationales so far, {correct} of them correct")
-        result.raise_if_stopped()
+            context.note(f"teacher: {account['replies']} rationales so far, {account['correct']} of them correct")
+            raise BudgetError(result.stopped)
         faults = []
         if result.lost:
             lost = f"{len(result.lost)} sample(s) of the teacher got no reply and are missing"
             faults = [f"{lost}; `--force annotate` asks for them again; the first: {result.lost[0].reason}"]
-        return Annotation(result.rationales, faults, self._account(result), sum(result.usage().values()))
+        return Annotation(result.rationales, faults, account, sum(result.usage().values()))
 
     def open_cache(self, root: Path) -> RequestCache:
         """The cache of a run: the recipe's `teacher.cache`, or a file in the run folder `root`.
@@ -117,24 +118,6 @@ class AskedTeacher(ABC, Generic[Config]):
 
     def cache_file(self, root: Path) -> Path:
         return root / CACHE if self.config.cache is None else Path(self.config.cache)
-
-    def _account(self, result: SamplingResult) -> dict[str, Any]:
-        summary = result.summary()
-        return {
-            "questions": summary["questions"],
-            "solved": summary["questions_solved"],
-            "samples": len(result.rationales) + len(result.lost),
-            "replies": len(result.rationales),
-            "correct": summary["correct"],
-            "accuracy": summary["accuracy"],
-            "cut": summary["length"],
-            "refused": summary["refusal"],
-            "empty": summary["empty"],
-            "malformed": result.traffic.get("fault_malformed", 0),
-            "lost": summary["lost"],
-            "cached": result.traffic["cached"],
-            **self.cost(result),
-        }
 
     def _worked_examples(self) -> list[Exemplar]:
         """Correct rationales that the training file holds for its questions, apart from those held out."""

@@ -167,13 +167,13 @@ class RequestCache:
         return self._submit(write)
 
     def settle(
-        self, pending: int, cost: Spending, kept: tuple[Mapping[str, Any], int, Reply] | None = None
+        self, pending: int, cost: Spending, reply: tuple[Mapping[str, Any], int, Reply] | None = None
     ) -> Future[None]:
         """Replace a pending request's worst cost by its real one and keep its (request, sample, reply), in one transaction."""
 
         def write(connection: sqlite3.Connection) -> None:
-            if kept is not None:
-                _keep(connection, *kept)
+            if reply is not None:
+                _keep(connection, *reply)
             connection.execute("DELETE FROM pending WHERE id = ?", (pending,))
             connection.execute(_ADD_SPENT, (self.account, *cost.values()))
 

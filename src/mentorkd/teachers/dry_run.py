@@ -47,9 +47,9 @@ class DryRun:
         def span(low: int, high: int, show: Callable[[int], str] = "{:,}".format) -> str:
             return show(low) if low == high else f"{show(low)} to {show(high)}"
 
-        kept = "less those in the cache" if self.cached is None else f"and {self.cached:,} answered from the cache"
+        cached = "less those in the cache" if self.cached is None else f"and {self.cached:,} answered from the cache"
         lines = [
-            f"requests: {span(self.requests, self.most_requests)}, {kept}",
+            f"requests: {span(self.requests, self.most_requests)}, {cached}",
             f"tokens: {span(self.input_tokens, self.most_input_tokens)} in (estimated by {self.counted_by}), "
             f"at most {span(self.output_tokens, self.most_output_tokens)} out",
         ]

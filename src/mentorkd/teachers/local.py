@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,12 +66,7 @@ class LocalTeacher(AskedTeacher[LocalTeacherConfig]):
         )
 
     def cost(self, result: SamplingResult) -> Mapping[str, Any]:
-        return {
-            "requests": result.traffic["sampled"],
-            **result.usage(),
-            "dollars": None,
-            "unsure_dollars": None,
-        }
+        return {"requests": result.traffic["sampled"], **result.usage(), "dollars": None, "unsure_dollars": None}
 
 
 def annotate_local(
@@ -116,25 +112,23 @@ def annotate_local(
     return ledger.close(Spending(), {"sampled": sampler.sampled, "cached": sampler.cached})
 
 
+@dataclass
 class _CachedEngine:
     """An engine behind the cache."""
 
-    def __init__(
-        self, teacher: LocalTeacherConfig, engine: Engine, cache: RequestCache, weights: str, stop: Sequence[str]
-    ) -> None:
-        self.sampled = 0
-        self.cached = 0
-        self._teacher = teacher
-        self._engine = engine
-        self._cache = cache
-        self._weights = weights
-        self._stop = list(stop)
+    teacher: LocalTeacherConfig
+    engine: Engine
+    cache: RequestCache
+    weights: str
+    stop: Sequence[str]
+    sampled: int = 0
+    cached: int = 0
 
     def ask(self, prompts: Sequence[tuple[str, int]], max_tokens: int, temperature: float) -> list[Answer]:
         """An answer to each (prompt, sample), cached or sampled; samples of one prompt are drawn together."""
         requests = [self._request(prompt, max_tokens, temperature) for prompt, _ in prompts]
         keys = [request_key(request) for request in requests]
-        known = [self._cache.get(key, sample) for key, (_, sample) in zip(keys, prompts, strict=True)]
+        known = [self.cache.get(key, sample) for key, (_, sample) in zip(keys, prompts, strict=True)]
         answers = {place: Answer(keys[place], reply, True) for place, reply in enumerate(known) if reply is not None}
         self.cached += len(answers)
         places_of: dict[str, list[int]] = defaultdict(list)
@@ -152,7 +146,7 @@ class _CachedEngine:
                 for place, reply in zip(group, drawn, strict=True):
                     answers[place] = Answer(keys[place], reply)
         new = [place for place in answers if not answers[place].cached]
-        writes = [self._cache.put(requests[place], prompts[place][1], answers[place].reply) for place in new]
+        writes = [self.cache.put(requests[place], prompts[place][1], answers[place].reply) for place in new]
         for write in writes:
             write.result()
         self.sampled += len(new)
@@ -162,13 +156,13 @@ class _CachedEngine:
         self, prompts: Sequence[tuple[str, int]], count: int, max_tokens: int, temperature: float
     ) -> list[list[Reply]]:
         # The first sample's number enters the seed: a second round must not repeat the first.
-        seed = content_id(str(self._teacher.seed), *(f"{sample} {prompt}" for prompt, sample in prompts))
-        completions = self._engine.sample(
+        seed = content_id(str(self.teacher.seed), *(f"{sample} {prompt}" for prompt, sample in prompts))
+        completions = self.engine.sample(
             [prompt for prompt, _ in prompts],
             n=count,
             temperature=temperature,
-            top_p=self._teacher.top_p if temperature else 1.0,
-            top_k=self._teacher.top_k if temperature else 0,
+            top_p=self.teacher.top_p if temperature else 1.0,
+            top_k=self.teacher.top_k if temperature else 0,
             max_new_tokens=max_tokens,
             seed=int(seed, 16) % 2**31,
         )
@@ -176,14 +170,14 @@ class _CachedEngine:
 
     def _reply(self, completion: Completion) -> Reply:
         reason = "stop" if completion.finished else "length"
-        return Reply(completion.text, reason, 0, completion.tokens, model=self._teacher.model)
+        return Reply(completion.text, reason, 0, completion.tokens, model=self.teacher.model)
 
     def _request(self, prompt: str, max_tokens: int, temperature: float) -> dict[str, Any]:
-        teacher = self._teacher
-        body = {"model": self._weights, "dtype": teacher.dtype, "prompt": prompt, "seed": teacher.seed}
+        teacher = self.teacher
+        body = {"model": self.weights, "dtype": teacher.dtype, "prompt": prompt, "seed": teacher.seed}
         body |= {"temperature": temperature, "top_p": teacher.top_p, "top_k": teacher.top_k, "max_tokens": max_tokens}
-        body["stop"] = self._stop
-        return {"endpoint": f"local:{self._engine.name}", "body": body}
+        body["stop"] = list(self.stop)
+        return {"endpoint": f"local:{self.engine.name}", "body": body}
 
 
 def _open_engine(teacher: LocalTeacherConfig, device: torch.device, engines: Path) -> tuple[Engine, str, list[str]]:

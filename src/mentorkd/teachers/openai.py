@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,18 +49,8 @@ _SHOWN_ALIKE = 3
 class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
     """A model that an endpoint serves."""
 
-    how_to_ask = AskedTeacher.how_to_ask | {
-        "api_key_env",
-        "budget",
-        "concurrency",
-        "max_wait",
-        "price",
-        "requests_per_minute",
-        "retries",
-        "timeout",
-        "tokenizer",
-        "tokens_per_minute",
-    }
+    how_to_ask = AskedTeacher.how_to_ask | {"api_key_env", "budget", "concurrency", "max_wait", "price", "retries"}
+    how_to_ask |= {"requests_per_minute", "timeout", "tokenizer", "tokens_per_minute"}
 
     @property
     def name(self) -> str:
@@ -185,82 +176,75 @@ def annotate_openai(
         return _run(run)
 
 
+@dataclass
 class _Workers:
     """`concurrency` workers that empty the queue of a ledger."""
 
-    def __init__(
-        self,
-        client: OpenAIClient,
-        teacher: OpenAITeacherConfig,
-        prompter: Prompter,
-        ledger: AnnotationLedger,
-        grade_in_threads: bool,
-        on_progress: Progress | None,
-    ) -> None:
-        self._client = client
-        self._teacher = teacher
-        self._prompter = prompter
-        self._first = lru_cache(maxsize=1024)(prompter.first)
-        self._ledger = ledger
-        self._grade = ledger.grade
-        self._grade_in_threads = grade_in_threads
-        self._on_progress = on_progress
+    client: OpenAIClient
+    teacher: OpenAITeacherConfig
+    prompter: Prompter
+    ledger: AnnotationLedger
+    grade_in_threads: bool
+    on_progress: Progress | None
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self._first = lru_cache(maxsize=1024)(self.prompter.first)
         self._more = asyncio.Event()
-        self._error: Exception | None = None
 
     async def all(self) -> str | None:
         """Ask until the queue is over. Returns the reason if the budget stopped it, and raises any other error.
 
         After an error nothing new is sent. What is in flight is waited for and kept, since it is paid for.
         """
-        workers = [asyncio.create_task(self._work()) for _ in range(self._teacher.concurrency)]
+        workers = [asyncio.create_task(self._work()) for _ in range(self.teacher.concurrency)]
         try:
             await asyncio.gather(*workers)
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        if isinstance(self._error, BudgetError):
-            return str(self._error)
-        if self._error is not None:
-            raise self._error
+        if isinstance(self.error, BudgetError):
+            return str(self.error)
+        if self.error is not None:
+            raise self.error
         return None
 
     async def _work(self) -> None:
-        queue = self._ledger.queue
-        while self._error is None and not queue.over:
+        queue = self.ledger.queue
+        while self.error is None and not queue.over:
             job = queue.next()
             if job is None:
                 self._more.clear()
                 await self._more.wait()
                 continue
             try:
-                self._ledger.enter(*job, await self._solve(*job))
+                self.ledger.enter(*job, await self._solve(*job))
             except StoppedError:
                 return
             except Exception as error:
-                self._error = self._error or error
-                self._client.stop()
+                self.error = self.error or error
+                self.client.stop()
             self._more.set()
-            if self._on_progress is not None:
-                self._on_progress(queue.finished, queue.asked)
+            if self.on_progress is not None:
+                self.on_progress(queue.finished, queue.asked)
 
     async def _solve(self, index: int, sample: int) -> Rationale | FailedSample:
-        question, teacher, prompter = self._ledger.questions[index], self._teacher, self._prompter
+        question, teacher, prompter = self.ledger.questions[index], self.teacher, self.prompter
         first = self._first(question.text)
-        answer = await self._client.ask(first, sample, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
+        answer = await self.client.ask(first, sample, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
         answers = [answer]
         if isinstance(answer, Answer) and prompter.two_stage and outcome(answer.reply) == "ok":
             second = prompter.second(question.text, answer.reply.text)
             # Greedy: the samples differ in their reasoning, and each has one conclusion.
-            answers.append(await self._client.ask(second, sample, max_tokens=teacher.answer_tokens, temperature=0.0))
+            answers.append(await self.client.ask(second, sample, max_tokens=teacher.answer_tokens, temperature=0.0))
         replies = [answer for answer in answers if isinstance(answer, Answer)]
         fault = next((answer for answer in answers if isinstance(answer, Fault)), None)
         if fault is not None:
             return FailedSample(question.id, sample, f"{fault.kind}: {fault.message}")
-        if self._grade_in_threads:
-            return await asyncio.to_thread(rationale_of, question, sample, replies, prompter, self._grade)
-        return rationale_of(question, sample, replies, prompter, self._grade)
+        if self.grade_in_threads:
+            return await asyncio.to_thread(rationale_of, question, sample, replies, prompter, self.ledger.grade)
+        return rationale_of(question, sample, replies, prompter, self.ledger.grade)
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -269,21 +253,8 @@ def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(main())
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(asyncio.run(main()))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="annotate")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(main())).result()
 
 
 @contextmanager

@@ -200,8 +200,8 @@ class OpenAIClient:
             finally:
                 # Also if this task is cancelled: what was sent stays counted, at its worst cost.
                 self.budget.settle(worst, cost)
-                kept = (request, sample, outcome) if isinstance(outcome, Reply) else None
-                settled = None if pending is None else self._cache.settle(pending, cost, kept)
+                reply = (request, sample, outcome) if isinstance(outcome, Reply) else None
+                settled = None if pending is None else self._cache.settle(pending, cost, reply)
             if settled is not None:
                 await asyncio.wrap_future(settled)
         finally:

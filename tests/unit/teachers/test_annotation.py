@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asking import graded, sums, teacher
-from mentorkd.errors import BudgetError, DataError
+from mentorkd.errors import DataError
 from mentorkd.records import Question, Rationale
 from mentorkd.teachers.annotation import AnnotationLedger, Answer, FailedSample, SampleQueue, rationale_of
 from mentorkd.teachers.cache import Reply
@@ -114,25 +113,26 @@ def test_ledger_sums() -> None:
         ledger.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
     ledger.enter(1, 0, FailedSample(ledger.questions[1].id, 0, "timeout: no reply"))
     spending = Spending(5, 100, 40, 2 * 10**9, 10**9)
-    annotation = ledger.close(spending, {"sent": 4}, "stopped before the budget")
-    summary: dict[str, Any] = annotation.summary()
-    assert [(r.question_id == ledger.questions[1].id, r.sample) for r in annotation.rationales] == [
+    result = ledger.close(spending, {"sent": 4, "cached": 1, "fault_malformed": 2}, "stopped before the budget")
+    assert [(r.question_id == ledger.questions[1].id, r.sample) for r in result.rationales] == [
         (False, 0),
         (False, 1),
         (True, 1),
     ]
-    assert all(isinstance(r, Rationale) for r in annotation.rationales)
-    counted = {
+    assert all(isinstance(r, Rationale) for r in result.rationales)
+    assert result.account() == {
         "questions": 2,
-        "questions_solved": 1,
-        "rationales": 3,
+        "solved": 1,
+        "samples": 4,
+        "replies": 3,
         "correct": 1,
-        "wrong": 1,
-        "no_answer": 1,
+        "accuracy": pytest.approx(1 / 3),
+        "cut": 0,
+        "refused": 0,
         "empty": 1,
+        "malformed": 2,
+        "lost": 1,
+        "cached": 1,
     }
-    assert summary.items() >= (counted | {"lost": 1, "requests": 5, "dollars": 0.002, "run_sent": 4}).items()
-    assert summary["dollars_per_correct"] == 0.002
-    assert summary["accuracy"] == pytest.approx(1 / 3)
-    with pytest.raises(BudgetError, match="stopped before the budget"):
-        annotation.raise_if_stopped()
+    assert result.usage() == {"input_tokens": 30, "output_tokens": 12}
+    assert (result.spending, result.stopped) == (spending, "stopped before the budget")

@@ -150,7 +150,7 @@ def test_ten_cents_are_never_crossed(tmp_path: Path) -> None:
 def test_overhead(tmp_path: Path) -> None:
     with running("immediate") as server:
         done = finish(start(server.url, tmp_path / "c", QUESTIONS, concurrency=64))
-    assert done["summary"]["run_sent"] == 3 * QUESTIONS
+    assert done["traffic"]["sent"] == 3 * QUESTIONS
     print(f"{3 * QUESTIONS} requests in {done['seconds']:.1f} s ({done['clock']}), {done['megabytes']:.0f} MB")
     assert done["seconds"] < 30
     assert done["megabytes"] < 300
@@ -167,7 +167,7 @@ def test_a_hundred_thousand_cached_replies(tmp_path: Path) -> None:
         kept[-1].result()
     done = finish(start(url, tmp_path / "c", count, concurrency=64))
     print(
-        f"{done['summary']['run_cached']:,} cached replies in {done['seconds']:.1f} s ({done['clock']}), {done['megabytes']:.0f} MB"
+        f"{done['traffic']['cached']:,} cached replies in {done['seconds']:.1f} s ({done['clock']}), {done['megabytes']:.0f} MB"
     )
-    assert (done["summary"]["run_cached"], done["summary"]["correct"]) == (3 * count, 3 * count)
+    assert (done["traffic"]["cached"], done["account"]["correct"]) == (3 * count, 3 * count)
     assert done["seconds"] < 20

@@ -68,8 +68,8 @@ def test_local_records_are_those_of_an_endpoint(tmp_path: Path) -> None:
         done = annotate_local(sums(20), local(), engine, ONE_CALL, cache, grade=graded)
         again = annotate_local(sums(20), local(), engine, ONE_CALL, cache, grade=graded)
     assert [(r.question_id, r.sample) for r in done.rationales] == [(q.id, s) for q in sums(20) for s in range(3)]
-    assert done.summary()["length"] == 12
-    assert done.summary()["correct"] == sum(r.verdict == "correct" for r in done.rationales) > 20
+    assert done.account()["cut"] == 12
+    assert done.account()["correct"] == sum(r.verdict == "correct" for r in done.rationales) > 20
     assert {len(r.text.splitlines()) for r in done.rationales} == {1}
     assert [r.id for r in again.rationales] == [r.id for r in done.rationales]
     assert (again.traffic["sampled"], again.traffic["cached"]) == (0, 60)

@@ -134,14 +134,14 @@ def test_processes_that_share_a_cache_have_one_budget_and_pay_once(tmp_path: Pat
         outputs = [process.communicate(timeout=250) for process in both]
         assert [process.returncode for process in both] == [0, 0], outputs
         assert sum("another process asks through" in err for _, err in outputs) <= 1
-        return [json.loads(out)["summary"] for out, _ in outputs]
+        return [json.loads(out)["traffic"] for out, _ in outputs]
 
     with running("friendly") as server:
         first = together(server.url, budget={"requests": 25})
         assert len(server.statistics()["arrivals"]) == 25
-        assert sorted(one["run_sent"] for one in first) == [0, 25]
+        assert sorted(one["sent"] for one in first) == [0, 25]
         rest = together(server.url)
-        assert sorted(one["run_sent"] for one in rest) == [0, 35]
+        assert sorted(one["sent"] for one in rest) == [0, 35]
         assert set(server.statistics()["delivered"].values()) == {3}
 
 
