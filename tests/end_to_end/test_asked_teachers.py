@@ -1,4 +1,4 @@
-"""Teachers that are asked, from the recipe to the report: nothing is paid twice, kept back or given away."""
+"""Teachers that are asked, from the recipe to the report: nothing is paid twice, and no key is given away."""
 
 from __future__ import annotations
 
@@ -64,25 +64,27 @@ def endpoint(server: Running, **settings: Any) -> dict[str, Any]:
     return {"kind": "openai", "model": "m", "price": {"input": 1.0, "output": 2.0}, **url, **settings}
 
 
-def asked_of(server: Running) -> int:
-    return len(server.books()["arrivals"])
+def requests_to(server: Running) -> int:
+    return len(server.statistics()["arrivals"])
 
 
-def test_from_questions_to_a_report_by_way_of_an_endpoint(
+def test_endpoint_run_from_questions_to_report(
     cli: Cli,
     server: Running,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recipe, run = write_recipe(tmp_path, endpoint(server)), tmp_path / "run"
-    told = cli("run", recipe, "--run", run)
-    assert told.code == 0, told.err
-    books = server.books()
-    assert len(books["arrivals"]) == ALL
+    result = cli("run", recipe, "--run", run)
+    assert result.code == 0, result.err
+    statistics = server.statistics()
+    assert len(statistics["arrivals"]) == ALL
     # Questions that are held out are not paid for.
-    assert {prompt.split(" is ")[1].split(" +")[0] for prompt in books["attempts"]} == {*map(str, range(QUESTIONS))}
+    assert {prompt.split(" is ")[1].split(" +")[0] for prompt in statistics["attempts"]} == {
+        *map(str, range(QUESTIONS))
+    }
     facts = json.loads((run / "report" / "run.json").read_text())
-    spent = (books["input_tokens"] * 1.0 + books["output_tokens"] * 2.0) / 1e6
+    spent = (statistics["input_tokens"] * 1.0 + statistics["output_tokens"] * 2.0) / 1e6
     expected = {
         "questions": QUESTIONS,
         "solved": QUESTIONS - 5,
@@ -95,8 +97,8 @@ def test_from_questions_to_a_report_by_way_of_an_endpoint(
         "lost": 0,
         "requests": ALL,
         "cached": 0,
-        "input_tokens": books["input_tokens"],
-        "output_tokens": books["output_tokens"],
+        "input_tokens": statistics["input_tokens"],
+        "output_tokens": statistics["output_tokens"],
     }
     teacher = facts["teacher"]
     assert {name: teacher[name] for name in expected} == expected
@@ -117,7 +119,7 @@ def test_from_questions_to_a_report_by_way_of_an_endpoint(
         ("deduplicate", RIGHT, RIGHT),
     ]
     assert json.loads((run / "manifest.json").read_text())["stages"]["annotate"]["asked"]["requests"] == ALL
-    assert f"{ALL} requests, 0 from the cache" in told.err
+    assert f"{ALL} requests, 0 from the cache" in result.err
     assert f"{RIGHT} of {ALL} replies" in (run / "report" / "report.md").read_text()
 
     changed = cli("run", recipe, "teacher.select={max_per_question: 1, arithmetic: true, min_tokens: 2}", "--run", run)
@@ -127,14 +129,14 @@ def test_from_questions_to_a_report_by_way_of_an_endpoint(
         assert "% of 22 equations unread and left alone" in text
         assert "length counts tokens, by the learner" in text
     assert cli("run", recipe, "--force", "annotate", "--run", run).code == 0
-    assert asked_of(server) == ALL
+    assert requests_to(server) == ALL
 
     for file in [file for file in tmp_path.rglob("*") if file.is_file()]:
         assert KEY.encode() not in file.read_bytes(), file
-    assert KEY not in told.out + told.err + changed.out + changed.err + caplog.text
+    assert KEY not in result.out + result.err + changed.out + changed.err + caplog.text
 
 
-def test_more_samples_ask_for_what_is_missing_alone_and_runs_can_share_a_cache(
+def test_more_samples_ask_for_missing_ones_only_and_runs_can_share_a_cache(
     cli: Cli,
     server: Running,
     tmp_path: Path,
@@ -146,7 +148,7 @@ def test_more_samples_ask_for_what_is_missing_alone_and_runs_can_share_a_cache(
     assert not (run / "learners").exists()
     more = json.loads(cli("annotate", recipe, "teacher.samples=3", "--run", run, "--json").out)
     assert (more["samples"], more["requests"], more["cached"]) == (QUESTIONS * 3, QUESTIONS * 3, ALL)
-    assert asked_of(server) == QUESTIONS * 3
+    assert requests_to(server) == QUESTIONS * 3
     # How it asks is no reason to ask again, and not even to read the cache.
     gentle = cli("annotate", recipe, "teacher.samples=3", "teacher.concurrency=1", "teacher.retries=9", "--run", run)
     assert "Finished" not in gentle.err
@@ -155,28 +157,28 @@ def test_more_samples_ask_for_what_is_missing_alone_and_runs_can_share_a_cache(
     other = json.loads(cli("annotate", recipe, shared, "name=other", "--run", tmp_path / "other", "--json").out)
     assert (other["samples"], other["requests"], other["cached"], other["dollars"]) == (ALL, 0, ALL, 0.0)
     assert not (tmp_path / "other" / "teacher" / "requests.sqlite").exists()
-    assert asked_of(server) == QUESTIONS * 3
+    assert requests_to(server) == QUESTIONS * 3
 
 
-def test_killed_while_it_asks_it_goes_on_where_it_was(cli: Cli, server: Running, tmp_path: Path) -> None:
+def test_killed_annotation_resumes(cli: Cli, server: Running, tmp_path: Path) -> None:
     recipe, run = write_recipe(tmp_path, endpoint(server, concurrency=1)), tmp_path / "run"
     command = [sys.executable, "-m", "mentorkd", "annotate", str(recipe), "--run", str(run), "--quiet"]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        while asked_of(server) < 8 and process.poll() is None:
+        while requests_to(server) < 8 and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    before = asked_of(server)
+    before = requests_to(server)
     assert 8 <= before < ALL
     assert not (run / "teacher" / "rationales.jsonl").exists()
-    told = cli("annotate", recipe, "--run", run, "--json")
-    assert told.code == 0, told.err
-    assert json.loads(told.out)["cached"] >= before - 1
+    result = cli("annotate", recipe, "--run", run, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["cached"] >= before - 1
     # The one in flight at the kill is the only one that may be asked for twice.
-    assert asked_of(server) <= ALL + 1
+    assert requests_to(server) <= ALL + 1
     assert len(read_jsonl(run / "teacher" / "rationales.jsonl", Rationale)) == ALL
 
 
-def test_interrupted_it_says_how_to_go_on(
+def test_interrupted_annotation_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
     cli: Cli,
     server: Running,
@@ -189,16 +191,16 @@ def test_interrupted_it_says_how_to_go_on(
 
     with monkeypatch.context() as patched:
         patched.setattr("mentorkd.cli.console.JsonReporter.progress", interrupt)
-        told = cli("annotate", recipe, "--run", run, "--json")
-    assert told.code == 130
-    assert told.err.splitlines()[-1] == "mentorkd: interrupted; run the same command to go on"
+        result = cli("annotate", recipe, "--run", run, "--json")
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == "mentorkd: interrupted; run the same command to go on"
     again = cli("annotate", recipe, "--run", run, "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out)["samples"] == ALL
-    assert asked_of(server) <= ALL + 4
+    assert requests_to(server) <= ALL + 4
 
 
-def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
+def test_budget_stops_before_it_is_crossed_and_a_larger_one_resumes(
     cli: Cli,
     server: Running,
     tmp_path: Path,
@@ -209,8 +211,8 @@ def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
         assert stopped.code == 2
         assert "mentorkd: stopped before the budget of 10 requests could be crossed: 10 requests spent" in stopped.err
         assert f"kept in {run / 'teacher' / 'requests.sqlite'}; raise `teacher.budget` and run again" in stopped.err
-        assert "10 rationales are there" in stopped.err
-        assert asked_of(server) == 10
+        assert "10 rationales so far" in stopped.err
+        assert requests_to(server) == 10
     assert [p["state"] for p in json.loads(cli("plan", recipe, "--run", run, "--json").out)["stages"]][:2] == [
         "done",
         "resumes",
@@ -218,30 +220,30 @@ def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
     done = cli("annotate", recipe, "teacher.budget={dollars: 1}", "--run", run, "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["cached"] == 10
-    assert asked_of(server) == ALL
+    assert requests_to(server) == ALL
 
 
-def test_a_dry_run_and_a_plan_ask_for_nothing(cli: Cli, server: Running, tmp_path: Path) -> None:
+def test_dry_run_and_plan_ask_for_nothing(cli: Cli, server: Running, tmp_path: Path) -> None:
     recipe, run = write_recipe(tmp_path, endpoint(server)), tmp_path / "run"
-    told = cli("annotate", recipe, "--dry-run", "--run", run)
-    assert told.code == 0, told.err
+    result = cli("annotate", recipe, "--dry-run", "--run", run)
+    assert result.code == 0, result.err
     for number in range(3):
-        assert f"Q: What is {number} + {3 * number}?" in told.out
-    assert "What is 3 + 9?" not in told.out
-    assert f"requests: {ALL}, and 0 answered from the cache" in told.out
-    assert "(estimated by characters, four a token)" in told.out
-    assert "dollars: at most $0.00" in told.out
+        assert f"Q: What is {number} + {3 * number}?" in result.out
+    assert "What is 3 + 9?" not in result.out
+    assert f"requests: {ALL}, and 0 answered from the cache" in result.out
+    assert "(estimated by characters, four a token)" in result.out
+    assert "dollars: at most $0.00" in result.out
     plan = json.loads(cli("plan", recipe, "--run", run, "--json").out)
     rows = {stage["stage"]: stage for stage in plan["stages"]}
     assert rows["annotate"]["rows"] == ALL
     assert rows["annotate"]["tokens"] > ALL * 64
     assert f"teacher: requests: {ALL}, and 0 answered from the cache" in plan["notes"]
-    assert asked_of(server) == 0
+    assert requests_to(server) == 0
     assert not run.exists()
     assert cli("annotate", recipe, "--run", run).code == 0
     after = json.loads(cli("annotate", recipe, "teacher.samples=3", "--dry-run", "--run", run, "--json").out)
     assert (after["requests"], after["cached"]) == (QUESTIONS, ALL)
-    assert asked_of(server) == ALL
+    assert requests_to(server) == ALL
 
 
 def test_worked_examples_may_come_from_the_training_file(cli: Cli, tmp_path: Path) -> None:
@@ -255,9 +257,9 @@ def test_worked_examples_may_come_from_the_training_file(cli: Cli, tmp_path: Pat
     for number, row in enumerate(rows):
         row["rationale"] = f"It is {row['answer'] if number < 4 else '999'}."  # the others are wrong
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run", "--json")
-    assert told.code == 0, told.err
-    for number, prompt in enumerate(json.loads(told.out)["prompts"]):
+    result = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run", "--json")
+    assert result.code == 0, result.err
+    for number, prompt in enumerate(json.loads(result.out)["prompts"]):
         assert prompt.count(f"What is {number} + {3 * number}?") == 1
         assert prompt.count("Therefore, the answer is") == 2
         assert "999" not in prompt
@@ -280,7 +282,7 @@ def test_caches_are_merged_and_exported(cli: Cli, server: Running, tmp_path: Pat
         assert cache.spending().requests == 0
 
 
-def test_a_model_that_runs_here_is_a_teacher_too(cli: Cli, tmp_path: Path) -> None:
+def test_local_model_is_a_teacher(cli: Cli, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, {"kind": "local", "model": "teacher", "max_tokens": 8, "engine": "transformers"})
     tokenizer = tiny_tokenizer(append_eos=False)
     tiny_llama(tokenizer).save_pretrained(tmp_path / "teacher")
@@ -298,7 +300,7 @@ def test_a_model_that_runs_here_is_a_teacher_too(cli: Cli, tmp_path: Path) -> No
     assert before.items() < after.items()
 
 
-def test_a_base_model_reads_the_papers_words_and_ends_before_the_next_question(cli: Cli, tmp_path: Path) -> None:
+def test_base_model_reads_the_papers_words_and_ends_before_the_next_question(cli: Cli, tmp_path: Path) -> None:
     first = "Q: What is 1 + 3?\nA: Let's think step by step."
     second = f"{first} 1 + 3 = 4.\nTherefore, the answer is"
     onward = "\nQ: What is 2 + 6?\nA: Let's think step by step."
@@ -309,8 +311,8 @@ def test_a_base_model_reads_the_papers_words_and_ends_before_the_next_question(c
         part.save_pretrained(tmp_path / "teacher")
     asked = {"prompt": "two_stage", "samples": 1, "temperature": 0, "max_tokens": 40}
     recipe = write_recipe(tmp_path, {"kind": "local", "model": "teacher", "engine": "transformers", **asked})
-    told = cli("annotate", recipe, "--run", tmp_path / "run")
-    assert told.code == 0, told.err
+    result = cli("annotate", recipe, "--run", tmp_path / "run")
+    assert result.code == 0, result.err
     with RequestCache(tmp_path / "run" / "teacher" / "requests.sqlite") as cache:
         cache.export(tmp_path / "replies.jsonl")
     bodies = [json.loads(line)["request"]["body"] for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
@@ -333,8 +335,8 @@ def test_symbolic_answers_are_graded_from_the_questions_to_the_report(
     pytest.importorskip("math_verify", reason="the extra `math` is not installed")
     recipe = write_recipe(tmp_path, endpoint(server, samples=1))
     overrides = ["task.answer=math", "training.select_on=last", "sampling.max_new_tokens=4"]
-    told = cli("run", recipe, *overrides, "--run", tmp_path / "run")
-    assert told.code == 0, told.err
+    result = cli("run", recipe, *overrides, "--run", tmp_path / "run")
+    assert result.code == 0, result.err
     facts = json.loads((tmp_path / "run" / "report" / "run.json").read_text())
     assert facts["teacher"]["correct"] == QUESTIONS - 5
 
@@ -359,7 +361,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_is_written(
+def test_faulty_teacher_is_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
     cli: Cli,
     tmp_path: Path,
@@ -371,17 +373,17 @@ def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_is_written(
     teacher = {"kind": "openai", "model": "m", "api_key_env": VARIABLE, **settings}
     recipe = write_recipe(tmp_path, teacher)
     (tmp_path / "data" / "few.jsonl").write_text('{"question": "1 + 1?", "rationale": "2.", "answer": "2"}\n')
-    told = cli("run", recipe, "--run", tmp_path / "run")
-    assert told.code == 2
-    assert told.err.startswith("mentorkd: ")
-    assert words in told.err
-    assert len(told.err.splitlines()) <= 2
-    assert KEY not in told.err
-    assert "Traceback" not in told.err
+    result = cli("run", recipe, "--run", tmp_path / "run")
+    assert result.code == 2
+    assert result.err.startswith("mentorkd: ")
+    assert words in result.err
+    assert len(result.err.splitlines()) <= 2
+    assert KEY not in result.err
+    assert "Traceback" not in result.err
     assert not (tmp_path / "run").exists()
 
 
-def test_every_teacher_of_the_documents_is_a_valid_one() -> None:
+def test_teachers_in_the_documents_are_valid() -> None:
     root, found = ROOT, 0
     for document in ("README.md", "docs/teacher.md"):
         blocks = re.findall(r"```yaml\n(.*?)```", (root / document).read_text(encoding="utf-8"), re.DOTALL)
@@ -395,22 +397,22 @@ def test_every_teacher_of_the_documents_is_a_valid_one() -> None:
     assert found >= 9
 
 
-def test_the_package_of_an_api_teacher_is_named_where_it_is_missing(
+def test_missing_package_of_an_api_teacher_is_named(
     monkeypatch: pytest.MonkeyPatch,
     cli: Cli,
     tmp_path: Path,
 ) -> None:
     recipe = write_recipe(tmp_path, {"kind": "openai", "model": "m", "api_key_env": VARIABLE})
-    monkeypatch.setattr("mentorkd.teachers.annotate.find_spec", lambda _: None)
-    told = cli("annotate", recipe, "--run", tmp_path / "run")
-    assert told.code == 2
-    assert "pip install 'mentorkd[openai]'" in told.err
+    monkeypatch.setattr("mentorkd.teachers.openai.find_spec", lambda _: None)
+    result = cli("annotate", recipe, "--run", tmp_path / "run")
+    assert result.code == 2
+    assert "pip install 'mentorkd[openai]'" in result.err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_of_a_recorded_teacher_is_refused(cli: Cli, tmp_path: Path) -> None:
+def test_dry_run_of_a_recorded_teacher_is_refused(cli: Cli, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(small_recipe(tmp_path), sort_keys=False))
-    told = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run")
-    assert told.code == 2
-    assert "is recorded" in told.err
+    result = cli("annotate", recipe, "--dry-run", "--run", tmp_path / "run")
+    assert result.code == 2
+    assert "is recorded" in result.err

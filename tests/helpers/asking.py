@@ -1,4 +1,4 @@
-"""What the tests of asked teachers share: questions, teachers, and a command line to be killed."""
+"""What tests of teachers that are asked share: questions, teachers, and a command that can be killed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.grading.grade import Graded, grade
-from mentorkd.recipe.teacher import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import Question
-from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.annotation import SamplingResult
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.openai import annotate_openai
 from mentorkd.teachers.prompting import Prompter
@@ -36,21 +36,21 @@ def graded(text: str, question: Question) -> Graded:
     return grade(text, question.answer, "number")
 
 
-def teacher(url: str, **settings: Any) -> OpenAITeacher:
+def teacher(url: str, **settings: Any) -> OpenAITeacherConfig:
     fixed = {"model": "m", "base_url": url, "api_key_env": KEY_VARIABLE, "max_tokens": 64}
-    return OpenAITeacher.model_validate(fixed | settings)
+    return OpenAITeacherConfig.model_validate(fixed | settings)
 
 
-def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) -> Annotation:
+def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) -> SamplingResult:
     os.environ[KEY_VARIABLE] = KEY
-    asked = teacher(url, **settings)
-    prompter = Prompter.create(asked.prompt, answer_kind="number", template=asked.template)
+    config = teacher(url, **settings)
+    prompter = Prompter.create(config.prompt, answer_kind="number", template=config.template)
     with RequestCache(cache) as opened:
-        return annotate_openai(questions, asked, prompter, opened, grade=graded, first_backoff=0.05)
+        return annotate_openai(questions, config, prompter, opened, grade=graded, first_backoff=0.05)
 
 
 def main() -> None:
-    """asking.py URL CACHE QUESTIONS SETTINGS: annotate, then print the summary, the seconds and the peak memory in MB.
+    """asking.py URL CACHE QUESTIONS SETTINGS: annotate, then print the account, the traffic, the seconds and the peak memory in MB.
 
     QUESTIONS is a number of sums, or a file of `{input, answer}` of which the first ten are asked.
 
@@ -65,7 +65,13 @@ def main() -> None:
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
-            {"summary": annotation.summary(), "seconds": seconds, "clock": clock.__name__, "megabytes": megabytes}
+            {
+                "account": annotation.account(),
+                "traffic": annotation.traffic,
+                "seconds": seconds,
+                "clock": clock.__name__,
+                "megabytes": megabytes,
+            }
         )
     )
 
@@ -74,6 +80,6 @@ if __name__ == "__main__":
     main()
 
 
-def texts(annotation: Annotation) -> Counter[tuple[Any, ...]]:
+def texts(annotation: SamplingResult) -> Counter[tuple[Any, ...]]:
     """The rationales without their sample numbers, since a server cannot know which sample it answers."""
     return Counter((r.question_id, r.text, r.predicted, r.verdict, r.meta["outcome"]) for r in annotation.rationales)

@@ -1,10 +1,10 @@
-"""An OpenAI-compatible server that misbehaves on purpose, and keeps books on its clients.
+"""An OpenAI-compatible server that misbehaves on purpose, and keeps statistics on its clients.
 
 It answers "What is A + B?" by arithmetic. What a prompt gets is fixed by A (wrong, refused, empty, cut, filtered), so
 a hostile and a friendly server give the same answers; what happens to a request on the way is random. The n-th reply
 that is delivered for a prompt says so ("Way n"), so replies that were paid for twice show in the rationales.
 
-    python hostile_server.py PROFILE [SEED]      prints its port; GET /books tells what was asked
+    python hostile_server.py PROFILE [SEED]      prints its port; GET /statistics returns what was asked
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROFILES: dict[str, dict[str, float]] = {
     "friendly": {"delay": 0.02},
     "hostile": {
         "delay": 0.05,
-        "429 told": 0.04,
+        "429 with wait": 0.04,
         "429": 0.02,
         "500": 0.02,
         "503": 0.02,
@@ -46,9 +46,9 @@ PROFILES: dict[str, dict[str, float]] = {
         "no usage": 0.1,
     },
     "unmetered": {"delay": 0.01, "half json": 0.03, "drop": 0.03, "500": 0.03, "no usage": 0.3},
-    "storm": {"delay": 0.01, "storm seconds": 2.0},
+    "overload": {"delay": 0.01, "overload seconds": 2.0},
     "dead": {"500": 1.0},
-    "wait": {"delay": 0.0, "429 told": 0.5},
+    "wait": {"delay": 0.0, "429 with wait": 0.5},
     "locked": {"401": 1.0},
     "echo": {"echo": 1.0},
     "echo 500": {"echo 500": 1.0},
@@ -59,7 +59,7 @@ PROFILES: dict[str, dict[str, float]] = {
 RETRY_AFTER = 0.3
 SLOW = 3.0
 RAMBLING = "\nQ: What is 1 + 1?\nA: 1 + 1 = 2.\nTherefore, the answer is 2.\nQ: What"
-"""How a base model goes on where `stop` is not obeyed."""
+"""How a base model continues if `stop` is ignored."""
 
 
 def solution(a: int, b: int, way: int) -> tuple[str, str]:
@@ -80,7 +80,7 @@ class Server:
         self.profile = profile
         self.random = random.Random(seed)
         self.arrivals: list[float] = []
-        self.told: list[tuple[str, float, float]] = []
+        self.waits: list[tuple[str, float, float]] = []
         self.attempts: Counter[str] = Counter()
         self.delivered: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
@@ -90,12 +90,12 @@ class Server:
         self.input_tokens = self.output_tokens = 0
 
     def fate(self) -> str:
-        # A storm begins with the first request, however long its client took to start.
-        if time.monotonic() - self.arrivals[0] < self.profile.get("storm seconds", 0.0):
+        # An overload begins with the first request, however long its client took to start.
+        if time.monotonic() - self.arrivals[0] < self.profile.get("overload seconds", 0.0):
             return "429"
         chance = self.random.random()
         for name, share in self.profile.items():
-            if name in ("delay", "storm seconds", "no usage", "ramble"):
+            if name in ("delay", "overload seconds", "no usage", "ramble"):
                 continue
             chance -= share
             if chance < 0:
@@ -123,8 +123,8 @@ class Server:
         if delay := self.profile.get("delay"):
             await asyncio.sleep(self.random.uniform(0, 2 * delay))
         match fate:
-            case "429 told":
-                self.told.append((prompt, time.monotonic(), RETRY_AFTER))
+            case "429 with wait":
+                self.waits.append((prompt, time.monotonic(), RETRY_AFTER))
                 return web.json_response(error("slow down"), status=429, headers={"Retry-After": str(RETRY_AFTER)})
             case "429" | "500" | "503" | "401":
                 return web.json_response(error(f"fate {fate}"), status=int(fate))
@@ -185,11 +185,11 @@ class Server:
         self.delivered[prompt] += 1
         return web.json_response(reply)
 
-    async def books(self, _: web.Request) -> web.Response:
+    async def statistics(self, _: web.Request) -> web.Response:
         return web.json_response(
             {
                 "arrivals": self.arrivals,
-                "told": self.told,
+                "waits": self.waits,
                 "attempts": self.attempts,
                 "delivered": self.delivered,
                 "fates": self.fates,
@@ -211,7 +211,7 @@ async def serve(profile: str, seed: int) -> None:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", server.ask)
     app.router.add_post("/v1/completions", server.ask)
-    app.router.add_get("/books", server.books)
+    app.router.add_get("/statistics", server.statistics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
@@ -227,8 +227,8 @@ class Running:
         self.root = f"http://127.0.0.1:{port}"
         self.url = f"{self.root}/v1"
 
-    def books(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.root}/books", timeout=30) as reply:
+    def statistics(self) -> dict[str, Any]:
+        with urllib.request.urlopen(f"{self.root}/statistics", timeout=30) as reply:
             return dict(json.load(reply))
 
 

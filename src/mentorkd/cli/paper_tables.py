@@ -168,10 +168,10 @@ def lacking(recipe: Recipe, root: Path, *, fetch: str) -> dict[str, str]:
         return dict.fromkeys(recipe.learners, f"{', '.join(files)}; `{fetch}` fetches the paper's data")
     if all(planned.state == "done" for planned in Pipeline(recipe, root).plan()):
         return {}
-    from mentorkd.teachers.annotate import check_teacher
+    from mentorkd.teachers.annotate import open_teacher
 
     try:
-        check_teacher(recipe)
+        open_teacher(recipe).check()
     except MentorkdError as error:
         return dict.fromkeys(recipe.learners, f"the teacher cannot be asked: {error}")
     found = _absent_models(recipe)

@@ -1,4 +1,4 @@
-"""The commands about asked teachers: `annotate`, and `cache` for the files that keep their replies."""
+"""The commands of teachers: `annotate`, and `cache` for the files that keep replies."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
 from mentorkd.cli.options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import AnnotateRecord
-from mentorkd.recipe.schema import Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
 
 __all__ = ["annotate", "cache_app"]
 
-cache_app = typer.Typer(no_args_is_help=True, help="Files that keep the replies of a teacher.")
+cache_app = typer.Typer(no_args_is_help=True, help="Merge and export the files that keep a teacher's replies.")
 CachePath = Annotated[
     Path, typer.Argument(metavar="CACHE", help="A run folder, or a cache file such as runs/x/teacher/requests.sqlite.")
 ]
@@ -28,12 +28,15 @@ def annotate(
     overrides: Overrides = None,
     folder: RunOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show three prompts, requests, tokens and dollars; ask for nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show three prompts and estimate requests, tokens and dollars. Asks for nothing."
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Get the teacher's rationales, and nothing after them; `run` goes on from there."""
+    """Get the teacher's rationales and stop there; `run` goes on from them."""
     from mentorkd.pipeline.run import Pipeline
 
     loaded = load_named(recipe, overrides)
@@ -52,20 +55,22 @@ def annotate(
 
 def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
     from mentorkd.data.prepare import prepare_recipe
-    from mentorkd.teachers.annotate import preview
+    from mentorkd.teachers.annotate import open_teacher
 
-    if isinstance(recipe.teacher, RecordedTeacher):
-        raise RunError("the teacher of this recipe is recorded, so nobody is asked; --dry-run is for other kinds")
-    questions = [question for question in prepare_recipe(recipe)[0] if question.split == "train"]
-    found = preview(recipe, questions, root)
+    teacher, (questions, _) = open_teacher(recipe), prepare_recipe(recipe)
+    estimate = teacher.estimate(questions, root).dry_run
+    if estimate is None:
+        name = teacher.describe().name
+        raise RunError(f"the teacher of this recipe is {name}, so nobody is asked; --dry-run is for other kinds")
     if as_json:
-        print(json.dumps(asdict(found), ensure_ascii=False))
+        print(json.dumps(asdict(estimate), ensure_ascii=False))
         return
-    for number, prompt in enumerate(found.prompts, 1):
-        print(f"--- prompt {number} of {len(questions)} " + "-" * 60)
+    training = sum(question.split == "train" for question in questions)
+    for number, prompt in enumerate(estimate.prompts, 1):
+        print(f"--- prompt {number} of {training} " + "-" * 60)
         print(prompt)
     print("-" * 78)
-    print("\n".join(found.lines()))
+    print("\n".join(estimate.lines()))
 
 
 def _show_record(record: AnnotateRecord, root: Path, as_json: bool) -> None:
@@ -83,14 +88,14 @@ def _show_record(record: AnnotateRecord, root: Path, as_json: bool) -> None:
 
 @cache_app.command()
 def merge(
-    into: Annotated[Path, typer.Argument(metavar="INTO", help="The cache to add to; made if it is not there.")],
-    others: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Caches whose replies are taken over.")],
+    into: Annotated[Path, typer.Argument(metavar="INTO", help="The cache to add to; created if it does not exist.")],
+    others: Annotated[list[Path], typer.Argument(metavar="FROM...", help="Caches to copy replies from.")],
     as_json: AsJson = False,
 ) -> None:
-    """Take over replies of other caches; what both have stays as it is."""
+    """Copy the replies of other caches; replies that are there already stay as they are."""
     from mentorkd.teachers.cache import RequestCache
 
-    sources = {str(other): _existing(other) for other in others}  # before the cache to add to is made
+    sources = {str(other): _existing(other) for other in others}  # before the cache to add to is created
     with RequestCache(_file(into)) as cache:
         added = {name: cache.merge(source) for name, source in sources.items()}
         total = len(cache)
@@ -98,7 +103,7 @@ def merge(
         print(json.dumps({"added": added, "replies": total}))
         return
     for other, count in added.items():
-        print(f"{count:,} new replies of {other}")
+        print(f"{count:,} new replies from {other}")
     print(f"{_file(into)}: {total:,} replies")
 
 
@@ -126,6 +131,6 @@ def _existing(place: Path) -> Path:
 
 def _file(place: Path) -> Path:
     """The cache file at a path that may be a run folder."""
-    from mentorkd.teachers.annotate import CACHE
+    from mentorkd.teachers.asked import CACHE
 
     return place / CACHE if place.is_dir() else place

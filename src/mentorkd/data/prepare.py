@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-
 from mentorkd.data.audit import DataFaults, audit
-from mentorkd.data.readers import read_questions, read_rationales
+from mentorkd.data.readers import read_questions
 from mentorkd.data.selection import split_validation
 from mentorkd.errors import DataError
 from mentorkd.recipe.load import data_path
-from mentorkd.recipe.schema import Recipe, RecordedTeacher
-from mentorkd.records import AnswerKind, Question, Rationale, Split
+from mentorkd.recipe.schema import Recipe
+from mentorkd.records import Question, Split
 
-__all__ = ["annotate", "prepare_recipe"]
+__all__ = ["prepare_recipe"]
 
 VALIDATION_SEED = 0
 """Fixed, because validation accuracies are comparable only if all learners and seeds share one split."""
@@ -48,33 +45,3 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
         if not by_split[split]:
             raise DataError(f"no {split} question remains from {data_path(recipe, source)}; expected at least one")
     return [question for group in by_split.values() for question in group], audited.faults
-
-
-def annotate(
-    teacher: RecordedTeacher,
-    questions: Sequence[Question],
-    *,
-    locate: Callable[[str], str],
-    kind: AnswerKind,
-    choices: Sequence[str] | None,
-    columns: Mapping[str, str],
-    limited: bool,
-) -> tuple[list[Rationale], DataFaults]:
-    """All recorded rationales of `questions` (of every split), with correct or wrong answers, and their faults.
-
-    `limited` means that `questions` holds only the first training questions of a larger set; rationales of other
-    questions are then no fault. A limit on test questions does not count, because rationales of test questions are
-    always a fault.
-
-    Rationales of validation questions are kept here and dropped later: this tool makes the validation split, so they are
-    no fault of the data.
-    """
-    rationales = read_rationales(locate(teacher.rationales), questions, kind=kind, choices=choices, columns=columns)
-    if limited:
-        known = {question.id for question in questions}
-        rationales = [rationale for rationale in rationales if rationale.question_id in known]
-    merged = [
-        replace(question, split="train") if question.split == "validation" else question for question in questions
-    ]
-    audited = audit(merged, rationales, kind=kind, choices=choices)
-    return audited.rationales, audited.faults

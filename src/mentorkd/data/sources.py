@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mentorkd.errors import DataError, MissingExtraError
+from mentorkd.errors import DataError, MissingExtraError, RunError
+from mentorkd.files import digest_path
 
-__all__ = ["HUB", "SourceRow", "read_rows", "type_name"]
+__all__ = ["HUB", "SourceRow", "read_rows", "source_identity", "type_name"]
 
 HUB = "hub:"
 """Prefix of a Hugging Face data set's name."""
@@ -56,6 +57,22 @@ def read_rows(source: str | Path, *, split: str = "train") -> list[SourceRow]:
     if not rows:
         raise DataError(f"{name}: got no rows, expected at least one")
     return rows
+
+
+def source_identity(source: str) -> str:
+    """Content hash of a source; a data set that is on the hub alone is known by its name.
+
+    Raises RunError for a file that is not there.
+    """
+    if source.startswith(HUB):
+        local = Path(source.removeprefix(HUB).split("@")[0].split(":")[0])
+        return f"{source} {digest_path(local)}" if local.is_dir() else source
+    if not Path(source).is_file():
+        raise RunError(
+            f"{source} is not there; put it back, or say where it is now: "
+            "mentorkd run RUN/recipe.yaml --run RUN data.root=DIR"
+        )
+    return digest_path(Path(source))
 
 
 Numbered = Iterable[tuple[int, Any]]

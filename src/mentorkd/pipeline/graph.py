@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mentorkd.errors import RunError
+from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, role
@@ -34,9 +34,10 @@ from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import arms, links_of, matched_arms
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
 from mentorkd.recipe.load import data_path, learning_order, writers
-from mentorkd.recipe.schema import Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trial_name, trials_of, with_values
 from mentorkd.records import GOLD, TEACHER
+from mentorkd.teachers.annotate import open_teacher
 
 __all__ = ["compile_stages", "row_settings"]
 
@@ -53,10 +54,6 @@ CODE_VERSIONS = {
     "report": 7,
 }
 
-# Settings that change how a teacher is asked, not what it is asked: they change no reply.
-HOW_TO_ASK = {"select", "cache", "api_key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout"}
-HOW_TO_ASK |= {"retries", "max_wait", "tokenizer", "budget", "price", "batch_size"}
-
 Finished = Callable[[Stage], StageRecord | None]
 """Gives the record of a finished stage; None for one that is not finished."""
 
@@ -72,9 +69,11 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None) -> l
     """
     graph = _Graph()
     task = recipe.task.model_dump()
-    files = {part: _file_identity(recipe, task[part]) for part in ("train", "test", "validation") if task[part]}
+    files = {
+        part: source_identity(data_path(recipe, task[part])) for part in ("train", "test", "validation") if task[part]
+    }
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
-    annotated = graph.add("annotate", "teacher", _teacher_identity(recipe), {"questions": prepared})
+    annotated = graph.add("annotate", "teacher", open_teacher(recipe).identity(), {"questions": prepared})
     models = {name: _model_identity(learner.model) for name, learner in recipe.learners.items()}
     matched, order = matched_arms(recipe), learning_order(recipe)
     by_role: dict[str, str] = {}
@@ -278,34 +277,6 @@ def row_settings(recipe: Recipe, name: str) -> list[Any]:
     form = learner.model_dump(include={"prompt", "target", "objective"})
     filters = [_filters(recipe, recipe.filter_of(name, source)) for source in learner.rationales]
     return [form, learner.training.model_dump(include=LENGTH), filters]
-
-
-def _file_identity(recipe: Recipe, value: str) -> str:
-    """Content hash of a data file; the name of a data set on the hub."""
-    path = data_path(recipe, value)
-    if path.startswith("hub:"):
-        local = Path(path.removeprefix("hub:").split("@")[0].split(":")[0])
-        return f"{path} {digest_path(local)}" if local.is_dir() else path
-    if not Path(path).is_file():
-        raise RunError(
-            f"{path} is not there; put it back, or give its new place: mentorkd run RUN/recipe.yaml --run RUN data.root=DIR"
-        )
-    return digest_path(Path(path))
-
-
-def _teacher_identity(recipe: Recipe) -> list[Any]:
-    """What decides the teacher's rationales: a file's content, or all that is asked and of whom."""
-    teacher = recipe.teacher
-    if isinstance(teacher, RecordedTeacher):
-        return [teacher.model_dump(exclude={"select"}), _file_identity(recipe, teacher.rationales)]
-    settings = teacher.model_dump(exclude=HOW_TO_ASK)
-    if teacher.exemplars not in (None, "train"):
-        settings["exemplars"] = _file_identity(recipe, teacher.exemplars)
-    if teacher.template is not None and teacher.template.startswith("file:"):
-        settings["template"] = digest_path(Path(teacher.template.removeprefix("file:")))
-    if teacher.kind == "local" and Path(teacher.model).exists():
-        settings["model"] = digest_path(Path(teacher.model))
-    return [settings]
 
 
 def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
-from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import dump_yaml
 from mentorkd.records import GOLD, TEACHER
+from mentorkd.teachers.annotate import open_teacher
 
-__all__ = ["describe_model", "describe_teacher", "model_card"]
+__all__ = ["describe_model", "model_card"]
 
 
 _WIDTHS = ("d_model", "hidden_size", "n_embd")
@@ -33,14 +34,6 @@ def describe_model(config: ModelConfig) -> str:
             else f"{settings['model_type']} from scratch"
         )
     return f"{text}, LoRA r={config.lora.r}" if config.lora else text
-
-
-def describe_teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> str:
-    """A few words that name a teacher: `recorded`, or its model and where that runs."""
-    if isinstance(teacher, RecordedTeacher):
-        return "recorded"
-    model = describe_model(ModelConfig(name=teacher.model))
-    return f"{model} at {teacher.base_url}" if isinstance(teacher, OpenAISource) else f"{model}, run here"
 
 
 def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: TrainRecord) -> str:
@@ -165,5 +158,5 @@ def _author(recipe: Recipe, source: str) -> str:
     if source == GOLD:
         return "nobody: the gold answers"
     if source == TEACHER:
-        return f"the teacher ({describe_teacher(recipe.teacher)})"
+        return f"the teacher ({open_teacher(recipe).describe().name})"
     return f"{source} ({describe_model(recipe.learners[source].model)})"

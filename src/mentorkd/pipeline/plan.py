@@ -6,22 +6,18 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mentorkd.data.prepare import prepare_recipe
-from mentorkd.data.readers import read_rationales
 from mentorkd.data.selection import CHARACTERS_PER_TOKEN, gather
 from mentorkd.grading.grade import Grader
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.graph import matched_arms
 from mentorkd.recipe.learner import SelectConfig
-from mentorkd.recipe.load import data_path
-from mentorkd.recipe.schema import Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trials_of
-from mentorkd.records import GOLD, TEACHER, Question, Rationale
-
-if TYPE_CHECKING:
-    from mentorkd.teachers.dry_run import DryRun
+from mentorkd.records import GOLD, TEACHER
+from mentorkd.teachers.annotate import open_teacher
+from mentorkd.teachers.dry_run import DryRun
 
 __all__ = ["Estimates", "estimate"]
 
@@ -39,11 +35,12 @@ class Estimates:
     """How many of them are selected for each learner that reads the teacher."""
     tokens_per_rationale: int
     tokens_per_question: int
-    asked: DryRun | None = None
+    dry_run: DryRun | None = None
+    """What asking the teacher takes; None if nobody is asked."""
 
     @property
     def notes(self) -> list[str]:
-        length = "as the teacher's" if self.asked is None else "as `teacher.max_tokens` allows"
+        length = "as the teacher's" if self.dry_run is None else "as `teacher.max_tokens` allows"
         notes = [
             f"tokens are estimated as characters / {CHARACTERS_PER_TOKEN}; rationales yet to be written are taken to be as long "
             f"{length}, and all to be kept, so stages that read them may handle fewer"
@@ -62,7 +59,7 @@ class Estimates:
         if searched := {name: trials_of(learner) for name, learner in self.recipe.learners.items() if learner.search}:
             counts = ", ".join(f"{name} {len(trials)}" for name, trials in searched.items())
             notes.append(f"trials a seed, each trained and validated: {counts}")
-        return notes if self.asked is None else notes + [f"teacher: {line}" for line in self.asked.lines()]
+        return notes if self.dry_run is None else notes + [f"teacher: {line}" for line in self.dry_run.lines()]
 
     def of(self, stage: Stage) -> dict[str, float]:
         """The `rows` of a stage; the `epochs` and `updates` of a training; and the `tokens` of all epochs that a model reads or
@@ -73,8 +70,8 @@ class Estimates:
             case "prepare":
                 return {"rows": sum(self.questions.values())}
             case "annotate":
-                asked = self.asked
-                tokens = {} if asked is None else {"tokens": asked.input_tokens + asked.output_tokens}
+                dry_run = self.dry_run
+                tokens = {} if dry_run is None else {"tokens": dry_run.input_tokens + dry_run.output_tokens}
                 return {"rows": self.rationales, **tokens}
             case "train":
                 rows, updates = self._rows(name), self._updates(name)
@@ -135,18 +132,13 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     """Read the recipe's data and count. The run folder `root` may already hold replies of the teacher."""
     questions, _ = prepare_recipe(recipe)
     counts = {split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")}
-    asked = [question for question in questions if question.split == "train"]
-    per_question = _tokens(question.text for question in asked)
+    training = [question for question in questions if question.split == "train"]
+    per_question = _tokens(question.text for question in training)
     readers = [name for name, learner in recipe.learners.items() if TEACHER in learner.rationales]
-    teacher = recipe.teacher
-    if not isinstance(teacher, RecordedTeacher):
-        from mentorkd.teachers.annotate import preview
-
-        rows = counts["train"] * teacher.samples
-        told = preview(recipe, asked, root, roughly=True)
-        kept = dict.fromkeys(readers, rows)
-        return Estimates(recipe, counts, rows, kept, teacher.max_tokens, per_question, told)
-    rationales = _recorded(recipe, teacher, questions)
+    expected = open_teacher(recipe).estimate(questions, root, roughly=True)
+    if expected.max_tokens is not None:
+        kept = dict.fromkeys(readers, expected.rationales)
+        return Estimates(recipe, counts, expected.rationales, kept, expected.max_tokens, per_question, expected.dry_run)
     assert recipe.task.answer is not None
     grader = Grader(recipe.task.answer, recipe.task.choices)
     taken: dict[SelectConfig, int] = {}
@@ -154,25 +146,13 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
         select = recipe.filter_of(name, TEACHER)
         if select not in taken:
             first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
-            gathered = gather({TEACHER: rationales}, {TEACHER: first}, asked, conclude=grader.find)
+            gathered = gather({TEACHER: expected.recorded}, {TEACHER: first}, training, conclude=grader.find)
             taken[select] = len(gathered.rationales)
     kept = {name: taken[recipe.filter_of(name, TEACHER)] for name in readers}
-    per_rationale = _tokens(rationale.text for rationale in rationales)
-    return Estimates(recipe, counts, len(rationales), kept, per_rationale, per_question)
+    per_rationale = _tokens(rationale.text for rationale in expected.recorded)
+    return Estimates(recipe, counts, expected.rationales, kept, per_rationale, per_question)
 
 
 def _tokens(texts: Iterable[str]) -> int:
     lengths = [len(text) for text in texts]
     return round(sum(lengths) / max(1, len(lengths)) / CHARACTERS_PER_TOKEN)
-
-
-def _recorded(recipe: Recipe, teacher: RecordedTeacher, questions: list[Question]) -> list[Rationale]:
-    task = recipe.task
-    assert task.answer is not None
-    return read_rationales(
-        data_path(recipe, teacher.rationales),
-        questions,
-        kind=task.answer,
-        choices=task.choices,
-        columns=task.columns,
-    )

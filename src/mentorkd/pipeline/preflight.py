@@ -12,7 +12,7 @@ from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import ModelKind
-from mentorkd.teachers.annotate import check_teacher
+from mentorkd.teachers.annotate import open_teacher
 
 __all__ = ["check", "check_models"]
 
@@ -20,7 +20,7 @@ __all__ = ["check", "check_models"]
 def check(recipe: Recipe, kinds: Collection[str]) -> None:
     """Raise an error for what would fail at a stage of these kinds."""
     if "annotate" in kinds:
-        check_teacher(recipe)
+        open_teacher(recipe).check()
     if "train" in kinds or "evaluate" in kinds:
         check_models(recipe)
 

@@ -23,7 +23,11 @@ __all__ = [
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    """A part of a recipe. Unknown keys are faults; pydantic's messages do not repeat values, since one may be a pasted API key."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
+    )
 
 
 class PerplexityConfig(Strict):

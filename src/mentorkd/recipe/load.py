@@ -23,6 +23,7 @@ from mentorkd.recipe.graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults
 from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep
+from mentorkd.recipe.teacher import model_keys
 from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, mapping, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
 
@@ -173,8 +174,8 @@ def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
 
 
 def _resolve_teacher(teacher: dict[str, Any], folders: Callable[..., list[Path]]) -> None:
-    """Make the model, tokenizer, template and cache of an asked teacher absolute; an endpoint's `model` is a name."""
-    for key in ("tokenizer", "model") if teacher.get("kind") == "local" else ("tokenizer",):
+    """Make the models, the template and the cache of a teacher that is asked absolute."""
+    for key in model_keys(teacher.get("kind")):
         if isinstance(teacher.get(key), str):
             teacher[key] = _local(teacher[key], folders("teacher", key))
     if isinstance(teacher.get("cache"), str):
@@ -238,9 +239,9 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
         path = template.removeprefix(_TEMPLATE_FILE)
         if not os.path.exists(path):
             yield ("teacher", "template"), f"no file at {path}"
-    models: list[tuple[KeyPath, Any]] = [(("teacher", "tokenizer"), teacher.get("tokenizer"))]
-    if teacher.get("kind") == "local":
-        models.append((("teacher", "model"), teacher.get("model")))
+    models: list[tuple[KeyPath, Any]] = [
+        (("teacher", key), teacher.get(key)) for key in model_keys(teacher.get("kind"))
+    ]
     for name, learner in mapping(raw.get("learners")).items():
         model = mapping(mapping(learner).get("model"))
         models += [(("learners", name, "model", key), model.get(key)) for key in ("name", "tokenizer")]

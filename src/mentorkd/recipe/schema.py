@@ -18,15 +18,12 @@ from mentorkd.recipe.learner import (
     Strict,
     TrainingConfig,
 )
-from mentorkd.recipe.teacher import LocalTeacher, OpenAITeacher
+from mentorkd.recipe.teacher import TeacherConfig, with_kind
 from mentorkd.records import GOLD, TEACHER, AnswerKind
 
 __all__ = [
     "DataConfig",
-    "LocalSource",
-    "OpenAISource",
     "Recipe",
-    "RecordedTeacher",
     "TaskConfig",
     "Variant",
 ]
@@ -69,40 +66,6 @@ class TaskConfig(Strict):
     """Number of test questions to use, from the first on (for trials); null uses all."""
 
 
-class RecordedTeacher(Strict):
-    """A teacher whose rationales were recorded in a file."""
-
-    kind: Literal["recorded"] = "recorded"
-    rationales: str
-    """File of recorded rationales, in any of the supported shapes."""
-    select: SelectConfig = SelectConfig()
-    """Filter for these rationales."""
-
-
-class OpenAISource(OpenAITeacher):
-    """A teacher behind an endpoint, as a source of rationales for a recipe's learners."""
-
-    cache: str | None = None
-    """File in which replies are kept, to share it between runs; relative to the recipe's folder. Null keeps them in the
-    run folder, as teacher/requests.sqlite."""
-    select: SelectConfig = SelectConfig()
-    """Filter for these rationales."""
-
-
-class LocalSource(LocalTeacher):
-    """A teacher that runs here, as a source of rationales for a recipe's learners."""
-
-    cache: str | None = None
-    """File in which replies are kept, to share it between runs; relative to the recipe's folder. Null keeps them in the
-    run folder, as teacher/requests.sqlite."""
-    select: SelectConfig = SelectConfig()
-    """Filter for these rationales."""
-
-
-def _recorded_by_its_file(value: Any) -> Any:
-    return {"kind": "recorded", **value} if isinstance(value, dict) and "rationales" in value else value
-
-
 # The name of a sweep's variant (`student@kd_weight=0.3`), or a name that the recipe gives.
 _NAME = r"^([A-Za-z0-9_-]+@[A-Za-z0-9@=+,._-]+|[A-Za-z0-9][A-Za-z0-9_-]*)$"
 
@@ -124,9 +87,9 @@ class Recipe(Strict):
     data: DataConfig = DataConfig()
     task: TaskConfig
     teacher: Annotated[
-        RecordedTeacher | OpenAISource | LocalSource,
+        TeacherConfig,
         Field(discriminator="kind"),
-        BeforeValidator(_recorded_by_its_file),
+        BeforeValidator(with_kind),
     ]
     """Source of the first rationales. `kind` may be left out if `rationales` names a file."""
     learners: dict[Annotated[str, Field(pattern=_NAME)], Learner] = Field(min_length=1)

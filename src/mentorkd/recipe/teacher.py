@@ -1,59 +1,71 @@
-"""The recipe's `teacher:` of kinds `openai` and `local`: an LLM that is asked, rather than a file that is read."""
+"""The recipe's `teacher:`, a class for each kind: a file of recorded rationales, an endpoint, or a model that runs here."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from mentorkd.recipe.learner import SelectConfig, Strict
 
 __all__ = [
     "NEW_QUESTION",
     "OPENAI_URL",
-    "AskedTeacher",
+    "AskedTeacherConfig",
     "BudgetConfig",
-    "LocalTeacher",
-    "OpenAITeacher",
+    "LocalTeacherConfig",
+    "OpenAITeacherConfig",
     "PriceConfig",
     "PromptKind",
+    "RecordedTeacherConfig",
+    "TeacherConfig",
     "UntilCorrectConfig",
+    "model_keys",
+    "with_kind",
 ]
 
 OPENAI_URL = "https://api.openai.com/v1"
 NEW_QUESTION = "\nQ:"
-"""Where a base model that has answered goes on to invent the next question."""
+"""A base model continues after its answer with a new question, which begins with this text."""
 PromptKind = Literal["zero_shot_cot", "two_stage", "few_shot", "custom"]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
-    )
+class RecordedTeacherConfig(Strict):
+    """A teacher whose rationales were recorded in a file."""
+
+    model_keys: ClassVar[tuple[str, ...]] = ()
+
+    kind: Literal["recorded"] = "recorded"
+    rationales: str
+    """File of recorded rationales, in any of the supported shapes."""
+    select: SelectConfig = SelectConfig()
+    """Filter for these rationales."""
 
 
 class UntilCorrectConfig(Strict):
-    """Rejection sampling: ask a question again until it has enough correct rationales."""
+    """Rejection sampling: a question is asked again until it has enough correct rationales."""
 
     want: int = Field(default=3, ge=1)
-    """Correct rationales to get of each question."""
+    """Correct rationales that each question needs."""
     tries: int = Field(default=8, ge=1)
-    """Samples of a question to ask for at most."""
+    """Most samples to ask for a question."""
 
 
 class BudgetConfig(Strict):
-    """Hard limits, held over all runs that share a run folder; no request that could cross one is sent."""
+    """Hard limits over all runs of a run folder; no request that could cross one is sent."""
 
     dollars: float | None = Field(default=None, gt=0.0)
     """US dollars, at the teacher's `price`."""
     requests: int | None = Field(default=None, ge=1)
-    """HTTP requests, retries among them."""
+    """HTTP requests, including retries."""
     tokens: int | None = Field(default=None, ge=1)
-    """Tokens read and written together."""
+    """Tokens of prompts and replies together."""
 
 
 class PriceConfig(Strict):
-    """What the endpoint charges, in US dollars a million tokens (to six decimals)."""
+    """Price of the endpoint, in US dollars a million tokens (to six decimals)."""
 
     input: float = Field(ge=0.0)
     """Tokens of the prompt."""
@@ -61,51 +73,62 @@ class PriceConfig(Strict):
     """Tokens of the reply."""
 
 
-class AskedTeacher(Strict):
-    """What teachers of kind `openai` and `local` have in common: the prompt and the sampling."""
+class AskedTeacherConfig(Strict):
+    """What teachers that are asked have in common: the prompt, the sampling and the cache."""
+
+    model_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that name a model or a tokenizer, which may be a folder."""
 
     prompt: PromptKind = "zero_shot_cot"
     """`two_stage` is the paper's Zero-shot-CoT: one call for the rationale, a second for the answer; `zero_shot_cot`
-    asks once for both; `few_shot` shows worked examples; `custom` fills `template`."""
+    asks for both in one call; `few_shot` shows worked examples; `custom` fills `template`."""
     template: str | None = None
     """Jinja text of `prompt: custom`, with the variables `question`, `exemplars` (each with `question`, `rationale`,
-    `answer`) and `answer_form`; `file:PATH` reads it from a file."""
+    `answer`) and `answer_form`; `file:PATH` reads the text from a file."""
     exemplars: str | None = None
     """File of worked examples for `few_shot` (rows of question, rationale and answer, in any of the supported shapes), or
-    `train` for those in the training file itself. Wrong ones, and the question that is asked, are never shown."""
+    `train` for those in the training file. Wrong examples and the question itself are never shown."""
     shots: int = Field(default=4, ge=1)
     """Worked examples in a prompt."""
     samples: int = Field(default=3, ge=1)
-    """Rationales to ask for of each question; with `until_correct`, those of the first round."""
+    """Rationales to ask for per question; with `until_correct`, those of the first round."""
     until_correct: UntilCorrectConfig | None = None
-    """Go on asking only the questions that lack correct rationales."""
+    """Further rounds for the questions that lack correct rationales; null asks each question once."""
     temperature: float = Field(default=0.7, ge=0.0)
     """Softmax temperature (the paper: 0.7); 0 is greedy and needs `samples: 1`."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Nucleus sampling: smallest set of tokens with this probability mass."""
     max_tokens: int = Field(default=512, ge=1)
-    """Longest reply; one that is cut there is counted and graded as no answer."""
+    """Longest reply, in tokens; a reply that is cut there is counted and graded as no answer."""
     answer_tokens: int = Field(default=32, ge=1)
-    """Longest reply to the second call of `two_stage`."""
+    """Longest reply to the second call of `two_stage`, in tokens."""
     stop: list[Annotated[str, Field(min_length=1)]] | None = Field(default=None, max_length=4)
-    """Texts that end a reply; null takes a new question's line, "Q:", with base models (`endpoint: completions`, or a local
-    model without a chat template), and none with chat models."""
+    """Texts that end a reply; null takes a new line that begins with "Q:" for base models (`endpoint: completions`, or a local
+    model without a chat template), and none for chat models."""
     seed: int = 42
-    """Chooses the worked examples; local teachers sample from it too."""
+    """Seed of the choice of worked examples, and of the sampling of local teachers."""
+
+    cache: str | None = None
+    """File that keeps the replies, for runs that share them; relative to the recipe's folder. Null keeps them in the run
+    folder, as teacher/requests.sqlite."""
+    select: SelectConfig = SelectConfig()
+    """Filter for these rationales."""
 
     def stops(self, *, base: bool) -> list[str]:
         """The texts that end a reply of a base model or of a chat model."""
         return self.stop if self.stop is not None else [NEW_QUESTION] if base else []
 
     @model_validator(mode="after")
-    def _prompt_has_its_parts(self) -> AskedTeacher:
+    def _prompt_and_samples_agree(self) -> AskedTeacherConfig:
         if (self.prompt == "custom") != (self.template is not None):
             raise ValueError("`prompt: custom` and `template` need each other: give both or neither")
         if self.prompt == "few_shot" and self.exemplars is None:
             raise ValueError("`prompt: few_shot` needs `exemplars`: a file of worked examples, or `train`")
         most = self.samples if self.until_correct is None else self.until_correct.tries
         if self.temperature == 0.0 and most > 1:
-            raise ValueError(f"at `temperature: 0` a question's {most} samples would be alike; raise it or ask for 1")
+            raise ValueError(
+                f"at `temperature: 0` a question's {most} samples would be alike; raise it or ask for 1 sample"
+            )
         if self.samples > most:
             raise ValueError(
                 f"`samples: {self.samples}` is over `until_correct.tries: {most}`; lower one or raise the other"
@@ -113,60 +136,61 @@ class AskedTeacher(Strict):
         return self
 
 
-class OpenAITeacher(AskedTeacher):
+class OpenAITeacherConfig(AskedTeacherConfig):
     """A teacher behind an OpenAI-compatible endpoint (OpenAI, vLLM, Ollama, llama.cpp, Gemini, ...)."""
+
+    model_keys = ("tokenizer",)
 
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
-    """Name of the model as the endpoint knows it."""
+    """Name of the model at the endpoint."""
     base_url: str = OPENAI_URL
-    """Address of the endpoint, up to and with its `/v1`."""
+    """Address of the endpoint, including its `/v1`."""
     api_key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key; null for an endpoint that asks for none. The key itself is never
-    written to any file."""
+    """Environment variable that holds the key; null for an endpoint that needs none. The key itself is never written to a
+    file."""
     endpoint: Literal["chat", "completions"] = "chat"
     """`chat` for chat models; `completions` for base models."""
     system: str | None = None
     """System message of a chat; null sends none."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """Name of the length limit in the request; OpenAI's reasoning models want `max_completion_tokens`."""
+    """Name of the length limit in the request; OpenAI's reasoning models need `max_completion_tokens`."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request (`reasoning_effort`, `top_k`, ...)."""
     concurrency: int = Field(default=32, ge=1, le=1024)
-    """Requests in flight at once, at most."""
+    """Most requests in flight at once."""
     requests_per_minute: float | None = Field(default=None, gt=0.0)
-    """Rate limit, evenly paced; null: none."""
+    """Rate limit on requests, spread evenly; null sets none."""
     tokens_per_minute: float | None = Field(default=None, gt=0.0)
-    """Rate limit on prompt tokens plus `max_tokens`, corrected by real usage; null: none."""
+    """Rate limit on prompt tokens plus `max_tokens`, corrected by the real usage; null sets none."""
     timeout: float = Field(default=120.0, gt=0.0)
-    """Seconds to wait for a reply; one that trickles in is cut off after twice as long."""
+    """Seconds to wait for a reply; a reply that trickles in is cut off after twice this time."""
     retries: int = Field(default=6, ge=0)
-    """Repetitions of a request that met an overload, a server error, a lost connection, a timeout or an unreadable
-    reply."""
+    """Retries of a request after an overload, a server error, a lost connection, a timeout or an unreadable reply."""
     max_wait: float = Field(default=600.0, gt=0.0)
-    """Longest Retry-After to obey, in seconds; a request that is told to wait longer is given up."""
+    """Longest Retry-After to obey, in seconds; a request with a longer one is given up."""
     tokenizer: str | None = None
-    """Tokenizer (hub name or folder) for estimates; null estimates by characters, four a token."""
+    """Tokenizer (hub name or folder) for estimates; null counts four characters as a token."""
     budget: BudgetConfig = BudgetConfig()
     """Hard limits."""
     price: PriceConfig | None = None
-    """Dollars a million tokens; needed for `budget.dollars`."""
+    """Price in dollars a million tokens; `budget.dollars` needs it."""
 
     @field_validator("base_url")
     @classmethod
-    def _plain_address(cls, value: str) -> str:
+    def _address_is_plain(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"got {value!r}, expected an address such as {OPENAI_URL}")
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError(
-                "keep user names, passwords and queries out of the address; `api_key_env` says where the key is"
+                "keep user names, passwords and queries out of the address; `api_key_env` names the variable with the key"
             )
         return value.rstrip("/")
 
     @field_validator("api_key_env")
     @classmethod
-    def _a_name_not_a_key(cls, value: str | None) -> str | None:
+    def _name_is_no_key(cls, value: str | None) -> str | None:
         # The value is not repeated in the message: it may be a key that was pasted here by mistake.
         if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
             raise ValueError("expected the NAME of an environment variable, such as OPENAI_API_KEY, not the key itself")
@@ -174,17 +198,17 @@ class OpenAITeacher(AskedTeacher):
 
     @field_validator("extra_body")
     @classmethod
-    def _no_field_of_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _extra_fields_are_free(cls, value: dict[str, Any]) -> dict[str, Any]:
         # `n` and `stream` change the reply's form, and `seed` would make all samples of a question alike.
         ours = {"model", "messages", "prompt", "n", "stream", "stop", "seed", "temperature", "top_p", "max_tokens"}
         if taken := sorted((ours | {"max_completion_tokens"}) & set(value)):
             raise ValueError(
-                f"{', '.join(taken)} cannot stand here: the client sets such fields itself or leaves them out"
+                f"{', '.join(taken)} cannot stand here: the client sets these fields itself or leaves them out"
             )
         return value
 
     @model_validator(mode="after")
-    def _money_has_a_price(self) -> OpenAITeacher:
+    def _parts_agree(self) -> OpenAITeacherConfig:
         if self.budget.dollars is not None and self.price is None:
             raise ValueError("`budget.dollars` needs `price: {input: ..., output: ...}`, dollars a million tokens")
         if self.system is not None and self.endpoint == "completions":
@@ -192,8 +216,10 @@ class OpenAITeacher(AskedTeacher):
         return self
 
 
-class LocalTeacher(AskedTeacher):
-    """A teacher that runs here: a Hugging Face model by one of the generation engines."""
+class LocalTeacherConfig(AskedTeacherConfig):
+    """A teacher that runs here: a Hugging Face model in one of the generation engines."""
+
+    model_keys = ("model",)
 
     kind: Literal["local"] = "local"
     model: str = Field(min_length=1)
@@ -203,10 +229,24 @@ class LocalTeacher(AskedTeacher):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights in memory."""
     top_k: int = Field(default=0, ge=0)
-    """Sample from the k likeliest tokens; 0 samples from all."""
+    """Sample from the k most likely tokens; 0 samples from all."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences generated at once."""
     engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
-    """What generates; auto takes the fastest one present that serves the model."""
+    """Generation engine; auto takes the fastest installed one that serves the model."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless you have read it."""
+    """Run code that comes with the model. Leave this off unless you have read the code."""
+
+
+TeacherConfig = RecordedTeacherConfig | OpenAITeacherConfig | LocalTeacherConfig
+
+
+def with_kind(raw: Any) -> Any:
+    """The `teacher:` of a recipe, with its kind filled in where `rationales` names a file."""
+    return {"kind": "recorded", **raw} if isinstance(raw, dict) and "rationales" in raw else raw
+
+
+def model_keys(kind: Any) -> tuple[str, ...]:
+    """The keys of a kind of teacher that name a model or a tokenizer; none of an unknown kind."""
+    configs = get_args(TeacherConfig)
+    return next((config.model_keys for config in configs if config.model_fields["kind"].default == kind), ())

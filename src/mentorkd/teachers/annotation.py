@@ -1,6 +1,6 @@
-"""The account of an annotation: which samples to ask for, what the replies are worth, and what it all came to.
+"""The ledger of an annotation: which samples to ask for, what each reply is worth, and the sums.
 
-Teachers of every kind share it, so that they ask the same prompts and make the same records.
+Teachers of every kind that is asked share it, so that they ask the same prompts and make the same records.
 """
 
 from __future__ import annotations
@@ -9,42 +9,36 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
-from mentorkd.errors import BudgetError
 from mentorkd.grading.grade import Graded
-from mentorkd.recipe.teacher import AskedTeacher
-from mentorkd.records import Question, Rationale
+from mentorkd.recipe.teacher import AskedTeacherConfig
+from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.teachers.cache import Reply
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter
 
 __all__ = [
-    "Annotation",
     "AnnotationLedger",
     "Answer",
     "FailedSample",
     "Grade",
     "Outcome",
-    "Progress",
     "SampleQueue",
+    "SamplingResult",
     "outcome",
     "rationale_of",
 ]
 
 Grade = Callable[[str, Question], Graded]
-"""Grades the text in which an answer stands against a question."""
-Progress = Callable[[int, int], None]
-"""Called with (samples that are done, samples asked for so far)."""
+"""Grades a text that holds an answer, against a question."""
 Outcome = Literal["ok", "length", "refusal", "empty"]
 """What a reply is worth: a solution; cut at the token limit; refused by the model or a filter; without reasoning."""
-
-SOURCE = "teacher"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply, the key of its request in the cache, and whether it came from there."""
+    """A reply, the key of its request in the cache, and whether the cache gave it."""
 
     key: str
     reply: Reply
@@ -53,7 +47,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class FailedSample:
-    """A sample that no reply was got for, and why."""
+    """A sample without a reply, and the reason."""
 
     question_id: str
     sample: int
@@ -61,11 +55,11 @@ class FailedSample:
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """What came of annotating: the rationales, in the order of questions and samples, and an account of the rest.
+class SamplingResult:
+    """The rationales that were sampled, in the order of questions and samples, and the sums beside them.
 
-    `spending` is what this account ever spent, over all runs; `traffic` counts this run's requests, cache hits, faults.
-    `stopped` says why it ended early, if the budget was reached: the rest was got before that, and is in the cache.
+    `spending` is what this account has spent over all runs; `traffic` counts this run's requests, cache hits and faults.
+    `stopped` says why sampling ended early, if the budget ended it. What came before that is here and in the cache.
     """
 
     questions: int
@@ -75,36 +69,33 @@ class Annotation:
     traffic: Mapping[str, int]
     stopped: str | None = None
 
-    def raise_if_stopped(self) -> None:
-        if self.stopped is not None:
-            raise BudgetError(self.stopped)
+    def usage(self) -> dict[str, int]:
+        """Tokens of all prompts and replies behind the rationales, whichever run paid for them."""
+        usage = [rationale.meta["usage"] for rationale in self.rationales]
+        return {way: sum(tokens[way] for tokens in usage) for way in ("input_tokens", "output_tokens")}
 
-    def summary(self) -> dict[str, int | float | None]:
-        """The numbers of the report. `accuracy` is the share of the rationales that are correct."""
-        verdicts = Counter(rationale.verdict for rationale in self.rationales)
+    def account(self) -> dict[str, Any]:
+        """The counts of the report's TeacherAccount, apart from costs. `accuracy` is the share of correct replies."""
         outcomes = Counter(rationale.meta["outcome"] for rationale in self.rationales)
-        solved = {rationale.question_id for rationale in self.rationales if rationale.verdict == "correct"}
-        correct, dollars = verdicts["correct"], self.spending.dollars
+        correct = [rationale for rationale in self.rationales if rationale.verdict == "correct"]
         return {
             "questions": self.questions,
-            "questions_solved": len(solved),
-            "rationales": len(self.rationales),
-            **{verdict: verdicts[verdict] for verdict in ("correct", "wrong", "no_answer")},
-            **{outcome: outcomes[outcome] for outcome in ("length", "refusal", "empty")},
+            "solved": len({rationale.question_id for rationale in correct}),
+            "samples": len(self.rationales) + len(self.lost),
+            "replies": len(self.rationales),
+            "correct": len(correct),
+            "accuracy": len(correct) / len(self.rationales) if self.rationales else None,
+            "cut": outcomes["length"],
+            "refused": outcomes["refusal"],
+            "empty": outcomes["empty"],
+            "malformed": self.traffic.get("fault_malformed", 0),
             "lost": len(self.lost),
-            "accuracy": correct / len(self.rationales) if self.rationales else None,
-            "requests": self.spending.requests,
-            "input_tokens": self.spending.input_tokens,
-            "output_tokens": self.spending.output_tokens,
-            "dollars": dollars,
-            "unsure_dollars": self.spending.unsure_picodollars / 1e12,
-            "dollars_per_correct": dollars / correct if correct else None,
-            **{f"run_{name}": count for name, count in self.traffic.items()},
+            "cached": self.traffic["cached"],
         }
 
 
 def outcome(reply: Reply) -> Outcome:
-    """What a reply is worth, before its answer is looked for."""
+    """What a reply is worth, before its answer is read."""
     if reply.finish_reason in ("refusal", "content_filter"):
         return "refusal"
     if reply.finish_reason == "length":
@@ -115,22 +106,22 @@ def outcome(reply: Reply) -> Outcome:
 def rationale_of(
     question: Question, sample: int, answers: Sequence[Answer], prompter: Prompter, grade: Grade
 ) -> Rationale:
-    """The record of a sample's answers (one, or two of `two_stage`); what is not `ok` is graded as no answer.
+    """The record of a sample's answers (one, or two with `two_stage`). A reply that is not `ok` counts as no answer.
 
-    The answer of `two_stage` may be cut off: a model that goes on after its answer has given it.
+    The second reply of `two_stage` may be cut off: a model that continues after its answer has given the answer.
     """
     first = answers[0].reply
-    worth = outcome(first)
+    status = outcome(first)
     text, graded = first.text, Graded(None, "no_answer")
-    if worth == "ok":
+    if status == "ok":
         if any(outcome(answer.reply) == "refusal" for answer in answers):
-            worth = "refusal"
+            status = "refusal"
         else:
             solution = prompter.read([answer.reply.text for answer in answers])
-            text, worth = solution.rationale, "ok" if solution.rationale else "empty"
+            text, status = solution.rationale, "ok" if solution.rationale else "empty"
             graded = grade(solution.answer_text, question) if solution.rationale else graded
     meta = {
-        "outcome": worth,
+        "outcome": status,
         "finish_reason": first.finish_reason,
         "usage": {
             "input_tokens": sum(answer.reply.input_tokens for answer in answers),
@@ -141,14 +132,15 @@ def rationale_of(
         "cached": all(answer.cached for answer in answers),
         "requests": [answer.key for answer in answers],
     }
-    return Rationale.create(question.id, text, graded.predicted, graded.verdict, SOURCE, sample, meta)
+    return Rationale.create(question.id, text, graded.predicted, graded.verdict, TEACHER, sample, meta)
 
 
 class SampleQueue:
-    """Which sample to ask for next: `samples` of each question, then as many as it lacks, until it has had `tries`.
+    """Which sample to ask for next: first `samples` of each question, then as many as it lacks correct ones.
 
-    A question's next round begins when its last one has ended, so which samples are asked for does not depend on the
-    order of replies. SampleQueue of different questions overlap, so there is work as long as any question needs some.
+    A question has several rounds, until it has `want` correct samples or has had `tries` in all. Its next round begins
+    when its last one has ended, so the samples that are asked for do not depend on the order of replies. Rounds of
+    different questions overlap, so there is work as long as any question needs a sample.
     """
 
     def __init__(self, questions: int, samples: int, *, want: int = 0, tries: int = 0) -> None:
@@ -165,11 +157,11 @@ class SampleQueue:
         return self.finished == self.asked
 
     def next(self) -> tuple[int, int] | None:
-        """A question's index and the number of its sample; None if there is nothing to ask for at the moment."""
+        """A question's index and the number of its sample; None if nothing can be asked for at the moment."""
         return self._queue.popleft() if self._queue else None
 
     def done(self, index: int, correct: bool) -> None:
-        """A sample of a question is there, or lost."""
+        """Note that a sample of a question has ended, with a reply or without one."""
         self.finished += 1
         self._open[index] -= 1
         self._correct[index] += correct
@@ -183,12 +175,12 @@ class SampleQueue:
 
 
 class AnnotationLedger:
-    """What is asked for, what came, what was lost. Equal questions are asked once.
+    """The samples of all questions: which to ask for, and what each gave. Equal questions are asked once.
 
     Raises DataError at once if a gold answer cannot be read, since grading must not fail after money was spent.
     """
 
-    def __init__(self, questions: Sequence[Question], teacher: AskedTeacher, grade: Grade) -> None:
+    def __init__(self, questions: Sequence[Question], teacher: AskedTeacherConfig, grade: Grade) -> None:
         # A question's samples often end in the same line; grading it is the slowest part of reading cached replies.
         self.grade: Grade = lru_cache(maxsize=4096)(grade)
         self.questions = list({question.id: question for question in questions}.values())
@@ -196,16 +188,16 @@ class AnnotationLedger:
             grade("", question)
         until = teacher.until_correct
         want, tries = (0, 0) if until is None else (until.want, until.tries)
-        self.rounds = SampleQueue(len(self.questions), teacher.samples, want=want, tries=tries)
+        self.queue = SampleQueue(len(self.questions), teacher.samples, want=want, tries=tries)
         self._results: dict[tuple[int, int], Rationale | FailedSample] = {}
 
     def enter(self, index: int, sample: int, result: Rationale | FailedSample) -> None:
         self._results[index, sample] = result
-        self.rounds.done(index, isinstance(result, Rationale) and result.verdict == "correct")
+        self.queue.done(index, isinstance(result, Rationale) and result.verdict == "correct")
 
-    def close(self, spending: Spending, traffic: Mapping[str, int], stopped: str | None = None) -> Annotation:
+    def close(self, spending: Spending, traffic: Mapping[str, int], stopped: str | None = None) -> SamplingResult:
         results = [self._results[place] for place in sorted(self._results)]
-        return Annotation(
+        return SamplingResult(
             questions=len(self.questions),
             rationales=[result for result in results if isinstance(result, Rationale)],
             lost=[result for result in results if isinstance(result, FailedSample)],

@@ -1,10 +1,10 @@
-"""Every paid reply, kept: SQLite under the hash of what was asked, and a ledger of what it cost.
+"""A cache that keeps every paid reply: SQLite, keyed by the hash of the request, with a ledger of costs.
 
-A request passes in two durable steps. `open` writes its worst cost to the ledger before it is sent; `settle` writes its
-reply and its real cost, in one transaction, before the reply is used. A process killed in between leaves the worst cost
-counted, so that a budget holds over kills, and that request is the only one that can be sent again.
+A request takes two durable steps. `open` writes its worst cost to the ledger before it is sent. `settle` writes its reply
+and its real cost, in one transaction, before the reply is used. A process that is killed in between leaves the worst cost
+counted, so a budget holds over kills, and only that request can be sent a second time.
 
-One thread writes, and commits all that waits at once: under load one fsync serves many replies.
+One thread writes, and commits all waiting writes at once: under load one fsync serves many replies.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a teacher answered. `estimated`: no usage was told, and the token counts are upper bounds."""
+    """A reply of a teacher. `estimated`: the endpoint reported no usage, and the token counts are upper bounds."""
 
     text: str
     finish_reason: str
@@ -81,16 +81,16 @@ class _Job:
 
 
 def request_key(request: Mapping[str, Any]) -> str:
-    """SHA-256 of what is asked: endpoint, model, messages and parameters, as JSON with sorted keys."""
+    """SHA-256 of a request (endpoint, model, messages and parameters) as JSON with sorted keys."""
     return hashlib.sha256(_canonical(request).encode()).hexdigest()
 
 
 class RequestCache:
-    """A cache file, safe under several threads and under several processes that share it; one of them asks at a time.
+    """A cache file, safe for several threads and for several processes that share it; one process asks at a time.
 
-    `account` names whose spending is added to in the ledger, since several recipes may share a file. Every method raises
-    RunError when the file is no cache, is damaged or cannot be written; so do the futures that `put`, `open` and
-    `settle` return, which are done when the change is on disk.
+    Several recipes may share a file, so `account` names the part of the ledger that this one adds its spending to. Every
+    method raises RunError if the file is no cache, is damaged or cannot be written. The futures that `put`, `open` and
+    `settle` return raise it too; they are done when the change is on disk.
     """
 
     def __init__(self, path: Path, *, account: str = "teacher") -> None:
@@ -102,7 +102,7 @@ class RequestCache:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _told(path):
+        with _file_faults(path):
             connection = self._connection()
             if not _is_cache(connection, path):
                 _enter_wal(connection)
@@ -119,7 +119,7 @@ class RequestCache:
         self.close()
 
     def close(self) -> None:
-        """Write what waits and close; the last to close folds `-wal` in, so that the file alone can be shared."""
+        """Write what waits, and close. The last process to close merges the `-wal` file, so that one file can be shared."""
         with self._guard:
             if self._closed:
                 return
@@ -131,8 +131,8 @@ class RequestCache:
 
     @contextmanager
     def asking(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Be the only process that asks through this file, so that none asks what another has just asked, and what a
-        account has spent is known. Waits for another one, after calling `on_wait`; a killed one is not waited for.
+        """Be the only process that asks through this file, so that no request is sent twice and the spending of an account
+        is known. Waits for another process, after calling `on_wait`; the lock of a killed process is free.
         """
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
@@ -146,9 +146,9 @@ class RequestCache:
             lock.release()
 
     def get(self, key: str, sample: int) -> Reply | None:
-        """The reply to this sample of a request, if it was ever given."""
+        """The reply to a sample of a request, or None."""
         sql = "SELECT body FROM replies WHERE key = ? AND sample = ?"
-        with _told(self.path):
+        with _file_faults(self.path):
             row = self._connection().execute(sql, (key, sample)).fetchone()
             return None if row is None else Reply(**json.loads(row[0]))
 
@@ -157,7 +157,7 @@ class RequestCache:
         return self._submit(lambda connection: _keep(connection, request, sample, reply))
 
     def open(self, worst: Spending) -> Future[int]:
-        """Note that a request of at most this cost is about to be sent; the result names it for `settle`."""
+        """Note that a request of at most this cost is about to be sent; the result identifies it for `settle`."""
 
         def write(connection: sqlite3.Connection) -> int:
             sql = "INSERT INTO pending (account, input_tokens, output_tokens, picodollars) VALUES (?, ?, ?, ?)"
@@ -167,41 +167,41 @@ class RequestCache:
         return self._submit(write)
 
     def settle(
-        self, pending: int, cost: Spending, kept: tuple[Mapping[str, Any], int, Reply] | None = None
+        self, pending: int, cost: Spending, reply: tuple[Mapping[str, Any], int, Reply] | None = None
     ) -> Future[None]:
-        """Put a pending request's real cost in place of its worst and keep its (request, sample, reply), at once."""
+        """Replace a pending request's worst cost by its real one and keep its (request, sample, reply), in one transaction."""
 
         def write(connection: sqlite3.Connection) -> None:
-            if kept is not None:
-                _keep(connection, *kept)
+            if reply is not None:
+                _keep(connection, *reply)
             connection.execute("DELETE FROM pending WHERE id = ?", (pending,))
             connection.execute(_ADD_SPENT, (self.account, *cost.values()))
 
         return self._submit(write)
 
     def spending(self) -> Spending:
-        """All that this account ever spent; requests whose outcome was never learnt count at their worst."""
+        """All that this account has spent; requests of unknown outcome count at their worst cost."""
         columns = "requests, input_tokens, output_tokens, picodollars, unsure_picodollars"
         sums = "count(*), sum(input_tokens), sum(output_tokens), sum(picodollars), sum(picodollars)"
-        with _told(self.path):
+        with _file_faults(self.path):
             connection = self._connection()
             settled = connection.execute(f"SELECT {columns} FROM spent WHERE account = ?", (self.account,)).fetchone()
             pending = connection.execute(f"SELECT {sums} FROM pending WHERE account = ?", (self.account,)).fetchone()
         return Spending(*(settled or ())) + Spending(*(value or 0 for value in pending))
 
     def __len__(self) -> int:
-        with _told(self.path):
+        with _file_faults(self.path):
             return int(self._connection().execute("SELECT count(*) FROM replies").fetchone()[0])
 
     def merge(self, other: Path) -> int:
-        """Take over the replies of another cache file that this one lacks; return how many. Ledgers stay apart."""
+        """Copy the replies of another cache file that this one lacks; return their number. Ledgers are not merged."""
         if not other.is_file():
             raise RunError(f"{other}: no such cache file; expected the requests.sqlite of a run")
 
         def write(chunk: list[tuple[Any, ...]]) -> Callable[[sqlite3.Connection], int]:
             return lambda connection: _insert(connection, chunk)
 
-        with _told(other), closing(_connect(other)) as source:
+        with _file_faults(other), closing(_connect(other)) as source:
             if not _is_cache(source, other):
                 raise RunError(f"{other}: an empty file; expected the requests.sqlite of a run")
             cursor = source.execute("SELECT key, sample, at, replies.body, requests.body" + _JOINED)
@@ -211,7 +211,7 @@ class RequestCache:
         return added
 
     def export(self, path: Path) -> int:
-        """Write every reply as a JSON line `{key, sample, at, request, reply}`, sorted; return how many."""
+        """Write every reply as a JSON line `{key, sample, at, request, reply}`, sorted; return their number."""
         count = 0
         temporary = path.with_name(f".{path.name}.tmp")
         with temporary.open("w", encoding="utf-8") as file:
@@ -225,7 +225,7 @@ class RequestCache:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every reply with its request, sorted by key and sample."""
-        with _told(self.path):
+        with _file_faults(self.path):
             sql = "SELECT key, sample, at, requests.body, replies.body" + _JOINED
             for key, sample, at, request, reply in self._connection().execute(sql):
                 bodies = {"request": json.loads(request), "reply": json.loads(reply)}
@@ -240,7 +240,7 @@ class RequestCache:
 
     def _submit(self, write: Callable[[sqlite3.Connection], T]) -> Future[T]:
         job = _Job(write, Future())
-        # From now on nobody can cancel it: a reply is kept even if whoever asked for it has gone.
+        # From here on it cannot be cancelled: a reply is kept even if the task that asked for it has ended.
         job.done.set_running_or_notify_cancel()
         with self._guard:
             if self._closed:
@@ -272,7 +272,7 @@ def _keep(connection: sqlite3.Connection, request: Mapping[str, Any], sample: in
 
 
 def _insert(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> int:
-    """Insert (key, sample, at, reply, request) rows; the first reply to a sample stays. Return how many were new."""
+    """Insert (key, sample, at, reply, request) rows; the first reply to a sample stays. Return the number of new ones."""
     added = 0
     for key, sample, at, reply, request in rows:
         connection.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (key, request))
@@ -283,11 +283,11 @@ def _insert(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> 
 
 def _commit(connection: sqlite3.Connection, jobs: list[_Job], path: Path) -> None:
     try:
-        with _told(path):
+        with _file_faults(path):
             connection.execute("BEGIN IMMEDIATE")
             results = [job.write(connection) for job in jobs]
             connection.execute("COMMIT")
-    except Exception as error:  # whatever it is, those who wait must hear of it
+    except Exception as error:  # every waiting task must get it
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         for job in jobs:
@@ -298,7 +298,7 @@ def _commit(connection: sqlite3.Connection, jobs: list[_Job], path: Path) -> Non
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # Autocommit: transactions are begun by hand. FULL: a commit is on disk when it returns, whatever happens next.
+    # Autocommit: transactions are begun by hand. FULL: a commit is on disk when it returns, even if the power fails then.
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA trusted_schema = OFF")
@@ -306,21 +306,21 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _is_cache(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file holds a cache; False if it is empty. RunError if it holds anything else."""
-    # One transaction, so one moment: another process may be making the cache between two of these reads.
+    """Whether the file holds a cache; False if it is empty. Raises RunError if it holds anything else."""
+    # In one transaction: another process may create the cache between two of these reads.
     connection.execute("BEGIN")
     try:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     finally:
-        if connection.in_transaction:  # some faults of a file end it
+        if connection.in_transaction:  # some faults of a file end the transaction
             connection.execute("ROLLBACK")
     if (application, version) == (_APPLICATION_ID, _VERSION):
         return True
     if application == _APPLICATION_ID:
         raise RunError(
-            f"{path}: a request cache of version {version}, expected {_VERSION}; use the mentorkd that made it"
+            f"{path}: a request cache of version {version}, expected {_VERSION}; use the version of mentorkd that made it"
         )
     if tables:
         raise RunError(f"{path}: a SQLite file, but no request cache; give another path")
@@ -328,7 +328,7 @@ def _is_cache(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
-    # SQLite does not wait for a lock here as it does elsewhere, so two processes that begin together must try again.
+    # SQLite does not wait for a lock here as it does elsewhere, so two processes that start together must retry.
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -341,11 +341,13 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Tell faults of the file in the project's own words."""
+def _file_faults(path: Path) -> Iterator[None]:
+    """Turn faults of the file into RunErrors."""
     try:
         yield
     except sqlite3.OperationalError as error:
         raise RunError(f"{path}: the request cache cannot be used ({error}); check the disk and its rights") from None
     except (sqlite3.Error, ValueError, TypeError) as error:
-        raise RunError(f"{path}: not a request cache, or a damaged one ({error}); move it away to begin anew") from None
+        raise RunError(
+            f"{path}: not a request cache, or a damaged one ({error}); move it away to start with an empty one"
+        ) from None

@@ -1,31 +1,32 @@
-"""What an annotation would ask and cost, without asking for anything."""
+"""What an annotation would ask for and cost. Nothing is asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mentorkd.recipe.teacher import AskedTeacher, OpenAITeacher
+from mentorkd.recipe.teacher import AskedTeacherConfig
 from mentorkd.records import Question
-from mentorkd.teachers.cache import RequestCache, request_key
-from mentorkd.teachers.limits import dollars_text, picodollars
-from mentorkd.teachers.openai_client import characters_as_tokens
+from mentorkd.teachers.limits import dollars_text
 from mentorkd.teachers.prompting import ANSWER_TRIGGER, Prompter
-from mentorkd.teachers.wire import build_request
 
-__all__ = ["DryRun", "dry_run", "token_counter"]
+__all__ = ["BY_CHARACTERS", "DryRun", "characters_as_tokens", "dry_run", "token_counter"]
 
 SHOWN = 3
-_AROUND = 16
-"""Tokens that a chat's marks add to a prompt, generously: ChatML takes 9, and 5 more for a system message."""
+BY_CHARACTERS = "characters, four a token"
+
+
+def characters_as_tokens(text: str) -> int:
+    """A rough count of tokens: four characters each."""
+    return -(-len(text) // 4)
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """An estimate. `requests` are those of the first round that no cache holds; `most_requests` those that
-    `until_correct` could make of them, retries apart. Tokens and dollars are for these two counts likewise; replies are
-    taken at `max_tokens`, so both are upper bounds as far as `counted_by` counts right. Dollars: None without a price.
-    `cached` is None for a local teacher: what a cache holds of it is known by its weights, which are not loaded.
+    """An estimate. `requests` counts the first round's requests that no cache holds; `most_requests` counts all
+    that `until_correct` could send, without retries. Tokens and dollars are given for the same two counts. Replies count
+    as `max_tokens` long, so both are upper bounds as far as `counted_by` counts correctly. Dollars are None without a price.
+    `cached` is None for a local teacher: its cache is keyed by its weights, which are not loaded for an estimate.
     """
 
     prompts: tuple[str, ...]
@@ -41,14 +42,14 @@ class DryRun:
     counted_by: str
 
     def lines(self) -> list[str]:
-        """The estimate to read, after the prompts."""
+        """The estimate as text, a line each for requests, tokens and dollars."""
 
         def span(low: int, high: int, show: Callable[[int], str] = "{:,}".format) -> str:
             return show(low) if low == high else f"{show(low)} to {show(high)}"
 
-        kept = "less those in the cache" if self.cached is None else f"and {self.cached:,} answered from the cache"
+        cached = "less those in the cache" if self.cached is None else f"and {self.cached:,} answered from the cache"
         lines = [
-            f"requests: {span(self.requests, self.most_requests)}, {kept}",
+            f"requests: {span(self.requests, self.most_requests)}, {cached}",
             f"tokens: {span(self.input_tokens, self.most_input_tokens)} in (estimated by {self.counted_by}), "
             f"at most {span(self.output_tokens, self.most_output_tokens)} out",
         ]
@@ -59,71 +60,66 @@ class DryRun:
 
 def dry_run(
     questions: Sequence[Question],
-    teacher: AskedTeacher,
+    teacher: AskedTeacherConfig,
     prompter: Prompter,
     *,
-    cache: RequestCache | None = None,
+    is_cached: Callable[[str, int], bool] | None = None,
+    cost: Callable[[int, int], int | None] = lambda read, written: 0,
+    wrapping: int = 0,
     count_tokens: Callable[[str], int] = characters_as_tokens,
-    counted_by: str = "characters, four a token",
+    counted_by: str = BY_CHARACTERS,
 ) -> DryRun:
-    """Estimate the annotation of `questions`; `counted_by` says in words what `count_tokens` does."""
+    """Estimate the annotation of `questions`.
+
+    Args:
+        is_cached: whether the first call for (prompt, sample) was answered before, and with it the second call, if any;
+            None if that is not known.
+        cost: picodollars for (tokens read, tokens written); None without a price.
+        wrapping: tokens that the teacher adds to each prompt.
+        counted_by: what `count_tokens` does, in words.
+    """
     prompts = [prompter.first(text) for text in {question.id: question.text for question in questions}.values()]
     calls = 2 if prompter.two_stage else 1
     tries = teacher.samples if teacher.until_correct is None else teacher.until_correct.tries
-    around = 0
-    if isinstance(teacher, OpenAITeacher) and teacher.endpoint == "chat":
-        around = _AROUND + (count_tokens(teacher.system) if teacher.system else 0)
+    # The second call repeats the first one's prompt and reply, and adds the trigger.
+    again = teacher.max_tokens + count_tokens(ANSWER_TRIGGER) + 1 if prompter.two_stage else 0
     cached = requests = most = read = most_read = 0
     for prompt in prompts:
-        known = [_is_cached(prompt, sample, teacher, cache) for sample in range(tries)]
+        known = [is_cached is not None and is_cached(prompt, sample) for sample in range(tries)]
         first, every = known[: teacher.samples].count(False), known.count(False)
-        # The second call repeats the first one's prompt and reply, and adds the trigger.
-        again = teacher.max_tokens + count_tokens(ANSWER_TRIGGER) + 1 if prompter.two_stage else 0
-        tokens = (count_tokens(prompt) + around) * calls + again
+        tokens = (count_tokens(prompt) + wrapping) * calls + again
         cached += (teacher.samples - first) * calls
         requests += first * calls
         most += every * calls
         read += first * tokens
         most_read += every * tokens
-    written = teacher.max_tokens + (teacher.answer_tokens if prompter.two_stage else 0)
-    out, most_out = requests // calls * written, most // calls * written
+    reply = teacher.max_tokens + (teacher.answer_tokens if prompter.two_stage else 0)
+    written, most_written = requests // calls * reply, most // calls * reply
     return DryRun(
         prompts=tuple(prompts[:SHOWN]),
-        cached=cached if isinstance(teacher, OpenAITeacher) else None,
+        cached=None if is_cached is None else cached,
         requests=requests,
         most_requests=most,
         input_tokens=read,
         most_input_tokens=most_read,
-        output_tokens=out,
-        most_output_tokens=most_out,
-        picodollars=_price(teacher, read, out),
-        most_picodollars=_price(teacher, most_read, most_out),
+        output_tokens=written,
+        most_output_tokens=most_written,
+        picodollars=cost(read, written),
+        most_picodollars=cost(most_read, most_written),
         counted_by=counted_by,
     )
 
 
 def token_counter(tokenizer: str | None) -> tuple[Callable[[str], int], str]:
-    """What counts the tokens of a prompt, and how in words: a tokenizer (hub name, folder), or None for characters."""
+    """A function that counts the tokens of a text, and what it counts by, in words.
+
+    Args:
+        tokenizer: hub name or folder; None counts characters.
+    """
     if tokenizer is None:
-        return characters_as_tokens, "characters, four a token"
+        return characters_as_tokens, BY_CHARACTERS
     from mentorkd.models import load_tokenizer
     from mentorkd.recipe.learner import ModelConfig
 
     loaded = load_tokenizer(ModelConfig(name=tokenizer))
     return lambda text: len(loaded(text)["input_ids"]), f"the tokenizer {tokenizer}"
-
-
-def _is_cached(prompt: str, sample: int, teacher: AskedTeacher, cache: RequestCache | None) -> bool:
-    """Whether the first call of a sample was answered before (its second call, if any, is taken to be as well)."""
-    if cache is None or not isinstance(teacher, OpenAITeacher):
-        return False
-    request = build_request(teacher, prompt, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
-    return cache.get(request_key(request), sample) is not None
-
-
-def _price(teacher: AskedTeacher, read: int, written: int) -> int | None:
-    if not isinstance(teacher, OpenAITeacher):
-        return 0
-    if teacher.price is None:
-        return None
-    return read * picodollars(teacher.price.input, per=10**6) + written * picodollars(teacher.price.output, per=10**6)

@@ -1,6 +1,6 @@
-"""Manners towards an endpoint, and the hard stop: pace, circuit breaker, back-off and budget.
+"""The limits of a client towards its endpoint: rate limits, circuit breaker, back-off, and a hard budget.
 
-Nothing here knows HTTP. The clock and the sleep are parameters, so that tests can play time.
+Nothing here knows HTTP. The clock and the sleep are parameters, so that tests can simulate time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PICO = 10**12
 class Spending:
     """Requests sent and what they cost. A picodollar is 1e-12 dollars, so that the price of a token is a whole number.
 
-    `unsure_picodollars` is the part counted at its worst, since the outcome of a request was never learnt.
+    `unsure_picodollars` is the part that is counted at its worst case, since the outcome of a request is unknown.
     """
 
     requests: int = 0
@@ -46,6 +46,10 @@ class Spending:
     def dollars(self) -> float:
         return self.picodollars / PICO
 
+    @property
+    def unsure_dollars(self) -> float:
+        return self.unsure_picodollars / PICO
+
     def __add__(self, other: Spending) -> Spending:
         return Spending(*map(operator.add, self.values(), other.values()))
 
@@ -58,26 +62,26 @@ class Spending:
 
 
 def picodollars(dollars: float, *, per: int = 1) -> int:
-    """`dollars` / `per` in whole picodollars, exact for what was written in the recipe; a remainder is rounded up."""
+    """`dollars` / `per` in whole picodollars, exact for the decimal number of a recipe; a remainder is rounded up."""
     return math.ceil(Decimal(str(dollars)) * PICO / per)
 
 
 def dollars_text(picodollars: int) -> str:
-    """Dollars to read: cents, or as many digits as a smaller sum needs."""
+    """Dollars as text: with cents, or with as many digits as a smaller sum needs."""
     dollars = Decimal(picodollars) / PICO
     return f"${dollars:,.2f}" if dollars >= 1 or not dollars else f"${dollars:.6f}".rstrip("0").ljust(5, "0")
 
 
 def backoff(attempt: int, rng: random.Random, *, base: float = 0.5, longest: float = 60.0) -> float:
-    """Seconds before the retry after failed attempt number `attempt` (from 0): doubling, half of it random."""
+    """Seconds to wait after failed attempt number `attempt` (from 0): doubled each time, half of it random."""
     return float(min(longest, base * 2.0**attempt)) * rng.uniform(0.5, 1.0)
 
 
 class RateLimit:
-    """A token bucket: `per_minute` units flow in evenly, and it holds `burst` seconds' worth.
+    """A token bucket: `per_minute` units flow in evenly, and it holds those of `burst` seconds.
 
-    A taker may draw more than there is; the next one then waits until the debt is paid. Small bursts make up for late
-    wake-ups without ever crowding a second.
+    A taker may take more than the bucket holds; the next one then waits until the debt is paid. Small bursts make up for
+    late wake-ups and never crowd a second.
     """
 
     def __init__(self, per_minute: float, *, burst: float = 0.02, clock: Clock = time.monotonic) -> None:
@@ -99,7 +103,7 @@ class RateLimit:
 
 
 class RateLimiter:
-    """Lets requests start, in the order they came, when the rates of requests and of tokens allow."""
+    """Lets requests start in the order they came, as the rates of requests and of tokens allow."""
 
     def __init__(
         self,
@@ -109,7 +113,7 @@ class RateLimiter:
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        # Under 50 a second there is time to wake up, and a burst of even one would show in a second's count.
+        # Under 50 a second there is time to wake up, and a burst of even one request would show in a second's count.
         burst = 0.02 if requests_per_minute is not None and requests_per_minute >= 3000 else 0.0
         self._requests = (
             None if requests_per_minute is None else RateLimit(requests_per_minute, burst=burst, clock=clock)
@@ -119,20 +123,20 @@ class RateLimiter:
         self._turn = asyncio.Lock()
 
     async def start(self, tokens: int) -> None:
-        """Wait for one's turn to send a request of so many tokens, prompt and longest reply together."""
-        paces = [pace for pace in (self._requests, self._tokens) if pace is not None]
-        if not paces:
+        """Wait until a request of `tokens` may be sent, prompt and longest reply together."""
+        limits = [limit for limit in (self._requests, self._tokens) if limit is not None]
+        if not limits:
             return
         async with self._turn:
-            while (wait := max(pace.wait() for pace in paces)) > 0:
-                await self._sleep(min(wait, 0.05))  # settled tokens may shorten the wait meanwhile
+            while (wait := max(limit.wait() for limit in limits)) > 0:
+                await self._sleep(min(wait, 0.05))  # settled tokens may shorten the wait
             if self._requests is not None:
                 self._requests.take(1)
             if self._tokens is not None:
                 self._tokens.take(tokens)
 
     def settle(self, tokens: int, used: int) -> None:
-        """Correct a request's reserved tokens by those it used."""
+        """Replace the tokens that a request reserved by those it used."""
         if self._tokens is not None:
             self._tokens.give_back(tokens - used)
 
@@ -140,9 +144,9 @@ class RateLimiter:
 class CircuitBreaker:
     """Bounds the requests in flight, and slows the whole client down while the endpoint is overloaded.
 
-    When half of the recent requests were turned away, nobody starts for a pause (doubling from storm to storm, at least
-    the longest Retry-After heard), then a single request probes. Successes open up as TCP does: one more in flight for
-    each success up to half of what was open before the storm, then one more for each round.
+    When half of the recent requests were rejected for overload, no request starts for a pause, which is at least the
+    longest Retry-After of them and doubles from overload to overload. Then a single request probes. Successes raise the
+    limit as in TCP: by one each up to half of the limit before the overload, then by one a round.
     """
 
     def __init__(
@@ -171,11 +175,11 @@ class CircuitBreaker:
 
     @property
     def open(self) -> int:
-        """Requests that may now be in flight together."""
+        """Requests that may be in flight together at the moment."""
         return int(self._open)
 
     async def enter(self) -> int:
-        """Wait for room; the result goes to `leave`, which must follow."""
+        """Wait for room; give the result to `leave`, which must follow."""
         while self._in_flight >= self.open or (wait := self._until - self._clock()) > 0:
             if self._in_flight >= self.open:
                 self._changed.clear()
@@ -186,10 +190,10 @@ class CircuitBreaker:
         return self._epoch
 
     def leave(self, epoch: int, outcome: bool | None, retry_after: float = 0.0) -> None:
-        """A request ended: True well, False turned away by an overloaded endpoint, None neither."""
+        """Note that a request has ended: True with a reply, False rejected by an overloaded endpoint, None otherwise."""
         self._in_flight -= 1
         self._changed.set()
-        # What started before the last storm was noted says nothing about the time after it.
+        # A request that started before the last overload was noted says nothing about the time after it.
         if outcome is None or epoch != self._epoch:
             return
         self._recent.append((outcome, retry_after))
@@ -199,17 +203,17 @@ class CircuitBreaker:
             )
             if self._open >= self._threshold:
                 self._streak = 0
-        elif self._stormy():
+        elif self._is_overloaded():
             self._trip()
 
-    def _stormy(self) -> bool:
+    def _is_overloaded(self) -> bool:
         probing = self._open < 2.0 and self._streak > 0
-        away = sum(not outcome for outcome, _ in self._recent)
-        return probing or (len(self._recent) >= 8 and 2 * away >= len(self._recent))
+        rejected = sum(not outcome for outcome, _ in self._recent)
+        return probing or (len(self._recent) >= 8 and 2 * rejected >= len(self._recent))
 
     def _trip(self) -> None:
-        told = max(retry_after for _, retry_after in self._recent)
-        self._until = self._clock() + max(told, min(self._longest, self._pause * 2.0**self._streak))
+        longest_wait = max(retry_after for _, retry_after in self._recent)
+        self._until = self._clock() + max(longest_wait, min(self._longest, self._pause * 2.0**self._streak))
         self._threshold = max(self._threshold / 2.0 if self._streak else self._open / 2.0, 1.0)
         self._open = 1.0
         self._streak += 1
@@ -219,9 +223,9 @@ class CircuitBreaker:
 
 
 class Budget:
-    """A hard stop before the request that could cross a limit: reserve its worst cost, settle at its real one.
+    """A hard stop before the request that could cross a limit: its worst cost is reserved, its real cost settled.
 
-    `spent` is what was spent before; limits that are None do not bind. `how_to_go_on` ends the error's message.
+    `spent` is what was spent before; limits that are None do not bind. `hint` ends the error's message.
     """
 
     def __init__(
@@ -231,7 +235,7 @@ class Budget:
         requests: int | None = None,
         tokens: int | None = None,
         dollars: float | None = None,
-        how_to_go_on: str = "raise the budget and run again",
+        hint: str = "raise the budget and run again",
     ) -> None:
         self.spent = spent
         self._limits = {
@@ -239,14 +243,14 @@ class Budget:
             "tokens": tokens,
             "dollars": None if dollars is None else math.floor(Decimal(str(dollars)) * PICO),
         }
-        self._how_to_go_on = how_to_go_on
+        self._hint = hint
         self._reserved = Spending()
         self._freed = asyncio.Event()
 
     async def reserve(self, worst: Spending) -> None:
-        """Set `worst` aside, waiting for reservations to be settled if there is no room now.
+        """Reserve `worst`; if there is no room at the moment, wait for other reservations to be settled.
 
-        Raises BudgetError when there is none even so.
+        Raises BudgetError if there is no room after that either.
         """
         while (short := self._short(worst)) is not None:
             if not self._reserved.requests:
@@ -256,26 +260,26 @@ class Budget:
         self._reserved += worst
 
     def settle(self, worst: Spending, cost: Spending) -> None:
-        """Put the real cost in place of what was reserved."""
+        """Replace a reservation by the real cost."""
         self._reserved -= worst
         self.spent += cost
         self._freed.set()
 
     def _short(self, worst: Spending) -> str | None:
         """The first limit that `worst` could cross."""
-        after = _measures(self.spent + self._reserved + worst)
+        after = _sums(self.spent + self._reserved + worst)
         return next((name for name, limit in self._limits.items() if limit is not None and after[name] > limit), None)
 
     def _message(self, name: str, worst: Spending) -> str:
         show = dollars_text if name == "dollars" else (lambda count: f"{count:,} {name}")
-        limit, spent, coming = (
-            show(n or 0) for n in (self._limits[name], _measures(self.spent)[name], _measures(worst)[name])
+        limit, spent, next_cost = (
+            show(n or 0) for n in (self._limits[name], _sums(self.spent)[name], _sums(worst)[name])
         )
         return (
             f"stopped before the budget of {limit} could be crossed: "
-            f"{spent} spent, and the next request may take {coming}; {self._how_to_go_on}"
+            f"{spent} spent, and the next request may take {next_cost}; {self._hint}"
         )
 
 
-def _measures(spending: Spending) -> dict[str, int]:
+def _sums(spending: Spending) -> dict[str, int]:
     return {"requests": spending.requests, "tokens": spending.tokens, "dollars": spending.picodollars}

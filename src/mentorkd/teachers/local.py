@@ -1,112 +1,134 @@
-"""Annotation by a model that runs here, through any generation engine: the same prompts, the same records."""
+"""A teacher that runs here, by any generation engine: the same prompts and records as those of an endpoint."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mentorkd.generation.engine import FinishReason, SamplingParams
-from mentorkd.recipe.teacher import LocalTeacher
-from mentorkd.records import Question, content_id
-from mentorkd.teachers.annotation import Annotation, AnnotationLedger, Answer, Grade, Progress, outcome, rationale_of
+from mentorkd.errors import ModelError
+from mentorkd.files import digest_path
+from mentorkd.generation import open_engine
+from mentorkd.generation.engine import Completion, Engine, SamplingParams
+from mentorkd.recipe.learner import ModelConfig
+from mentorkd.recipe.teacher import LocalTeacherConfig
+from mentorkd.records import Progress, Question, content_id
+from mentorkd.teachers.annotation import AnnotationLedger, Answer, Grade, SamplingResult, outcome, rationale_of
+from mentorkd.teachers.asked import AskedTeacher, short_name
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
+from mentorkd.teachers.dry_run import DryRun, dry_run
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter
+from mentorkd.teachers.teacher import AnnotationContext
 
-__all__ = ["Sampled", "Sampler", "annotate_local"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LocalTeacher", "annotate_local"]
 
 CHUNK_BATCHES = 8
-"""Batches that are sampled before their replies are kept: a kill costs so many, and a sort by length needs some."""
+"""Batches that are sampled before their replies are kept. A kill loses at most these; a sort by length needs several."""
+_MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 
 
-class Sampled(Protocol):
-    """A completion as the engines of `mentorkd.generation` give it."""
+class LocalTeacher(AskedTeacher[LocalTeacherConfig]):
+    """A Hugging Face model."""
 
-    @property
-    def text(self) -> str: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def finish_reason(self) -> FinishReason: ...
-
-
-class Sampler(Protocol):
-    """The part of a generation engine that a teacher needs; temperature 0 is greedy, with n = 1."""
+    how_to_ask = AskedTeacher.how_to_ask | {"batch_size"}
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        return f"{short_name(self.config.model)}, run here"
 
-    def sample(
-        self,
-        prompts: Sequence[str],
-        params: SamplingParams,
-        *,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> Sequence[Sequence[Sampled]]: ...
+    def identity(self) -> list[Any]:
+        [settings], folder = super().identity(), Path(self.config.model)
+        return [settings | {"model": digest_path(folder)} if folder.exists() else settings]
+
+    def preview(self, questions: Sequence[Question], root: Path, *, roughly: bool) -> DryRun:
+        return dry_run(questions, self.config, self.prompter)
+
+    def sample(self, questions: Sequence[Question], cache: RequestCache, context: AnnotationContext) -> SamplingResult:
+        prompter = self.prompter
+        engine, weights, stop = _open_engine(self.config, context.device(), context.engines)
+        return annotate_local(
+            questions,
+            self.config,
+            engine,
+            prompter,
+            cache,
+            grade=self.grader,
+            weights=weights,
+            stop=stop,
+            on_progress=context.on_progress,
+        )
+
+    def cost(self, result: SamplingResult) -> Mapping[str, Any]:
+        return {"requests": result.traffic["sampled"], **result.usage(), "dollars": None, "unsure_dollars": None}
 
 
 def annotate_local(
     questions: Sequence[Question],
-    teacher: LocalTeacher,
-    engine: Sampler,
+    teacher: LocalTeacherConfig,
+    engine: Engine,
     prompter: Prompter,
     cache: RequestCache,
     *,
     grade: Grade,
-    identity: str | None = None,
+    weights: str | None = None,
     stop: Sequence[str] = (),
     on_progress: Progress | None = None,
-) -> Annotation:
+) -> SamplingResult:
     """Sample rationales of `questions` from an engine, which reads prompts as they are and ends texts at `stop`.
 
-    What was sampled before a kill is in the cache; `identity` (a digest of the weights, say) tells models of one name
-    apart in it. Raises DataError when a gold answer cannot be read.
+    What was sampled before a kill is in the cache. Raises DataError if a gold answer cannot be read.
+
+    Args:
+        weights: tells models of one name apart in the cache, such as a digest of the weights.
     """
-    book = AnnotationLedger(questions, teacher, grade)
-    local = _Local(teacher, engine, cache, identity or f"{teacher.model}@{teacher.revision or 'main'}", stop)
+    ledger = AnnotationLedger(questions, teacher, grade)
+    queue = ledger.queue
+    sampler = _CachedEngine(teacher, engine, cache, weights or f"{teacher.model}@{teacher.revision or 'main'}", stop)
     # Whole questions, so that their samples are drawn together.
     size = max(1, CHUNK_BATCHES * teacher.batch_size // teacher.samples) * teacher.samples
-    while not book.rounds.over:
-        jobs = list(islice(iter(book.rounds.next, None), size))
-        first = [(prompter.first(book.questions[index].text), sample) for index, sample in jobs]
-        answers = [[answer] for answer in local.ask(first, teacher.max_tokens, teacher.temperature)]
+    while not queue.over:
+        jobs = list(islice(iter(queue.next, None), size))
+        first = [(prompter.first(ledger.questions[index].text), sample) for index, sample in jobs]
+        answers = [[answer] for answer in sampler.ask(first, teacher.max_tokens, teacher.temperature)]
         if prompter.two_stage:
-            again = [place for place, got in enumerate(answers) if outcome(got[0].reply) == "ok"]
+            again = [place for place, (answer,) in enumerate(answers) if outcome(answer.reply) == "ok"]
             second = [
-                (prompter.second(book.questions[jobs[place][0]].text, answers[place][0].reply.text), jobs[place][1])
+                (prompter.second(ledger.questions[jobs[place][0]].text, answers[place][0].reply.text), jobs[place][1])
                 for place in again
             ]
-            for place, answer in zip(again, local.ask(second, teacher.answer_tokens, 0.0), strict=True):
+            for place, answer in zip(again, sampler.ask(second, teacher.answer_tokens, 0.0), strict=True):
                 answers[place].append(answer)
-        for (index, sample), got in zip(jobs, answers, strict=True):
-            book.enter(index, sample, rationale_of(book.questions[index], sample, got, prompter, grade))
+        for (index, sample), calls in zip(jobs, answers, strict=True):
+            ledger.enter(index, sample, rationale_of(ledger.questions[index], sample, calls, prompter, grade))
         if on_progress is not None:
-            on_progress(book.rounds.finished, book.rounds.asked)
-    return book.close(Spending(), {"sampled": local.sampled, "cached": local.cached})
+            on_progress(queue.finished, queue.asked)
+    return ledger.close(Spending(), {"sampled": sampler.sampled, "cached": sampler.cached})
 
 
-class _Local:
+@dataclass
+class _CachedEngine:
     """An engine behind the cache."""
 
-    def __init__(
-        self, teacher: LocalTeacher, engine: Sampler, cache: RequestCache, identity: str, stop: Sequence[str]
-    ) -> None:
-        self.sampled = 0
-        self.cached = 0
-        self._teacher = teacher
-        self._engine = engine
-        self._cache = cache
-        self._identity = identity
-        self._stop = list(stop)
+    teacher: LocalTeacherConfig
+    engine: Engine
+    cache: RequestCache
+    weights: str
+    stop: Sequence[str]
+    sampled: int = 0
+    cached: int = 0
 
     def ask(self, prompts: Sequence[tuple[str, int]], max_tokens: int, temperature: float) -> list[Answer]:
         """An answer to each (prompt, sample), cached or sampled; samples of one prompt are drawn together."""
         requests = [self._request(prompt, max_tokens, temperature) for prompt, _ in prompts]
         keys = [request_key(request) for request in requests]
-        known = [self._cache.get(key, sample) for key, (_, sample) in zip(keys, prompts, strict=True)]
+        known = [self.cache.get(key, sample) for key, (_, sample) in zip(keys, prompts, strict=True)]
         answers = {place: Answer(keys[place], reply, True) for place, reply in enumerate(known) if reply is not None}
         self.cached += len(answers)
         places_of: dict[str, list[int]] = defaultdict(list)
@@ -123,30 +145,68 @@ class _Local:
             for group, drawn in zip(groups, replies, strict=True):
                 for place, reply in zip(group, drawn, strict=True):
                     answers[place] = Answer(keys[place], reply)
-        fresh = [place for place in answers if not answers[place].cached]
-        kept = [self._cache.put(requests[place], prompts[place][1], answers[place].reply) for place in fresh]
-        for done in kept:
-            done.result()
-        self.sampled += len(fresh)
+        new = [place for place in answers if not answers[place].cached]
+        writes = [self.cache.put(requests[place], prompts[place][1], answers[place].reply) for place in new]
+        for write in writes:
+            write.result()
+        self.sampled += len(new)
         return [answers[place] for place in range(len(prompts))]
 
     def _sample(
         self, prompts: Sequence[tuple[str, int]], count: int, max_tokens: int, temperature: float
     ) -> list[list[Reply]]:
-        texts = [prompt for prompt, _ in prompts]
         # The first sample's number enters the seed: a second round must not repeat the first.
-        seed = content_id(str(self._teacher.seed), *(f"{sample} {prompt}" for prompt, sample in prompts))
-        top_p, top_k = (self._teacher.top_p, self._teacher.top_k) if temperature else (1.0, 0)
+        seed = content_id(str(self.teacher.seed), *(f"{sample} {prompt}" for prompt, sample in prompts))
+        top_p, top_k = (self.teacher.top_p, self.teacher.top_k) if temperature else (1.0, 0)
         params = SamplingParams(count, temperature, top_p, top_k, max_tokens)
-        completions = self._engine.sample(texts, params, seed=int(seed, 16) % 2**31)
+        completions = self.engine.sample([prompt for prompt, _ in prompts], params, seed=int(seed, 16) % 2**31)
         return [[self._reply(completion) for completion in drawn] for drawn in completions]
 
-    def _reply(self, completion: Sampled) -> Reply:
-        return Reply(completion.text, completion.finish_reason, 0, completion.tokens, model=self._teacher.model)
+    def _reply(self, completion: Completion) -> Reply:
+        return Reply(completion.text, completion.finish_reason, 0, completion.tokens, model=self.teacher.model)
 
     def _request(self, prompt: str, max_tokens: int, temperature: float) -> dict[str, Any]:
-        teacher = self._teacher
-        body = {"model": self._identity, "dtype": teacher.dtype, "prompt": prompt, "seed": teacher.seed}
+        teacher = self.teacher
+        body = {"model": self.weights, "dtype": teacher.dtype, "prompt": prompt, "seed": teacher.seed}
         body |= {"temperature": temperature, "top_p": teacher.top_p, "top_k": teacher.top_k, "max_tokens": max_tokens}
-        body["stop"] = self._stop
-        return {"endpoint": f"local:{self._engine.name}", "body": body}
+        body["stop"] = list(self.stop)
+        return {"endpoint": f"local:{self.engine.name}", "body": body}
+
+
+def _open_engine(teacher: LocalTeacherConfig, device: torch.device, engines: Path) -> tuple[Engine, str, list[str]]:
+    """An engine over a teacher's model, a name that tells its weights apart from others, and the texts that end a reply.
+
+    Base models read the prompts word for word, without the separator that learners are trained with.
+    """
+    from mentorkd.models import load_model, load_tokenizer
+
+    folder = Path(teacher.model)
+    if folder.is_dir():
+        weights = digest_path(folder)
+    else:
+        folder = _fetch(teacher)
+        weights = f"{teacher.model}@{folder.name}"
+    config = ModelConfig(name=str(folder), dtype=teacher.dtype, trust_remote_code=teacher.trust_remote_code)
+    stop = teacher.stops(base=not load_tokenizer(config).chat_template)
+    options: dict[str, Any] = {"device": device, "batch_size": teacher.batch_size, "separator": "", "stop": stop}
+    if teacher.trust_remote_code:
+        if teacher.engine not in ("auto", "transformers"):
+            raise ModelError(f"the engine {teacher.engine} runs no code of a model; set `engine: transformers`")
+        loaded = load_model(config, seed=0, device=device)
+        return open_engine("transformers", loaded=loaded, **options), weights, stop
+    dtype = None if teacher.dtype == "auto" else teacher.dtype
+    return open_engine(teacher.engine, model_dir=folder, cache_dir=engines, dtype=dtype, **options), weights, stop
+
+
+def _fetch(teacher: LocalTeacherConfig) -> Path:
+    """The folder of a model on the hub, downloaded if it is not there; the folder's name is the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(teacher.model, revision=teacher.revision, allow_patterns=_MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"cannot fetch the teacher {teacher.model!r}: {' '.join(str(error).split())[:200]}; "
+            "give a Hugging Face name or a folder that `from_pretrained` loads"
+        ) from None

@@ -1,42 +1,143 @@
-"""Annotation by an OpenAI-compatible endpoint (Mentor-KD, section 3.1): the driver that keeps the client busy."""
+"""A teacher behind an OpenAI-compatible endpoint (Mentor-KD, section 3.1), and the driver that keeps its client busy."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
-from mentorkd.errors import BudgetError
-from mentorkd.recipe.teacher import OpenAITeacher
-from mentorkd.records import Question, Rationale
+from mentorkd.errors import BudgetError, MissingExtraError
+from mentorkd.recipe.teacher import OpenAITeacherConfig
+from mentorkd.records import Progress, Question, Rationale
 from mentorkd.teachers.annotation import (
-    Annotation,
     AnnotationLedger,
     Answer,
     FailedSample,
     Grade,
-    Progress,
+    SamplingResult,
     outcome,
     rationale_of,
 )
-from mentorkd.teachers.cache import RequestCache
-from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, characters_as_tokens
+from mentorkd.teachers.asked import AskedTeacher, short_name
+from mentorkd.teachers.cache import RequestCache, request_key
+from mentorkd.teachers.dry_run import BY_CHARACTERS, DryRun, characters_as_tokens, dry_run, token_counter
+from mentorkd.teachers.limits import picodollars
+from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, read_key
 from mentorkd.teachers.prompting import Prompter
-from mentorkd.teachers.wire import Fault
+from mentorkd.teachers.teacher import AnnotationContext
+from mentorkd.teachers.wire import Fault, build_request
 
-__all__ = ["annotate_openai"]
+__all__ = ["OpenAITeacher", "annotate_openai", "dry_run_openai"]
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+CHAT_MARKS = 16
+"""Tokens that a chat's marks add to a prompt, generously: ChatML takes 9, and 5 more for a system message."""
+_SHOWN_ALIKE = 3
+
+
+class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
+    """A model that an endpoint serves."""
+
+    how_to_ask = AskedTeacher.how_to_ask | {"api_key_env", "budget", "concurrency", "max_wait", "price", "retries"}
+    how_to_ask |= {"requests_per_minute", "timeout", "tokenizer", "tokens_per_minute"}
+
+    @property
+    def name(self) -> str:
+        return f"{short_name(self.config.model)} at {self.config.base_url}"
+
+    def check(self) -> None:
+        super().check()
+        if find_spec("openai") is None:
+            raise MissingExtraError("teacher: {kind: openai}", "openai")
+        read_key(self.config.api_key_env)
+
+    def preview(self, questions: Sequence[Question], root: Path, *, roughly: bool) -> DryRun:
+        count_tokens, counted_by = token_counter(None if roughly else self.config.tokenizer)
+        with self.open_cache(root) if self.cache_file(root).is_file() else nullcontext() as cache:
+            return dry_run_openai(
+                questions,
+                self.config,
+                self.prompter,
+                cache=cache,
+                count_tokens=count_tokens,
+                counted_by=counted_by,
+            )
+
+    def sample(self, questions: Sequence[Question], cache: RequestCache, context: AnnotationContext) -> SamplingResult:
+        with _warnings_as_notes(context.note):
+            return annotate_openai(
+                questions,
+                self.config,
+                self.prompter,
+                cache,
+                grade=self.grader,
+                grade_in_threads=self.grader.kind == "math",
+                count_tokens=token_counter(self.config.tokenizer)[0],
+                on_progress=context.on_progress,
+            )
+
+    def cost(self, result: SamplingResult) -> Mapping[str, Any]:
+        spending, priced = result.spending, self.config.price is not None
+        return {
+            "requests": spending.requests,
+            "input_tokens": spending.input_tokens,
+            "output_tokens": spending.output_tokens,
+            "dollars": spending.dollars if priced else None,
+            "unsure_dollars": spending.unsure_dollars if priced else None,
+        }
+
+
+def dry_run_openai(
+    questions: Sequence[Question],
+    teacher: OpenAITeacherConfig,
+    prompter: Prompter,
+    *,
+    cache: RequestCache | None = None,
+    count_tokens: Callable[[str], int] = characters_as_tokens,
+    counted_by: str = BY_CHARACTERS,
+) -> DryRun:
+    """Estimate the annotation of `questions` by an endpoint, beyond what `cache` holds (see `dry_run`)."""
+    wrapping = 0
+    if teacher.endpoint == "chat":
+        wrapping = CHAT_MARKS + (count_tokens(teacher.system) if teacher.system else 0)
+
+    def is_cached(prompt: str, sample: int) -> bool:
+        if cache is None:
+            return False
+        request = build_request(teacher, prompt, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
+        return cache.get(request_key(request), sample) is not None
+
+    def cost(read: int, written: int) -> int | None:
+        if (price := teacher.price) is None:
+            return None
+        return read * picodollars(price.input, per=10**6) + written * picodollars(price.output, per=10**6)
+
+    return dry_run(
+        questions,
+        teacher,
+        prompter,
+        is_cached=is_cached,
+        cost=cost,
+        wrapping=wrapping,
+        count_tokens=count_tokens,
+        counted_by=counted_by,
+    )
+
 
 def annotate_openai(
     questions: Sequence[Question],
-    teacher: OpenAITeacher,
+    teacher: OpenAITeacherConfig,
     prompter: Prompter,
     cache: RequestCache,
     *,
@@ -45,128 +146,134 @@ def annotate_openai(
     count_tokens: Callable[[str], int] = characters_as_tokens,
     on_progress: Progress | None = None,
     first_backoff: float = 0.5,
-) -> Annotation:
-    """Ask an endpoint for rationales of `questions`, until each has its samples or the budget is reached (`stopped`).
+) -> SamplingResult:
+    """Ask an endpoint for rationales of `questions`, until each has its samples or the budget ends it (`stopped`).
 
-    Processes that share a cache ask one after the other, so that the second finds what the first was given and their
-    budget is one. `grade_in_threads` keeps a slow grader off the event loop; `count_tokens` estimates prompts for the rate limit;
-    `first_backoff` is the first retry's wait in seconds. Raises TeacherError when the endpoint cannot be used, RunError
-    when the cache cannot be written, and DataError, before anything is sent, when a gold answer cannot be read.
+    Processes that share a cache ask one after the other, so that the second finds the replies to the first and both
+    draw on one budget. Raises TeacherError if the endpoint cannot be used, RunError if the cache cannot be written,
+    and DataError, before anything is sent, if a gold answer cannot be read.
+
+    Args:
+        grade_in_threads: keep a slow grader off the event loop.
+        count_tokens: estimates the tokens of a prompt, for the rate limit.
+        first_backoff: wait before the first retry, in seconds.
     """
 
-    async def run() -> Annotation:
-        book = AnnotationLedger(questions, teacher, grade)
+    async def run() -> SamplingResult:
+        ledger = AnnotationLedger(questions, teacher, grade)
         async with OpenAIClient(teacher, cache, count_tokens=count_tokens, first_backoff=first_backoff) as client:
-            ask = _Asker(client, teacher, prompter, book, grade_in_threads, on_progress)
-            stopped = await ask.all()
+            workers = _Workers(client, teacher, prompter, ledger, grade_in_threads, on_progress)
+            stopped = await workers.all()
             traffic = {
                 "sent": client.traffic.sent,
                 "cached": client.traffic.cached,
                 "overloads": client.breaker.overloads,
                 **{f"fault_{kind}": count for kind, count in sorted(client.traffic.faults.items())},
             }
-            return book.close(cache.spending(), traffic, stopped)
+            return ledger.close(cache.spending(), traffic, stopped)
 
     with cache.asking(lambda: log.warning("another process asks through %s; waiting until it is done", cache.path)):
         return _run(run)
 
 
-class _Asker:
-    """`concurrency` workers that work off the rounds of a book."""
+@dataclass
+class _Workers:
+    """`concurrency` workers that empty the queue of a ledger."""
 
-    def __init__(
-        self,
-        client: OpenAIClient,
-        teacher: OpenAITeacher,
-        prompter: Prompter,
-        book: AnnotationLedger,
-        grade_in_threads: bool,
-        on_progress: Progress | None,
-    ) -> None:
-        self._client = client
-        self._teacher = teacher
-        self._prompter = prompter
-        self._first = lru_cache(maxsize=1024)(prompter.first)
-        self._book = book
-        self._grade = book.grade
-        self._grade_in_threads = grade_in_threads
-        self._on_progress = on_progress
+    client: OpenAIClient
+    teacher: OpenAITeacherConfig
+    prompter: Prompter
+    ledger: AnnotationLedger
+    grade_in_threads: bool
+    on_progress: Progress | None
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self._first = lru_cache(maxsize=1024)(self.prompter.first)
         self._more = asyncio.Event()
-        self._error: Exception | None = None
 
     async def all(self) -> str | None:
-        """Ask until all is done; return why the budget stopped it, if it did, and raise any other error.
+        """Ask until the queue is over. Returns the reason if the budget stopped it, and raises any other error.
 
-        After an error nothing new is sent, but what is in flight is waited for and kept: it is paid for.
+        After an error nothing new is sent. What is in flight is waited for and kept, since it is paid for.
         """
-        workers = [asyncio.create_task(self._work()) for _ in range(self._teacher.concurrency)]
+        workers = [asyncio.create_task(self._work()) for _ in range(self.teacher.concurrency)]
         try:
             await asyncio.gather(*workers)
         finally:
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        if isinstance(self._error, BudgetError):
-            return str(self._error)
-        if self._error is not None:
-            raise self._error
+        if isinstance(self.error, BudgetError):
+            return str(self.error)
+        if self.error is not None:
+            raise self.error
         return None
 
     async def _work(self) -> None:
-        rounds = self._book.rounds
-        while self._error is None and not rounds.over:
-            job = rounds.next()
+        queue = self.ledger.queue
+        while self.error is None and not queue.over:
+            job = queue.next()
             if job is None:
                 self._more.clear()
                 await self._more.wait()
                 continue
             try:
-                self._book.enter(*job, await self._solve(*job))
+                self.ledger.enter(*job, await self._solve(*job))
             except StoppedError:
                 return
             except Exception as error:
-                self._error = self._error or error
-                self._client.stop()
+                self.error = self.error or error
+                self.client.stop()
             self._more.set()
-            if self._on_progress is not None:
-                self._on_progress(rounds.finished, rounds.asked)
+            if self.on_progress is not None:
+                self.on_progress(queue.finished, queue.asked)
 
     async def _solve(self, index: int, sample: int) -> Rationale | FailedSample:
-        question, teacher, prompter = self._book.questions[index], self._teacher, self._prompter
+        question, teacher, prompter = self.ledger.questions[index], self.teacher, self.prompter
         first = self._first(question.text)
-        answer = await self._client.ask(first, sample, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
+        answer = await self.client.ask(first, sample, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
         answers = [answer]
         if isinstance(answer, Answer) and prompter.two_stage and outcome(answer.reply) == "ok":
             second = prompter.second(question.text, answer.reply.text)
             # Greedy: the samples differ in their reasoning, and each has one conclusion.
-            answers.append(await self._client.ask(second, sample, max_tokens=teacher.answer_tokens, temperature=0.0))
-        got = [answer for answer in answers if isinstance(answer, Answer)]
+            answers.append(await self.client.ask(second, sample, max_tokens=teacher.answer_tokens, temperature=0.0))
+        replies = [answer for answer in answers if isinstance(answer, Answer)]
         fault = next((answer for answer in answers if isinstance(answer, Fault)), None)
         if fault is not None:
             return FailedSample(question.id, sample, f"{fault.kind}: {fault.message}")
-        if self._grade_in_threads:
-            return await asyncio.to_thread(rationale_of, question, sample, got, prompter, self._grade)
-        return rationale_of(question, sample, got, prompter, self._grade)
+        if self.grade_in_threads:
+            return await asyncio.to_thread(rationale_of, question, sample, replies, prompter, self.ledger.grade)
+        return rationale_of(question, sample, replies, prompter, self.ledger.grade)
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """asyncio.run, also from inside a running loop (a notebook's), where a thread has to lend its own."""
+    """asyncio.run, also from inside a running loop (a notebook's), where it needs a thread with a loop of its own."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(main())
-    results: list[T] = []
-    errors: list[BaseException] = []
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(main())).result()
 
-    def lend() -> None:
-        try:
-            results.append(asyncio.run(main()))
-        except BaseException as error:
-            errors.append(error)
 
-    thread = threading.Thread(target=lend, name="annotate")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+@contextmanager
+def _warnings_as_notes(note: Callable[[str], None]) -> Iterator[None]:
+    """Hand what the client logs to `note`, but only the first three of messages that differ in their details alone."""
+    seen: Counter[str] = Counter()
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen[record.msg] += 1
+            if seen[record.msg] <= _SHOWN_ALIKE:
+                more = "; further messages of this kind are not shown" if seen[record.msg] == _SHOWN_ALIKE else ""
+                note(record.getMessage() + more)
+
+    logger, handler = logging.getLogger("mentorkd.teachers"), Noting(logging.WARNING)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

@@ -1,8 +1,8 @@
 """A careful client of OpenAI-compatible endpoints: nothing is paid for twice, no limit is crossed, no reply crashes it.
 
-A request is looked up in the cache; else it waits for room in flight, for the budget, for its ledger entry to be on
-disk and for the rate limits, is sent once, and is settled together with its reply before anyone sees the reply. The
-`openai` package does the transport; its own retries are off, since each attempt is counted here.
+A request is looked up in the cache first. If it is not there, it waits for room in flight, for the budget, for its ledger
+entry to be on disk and for the rate limits. Then it is sent once, and settled together with its reply before the reply is
+used. The `openai` package does the transport; its own retries are off, since each attempt is counted here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any
 
 from mentorkd.data.prompts import cut_at
 from mentorkd.errors import MissingExtraError, TeacherError
-from mentorkd.recipe.teacher import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
+from mentorkd.teachers.dry_run import characters_as_tokens
 from mentorkd.teachers.limits import Budget, CircuitBreaker, RateLimiter, Spending, backoff, picodollars
-from mentorkd.teachers.wire import Body, Fault, build_request, judge_status, most_tokens, read_body, scrubber
+from mentorkd.teachers.wire import Body, Fault, build_request, classify_status, most_tokens, read_body, scrubber
 
-__all__ = ["OpenAIClient", "StoppedError", "Traffic", "characters_as_tokens", "read_key"]
+__all__ = ["OpenAIClient", "StoppedError", "Traffic", "read_key"]
 
 log = logging.getLogger(__name__)
 
@@ -37,34 +38,29 @@ class StoppedError(TeacherError):
 
 
 HOPELESS_AFTER = 20
-"""Requests that are given up in a row, without a reply between, after which the endpoint counts as down."""
+"""Requests that are given up in a row, without a reply in between, before the endpoint counts as down."""
 _CHAT_OVERHEAD = 64
 """Tokens that a chat template may add around a message."""
 
 
 @dataclass(slots=True)
 class Traffic:
-    """Counts of this client: requests sent, answers from the cache, faults met by kind."""
+    """Counts of this client: requests sent, answers from the cache, faults by kind."""
 
     sent: int = 0
     cached: int = 0
     faults: Counter[str] = field(default_factory=Counter)
 
 
-def characters_as_tokens(text: str) -> int:
-    """A rough count of tokens: four characters each."""
-    return -(-len(text) // 4)
-
-
 def read_key(variable: str | None) -> str | None:
-    """The key in an environment variable (None: the endpoint asks for none). TeacherError if it is absent or unfit."""
+    """The key in an environment variable; None without a variable. Raises TeacherError if the key is absent or unfit."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
         raise TeacherError(
             f"the environment variable {variable} is not set; put the endpoint's key there, "
-            "or say `api_key_env: null` if it asks for none"
+            "or set `api_key_env: null` if the endpoint needs none"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise TeacherError(f"the environment variable {variable} holds no key: it has spaces or unprintable characters")
@@ -72,14 +68,14 @@ def read_key(variable: str | None) -> str | None:
 
 
 class OpenAIClient:
-    """Asks one endpoint, within the recipe's limits; made and used inside one event loop.
+    """Asks one endpoint, within the recipe's limits; created and used inside one event loop.
 
     `count_tokens` estimates the tokens of a prompt for the rate limit; the budget reserves an upper bound instead.
     """
 
     def __init__(
         self,
-        teacher: OpenAITeacher,
+        teacher: OpenAITeacherConfig,
         cache: RequestCache,
         *,
         count_tokens: Callable[[str], int] = characters_as_tokens,
@@ -96,7 +92,7 @@ class OpenAIClient:
         self._rng = random.Random()
         self._scrub = scrubber(key)
         self._stopped = asyncio.Event()
-        self._pacer = RateLimiter(teacher.requests_per_minute, teacher.tokens_per_minute, sleep=self._pause)
+        self._rate_limiter = RateLimiter(teacher.requests_per_minute, teacher.tokens_per_minute, sleep=self._pause)
         price = teacher.price
         self._input_price = 0 if price is None else picodollars(price.input, per=10**6)
         self._output_price = 0 if price is None else picodollars(price.output, per=10**6)
@@ -105,10 +101,10 @@ class OpenAIClient:
             requests=teacher.budget.requests,
             tokens=teacher.budget.tokens,
             dollars=teacher.budget.dollars,
-            how_to_go_on=f"every reply is kept in {cache.path}; raise `teacher.budget` and run again to go on",
+            hint=f"every reply is kept in {cache.path}; raise `teacher.budget` and run again to go on",
         )
         self._excess = (0, 0)
-        self._given_up_in_a_row = 0
+        self._given_up = 0
         self._flights: dict[tuple[str, int], asyncio.Task[Answer | Fault]] = {}
         # The samples of a question follow one another.
         self._identify = lru_cache(maxsize=1024)(partial(_identify, teacher))
@@ -123,20 +119,20 @@ class OpenAIClient:
         await self._transport.close()
 
     def stop(self) -> None:
-        """Send nothing more: what is in flight ends as usual, what waits to be sent raises StoppedError."""
+        """Send nothing more: requests in flight end as usual, requests that wait raise StoppedError."""
         self._stopped.set()
 
     async def ask(self, prompt: str, sample: int, *, max_tokens: int, temperature: float) -> Answer | Fault:
-        """The answer to a prompt's sample: from the cache, from a request in flight for the same, or by a new request.
+        """The answer to a prompt's sample: from the cache, from an equal request in flight, or by a new request.
 
-        A Fault says why the request was given up. Raises BudgetError before a request that could cross the budget,
-        TeacherError when no request can succeed, and StoppedError after `stop`.
+        Returns a Fault if the request was given up. Raises BudgetError before a request that could cross the budget,
+        TeacherError if no request can succeed, and StoppedError after `stop`.
         """
         request, key = self._identify(prompt, max_tokens, temperature)
         known = self._cache.get(key, sample)
         if known is not None:
             self.traffic.cached += 1
-            return Answer(key, self._ended(known), cached=True)
+            return Answer(key, self._cut_at_stop(known), cached=True)
         flight = self._flights.get((key, sample))
         if flight is None:
             flight = asyncio.create_task(self._ask_endpoint(request, key, sample, prompt, max_tokens))
@@ -151,35 +147,35 @@ class OpenAIClient:
         while True:
             outcome = await self._attempt(request, sample, prompt, longest)
             if isinstance(outcome, Reply):
-                self._given_up_in_a_row = 0
-                return Answer(key, self._ended(outcome))
+                self._given_up = 0
+                return Answer(key, self._cut_at_stop(outcome))
             self.traffic.faults[outcome.kind] += 1
             if outcome.kind == "fatal":
                 raise TeacherError(
-                    f"{request['endpoint']}: {outcome.message} (what was got is kept in {self._cache.path})"
+                    f"{request['endpoint']}: {outcome.message} (replies so far are kept in {self._cache.path})"
                 )
             too_long = outcome.retry_after > self._teacher.max_wait
             if outcome.kind == "rejected" or attempt == self._teacher.retries or too_long:
                 return self._give_up(request, outcome)
             wait = backoff(attempt, self._rng, base=self._first_backoff)
             if outcome.retry_after:
-                # The others were told the same time; without jitter all would be back at once.
+                # Other requests got the same time; without jitter all would come back at once.
                 wait = outcome.retry_after + min(wait, 0.1 + 0.1 * outcome.retry_after)
             await self._pause(wait)
             attempt += 1
 
     def _give_up(self, request: Mapping[str, Any], fault: Fault) -> Fault:
-        self._given_up_in_a_row += 1
+        self._given_up += 1
         log.warning("gave up a request: %s", fault.message)
-        if self._given_up_in_a_row >= HOPELESS_AFTER:
+        if self._given_up >= HOPELESS_AFTER:
             raise TeacherError(
                 f"{request['endpoint']}: {HOPELESS_AFTER} requests in a row got no reply, the last one: "
-                f"{fault.message}; what was got is kept in {self._cache.path}: run again when the endpoint is well"
+                f"{fault.message}; replies so far are kept in {self._cache.path}; run again when the endpoint works"
             )
         return fault
 
     async def _attempt(self, request: Mapping[str, Any], sample: int, prompt: str, longest: int) -> Reply | Fault:
-        worst = self._worst(prompt, longest)
+        worst = self._worst_cost(prompt, longest)
         reserved = self._count_tokens(prompt) + longest
         outcome: Reply | Fault | None = None
         epoch = await self.breaker.enter()
@@ -192,30 +188,30 @@ class OpenAIClient:
             pending: int | None = None
             try:
                 pending = await asyncio.wrap_future(self._cache.open(worst))
-                await self._pacer.start(reserved)
+                await self._rate_limiter.start(reserved)
                 self.traffic.sent += 1
                 cost = worst + Spending(unsure_picodollars=worst.picodollars)
-                outcome = self._booked(await self._send(request), prompt, longest)
+                outcome = self._with_tokens(await self._send(request), prompt, longest)
                 if isinstance(outcome, Reply):
                     cost = self._price(1, outcome.input_tokens, outcome.output_tokens)
-                    self._pacer.settle(reserved, cost.tokens)
+                    self._rate_limiter.settle(reserved, cost.tokens)
                 elif not outcome.billed:
                     cost = Spending(1)
             finally:
-                # Also when this task is cancelled: what was sent stays counted, at its worst.
+                # Also if this task is cancelled: what was sent stays counted, at its worst cost.
                 self.budget.settle(worst, cost)
-                kept = (request, sample, outcome) if isinstance(outcome, Reply) else None
-                settled = None if pending is None else self._cache.settle(pending, cost, kept)
+                reply = (request, sample, outcome) if isinstance(outcome, Reply) else None
+                settled = None if pending is None else self._cache.settle(pending, cost, reply)
             if settled is not None:
                 await asyncio.wrap_future(settled)
         finally:
             overloaded = isinstance(outcome, Fault) and outcome.kind == "overloaded"
-            told = outcome.retry_after if isinstance(outcome, Fault) else 0.0
-            self._leave(epoch, False if overloaded else (True if isinstance(outcome, Reply) else None), told)
+            wait = outcome.retry_after if isinstance(outcome, Fault) else 0.0
+            self._leave(epoch, False if overloaded else (True if isinstance(outcome, Reply) else None), wait)
         return outcome
 
-    def _ended(self, reply: Reply) -> Reply:
-        """A reply up to the first of the texts that end one: some endpoints know no `stop`."""
+    def _cut_at_stop(self, reply: Reply) -> Reply:
+        """A reply up to the first of the texts that end one: some endpoints ignore `stop`."""
         before = cut_at(reply.text, self._stops)
         if before is None:
             return reply
@@ -228,33 +224,33 @@ class OpenAIClient:
             await asyncio.wait_for(self._stopped.wait(), seconds)
             raise StoppedError
 
-    def _leave(self, epoch: int, outcome: bool | None, told: float) -> None:
+    def _leave(self, epoch: int, outcome: bool | None, wait: float) -> None:
         overloads = self.breaker.overloads
-        self.breaker.leave(epoch, outcome, min(told, self._teacher.max_wait))
+        self.breaker.leave(epoch, outcome, min(wait, self._teacher.max_wait))
         if self.breaker.overloads > overloads:
-            log.warning("the endpoint is overloaded; all requests pause, then go on slowly")
+            log.warning("the endpoint is overloaded; all requests pause, then continue slowly")
 
-    def _booked(self, got: Body | Fault, prompt: str, longest: int) -> Reply | Fault:
-        """A reply with its tokens known, or bounded where the endpoint told none."""
-        if isinstance(got, Fault):
-            return Fault(got.kind, self._scrub(got.message), got.billed, got.retry_after)
-        told = got.input_tokens is not None and got.output_tokens is not None
-        bound = self._worst(prompt, longest)
-        read = got.input_tokens if got.input_tokens is not None else bound.input_tokens
-        written = got.output_tokens if got.output_tokens is not None else min(most_tokens(got.text) + 1, longest)
-        if told:
-            # An endpoint that counts more than our bounds (a hidden system prompt, say) will do so again.
+    def _with_tokens(self, body: Body | Fault, prompt: str, longest: int) -> Reply | Fault:
+        """A reply with its tokens, or with upper bounds if the endpoint reported none."""
+        if isinstance(body, Fault):
+            return Fault(body.kind, self._scrub(body.message), body.billed, body.retry_after)
+        reported = body.input_tokens is not None and body.output_tokens is not None
+        bound = self._worst_cost(prompt, longest)
+        read = body.input_tokens if body.input_tokens is not None else bound.input_tokens
+        written = body.output_tokens if body.output_tokens is not None else min(most_tokens(body.text) + 1, longest)
+        if reported:
+            # An endpoint that counts more than the bounds (for a hidden system prompt, say) will do so again.
             more_read, more_written = read - bound.input_tokens, written - bound.output_tokens
             self._excess = (self._excess[0] + max(0, more_read), self._excess[1] + max(0, more_written))
-        text, reason, model = map(self._scrub, (got.text, got.finish_reason, got.model))
-        return Reply(text, reason, read, written, not told, model)
+        text, reason, model = map(self._scrub, (body.text, body.finish_reason, body.model))
+        return Reply(text, reason, read, written, not reported, model)
 
-    def _clean(self, content: bytes) -> bytes:
-        # Before anything is cut out of it to be shown: half a key would not be found.
+    def _scrubbed(self, content: bytes) -> bytes:
+        # Before an excerpt is taken for a message: half a key would not be found.
         return self._scrub(content.decode(errors="replace")).encode()
 
-    def _worst(self, prompt: str, longest: int) -> Spending:
-        """The most a request can cost."""
+    def _worst_cost(self, prompt: str, longest: int) -> Spending:
+        """The most that a request can cost."""
         teacher, (more_read, more_written) = self._teacher, self._excess
         read = most_tokens(prompt) + most_tokens(teacher.system or "") + _CHAT_OVERHEAD + more_read
         return self._price(1, read, longest + more_written)
@@ -274,12 +270,12 @@ class OpenAIClient:
         fields, extra = dict(request["body"]), self._teacher.extra_body
         fields = {name: value for name, value in fields.items() if name not in extra}
         try:
-            # The transport's own limit is the gentle one; this one is for replies that trickle in without end.
+            # The transport has a limit of its own; this one is for replies that trickle in without end.
             raw = await asyncio.wait_for(create(**fields, extra_body=extra or None), 2 * self._teacher.timeout)
-            return read_body(self._clean(raw.http_response.content))
+            return read_body(self._scrubbed(raw.http_response.content))
         except openai.APIStatusError as error:
             response = error.response
-            return judge_status(response.status_code, response.headers, self._clean(response.content))
+            return classify_status(response.status_code, response.headers, self._scrubbed(response.content))
         except (asyncio.TimeoutError, openai.APITimeoutError) as error:
             never_sent = type(error.__cause__).__name__ in ("ConnectTimeout", "PoolTimeout")
             return Fault("timeout", f"no reply within {self._teacher.timeout:g} s", billed=not never_sent)
@@ -294,13 +290,13 @@ class OpenAIClient:
 
 
 def _identify(
-    teacher: OpenAITeacher, prompt: str, max_tokens: int, temperature: float
+    teacher: OpenAITeacherConfig, prompt: str, max_tokens: int, temperature: float
 ) -> tuple[Mapping[str, Any], str]:
     request = build_request(teacher, prompt, max_tokens=max_tokens, temperature=temperature)
     return request, request_key(request)
 
 
-def _open_transport(teacher: OpenAITeacher, key: str | None) -> Any:
+def _open_transport(teacher: OpenAITeacherConfig, key: str | None) -> Any:
     try:
         import openai
     except ImportError:

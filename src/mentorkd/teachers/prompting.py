@@ -1,6 +1,6 @@
-"""What a teacher is asked, and how its replies are read: Jinja templates, all four kinds.
+"""The prompts of a teacher, as Jinja templates of four kinds, and how its replies are read.
 
-A prompt is filled from the question alone; the gold answer is never within a template's reach.
+A template gets the question alone; the gold answer is never within its reach.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.errors import TeacherError
-from mentorkd.recipe.teacher import AskedTeacher, PromptKind
+from mentorkd.recipe.teacher import AskedTeacherConfig, PromptKind
 from mentorkd.records import AnswerKind, Question, Rationale, Verdict, content_id, normalise_whitespace
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ANSWER_TRIGGER = "Therefore, the answer is"
-"""Draws the answer from a rationale; the second call of Zero-shot-CoT ends with it (Mentor-KD, section 3.1)."""
+"""Asks for the answer after a rationale; the second call of Zero-shot-CoT ends with it (Mentor-KD, section 3.1)."""
 
 TEMPLATES = {
     "two_stage": "Q: {{ question }}\nA: Let's think step by step.",
@@ -51,7 +51,7 @@ TEMPLATES = {
         "Q: {{ question }}\nA:"
     ),
 }
-"""`two_stage` is the paper's, word for word; its second call is made by `Prompter.second`."""
+"""`two_stage` is the paper's, word for word; `Prompter.second` makes its second call."""
 
 ANSWER_FORMS = {
     "number": "a number without its unit",
@@ -61,7 +61,7 @@ ANSWER_FORMS = {
     "math": "the answer alone, in LaTeX if it is a formula",
 }
 
-# A line from the answer marker on, with the emphasis that chat models like to put around it.
+# A line from the answer marker on, with the emphasis that chat models often put around it.
 _ANSWER_LINE = re.compile(
     r"^[ \t>*_#`-]*(?:(?:so|thus|hence|therefore)\b[,:]?\s*)?(?:the\s+)?(?:final\s+)?answer(?:\s+is\b|[*_`]*\s*[:=])"
     r"|^\s*####|-->",
@@ -81,7 +81,7 @@ class Exemplar:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A reply, read: the reasoning without its answer, and the text in which the answer stands."""
+    """The parts of a reply: the reasoning without its answer, and the text that holds the answer."""
 
     rationale: str
     answer_text: str
@@ -89,7 +89,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Prompter:
-    """Fills the prompts of one teacher. `answer_form` says what an answer looks like (see ANSWER_FORMS)."""
+    """Fills the prompts of one teacher. `answer_form` describes the form of an answer (see ANSWER_FORMS)."""
 
     kind: PromptKind
     template: str
@@ -102,9 +102,9 @@ class Prompter:
         if self.first("one question") == self.first("another question"):
             raise TeacherError("the prompt template leaves the question out; put {{ question }} where it belongs")
         if self.kind == "few_shot" and len(self.exemplars) <= self.shots:
-            # One more than is shown, since a question must not be shown itself.
-            got = f"got {len(self.exemplars)} worked examples, expected more than shots = {self.shots}"
-            raise TeacherError(f"{got}, for a question may be among them; lower `shots` or add examples")
+            # One more than is shown, since a question is never shown as its own example.
+            count = f"got {len(self.exemplars)} worked examples, expected more than shots = {self.shots}"
+            raise TeacherError(f"{count}, since a question may be among them; lower `shots` or add examples")
 
     @classmethod
     def create(
@@ -117,7 +117,7 @@ class Prompter:
         shots: int = 4,
         seed: int = 42,
     ) -> Prompter:
-        """The prompter of `kind`; `template` belongs to the kind `custom`."""
+        """The prompter of `kind`; only the kind `custom` takes a `template`."""
         text = TEMPLATES[kind] if kind != "custom" else template
         if text is None:
             raise TeacherError("prompt: custom has no template; give `template` in the recipe")
@@ -128,12 +128,12 @@ class Prompter:
         return self.kind == "two_stage"
 
     def first(self, question: str) -> str:
-        """The prompt of the (first) call."""
+        """The prompt of the first call."""
         try:
             filled = self._compiled.render(
                 question=question.strip(), exemplars=self._shown(question), answer_form=self.answer_form
             )
-        except Exception as error:  # a template is a program: it fails in any way it likes
+        except Exception as error:  # a template is a program and can fail in any way
             raise _template_error(error) from None
         return filled
 
@@ -143,11 +143,11 @@ class Prompter:
         return f"{self.first(question)}{gap}{reply.rstrip()}\n{ANSWER_TRIGGER}"
 
     def read(self, replies: Sequence[str]) -> Solution:
-        """Read the replies to a question's calls (one, or two with `two_stage`)."""
+        """Read the replies to the calls for a question (one, or two with `two_stage`)."""
         if self.two_stage:
             rationale, answer = replies
             return Solution(rationale.strip(), f"{ANSWER_TRIGGER} {answer.strip()}")
-        # A base model goes on to invent the next question; what follows is not about ours.
+        # A base model continues with a question of its own; what follows is not about this one.
         return split_answer(replies[0].split("\nQ:")[0] if self.kind == "few_shot" else replies[0])
 
     @cached_property
@@ -160,22 +160,22 @@ class Prompter:
 
     @cached_property
     def _order(self) -> list[tuple[str, Exemplar]]:
-        # By hash, so that the choice does not hang on the order of a file; the same for all questions, so that the
+        # By hash, so that the choice does not depend on the order of a file; the same for all questions, so that the
         # prompts share their beginning, which many endpoints charge less for.
         rows = [(normalise_whitespace(shown.question), shown) for shown in self.exemplars]
         return sorted(rows, key=lambda row: content_id(str(self.seed), row[0], row[1].rationale))
 
     def _shown(self, question: str) -> list[Exemplar]:
-        asked = normalise_whitespace(question)
+        own = normalise_whitespace(question)
         shown: dict[str, Exemplar] = {}
         for text, exemplar in self._order:
-            if text != asked and len(shown) < self.shots:
+            if text != own and len(shown) < self.shots:
                 shown.setdefault(text, exemplar)
         return list(shown.values())
 
 
 def split_answer(reply: str) -> Solution:
-    """Part a reply at its last answer marker; without one, the whole of it is both reasoning and answer text."""
+    """Split a reply at its last answer marker; without one, the whole reply is both reasoning and answer text."""
     marks = [mark for pattern in (_ANSWER_LINE, _TRIGGER) for mark in pattern.finditer(reply)]
     if not marks:
         return Solution(reply.strip(), reply.strip())
@@ -184,7 +184,7 @@ def split_answer(reply: str) -> Solution:
 
 
 def exemplars_from(questions: Iterable[Question], rationales: Iterable[Rationale]) -> list[Exemplar]:
-    """Worked examples of the training set: of each question that has one, its first correct rationale."""
+    """Worked examples of the training set: the first correct rationale of each question that has one."""
     first = _first_of(rationales, "correct")
     return [Exemplar(q.text, first[q.id], q.answer) for q in questions if q.id in first and q.split == "train"]
 
@@ -192,18 +192,18 @@ def exemplars_from(questions: Iterable[Question], rationales: Iterable[Rationale
 def read_exemplars(path: Path, kind: AnswerKind, choices: Sequence[str] | None = None) -> list[Exemplar]:
     """Read worked examples from a file of rationales, in any of the shapes that `mentorkd.data.readers` knows.
 
-    Of each question the first rationale that is right, or else the first whose answer cannot be told, since examples
-    written by hand need not end in it; one that is wrong, or said to be, is never shown.
+    Takes the first correct rationale of each question. Without one it takes the first rationale without a readable answer,
+    since examples written by hand need not end in one. A rationale that is wrong, or marked as wrong, is never shown.
     """
     questions = read_questions(path, split="train", kind=kind, choices=choices)
     rationales = read_rationales(path, questions, kind=kind, choices=choices)
     shown = _first_of(rationales, "no_answer") | _first_of(rationales, "correct")
-    asked = {question.id: question for question in questions}
-    return [Exemplar(question.text, shown[key], question.answer) for key, question in asked.items() if key in shown]
+    unique = {question.id: question for question in questions}
+    return [Exemplar(question.text, shown[key], question.answer) for key, question in unique.items() if key in shown]
 
 
 def _first_of(rationales: Iterable[Rationale], verdict: Verdict) -> dict[str, str]:
-    """The first text of a verdict for each question that has one, by question id."""
+    """The first text with a verdict for each question that has one, by question id."""
     first: dict[str, str] = {}
     for rationale in rationales:
         if rationale.verdict == verdict and rationale.text:
@@ -212,18 +212,18 @@ def _first_of(rationales: Iterable[Rationale], verdict: Verdict) -> dict[str, st
 
 
 def open_prompter(
-    teacher: AskedTeacher,
+    teacher: AskedTeacherConfig,
     *,
     answer_kind: AnswerKind,
     root: Path,
     choices: Sequence[str] | None = None,
     training: Callable[[], Iterable[Exemplar]] = tuple,
 ) -> Prompter:
-    """The prompter of a recipe's teacher; paths start from `root`, and `exemplars: train` takes those of `training`."""
+    """The prompter of a recipe's teacher. Paths start from `root`; `exemplars: train` takes the exemplars of `training`."""
     exemplars: Iterable[Exemplar] = ()
     if teacher.exemplars is not None:
-        own = teacher.exemplars == "train"
-        exemplars = training() if own else read_exemplars(root / teacher.exemplars, answer_kind, choices)
+        of_training = teacher.exemplars == "train"
+        exemplars = training() if of_training else read_exemplars(root / teacher.exemplars, answer_kind, choices)
     return Prompter.create(
         teacher.prompt,
         answer_kind=answer_kind,
@@ -235,7 +235,7 @@ def open_prompter(
 
 
 def read_template(value: str, root: Path) -> str:
-    """The text of a recipe's `template`: itself, or the file that `file:PATH` names, from `root` on."""
+    """The text of a recipe's `template`: the value itself, or the content of the file that `file:PATH` names under `root`."""
     if not value.startswith("file:"):
         return value
     path = root / value.removeprefix("file:").strip()

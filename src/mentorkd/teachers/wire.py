@@ -1,4 +1,4 @@
-"""The wire format of OpenAI-compatible endpoints as pure functions: requests written, replies and errors read."""
+"""The wire format of OpenAI-compatible endpoints, as pure functions that write requests and read replies and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
-from mentorkd.recipe.teacher import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import normalise_whitespace
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "Fault",
     "FaultKind",
     "build_request",
-    "judge_status",
+    "classify_status",
     "most_tokens",
     "read_body",
     "retry_after",
@@ -30,9 +30,9 @@ FaultKind = Literal["overloaded", "server_error", "connection", "timeout", "malf
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A request that got no reply. `billed`: it may have cost money all the same.
+    """A request without a reply. `billed`: it may have cost money nevertheless.
 
-    All kinds but `rejected` (this request is at fault) and `fatal` (every request would be) are worth a retry.
+    Kinds other than `rejected` (this request is at fault) and `fatal` (every request would fail) are worth a retry.
     """
 
     kind: FaultKind
@@ -43,7 +43,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A reply as it came; the token counts are None where the endpoint told none."""
+    """A reply as it came; the token counts are None if the endpoint reported none."""
 
     text: str
     finish_reason: str
@@ -52,8 +52,8 @@ class Body:
     model: str
 
 
-def build_request(teacher: OpenAITeacher, prompt: str, *, max_tokens: int, temperature: float) -> dict[str, Any]:
-    """What is asked: `endpoint`, and the fields of the request's JSON under `body`. This is what the cache hashes."""
+def build_request(teacher: OpenAITeacherConfig, prompt: str, *, max_tokens: int, temperature: float) -> dict[str, Any]:
+    """The request: its `endpoint`, and the fields of its JSON under `body`. The cache hashes both."""
     body: dict[str, Any] = {"model": teacher.model, "temperature": temperature}
     body[teacher.max_tokens_field] = max_tokens
     if teacher.top_p < 1.0:
@@ -72,7 +72,7 @@ def build_request(teacher: OpenAITeacher, prompt: str, *, max_tokens: int, tempe
 
 
 def most_tokens(text: str) -> int:
-    """More tokens than `text` can have: no tokenizer in use makes more tokens than bytes."""
+    """An upper bound of the tokens of `text`: no tokenizer in use makes more tokens than bytes."""
     return len(text.encode(errors="replace"))
 
 
@@ -81,20 +81,20 @@ def read_body(content: bytes) -> Body | Fault:
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
-        return Fault("malformed", f"got a reply that is not JSON: {_shown(content)}", billed=True)
+        return Fault("malformed", f"got a reply that is not JSON: {_excerpt(content)}", billed=True)
     if not isinstance(data, dict):
-        return Fault("malformed", f"got a reply that is not a JSON object: {_shown(content)}", billed=True)
+        return Fault("malformed", f"got a reply that is not a JSON object: {_excerpt(content)}", billed=True)
     error, choices = data.get("error"), data.get("choices")
     if error and not choices:
-        # Some gateways wrap the model's own error in a reply of status 200.
+        # Some gateways wrap an error of the model in a reply of status 200.
         code = error.get("code") if isinstance(error, dict) else None
-        return judge_status(code if isinstance(code, int) and code >= 400 else 500, {}, content)
+        return classify_status(code if isinstance(code, int) and code >= 400 else 500, {}, content)
     usage = data.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     text, refused = _text(choice) if choice is not None else (None, False)
     if choice is None or text is None:
-        return Fault("malformed", f"got a reply without a choice that holds text: {_shown(content)}", billed=True)
+        return Fault("malformed", f"got a reply without a choice that holds text: {_excerpt(content)}", billed=True)
     return Body(
         text=text,
         finish_reason="refusal" if refused else _finish_reason(choice.get("finish_reason")),
@@ -108,7 +108,7 @@ _NATIVE_REASONS = {
     "max_tokens": "length",
     **dict.fromkeys(["safety", "recitation", "blocklist", "prohibited_content", "spii"], "content_filter"),
 }
-"""Gemini's own words for why a reply ended, which its compatible endpoint may hand through, in lower case."""
+"""Gemini's own finish reasons in lower case, which its compatible endpoint may pass on."""
 
 
 def _finish_reason(value: Any) -> str:
@@ -117,7 +117,7 @@ def _finish_reason(value: Any) -> str:
 
 
 def _text(choice: Mapping[str, Any]) -> tuple[str | None, bool]:
-    """The text of a choice, and whether it is a refusal; None if there is no place for text at all."""
+    """The text of a choice, and whether it is a refusal; None if the choice has no field for text."""
     if isinstance(choice.get("text"), str):
         return choice["text"], False
     message = choice.get("message")
@@ -137,7 +137,7 @@ def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9 else None
 
 
-_HOPELESS = {
+_FATAL = {
     401: "the endpoint does not accept the key; check the variable that `api_key_env` names",
     402: "the account is out of credit; top it up and run again",
     403: "the endpoint forbids this; check what the key may do",
@@ -149,29 +149,29 @@ _NO_KEY = re.compile(r"API_KEY_INVALID|API key not valid|invalid_api_key", re.IG
 _NO_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|exceeded your current quota", re.IGNORECASE)
 
 
-def judge_status(status: int, headers: Mapping[str, str], content: bytes) -> Body | Fault:
-    """PerplexityScorer an HTTP error: worth a retry, this request's own fault, hopeless, or a content filter's refusal."""
-    said = f"HTTP {status}: {_shown(content)}"
+def classify_status(status: int, headers: Mapping[str, str], content: bytes) -> Body | Fault:
+    """Classify an HTTP error: worth a retry, this request's own fault, fatal, or a content filter's refusal."""
+    message = f"HTTP {status}: {_excerpt(content)}"
     text = content.decode(errors="replace")
     if status in (400, 403, 422) and _REFUSED.search(text):
         return Body("", "content_filter", 0, 0, "")
     if status == 429 and _NO_CREDIT.search(text):
-        return Fault("fatal", f"{said}; {_HOPELESS[402]}")
+        return Fault("fatal", f"{message}; {_FATAL[402]}")
     if status == 400 and _NO_KEY.search(text):  # Gemini's way to say 401
-        return Fault("fatal", f"{said}; {_HOPELESS[401]}")
-    if status in _HOPELESS:
-        return Fault("fatal", f"{said}; {_HOPELESS[status]}")
-    told = retry_after(headers, time.time())
+        return Fault("fatal", f"{message}; {_FATAL[401]}")
+    if status in _FATAL:
+        return Fault("fatal", f"{message}; {_FATAL[status]}")
+    wait = retry_after(headers, time.time())
     if status in (429, 503, 529):
-        return Fault("overloaded", said, retry_after=told)
+        return Fault("overloaded", message, retry_after=wait)
     if status in (408, 425) or status >= 500:
-        # A gateway that ran out of patience leaves the model writing, and the meter running.
-        return Fault("server_error", said, billed=status in (408, 504, 524), retry_after=told)
-    return Fault("rejected", said)
+        # After a gateway's timeout the model keeps writing, and the tokens are billed.
+        return Fault("server_error", message, billed=status in (408, 504, 524), retry_after=wait)
+    return Fault("rejected", message)
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
-    """Seconds that the endpoint asks to wait (headers in lower case); 0 if it says nothing that can be read.
+    """Seconds that the endpoint asks to wait (headers in lower case); 0 if it gives no time that can be read.
 
     `retry-after-ms`, or `Retry-After` as seconds or as an HTTP date (`now` in seconds since the epoch).
     """
@@ -185,7 +185,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
         return 0.0
 
 
-def _shown(content: bytes, most: int = 300) -> str:
+def _excerpt(content: bytes, most: int = 300) -> str:
     text = normalise_whitespace(content[: 4 * most].decode(errors="replace"))
     if not text:
         return "(empty)"
@@ -193,9 +193,9 @@ def _shown(content: bytes, most: int = 300) -> str:
 
 
 def scrubber(key: str | None) -> Callable[[str], str]:
-    """A function that strikes the key out of a text, and makes it encodable (JSON can spell half a surrogate pair).
+    """A function that removes the key from a text, and makes the text encodable (JSON can spell half a surrogate pair).
 
-    Keys under 8 characters are left: they are dummies for servers that want none, and may be words ("none", "ollama").
+    Keys under 8 characters stay: they are dummies for servers that need none, and may be words ("none", "ollama").
     """
     secret = key if key is not None and len(key) >= 8 else None
 

@@ -27,7 +27,8 @@ from mentorkd.recipe.load import (
     set_override,
     writers,
 )
-from mentorkd.recipe.schema import OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.teacher import OpenAITeacherConfig, RecordedTeacherConfig
 
 GOOD = """\
 name: demo
@@ -588,14 +589,14 @@ def test_files_of_an_asked_teacher_start_at_the_recipe_but_worked_examples_are_d
     settings = "{kind: openai, model: m, prompt: few_shot, exemplars: shots.json, tokenizer: ./t, cache: ../c.sqlite}"
     text = changed("{rationales: rationales.json}", settings) + f"data: {{root: {tmp_path}}}\n"
     teacher = parse(text, base=tmp_path / "recipes").teacher
-    assert isinstance(teacher, OpenAISource)
+    assert isinstance(teacher, OpenAITeacherConfig)
     assert (teacher.exemplars, teacher.cache) == ("shots.json", str(tmp_path / "c.sqlite"))
     assert {"teacher.exemplars", "teacher.tokenizer"} < {fault.key for fault in missing_files(parse(text))}
     custom = changed(
         "{rationales: rationales.json}", "{kind: openai, model: m, prompt: custom, template: 'file: p.jinja'}"
     )
     recipe = parse(custom)
-    assert isinstance(recipe.teacher, OpenAISource)
+    assert isinstance(recipe.teacher, OpenAITeacherConfig)
     assert recipe.teacher.template == "file:/recipes/p.jinja"
     assert "teacher.template" in {fault.key for fault in missing_files(recipe)}
     assert parse(dump_recipe(recipe), base=Path("/elsewhere")) == recipe
@@ -608,7 +609,7 @@ def test_a_local_teacher_may_be_a_folder_and_a_remote_one_never_is(
     (tmp_path / "m").mkdir()
     for kind, model in (("local", str(tmp_path / "m")), ("openai", "m")):
         teacher = parse(changed("{rationales: rationales.json}", f"{{kind: {kind}, model: m}}")).teacher
-        assert not isinstance(teacher, RecordedTeacher)
+        assert not isinstance(teacher, RecordedTeacherConfig)
         assert teacher.model == model
     absent = parse(changed("{rationales: rationales.json}", "{kind: local, model: ./none}"))
     assert "teacher.model" in {fault.key for fault in missing_files(absent)}
@@ -666,7 +667,7 @@ def test_a_task_of_the_paper_brings_its_files_and_its_teacher_where_none_is_name
     recipe = parse(f"name: r\ntask: {{name: last-letter}}\n{learners}", "teacher.select.question_ratio=0.5")
     assert recipe.task.train == "skeleton/last_letter_concatenation_train.json"
     assert recipe.task.test == "skeleton/last_letter_concatenation_test.json"
-    assert isinstance(recipe.teacher, RecordedTeacher)
+    assert isinstance(recipe.teacher, RecordedTeacherConfig)
     assert recipe.teacher.rationales == "main/last_letter_concatenation_3_train.json"
     assert recipe.teacher.select.question_ratio == 0.5
     asked = parse(f"name: r\ntask: {{name: svamp}}\nteacher: {{kind: openai, model: m}}\n{learners}")

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mentorkd.recipe.teacher import AskedTeacher, LocalTeacher, OpenAITeacher
+from mentorkd.recipe.teacher import AskedTeacherConfig, LocalTeacherConfig, OpenAITeacherConfig
 
 
 def test_the_readme_form_is_read() -> None:
-    teacher = OpenAITeacher.model_validate(
+    teacher = OpenAITeacherConfig.model_validate(
         {
             "kind": "openai",
             "model": "gpt-4o-mini",
@@ -52,19 +52,19 @@ def test_the_readme_form_is_read() -> None:
 )
 def test_faults_say_what_to_do(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        OpenAITeacher.model_validate({"model": "m", **change})
+        OpenAITeacherConfig.model_validate({"model": "m", **change})
     assert said in caught.value.errors()[0]["msg"]
 
 
 def test_a_key_pasted_as_the_variable_name_is_not_repeated() -> None:
     with pytest.raises(ValidationError) as caught:
-        OpenAITeacher(model="m", api_key_env="sk-secret-1234")
+        OpenAITeacherConfig(model="m", api_key_env="sk-secret-1234")
     assert "sk-secret-1234" not in str(caught.value)
     assert "NAME" in str(caught.value)
 
 
-@pytest.mark.parametrize("model", [OpenAITeacher, LocalTeacher])
-def test_every_field_is_documented_and_survives_json(model: type[AskedTeacher]) -> None:
+@pytest.mark.parametrize("model", [OpenAITeacherConfig, LocalTeacherConfig])
+def test_every_field_is_documented_and_survives_json(model: type[AskedTeacherConfig]) -> None:
     bare = [name for name, field in model.model_fields.items() if not field.description and name != "kind"]
     assert bare == []
     teacher = model.model_validate({"model": "m", "samples": 2})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asking import graded, sums, teacher
-from mentorkd.errors import BudgetError, DataError
+from mentorkd.errors import DataError
 from mentorkd.records import Question, Rationale
 from mentorkd.teachers.annotation import AnnotationLedger, Answer, FailedSample, SampleQueue, rationale_of
 from mentorkd.teachers.cache import Reply
@@ -40,7 +39,7 @@ def answer(text: str, reason: str = "stop") -> Answer:
         (answer("", "length"), "length", "no_answer", ""),
     ],
 )
-def test_a_reply_is_worth(reply: Answer, outcome: str, verdict: str, text: str | None) -> None:
+def test_reply_outcomes_and_verdicts(reply: Answer, outcome: str, verdict: str, text: str | None) -> None:
     rationale = rationale_of(QUESTION, 1, [reply], ONE_CALL, graded)
     assert (rationale.meta["outcome"], rationale.verdict) == (outcome, verdict)
     assert rationale.text == (reply.reply.text if text is None else text)
@@ -75,22 +74,22 @@ def test_two_calls_make_one_record() -> None:
     st.integers(1, 20),
     st.integers(0, 2**32),
 )
-def test_rounds_ask_until_enough_is_correct(
+def test_queue_asks_until_enough_is_correct(
     questions: int, samples: int, want: int, tries: int, in_flight: int, seed: int
 ) -> None:
     """In any order of replies, the samples asked for are those of the rule."""
     hits = random.Random(seed)
     right = {(index, sample): hits.random() < 0.5 for index in range(questions) for sample in range(tries)}
-    rounds, order = SampleQueue(questions, samples, want=want, tries=tries), random.Random(seed + 1)
+    queue, order = SampleQueue(questions, samples, want=want, tries=tries), random.Random(seed + 1)
     flying: list[tuple[int, int]] = []
     asked: list[tuple[int, int]] = []
-    while not rounds.over:
-        while len(flying) < in_flight and (job := rounds.next()) is not None:
+    while not queue.over:
+        while len(flying) < in_flight and (job := queue.next()) is not None:
             flying.append(job)
             asked.append(job)
         index, sample = flying.pop(order.randrange(len(flying)))
-        rounds.done(index, right[index, sample])
-    assert rounds.next() is None
+        queue.done(index, right[index, sample])
+    assert queue.next() is None
     expected = set()
     for index in range(questions):
         count = samples
@@ -100,39 +99,40 @@ def test_rounds_ask_until_enough_is_correct(
     assert sorted(asked) == sorted(expected)
 
 
-def test_equal_questions_are_asked_once_and_bad_golds_show_first() -> None:
+def test_ledger_asks_equal_questions_once_and_checks_gold_answers_first() -> None:
     asked = teacher("http://e/v1")
     assert len(AnnotationLedger([*sums(3), *sums(3)], asked, graded).questions) == 3
     with pytest.raises(DataError, match="the gold answer is 'five'"):
         AnnotationLedger([Question.create("What?", "five", "train")], asked, graded)
 
 
-def test_the_account() -> None:
-    book = AnnotationLedger(sums(2), teacher("http://e/v1", samples=2), graded)
+def test_ledger_sums() -> None:
+    ledger = AnnotationLedger(sums(2), teacher("http://e/v1", samples=2), graded)
     for index, sample, reply in [(1, 1, "1 + 7 = 8.\nTherefore, the answer is 8."), (0, 0, ""), (0, 1, "Perhaps 3.")]:
-        question = book.questions[index]
-        book.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
-    book.enter(1, 0, FailedSample(book.questions[1].id, 0, "timeout: no reply"))
+        question = ledger.questions[index]
+        ledger.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
+    ledger.enter(1, 0, FailedSample(ledger.questions[1].id, 0, "timeout: no reply"))
     spending = Spending(5, 100, 40, 2 * 10**9, 10**9)
-    annotation = book.close(spending, {"sent": 4}, "stopped before the budget")
-    summary: dict[str, Any] = annotation.summary()
-    assert [(r.question_id == book.questions[1].id, r.sample) for r in annotation.rationales] == [
+    result = ledger.close(spending, {"sent": 4, "cached": 1, "fault_malformed": 2}, "stopped before the budget")
+    assert [(r.question_id == ledger.questions[1].id, r.sample) for r in result.rationales] == [
         (False, 0),
         (False, 1),
         (True, 1),
     ]
-    assert all(isinstance(r, Rationale) for r in annotation.rationales)
-    counted = {
+    assert all(isinstance(r, Rationale) for r in result.rationales)
+    assert result.account() == {
         "questions": 2,
-        "questions_solved": 1,
-        "rationales": 3,
+        "solved": 1,
+        "samples": 4,
+        "replies": 3,
         "correct": 1,
-        "wrong": 1,
-        "no_answer": 1,
+        "accuracy": pytest.approx(1 / 3),
+        "cut": 0,
+        "refused": 0,
         "empty": 1,
+        "malformed": 2,
+        "lost": 1,
+        "cached": 1,
     }
-    assert summary.items() >= (counted | {"lost": 1, "requests": 5, "dollars": 0.002, "run_sent": 4}).items()
-    assert summary["dollars_per_correct"] == 0.002
-    assert summary["accuracy"] == pytest.approx(1 / 3)
-    with pytest.raises(BudgetError, match="stopped before the budget"):
-        annotation.raise_if_stopped()
+    assert result.usage() == {"input_tokens": 30, "output_tokens": 12}
+    assert (result.spending, result.stopped) == (spending, "stopped before the budget")

@@ -30,7 +30,7 @@ def reply(number: int) -> Reply:
     return Reply(f"réponse {number}", "stop", 10, number)
 
 
-def test_a_reply_is_found_again_by_what_was_asked(tmp_path: Path) -> None:
+def test_cache_finds_a_reply_by_its_request(tmp_path: Path) -> None:
     with RequestCache(tmp_path / "sub" / "requests.sqlite") as cache:
         cache.put(asked(1), 0, reply(1)).result()
         shuffled = dict(reversed(asked(1).items()))
@@ -43,14 +43,14 @@ def test_a_reply_is_found_again_by_what_was_asked(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["requests.sqlite"]
 
 
-def test_the_first_reply_to_a_sample_stays(tmp_path: Path) -> None:
+def test_cache_keeps_the_first_reply_to_a_sample(tmp_path: Path) -> None:
     with RequestCache(tmp_path / "c") as cache:
         cache.put(asked(1), 0, reply(1)).result()
         cache.put(asked(1), 0, reply(2)).result()
         assert cache.get(request_key(asked(1)), 0) == reply(1)
 
 
-def test_the_ledger_counts_open_requests_at_their_worst(tmp_path: Path) -> None:
+def test_ledger_counts_open_requests_at_their_worst_cost(tmp_path: Path) -> None:
     worst = Spending(1, 100, 50, 900)
     with RequestCache(tmp_path / "c", account="a") as cache:
         first, second, third = (cache.open(worst).result() for _ in range(3))
@@ -63,7 +63,7 @@ def test_the_ledger_counts_open_requests_at_their_worst(tmp_path: Path) -> None:
         assert cache.spending() == Spending()
 
 
-def test_threads_share_a_cache(tmp_path: Path) -> None:
+def test_cache_is_shared_by_threads(tmp_path: Path) -> None:
     others = threading.active_count()
     with RequestCache(tmp_path / "c") as cache, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: cache.put(asked(n), 0, reply(n)).result(), range(400)))
@@ -92,7 +92,7 @@ def writer(path: Path, start: int, count: int) -> subprocess.Popen[str]:
     )
 
 
-def test_processes_share_a_cache(tmp_path: Path) -> None:
+def test_cache_is_shared_by_processes(tmp_path: Path) -> None:
     path = tmp_path / "c"
     processes = [writer(path, start, 50) for start in (0, 50, 100)]
     assert [process.communicate(timeout=60) and process.returncode for process in processes] == [0, 0, 0]
@@ -101,7 +101,7 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
         assert cache.spending() == Spending(150, 150, 150, 150, 0)
 
 
-def test_a_cache_that_another_makes_meanwhile_is_no_foreign_file(
+def test_cache_that_another_process_creates_meanwhile_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "c"
@@ -129,7 +129,7 @@ def test_a_cache_that_another_makes_meanwhile_is_no_foreign_file(
         assert len(cache) == 0
 
 
-def test_one_asks_at_a_time_and_a_killed_one_is_not_waited_for(tmp_path: Path) -> None:
+def test_one_process_asks_at_a_time_and_a_killed_one_holds_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "c"
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom mentorkd.teachers.cache import RequestCache\n"
@@ -152,16 +152,16 @@ def test_one_asks_at_a_time_and_a_killed_one_is_not_waited_for(tmp_path: Path) -
                 assert waited == [True]
 
 
-def test_what_was_told_to_be_kept_is_there_after_a_kill(tmp_path: Path) -> None:
-    path, told = tmp_path / "c", []
+def test_confirmed_writes_survive_a_kill(tmp_path: Path) -> None:
+    path, lines = tmp_path / "c", []
     for start in range(0, 3_000_000, 1_000_000):
         with writer(path, start, 1_000_000) as process:
             assert process.stdout is not None
-            told += [process.stdout.readline() for _ in range(20)]
+            lines += [process.stdout.readline() for _ in range(20)]
             time.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
-            told += process.stdout.readlines()
-    numbers = [int(line) for line in told if line.endswith("\n")]
+            lines += process.stdout.readlines()
+    numbers = [int(line) for line in lines if line.endswith("\n")]
     with RequestCache(path) as cache:
         assert len(numbers) >= 60
         assert all(cache.get(request_key({"n": number}), 0) == Reply(str(number), "stop", 1, 1) for number in numbers)
@@ -188,7 +188,7 @@ def test_caches_merge_and_export(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
-def test_a_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database at all, but long enough to look at" * 100)
     with pytest.raises(RunError, match="not a request cache, or a damaged one"):
         RequestCache(tmp_path / "text")
@@ -209,7 +209,7 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
         RequestCache(tmp_path / "c")
 
 
-def test_a_write_that_fails_is_told_to_whoever_waits(tmp_path: Path) -> None:
+def test_failed_write_reaches_every_waiting_task(tmp_path: Path) -> None:
     with RequestCache(tmp_path / "c") as cache:
         with sqlite3.connect(tmp_path / "c") as vandal:
             vandal.execute("DROP TABLE replies")

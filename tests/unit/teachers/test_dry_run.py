@@ -8,17 +8,18 @@ import pytest
 
 from asking import annotate, sums, teacher
 from hostile_server import running
-from mentorkd.recipe.teacher import LocalTeacher
+from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.dry_run import dry_run, token_counter
+from mentorkd.teachers.openai import dry_run_openai
 from mentorkd.teachers.prompting import Prompter
 
 ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
 
 
-def test_one_call() -> None:
+def test_estimate_of_one_call() -> None:
     priced = teacher("http://e/v1", price={"input": 1.0, "output": 10.0})
-    estimate = dry_run(sums(100), priced, ONE_CALL, count_tokens=lambda _: 50)
+    estimate = dry_run_openai(sums(100), priced, ONE_CALL, count_tokens=lambda _: 50)
     assert estimate.prompts == tuple(ONE_CALL.first(question.text) for question in sums(3))
     assert (estimate.requests, estimate.input_tokens, estimate.output_tokens) == (300, 300 * (50 + 16), 300 * 64)
     assert estimate.lines() == [
@@ -26,15 +27,17 @@ def test_one_call() -> None:
         "tokens: 19,800 in (estimated by characters, four a token), at most 19,200 out",
         "dollars: at most $0.2118",
     ]
-    spoken_to = dry_run(sums(1), teacher("http://e/v1", system="Be brief."), ONE_CALL, count_tokens=lambda _: 50)
+    spoken_to = dry_run_openai(sums(1), teacher("http://e/v1", system="Be brief."), ONE_CALL, count_tokens=lambda _: 50)
     assert spoken_to.input_tokens == 3 * (50 + 16 + 50)
-    bare = dry_run(sums(1), teacher("http://e/v1", endpoint="completions"), ONE_CALL, count_tokens=lambda _: 50)
+    bare = dry_run_openai(sums(1), teacher("http://e/v1", endpoint="completions"), ONE_CALL, count_tokens=lambda _: 50)
     assert bare.input_tokens == 3 * 50
 
 
-def test_two_calls_until_correct() -> None:
+def test_estimate_of_two_calls_until_correct() -> None:
     settings = {"prompt": "two_stage", "samples": 2, "until_correct": {"want": 2, "tries": 5}, "answer_tokens": 4}
-    estimate = dry_run(sums(10), teacher("http://e/v1", **settings), Prompter.create("two_stage"), count_tokens=len)
+    estimate = dry_run_openai(
+        sums(10), teacher("http://e/v1", **settings), Prompter.create("two_stage"), count_tokens=len
+    )
     first = sum(len(Prompter.create("two_stage").first(question.text)) for question in sums(10))
     assert (estimate.requests, estimate.most_requests) == (40, 100)
     trigger = len("\nTherefore, the answer is")
@@ -44,34 +47,34 @@ def test_two_calls_until_correct() -> None:
     assert estimate.lines()[-1] == "dollars: unknown, since the recipe gives no price"
 
 
-def test_what_was_asked_before_is_free_and_nothing_is_asked(tmp_path: Path) -> None:
+def test_cached_replies_are_free_and_nothing_is_asked(tmp_path: Path) -> None:
     with running("friendly") as server:
         annotate(server.url, tmp_path / "c", sums(5))
         with RequestCache(tmp_path / "c") as cache:
-            estimate = dry_run(sums(9), teacher(server.url), ONE_CALL, cache=cache)
+            estimate = dry_run_openai(sums(9), teacher(server.url), ONE_CALL, cache=cache)
         assert (estimate.cached, estimate.requests) == (15, 12)
-        assert len(server.books()["arrivals"]) == 15
+        assert len(server.statistics()["arrivals"]) == 15
 
 
-def test_the_estimate_bounds_what_it_costs(tmp_path: Path) -> None:
+def test_estimate_bounds_the_cost(tmp_path: Path) -> None:
     price = {"input": 1.0, "output": 2.0}
     with running("friendly") as server:
-        estimate = dry_run(sums(10), teacher(server.url, price=price), ONE_CALL)
+        estimate = dry_run_openai(sums(10), teacher(server.url, price=price), ONE_CALL)
         spent = annotate(server.url, tmp_path / "c", sums(10), price=price).spending
     assert estimate.picodollars is not None
     assert spent.requests == estimate.requests
     assert 0 < spent.picodollars <= estimate.picodollars
 
 
-def test_a_local_teacher_costs_nothing() -> None:
-    estimate = dry_run(sums(4), LocalTeacher(model="m"), ONE_CALL)
+def test_local_teacher_costs_nothing() -> None:
+    estimate = dry_run(sums(4), LocalTeacherConfig(model="m"), ONE_CALL)
     assert (estimate.requests, estimate.cached, estimate.picodollars) == (12, None, 0)
     assert estimate.lines()[0] == "requests: 12, less those in the cache"
     assert estimate.lines()[-1] == "dollars: at most $0.00"
 
 
-def test_no_questions() -> None:
-    assert dry_run([], teacher("http://e/v1"), ONE_CALL).requests == pytest.approx(0)
+def test_estimate_of_no_questions() -> None:
+    assert dry_run_openai([], teacher("http://e/v1"), ONE_CALL).requests == pytest.approx(0)
 
 
 def test_tokens_are_counted_by_a_tokenizer_or_by_characters(shared_tokenizer: Path) -> None:

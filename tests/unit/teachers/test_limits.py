@@ -1,4 +1,4 @@
-"""RateLimit, breaker, back-off and budget, in played time."""
+"""Rate limits, circuit breaker, back-off and budget, in simulated time."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def busiest_second(times: list[float]) -> int:
 
 @pytest.mark.parametrize("per_minute", [30, 500, 3000, 12_000, 60_000])
 @pytest.mark.parametrize("late", [0.0, 0.004])
-def test_no_second_is_crowded_and_the_rate_is_reached(per_minute: int, late: float) -> None:
+def test_rate_is_reached_and_no_second_is_crowded(per_minute: int, late: float) -> None:
     time = PlayedTime(late)
 
     async def run() -> list[float]:
-        pacer = RateLimiter(per_minute, None, clock=time.clock, sleep=time.sleep)
+        limiter = RateLimiter(per_minute, None, clock=time.clock, sleep=time.sleep)
         starts = []
         for _ in range(max(40, per_minute // 20)):
-            await pacer.start(0)
+            await limiter.start(0)
             starts.append(time.now)
             if len(starts) == 25:
-                time.now += 0.5  # a stall must not be made up for by a crowd
+                time.now += 0.5  # a stall must not be followed by a crowd
         return starts
 
     starts = asyncio.run(run())
@@ -57,30 +57,30 @@ def test_no_second_is_crowded_and_the_rate_is_reached(per_minute: int, late: flo
     assert rate >= 0.9 * a_second if late == 0 or per_minute != 500 else rate >= 0.8 * a_second
 
 
-def test_tokens_are_paced_and_unused_ones_come_back() -> None:
+def test_token_rate_gives_unused_tokens_back() -> None:
     time = PlayedTime()
 
     async def run(used: int) -> float:
-        pacer = RateLimiter(None, 60_000, clock=time.clock, sleep=time.sleep)
+        limiter = RateLimiter(None, 60_000, clock=time.clock, sleep=time.sleep)
         began = time.now
         for _ in range(21):
-            await pacer.start(500)
-            pacer.settle(500, used)
+            await limiter.start(500)
+            limiter.settle(500, used)
         return time.now - began
 
     assert asyncio.run(run(500)) == pytest.approx(10.0, abs=0.1)
     assert asyncio.run(run(100)) == pytest.approx(2.0, abs=0.2)
 
 
-def test_starts_keep_their_order() -> None:
+def test_rate_limiter_keeps_the_order_of_requests() -> None:
     time = PlayedTime()
 
     async def run() -> list[int]:
-        pacer = RateLimiter(600, None, clock=time.clock, sleep=time.sleep)
+        limiter = RateLimiter(600, None, clock=time.clock, sleep=time.sleep)
         order: list[int] = []
 
         async def one(number: int) -> None:
-            await pacer.start(0)
+            await limiter.start(0)
             order.append(number)
 
         await asyncio.gather(*map(one, range(30)))
@@ -99,7 +99,7 @@ def test_backoff_doubles_with_jitter_up_to_the_longest() -> None:
     assert all(max(a) <= 2.0 * min(b) for a, b in pairwise(waits[:7]))
 
 
-def test_a_few_rejections_are_no_storm() -> None:
+def test_breaker_ignores_a_few_rejections() -> None:
     async def run() -> CircuitBreaker:
         breaker = CircuitBreaker(8)
         for number in range(200):
@@ -111,7 +111,7 @@ def test_a_few_rejections_are_no_storm() -> None:
     assert (breaker.overloads, breaker.open) == (0, 8)
 
 
-def test_a_storm_pauses_the_client_then_one_request_probes_and_it_recovers() -> None:
+def test_breaker_pauses_then_probes_with_one_request_and_recovers() -> None:
     time = PlayedTime()
     healthy_from = 1010.0
     starts: list[tuple[float, int]] = []
@@ -135,13 +135,13 @@ def test_a_storm_pauses_the_client_then_one_request_probes_and_it_recovers() -> 
         return breaker
 
     breaker = asyncio.run(run())
-    stormy = [(at, inside) for at, inside in starts if at < healthy_from - 0.05]
-    assert max(inside for _, inside in stormy[:32]) == 32
-    # After the first wave and the seven that it took to see the storm: single probes, at ever longer distances.
-    wave = [at for at, _ in stormy if at < 1000.5]
-    probes = [at for at, _ in stormy if at >= 1000.5]
+    overloaded = [(at, inside) for at, inside in starts if at < healthy_from - 0.05]
+    assert max(inside for _, inside in overloaded[:32]) == 32
+    # After the first wave and the seven requests before the breaker opened: single probes, at growing intervals.
+    wave = [at for at, _ in overloaded if at < 1000.5]
+    probes = [at for at, _ in overloaded if at >= 1000.5]
     assert len(wave) <= 32 + 7
-    assert {inside for at, inside in stormy if at >= 1000.5} == {1}
+    assert {inside for at, inside in overloaded if at >= 1000.5} == {1}
     assert 2 <= len(probes) <= 5
     gaps = [b - a for a, b in pairwise(probes)]
     assert all(later > 1.5 * earlier for earlier, later in pairwise(gaps))
@@ -149,14 +149,14 @@ def test_a_storm_pauses_the_client_then_one_request_probes_and_it_recovers() -> 
     assert max(inside for _, inside in starts[-500:]) == 32
 
 
-def test_the_whole_client_waits_for_the_longest_retry_after_of_a_storm() -> None:
+def test_breaker_waits_for_the_longest_retry_after() -> None:
     time = PlayedTime()
 
     async def run() -> float:
         breaker = CircuitBreaker(8, clock=time.clock, sleep=time.sleep)
         epochs = [await breaker.enter() for _ in range(8)]
-        for epoch, told in zip(epochs, [0.0, 7.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0], strict=True):
-            breaker.leave(epoch, False, told)
+        for epoch, wait in zip(epochs, [0.0, 7.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0], strict=True):
+            breaker.leave(epoch, False, wait)
         await breaker.enter()
         return time.now
 
@@ -176,7 +176,7 @@ def test_money_is_exact() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 400), st.floats(0, 1)), min_size=1, max_size=60), st.integers(100, 3000))
-def test_no_limit_is_crossed_whatever_the_order(costs: list[tuple[int, float]], limit: int) -> None:
+def test_budget_is_never_crossed_in_any_order(costs: list[tuple[int, float]], limit: int) -> None:
     async def run() -> tuple[Budget, int]:
         budget = Budget(Spending(), tokens=limit)
         stops = 0
@@ -210,7 +210,7 @@ def test_no_limit_is_crossed_whatever_the_order(costs: list[tuple[int, float]], 
         ({"dollars": 0.025}, r"budget of \$0\.025 could be crossed: \$0\.02 spent.* may take \$0\.01; raise"),
     ],
 )
-def test_the_stop_says_what_was_spent_and_how_to_go_on(limits: dict[str, float], said: str) -> None:
+def test_budget_error_says_what_was_spent_and_how_to_go_on(limits: dict[str, float], said: str) -> None:
     async def run() -> None:
         each = Spending(1, 60, 40, picodollars(0.01))
         budget = Budget(each, **limits)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ import pytest
 
 from asking import annotate, sums, teacher, texts
 from hostile_server import running
-from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.annotation import SamplingResult
 from mentorkd.teachers.cache import Reply, RequestCache
 from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.wire import build_request
@@ -52,32 +52,32 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Annotation:
+def calm(tmp_path_factory: pytest.TempPathFactory) -> SamplingResult:
     """What a friendly server leads to."""
     with running("immediate") as server:
         return annotate(server.url, tmp_path_factory.mktemp("calm") / "c", sums(QUESTIONS), concurrency=64)
 
 
-def test_a_hostile_server_at_full_size(tmp_path: Path, calm: Annotation) -> None:
+def test_hostile_server_at_full_size(tmp_path: Path, calm: SamplingResult) -> None:
     with running("hostile", seed=7) as server:
         rough = annotate(server.url, tmp_path / "c", sums(QUESTIONS), requests_per_minute=60 * A_SECOND, **ROUGH)
-        books = server.books()
+        statistics = server.statistics()
     assert texts(rough) == texts(calm)
     assert (len(rough.rationales), rough.lost) == (3 * QUESTIONS, [])
     # Nothing that was delivered was asked for again; filtered prompts are answered by an error, not delivered.
-    assert set(books["delivered"].values()) == {3}
-    assert len(books["delivered"]) == QUESTIONS - QUESTIONS // 50
+    assert set(statistics["delivered"].values()) == {3}
+    assert len(statistics["delivered"]) == QUESTIONS - QUESTIONS // 50
     # Every request is accounted for, and none was repeated more often than allowed.
     faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
     assert rough.traffic["sent"] == rough.spending.requests == 3 * QUESTIONS + faults
     # Each request that was sent arrived. Only where time ran out may the server, on a busy machine, not have heard of
     # it; but then it is not the server that made time run out.
-    unheard = rough.traffic["sent"] - len(books["arrivals"])
-    assert 0 <= unheard <= rough.traffic.get("fault_timeout", 0) - books["stalled"]
-    assert max(books["attempts"].values()) <= 3 * (1 + ROUGH["retries"])
-    assert set(books["fates"]) >= {
+    unheard = rough.traffic["sent"] - len(statistics["arrivals"])
+    assert 0 <= unheard <= rough.traffic.get("fault_timeout", 0) - statistics["stalled"]
+    assert max(statistics["attempts"].values()) <= 3 * (1 + ROUGH["retries"])
+    assert set(statistics["fates"]) >= {
         "429",
-        "429 told",
+        "429 with wait",
         "500",
         "503",
         "slow",
@@ -87,21 +87,21 @@ def test_a_hostile_server_at_full_size(tmp_path: Path, calm: Annotation) -> None
         "half json",
         "no choices",
     }
-    assert books["most_in_flight"] <= 64
-    arrivals = books["arrivals"]
+    assert statistics["most_in_flight"] <= 64
+    arrivals = statistics["arrivals"]
     busiest = max(bisect_left(arrivals, at + 1.0) - place for place, at in enumerate(arrivals))
     print(f"busiest second {busiest} of {A_SECOND}, {len(arrivals)} requests in {arrivals[-1] - arrivals[0]:.1f} s")
     assert busiest <= 1.1 * A_SECOND
 
 
-def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: Annotation) -> None:
+def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: SamplingResult) -> None:
     path, moments = tmp_path / "c", random.Random(5)
     in_flight = 0
     with running("hostile", seed=8) as server:
         for _ in range(5):
             process = start(server.url, path, QUESTIONS, **ROUGH)
-            deadline, begun = time.monotonic() + 60, len(server.books()["arrivals"])
-            while len(server.books()["arrivals"]) == begun and time.monotonic() < deadline:
+            deadline, begun = time.monotonic() + 60, len(server.statistics()["arrivals"])
+            while len(server.statistics()["arrivals"]) == begun and time.monotonic() < deadline:
                 time.sleep(0.05)
             time.sleep(moments.uniform(0.1, 4.0))
             os.kill(process.pid, signal.SIGKILL)
@@ -114,21 +114,21 @@ def test_five_kills_repeat_no_more_than_was_in_flight(tmp_path: Path, calm: Anno
             in_flight += open_now
         assert in_flight > 0
         done = annotate(server.url, path, sums(QUESTIONS), price={"input": 1.0, "output": 2.0}, **ROUGH)
-        books = server.books()
-    repeated = sum(books["delivered"].values()) - 3 * (QUESTIONS - QUESTIONS // 50)
+        statistics = server.statistics()
+    repeated = sum(statistics["delivered"].values()) - 3 * (QUESTIONS - QUESTIONS // 50)
     print(f"{repeated} repeated, {in_flight} in flight at the kills")
     assert repeated <= in_flight
     assert len(done.rationales) == 3 * QUESTIONS
 
-    def without_way(annotation: Annotation) -> Counter[tuple[Any, ...]]:
+    def without_way(annotation: SamplingResult) -> Counter[tuple[Any, ...]]:
         # A repeated request gets another way to say the same.
         return Counter((r.question_id, r.predicted, r.verdict, r.meta["outcome"]) for r in annotation.rationales)
 
     assert without_way(done) == without_way(calm)
     # The ledger counts what was in flight at its worst, so it never says less than was asked.
-    assert done.spending.requests >= len(books["arrivals"])
-    assert done.spending.input_tokens >= books["input_tokens"]
-    assert done.spending.output_tokens >= books["output_tokens"]
+    assert done.spending.requests >= len(statistics["arrivals"])
+    assert done.spending.input_tokens >= statistics["input_tokens"]
+    assert done.spending.output_tokens >= statistics["output_tokens"]
 
 
 def test_ten_cents_are_never_crossed(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_ten_cents_are_never_crossed(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"concurrency": 64, "retries": 12, "price": price, "budget": {"dollars": 0.10}}
     with running("unmetered", seed=9) as server:
         first = annotate(server.url, tmp_path / "c", sums(QUESTIONS), **settings)
-        books = server.books()
-        charged = (books["input_tokens"] * 0.5 + books["output_tokens"] * 1.5) / 1e6
+        statistics = server.statistics()
+        charged = (statistics["input_tokens"] * 0.5 + statistics["output_tokens"] * 1.5) / 1e6
         print(f"charged ${charged:.6f}, counted ${first.spending.dollars:.6f} of $0.10")
         assert first.stopped is not None
         assert charged <= first.spending.dollars <= 0.10
@@ -150,7 +150,7 @@ def test_ten_cents_are_never_crossed(tmp_path: Path) -> None:
 def test_overhead(tmp_path: Path) -> None:
     with running("immediate") as server:
         done = finish(start(server.url, tmp_path / "c", QUESTIONS, concurrency=64))
-    assert done["summary"]["run_sent"] == 3 * QUESTIONS
+    assert done["traffic"]["sent"] == 3 * QUESTIONS
     print(f"{3 * QUESTIONS} requests in {done['seconds']:.1f} s ({done['clock']}), {done['megabytes']:.0f} MB")
     assert done["seconds"] < 30
     assert done["megabytes"] < 300
@@ -167,7 +167,7 @@ def test_a_hundred_thousand_cached_replies(tmp_path: Path) -> None:
         kept[-1].result()
     done = finish(start(url, tmp_path / "c", count, concurrency=64))
     print(
-        f"{done['summary']['run_cached']:,} cached replies in {done['seconds']:.1f} s ({done['clock']}), {done['megabytes']:.0f} MB"
+        f"{done['traffic']['cached']:,} cached replies in {done['seconds']:.1f} s ({done['clock']}), {done['megabytes']:.0f} MB"
     )
-    assert (done["summary"]["run_cached"], done["summary"]["correct"]) == (3 * count, 3 * count)
+    assert (done["traffic"]["cached"], done["account"]["correct"]) == (3 * count, 3 * count)
     assert done["seconds"] < 20

@@ -17,7 +17,7 @@ import pytest
 from asking import KEY, KEY_VARIABLE, annotate, graded, sums, teacher, texts
 from hostile_server import running
 from mentorkd.errors import TeacherError
-from mentorkd.teachers.annotation import Annotation
+from mentorkd.teachers.annotation import SamplingResult
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.openai import annotate_openai
 from mentorkd.teachers.openai_client import OpenAIClient, read_key
@@ -25,26 +25,26 @@ from mentorkd.teachers.prompting import Prompter
 from places import HELPERS
 
 
-def test_hostile_or_friendly_the_rationales_are_the_same_and_nothing_is_paid_twice(tmp_path: Path) -> None:
+def test_rationales_of_a_hostile_and_a_friendly_server_are_equal_and_nothing_is_paid_twice(tmp_path: Path) -> None:
     questions = sums(60)
     with running("friendly") as friendly, running("hostile", seed=1) as hostile:
         calm = annotate(friendly.url, tmp_path / "a", questions, concurrency=16)
         settings: dict[str, Any] = {"concurrency": 16, "retries": 12, "timeout": 1.0}
         rough = annotate(hostile.url, tmp_path / "b", questions, **settings)
-        books = hostile.books()
+        statistics = hostile.statistics()
         assert texts(rough) == texts(calm)
         assert rough.lost == []
         outcomes = Counter(r.meta["outcome"] for r in rough.rationales)
         assert outcomes == {"ok": 159, "refusal": 9, "empty": 6, "length": 6}
-        assert set(books["delivered"].values()) == {3}
+        assert set(statistics["delivered"].values()) == {3}
         assert rough.traffic["sent"] == rough.spending.requests
         # Each request that was sent arrived. Only where time ran out may the server, on a busy machine, not have heard of
         # it; but then it is not the server that made time run out.
-        unheard = rough.traffic["sent"] - len(books["arrivals"])
-        assert 0 <= unheard <= rough.traffic.get("fault_timeout", 0) - books["stalled"]
+        unheard = rough.traffic["sent"] - len(statistics["arrivals"])
+        assert 0 <= unheard <= rough.traffic.get("fault_timeout", 0) - statistics["stalled"]
         faults = sum(count for name, count in rough.traffic.items() if name.startswith("fault_"))
         assert faults == rough.traffic["sent"] - len(rough.rationales) > 10
-        assert books["most_in_flight"] <= 16
+        assert statistics["most_in_flight"] <= 16
 
         again = annotate(hostile.url, tmp_path / "b", questions, **settings)
         assert [r.id for r in again.rationales] == [r.id for r in rough.rationales]
@@ -53,25 +53,25 @@ def test_hostile_or_friendly_the_rationales_are_the_same_and_nothing_is_paid_twi
         # A filter, another limit or more samples never ask again for what is there.
         more = annotate(hostile.url, tmp_path / "b", questions[:20], **settings | {"samples": 4, "concurrency": 3})
         assert more.traffic["cached"] == 60
-        assert set(hostile.books()["delivered"].values()) == {3, 4}
+        assert set(hostile.statistics()["delivered"].values()) == {3, 4}
 
 
 def test_retry_after_is_obeyed_and_retries_are_not_more_than_allowed(tmp_path: Path) -> None:
     with running("wait", seed=3) as server:
         annotation = annotate(server.url, tmp_path / "a", sums(4), samples=1, concurrency=1, retries=20)
-        books = server.books()
+        statistics = server.statistics()
         assert annotation.lost == []
-        # One request at a time: whoever was told to wait is the next to arrive.
-        assert len(books["told"]) >= 1
-        for _, at, seconds in books["told"]:
-            assert min(arrival for arrival in books["arrivals"] if arrival > at) - at >= seconds
+        # One request at a time: the request that got a wait is the next to arrive.
+        assert len(statistics["waits"]) >= 1
+        for _, at, seconds in statistics["waits"]:
+            assert min(arrival for arrival in statistics["arrivals"] if arrival > at) - at >= seconds
     with running("dead") as server:
         annotation = annotate(server.url, tmp_path / "b", sums(3), samples=1, retries=2, concurrency=2)
         assert [lost.reason.split(":")[0] for lost in annotation.lost] == ["server_error"] * 3
-        assert set(server.books()["attempts"].values()) == {3}
+        assert set(server.statistics()["attempts"].values()) == {3}
 
 
-def test_a_dead_endpoint_is_given_up_with_all_kept(tmp_path: Path) -> None:
+def test_dead_endpoint_is_given_up_and_replies_are_kept(tmp_path: Path) -> None:
     with (
         running("dead") as server,
         pytest.raises(TeacherError, match=r"20 requests in a row got no reply.*HTTP 500") as e,
@@ -83,47 +83,47 @@ def test_a_dead_endpoint_is_given_up_with_all_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("profile", "said"), [("locked", "does not accept the key"), ("bankrupt", "out of credit")])
-def test_hopeless_errors_stop_at_once(tmp_path: Path, profile: str, said: str) -> None:
+def test_fatal_errors_stop_at_once(tmp_path: Path, profile: str, said: str) -> None:
     with running(profile) as server:
         with pytest.raises(TeacherError, match=said):
             annotate(server.url, tmp_path / "a", sums(100), concurrency=4)
-        assert len(server.books()["arrivals"]) <= 4
+        assert len(server.statistics()["arrivals"]) <= 4
 
 
-def test_a_storm_slows_the_whole_client_down_and_passes(tmp_path: Path) -> None:
-    with running("storm") as server:
+def test_overload_slows_the_whole_client_down_and_passes(tmp_path: Path) -> None:
+    with running("overload") as server:
         annotation = annotate(server.url, tmp_path / "a", sums(60), concurrency=32, retries=6)
-        books = server.books()
+        statistics = server.statistics()
     assert annotation.lost == []
     assert annotation.traffic["overloads"] >= 1
-    # Two seconds of storm: the first wave, then single probes; without a breaker, hundreds.
-    assert books["fates"]["429"] <= 32 + 8 + 10
-    assert books["most_in_flight"] <= 32
+    # Two seconds of overload: the first wave, then single probes; without a breaker, hundreds of requests.
+    assert statistics["fates"]["429"] <= 32 + 8 + 10
+    assert statistics["most_in_flight"] <= 32
 
 
-def test_rates_are_kept(tmp_path: Path) -> None:
+def test_rate_limits_hold(tmp_path: Path) -> None:
     with running("immediate") as server:
         annotate(server.url, tmp_path / "a", sums(20), concurrency=32, requests_per_minute=1800)
-        arrivals = server.books()["arrivals"]
+        arrivals = server.statistics()["arrivals"]
     assert len(arrivals) == 60
     for at in arrivals:
         assert sum(at <= other < at + 1 for other in arrivals) <= 33
     assert 1.7 <= arrivals[-1] - arrivals[0] <= 4.0
 
 
-def test_a_budget_of_requests_stops_before_it_is_crossed_and_goes_on_when_raised(tmp_path: Path) -> None:
+def test_budget_of_requests_is_not_crossed_and_can_be_raised(tmp_path: Path) -> None:
     questions = sums(20)
     with running("friendly") as server:
         first = annotate(server.url, tmp_path / "a", questions, budget={"requests": 25})
         assert first.stopped is not None
         assert "budget of 25 requests" in first.stopped
         assert "raise `teacher.budget`" in first.stopped
-        assert len(first.rationales) == len(server.books()["arrivals"]) == 25
+        assert len(first.rationales) == len(server.statistics()["arrivals"]) == 25
         # The limit holds over runs: the same recipe again asks for nothing.
         again = annotate(server.url, tmp_path / "a", questions, budget={"requests": 25})
         assert (again.traffic["sent"], len(again.rationales)) == (0, 25)
         last = annotate(server.url, tmp_path / "a", questions, budget={"requests": 60})
-        assert (last.stopped, len(last.rationales), len(server.books()["arrivals"])) == (None, 60, 60)
+        assert (last.stopped, len(last.rationales), len(server.statistics()["arrivals"])) == (None, 60, 60)
 
 
 def test_processes_that_share_a_cache_have_one_budget_and_pay_once(tmp_path: Path) -> None:
@@ -131,28 +131,28 @@ def test_processes_that_share_a_cache_have_one_budget_and_pay_once(tmp_path: Pat
         script, cache = HELPERS / "asking.py", str(tmp_path / "c")
         command = [sys.executable, str(script), url, cache, "20", json.dumps(settings | {"concurrency": 8})]
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-        told = [process.communicate(timeout=250) for process in both]
-        assert [process.returncode for process in both] == [0, 0], told
-        assert sum("another process asks through" in err for _, err in told) <= 1
-        return [json.loads(out)["summary"] for out, _ in told]
+        outputs = [process.communicate(timeout=250) for process in both]
+        assert [process.returncode for process in both] == [0, 0], outputs
+        assert sum("another process asks through" in err for _, err in outputs) <= 1
+        return [json.loads(out)["traffic"] for out, _ in outputs]
 
     with running("friendly") as server:
         first = together(server.url, budget={"requests": 25})
-        assert len(server.books()["arrivals"]) == 25
-        assert sorted(one["run_sent"] for one in first) == [0, 25]
+        assert len(server.statistics()["arrivals"]) == 25
+        assert sorted(one["sent"] for one in first) == [0, 25]
         rest = together(server.url)
-        assert sorted(one["run_sent"] for one in rest) == [0, 35]
-        assert set(server.books()["delivered"].values()) == {3}
+        assert sorted(one["sent"] for one in rest) == [0, 35]
+        assert set(server.statistics()["delivered"].values()) == {3}
 
 
-def test_a_budget_of_dollars_is_never_crossed(tmp_path: Path) -> None:
+def test_budget_of_dollars_is_never_crossed(tmp_path: Path) -> None:
     price = {"input": 10.0, "output": 40.0}
     with running("unmetered", seed=2) as server:
         annotation = annotate(
             server.url, tmp_path / "a", sums(100), concurrency=32, budget={"dollars": 0.05}, price=price, retries=12
         )
-        books = server.books()
-    charged = (books["input_tokens"] * 10.0 + books["output_tokens"] * 40.0) / 1e6
+        statistics = server.statistics()
+    charged = (statistics["input_tokens"] * 10.0 + statistics["output_tokens"] * 40.0) / 1e6
     assert annotation.stopped is not None
     assert charged <= annotation.spending.dollars <= 0.05
     assert annotation.spending.dollars > 0.045
@@ -163,7 +163,7 @@ def test_until_correct_asks_only_where_needed(tmp_path: Path) -> None:
     questions = sums(60)
     with running("friendly") as server:
         annotation = annotate(server.url, tmp_path / "a", questions, samples=1, until_correct={"want": 2, "tries": 5})
-        delivered = server.books()["attempts"]
+        delivered = server.statistics()["attempts"]
     numbers = {int(prompt.split("What is ")[1].split()[0]): count for prompt, count in delivered.items()}
     assert numbers == {a: 5 if 7 <= a % 50 <= 11 else 2 for a in range(60)}
     assert len(annotation.rationales) == sum(numbers.values())
@@ -178,36 +178,36 @@ def test_two_calls_a_sample_by_completions(tmp_path: Path) -> None:
         assert annotate(server.url, tmp_path / "a", sums(7), **settings).traffic["sent"] == 0
 
 
-def test_a_base_model_gets_the_papers_words_and_its_next_question_is_cut_off(tmp_path: Path) -> None:
+def test_base_model_gets_the_papers_words_and_its_next_question_is_cut_off(tmp_path: Path) -> None:
     """Also where the endpoint knows no `stop`, and writes on until the limit."""
     settings: dict[str, Any] = {"prompt": "two_stage", "endpoint": "completions", "samples": 1}
     questions = sums(7)
     with running("immediate") as obeying, running("rambling") as rambling:
         expected = annotate(obeying.url, tmp_path / "a", questions, **settings)
-        got = annotate(rambling.url, tmp_path / "b", questions, **settings)
-        books = rambling.books()
+        cut = annotate(rambling.url, tmp_path / "b", questions, **settings)
+        statistics = rambling.statistics()
         again = annotate(rambling.url, tmp_path / "b", questions, **settings)
-    assert texts(got) == texts(expected) == texts(again)
-    assert {(r.verdict, r.meta["outcome"], r.meta["finish_reason"]) for r in got.rationales} == {
+    assert texts(cut) == texts(expected) == texts(again)
+    assert {(r.verdict, r.meta["outcome"], r.meta["finish_reason"]) for r in cut.rationales} == {
         ("correct", "ok", "stop")
     }
     first = [f"Q: {question.text}\nA: Let's think step by step." for question in questions]
-    second = [f"{a} {r.text}\nTherefore, the answer is" for a, r in zip(first, got.rationales, strict=True)]
-    assert books["attempts"] == dict.fromkeys([*first, *second], 1)
-    assert books["stops"] == [["\nQ:"]] * 14
+    second = [f"{a} {r.text}\nTherefore, the answer is" for a, r in zip(first, cut.rationales, strict=True)]
+    assert statistics["attempts"] == dict.fromkeys([*first, *second], 1)
+    assert statistics["stops"] == [["\nQ:"]] * 14
     assert again.traffic["sent"] == 0
 
 
-def test_a_chat_is_cut_only_where_the_recipe_says_so(tmp_path: Path) -> None:
+def test_chat_is_cut_only_at_the_recipes_stops(tmp_path: Path) -> None:
     with running("rambling") as server:
         cut = annotate(server.url, tmp_path / "a", sums(3), samples=1)
         stopped = annotate(server.url, tmp_path / "b", sums(3), samples=1, stop=["\nQ:", "###"])
-        assert server.books()["stops"] == [None] * 3 + [["\nQ:", "###"]] * 3
+        assert server.statistics()["stops"] == [None] * 3 + [["\nQ:", "###"]] * 3
     assert [r.meta["outcome"] for r in cut.rationales] == ["length"] * 3
     assert [r.verdict for r in stopped.rationales] == ["correct"] * 3
 
 
-def test_the_same_request_in_flight_is_not_sent_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_requests_in_flight_are_sent_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
 
     async def run(url: str) -> None:
@@ -218,11 +218,11 @@ def test_the_same_request_in_flight_is_not_sent_twice(tmp_path: Path, monkeypatc
 
     with running("friendly") as server:
         asyncio.run(run(server.url))
-        assert len(server.books()["arrivals"]) == 1
+        assert len(server.statistics()["arrivals"]) == 1
 
 
-def test_it_works_inside_a_running_loop(tmp_path: Path) -> None:
-    async def notebook(url: str) -> Annotation:
+def test_annotation_works_inside_a_running_loop(tmp_path: Path) -> None:
+    async def notebook(url: str) -> SamplingResult:
         return annotate(url, tmp_path / "a", sums(2))
 
     with running("friendly") as server:
@@ -238,7 +238,7 @@ def test_graders_may_be_slow_in_threads(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("profile", ["echo", "echo 500", "echo 400", "drop", "locked"])
-def test_the_key_is_nowhere(tmp_path: Path, profile: str) -> None:
+def test_key_is_in_no_file_and_no_message(tmp_path: Path, profile: str) -> None:
     """Not in the cache, the export, the log at its chattiest, the output or the error, whatever the server says."""
     script = (
         "import logging, sys; logging.basicConfig(filename=sys.argv.pop(1), level=logging.DEBUG); "
@@ -265,7 +265,7 @@ def test_the_key_is_nowhere(tmp_path: Path, profile: str) -> None:
         assert b"Bearer [key]" in written["c.sqlite.jsonl"]
 
 
-def test_a_key_that_cannot_be_one_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfit_key_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(TeacherError, match=f"{KEY_VARIABLE} is not set"):
         read_key(KEY_VARIABLE)
@@ -279,7 +279,7 @@ def test_a_key_that_cannot_be_one_is_refused_without_showing_it(monkeypatch: pyt
     assert read_key(None) is None
 
 
-def test_given_up_requests_are_told_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_given_up_requests_are_logged_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running("echo 500") as server, caplog.at_level(logging.DEBUG):
         annotation = annotate(server.url, tmp_path / "a", sums(2), retries=0, samples=1)
     assert [lost.reason for lost in annotation.lost] == [

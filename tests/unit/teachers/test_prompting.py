@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mentorkd.errors import DataError, TeacherError
-from mentorkd.recipe.teacher import LocalTeacher
+from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.records import Question, Rationale, Split
 from mentorkd.teachers.prompting import (
     Exemplar,
@@ -63,7 +63,7 @@ def test_one_call_asks_for_the_line_that_is_then_read() -> None:
         ("", "", ""),
     ],
 )
-def test_replies_are_parted_at_the_last_marker(reply: str, rationale: str, answer: str) -> None:
+def test_replies_are_split_at_the_last_marker(reply: str, rationale: str, answer: str) -> None:
     solution = split_answer(reply)
     assert (solution.rationale, solution.answer_text) == (rationale, answer)
 
@@ -147,14 +147,14 @@ def test_exemplars_are_read_from_json_and_json_lines(tmp_path: Path) -> None:
     assert read_exemplars(tmp_path / "a.json", "number") == read_exemplars(tmp_path / "a.jsonl", "number") == expected
 
 
-def test_what_is_wrong_is_no_example(tmp_path: Path) -> None:
-    told = [
+def test_wrong_rationales_are_no_exemplars(tmp_path: Path) -> None:
+    marked = [
         {"input": "a?", "chain": "It is 1.", "answer": "1", "initial_correct": False},
         {"input": "b?", "chain": "It is 3.", "answer": "2", "initial_correct": False},
         {"input": "b?", "chain": "It is 2.", "answer": "2", "initial_correct": True},
     ]
-    (tmp_path / "told.json").write_text(json.dumps(told))
-    assert read_exemplars(tmp_path / "told.json", "number") == [Exemplar("b?", "It is 2.", "2")]
+    (tmp_path / "marked.json").write_text(json.dumps(marked))
+    assert read_exemplars(tmp_path / "marked.json", "number") == [Exemplar("b?", "It is 2.", "2")]
     raw = [
         {"instruction": "a?", "output": ["It is 5.", "It may be anything.", "It is 1."], "label": "1"},
         {"instruction": "b?", "output": ["It is 5.", "By hand, without its answer."], "label": "2"},
@@ -199,15 +199,15 @@ def test_real_rationales_are_exemplars(shared_data: Path) -> None:
 
 def test_a_recipe_opens_its_prompter(tmp_path: Path) -> None:
     (tmp_path / "shown.jsonl").write_text("\n".join(json.dumps(asdict(shown)) for shown in POOL))
-    by_file = LocalTeacher(model="m", prompt="few_shot", exemplars="shown.jsonl", shots=2, seed=3)
-    by_training = LocalTeacher(model="m", prompt="few_shot", exemplars="train", shots=2, seed=3)
+    by_file = LocalTeacherConfig(model="m", prompt="few_shot", exemplars="shown.jsonl", shots=2, seed=3)
+    by_training = LocalTeacherConfig(model="m", prompt="few_shot", exemplars="train", shots=2, seed=3)
     first = open_prompter(by_file, answer_kind="number", root=tmp_path).first("What?")
     assert first.count("Therefore, the answer is") == 2
     assert (
         open_prompter(by_training, answer_kind="number", root=tmp_path, training=lambda: POOL).first("What?") == first
     )
     (tmp_path / "own.jinja").write_text("{{ question }} ({{ answer_form }})")
-    own = LocalTeacher(model="m", prompt="custom", template="file:own.jinja")
+    own = LocalTeacherConfig(model="m", prompt="custom", template="file:own.jinja")
     assert (
         open_prompter(own, answer_kind="choice", root=tmp_path).first("What?")
         == "What? (the letter of the right option)"

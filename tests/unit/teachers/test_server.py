@@ -152,7 +152,7 @@ def test_ten_questions_two_samples_killed_and_resumed(
     assert outcomes["ok"] >= 10
     assert sum(r.predicted is not None for r in done.rationales) >= 10
     assert len({r.text for r in done.rationales}) > 5
-    print(json.dumps(done.summary(), indent=1))
+    print(json.dumps(done.account(), indent=1))
 
     bare = annotate(url, cache, questions[:1], **settings, endpoint="completions")
     assert (bare.traffic["sent"], len(bare.rationales)) == (2, 2)

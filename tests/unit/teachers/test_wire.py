@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mentorkd.recipe.teacher import OpenAITeacher
+from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.teachers.cache import request_key
 from mentorkd.teachers.wire import (
     Body,
     Fault,
     build_request,
-    judge_status,
+    classify_status,
     most_tokens,
     read_body,
     retry_after,
@@ -30,7 +30,7 @@ def chat(**choice: Any) -> bytes:
 
 
 def request(**settings: Any) -> dict[str, Any]:
-    return build_request(OpenAITeacher(**{"model": "m", **settings}), "Ask", max_tokens=9, temperature=0.7)
+    return build_request(OpenAITeacherConfig(**{"model": "m", **settings}), "Ask", max_tokens=9, temperature=0.7)
 
 
 def test_requests_of_both_endpoints() -> None:
@@ -107,7 +107,7 @@ def test_replies_are_read(choice: dict[str, Any], text: str, reason: str) -> Non
 @pytest.mark.parametrize(
     "usage", [None, {}, {"prompt_tokens": -1}, {"prompt_tokens": "5"}, {"prompt_tokens": 10**30}, [1]]
 )
-def test_usage_that_cannot_be_is_none(usage: Any) -> None:
+def test_impossible_usage_is_none(usage: Any) -> None:
     reply = read_body(json.dumps({"choices": [{"text": "hi"}], "usage": usage}).encode())
     assert isinstance(reply, Body)
     assert reply.input_tokens is None
@@ -173,18 +173,18 @@ def test_no_reply_crashes_the_reader(content: bytes) -> None:
         (429, b'{"error": {"code": "insufficient_quota"}}', "fatal", False),
     ],
 )
-def test_statuses_are_judged(status: int, content: bytes, kind: str, billed: bool) -> None:
-    fault = judge_status(status, {}, content)
+def test_statuses_are_classified(status: int, content: bytes, kind: str, billed: bool) -> None:
+    fault = classify_status(status, {}, content)
     assert isinstance(fault, Fault)
     assert (fault.kind, fault.billed) == (kind, billed)
     assert f"HTTP {status}" in fault.message
 
 
 def test_a_content_filter_is_a_refusal() -> None:
-    assert judge_status(400, {}, b'{"error": {"code": "content_filter"}}') == Body("", "content_filter", 0, 0, "")
+    assert classify_status(400, {}, b'{"error": {"code": "content_filter"}}') == Body("", "content_filter", 0, 0, "")
 
 
-def test_an_error_in_a_reply_of_status_200_is_judged_as_one() -> None:
+def test_error_in_a_reply_of_status_200_is_classified() -> None:
     fault = read_body(b'{"error": {"message": "upstream", "code": 429}}')
     assert isinstance(fault, Fault)
     assert fault.kind == "overloaded"
@@ -202,11 +202,11 @@ def test_retry_after_in_all_its_forms() -> None:
 
 
 @given(st.text())
-def test_a_token_is_at_least_a_byte(text: str) -> None:
+def test_bytes_bound_the_tokens(text: str) -> None:
     assert most_tokens(text) >= len(text)
 
 
-def test_the_key_is_struck_out_and_text_is_encodable() -> None:
+def test_scrubber_removes_the_key_and_makes_text_encodable() -> None:
     scrub = scrubber("sk-0123456789")
     assert scrub("Bearer sk-0123456789!") == "Bearer [key]!"
     assert scrub("half \ud800 pair").encode() == b"half ? pair"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mentorkd.files import fingerprint
 from mentorkd.pipeline import provenance
-from mentorkd.pipeline.model_card import describe_model, describe_teacher
+from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.records import (
     AnnotateRecord,
     FilterRow,
@@ -24,7 +24,7 @@ from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.objectives import OBJECTIVES
-from mentorkd.recipe.schema import LocalSource, OpenAISource, Recipe, RecordedTeacher
+from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting import (
     LearnerInfo,
@@ -35,6 +35,7 @@ from mentorkd.reporting import (
     build_results,
     write_report,
 )
+from mentorkd.teachers.annotate import open_teacher
 
 if TYPE_CHECKING:
     from mentorkd.pipeline.context import RunContext  # imports torch, which a comparison of reports does not need
@@ -214,7 +215,7 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     names = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in names}
     lines = [PAPER] if recipe.protocol == "paper" else []
-    lines += [*_teacher(recipe.teacher), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
+    lines += [*_teacher(recipe), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         once = [
             name
@@ -336,14 +337,10 @@ def _distillation(learner: Learner) -> dict[str, Any]:
     return learner.model_dump(include=keys)
 
 
-def _teacher(teacher: RecordedTeacher | OpenAISource | LocalSource) -> list[str]:
-    """Whom the first rationales come from, if an LLM was asked."""
-    if isinstance(teacher, RecordedTeacher):
-        return []
-    until = teacher.until_correct
-    more = "" if until is None else f", up to {until.tries} until {until.want} are right"
-    how = f"{teacher.samples} samples a question{more}, temperature {teacher.temperature:g}, prompt {teacher.prompt}"
-    return [f"The teacher: {describe_teacher(teacher)}; {how}."]
+def _teacher(recipe: Recipe) -> list[str]:
+    """The LLM that wrote the first rationales, and how it was asked; nothing if nobody was asked."""
+    name, sampling = open_teacher(recipe).describe()
+    return [f"The teacher: {name}; {sampling}."] if sampling else []
 
 
 def _side_by_side(

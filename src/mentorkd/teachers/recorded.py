@@ -1,0 +1,69 @@
+"""A teacher whose rationales were recorded: they are read from a file, and nobody is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mentorkd.data.audit import audit
+from mentorkd.data.readers import read_rationales
+from mentorkd.data.sources import source_identity
+from mentorkd.recipe.load import data_path
+from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.teacher import RecordedTeacherConfig
+from mentorkd.records import Question, Rationale
+from mentorkd.teachers.teacher import Annotation, AnnotationContext, Description, TeacherEstimate
+
+__all__ = ["RecordedTeacher"]
+
+
+class RecordedTeacher:
+    """Reads `teacher.rationales`."""
+
+    def __init__(self, recipe: Recipe, config: RecordedTeacherConfig) -> None:
+        self.recipe, self.config = recipe, config
+
+    def check(self) -> None:
+        """Nothing: loading the recipe has looked for the file, and reading it is the first thing a run does."""
+
+    def identity(self) -> list[Any]:
+        return [self.config.model_dump(exclude={"select"}), source_identity(self._file)]
+
+    def describe(self) -> Description:
+        return Description("recorded")
+
+    def estimate(self, questions: Sequence[Question], root: Path, *, roughly: bool = False) -> TeacherEstimate:
+        rationales = self._read(questions)
+        return TeacherEstimate(len(rationales), recorded=rationales)
+
+    def annotate(self, questions: Sequence[Question], context: AnnotationContext) -> Annotation:
+        """All rationales that the file has for `questions`, correct and wrong ones alike, and their faults.
+
+        Rationales of validation questions are kept here and left out of training later: the split is this tool's own,
+        not a fault of the data.
+        """
+        rationales, task = self._read(questions), self.recipe.task
+        if task.limit_train is not None:
+            # The file may hold rationales of the questions that were cut off. Those of test questions are a fault in any
+            # case, so a limit on test questions needs nothing here.
+            known = {question.id for question in questions}
+            rationales = [rationale for rationale in rationales if rationale.question_id in known]
+        merged = [
+            replace(question, split="train") if question.split == "validation" else question for question in questions
+        ]
+        assert task.answer is not None, "the recipe's checks fill this in"
+        audited = audit(merged, rationales, kind=task.answer, choices=task.choices)
+        if self.recipe.data.strict:
+            audited.faults.raise_if_strict()
+        return Annotation(audited.rationales, audited.faults.lines())
+
+    @property
+    def _file(self) -> str:
+        return data_path(self.recipe, self.config.rationales)
+
+    def _read(self, questions: Sequence[Question]) -> list[Rationale]:
+        task = self.recipe.task
+        assert task.answer is not None, "the recipe's checks fill this in"
+        return read_rationales(self._file, questions, kind=task.answer, choices=task.choices, columns=task.columns)
