@@ -31,7 +31,7 @@ def annotate(context: RunContext, stage: Stage, workdir: Path) -> AnnotateRecord
     write_jsonl(workdir / "out" / "rationales.jsonl", annotation.rationales)
     return AnnotateRecord(
         rationales=count_verdicts(annotation.rationales),
-        faults=annotation.faults,
+        faults=list(annotation.faults),
         asked=None if annotation.account is None else TeacherUsage(**annotation.account),
         tokens=annotation.tokens,
     )
