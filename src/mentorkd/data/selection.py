@@ -37,6 +37,12 @@ __all__ = [
     "split_validation",
 ]
 
+CHARACTERS_PER_TOKEN = 4
+"""For estimates: English text in the T5 vocabulary has 3.5 to 4.5 characters per token on the paper's data."""
+
+SELECTION_SEED = 0
+"""The questions of a low-resource ratio are part of the data, so they do not depend on the training seed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -206,13 +212,6 @@ def _shuffled(ids: Collection[str], purpose: str, seed: int) -> list[str]:
 
 def _text_key(rationale: Rationale) -> tuple[str, str]:
     return rationale.question_id, normalise_whitespace(rationale.text)
-
-
-CHARACTERS_PER_TOKEN = 4
-"""For estimates: English text in the T5 vocabulary has 3.5 to 4.5 characters per token on the paper's data."""
-
-SELECTION_SEED = 0
-"""The questions of a low-resource ratio are part of the data, so they do not depend on the training seed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,9 +81,7 @@ Numbered = Iterable[tuple[int, Any]]
 def _file(path: Path) -> Numbered:
     read = _FORMATS.get(path.suffix.lower())
     if path.is_dir():
-        raise DataError(
-            f"{path}: got a folder, expected a file; write hub:{path} for a Hugging Face data set in a folder"
-        )
+        raise DataError(f"{path}: got a folder, expected a file; write hub:{path} for a Hugging Face data set in it")
     if read is None:
         raise DataError(f"{path}: unknown file type, expected one of {', '.join(_FORMATS)}, or hub:NAME")
     if not path.is_file():
@@ -105,9 +103,7 @@ def _json(path: Path) -> Numbered:
         return enumerate(json.loads(text), start=1)
     except json.JSONDecodeError as error:
         place = f"row {_objects_before(text, error.pos) + 1} (line {error.lineno})"
-        raise DataError(
-            f"{path}, {place}: not JSON ({error.msg}); correct this place or download the file again"
-        ) from None
+        raise DataError(f"{path}, {place}: not JSON ({error.msg}); correct it or download the file again") from None
     except ValueError as error:  # a number of thousands of digits
         raise DataError(f"{path}: not readable JSON ({error})") from None
 
@@ -190,9 +186,7 @@ _FORMATS: dict[str, Callable[[Path], Numbered]] = {
 def _hub(source: str, split: str) -> Numbered:
     match = _HUB.fullmatch(source)
     if match is None:
-        raise DataError(
-            f"{source}: not the name of a data set; expected hub:NAME[@CONFIG][:SPLIT], such as {_HUB_EXAMPLE}"
-        )
+        raise DataError(f"{source}: no data set's name; expected hub:NAME[@CONFIG][:SPLIT], such as {_HUB_EXAMPLE}")
     name, config, split = match["name"], match["config"], match["split"] or split
     folder = Path(name).expanduser()
     if name.startswith((".", "/", "~")) and not folder.is_dir():
