@@ -73,7 +73,7 @@ def test_a_dumped_recipe_loads_back_equal_and_without_idle_settings(settings: di
         ({"soft_labels": "one", "layers": {1: 1}}, "layers", "has no effect without `divergence: hidden_states`"),
         ({**LIVE, "soft_label_store": "hidden"}, "divergence", "a live mentor; set `soft_label_store: online`"),
         ({**LIVE, "soft_labels": {"one": 1, "two": 1}}, "soft_labels", "got 2 mentors"),
-        ({**LIVE, "temperature": 2}, "temperature", "has no effect without distributions"),
+        ({**LIVE, "temperature": 2}, "temperature", "has no effect without a divergence of distributions"),
         ({**LIVE, "layers": {0: 1}}, "layers.0", "at least 1"),
     ],
 )
