@@ -87,7 +87,7 @@ def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> It
         if key == "objective_weight" and learner.get("objective") == "step_by_step":
             for value in values:
                 if isinstance(value, int | float) and value > 1:
-                    yield (*place, key), f"got {value}; step by step it is the answers' share, at most 1"
+                    yield (*place, key), f"got {value}; for `step_by_step` it is the share of the answers, at most 1"
         if any(value in values[:number] for number, value in enumerate(values)):
             yield (*place, key), "a value is given twice"
     if not lists:
