@@ -215,7 +215,7 @@ def _objective_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> It
         if isinstance(weight, int | float) and weight > 1:
             yield (
                 (*place, "objective_weight"),
-                f"got {weight}; step by step it is the answers' share, at most 1",
+                f"got {weight}; for `step_by_step` it is the share of the answers, at most 1",
             )
 
 

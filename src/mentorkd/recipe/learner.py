@@ -24,10 +24,10 @@ __all__ = [
 ]
 
 PREDICT, EXPLAIN = "predict: ", "explain: "
-"""What stands before the prompts of Distilling Step-by-Step: of the answer, of the rationale."""
+"""Prefixes of the prompts in Distilling Step-by-Step: for the answer, and for the rationale."""
 
 ObjectiveName = Literal["rationale", "step_by_step", "mcc"]
-"""What a learner makes of its rationales: plain text, Distilling Step-by-Step, MCC-KD."""
+"""The training objective on rationales: plain text, Distilling Step-by-Step, MCC-KD."""
 
 
 class Strict(BaseModel):
@@ -241,12 +241,12 @@ class Learner(Strict):
     reads: dict[str, SelectConfig] = Field(default_factory=dict)
     """This learner's own filters by source. A key that is left out has the value of the source's `select`."""
     objective: ObjectiveName = "rationale"
-    """What it learns of its rows: `rationale` writes rationale and answer; `step_by_step` (Distilling Step-by-Step) answers under
-    `predict: ` and reasons under `explain: `; `mcc` (MCC-KD) is `rationale`, and answers alike behind two rationales of a
-    question."""
+    """Training objective. `rationale`: write the rationale and the answer. `step_by_step` (Distilling Step-by-Step): write
+    the answer after the prefix `predict: `, and the rationale after the prefix `explain: `. `mcc` (MCC-KD): as `rationale`,
+    and give similar answer distributions after two rationales of one question."""
     objective_weight: float | None = Field(default=None, ge=0.0)
-    """alpha: of `alpha CE(predict) + (1 - alpha) CE(explain)` step by step, of `CE + alpha KL` in mcc. Null takes the published
-    0.5 and 0.1."""
+    """The weight alpha in `alpha CE(predict) + (1 - alpha) CE(explain)` of `step_by_step`, and in `CE + alpha KL` of `mcc`.
+    Null uses the published values, 0.5 and 0.1."""
     objective_temperature: float = Field(default=1.0, gt=0.0)
     """Softmax temperature of the two distributions that `mcc` compares."""
     soft_labels: str | dict[str, Annotated[float, Field(gt=0.0)]] | None = None
