@@ -7,7 +7,7 @@ merged into every learner -> absolute paths -> pydantic, and the checks of sever
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -150,40 +150,43 @@ def _unknown_learners(findings: list[Finding], written: Sequence[str]) -> list[F
 
 
 def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
-    """Make `data.root` and local models absolute: relative to the recipe's folder, or to the working folder if overridden."""
+    """Make paths and local models absolute: relative to the recipe's folder, or to the working folder if overridden."""
 
-    def folders(*path: str) -> list[Path]:
+    def folders(path: KeyPath) -> list[Path]:
         return [Path.cwd(), base] if places.is_overridden(path) else [base, Path.cwd()]
 
-    data = raw.setdefault("data", {})
+    def absolute(path: KeyPath, value: str) -> str:
+        return _joined(str(folders(path)[0].absolute()), value)
+
+    data, teacher = raw.setdefault("data", {}), mapping(raw.get("teacher"))
     if isinstance(data, dict) and isinstance(data.setdefault("root", "."), str):
-        data["root"] = _joined(str(folders("data", "root")[0].absolute()), data["root"])
-    _resolve_teacher(mapping(raw.get("teacher")), folders)
+        data["root"] = absolute(("data", "root"), data["root"])
+    if isinstance(teacher.get("cache"), str):
+        teacher["cache"] = absolute(("teacher", "cache"), teacher["cache"])
+    template = teacher.get("template")
+    if isinstance(template, str) and template.startswith(_TEMPLATE_FILE):
+        file = template.removeprefix(_TEMPLATE_FILE).strip()
+        teacher["template"] = _TEMPLATE_FILE + absolute(("teacher", "template"), file)
     for name, learner in mapping(raw.get("learners")).items():
         if isinstance(learner, dict) and isinstance(learner.get("model"), str):
             if places.is_overridden(("learners", name, "model")):
                 places.overridden.append(("learners", name, "model", "name"))
             learner["model"] = {"name": learner["model"]}
+    for place, part, key in _models_in(raw):
+        part[key] = _local(part[key], folders((*place, key)))
+
+
+def _models_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any], str]]:
+    """The models and tokenizers in a raw recipe that may be local: the place of the mapping, the mapping, the key."""
+    teacher, learners = mapping(raw.get("teacher")), mapping(raw.get("learners"))
+    keys = model_keys(teacher.get("kind"))
+    models: list[tuple[KeyPath, dict[str, Any], str]] = [(("teacher",), teacher, key) for key in keys]
+    for name, learner in learners.items():
         model = mapping(mapping(learner).get("model"))
-        for key in ("name", "tokenizer"):
-            if isinstance(model.get(key), str):
-                model[key] = _local(model[key], folders("learners", name, "model", key))
-    for place, perplexity in perplexity_filters(raw):
-        if isinstance(perplexity.get("model"), str) and perplexity["model"] not in mapping(raw.get("learners")):
-            perplexity["model"] = _local(perplexity["model"], folders(*map(str, place), "model"))
-
-
-def _resolve_teacher(teacher: dict[str, Any], folders: Callable[..., list[Path]]) -> None:
-    """Make the models, the template and the cache of a teacher that is asked absolute."""
-    for key in model_keys(teacher.get("kind")):
-        if isinstance(teacher.get(key), str):
-            teacher[key] = _local(teacher[key], folders("teacher", key))
-    if isinstance(teacher.get("cache"), str):
-        teacher["cache"] = _joined(str(folders("teacher", "cache")[0].absolute()), teacher["cache"])
-    template = teacher.get("template")
-    if isinstance(template, str) and template.startswith(_TEMPLATE_FILE):
-        file = template.removeprefix(_TEMPLATE_FILE).strip()
-        teacher["template"] = _TEMPLATE_FILE + _joined(str(folders("teacher", "template")[0].absolute()), file)
+        models += [(("learners", name, "model"), model, key) for key in ("name", "tokenizer")]
+    filters = [(place, each) for place, each in perplexity_filters(raw) if str(each.get("model")) not in learners]
+    models += [(place, each, "model") for place, each in filters]
+    yield from (model for model in models if isinstance(model[1].get(model[2]), str))
 
 
 def _local(name: str, folders: Sequence[Path]) -> str:
@@ -233,19 +236,11 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
                 if find_task(str(mapping(raw.get("task")).get("name"))):
                     hint = f"`mentorkd data paper DIR` fetches the paper's data, {hint}"
                 yield (section, key), f"no file at {path}; {hint}"
-    teacher = mapping(raw.get("teacher"))
-    template = teacher.get("template")
+    template = mapping(raw.get("teacher")).get("template")
     if isinstance(template, str) and template.startswith(_TEMPLATE_FILE):
         path = template.removeprefix(_TEMPLATE_FILE)
         if not os.path.exists(path):
             yield ("teacher", "template"), f"no file at {path}"
-    models: list[tuple[KeyPath, Any]] = [
-        (("teacher", key), teacher.get(key)) for key in model_keys(teacher.get("kind"))
-    ]
-    for name, learner in mapping(raw.get("learners")).items():
-        model = mapping(mapping(learner).get("model"))
-        models += [(("learners", name, "model", key), model.get(key)) for key in ("name", "tokenizer")]
-    models += [((*place, "model"), perplexity.get("model")) for place, perplexity in perplexity_filters(raw)]
-    for place, value in models:
-        if isinstance(value, str) and _is_path(value) and not os.path.exists(value):
-            yield place, f"no file or folder at {value}"
+    for place, part, key in _models_in(raw):
+        if _is_path(part[key]) and not os.path.exists(part[key]):
+            yield (*place, key), f"no file or folder at {part[key]}"
