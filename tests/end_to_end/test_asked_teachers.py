@@ -209,7 +209,7 @@ def test_a_budget_stops_before_it_is_crossed_and_a_larger_one_goes_on(
         assert stopped.code == 2
         assert "mentorkd: stopped before the budget of 10 requests could be crossed: 10 requests spent" in stopped.err
         assert f"kept in {run / 'teacher' / 'requests.sqlite'}; raise `teacher.budget` and run again" in stopped.err
-        assert "10 rationales are there" in stopped.err
+        assert "teacher: 10 rationales, 10 of them correct" in stopped.err
         assert asked_of(server) == 10
     assert [p["state"] for p in json.loads(cli("plan", recipe, "--run", run, "--json").out)["stages"]][:2] == [
         "done",
