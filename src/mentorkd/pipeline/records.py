@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
-"""JSON has these keys only where they tell something. All other keys are always there."""
+"""JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

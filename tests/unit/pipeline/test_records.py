@@ -13,6 +13,7 @@ from mentorkd.pipeline.records import (
     RECORDS,
     AnnotateRecord,
     EvaluateRecord,
+    FilterRow,
     PrepareRecord,
     SearchRecord,
     TeacherUsage,
@@ -74,6 +75,15 @@ def test_the_account_of_a_teacher_is_written_only_if_one_was_asked() -> None:
     assert isinstance(record, AnnotateRecord)
     assert record.asked == TeacherUsage(**USAGE)
     assert record.as_json() == asked
+
+
+@pytest.mark.parametrize("more", [{"counted_in": "tokens"}, {"equations": 3, "unread": 0}, {}])
+def test_a_filter_row_has_the_facts_of_its_filter_alone(more: dict) -> None:
+    row = {"source": "teacher", "filter": "length", "before": 2, "after": 1, **more}
+    record = read_record({**mark("train"), "filters": [row]})
+    assert isinstance(record, TrainRecord)
+    assert record.filters == [FilterRow(**row)]
+    assert record.as_json()["filters"] == [row]
 
 
 @pytest.mark.parametrize("lacking", ["needs", "made_by", "cpu_seconds", "gpu_seconds", "accelerator", "soft_labels"])
