@@ -7,7 +7,7 @@ A new kind of teacher takes its settings in `mentorkd.recipe.teacher`, a class h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -63,7 +63,7 @@ class Annotation:
     """The rationales of a teacher, correct and wrong ones alike, and what the run records beside them."""
 
     rationales: Sequence[Rationale]
-    faults: Sequence[str] = ()
+    faults: list[str] = field(default_factory=list)
     """What is wrong with the rationales, a line each."""
     account: Mapping[str, Any] | None = None
     """The fields of the report's TeacherAccount, apart from what training kept; None if nobody was asked."""
