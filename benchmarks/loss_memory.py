@@ -2,17 +2,22 @@
 
 Both sides get the student's and the mentor's hidden states and heads and give the gradients of the student's. Memory is
 the peak over what these inputs take, gradients included, each side in a fresh process.
+
+With `--closed-forms`: seconds of the fused side with the gradients that are written out in `CLOSED_FORMS`, and with those
+that autograd derives, in turn, in processor time.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from common import arguments, in_fresh_process, in_turn, peak_extra_bytes, report
+from common import arguments, hardware, in_fresh_process, in_turn, peak_extra_bytes, report, versions
 
+from mentorkd.distillation import fused_losses
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.losses import LossSums, MentorHidden, distillation_loss
 
@@ -31,6 +36,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--chunk", type=int, help="tokens of a chunk of the fused side; its own choice if not given")
     parser.add_argument("--peak-of", choices=[PLAIN, FUSED], help=argparse.SUPPRESS)
+    parser.add_argument("--closed-forms", action="store_true", help="compare the fused side with and without closed forms")
     options = parser.parse_args()
     options.tokens = options.tokens or (512 if options.short else 4096)
     if options.short:
@@ -42,6 +48,9 @@ def main() -> None:
         sides = both_sides(options)
         both_sides(options, tokens=8)[options.peak_of]()  # libraries load and set up what they keep
         print(peak_extra_bytes(sides[options.peak_of]))
+        return
+    if options.closed_forms:
+        compare_closed_forms(options)
         return
     peaks = {side: peak_in_fresh_process(side, options) for side in (PLAIN, FUSED)}
     seconds = in_turn(both_sides(options), options.repeats)
@@ -58,6 +67,28 @@ def main() -> None:
 
 
 SETTINGS = ("tokens", "vocab", "width", "mentor_width", "divergence", "temperature", "dtype", "device", "chunk")
+
+
+def compare_closed_forms(options: argparse.Namespace) -> None:
+    closed_forms = dict(fused_losses.CLOSED_FORMS)
+    print(", ".join(f"{key} {value}" for key, value in {**hardware(), **versions()}.items()))
+    print(f"{options.tokens} tokens, vocabulary {options.vocab}, widths {options.width} and {options.mentor_width}")
+    for name in closed_forms:
+        options.divergence = name
+        run = both_sides(options)[FUSED]
+        seconds: dict[str, list[float]] = {"closed form": [], "autograd": []}
+        for _ in range(options.repeats):
+            for side, times in seconds.items():
+                fused_losses.CLOSED_FORMS = closed_forms if side == "closed form" else {}
+                start = time.process_time()
+                run()
+                times.append(time.process_time() - start)
+        closed, derived = (min(times) for times in seconds.values())
+        print(
+            f"{name:<12} closed form {closed:7.2f} s, autograd {derived:7.2f} s, autograd/closed form "
+            f"{derived / closed:.2f}   ({seconds})",
+            flush=True,
+        )
 
 
 def peak_in_fresh_process(side: str, options: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mentorkd.distillation.losses import Divergence
 from mentorkd.distillation.mentors import SoftLabelSource
 from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
 
@@ -19,7 +18,7 @@ class Distillation(TokenObjective):
     kd_weight: float
     temperature: float
     tau_squared: bool
-    divergence: Divergence
+    divergence: str
 
     def sums(self, student: Student) -> Sums:
         mentor = (
