@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--chunk", type=int, help="tokens of a chunk of the fused side; its own choice if not given")
     parser.add_argument("--peak-of", choices=[PLAIN, FUSED], help=argparse.SUPPRESS)
-    parser.add_argument("--closed-forms", action="store_true", help="compare the fused side with and without closed forms")
+    parser.add_argument(
+        "--closed-forms", action="store_true", help="compare the fused side with and without closed forms"
+    )
     options = parser.parse_args()
     options.tokens = options.tokens or (512 if options.short else 4096)
     if options.short:

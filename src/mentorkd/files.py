@@ -11,7 +11,7 @@ from typing import Any
 
 from mentorkd.errors import RunError
 
-__all__ = ["digest_path", "fingerprint", "link", "write_json"]
+__all__ = ["digest_path", "fingerprint", "link", "read_journal", "write_json"]
 
 DIGITS = 16
 
@@ -52,6 +52,27 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def read_journal(path: Path) -> list[Any]:
+    """The JSON values of a file of one per line; an empty list if the file does not exist.
+
+    A kill can tear the last line. The part of a line without a line end is cut off from the file, so that the next append
+    is not glued to it. Raises RunError for a whole line that is not JSON.
+    """
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
+    values = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            raise RunError(f"{path}: line {number} is damaged (no JSON); remove the file and run again") from None
+    return values
 
 
 def link(source: Path, target: Path) -> None:

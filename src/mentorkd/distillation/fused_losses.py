@@ -14,7 +14,7 @@ Names end in their shape: N target tokens, C tokens of a chunk, B tokens of a bl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.errors import StoreError
-from mentorkd.files import write_json
+from mentorkd.files import read_journal, write_json
 
 __all__ = ["SoftLabelStore", "SoftLabelWriter", "StoreMeta", "StoredSoftLabels"]
 
@@ -111,11 +111,10 @@ class SoftLabelWriter:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}, folder / "head.tmp")
             (folder / "head.tmp").replace(folder / "head.safetensors")
         write_json(file, {**asdict(meta), "complete": False})
-        self._index = _whole_lines(folder / "index.jsonl")
+        # Data that a kill left without an index line is cut off.
+        self._index = read_journal(folder / "index.jsonl")
         self.tokens = sum(row[2] for row in self._index)
         self.done = {str(row[0]) for row in self._index}
-        # What a kill left behind the last whole index line is cut off.
-        (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self._index), encoding="utf-8")
         sizes = {name: self.tokens * width * np.dtype(kind).itemsize for name, (kind, width) in meta.columns().items()}
         for name, size in sizes.items():
             file = folder / f"{name}.bin"
@@ -165,17 +164,6 @@ class SoftLabelWriter:
             "checksums": {file.name: _file_checksum(file) for file in checked if file.exists()},
         }
         write_json(self.folder / "meta.json", {**described, "seal": _sealed(described)})
-
-
-def _whole_lines(file: Path) -> list[list[Any]]:
-    """The lines that end; a kill can leave half a line behind them."""
-    if not file.exists():
-        return []
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError:
-        raise StoreError(f"{file} is damaged; {AGAIN}") from None
 
 
 class SoftLabelStore:

@@ -60,7 +60,7 @@ class Student:
     ) -> Student:
         """Run `model`, a wrapper of `owner` or the same, over a batch of `rows`."""
         labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
-        states, found = target_states(model, batch, tapped=owner, logits=not fused, layers=layers)
+        states, found = target_states(model, batch, owner=owner, logits=not fused, layers=layers)
         return cls(batch, rows, labels_N, states, head_parameters(owner) if fused else None, found)
 
     def loss(self, mentor: Mentors = None, *, at: Tensor | None = None, **how: Any) -> LossSums:
