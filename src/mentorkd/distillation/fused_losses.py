@@ -106,6 +106,7 @@ class _FusedLoss(torch.autograd.Function):
         device = hidden_ND.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         to_hidden, to_weight, to_bias = (grad_enabled and needed for needed in ctx.needs_input_grad[:3])
+        differentiate = to_hidden or to_weight or to_bias
         hidden_gradient = torch.zeros_like(hidden_ND) if to_hidden else None
         weight_gradient = _zeros_to_add_to(weight_VD) if to_weight else None
         bias_gradient = _zeros_to_add_to(bias_V) if to_bias and bias_V is not None else None
@@ -116,20 +117,18 @@ class _FusedLoss(torch.autograd.Function):
             head_VD = weight_VD.to(product_type)
             mentors = [(share, _with_head_in(targets, autocast)) for share, targets in mentors]
             ruled_out_V = None if bias_V is None else bias_V <= RULED_OUT
-            # Buffers serve all chunks: fresh pages would cost time.
-            like = hidden_ND.new_empty((), dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
-            student_buffer = like.new_empty(min(chunk, len(labels_N)), len(head_VD))
-            mentor_buffers = [_logits_buffer(targets, student_buffer, mentors) for _, targets in mentors]
-            ce, total = like.new_zeros(()), like.new_zeros(())
+            buffer_type = torch.promote_types(hidden_ND.dtype, torch.float32)
+            buffer_CV = hidden_ND.new_empty(min(chunk, len(labels_N)), len(head_VD), dtype=buffer_type)
+            mentor_buffers = [_buffer_like(buffer_CV, targets, mentors) for _, targets in mentors]
+            ce, total = buffer_CV.new_zeros(()), buffer_CV.new_zeros(())
             for start in range(0, len(labels_N), chunk):
                 rows = slice(start, start + chunk)
                 hidden_CD = hidden_ND[rows].to(product_type)
-                logits_CV = _product(hidden_CD, head_VD, bias_V, student_buffer)
+                logits_CV = _product(hidden_CD, head_VD, bias_V, buffer_CV)
                 mentors_C = [
                     (share, _as_logits(targets.rows(rows), buffer))
                     for (share, targets), buffer in zip(mentors, mentor_buffers, strict=True)
                 ]
-                differentiate = to_hidden or to_weight or to_bias
                 ce_C, total_C = _loss_and_gradient(logits_CV, labels_N[rows], mentors_C, settings, differentiate)
                 ce += ce_C.sum()
                 total += total_C.sum()
@@ -182,15 +181,15 @@ def _with_head_in(targets: MentorTargets, dtype: torch.dtype | None) -> MentorTa
     return MentorHidden(targets.hidden_NE, targets.weight_VE.to(dtype), targets.bias_V)
 
 
-def _logits_buffer(targets: MentorTargets, student_buffer: Tensor, mentors: WeightedTargets) -> Tensor | None:
-    """Memory for the mentor's logits of a chunk, on the vocabulary that all heads share."""
+def _buffer_like(buffer_CV: Tensor, targets: MentorTargets, mentors: WeightedTargets) -> Tensor | None:
+    """Memory for the logits of a mentor that gives hidden states, on the vocabulary that all heads share."""
     if not isinstance(targets, MentorHidden):
         return None
-    return student_buffer.new_empty(len(student_buffer), shared_vocabulary(student_buffer.shape[1], mentors))
+    return buffer_CV.new_empty(len(buffer_CV), shared_vocabulary(buffer_CV.shape[1], mentors))
 
 
 def _as_logits(targets: MentorTargets, buffer: Tensor | None) -> MentorTargets:
-    """The targets, with hidden states turned into logits that lie in `buffer`."""
+    """The targets, with hidden states turned into logits in `buffer`, which serves all chunks: fresh pages cost time."""
     if buffer is None or not isinstance(targets, MentorHidden):
         return targets
     return MentorLogits(_product(targets.hidden_NE, *targets.head(buffer.shape[1]), buffer))
@@ -220,104 +219,65 @@ def _add_product(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor) -> No
 def _loss_and_gradient(
     logits_CV: Tensor, labels_C: Tensor, mentors: WeightedTargets, settings: LossSettings, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
-    """CE and D of each token of a chunk; the loss's gradient on the logits takes the place of `logits_CV`."""
-    # Four rows at least: several threads would sum a single row in another order than many.
+    """CE and D of each token of a chunk; the loss's gradient on the logits overwrites `logits_CV`."""
+    # Four rows at least: several threads sum a single row in another order than many rows.
     rows = max(4, (CPU_BLOCK if logits_CV.device.type == "cpu" else GPU_BLOCK) // logits_CV.shape[1])
     blocks = math.ceil(len(logits_CV) / rows)
     values = []
     for number in range(blocks):
         block = slice(number * len(logits_CV) // blocks, (number + 1) * len(logits_CV) // blocks)
         mentors_B = [(share, targets.rows(block)) for share, targets in mentors]
-        values.append(_block(logits_CV[block], labels_C[block], mentors_B, settings, differentiate))
+        values.append(_block_loss_and_gradient(logits_CV[block], labels_C[block], mentors_B, settings, differentiate))
     ce_C, total_C = (torch.cat(parts) for parts in zip(*values, strict=True))
     return ce_C, total_C
 
 
-def _block(
+def _block_loss_and_gradient(
     logits_BV: Tensor, labels_B: Tensor, mentors: WeightedTargets, settings: LossSettings, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
-    """`_loss_and_gradient` of a block."""
     label_B1 = labels_B[:, None]
     impossible_B1 = logits_BV.gather(1, label_B1) == -torch.inf
-    log_probs_BV = torch.log_softmax(logits_BV.clamp_(min=RULED_OUT), -1)
+    log_probs_BV = logits_BV.clamp_(min=RULED_OUT).log_softmax(-1)
     ce_B = -log_probs_BV.gather(1, label_B1).masked_fill(impossible_B1, -torch.inf)[:, 0]
-    gradient_BV = log_probs_BV.exp().scatter_add_(1, label_B1, ce_B.new_full(label_B1.shape, -1))
+    gradient_BV = log_probs_BV.exp_().scatter_add_(1, label_B1, ce_B.new_full(label_B1.shape, -1))
     total_B = torch.zeros_like(ce_B)
     if mentors:
         gradient_BV.mul_(1 - settings.kd_weight)
-        shared_BV = logits_BV[:, : shared_vocabulary(logits_BV.shape[1], mentors)]
-        closed_form = CLOSED_FORMS.get(settings.divergence)
+        shared = shared_vocabulary(logits_BV.shape[1], mentors)
         for share, targets in mentors:
-            if closed_form and isinstance(targets, MentorLogits):
-                mentor_BV = temperature_scaled(in_full_precision(targets.logits_NV[:, : shared_BV.shape[1]]), settings)
-                student_BV = log_probs_BV
-                if settings.temperature != 1 or shared_BV.shape != logits_BV.shape or settings.divergence == "mse":
-                    student_BV = temperature_scaled(shared_BV, settings)
-                value_B, pull_BV = closed_form(student_BV, mentor_BV, settings)
-                scale = share * settings.kd_scale / settings.temperature
-            else:
-                value_B, pull_BV = _by_autograd(shared_BV, targets, settings, differentiate)
-                scale = share * settings.kd_scale
-            total_B += share * value_B.clamp(min=0)
-            if differentiate:
-                gradient_BV[:, : shared_BV.shape[1]].add_(pull_BV, alpha=scale)
+            value_B, pull_BV = _divergence_and_gradient(logits_BV[:, :shared], targets, settings, differentiate)
+            total_B += share * value_B
+            if pull_BV is not None:
+                gradient_BV[:, :shared].add_(pull_BV, alpha=share * settings.kd_scale / settings.temperature)
     logits_BV.copy_(gradient_BV)
     return ce_B, total_B
 
 
-def _by_autograd(
+def _divergence_and_gradient(
     logits_BV: Tensor, targets: MentorTargets, settings: LossSettings, differentiate: bool
-) -> tuple[Tensor, Tensor]:
-    """D of each token and its gradient on the student's logits."""
+) -> tuple[Tensor, Tensor | None]:
+    """D of each token and, if `differentiate`, its gradient on the student's logits / tau."""
+    closed_form = CLOSED_FORMS.get(settings.divergence)
+    if closed_form and differentiate and isinstance(targets, MentorLogits):
+        mentor_BV = temperature_scaled(in_full_precision(targets.logits_NV[:, : logits_BV.shape[1]]), settings)
+        value_B, pull_BV = closed_form(temperature_scaled(logits_BV, settings), mentor_BV)
+        return value_B.clamp(min=0), pull_BV
     logits_BV = logits_BV.detach().requires_grad_(differentiate)
     with torch.set_grad_enabled(differentiate):
         value_B = token_divergence(temperature_scaled(logits_BV, settings), targets, settings)
-        pull_BV = torch.autograd.grad(value_B.sum(), logits_BV)[0] if differentiate else logits_BV
+        if not differentiate:
+            return value_B, None
+        (pull_BV,) = torch.autograd.grad(value_B.sum() * settings.temperature, logits_BV)
     return value_B.detach(), pull_BV
 
 
-def _forward_kl(student_BV: Tensor, mentor_BV: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
+def _forward_kl(student_BV: Tensor, mentor_BV: Tensor) -> tuple[Tensor, Tensor]:
     probs_BV = mentor_BV.exp()
-    value_B = mentor_BV.sub_(student_BV).mul_(probs_BV).sum(-1)
-    return value_B, torch.exp(student_BV, out=mentor_BV).sub_(probs_BV)
+    value_B = (mentor_BV - student_BV).mul_(probs_BV).sum(-1)
+    return value_B, student_BV.exp().sub_(probs_BV)
 
 
-def _soft_ce(student_BV: Tensor, mentor_BV: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    probs_BV = mentor_BV.exp()
-    value_B = torch.neg(student_BV, out=mentor_BV).mul_(probs_BV).sum(-1)
-    return value_B, torch.exp(student_BV, out=mentor_BV).sub_(probs_BV)
-
-
-def _reverse_kl(student_BV: Tensor, mentor_BV: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    return _mean_and_gradient(torch.sub(student_BV, mentor_BV, out=mentor_BV), student_BV)
-
-
-def _jsd(student_BV: Tensor, mentor_BV: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    beta = settings.jsd_beta
-    mixture_BV = torch.logaddexp(mentor_BV + math.log(beta), student_BV + math.log1p(-beta))
-    probs_BV = mentor_BV.exp()
-    mentor_to_mix_B = mentor_BV.sub_(mixture_BV).mul_(probs_BV).sum(-1)
-    student_to_mix_B, pull_BV = _mean_and_gradient(torch.sub(student_BV, mixture_BV, out=mentor_BV), student_BV)
-    return beta * mentor_to_mix_B + (1 - beta) * student_to_mix_B, pull_BV.mul_(1 - beta)
-
-
-def _mse(student_BV: Tensor, mentor_BV: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
-    ruled_out_BV = (student_BV <= RULED_OUT) | (mentor_BV <= RULED_OUT)
-    gap_BV = torch.sub(student_BV, mentor_BV).masked_fill_(ruled_out_BV, 0).div_(settings.temperature)
-    return torch.square(gap_BV).mean(-1), gap_BV.mul_(2 / gap_BV.shape[1])
-
-
-def _mean_and_gradient(gap_BV: Tensor, student_BV: Tensor) -> tuple[Tensor, Tensor]:
-    probs_BV = student_BV.exp()
-    weighted_BV = gap_BV.mul_(probs_BV)
-    mean_B = weighted_BV.sum(-1)
-    return mean_B, weighted_BV.sub_(probs_BV.mul_(mean_B[:, None]))
-
-
-CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor, LossSettings], tuple[Tensor, Tensor]]] = {
-    "forward_kl": _forward_kl,
-    "reverse_kl": _reverse_kl,
-    "jsd": _jsd,
-    "mse": _mse,
-    "soft_ce": _soft_ce,
-}
+CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {"forward_kl": _forward_kl}
+"""Divergence -> function of the student's and the mentor's log-probabilities at the temperature, which gives D of each token
+and its gradient on the student's logits / tau. Autograd is as fast (docs/results/fused-loss.md); forward KL keeps its form
+because published runs depend on its rounding."""

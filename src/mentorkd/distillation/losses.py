@@ -184,7 +184,8 @@ def reverse_kl(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) ->
 def jsd(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) -> Tensor:
     """beta KL(m || x) + (1 - beta) KL(s || x) with the mixture x = beta m + (1 - beta) s."""
     beta = settings.jsd_beta
-    mixture_NV = torch.logaddexp(mentor_NV + math.log(beta), student_NV + math.log1p(-beta))
+    # Detached: what the gradient gets through x is the sum of the changes of s, which is 0.
+    mixture_NV = torch.logaddexp(mentor_NV + math.log(beta), student_NV.detach() + math.log1p(-beta))
     return beta * _kl(mentor_NV, mixture_NV) + (1 - beta) * _kl(student_NV, mixture_NV)
 
 
