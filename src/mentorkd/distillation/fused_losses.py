@@ -279,5 +279,5 @@ def _forward_kl(student_BV: Tensor, mentor_BV: Tensor) -> tuple[Tensor, Tensor]:
 
 CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {"forward_kl": _forward_kl}
 """Divergence -> function of the student's and the mentor's log-probabilities at the temperature, which gives D of each token
-and its gradient on the student's logits / tau. Autograd is as fast (docs/results/fused-loss.md); forward KL keeps its form
-because published runs depend on its rounding."""
+and its gradient on the student's logits / tau. Autograd is about as fast (docs/results/fused-loss.md); forward KL keeps its
+form because the results of finished runs depend on its rounding."""
