@@ -1,4 +1,4 @@
-"""Agreement: how a mentor and the student that imitated it see the same target tokens, after training."""
+"""Agreement between a mentor and the student that imitated it, on the same target tokens, after training."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mentorkd.precision import Precision
 
 __all__ = ["agreement"]
 
-# Rationales on which it is measured, spread over the training rows: some 8,000 tokens of the paper's tasks.
 SAMPLE = 64
+"""Rationales on which agreement is measured, spread over the training rows: about 8,000 tokens of the paper's tasks."""
 
-# Padded tokens a forward pass; the logits of all its targets are at hand at once.
 TOKENS_PER_BATCH = 1024
+"""Padded tokens of a forward pass; the logits of all its target positions are in memory at once."""
 
 
 @torch.inference_mode()
@@ -40,10 +40,10 @@ def agreement(
     precision: Precision = "float32",
     sample: int = SAMPLE,
 ) -> list[dict[str, Any]]:
-    """One row for each of `mentors`, in the order of the objective's, with the fields of `SoftLabelResult` but the learner's.
+    """One row for each of `mentors`, in the objective's order, with the fields of `SoftLabelResult` except the learner's.
 
-    Means over the target tokens of `sample` training rows, in the arithmetic of the training. Nothing for an objective
-    without mentors.
+    Means over the target tokens of `sample` training rows, in the precision of the training. An empty list for an
+    objective without mentors.
     """
     sources = objective.mentors
     if not sources or not rows:
@@ -63,39 +63,39 @@ def agreement(
             nullcontext() if precision == "float32" else torch.autocast(student.device.type, getattr(torch, precision))
         ):
             logits_NV = target_logits(student.model, batch).float()
-            sides = [source.targets_for(ids, batch) for source in sources]
+            mentor_targets = [source.targets_for(ids, batch) for source in sources]
             labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
-            for source, side, total in zip(sources, sides, sums, strict=True):
-                total.update(_sums(logits_NV, labels_N, side))
-                total.update(_kept_nll(source, ids))
+            for source, targets, total in zip(sources, mentor_targets, sums, strict=True):
+                total.update(_sums(logits_NV, labels_N, targets))
+                total.update(_stored_nll(source, ids))
     return [
         {"mentor": name, "rationales": len(chosen), **_means(total)} for name, total in zip(mentors, sums, strict=True)
     ]
 
 
-def _sums(logits_NV: Tensor, labels_N: Tensor, side: MentorTargets) -> dict[str, float]:
+def _sums(logits_NV: Tensor, labels_N: Tensor, targets: MentorTargets) -> dict[str, float]:
     """Sums over the tokens of a batch."""
-    shared = min(logits_NV.shape[1], side.vocab_size)
-    found = {
+    shared = min(logits_NV.shape[1], targets.vocab_size)
+    sums = {
         "tokens": float(len(labels_N)),
         "student_nll": F.cross_entropy(logits_NV, labels_N, reduction="sum").item(),
         "student_entropy": _entropy(logits_NV),
     }
-    if isinstance(side, MentorTopK):
-        likeliest_N = side.indices_NK.gather(1, side.log_probs_NK.argmax(-1, keepdim=True))[:, 0]
+    if isinstance(targets, MentorTopK):
+        likeliest_N = targets.indices_NK.gather(1, targets.log_probs_NK.argmax(-1, keepdim=True))[:, 0]
     else:
-        mentor_NV = _logits(side)
+        mentor_NV = _logits(targets)
         likeliest_N = mentor_NV[:, :shared].argmax(-1)
-        found["mentor_nll"] = F.cross_entropy(mentor_NV, labels_N, reduction="sum").item()
-        found["mentor_entropy"] = _entropy(mentor_NV)
-    found["agreement"] = float((logits_NV[:, :shared].argmax(-1) == likeliest_N).sum())
-    return found
+        sums["mentor_nll"] = F.cross_entropy(mentor_NV, labels_N, reduction="sum").item()
+        sums["mentor_entropy"] = _entropy(mentor_NV)
+    sums["agreement"] = float((logits_NV[:, :shared].argmax(-1) == likeliest_N).sum())
+    return sums
 
 
-def _logits(side: MentorHidden | MentorLogits) -> Tensor:
-    if isinstance(side, MentorLogits):
-        return side.logits_NV.float()
-    return F.linear(side.hidden_NE.to(side.weight_VE.dtype), side.weight_VE, side.bias_V).float()
+def _logits(targets: MentorHidden | MentorLogits) -> Tensor:
+    if isinstance(targets, MentorLogits):
+        return targets.logits_NV.float()
+    return F.linear(targets.hidden_NE.to(targets.weight_VE.dtype), targets.weight_VE, targets.bias_V).float()
 
 
 def _entropy(logits_NV: Tensor) -> float:
@@ -103,8 +103,8 @@ def _entropy(logits_NV: Tensor) -> float:
     return -(log_probs_NV.exp() * log_probs_NV).sum().item()
 
 
-def _kept_nll(source: SingleMentor, ids: Sequence[str]) -> dict[str, float]:
-    """What a `top_k` store was told of the targets when it was scored: the rest of its distributions is not there."""
+def _stored_nll(source: SingleMentor, ids: Sequence[str]) -> dict[str, float]:
+    """The mentor's negative log-likelihood of the targets, which a `top_k` store keeps: its distributions are cut."""
     if not isinstance(source, StoredSoftLabels) or source.meta.form != "top_k":
         return {}
     stores = [next(store for store in source.stores if one in store) for one in ids]
@@ -113,6 +113,6 @@ def _kept_nll(source: SingleMentor, ids: Sequence[str]) -> dict[str, float]:
 
 def _means(total: Mapping[str, float]) -> dict[str, Any]:
     tokens = total["tokens"]
-    told = ("mentor_nll", "student_nll", "mentor_entropy", "student_entropy", "agreement")
-    means = {name: round(total[name] / tokens, 6) if name in total else None for name in told}
+    names = ("mentor_nll", "student_nll", "mentor_entropy", "student_entropy", "agreement")
+    means = {name: round(total[name] / tokens, 6) if name in total else None for name in names}
     return {"tokens": int(tokens), **means}

@@ -1,4 +1,11 @@
-"""The tap on the head: hidden states as the head receives them, for any model whose logits are `lm_head(hidden)`."""
+"""Hidden states and logits of a model at the target positions of a batch, for any model with a linear head.
+
+Logits [tokens, vocabulary] are the largest tensor of a forward pass. So a model is run with its head replaced: the hidden
+states at the target positions are taken as the head receives them, and the head itself is applied later, to a few of them
+at a time. Where a model changes its logits after the head (`head_is_linear` is False), its own logits are taken instead.
+
+Names end in their shape: N target positions of a batch in row-major order, D width of the head's input, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -7,41 +14,49 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
-from mentorkd.models import LoadedModel
+from mentorkd.models import LoadedModel, cast_linear_layers
 
 __all__ = [
     "TOKENS_PER_BATCH",
+    "FrozenModel",
     "Layers",
-    "arithmetic",
     "head_is_linear",
     "head_parameters",
-    "logits_in_parts",
-    "on_device",
-    "states_at_targets",
     "target_hidden",
     "target_logits",
     "target_states",
 ]
 
-Layers = dict[int, torch.Tensor]
-"""Hidden states [N, D] by the number of the layer that they leave, counted from 1; of the decoder, where there is one. Those
-of the last layer are as the head receives them."""
+Batch = Mapping[str, Tensor]
+
+Layers = dict[int, Tensor]
+"""Hidden states [N, D] by the number of the layer whose output they are, counted from 1 (of the decoder, where there is one).
+Those of the last layer are as the head receives them."""
+
+TOKENS_PER_BATCH = 2048
+"""Padded tokens (source + target) of a forward pass: enough to keep matrix units busy, little enough to fit anywhere."""
+
+EXAMINED_TOKENS = 32
+"""Target positions on which `head_is_linear` examines the head; few, since their whole logits are computed."""
+
+LOGIT_ROWS = 256
+"""Target positions whose whole logits `FrozenModel.logits` computes at once."""
 
 
-def head_parameters(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight [V, D] and bias [V] (or None) of the head that turns hidden states into logits."""
+def head_parameters(model: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight [V, D] and bias [V] (or None) of the head that turns hidden states into logits; ModelError if there is none."""
     head = _head(model)
     return head.weight, getattr(head, "bias", None)
 
 
 def _head(model: nn.Module) -> Any:
     head = model.get_output_embeddings()  # type: ignore[operator]
-    if head is None or not isinstance(getattr(head, "weight", None), torch.Tensor):
+    if head is None or not isinstance(getattr(head, "weight", None), Tensor):
         raise ModelError(
             f"{type(model).__name__} has no linear head (lm_head); only language models with one can be distilled"
         )
@@ -49,8 +64,8 @@ def _head(model: nn.Module) -> Any:
 
 
 @contextmanager
-def _head_replaced(head: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """While open, the head computes `forward` on what the model hands it (T5 with tied embeddings scales it first)."""
+def _head_replaced(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While open, the head computes `forward` on what the model gives it (T5 with tied embeddings scales it first)."""
     before = head.__dict__.get("forward")
     head.forward = forward
     try:
@@ -62,61 +77,58 @@ def _head_replaced(head: nn.Module, forward: Callable[[torch.Tensor], torch.Tens
             head.forward = before
 
 
-def _call(model: nn.Module, batch: Mapping[str, torch.Tensor], **options: Any) -> Any:
+def _call(model: nn.Module, batch: Batch, **options: Any) -> Any:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     return model(**inputs, use_cache=False, **options)
 
 
-def target_hidden(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], *, tapped: nn.Module | None = None
-) -> torch.Tensor:
-    """Hidden states [N, D] as the head receives them, at the N target positions of a batch, in row-major order.
-
-    `tapped` is the model that owns the head when `model` is a wrapper of it (DistributedDataParallel).
-    """
-    return target_states(model, batch, tapped=tapped)[0]
-
-
-def target_logits(
-    model: nn.Module, batch: Mapping[str, torch.Tensor], *, tapped: nn.Module | None = None
-) -> torch.Tensor:
-    """The model's own logits [N, V] at the target positions; the head is given no others."""
-    return target_states(model, batch, tapped=tapped, logits=True)[0]
-
-
 def target_states(
     model: nn.Module,
-    batch: Mapping[str, torch.Tensor],
+    batch: Batch,
     *,
-    tapped: nn.Module | None = None,
+    owner: nn.Module | None = None,
     logits: bool = False,
     layers: Collection[int] = (),
-) -> tuple[torch.Tensor, Layers]:
-    """`target_hidden`, or `target_logits`, and with it the hidden states of some layers, in one forward pass."""
-    head, target = _head(tapped or model), batch["labels"] != IGNORE_INDEX
-    forward, taken = head.forward, []
+) -> tuple[Tensor, Layers]:
+    """One forward pass: hidden states [N, D] as the head receives them, and the hidden states of `layers`.
 
-    def take(hidden: torch.Tensor) -> torch.Tensor:
-        taken.append(hidden[target])
-        return hidden.new_zeros(1, 1, len(head.weight))  # models like BART go on to add a bias
+    With `logits` the model's own logits [N, V] take the place of the former; the head computes them at the target positions
+    alone. `owner` is the model that owns the head when `model` is a wrapper of it (DistributedDataParallel).
+    """
+    head, target = _head(owner or model), batch["labels"] != IGNORE_INDEX
+    own_forward, received = head.forward, []
 
-    def apply(hidden: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = forward(hidden[target][None])
+    def take(hidden: Tensor) -> Tensor:
+        received.append(hidden[target])
+        return hidden.new_zeros(1, 1, len(head.weight))  # models like BART add a bias to the result
+
+    def apply(hidden: Tensor) -> Tensor:
+        result: Tensor = own_forward(hidden[target][None])
         return result
 
     with _head_replaced(head, apply if logits else take):
         outputs = _call(model, batch, **({"output_hidden_states": True} if layers else {}))
-    states = outputs.get("decoder_hidden_states", outputs.get("hidden_states"))
-    (found,) = [outputs.logits[0]] if logits else taken
-    return found, {layer: states[layer][target] for layer in layers}
+    (states,) = [outputs.logits[0]] if logits else received
+    of_layers = outputs.get("decoder_hidden_states", outputs.get("hidden_states"))
+    return states, {layer: of_layers[layer][target] for layer in layers}
 
 
-def head_is_linear(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
+def target_hidden(model: nn.Module, batch: Batch) -> Tensor:
+    """Hidden states [N, D] as the head receives them."""
+    return target_states(model, batch)[0]
+
+
+def target_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's own logits [N, V]."""
+    return target_states(model, batch, logits=True)[0]
+
+
+def head_is_linear(model: nn.Module, batch: Batch) -> bool:
     """Whether the model's own logits are hidden @ weight.T + bias and nothing else.
 
-    Tried on the first row of `batch`: the head's output must be that product, and must reach the model's output
-    unchanged. To see the latter, whatever the weights, large numbers are added to it: the soft-capping of a model that
-    was just built would pass for rounding. False for models that change logits after the head (Gemma 2, Cohere, a
+    Examined on the first row of `batch`: the head's output must be that product, and must reach the model's output
+    unchanged. To detect a change whatever the weights, large numbers are added to the head's output: the soft-capping of a
+    model with fresh weights would pass for rounding. False for models that change logits after the head (Gemma 2, Cohere, a
     biased BART) and for heads with adapters.
     """
     head = _head(model)
@@ -124,16 +136,16 @@ def head_is_linear(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
         return False
     row = {name: value[:1] for name, value in batch.items()}
     target = row["labels"] != IGNORE_INDEX
-    forward, training = head.forward, model.training
-    linear, handed_on = False, torch.empty(0)
+    own_forward, training = head.forward, model.training
+    is_product, marked = False, torch.empty(0)
 
-    def mark(hidden: torch.Tensor) -> torch.Tensor:
-        nonlocal linear, handed_on
-        few = hidden[target][None, :TRIED_TOKENS]
-        own, rebuilt = forward(few), nn.functional.linear(few, head.weight, head.bias)
-        linear = torch.allclose(own.float(), rebuilt.float(), rtol=1e-3, atol=1e-3 * float(own.abs().amax()))
-        handed_on = own + torch.linspace(-1e3, 1e3, own.shape[-1], device=own.device, dtype=own.dtype)
-        return handed_on
+    def mark(hidden: Tensor) -> Tensor:
+        nonlocal is_product, marked
+        few = hidden[target][None, :EXAMINED_TOKENS]
+        own, product = own_forward(few), F.linear(few, head.weight, head.bias)
+        is_product = torch.allclose(own.float(), product.float(), rtol=1e-3, atol=1e-3 * float(own.abs().amax()))
+        marked = own + torch.linspace(-1e3, 1e3, own.shape[-1], device=own.device, dtype=own.dtype)
+        return marked
 
     model.eval()
     try:
@@ -141,44 +153,42 @@ def head_is_linear(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
             logits = _call(model, row).logits
     finally:
         model.train(training)
-    return linear and logits.shape == handed_on.shape and torch.equal(logits.float(), handed_on.float())
+    return is_product and logits.shape == marked.shape and torch.equal(logits.float(), marked.float())
 
 
-TRIED_TOKENS = 32
-"""Target positions on which `head_is_linear` tries the head; few, since their whole logits are made."""
+class FrozenModel:
+    """A model that is run and not trained: its hidden states and logits at the target positions of batches.
 
-TOKENS_PER_BATCH = 2048
-"""Padded tokens (source + target) a forward pass: enough to keep matrix units busy, little enough to fit anywhere."""
+    The head is examined on `first`, the first row of a batch; None, where there is no row, counts as linear. With
+    `bfloat16` the model runs in bfloat16 autocast, and its linear layers are left in bfloat16.
+    """
 
-_LOGIT_ROWS = 256
-"""Target tokens whose whole logits are at hand at once."""
+    def __init__(self, loaded: LoadedModel, first: Batch | None, *, bfloat16: bool) -> None:
+        self.loaded, self.bfloat16 = loaded, bfloat16
+        with self._autocast():
+            self.head_is_linear = first is None or head_is_linear(loaded.model, self._on_device(first))
+        if bfloat16:
+            cast_linear_layers(loaded.model)
 
+    def hidden(self, batch: Batch) -> Tensor:
+        """Hidden states [N, D] as the head receives them."""
+        with self._autocast():
+            return target_hidden(self.loaded.model, self._on_device(batch))
 
-def arithmetic(loaded: LoadedModel, bfloat16: bool) -> AbstractContextManager[Any]:
-    """bfloat16 autocast, or nothing."""
-    return torch.autocast(loaded.device.type, torch.bfloat16) if bfloat16 else nullcontext()
+    def logits(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits [n, V] in float32 and labels [n], for a few target positions at a time."""
+        batch = self._on_device(batch)
+        labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
+        with self._autocast():
+            states = target_states(self.loaded.model, batch, logits=not self.head_is_linear)[0]
+        weight, bias = head_parameters(self.loaded.model)
+        for start in range(0, len(states), LOGIT_ROWS):
+            part = states[start : start + LOGIT_ROWS]
+            logits = F.linear(part.to(weight.dtype), weight, bias) if self.head_is_linear else part
+            yield logits.float(), labels_N[start : start + LOGIT_ROWS]
 
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.loaded.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
-def on_device(device: torch.device, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The batch on a device."""
-    return {name: value.to(device) for name, value in batch.items()}
-
-
-def states_at_targets(
-    loaded: LoadedModel, batch: dict[str, torch.Tensor], *, exact: bool, bfloat16: bool
-) -> torch.Tensor:
-    """The last hidden states [N, E] at the N target positions of a batch; not `exact` (see `head_is_linear`), the logits."""
-    with arithmetic(loaded, bfloat16):
-        return (target_hidden if exact else target_logits)(loaded.model, batch)
-
-
-def logits_in_parts(
-    loaded: LoadedModel, batch: Mapping[str, torch.Tensor], states: torch.Tensor, *, exact: bool
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits [n, V] in float32 and labels [n] at the target positions, some at a time."""
-    labels_N = batch["labels"][batch["labels"] >= 0]
-    weight, bias = head_parameters(loaded.model)
-    for start in range(0, len(states), _LOGIT_ROWS):
-        some = states[start : start + _LOGIT_ROWS]
-        logits = F.linear(some.to(weight.dtype), weight, bias) if exact else some
-        yield logits.float(), labels_N[start : start + _LOGIT_ROWS]
+    def _on_device(self, batch: Batch) -> dict[str, Tensor]:
+        return {name: value.to(self.loaded.device) for name, value in batch.items()}

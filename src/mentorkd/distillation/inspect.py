@@ -1,4 +1,4 @@
-"""Inspect: what a soft-label store holds, and how much a `top_k` one lost."""
+"""Inspect: the contents of a soft-label store, and how much information a `top_k` store lost."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["inspect_store"]
 def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
     """Size and statistics of a store; StoreError if any of its rows is damaged.
 
-    `nll` is the mentor's mean negative log-likelihood of a target token, in nats, at temperature 1. For `hidden` it is
-    measured on `sample` rationales, spread over the store, as is `entropy`, that of the mentor's distributions. For
-    `top_k`, measured on every token when it was scored, at the store's temperature: `mass_kept`, the mean probability
-    of the kept tokens, and `lost`, the mean KL(exact || top k with its tail spread evenly), in nats. What could be
-    measured on no token is None.
+    `nll` is the mentor's mean negative log-likelihood of a target token, in nats, at temperature 1. For `hidden`, `nll` and
+    `entropy`, the mean entropy of the mentor's distributions, are measured on `sample` rationales, spread over the store.
+    For `top_k`, `mass_kept` is the mean probability of the kept tokens, and `lost` is the mean KL(exact || top k with its
+    tail spread evenly), in nats; both at the store's temperature, measured on every token when it was scored. A statistic
+    without any token is None.
     """
     store = SoftLabelStore(folder)
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "form": store.meta.form,
         "mentor": store.meta.mentor,
         "tokenizer": store.meta.tokenizer,
@@ -35,18 +35,18 @@ def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
         "bytes": store.size_bytes,
         "bytes_per_token": store.meta.bytes_per_token,
     }
-    return found | (_of_hidden(store, sample) if store.meta.form == "hidden" else _of_top_k(store))
+    return description | (_of_hidden(store, sample) if store.meta.form == "hidden" else _of_top_k(store))
 
 
 def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
     weight, bias = (None if part is None else part.float() for part in store.head())
     assert weight is not None
-    measured = _spread(store.ids, sample)
+    sampled = _spread(store.ids, sample)
     nll = entropy = 0.0
     tokens = 0
     for rationale_id in store.ids:
         row = store.row(rationale_id)
-        if rationale_id not in measured:
+        if rationale_id not in sampled:
             continue
         hidden = torch.from_numpy(row["hidden"].copy()).view(torch.bfloat16).float()
         log_probs = F.linear(hidden, weight, bias).log_softmax(-1)
@@ -57,26 +57,26 @@ def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
 
 
 def _spread(ids: Sequence[str], count: int) -> set[str]:
-    """At most `count` of them, at equal distances: rows lie sorted by length, so the first ones would be the longest."""
+    """At most `count` ids at equal distances: rows are sorted by length, so the first ones would be the longest."""
     count = min(count, len(ids))
     return {ids[number * len(ids) // count] for number in range(count)}
 
 
 def _of_top_k(store: SoftLabelStore) -> dict[str, Any]:
-    nll = tail = lost = inside = 0.0
+    nll = tail = lost = hits = 0.0
     for rationale_id in store.ids:
         row = store.row(rationale_id)
         nll += float(row["nll"].sum(dtype=np.float64))
         tail += float(np.exp(row["log_tail"].astype(np.float64)).sum())
         lost += float(row["lost"].sum(dtype=np.float64))
-        inside += int((row["indices"] == row["labels"][:, None]).any(-1).sum())
+        hits += int((row["indices"] == row["labels"][:, None]).any(-1).sum())
     return {
         "temperature": store.meta.temperature,
         "k": store.meta.width,
         "nll": _mean(nll, store.tokens, 4),
         "mass_kept": _mean(store.tokens - tail, store.tokens, 6),
         "lost": _mean(lost, store.tokens, 6),
-        "targets_among_kept": _mean(inside, store.tokens, 4),
+        "targets_among_kept": _mean(hits, store.tokens, 4),
     }
 
 

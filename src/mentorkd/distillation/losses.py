@@ -4,20 +4,21 @@
 
 Results are SUMS over the target tokens: the caller divides by the number of target tokens of its whole optimiser step,
 so that no split into micro-batches, accumulation steps or processes changes an update. Positions labelled
-`IGNORE_INDEX` are taken out first; nothing that stands there can reach the loss or a gradient.
+`IGNORE_INDEX` are removed first; their contents cannot reach the loss or a gradient.
 
-This is the readable form, on whole logits. `fused_loss` computes the same without ever holding them.
+A divergence D is one function in `DIVERGENCES`. To add one, write the function, enter it in the table, and add its name to
+the recipe's `divergence`. This module is the readable form, on whole logits. `fused_distillation_loss` computes the same
+loss without holding whole logits; it calls the same functions on a few tokens at a time.
 
-Names end in their shape: N target tokens, V vocabulary, E mentor's width, K kept tokens. `student` and `mentor` are
-log-probabilities at the temperature (bare logits for `mse`).
+Names end in their shape: N target tokens, V vocabulary, E mentor's width, K kept tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,9 @@ from torch import Tensor
 from mentorkd.data.batching import IGNORE_INDEX
 
 __all__ = [
+    "DIVERGENCES",
     "RULED_OUT",
-    "Divergence",
+    "DivergenceFunction",
     "LossSettings",
     "LossSums",
     "MentorHidden",
@@ -36,27 +38,17 @@ __all__ = [
     "MentorTopK",
     "Mentors",
     "WeightedTargets",
+    "check_targets",
     "distillation_loss",
     "in_full_precision",
-    "mixture",
     "shared_vocabulary",
-    "top_k_events",
+    "temperature_scaled",
+    "token_divergence",
     "top_k_of",
-    "weighted_targets",
 ]
 
 RULED_OUT = -1e4
-"""Logits at or below this, -inf among them, mean "cannot happen": probability 0 and no gradient, yet no 0 * inf."""
-
-Divergence = Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce"]
-"""D of one token, with m and s the mentor's and the student's distributions at the temperature tau:
-
-- `forward_kl`: KL(m || s), the paper's;
-- `reverse_kl`: KL(s || m);
-- `jsd`: beta KL(m || x) + (1 - beta) KL(s || x) with x = beta m + (1 - beta) s;
-- `soft_ce`: cross-entropy of s under m, which is KL(m || s) plus m's entropy: the same gradient, but not 0 at s = m;
-- `mse`: mean over the vocabulary of the squared difference of logits / tau (so that with tau^2 no tau is left in it).
-"""
+"""Logits at or below this value, -inf among them, mean "impossible": probability 0 and no gradient, yet no 0 * inf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +145,79 @@ class LossSettings:
     """w, the paper's lambda."""
     temperature: float
     tau_squared: bool
-    divergence: Divergence
+    divergence: str
+    """A name in `DIVERGENCES`."""
     jsd_beta: float
+    """beta of `jsd`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.kd_weight <= 1:
             raise ValueError(f"kd_weight must be in 0..1, got {self.kd_weight}")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
-        if self.divergence not in get_args(Divergence):
-            raise ValueError(f"divergence must be one of {', '.join(get_args(Divergence))}, got {self.divergence!r}")
+        if self.divergence not in DIVERGENCES:
+            raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {self.divergence!r}")
         if not 0 < self.jsd_beta < 1:
-            raise ValueError(f"jsd_beta must lie between 0 and 1, got {self.jsd_beta}: at the ends use a KL")
+            raise ValueError(f"jsd_beta must lie between 0 and 1, got {self.jsd_beta}; for 0 or 1 use a KL")
 
     @property
     def kd_scale(self) -> float:
         """Factor of the divergence in the loss: w tau^2, or w."""
         return self.kd_weight * (self.temperature**2 if self.tau_squared else 1.0)
+
+
+DivergenceFunction: TypeAlias = Callable[[Tensor, Tensor, LossSettings], Tensor]
+"""(student [N, V], mentor [N, V], settings) -> D of each token [N]. Both arguments are log-probabilities at the temperature:
+of the vocabulary, or of the K + 1 events of a top-k mentor. Autograd differentiates the function by its first argument."""
+
+
+def forward_kl(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) -> Tensor:
+    """KL(m || s), the paper's divergence."""
+    return _kl(mentor_NV, student_NV)
+
+
+def reverse_kl(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) -> Tensor:
+    """KL(s || m)."""
+    return _kl(student_NV, mentor_NV)
+
+
+def jsd(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) -> Tensor:
+    """beta KL(m || x) + (1 - beta) KL(s || x) with the mixture x = beta m + (1 - beta) s."""
+    beta = settings.jsd_beta
+    # Detached: what the gradient gets through x is the sum of the changes of s, which is 0.
+    mixture_NV = torch.logaddexp(mentor_NV + math.log(beta), student_NV.detach() + math.log1p(-beta))
+    return beta * _kl(mentor_NV, mixture_NV) + (1 - beta) * _kl(student_NV, mixture_NV)
+
+
+def soft_ce(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) -> Tensor:
+    """Cross-entropy of s under m: KL(m || s) plus the entropy of m. Same gradient as the KL, but not 0 at s = m."""
+    return -(mentor_NV.exp() * student_NV).sum(-1)
+
+
+def mse(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) -> Tensor:
+    """Mean over the vocabulary of the squared difference of logits / tau. With tau^2 the result does not depend on tau."""
+    ruled_out_NV = (student_NV <= RULED_OUT) | (mentor_NV <= RULED_OUT)
+    return ((student_NV - mentor_NV).masked_fill(ruled_out_NV, 0) / settings.temperature).square().mean(-1)
+
+
+def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:
+    return (p_NV.exp() * (p_NV - q_NV)).sum(-1)
+
+
+DIVERGENCES: dict[str, DivergenceFunction] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jsd": jsd,
+    "mse": mse,
+    "soft_ce": soft_ce,
+}
+"""Every divergence by its name in recipes. In the formulas m and s are the mentor's and the student's distributions."""
+
+ON_LOGITS = ("mse",)
+"""Divergences whose function takes logits, not divided by the temperature, instead of log-probabilities."""
+
+NOT_OF_TOP_K = ("mse", "soft_ce")
+"""Divergences that need the mentor's whole distribution."""
 
 
 def distillation_loss(
@@ -180,7 +228,7 @@ def distillation_loss(
     kd_weight: float = 0.3,
     temperature: float = 1.0,
     tau_squared: bool = True,
-    divergence: Divergence = "forward_kl",
+    divergence: str = "forward_kl",
     jsd_beta: float = 0.5,
 ) -> LossSums:
     """The loss of a student with these logits.
@@ -190,21 +238,21 @@ def distillation_loss(
     renormalised on the leading entries that all heads have; the cross-entropy is over all of the student's.
     ValueError for settings or shapes that do not fit.
     """
-    how = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
-    sides = weighted_targets(mentor, labels_N, len(student_logits_NV), how)
+    settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
+    mentors = check_targets(mentor, labels_N, len(student_logits_NV), settings)
     target_N = labels_N != IGNORE_INDEX
     if not bool(target_N.all()):
         student_logits_NV, labels_N = student_logits_NV[target_N], labels_N[target_N]
-        sides = [(share, side.rows(target_N)) for share, side in sides]
+        mentors = [(share, targets.rows(target_N)) for share, targets in mentors]
 
     logits_NV = in_full_precision(student_logits_NV)
     ce = F.cross_entropy(logits_NV, labels_N, reduction="sum")
-    if not sides:
+    if not mentors:
         return LossSums(ce, ce.detach(), torch.zeros_like(ce), len(labels_N))
-    student_NV = _prepare(logits_NV[:, : shared_vocabulary(logits_NV.shape[1], sides)], how)
-    divergences = [share * _divergence(student_NV, side, how).sum() for share, side in sides]
+    student_NV = temperature_scaled(logits_NV[:, : shared_vocabulary(logits_NV.shape[1], mentors)], settings)
+    divergences = [share * token_divergence(student_NV, targets, settings).sum() for share, targets in mentors]
     total = torch.stack(divergences).sum()
-    return LossSums((1 - kd_weight) * ce + how.kd_scale * total, ce.detach(), total.detach(), len(labels_N))
+    return LossSums((1 - kd_weight) * ce + settings.kd_scale * total, ce.detach(), total.detach(), len(labels_N))
 
 
 @torch.no_grad()
@@ -220,39 +268,41 @@ def top_k_of(logits_NV: Tensor, k: int, *, temperature: float, vocab_size: int |
     scaled_NV = logits_NV / temperature
     kept_NK, indices_NK = scaled_NV.topk(k, dim=-1)
     # The tail is summed, not 1 - head: that difference would be rounding noise for a mentor that is sure.
-    events = top_k_events(kept_NK, scaled_NV.scatter_(1, indices_NK, RULED_OUT).logsumexp(-1))
+    events = _events(kept_NK, scaled_NV.scatter_(1, indices_NK, RULED_OUT).logsumexp(-1))
     return MentorTopK(events[:, :-1], indices_NK, events[:, -1], logits_NV.shape[1], temperature)
 
 
-def weighted_targets(mentor: Mentors, labels_N: Tensor, rows: int, how: LossSettings) -> WeightedTargets:
-    """The mentors as a list, checked against the labels and the settings."""
+def check_targets(mentor: Mentors, labels_N: Tensor, rows: int, settings: LossSettings) -> WeightedTargets:
+    """The mentors as a list, checked against the labels and the settings; ValueError if they do not fit."""
     if labels_N.shape != (rows,):
         raise ValueError(f"labels must be one for each of the student's {rows} rows, got shape {tuple(labels_N.shape)}")
     if mentor is None:
         return []
-    sides = list(mentor) if isinstance(mentor, Sequence) else [(1.0, mentor)]
-    for _, side in sides:
-        if len(side) != rows:
-            raise ValueError(f"the mentor must have a row for each of the student's {rows}, got {len(side)}")
-        if not isinstance(side, MentorTopK):
+    mentors = list(mentor) if isinstance(mentor, Sequence) else [(1.0, mentor)]
+    for _, targets in mentors:
+        if len(targets) != rows:
+            raise ValueError(f"the mentor must have a row for each of the student's {rows}, got {len(targets)}")
+        if not isinstance(targets, MentorTopK):
             continue
-        if how.divergence in ("mse", "soft_ce"):
-            raise ValueError(f"{how.divergence} needs the mentor's whole distribution, got its top k: use a KL or jsd")
-        if side.temperature != how.temperature:
+        if settings.divergence in NOT_OF_TOP_K:
             raise ValueError(
-                f"the mentor's top k were kept at temperature {side.temperature}, the loss has {how.temperature}: "
-                "keep them at the temperature of the loss"
+                f"{settings.divergence} needs the mentor's whole distribution, got its top k: use a KL or jsd"
             )
-    return sides
-
-
-def shared_vocabulary(student_vocab: int, sides: WeightedTargets) -> int:
-    """Number of leading vocabulary entries that all heads have."""
-    shared = min(student_vocab, *(side.vocab_size for _, side in sides))
-    for _, side in sides:
-        if isinstance(side, MentorTopK) and side.vocab_size != shared:
+        if targets.temperature != settings.temperature:
             raise ValueError(
-                f"the mentor's top k are of {side.vocab_size} vocabulary entries, all heads share {shared}: "
+                f"the mentor's top k were kept at temperature {targets.temperature}, the loss has "
+                f"{settings.temperature}: keep them at the temperature of the loss"
+            )
+    return mentors
+
+
+def shared_vocabulary(student_vocab: int, mentors: WeightedTargets) -> int:
+    """Number of leading vocabulary entries that all heads have; ValueError if a top-k mentor covers another number."""
+    shared = min(student_vocab, *(targets.vocab_size for _, targets in mentors))
+    for _, targets in mentors:
+        if isinstance(targets, MentorTopK) and targets.vocab_size != shared:
+            raise ValueError(
+                f"the mentor's top k cover {targets.vocab_size} vocabulary entries, all heads share {shared}: "
                 f"keep them with vocab_size={shared}"
             )
     return shared
@@ -263,60 +313,36 @@ def in_full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def top_k_events(kept_NK: Tensor, tail_N: Tensor) -> Tensor:
-    """Log-probabilities [N, K + 1] of the kept tokens and the tail; normalised, as stored ones have been rounded."""
-    return F.log_softmax(torch.cat([kept_NK, tail_N[:, None]], dim=-1).clamp(min=RULED_OUT), dim=-1)
-
-
-def mixture(student_NV: Tensor, mentor_NV: Tensor, beta: float) -> Tensor:
-    """log(beta m + (1 - beta) s)."""
-    return torch.logaddexp(mentor_NV + math.log(beta), student_NV + math.log1p(-beta))
-
-
-def _prepare(logits_NV: Tensor, how: LossSettings) -> Tensor:
-    """What the divergence is defined on: log-probabilities at the temperature, or logits for `mse`."""
+def temperature_scaled(logits_NV: Tensor, settings: LossSettings) -> Tensor:
+    """The argument of a divergence: log-probabilities at the temperature, or the logits for one that is `ON_LOGITS`."""
     if logits_NV.numel() and bool(logits_NV.detach().amin() < RULED_OUT):
         logits_NV = logits_NV.clamp(min=RULED_OUT)
-    if how.divergence == "mse":
+    if settings.divergence in ON_LOGITS:
         return logits_NV
-    return F.log_softmax(logits_NV if how.temperature == 1 else logits_NV / how.temperature, dim=-1)
+    return F.log_softmax(logits_NV if settings.temperature == 1 else logits_NV / settings.temperature, dim=-1)
 
 
-def _divergence(student_NV: Tensor, side: MentorTargets, how: LossSettings) -> Tensor:
-    """D of each token."""
+def token_divergence(student_NV: Tensor, targets: MentorTargets, settings: LossSettings) -> Tensor:
+    """D of each token [N], for a student whose logits are `temperature_scaled`."""
     shared = student_NV.shape[1]
     with torch.no_grad():
-        match side:
+        match targets:
             case MentorLogits():
-                mentor_NV = _prepare(in_full_precision(side.logits_NV[:, :shared]), how)
+                mentor_NV = temperature_scaled(in_full_precision(targets.logits_NV[:, :shared]), settings)
             case MentorHidden():
-                weight, bias = side.head(shared)
-                mentor_NV = _prepare(in_full_precision(F.linear(side.hidden_NE.to(weight.dtype), weight, bias)), how)
+                weight, bias = targets.head(shared)
+                logits_NV = F.linear(targets.hidden_NE.to(weight.dtype), weight, bias)
+                mentor_NV = temperature_scaled(in_full_precision(logits_NV), settings)
             case MentorTopK():
-                mentor_NV = top_k_events(in_full_precision(side.log_probs_NK), in_full_precision(side.log_tail_N))
-    if isinstance(side, MentorTopK):
-        tail_N = student_NV.scatter(1, side.indices_NK, RULED_OUT).logsumexp(-1)
-        student_NV = top_k_events(student_NV.gather(1, side.indices_NK), tail_N)
-    value_N = _value(student_NV, mentor_NV, how)
-    # Rounding can put a value just below 0, where no divergence is. Only the value is mended: the gradient is right.
+                mentor_NV = _events(in_full_precision(targets.log_probs_NK), in_full_precision(targets.log_tail_N))
+    if isinstance(targets, MentorTopK):
+        tail_N = student_NV.scatter(1, targets.indices_NK, RULED_OUT).logsumexp(-1)
+        student_NV = _events(student_NV.gather(1, targets.indices_NK), tail_N)
+    value_N = DIVERGENCES[settings.divergence](student_NV, mentor_NV, settings)
+    # Rounding can put a value just below 0, where no divergence is. Only the value needs mending: the gradient is correct.
     return value_N - value_N.detach().clamp(max=0)
 
 
-def _value(student_NV: Tensor, mentor_NV: Tensor, how: LossSettings) -> Tensor:
-    match how.divergence:
-        case "forward_kl":
-            return _kl(mentor_NV, student_NV)
-        case "reverse_kl":
-            return _kl(student_NV, mentor_NV)
-        case "jsd":
-            mix_NV = mixture(student_NV, mentor_NV, how.jsd_beta)
-            return how.jsd_beta * _kl(mentor_NV, mix_NV) + (1 - how.jsd_beta) * _kl(student_NV, mix_NV)
-        case "soft_ce":
-            return -(mentor_NV.exp() * student_NV).sum(-1)
-        case "mse":
-            ruled_out_NV = (student_NV <= RULED_OUT) | (mentor_NV <= RULED_OUT)
-            return ((student_NV - mentor_NV).masked_fill(ruled_out_NV, 0) / how.temperature).square().mean(-1)
-
-
-def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:
-    return (p_NV.exp() * (p_NV - q_NV)).sum(-1)
+def _events(kept_NK: Tensor, tail_N: Tensor) -> Tensor:
+    """Log-probabilities [N, K + 1] of the kept tokens and the tail; normalised, as stored ones have been rounded."""
+    return F.log_softmax(torch.cat([kept_NK, tail_N[:, None]], dim=-1).clamp(min=RULED_OUT), dim=-1)

@@ -1,4 +1,4 @@
-"""Whose distributions a student imitates: stored soft labels, a live mentor, or several mentors at once."""
+"""The sources of the distributions that a student imitates: stored soft labels, a live mentor, or several mentors at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Batch = Mapping[str, Any]
 
 
 class SoftLabelSource(Protocol):
-    """Gives the mentors' side of the divergence for a batch of rows."""
+    """Gives the mentors' distributions for a batch of rows."""
 
     def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
         """The mentors' distributions at the target positions of `batch`, row after row in its order."""
@@ -33,14 +33,14 @@ class SoftLabelSource(Protocol):
 
 
 class SingleMentor(Protocol):
-    """A source with one mentor, as an ensemble is made of."""
+    """A source with one mentor; an ensemble has several."""
 
     def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets: ...
 
 
 @dataclass(frozen=True)
 class MentorEnsemble:
-    """Several mentors, stored or live: their divergences are added with these shares."""
+    """Several mentors, stored or live; their divergences are added with these shares as factors."""
 
     members: Sequence[tuple[float, SingleMentor]]
 
@@ -53,24 +53,24 @@ class OnlineMentor:
 
     def __init__(self, mentor: LoadedModel) -> None:
         self.model = mentor.model.eval().requires_grad_(False)
-        self._exact: bool | None = None
+        self._linear: bool | None = None
 
     @torch.no_grad()
     def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:
-        if not self._tap_is_exact(batch):
+        if not self._head_is_linear(batch):
             return MentorLogits(target_logits(self.model, batch))
         return MentorHidden(target_hidden(self.model, batch), *head_parameters(self.model))
 
     @torch.no_grad()
     def layer_states(self, layers: Collection[int], batch: Batch) -> Layers:
         """Hidden states of some layers at the target positions."""
-        self._tap_is_exact(batch)
+        self._head_is_linear(batch)
         return target_states(self.model, batch, layers=layers)[1]
 
-    def _tap_is_exact(self, batch: Batch) -> bool:
-        """Found out on the first batch, whose autocast the weights are then held for."""
-        if self._exact is None:
-            self._exact = head_is_linear(self.model, batch)
+    def _head_is_linear(self, batch: Batch) -> bool:
+        """Examined on the first batch. Under autocast, the weights are then kept in bfloat16."""
+        if self._linear is None:
+            self._linear = head_is_linear(self.model, batch)
             if torch.is_autocast_enabled(batch["labels"].device.type):
                 cast_linear_layers(self.model)
-        return self._exact
+        return self._linear

@@ -14,19 +14,11 @@ from torch.nn import functional as F
 
 from mentorkd.data.batching import Collator, sorted_batches
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.hidden_states import (
-    TOKENS_PER_BATCH,
-    arithmetic,
-    head_is_linear,
-    head_parameters,
-    logits_in_parts,
-    on_device,
-    states_at_targets,
-)
+from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel, head_parameters
 from mentorkd.distillation.losses import top_k_of
 from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.errors import ModelError
-from mentorkd.models import LoadedModel, cast_linear_layers, tokenizer_digest
+from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.records import Progress
 
 __all__ = ["score"]
@@ -47,29 +39,26 @@ def score(
     vocab_size: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> dict[str, Any]:
-    """Write the soft labels of `rows`; those that an earlier, killed call finished are not computed again.
+    """Write the soft labels of `rows`; rows that an earlier, killed call finished are not computed again.
 
     Args:
-        top_k: how many probabilities a token are kept; at most the vocabulary.
-        temperature: that of the student's loss; probabilities of `top_k` are kept at it.
+        top_k: number of probabilities that are kept of each token; at most the vocabulary.
+        temperature: temperature of the student's loss; `top_k` keeps probabilities at it.
         bfloat16: run the forward pass in bfloat16 autocast; the mentor's linear weights are left in bfloat16.
-        vocab_size: entries that the heads of the student and of all its mentors have, where they are padded: `top_k` keeps
-            distributions over what both have. None takes the mentor's.
+        vocab_size: number of leading entries that the heads of the student and of all its mentors have, where heads are
+            padded; `top_k` keeps distributions over these. None takes the mentor's.
 
     Raises ModelError if hidden states cannot stand for logits in this model and `mode` is `hidden`.
     """
     collate = Collator.for_model(mentor.kind, mentor.tokenizer, mentor.model.config)
     batches = sorted_batches([row.padded_sides(mentor.kind) for row in rows], tokens_per_batch=tokens_per_batch)
     weight, bias = head_parameters(mentor.model)
-    with arithmetic(mentor, bfloat16):
-        exact = not rows or head_is_linear(mentor.model, on_device(mentor.device, collate([rows[0]])))
-    if mode == "hidden" and not exact:
+    model = FrozenModel(mentor, collate([rows[0]]) if rows else None, bfloat16=bfloat16)
+    if mode == "hidden" and not model.head_is_linear:
         raise ModelError(
             f"{type(mentor.model).__name__} changes its logits after the head, so hidden states cannot stand for them; "
             "set `soft_label_store: top_k` or `online`"
         )
-    if bfloat16:
-        cast_linear_layers(mentor.model)
     shared = min(vocab_size or len(weight), len(weight))
     meta = StoreMeta(
         form=mode,
@@ -85,8 +74,7 @@ def score(
         for numbers in batches:
             part = [rows[number] for number in numbers if rows[number].rationale_id not in writer.done]
             if part:
-                batch = on_device(mentor.device, collate(part))
-                arrays = _distributions(mentor, batch, meta, exact=exact, bfloat16=bfloat16)
+                arrays = _distributions(model, collate(part), meta)
                 arrays["labels"] = np.concatenate([row.target_ids for row in part])
                 ends = np.cumsum([len(row.target_ids) for row in part])[:-1]
                 split = {name: np.split(array, ends) for name, array in arrays.items()}
@@ -104,20 +92,17 @@ def score(
 
 
 @torch.inference_mode()
-def _distributions(
-    mentor: LoadedModel, batch: dict[str, torch.Tensor], meta: StoreMeta, *, exact: bool, bfloat16: bool
-) -> dict[str, npt.NDArray[Any]]:
+def _distributions(model: FrozenModel, batch: dict[str, torch.Tensor], meta: StoreMeta) -> dict[str, npt.NDArray[Any]]:
     """The store's arrays, labels excepted, at the target positions of a batch."""
-    states = states_at_targets(mentor, batch, exact=exact, bfloat16=bfloat16)
     if meta.form == "hidden":
-        return {"hidden": states.to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)}
-    parts = [_top_k(logits, labels, meta) for logits, labels in logits_in_parts(mentor, batch, states, exact=exact)]
+        return {"hidden": model.hidden(batch).to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)}
+    parts = [_top_k(logits, labels, meta) for logits, labels in model.logits(batch)]
     return {name: np.concatenate([part[name].cpu().numpy() for part in parts]) for name in parts[0]}
 
 
 def _top_k(logits_NV: torch.Tensor, labels_N: torch.Tensor, meta: StoreMeta) -> dict[str, torch.Tensor]:
     """The k likeliest tokens at the store's temperature, the mentor's negative log-likelihood of the labels (at
-    temperature 1), and what is lost: KL(exact || top k with its tail spread evenly), in nats."""
+    temperature 1), and the information lost: KL(exact || top k with its tail spread evenly), in nats."""
     assert meta.temperature is not None
     kept = top_k_of(logits_NV, meta.width, temperature=meta.temperature, vocab_size=meta.vocab_size)
     log_probs_NV = torch.log_softmax(logits_NV[:, : meta.vocab_size] / meta.temperature, -1)

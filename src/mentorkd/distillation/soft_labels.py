@@ -2,16 +2,16 @@
 
 A store is a folder:
 
-    meta.json            form, sizes, whose soft labels these are (mentor, tokenizer, target format), checksums
-    index.jsonl          a line a rationale: [id, first token, tokens, checksum of its arrays]
+    meta.json            form, sizes, origin (mentor, tokenizer, target format), checksums
+    index.jsonl          one line per rationale: [id, first token, tokens, checksum of its arrays]
     labels.bin           the target's token ids, int32 [T]
     hidden.bin           form `hidden`: the mentor's last hidden states, bfloat16 [T, E]
     head.safetensors     form `hidden`: the mentor's head, with which hidden states become logits again
     log_probs.bin, indices.bin, log_tail.bin     form `top_k`: float32 [T, K], uint16 or int32 [T, K], float32 [T]
-    nll.bin, lost.bin    form `top_k`: what is measured while the whole distribution is at hand, float32 [T]
+    nll.bin, lost.bin    form `top_k`: measured on the whole distribution before it is dropped, float32 [T]
 
-T counts the target tokens of all rationales. Rows are appended, the index line last, so a killed writer goes on behind
-the last whole line; meta.json says `complete` only at the end.
+T is the number of target tokens of all rationales. Rows are appended, the index line last, so a writer that was killed
+resumes after the last whole line. meta.json says `complete` only at the end.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from safetensors.torch import load_file, save_file
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.errors import StoreError
-from mentorkd.files import write_json
+from mentorkd.files import read_journal, write_json
 
 __all__ = ["SoftLabelStore", "SoftLabelWriter", "StoreMeta", "StoredSoftLabels"]
 
 Form = Literal["hidden", "top_k"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-AGAIN = "remove it and run the recipe again to score anew"
+AGAIN = "remove it and run the recipe again to compute the soft labels again"
 PLACE = "learners/MENTOR/seed-N/soft_labels"
 
 
 @dataclass(frozen=True)
 class StoreMeta:
-    """Whose soft labels a store holds, and in what form."""
+    """Origin and form of the soft labels in a store."""
 
     form: Form
     mentor: str
@@ -55,16 +55,16 @@ class StoreMeta:
     target: str
     """Format of the target text."""
     vocab_size: int
-    """Leading vocabulary entries that the distributions are over."""
+    """Number of leading vocabulary entries that the distributions cover."""
     width: int
     """E of `hidden`, K of `top_k`."""
     temperature: float | None = None
-    """The temperature of `top_k`'s probabilities; hidden states serve any."""
+    """Temperature of the probabilities of `top_k`; hidden states serve any temperature."""
 
     def columns(self) -> dict[str, tuple[str, int]]:
-        """Array name -> (numpy type, values a token)."""
+        """Array name -> (numpy type, values per token)."""
         if self.form == "hidden":
-            # numpy has no bfloat16; its two bytes are kept as they are.
+            # numpy has no bfloat16; its two bytes are stored unchanged.
             return {"labels": ("<i4", 1), "hidden": ("<u2", self.width)}
         index = "<u2" if self.vocab_size <= 2**16 else "<i4"
         kept = {"log_probs": ("<f4", self.width), "indices": (index, self.width), "log_tail": ("<f4", 1)}
@@ -92,9 +92,9 @@ def _sealed(described: Mapping[str, Any]) -> int:
 
 
 class SoftLabelWriter:
-    """Appends rationales to a store; opened on an earlier one of the same meta, it goes on behind its last row.
+    """Appends rationales to a store; opened on an unfinished store with the same meta, it resumes after the last row.
 
-    Raises StoreError for a folder of other soft labels, and for one with less data than its index tells of.
+    Raises StoreError for a folder with other soft labels, and for one with less data than its index lists.
     """
 
     def __init__(self, folder: Path, meta: StoreMeta, head: Mapping[str, torch.Tensor] | None = None) -> None:
@@ -102,26 +102,28 @@ class SoftLabelWriter:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "meta.json"
         if file.exists():
-            found = json.loads(file.read_text(encoding="utf-8"))
-            other = [name for name, value in asdict(meta).items() if found.get(name) != value]
-            if other:
-                told = ", ".join(f"{name} {found.get(name)} where {getattr(meta, name)} was expected" for name in other)
-                raise StoreError(f"{folder} holds other soft labels ({told}); {AGAIN}")
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            differences = [
+                f"{name} {stored.get(name)} where {value} was expected"
+                for name, value in asdict(meta).items()
+                if stored.get(name) != value
+            ]
+            if differences:
+                raise StoreError(f"{folder} holds other soft labels ({', '.join(differences)}); {AGAIN}")
         if head is not None and not (folder / "head.safetensors").exists():
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}, folder / "head.tmp")
             (folder / "head.tmp").replace(folder / "head.safetensors")
         write_json(file, {**asdict(meta), "complete": False})
-        self._index = _whole_lines(folder / "index.jsonl")
+        # Data that a kill left without an index line is cut off.
+        self._index = read_journal(folder / "index.jsonl")
         self.tokens = sum(row[2] for row in self._index)
         self.done = {str(row[0]) for row in self._index}
-        # What a kill left behind the last whole index line is cut off.
-        (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self._index), encoding="utf-8")
         sizes = {name: self.tokens * width * np.dtype(kind).itemsize for name, (kind, width) in meta.columns().items()}
         for name, size in sizes.items():
             file = folder / f"{name}.bin"
             file.touch()
             if file.stat().st_size < size:
-                raise StoreError(f"{file} has {file.stat().st_size} bytes, its index tells of {size}; {AGAIN}")
+                raise StoreError(f"{file} has {file.stat().st_size} bytes, its index lists {size}; {AGAIN}")
             os.truncate(file, size)
         self._files = {name: (folder / f"{name}.bin").open("ab") for name in sizes}
         self._lines = (folder / "index.jsonl").open("a", encoding="utf-8")
@@ -133,12 +135,12 @@ class SoftLabelWriter:
         self.close()
 
     def close(self) -> None:
-        """Close the files; the store stays unfinished and can be gone on with."""
+        """Close the files; the store stays unfinished, and another writer can resume it."""
         for stream in [*self._files.values(), self._lines]:
             stream.close()
 
     def append(self, rows: Sequence[tuple[str, Arrays]]) -> None:
-        """Append (rationale id, arrays by name, each [tokens, ...]) rows; on return a kill no longer loses them."""
+        """Append (rationale id, arrays by name, each [tokens, ...]) rows; after the return a kill no longer loses them."""
         lines = []
         for rationale_id, arrays in rows:
             count = len(arrays["labels"])
@@ -167,33 +169,22 @@ class SoftLabelWriter:
         write_json(self.folder / "meta.json", {**described, "seal": _sealed(described)})
 
 
-def _whole_lines(file: Path) -> list[list[Any]]:
-    """The lines that end; a kill can leave half a line behind them."""
-    if not file.exists():
-        return []
-    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError:
-        raise StoreError(f"{file} is damaged; {AGAIN}") from None
-
-
 class SoftLabelStore:
-    """A finished store, memory-mapped: reading a batch copies that batch's rows alone.
+    """A finished store, memory-mapped: reading a batch copies the rows of that batch alone.
 
     Raises StoreError, with the reason, for one that is unfinished, truncated or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "meta.json").exists():
-            raise StoreError(f"{folder} is no soft-label store; a run has them in {PLACE}")
+            raise StoreError(f"{folder} is no soft-label store; a run keeps its stores in {PLACE}")
         try:
             described = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             complete = described["complete"]
         except (OSError, ValueError, KeyError, TypeError):
             raise StoreError(f"{folder}/meta.json cannot be read; {AGAIN}") from None
         if not complete:
-            raise StoreError(f"{folder} is unfinished; run the recipe again and scoring goes on where it stopped")
+            raise StoreError(f"{folder} is unfinished; run the recipe again, and scoring resumes where it stopped")
         self.folder = folder
         if described.pop("seal", None) != _sealed(described):
             raise StoreError(f"{folder}/meta.json is damaged (its checksum differs); {AGAIN}")
@@ -238,12 +229,12 @@ class SoftLabelStore:
     def row(self, rationale_id: str) -> dict[str, npt.NDArray[Any]]:
         """The arrays of one rationale, not copied, checked against their checksum."""
         start, count, checksum = self._index[rationale_id]
-        found = {name: array[start : start + count] for name, array in self._arrays.items()}
-        if _checksum(part.data for part in found.values()) != checksum:
+        arrays = {name: array[start : start + count] for name, array in self._arrays.items()}
+        if _checksum(part.data for part in arrays.values()) != checksum:
             raise StoreError(
                 f"{self.folder}: the soft labels of rationale {rationale_id} are damaged (their checksum differs); {AGAIN}"
             )
-        return found
+        return arrays
 
     def head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight [V, E] and bias [V] (or None) of the mentor's head."""
@@ -256,9 +247,9 @@ MATRICES = ("hidden", "log_probs", "indices")
 
 
 class StoredSoftLabels:
-    """Gives the trainer a mentor's side from one or more stores (one a source of rationales).
+    """Gives the trainer a mentor's distributions from one or more stores (one per source of rationales).
 
-    `mentor`, `tokenizer` and `target`, where given, are what the stores must have been written with: StoreError if not.
+    The stores must have been written with `mentor`, `tokenizer` and `target`, where these are given: StoreError if not.
     """
 
     def __init__(
@@ -285,7 +276,7 @@ class StoredSoftLabels:
     def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets:
         """The stored distributions of a batch's rows, one after the other.
 
-        Raises StoreError if a row is not there or the batch's target tokens are not those that were scored.
+        Raises StoreError if a row is missing or the batch's target tokens differ from those that were scored.
         """
         rows = []
         for rationale_id in rationale_ids:
@@ -298,7 +289,7 @@ class StoredSoftLabels:
         labels = batch["labels"]
         if not np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), joined["labels"]):
             raise StoreError(
-                f"{self.stores[0].folder}: the target tokens of {', '.join(rationale_ids)} are not those that the mentor "
+                f"{self.stores[0].folder}: the target tokens of {', '.join(rationale_ids)} differ from those that the mentor "
                 f"scored (another tokenizer or target format); {AGAIN}"
             )
         if self.meta.form == "hidden":
@@ -315,7 +306,7 @@ class StoredSoftLabels:
         )
 
     def _head_here(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The head on the device; under autocast in its type, so that no step casts it again."""
+        """The head on the device; under autocast in the type of autocast, so that no step casts it again."""
         if self._head is None:
             weight, bias = self.stores[0].head()
             kind = self.device.type

@@ -33,13 +33,13 @@ def test_the_sample_is_spread_over_all_lengths(sample: int, mean_length: float, 
     assert inspect_store(store, sample=sample + 20)["sampled_tokens"] == 210
 
 
-def test_nothing_measured_is_told_so_and_not_as_a_number(store: Path) -> None:
-    found = inspect_store(store, sample=0)
-    assert (found["sampled_tokens"], found["nll"], found["entropy"]) == (0, None, None)
-    assert found["tokens"] == 210
+def test_nothing_measured_is_none_and_not_a_number(store: Path) -> None:
+    description = inspect_store(store, sample=0)
+    assert (description["sampled_tokens"], description["nll"], description["entropy"]) == (0, None, None)
+    assert description["tokens"] == 210
 
 
-def test_a_flipped_byte_is_found_in_a_rationale_that_is_not_measured(store: Path) -> None:
+def test_a_flipped_byte_is_description_in_a_rationale_that_is_not_measured(store: Path) -> None:
     file = store / "hidden.bin"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1

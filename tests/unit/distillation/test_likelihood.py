@@ -1,4 +1,4 @@
-"""The likelihood of rationales: a model's own numbers, made once."""
+"""The likelihood of rationales: a model's own numbers, computed once."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def model(family: str, seed: int = 1, **sizes: Any) -> LoadedModel:
     )
 
 
-def judged(judge: PerplexityScorer, rationales: list[Rationale] = RATIONALES) -> dict[str, float]:
-    return likelihoods(judge, rationales, QUESTIONS, on_progress=lambda done, total: None)
+def scores(scorer: PerplexityScorer, rationales: list[Rationale] = RATIONALES) -> dict[str, float]:
+    return likelihoods(scorer, rationales, QUESTIONS, on_progress=lambda done, total: None)
 
 
 def never() -> LoadedModel:
-    raise AssertionError("it was judged before")
+    raise AssertionError("it was scored before")
 
 
 @torch.no_grad()
@@ -57,39 +57,39 @@ def own_loss(loaded: LoadedModel, prompt: str, target: str) -> float:
 @pytest.mark.parametrize("form", ["arrow", "therefore"])
 def test_it_is_the_models_own_loss_of_rationale_and_answer(family: str, form: Any, tmp_path: Path) -> None:
     loaded = model(family)
-    found = judged(PerplexityScorer(lambda: loaded, tmp_path / "j", prompt="Q: {question}", target=form))
+    nll = scores(PerplexityScorer(lambda: loaded, tmp_path / "j", prompt="Q: {question}", target=form))
     ends = {"arrow": "{} --> {}", "therefore": "{} Therefore, the answer is {}."}
     for question, rationale in zip(QUESTIONS, RATIONALES, strict=True):
         target = ends[form].format(rationale.text, question.answer).strip()
-        assert found[rationale.id] == pytest.approx(own_loss(loaded, f"Q: {question.text}", target), rel=1e-4)
-    assert len(set(found.values())) > 6
+        assert nll[rationale.id] == pytest.approx(own_loss(loaded, f"Q: {question.text}", target), rel=1e-4)
+    assert len(set(nll.values())) > 6
 
 
-def test_nothing_is_judged_twice_whatever_was_killed(tmp_path: Path) -> None:
+def test_nothing_is_scored_twice_whatever_was_killed(tmp_path: Path) -> None:
     loaded, journal = model("t5"), tmp_path / "sub" / "j"
-    whole = judged(PerplexityScorer(lambda: loaded, journal))
-    assert judged(PerplexityScorer(never, journal)) == whole
+    whole = scores(PerplexityScorer(lambda: loaded, journal))
+    assert scores(PerplexityScorer(never, journal)) == whole
     again = RATIONALES[0]
     renamed = Rationale.create(again.question_id, again.text, None, "wrong", "mentor", 5)
-    assert judged(PerplexityScorer(never, journal), [renamed]) == {renamed.id: whole[again.id]}
-    with pytest.raises(AssertionError, match="judged before"):
-        judged(PerplexityScorer(never, journal, prompt="Else: {question}"))
+    assert scores(PerplexityScorer(never, journal), [renamed]) == {renamed.id: whole[again.id]}
+    with pytest.raises(AssertionError, match="scored before"):
+        scores(PerplexityScorer(never, journal, prompt="Else: {question}"))
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join(lines[:5]) + "\n" + lines[5][:9])  # a kill tore the sixth
-    assert judged(PerplexityScorer(lambda: loaded, journal)) == pytest.approx(whole, rel=1e-4)
-    assert judged(PerplexityScorer(never, journal)) == pytest.approx(whole, rel=1e-4)
+    assert scores(PerplexityScorer(lambda: loaded, journal)) == pytest.approx(whole, rel=1e-4)
+    assert scores(PerplexityScorer(never, journal)) == pytest.approx(whole, rel=1e-4)
 
 
-def test_what_the_judge_cannot_read_whole_is_the_least_likely(tmp_path: Path) -> None:
+def test_a_text_too_long_for_the_model_is_the_least_likely(tmp_path: Path) -> None:
     loaded = model("gpt2", n_positions=64)
     long = Rationale.create(QUESTIONS[0].id, "and on " * 40, "0", "correct", "teacher", 1)
-    found = judged(PerplexityScorer(lambda: loaded, tmp_path / "j"), [RATIONALES[1], long])
-    assert math.isinf(found[long.id])
-    assert math.isfinite(found[RATIONALES[1].id])
-    assert judged(PerplexityScorer(never, tmp_path / "j"), [long]) == {long.id: math.inf}
+    nll = scores(PerplexityScorer(lambda: loaded, tmp_path / "j"), [RATIONALES[1], long])
+    assert math.isinf(nll[long.id])
+    assert math.isfinite(nll[RATIONALES[1].id])
+    assert scores(PerplexityScorer(never, tmp_path / "j"), [long]) == {long.id: math.inf}
 
 
-def test_a_judge_is_a_learner_that_reads_as_it_was_taught_or_any_model(tmp_path: Path) -> None:
+def test_a_scorer_is_a_learner_with_its_own_prompt_and_target_or_any_model(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     loaded = model("t5")
     loaded.model.save_pretrained(folder)
@@ -102,5 +102,5 @@ def test_a_judge_is_a_learner_that_reads_as_it_was_taught_or_any_model(tmp_path:
     assert (other.prompt, other.target) == ("{question}", "therefore")
     assert taught.journal == other.journal  # the same weights; their texts differ
     assert perplexity_scorer("mentor", learner, folder, **settings | {"bfloat16": True}).journal != taught.journal
-    assert judged(taught) != judged(other)
-    assert judged(other) == pytest.approx(judged(PerplexityScorer(lambda: loaded, tmp_path / "j")), rel=1e-4)
+    assert scores(taught) != scores(other)
+    assert scores(other) == pytest.approx(scores(PerplexityScorer(lambda: loaded, tmp_path / "j")), rel=1e-4)

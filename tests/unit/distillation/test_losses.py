@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mentorkd.data.batching import IGNORE_INDEX
-from mentorkd.distillation import fused_losses as fused_loss
+from mentorkd.distillation import fused_losses, losses
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.losses import (
+    LossSettings,
     LossSums,
     MentorHidden,
     MentorLogits,
@@ -26,6 +28,7 @@ from mentorkd.distillation.losses import (
     distillation_loss,
     top_k_of,
 )
+from tiny_training import learner, online, rows_for, run
 
 DIVERGENCES = ["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce"]
 TOP_K_DIVERGENCES = ["forward_kl", "reverse_kl", "jsd"]
@@ -75,8 +78,8 @@ def everything(sums: LossSums, inputs: list[Tensor]) -> list[Tensor]:
     return [torch.tensor(sums.tokens), sums.loss, sums.ce, sums.divergence, *gradients(sums, inputs)]
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
-    for a, b in zip(found, expected, strict=True):
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(b.detach().abs().max())))
 
 
@@ -108,6 +111,21 @@ class TestFusedIsPlain:
                     hidden, weight, labels, mentor, bias=given_bias, chunk_tokens=chunk, **how
                 )
                 assert_close(everything(fused, inputs), expected, tolerance)
+
+    @pytest.mark.parametrize("temperature", [1.0, 2.5])
+    @divergences_of("none", "logits", "hidden_bias", "top_k", "several")
+    def test_chunks_of_several_blocks(
+        self, form: str, divergence: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fused_losses, "CPU_BLOCK", 6 * VOCAB)
+        hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(VOCAB, WIDTH, dtype=torch.float64, requires_grad=True)
+        how: dict[str, Any] = {"kd_weight": 0.4, "temperature": temperature, "divergence": divergence}
+        labels, mentor = labels_of(), mentor_of(form, temperature)
+        expected = everything(distillation_loss(F.linear(hidden, weight), labels, mentor, **how), [hidden, weight])
+        for chunk in (7, 20):  # of 20 targets: blocks of 3 and 4 rows, of 6, and of 5
+            fused = fused_distillation_loss(hidden, weight, labels, mentor, chunk_tokens=chunk, **how)
+            assert_close(everything(fused, [hidden, weight]), expected, 1e-9)
 
     @pytest.mark.parametrize("divergence", DIVERGENCES)
     @pytest.mark.parametrize("kd_weight", [0.0, 1.0])
@@ -149,13 +167,17 @@ class TestFusedIsPlain:
             assert_same(fused, plain, inputs, 1e-5)
             assert sum(x.grad is not None for x in (hidden, weight)) == 0
 
-    def test_without_gradients(self) -> None:
+    @pytest.mark.parametrize("divergence", DIVERGENCES)
+    @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+    def test_without_gradients(self, divergence: str, without: Callable[[], Any]) -> None:
         hidden, weight = torch.randn(TOKENS, WIDTH, requires_grad=True), torch.randn(VOCAB, WIDTH, requires_grad=True)
         labels, mentor = labels_of(), mentor_of("hidden", 1.0, torch.float32)
-        with torch.no_grad():
-            fused = fused_distillation_loss(hidden, weight, labels, mentor)
+        with without():
+            fused = fused_distillation_loss(hidden, weight, labels, mentor, divergence=divergence)
         assert not fused.loss.requires_grad
-        torch.testing.assert_close(fused.loss, distillation_loss(hidden @ weight.T, labels, mentor).loss.detach())
+        plain = distillation_loss(hidden @ weight.T, labels, mentor, divergence=divergence)
+        torch.testing.assert_close(fused.loss, plain.loss.detach())
+        torch.testing.assert_close(fused.divergence, plain.divergence)
 
     def test_gradients_accumulate_over_micro_batches(self) -> None:
         hidden, weight = torch.randn(TOKENS, WIDTH).double(), torch.randn(VOCAB, WIDTH).double().requires_grad_()
@@ -202,8 +224,65 @@ class TestFusedIsPlain:
         assert torch.autograd.gradcheck(plain, (hidden, weight, bias))
 
 
+def total_variation(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) -> Tensor:
+    return (student_NV.exp() - mentor_NV.exp()).abs().sum(-1) / 2
+
+
+def skewed_kl(student_NV: Tensor, mentor_NV: Tensor, settings: LossSettings) -> Tensor:
+    """KL(m || 0.1 m + 0.9 s), DistiLLM's (Ko et al. 2024)."""
+    mixture_NV = torch.logaddexp(mentor_NV + math.log(0.1), student_NV + math.log(0.9))
+    return (mentor_NV.exp() * (mentor_NV - mixture_NV)).sum(-1)
+
+
+@pytest.mark.parametrize("function", [total_variation, skewed_kl])
+class TestAddedDivergence:
+    """A divergence that stands only in the table of `losses`."""
+
+    @pytest.fixture(autouse=True)
+    def _added(self, function: losses.DivergenceFunction, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(losses.DIVERGENCES, "added", function)
+
+    @pytest.mark.parametrize("form", ["logits", "hidden", "hidden_bias", "top_k", "several"])
+    @pytest.mark.parametrize("temperature", [1.0, 2.5])
+    def test_fused_is_plain(self, form: str, temperature: float) -> None:
+        hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(VOCAB, WIDTH, dtype=torch.float64, requires_grad=True)
+        how: dict[str, Any] = {"kd_weight": 0.4, "temperature": temperature, "divergence": "added"}
+        labels, mentor = labels_of(), mentor_of(form, temperature)
+        plain = distillation_loss(F.linear(hidden, weight), labels, mentor, **how)
+        fused = fused_distillation_loss(hidden, weight, labels, mentor, chunk_tokens=7, **how)
+        assert plain.divergence > 0.1
+        assert_same(fused, plain, [hidden, weight], 1e-9)
+
+    def test_its_number(self, function: losses.DivergenceFunction) -> None:
+        # |3/8| + |1/8| + |-1/2| over 2; the mixture is (37/80, 19/80, 3/10).
+        skewed = (math.log(10 / 37) + math.log(10 / 19)) / 8 + 3 / 4 * math.log(5 / 2)
+        expected = 1 / 2 if function is total_variation else skewed
+        for loss_of in (plain_loss, fused_loss_of):
+            sums = loss_of(STUDENT, 0, MentorLogits(torch.tensor([MENTOR]).log()), divergence="added")
+            assert sums.divergence.item() == pytest.approx(expected, rel=1e-5)
+
+    def test_trains_a_student(self, tmp_path: Path) -> None:
+        student, mentor = learner(seed=2), learner(seed=1)
+        result = run(
+            student,
+            rows_for(student, 4),
+            tmp_path,
+            epochs=6,
+            objective=online(mentor, divergence="added", kd_weight=1.0),
+        )
+        assert result.fused
+        divergences = [row["divergence"] for row in result.history]
+        assert divergences[-1] < 0.9 * divergences[0]
+
+    def test_messages_list_it(self) -> None:
+        message = "divergence must be one of forward_kl, reverse_kl, jsd, mse, soft_ce, added, got 'ad'"
+        with pytest.raises(ValueError, match=message):
+            distillation_loss(torch.ones(1, 2), torch.tensor([0]), divergence="ad")
+
+
 class LargestTensor(TorchDispatchMode):
-    """Notes the most elements of any tensor made, and the operations."""
+    """Records the operations, and the number of elements of the largest result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,10 +321,10 @@ class TestMemory:
 
     def test_chunks_are_even_and_bounded(self) -> None:
         for tokens in (1, 255, 256, 257, 700, 4096):
-            chunk = fused_loss._even_chunk(tokens, 256)
+            chunk = fused_losses._even_chunk(tokens, 256)
             assert chunk <= 256
             assert math.ceil(tokens / chunk) == math.ceil(tokens / 256)
-        assert fused_loss._even_chunk(257, 256) == 129
+        assert fused_losses._even_chunk(257, 256) == 129
 
 
 # One token, three entries: student (1/2, 1/4, 1/4), mentor (1/8, 1/8, 3/4), label 0.
@@ -320,9 +399,9 @@ class TestByHand:
         assert sums.divergence.item() == 0
 
     def test_several_mentors_add_with_their_shares(self, loss_of: Loss) -> None:
-        sides = [MentorLogits(torch.tensor([p]).log()) for p in (MENTOR, STUDENT, [1 / 3] * 3)]
-        alone = [loss_of(STUDENT, 0, side).divergence.item() for side in sides]
-        both = loss_of(STUDENT, 0, list(zip([0.5, 0.3, 0.2], sides, strict=True))).divergence.item()
+        mentors = [MentorLogits(torch.tensor([p]).log()) for p in (MENTOR, STUDENT, [1 / 3] * 3)]
+        alone = [loss_of(STUDENT, 0, mentor).divergence.item() for mentor in mentors]
+        both = loss_of(STUDENT, 0, list(zip([0.5, 0.3, 0.2], mentors, strict=True))).divergence.item()
         assert both == pytest.approx(0.5 * alone[0] + 0.3 * alone[1] + 0.2 * alone[2], rel=1e-5)
 
 
@@ -340,12 +419,14 @@ class TestMeaning:
         hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64, requires_grad=True)
         weight = torch.randn(VOCAB, WIDTH, dtype=torch.float64, requires_grad=True)
         logits = (hidden @ weight.T).detach()
-        sides: dict[str, MentorTargets] = {
+        mentors: dict[str, MentorTargets] = {
             "logits": MentorLogits(logits),
             "hidden": MentorHidden(hidden.detach(), weight.detach()),
             "top_k": top_k_of(logits, 4, temperature=2.0),
         }
-        sums = loss_of(hidden, weight, labels_of(), sides[form], kd_weight=1.0, temperature=2.0, divergence=divergence)
+        sums = loss_of(
+            hidden, weight, labels_of(), mentors[form], kd_weight=1.0, temperature=2.0, divergence=divergence
+        )
         if divergence != "soft_ce":  # which is then the mentor's entropy
             assert abs(sums.divergence.item()) < 1e-12
         for gradient in torch.autograd.grad(sums.loss, [hidden, weight]):
@@ -589,9 +670,9 @@ class TestSafety:
         sums = loss_of(hidden, weight, labels, MentorLogits(logits), **how)
         assert sums.loss.isfinite()
         assert sums.divergence.item() >= 0
-        found = torch.autograd.grad(sums.loss, [hidden, weight, bias], retain_graph=True)
-        assert all(gradient.isfinite().all() for gradient in found)
-        assert torch.equal(found[2][:2], torch.zeros(2))
+        of_all = torch.autograd.grad(sums.loss, [hidden, weight, bias], retain_graph=True)
+        assert all(gradient.isfinite().all() for gradient in of_all)
+        assert torch.equal(of_all[2][:2], torch.zeros(2))
         assert_same(sums, plain_from_hidden(hidden, weight, labels, MentorLogits(logits), **how), [hidden], 1e-5)
 
     def test_masked_alike_is_as_good_as_absent(self, loss_of: Loss) -> None:
@@ -674,9 +755,9 @@ class TestHalfPrecision:
                     )
                 else:
                     sums = distillation_loss(F.linear(*inputs), labels, mentor[form], temperature=2.0)
-            found = [sums.loss, *torch.autograd.grad(sums.loss, inputs)]
-            assert [x.dtype for x in found] == [torch.float32, dtype, dtype, dtype]
-            return [float((a - b).detach().norm() / b.detach().norm()) for a, b in zip(found, truth, strict=True)]
+            results = [sums.loss, *torch.autograd.grad(sums.loss, inputs)]
+            assert [x.dtype for x in results] == [torch.float32, dtype, dtype, dtype]
+            return [float((a - b).detach().norm() / b.detach().norm()) for a, b in zip(results, truth, strict=True)]
 
         for fused, plain in zip(off(True), off(False), strict=True):
             assert fused < max(1.3 * plain, 0.002)
@@ -688,10 +769,10 @@ class TestHalfPrecision:
         labels = labels_of(vocab=9000)
         with torch.autocast("cpu", torch.bfloat16):
             sums = fused_distillation_loss(hidden, weight, labels, chunk_tokens=3)
-        (found,) = torch.autograd.grad(sums.loss, weight)
+        (actual,) = torch.autograd.grad(sums.loss, weight)
         (expected,) = torch.autograd.grad(distillation_loss(hidden @ weight.T, labels).loss, weight)
-        assert found.dtype == torch.float32
-        assert (found - expected).norm() < 0.02 * expected.norm()
+        assert actual.dtype == torch.float32
+        assert (actual - expected).norm() < 0.02 * expected.norm()
 
 
 class TestRefusals:
@@ -730,7 +811,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"kept at temperature 2.0, the loss has 1.0"):
             loss_of(self.HIDDEN, self.WEIGHT, self.LABELS, kept)
         wide = top_k_of(torch.randn(3, 6), 2, temperature=1.0)
-        with pytest.raises(ValueError, match="of 6 vocabulary entries, all heads share 4: keep them with vocab_size=4"):
+        with pytest.raises(
+            ValueError, match="cover 6 vocabulary entries, all heads share 4: keep them with vocab_size=4"
+        ):
             loss_of(self.HIDDEN, self.WEIGHT, self.LABELS, wide)
 
     def test_top_k_of_too_many(self) -> None:

@@ -51,7 +51,7 @@ def batch_of(loaded: LoadedModel, rows: list[Example]) -> dict[str, torch.Tensor
 
 @torch.no_grad()
 def exact_logits(mentor: LoadedModel, row: Example) -> torch.Tensor:
-    """The model's own, of one row alone, without our hands in it."""
+    """The model's own logits of one row alone, without this package's code."""
     batch = batch_of(mentor, [row])
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     return mentor.model(**inputs).logits[batch["labels"] != IGNORE_INDEX]
@@ -64,13 +64,13 @@ def exact_logits(mentor: LoadedModel, row: Example) -> torch.Tensor:
 def test_stored_hidden_states_give_the_mentors_own_logits(family: str, tmp_path: Path) -> None:
     mentor = model(family, seed=1)
     rows = rows_for(mentor)
-    told = write(mentor, rows, tmp_path)
+    record = write(mentor, rows, tmp_path)
     labels = StoredSoftLabels([tmp_path], device=CPU, mentor="mentor-1", tokenizer=tokenizer_digest(mentor.tokenizer))
-    assert told["rows"] == len(rows)
-    assert told["tokens"] == sum(len(row.target_ids) for row in rows)
+    assert record["rows"] == len(rows)
+    assert record["tokens"] == sum(len(row.target_ids) for row in rows)
     for row in rows:
-        side = labels.targets_for([row.rationale_id], batch_of(mentor, [row]))
-        logits = side.hidden_NE @ side.weight_VE.T
+        targets = labels.targets_for([row.rationale_id], batch_of(mentor, [row]))
+        logits = targets.hidden_NE @ targets.weight_VE.T
         own = exact_logits(mentor, row)
         assert (logits - own).abs().max() < 2**-7 * own.abs().max()  # bfloat16 keeps 8 digits
         assert (logits - own).abs().max() > 0
@@ -83,14 +83,14 @@ def test_stored_top_k_are_the_mentors_likeliest_tokens(family: str, tmp_path: Pa
     write(mentor, rows, tmp_path, mode="top_k", top_k=8, temperature=2.0)
     store = SoftLabelStore(tmp_path)
     for row in rows:
-        found = store.row(row.rationale_id)
+        arrays = store.row(row.rationale_id)
         own = exact_logits(mentor, row)
         kept, indices = (own / 2.0).log_softmax(-1).topk(8)
-        np.testing.assert_array_equal(found["indices"], indices)
-        np.testing.assert_allclose(found["log_probs"], kept, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(np.exp(found["log_tail"]), 1 - kept.exp().sum(-1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(arrays["indices"], indices)
+        np.testing.assert_allclose(arrays["log_probs"], kept, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(np.exp(arrays["log_tail"]), 1 - kept.exp().sum(-1), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(
-            found["nll"], F.cross_entropy(own, torch.tensor(row.target_ids), reduction="none"), rtol=1e-4
+            arrays["nll"], F.cross_entropy(own, torch.tensor(row.target_ids), reduction="none"), rtol=1e-4
         )
 
 
@@ -152,7 +152,7 @@ def test_a_mentor_scores_twice_in_bfloat16(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "hidden.bin").read_bytes() == (tmp_path / "b" / "hidden.bin").read_bytes()
 
 
-# --- killed and gone on with --------------------------------------------------------------------------------------
+# --- killed and resumed ---------------------------------------------------------------------------------------------
 
 
 class Killed(Exception):
@@ -169,7 +169,7 @@ def test_a_killed_score_goes_on_without_computing_again(mode: str, torn: bool, t
         lambda module, args, kwargs: forwarded.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     write(mentor, rows, tmp_path / "whole", mode=mode)
-    tried = 1  # the row on which the tap is tried
+    tried = 1  # the row on which the head is examined
     assert sum(forwarded) == len(rows) + tried
 
     def kill(done: int, total: int) -> None:
@@ -189,10 +189,10 @@ def test_a_killed_score_goes_on_without_computing_again(mode: str, torn: bool, t
             stream.write('["r')
 
     forwarded.clear()
-    told: list[int] = []
-    write(mentor, rows, tmp_path / "killed", mode=mode, on_progress=lambda done, total: told.append(done))
+    progress: list[int] = []
+    write(mentor, rows, tmp_path / "killed", mode=mode, on_progress=lambda done, total: progress.append(done))
     assert sum(forwarded) == len(rows) - finished + tried
-    assert told[-1] == len(rows)
+    assert progress[-1] == len(rows)
     for file in (tmp_path / "whole").iterdir():
         assert (tmp_path / "killed" / file.name).read_bytes() == file.read_bytes(), file.name
 
@@ -205,7 +205,7 @@ def test_a_finished_score_computes_nothing_again(tmp_path: Path) -> None:
     mentor.model.decoder.register_forward_hook(
         lambda *args: pytest.fail("computed again") if len(forwards) else forwards.append(1)
     )
-    forwards: list[int] = []  # the first one tries the tap
+    forwards: list[int] = []  # the first one examines the head
     write(mentor, rows, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
@@ -291,13 +291,17 @@ def test_inspect_tells_the_mentors_nll_of_hidden_states(tmp_path: Path) -> None:
     rows = rows_for(mentor)
     write(mentor, rows, tmp_path)
     logits, labels = direct(mentor, rows)
-    found = inspect_store(tmp_path, sample=len(rows))
-    assert found["nll"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=5e-3)
+    statistics = inspect_store(tmp_path, sample=len(rows))
+    assert statistics["nll"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=5e-3)
     log_probs = logits.log_softmax(-1)
-    assert found["entropy"] == pytest.approx(-(log_probs.exp() * log_probs).sum(-1).mean().item(), rel=5e-3)
-    assert (found["rationales"], found["tokens"], found["sampled_tokens"]) == (len(rows), len(labels), len(labels))
-    assert found["bytes_per_token"] == 4 + 2 * 32
-    assert found["bytes"] == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert statistics["entropy"] == pytest.approx(-(log_probs.exp() * log_probs).sum(-1).mean().item(), rel=5e-3)
+    assert (statistics["rationales"], statistics["tokens"], statistics["sampled_tokens"]) == (
+        len(rows),
+        len(labels),
+        len(labels),
+    )
+    assert statistics["bytes_per_token"] == 4 + 2 * 32
+    assert statistics["bytes"] == sum(file.stat().st_size for file in tmp_path.iterdir())
     some = inspect_store(tmp_path, sample=3)
     assert 0 < some["sampled_tokens"] < len(labels)
 
@@ -310,20 +314,28 @@ def test_inspect_tells_what_top_k_kept_and_lost(tmp_path: Path) -> None:
     exact = (logits / 2.0).log_softmax(-1)
     kept, indices = exact.exp().topk(8)
     spread = ((1 - kept.sum(-1, keepdim=True)) / (exact.shape[-1] - 8)).expand_as(exact).scatter(1, indices, kept)
-    found = inspect_store(tmp_path, sample=64)
-    assert found["nll"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-4)
-    assert found["mass_kept"] == pytest.approx(kept.sum(-1).mean().item(), abs=1e-5)
-    assert found["lost"] == pytest.approx((exact.exp() * (exact - spread.log())).sum(-1).mean().item(), abs=1e-5)
-    assert found["lost"] > 1e-3
+    statistics = inspect_store(tmp_path, sample=64)
+    assert statistics["nll"] == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-4)
+    assert statistics["mass_kept"] == pytest.approx(kept.sum(-1).mean().item(), abs=1e-5)
+    assert statistics["lost"] == pytest.approx((exact.exp() * (exact - spread.log())).sum(-1).mean().item(), abs=1e-5)
+    assert statistics["lost"] > 1e-3
     hits = (indices == labels[:, None]).any(-1).float().mean().item()
-    assert (found["k"], found["temperature"], found["targets_among_kept"]) == (8, 2.0, pytest.approx(hits, abs=1e-4))
+    assert (statistics["k"], statistics["temperature"], statistics["targets_among_kept"]) == (
+        8,
+        2.0,
+        pytest.approx(hits, abs=1e-4),
+    )
 
 
 def test_top_k_of_everything_loses_nothing(tmp_path: Path) -> None:
     mentor = model("t5", seed=1)
     write(mentor, rows_for(mentor), tmp_path, mode="top_k", top_k=10**6)
-    found = inspect_store(tmp_path, sample=1)
-    assert (found["mass_kept"], found["lost"], found["targets_among_kept"]) == (1.0, pytest.approx(0, abs=1e-6), 1.0)
+    statistics = inspect_store(tmp_path, sample=1)
+    assert (statistics["mass_kept"], statistics["lost"], statistics["targets_among_kept"]) == (
+        1.0,
+        pytest.approx(0, abs=1e-6),
+        1.0,
+    )
 
 
 @pytest.mark.parametrize("mode", ["hidden", "top_k"])

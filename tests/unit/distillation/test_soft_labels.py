@@ -127,7 +127,7 @@ def test_a_batch_costs_its_own_rows_alone(tmp_path: Path) -> None:
     assert side.hidden_NE.untyped_storage().nbytes() == LENGTHS["b"] * WIDTH * 4
 
 
-def test_size_is_told(tmp_path: Path) -> None:
+def test_size_of_a_store(tmp_path: Path) -> None:
     store = SoftLabelStore(write(tmp_path))
     assert store.meta.bytes_per_token == 4 + 2 * WIDTH
     assert store.size_bytes > store.tokens * store.meta.bytes_per_token
@@ -187,7 +187,7 @@ def test_a_writer_refuses_data_shorter_than_its_index(tmp_path: Path) -> None:
         writer.append([("a", arrays("a"))])
     file = tmp_path / "hidden.bin"
     file.write_bytes(file.read_bytes()[:-2])
-    with pytest.raises(StoreError, match=r"hidden\.bin has 46 bytes, its index tells of 48"):
+    with pytest.raises(StoreError, match=r"hidden\.bin has 46 bytes, its index lists 48"):
         SoftLabelWriter(tmp_path, HIDDEN, HEAD)
 
 
@@ -271,7 +271,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a file is gone": (lambda folder: (folder / "hidden.bin").unlink(), r"hidden\.bin is missing"),
     "the index is gone": (lambda folder: (folder / "index.jsonl").unlink(), r"index\.jsonl is missing"),
     "the head is gone": (lambda folder: (folder / "head.safetensors").unlink(), r"head\.safetensors is missing"),
-    "unfinished": (unfinish, "is unfinished; run the recipe again and scoring goes on"),
+    "unfinished": (unfinish, "is unfinished; run the recipe again, and scoring resumes"),
     "no store": (lambda folder: (folder / "meta.json").unlink(), "is no soft-label store"),
 }
 
@@ -298,13 +298,13 @@ def test_stores_of_two_kinds_are_refused(tmp_path: Path) -> None:
         StoredSoftLabels(folders, device=CPU)
 
 
-def test_a_rationale_that_was_not_scored_is_told(tmp_path: Path) -> None:
+def test_a_rationale_that_was_not_scored_is_named(tmp_path: Path) -> None:
     labels = StoredSoftLabels([write(tmp_path, "ab")], device=CPU)
     with pytest.raises(StoreError, match="no soft labels of rationale c"):
         labels.targets_for(["a", "c"], batch_of("ac"))
 
 
-def test_other_target_tokens_than_those_scored_are_told(tmp_path: Path) -> None:
+def test_other_target_tokens_than_those_scored_are_refused(tmp_path: Path) -> None:
     """The last guard: whatever the digests say, soft labels stand at the tokens that they were computed for."""
     labels = StoredSoftLabels([write(tmp_path)], device=CPU)
     batch = batch_of("ab")

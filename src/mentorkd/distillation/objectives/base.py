@@ -61,7 +61,7 @@ class Student:
     ) -> Student:
         """Run `model`, which is `owner` or a wrapper of it, over a batch of `rows`."""
         labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
-        states, layer_states = target_states(model, batch, tapped=owner, logits=not fused, layers=layers)
+        states, layer_states = target_states(model, batch, owner=owner, logits=not fused, layers=layers)
         return cls(batch, rows, labels_N, states, head_parameters(owner) if fused else None, layer_states)
 
     def loss(self, mentor: Mentors = None, *, at: Tensor | None = None, **settings: Any) -> LossSums:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mentorkd.distillation.losses import Divergence
 from mentorkd.distillation.mentors import MentorEnsemble, SingleMentor
 from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
 
@@ -20,7 +19,7 @@ class Distillation(TokenObjective):
     kd_weight: float
     temperature: float
     tau_squared: bool
-    divergence: Divergence
+    divergence: str
 
     @property
     def mentors(self) -> Sequence[SingleMentor]:  # type: ignore[override]
