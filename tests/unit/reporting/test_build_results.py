@@ -13,13 +13,14 @@ from mentorkd.records import Question
 from mentorkd.reporting import LearnerInfo, StageCost, build_results, summary_rows
 from mentorkd.reporting.build import MOST_POINTS, build_curve
 from mentorkd.reporting.examples import MOST_DIFFERING, first_wrong_step
-from mentorkd.reporting.views import cut_lines, settings_rows, shared_settings
+from mentorkd.reporting.rows import settings_rows, shared_settings
+from mentorkd.reporting.views import cut_lines
 from mentorkd.statistics import format_p, mcnemar, wilson_interval
 from ten_questions import TEN, marked, ten
 
 VANILLA = LearnerInfo(name="vanilla", model="small", model_key="small", rationales=["teacher"])
 STUDENT = LearnerInfo(
-    name="student", model="small", model_key="small", rationales=["teacher", "mentor"], imitates={"mentor": 1.0}
+    name="student", model="small", model_key="small", rationales=["teacher", "mentor"], mentor_weights={"mentor": 1.0}
 )
 MENTOR = LearnerInfo(name="mentor", model="large", model_key="large", rationales=["teacher"])
 
@@ -70,16 +71,16 @@ def test_a_baseline_that_wins_is_said_to_win(inputs):
     assert results["comparisons"][0]["outcome"] == "b_better"
 
 
-def test_no_difference_says_what_could_have_been_seen(inputs):
+def test_no_difference_gives_the_minimum_detectable_effect(inputs):
     statement = ten(inputs, {("vanilla", 1): "+++++-----", ("student", 1): "++++++----"})["headline"]["statement"]
     assert statement.startswith("no difference can be shown between student and vanilla (+10.0 points")
-    assert "this design could have seen 60.0 points" in statement
+    assert "minimum detectable effect: 60.0 points" in statement
 
 
 @pytest.mark.parametrize(
     ("learners", "marks", "reason"),
     [
-        ([VANILLA], {("vanilla", 1): "+" * 10}, "trains one learner, vanilla, and nothing to measure it against"),
+        ([VANILLA], {("vanilla", 1): "+" * 10}, "has only one learner, vanilla, and none to compare it with"),
         ([MENTOR, STUDENT], {("mentor", 1): "+" * 10, ("student", 1): "-" * 10}, "no student"),
         ([VANILLA, replace(VANILLA, name="twin")], {("vanilla", 1): "+" * 10, ("twin", 1): "-" * 10}, "no student"),
         ([VANILLA, STUDENT], {}, "no learner has been evaluated yet"),
@@ -93,7 +94,7 @@ def test_a_missing_headline_is_explained(inputs, learners, marks, reason):
 
 
 def test_the_student_that_takes_most_leads_the_headlines(inputs):
-    plain = replace(STUDENT, name="plain", imitates={})
+    plain = replace(STUDENT, name="plain", mentor_weights={})
     learners = [MENTOR, VANILLA, plain, STUDENT]
     results = ten(inputs, {(info.name, 1): "+-" * 5 for info in learners}, learners)
     assert [(r["a"], r["b"]) for r in results["comparisons"] if r["headline"]] == [
@@ -106,13 +107,13 @@ def test_learners_are_compared_on_the_seeds_they_share(inputs):
     marks = {("vanilla", 1): "+" * 10, ("vanilla", 2): "+" * 10, ("student", 2): "-" * 10}
     results = ten(inputs, marks, seeds=(1, 2))
     assert results["comparisons"][0]["seeds"] == [2]
-    assert results["warnings"] == ["No predictions of student (seed 1): left out of every number."]
+    assert results["warnings"] == ["No predictions of student (seed 1): excluded from all numbers."]
 
 
 def test_epochs_chosen_on_test_are_shouted(inputs):
     results = ten(inputs, {("vanilla", 1): "+" * 10}, [replace(VANILLA, select_on="test")])
     assert results["warnings"][0].startswith("EPOCHS WERE CHOSEN ON THE TEST SET for vanilla")
-    assert "Weights of vanilla: of the best epoch, CHOSEN ON THE TEST SET." in results["protocol"]
+    assert "Weights of vanilla: best epoch, CHOSEN ON THE TEST SET." in results["protocol"]
     assert "TEST" in summary_rows(results)[0]["accuracy % [95 %]"]
 
 
@@ -120,12 +121,12 @@ def test_what_was_chosen_on_test_reaches_all_that_learn_from_it(inputs):
     learners = [
         replace(MENTOR, select_on="test"),
         VANILLA,
-        replace(STUDENT, name="by labels", rationales=["teacher"], imitates={"mentor": 1.0}),
-        replace(STUDENT, name="by text", rationales=["by labels"], imitates={}),
+        replace(STUDENT, name="by labels", rationales=["teacher"], mentor_weights={"mentor": 1.0}),
+        replace(STUDENT, name="by text", rationales=["by labels"], mentor_weights={}),
     ]
     warning = ten(inputs, {(info.name, 1): "+" * 10 for info in learners}, learners)["warnings"][0]
     assert "for mentor (select_on: test)" in warning
-    assert "also reached by labels, by text, which learn from them" in warning
+    assert "also influenced by labels, by text, which learn from them" in warning
     assert "vanilla" not in warning
 
 
@@ -142,10 +143,10 @@ def test_a_headline_of_unlike_training_is_a_warning(inputs):
     mentor = replace(MENTOR, updates=[7], settings={"epochs": 1})
     marks = {(name, 1): "+-" * 5 for name in ("vanilla", "student", "mentor")}
     assert ten(inputs, marks, [mentor, vanilla, student])["warnings"] == [
-        "Arms were not trained for the same number of optimiser updates: vanilla 1,160, student 3,780. Differences in "
-        "accuracy may come from this as well as from what they learn from.",
-        "student and vanilla were not trained and asked alike: learning_rate 0.001 against 0.0003, batch_size 8 against –. "
-        "Their difference in accuracy may come from this as well as from the mentor.",
+        "Arms were not trained for the same number of optimiser updates: vanilla 1,160, student 3,780. This may "
+        "explain differences in accuracy as well as their different training data.",
+        "student and vanilla were trained or evaluated with different settings: learning_rate 0.001 against 0.0003, batch_size 8 "
+        "against –. This may explain their difference in accuracy as well as the mentor.",
     ]
     alike = replace(student, updates=vanilla.updates, settings=vanilla.settings)
     assert ten(inputs, marks, [mentor, vanilla, alike])["warnings"] == []
@@ -191,7 +192,9 @@ def test_the_variant_that_leads_is_chosen_on_validation_questions(inputs):
     marks = {(info.name, 1): "+++++-----" for info in [VANILLA, *variants]} | {(variants[2].name, 1): "++++++++++"}
     results = ten(inputs, marks, [VANILLA, *variants])
     assert results["comparisons"][0]["a"] == "student@kd_weight=0.3"
-    assert "student@kd_weight=0.3 leads the comparisons as the variant of student" in " ".join(results["protocol"])
+    assert "student@kd_weight=0.3 represents the variants of student in the first comparison" in " ".join(
+        results["protocol"]
+    )
 
 
 def test_all_arms_tell_how_much_seeds_scatter(inputs):
@@ -291,7 +294,10 @@ def test_differing_examples_take_turns_and_are_counted(inputs):
     results = build_results(inputs())
     differing = results["differing"]
     assert differing["total"] > len(differing["entries"]) == MOST_DIFFERING
-    assert f"On {differing['total']} of 225 test questions mentor, vanilla and student" in differing["note"]
+    assert (
+        f"On {differing['total']} of 225 test questions some but not all of mentor, vanilla and student are correct"
+        in differing["note"]
+    )
     first = [[a["verdict"] == "correct" for a in e["answers"]] for e in differing["entries"][:6]]
     assert len({tuple(kind) for kind in first}) == 6  # all six ways to differ among three come first
     assert all([a["source"] for a in e["answers"]] == ["mentor", "vanilla", "student"] for e in differing["entries"])
@@ -306,7 +312,9 @@ def test_a_lone_learner_shows_its_failures(inputs):
 @pytest.mark.parametrize(("marks", "told"), [("00++++++++", True), ("0+++++++++", False)])
 def test_many_cut_answers_are_told_in_words(inputs, marks, told):
     lines = cut_lines(ten(inputs, {("vanilla", 1): marks}))
-    assert ["before the cut: 20.0 % of vanilla's. The limit" in line for line in lines] == [True] * told
+    assert [
+        "only the text before the cut is graded: 20.0 % of vanilla's. Either the limit" in line for line in lines
+    ] == [True] * told
 
 
 def test_the_summary_fits_a_terminal(inputs):

@@ -44,13 +44,13 @@ def variants(count: int) -> list[Any]:
 def test_the_best_of_many_beside_the_best_of_one_is_a_warning(inputs):
     marks = {(f"student@{n}", 1): "+++++++++-" for n in (1, 2, 3)} | MARKS
     warnings = " ".join(ten(inputs, marks, [VANILLA, *variants(3)])["warnings"])
-    assert "student@3 was chosen among 3, vanilla among 1 (variants of a sweep, times trials of a search)" in warnings
+    assert "student@3 was selected among 3, vanilla among 1 (variants of a sweep, times trials of a search)" in warnings
     tried = [
         {"learner": name, "seed": 1, "values": {"learning_rate": rate}, "validation": 0.5, "chosen": rate == 1}
         for name, rates in (("student", (1, 2, 3)), ("vanilla", (1, 2)))
         for rate in rates
     ]
-    assert "student was chosen among 3, vanilla among 2" in " ".join(
+    assert "student was selected among 3, vanilla among 2" in " ".join(
         ten(inputs, MARKS, [VANILLA, STUDENT], trials=tried)["warnings"]
     )
     assert ten(inputs, MARKS, [VANILLA, STUDENT], trials=tried[1:])["warnings"] == []
@@ -59,10 +59,10 @@ def test_the_best_of_many_beside_the_best_of_one_is_a_warning(inputs):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"select_on": "validation"}, "with the best validation accuracy."),
-        ({"select_on": "test"}, "with the best TEST accuracy."),
-        ({"select_on": "last", "settings": {"select_on": "test"}}, "with the best TEST accuracy."),
-        ({"select_on": "last", "validation": [None]}, "that the sweep names first; nothing was validated."),
+        ({"select_on": "validation"}, "it has the best validation accuracy."),
+        ({"select_on": "test"}, "it has the best TEST accuracy."),
+        ({"select_on": "last", "settings": {"select_on": "test"}}, "it has the best TEST accuracy."),
+        ({"select_on": "last", "validation": [None]}, "it is the first of the sweep; no variant was validated."),
     ],
 )
 def test_what_a_variant_leads_by_is_told(inputs, change, told):
@@ -78,18 +78,16 @@ def test_what_a_variant_leads_by_is_told(inputs, change, told):
 def test_weights_of_a_searched_learner_are_said_to_be_chosen(inputs):
     last = replace(STUDENT, select_on="last")
     lines = " ".join(ten(inputs, MARKS, [VANILLA, replace(last, searched={"learning_rate": [1e-3]})])["protocol"])
-    assert "Weights of student: of the last epoch of the best trial, chosen on validation questions" in lines
-    assert (
-        "Weights of student: of the last epoch; nothing was chosen." in ten(inputs, MARKS, [VANILLA, last])["protocol"]
-    )
+    assert "Weights of student: last epoch of the best trial, selected on validation questions" in lines
+    assert "Weights of student: last epoch; no selection." in ten(inputs, MARKS, [VANILLA, last])["protocol"]
 
 
 def test_a_judge_is_no_arm_and_passes_on_what_it_was_chosen_by(inputs):
     judge = replace(VANILLA, name="text", select_on="test", updates=[7])
-    judged = replace(STUDENT, imitates={}, rationales=["teacher"], judges=["text"])
+    judged = replace(STUDENT, mentor_weights={}, rationales=["teacher"], scorers=["text"])
     results = ten(inputs, MARKS, [judge, VANILLA, judged])
     assert [learner["arm"] for learner in results["learners"]] == [False, True, True]
-    assert "also reached student, which learns from them" in results["warnings"][0]
+    assert "also influenced student, which learns from them" in results["warnings"][0]
     assert not any("not trained for the same number" in line for line in results["warnings"])
 
 

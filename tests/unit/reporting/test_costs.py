@@ -6,7 +6,7 @@ from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import role
 from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import StageCost, build_results
-from mentorkd.reporting.costs import build_spent
+from mentorkd.reporting.costs import build_learner_costs
 from mentorkd.reporting.markdown import render_markdown
 from small_recipe import write_small_recipe
 
@@ -34,7 +34,7 @@ def test_an_arm_pays_for_what_it_learns_from_and_not_for_what_made_it_equal(inpu
             for name in recipe.learners
         },
     )
-    spent = {row["learner"]: row for row in build_spent(made)}
+    spent = {row["learner"]: row for row in build_learner_costs(made)}
 
     def whole(learner: str) -> set[str]:
         paid = int(spent[learner]["whole_seconds"])
