@@ -191,7 +191,7 @@ def test_interrupted_it_says_how_to_go_on(
         patched.setattr("mentorkd.cli.console.JsonReporter.progress", interrupt)
         told = cli("annotate", recipe, "--run", run, "--json")
     assert told.code == 130
-    assert told.err.splitlines()[-1] == "mentorkd: interrupted; run the same command to go on"
+    assert told.err.splitlines()[-1] == "mentorkd: interrupted; the same command resumes"
     again = cli("annotate", recipe, "--run", run, "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out)["samples"] == ALL
