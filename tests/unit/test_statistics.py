@@ -209,7 +209,7 @@ def test_bootstrap_covers_the_true_difference(seeds, spread, learners):
     assert 0.93 <= covered / runs <= 0.97
 
 
-def test_learners_near_zero_are_taken_to_scatter_less():
+def test_learners_near_zero_are_assumed_to_scatter_less():
     """Their seeds have no room; peers in the middle scatter by 5 points, and no learner at 2 % does."""
     rng, runs = np.random.default_rng(8), 300
     covered, widths = 0, []
@@ -232,7 +232,7 @@ def unequal_arms(rng, logits, spread, questions=150, seeds=3):
 
 
 @pytest.mark.parametrize("logits", [(-0.6, -0.6, -6.4, -6.4), (-5.4, -3.1, -4.1, -3.4)])
-def test_arms_of_unequal_room_tell_unequally_of_scatter(logits):
+def test_arms_with_unequal_room_contribute_unequally_to_scatter(logits):
     """Near-floor peers (40 % beside 0.5 %, or 1 to 9 %) do not make it look well known how much seeds scatter."""
     luck = np.random.default_rng(1).normal(0, math.hypot(1.5, 0.4), 200_000)
     a, b, c, d = (float((1 / (1 + np.exp(-(logit + luck)))).mean()) for logit in logits)
@@ -249,7 +249,7 @@ def test_arms_of_unequal_room_tell_unequally_of_scatter(logits):
     assert called / runs <= 0.05 + 2 * 0.011
 
 
-def test_arms_of_equal_room_tell_equally_of_scatter():
+def test_arms_with_equal_room_contribute_equally_to_scatter():
     """Four arms of three seeds: 8 degrees of freedom for one of them, 6 for differences; a fifth at 0 adds none."""
     rows = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]])
     assert _between_seeds([rows] * 4, [1])[1] == pytest.approx(8)

@@ -61,7 +61,7 @@ def written_examples(inputs: ReportInputs) -> Examples:
     shown = inputs.rationales[:MOST_WRITTEN]
     total = max(inputs.written, len(inputs.rationales))
     return {
-        "title": "What teacher and mentors wrote",
+        "title": "Rationales of teacher and mentors",
         "note": f"{len(shown)} of {total} training questions, with unfiltered rationales."
         if total
         else "There are no rationales to show.",

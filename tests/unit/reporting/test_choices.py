@@ -1,4 +1,4 @@
-"""What the report says of choices: which question was asked first, who was chosen among how many, and by what."""
+"""Selection in the report: which hypothesis comes first, what was selected, among how many, and on which questions."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_best_of_many_beside_the_best_of_one_is_a_warning(inputs):
         ({"select_on": "last", "validation": [None]}, "it is the first of the sweep; no variant was validated."),
     ],
 )
-def test_what_a_variant_leads_by_is_told(inputs, change, told):
+def test_protocol_names_the_selection_of_the_leading_variant(inputs, change, told):
     learners = [VANILLA, *(replace(one, **change) for one in variants(2))]
     marks = {(f"student@{n}", 1): "+++++++++-" for n in (1, 2)} | MARKS
     results = ten(inputs, marks, learners)
@@ -75,14 +75,14 @@ def test_what_a_variant_leads_by_is_told(inputs, change, told):
     assert any("CHOSEN ON THE TEST SET for student@1, student@2" in line for line in results["warnings"]) == on_test
 
 
-def test_weights_of_a_searched_learner_are_said_to_be_chosen(inputs):
+def test_protocol_names_the_search_that_selected_weights(inputs):
     last = replace(STUDENT, select_on="last")
     lines = " ".join(ten(inputs, MARKS, [VANILLA, replace(last, searched={"learning_rate": [1e-3]})])["protocol"])
     assert "Weights of student: last epoch of the best trial, selected on validation questions" in lines
     assert "Weights of student: last epoch; no selection." in ten(inputs, MARKS, [VANILLA, last])["protocol"]
 
 
-def test_a_judge_is_no_arm_and_passes_on_what_it_was_chosen_by(inputs):
+def test_a_scorer_is_no_arm_and_passes_on_its_selection_on_test(inputs):
     judge = replace(VANILLA, name="text", select_on="test", updates=[7])
     judged = replace(STUDENT, mentor_weights={}, rationales=["teacher"], scorers=["text"])
     results = ten(inputs, MARKS, [judge, VANILLA, judged])
@@ -104,7 +104,7 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({"name": "small", "task": task, "teacher": {"rationales": "c"}, "learners": learners})
 
 
-def test_an_arm_of_its_own_length_is_not_said_to_be_matched():
+def test_an_arm_with_its_own_number_of_updates_is_not_called_matched():
     made = recipe()
     records = {(name, 42): {"updates": 3 if name == "short" else 10} for name in made.learners}
     lines = _protocol(made, records)
@@ -116,7 +116,7 @@ def test_an_arm_of_its_own_length_is_not_said_to_be_matched():
     assert "Only one epoch of vanilla was validated, the last: validation chose the trial, and no epoch." in told
 
 
-def test_what_tells_arms_apart_is_among_their_settings():
+def test_settings_include_the_parameters_of_the_objective():
     mcc = {"objective": "mcc", "objective_temperature": 3.0}
     assert _settings(recipe(student=mcc).learners["student"], "float32")["objective_temperature"] == 3.0
 

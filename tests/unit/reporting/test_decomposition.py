@@ -1,4 +1,4 @@
-"""Where the gain comes from: arms told by what they learn from, parts that add up."""
+"""Decompositions: arms identified by what they learn from, parts that add up."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def matrix(predictions, name):
     return np.array([[p.verdict == "correct" for p in predictions[name, seed]] for seed in SEEDS], dtype=int).T
 
 
-def test_arms_are_told_by_what_they_learn_from(inputs):
+def test_arms_are_identified_by_what_they_learn_from(inputs):
     [row] = found(inputs)[0]["decompositions"]
     assert (row["base"], row["longer"], row["rationales"], row["soft_labels"], row["both"]) == (
         "x5",
@@ -121,7 +121,7 @@ def test_a_base_with_as_many_updates_leaves_nothing_to_more_updates(inputs):
     assert all(part["note"] is None for part in row["parts"])
 
 
-def test_without_a_longer_base_the_parts_say_that_more_updates_are_in_them(inputs):
+def test_without_a_longer_base_the_parts_note_different_updates(inputs):
     [row] = found(inputs, tuple(info for info in ARMS if info is not LONGER))[0]["decompositions"]
     assert row["base"] == "x5"
     assert row["parts"][0]["note"] == "includes the effect of different numbers of updates: x3 900, x5 300"
@@ -158,7 +158,7 @@ def test_soft_labels_of_another_strength_are_no_arm(inputs):
     assert row["soft_labels"] is None
 
 
-def test_of_a_sweep_s_variants_those_that_tell_most_are_shown(inputs):
+def test_the_variants_that_give_most_parts_are_used(inputs):
     other = replace(BOTH, name="x6", kd_weight=0.9)
     [row] = found(inputs, (other, *ARMS))[0]["decompositions"]
     assert row["both"] == "x2"  # x1 has soft labels of its strength

@@ -1,4 +1,4 @@
-"""Numbers that the test set selected are marked wherever they stand, and no test accuracy is called validation."""
+"""Numbers selected on the test set are marked everywhere, and no test accuracy is called validation."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_sweep_names_the_questions_its_accuracies_are_of(inputs, arms, select_
     assert title.endswith("; hollow: selected on TEST") == any(marks)
 
 
-def test_the_leading_variant_was_taken_by_what_it_was_validated_on(inputs, arms):
+def test_the_page_names_the_questions_that_selected_the_leading_variant(inputs, arms):
     for place, word in (("validation", "validation"), ("test", "TEST")):
         results = build_results(inputs(swept(arms, *[place] * 4), seeds=(42,), size=10))
         assert f"represented by the best one on {word} questions" in render_page(results, {})

@@ -1,4 +1,4 @@
-"""The files of a report: what they say, that they are safe, and that they are the same every time."""
+"""The files of a report: content, safety and determinism."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_the_page_says_the_verdict_first_and_has_every_section(report):
         "dropped from train (row 17 of test.json)",
         "Mentor and trained student on the same target tokens",
         "Where learners differ",
-        "What teacher and mentors wrote",
+        "Rationales of teacher and mentors",
         "as if they served this learner alone",
         "Time and tokens are sums over seeds",
         "mentorkd run recipes/shuffled.yaml",
@@ -400,7 +400,7 @@ def test_formats():
     assert axis([-0.05, 0.136]) == (-0.05, 0.15, [-0.05, 0.0, 0.05, 0.1, 0.15])
 
 
-def test_the_funnel_tells_what_could_not_be_read_and_what_was_counted(inputs, tmp_path):
+def test_funnel_notes_count_unchecked_equations_and_name_the_unit_of_length(inputs, tmp_path):
     def row(source, name, **more):
         return {"learner": "student", "source": source, "filter": name, "before": 9, "after": 8, **more}
 

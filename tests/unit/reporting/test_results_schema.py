@@ -1,4 +1,4 @@
-"""results.json: round trip, and a document that says what the code says."""
+"""results.json: round trip, and documentation equal to the schema in the code."""
 
 from __future__ import annotations
 
