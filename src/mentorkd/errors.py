@@ -1,16 +1,16 @@
-"""The error tree. Every message says what was got, what was expected and what to do next.
+"""The error tree. Every message has the value received, the expected value and the next step.
 
 MentorkdError                 caught by the command line: one line on stderr, exit code 2
-├── RecipeError               the YAML recipe: carries ALL faults found, each with its place
+├── RecipeError               the YAML recipe: has ALL its faults, each with its line
 ├── DataError                 a question or rationale file: names the file, the row and the field
-├── ModelError                a model or tokenizer that cannot be loaded, or does not fit its part
-├── MissingExtraError         an optional package is absent: carries the exact pip command
-├── RunError                  the run folder: locked, damaged, or asked for something it lacks
+├── ModelError                a model or tokenizer that cannot be loaded or does not fit its role
+├── MissingExtraError         an optional package is missing: has the exact pip command
+├── RunError                  the run folder: locked, damaged, or without the requested data
 │   └── StoreError            a soft-label store that is truncated, corrupt or of another mentor
-├── WorkerError               a process that carried out a stage ended by itself
-├── TeacherError              an annotating teacher that cannot go on
-│   └── BudgetError           the hard limit on requests, tokens or dollars would be crossed
-└── TrainingError             training that must not continue (a non-finite loss, no rows left)
+├── WorkerError               a worker process ended unexpectedly while it ran a stage
+├── TeacherError              a teacher that cannot continue to annotate
+│   └── BudgetError           the next request could exceed the budget of requests, tokens or dollars
+└── TrainingError             training that must stop (a non-finite loss, no rows left)
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = [
 
 
 class MentorkdError(Exception):
-    """Base of every error a user can cause; the command line prints it without a traceback."""
+    """Base class of all user errors; the command line prints them without a traceback."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Errors come from worker processes, and not every constructor takes what it hands to this class.
-        return _again, (type(self), self.args, self.__dict__)
+        # Worker processes send errors by pickle, but constructors differ in their arguments from `args`.
+        return _restored, (type(self), self.args, self.__dict__)
 
 
-def _again(kind: type[MentorkdError], args: tuple[Any, ...], state: dict[str, Any]) -> MentorkdError:
+def _restored(kind: type[MentorkdError], args: tuple[Any, ...], state: dict[str, Any]) -> MentorkdError:
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error
@@ -51,7 +51,7 @@ def _again(kind: type[MentorkdError], args: tuple[Any, ...], state: dict[str, An
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a recipe: where it stands and what is wrong with it."""
+    """One fault of a recipe: its key and line, and what is wrong."""
 
     key: str
     message: str
@@ -63,7 +63,7 @@ class Fault:
 
 
 class RecipeError(MentorkdError):
-    """A recipe with faults; all of them are reported at once."""
+    """A recipe with faults; all are reported at once."""
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
         self.source = source
@@ -77,7 +77,7 @@ class DataError(MentorkdError):
 
 
 class ModelError(MentorkdError):
-    """A model that cannot be loaded or does not fit its part."""
+    """A model that cannot be loaded or does not fit its role."""
 
 
 class MissingExtraError(MentorkdError):
@@ -88,11 +88,11 @@ class MissingExtraError(MentorkdError):
 
 
 class RunError(MentorkdError):
-    """A run folder that cannot be used as asked."""
+    """A run folder that cannot be used as requested."""
 
 
 class StoreError(RunError):
-    """A soft-label store that cannot be trusted."""
+    """A soft-label store that is truncated, corrupt or of another mentor."""
 
 
 class TeacherError(MentorkdError):
@@ -100,12 +100,12 @@ class TeacherError(MentorkdError):
 
 
 class BudgetError(TeacherError):
-    """The next request would cross a hard limit; everything got so far is kept."""
+    """The next request could exceed the budget; all replies so far are kept."""
 
 
 class TrainingError(MentorkdError):
-    """Training that must not continue."""
+    """Training that must stop."""
 
 
 class WorkerError(MentorkdError):
-    """A process that ended by itself, or was ended, while it carried out a stage."""
+    """A worker process that ended or was killed while it ran a stage."""

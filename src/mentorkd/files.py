@@ -1,4 +1,4 @@
-"""Files and hashes: stable fingerprints, content digests, writes that no reader sees half of, hard links."""
+"""Files and hashes: stable fingerprints, content digests, atomic writes, hard links."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ DIGITS = 16
 
 
 def fingerprint(value: Any) -> str:
-    """Hash of a JSON-like value; mappings are unordered. Refuses what has no stable form (objects, paths, sets, NaN)."""
+    """Hash of a JSON-like value; the order of keys does not matter.
+
+    Raises RunError for values without a stable form (objects, paths, sets, NaN).
+    """
     try:
         text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RunError(
-            f"cannot fingerprint {type(value).__name__}: {error}; give text, numbers, lists and mappings"
+            f"cannot fingerprint {type(value).__name__}: {error}; expected text, numbers, lists and mappings"
         ) from None
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def digest_path(path: Path) -> str:
-    """Hash of a file's bytes, or of a folder's files that make a model or data set (not its README or hidden files)."""
+    """Hash of the bytes of a file, or of all files in a model or data folder except Markdown and hidden files."""
     digest = hashlib.sha256()
     if path.is_dir():
         files = [f for f in sorted(path.rglob("*")) if f.is_file() and f.suffix != ".md" and not f.name.startswith(".")]
@@ -44,7 +47,7 @@ def digest_path(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON by way of a temporary file and a rename, so that no reader sees half of it."""
+    """Write JSON atomically, through a temporary file and a rename."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
@@ -76,10 +79,10 @@ def read_journal(path: Path) -> list[Any]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make a file or folder appear at `target` too, by hard links where the file system has them, else by copies."""
+    """Link a file or folder to `target`: by hard links if the file system supports them, else by copies."""
 
     def one(old: str, new: str) -> str:
-        Path(new).unlink(missing_ok=True)  # left by a kill
+        Path(new).unlink(missing_ok=True)  # a partial copy of an interrupted run
         try:
             os.link(old, new)
         except OSError:

@@ -1,6 +1,6 @@
 """The three record types of a run with their content ids, JSON Lines, and the types and names that all packages share.
 
-Ids are hashes of content, so they survive reordering, and a run can be resumed, merged or compared by them.
+Ids are hashes of content: they do not depend on order, so runs can be resumed, merged and compared by them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 TEACHER = "teacher"
-"""The name under which learners refer to the teacher."""
+"""Name of the teacher as a source of rationales."""
 
 GOLD = "gold"
-"""The name of the answers themselves as a source: every training question once, its gold answer and no reasoning."""
+"""Name of the gold answers as a source: every training question once, with its answer and without reasoning."""
 
 ModelKind = Literal["seq2seq", "causal"]
 """Encoder-decoder (T5) or decoder-only (GPT-2, Llama, Qwen)."""
@@ -52,12 +52,12 @@ Split = Literal["train", "validation", "test"]
 
 
 def normalise_whitespace(text: str) -> str:
-    """Collapse every run of whitespace to one space and strip the ends."""
+    """Collapse every sequence of whitespace to one space and strip both ends."""
     return " ".join(text.split())
 
 
 def content_id(*parts: str) -> str:
-    """Sixteen hex digits that identify `parts`; length-prefixed, so no two tuples of parts collide by joining."""
+    """Sixteen hex digits that identify `parts`; length prefixes avoid collisions between different splits of one text."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode()
@@ -68,7 +68,7 @@ def content_id(*parts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with its gold answer. `id` is the hash of the text alone, so one question has one id in every split."""
+    """A question with its gold answer. `id` is the hash of the text only, so a question has the same id in every split."""
 
     id: str
     text: str
@@ -84,8 +84,8 @@ class Question:
 class Rationale:
     """A step-by-step solution of a question, written by `source` (the teacher or a learner).
 
-    `text` is the reasoning alone, without the answer marker; `predicted` is the answer it arrives at (None: none found);
-    `sample` numbers the rationales of one source for one question from 0.
+    `text` is the reasoning without the answer marker; `predicted` is its final answer (None: no answer found); `sample`
+    numbers the rationales of one source for one question, from 0.
     """
 
     id: str
@@ -123,9 +123,9 @@ class Rationale:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a learner wrote for a question of the test set.
+    """The text of a learner for a test question.
 
-    `tokens` counts what it generated; `finished` is false where that was cut at `max_new_tokens`.
+    `tokens`: number of generated tokens; `finished`: false for a text truncated at `max_new_tokens`.
     """
 
     question_id: str
@@ -155,7 +155,7 @@ R = TypeVar("R", Question, Rationale, Prediction)
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
-    """Write records as JSON Lines by way of a temporary file and a rename; return how many."""
+    """Write records as JSON Lines through a temporary file and a rename; return their number."""
     count = 0
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -169,9 +169,9 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
 
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:
-    """Read a file that `write_jsonl` wrote.
+    """Read a file written by `write_jsonl`.
 
-    Raises DataError that names the row and the field when a line is not a record of `kind`.
+    Raises DataError with the row and its fields if a line is not a record of `kind`.
     """
     names = [f.name for f in fields(kind)]
     records: list[R] = []
@@ -181,7 +181,7 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(
-                    f"{path}, row {number}: not JSON ({error.msg}); remove the row or make the file anew"
+                    f"{path}, row {number}: not JSON ({error.msg}); remove the row or write the file again"
                 ) from None
             if not isinstance(row, dict) or set(row) != set(names):
                 got = sorted(row) if isinstance(row, dict) else type(row).__name__

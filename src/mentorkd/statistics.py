@@ -1,29 +1,27 @@
 """Intervals, tests and verdicts for accuracies measured on Q questions with S training seeds.
 
-Arrays are named by their axes: `correct_QS[q, s]` is 1 where the model of seed s answers question q rightly, and
+Arrays are named by their axes: `correct_QS[q, s]` is 1 where the model of seed s answers question q correctly, and
 `difference_QS` is one learner's array minus another's, paired by question and by seed.
 
-Two decisions stand behind every number:
+Two decisions determine every number:
 
-- The question is the unit that is resampled and flipped, with all its seeds kept together. The seeds of one question
-  are not independent (a hard question is hard for every seed), so treating Q x S verdicts as so many observations, or
-  pooling them in one McNemar table, would claim more evidence than there is. With one seed the test is McNemar's.
-- Seeds are a sample too. Where learners vary from seed to seed by more than the questions explain, intervals and tests
-  are widened by `seed_scatter`. One seed cannot tell: its verdict holds for those two trained models only.
+- The unit of resampling and of sign flipping is the question with all its seeds. The seeds of one question are not
+  independent (a hard question is hard for every seed). Q x S independent observations, or one pooled McNemar table,
+  would overstate the evidence. With one seed the test is McNemar's.
+- Seeds are a sample too. Where learners vary from seed to seed by more than the questions explain, `seed_scatter` widens
+  intervals and tests. One seed gives no estimate of this: its verdict holds for those two trained models only.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from mentorkd import student_t
 
 __all__ = [
     "Comparison",
@@ -67,13 +65,13 @@ class Contrast:
     """A weighted sum of learners' accuracies on the same questions and seeds; shares, not per cent."""
 
     difference: float
-    """The sum, mean over seeds; for a pair accuracy of a minus accuracy of b."""
+    """The weighted sum, mean over seeds; for a pair, accuracy of a minus accuracy of b."""
     interval: Interval
     """Paired bootstrap interval of `difference`."""
     p_value: float
     """Two-sided p of the sign-flip test over questions (exact McNemar for a pair with one seed)."""
     detectable: float
-    """Smallest true difference that this design would have shown four times in five."""
+    """Minimum detectable effect: the smallest true difference that this design detects with 80 % power."""
     inflation: float
     """Factor by which seed-to-seed variation widened the interval; 1 with one seed or where seeds agree."""
     questions: int
@@ -85,13 +83,16 @@ class Comparison(Contrast):
     """Learner a against learner b."""
 
     only_a: int
-    """(question, seed) pairs that a alone answers rightly."""
+    """(question, seed) pairs that only a answers correctly."""
     only_b: int
-    """(question, seed) pairs that b alone answers rightly."""
+    """(question, seed) pairs that only b answers correctly."""
 
 
 def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion; `trials` may be an effective, fractional number."""
+    """Wilson's score interval of a proportion; `trials` may be an effective, fractional number.
+
+    Raises ValueError unless 0 <= successes <= trials and trials > 0.
+    """
     if trials <= 0 or not 0 <= successes <= trials:
         raise ValueError(f"got {successes} successes in {trials} trials; expected 0 <= successes <= trials, trials > 0")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -104,31 +105,39 @@ def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """What seeds add to the uncertainty of a mean over questions and seeds."""
+    """The uncertainty that seeds add to a mean over questions and seeds."""
 
     factor: float = 1.0
-    """Standard error with seeds as a sample, over that of question sampling alone; at least 1."""
+    """Ratio of the standard error with seeds as a sample to that of question sampling alone; at least 1."""
     freedom: float = math.inf
-    """Degrees of freedom of that standard error; few where few seeds tell of much scatter."""
+    """Degrees of freedom of that standard error; few where a large scatter is estimated from few seeds."""
+
+    def quantile(self, p: float) -> float:
+        """Quantile of Student's t at `freedom`; of the normal distribution where that is infinite."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(self.freedom, p))
 
     def widening(self, confidence: float = 0.95) -> float:
-        """By how much an interval that knows of questions alone has to be widened: the factor, and Student's t for z."""
+        """Factor for the width of an interval from question sampling alone: `factor`, with Student's t in place of z."""
         tail = 0.5 + confidence / 2
-        return self.factor * student_t.quantile(tail, self.freedom) / NormalDist().inv_cdf(tail)
+        return self.factor * self.quantile(tail) / Scatter().quantile(tail)
 
     def shrinkage(self, deviations: float) -> float:
-        """By how much to divide an observation, in standard errors of question sampling, to read it as a normal one."""
+        """Divisor that turns an observation, in standard errors of question sampling, into a standard normal one."""
+        from scipy.special import stdtr
+
         if deviations == 0 or math.isinf(self.freedom):
             return self.factor
-        tail = max(student_t.upper_tail(deviations / self.factor, self.freedom), 1e-300)
+        tail = max(float(stdtr(self.freedom, -deviations / self.factor)), 1e-300)
         return deviations / -NormalDist().inv_cdf(tail)
 
 
 def accuracy_interval(correct_QS: Array, confidence: float = 0.95, *, peers: Sequence[Array] = ()) -> Interval:
-    """Interval of the mean accuracy over seeds: Wilson's, with the effective number of trials.
+    """Wilson's interval of the mean accuracy over seeds, with the effective number of trials.
 
-    That number (Kish's, by the variance of the question means widened by `seed_scatter`) lies between one and Q x S;
-    with one seed it is Q, and the interval is `wilson_interval` exactly. `peers` as for `compare`.
+    The effective number is Kish's, from the variance of the question means widened by `seed_scatter`. It lies between 1
+    and Q x S. With one seed it is Q, and the interval equals `wilson_interval`. `peers` as for `compare`.
     """
     Q, S = _shape(correct_QS)
     share = float(correct_QS.mean())
@@ -141,7 +150,10 @@ def accuracy_interval(correct_QS: Array, confidence: float = 0.95, *, peers: Seq
 
 
 def mean_and_error(per_seed: Sequence[float]) -> tuple[float, float | None]:
-    """Mean over seeds and its standard error (sample standard deviation / sqrt S); no error from one seed."""
+    """Mean over seeds and its standard error (sample standard deviation / sqrt S); None as the error of one seed.
+
+    Raises ValueError without values.
+    """
     if not per_seed:
         raise ValueError("got no values; expected one for each seed")
     mean = math.fsum(per_seed) / len(per_seed)
@@ -155,9 +167,9 @@ def seed_scatter(values_QS: Array, ms_seed: float, freedom: float, *, if_zero: b
     """How much seeds widen the standard error of the mean of `values_QS`.
 
     Two-way random effects, question x seed: the variance of the mean is (MS_question + max(0, MS_seed - MS_residual)) /
-    QS, its degrees of freedom are Satterthwaite's. `ms_seed` and its `freedom` may come from more learners than these
-    values do: three seeds alone say little of how much seeds scatter, and t with two degrees of freedom is 4.3.
-    `if_zero` takes the questions' variance as it is if the true mean is 0, which is what the sign-flip test supposes.
+    QS, its degrees of freedom are Satterthwaite's. `ms_seed` and its `freedom` may be estimated from more learners than
+    `values_QS`: three seeds alone estimate the scatter badly, and t with two degrees of freedom is 4.3. `if_zero` takes the
+    questions' variance around a true mean of 0, the null hypothesis of the sign-flip test.
     """
     Q, S = _shape(values_QS)
     if S == 1 or Q == 1:
@@ -178,9 +190,9 @@ def seed_scatter(values_QS: Array, ms_seed: float, freedom: float, *, if_zero: b
 def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tuple[float, float]:
     """Mean square between seeds, on the scale of one verdict of the first learners' weighted sum, and its freedom.
 
-    All `arms` tell of it. A learner near 0 or 1 has less room to scatter, so that its share in the common variance is
-    taken to go with p (1 - p), and it tells as much less of it: the freedom is Satterthwaite's. Where the weights add up
-    to 0, what a seed does to all learners alike (its data order) drops out.
+    All `arms` contribute to the estimate. A learner near 0 or 1 has less room to scatter: its share of the common variance
+    is assumed proportional to p (1 - p), and it contributes less information accordingly (Satterthwaite's degrees of
+    freedom). Where the weights add up to 0, the effect of a seed on all learners (its data order) cancels.
     """
     accuracy_KS = np.stack([np.asarray(arm, dtype=float).mean(axis=0) for arm in arms])
     K, S = accuracy_KS.shape
@@ -191,7 +203,7 @@ def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tupl
     size = sum(w * w * float(room) for w, room in zip(weights, room_K, strict=False))
     centred_KK = np.eye(K) - (1 / K if sum(weights) == 0 else 0)
     off_KS = centred_KK @ (accuracy_KS - accuracy_KS.mean(axis=1, keepdims=True))
-    # The quadratic form of the deviations has the moments of these weights, by which it is scaled to one unit of room.
+    # `form_KK` gives the moments of the quadratic form of the deviations; `scale` normalises it to one unit of room.
     form_KK = centred_KK * room_K
     scale = float(form_KK.trace())
     freedom = (S - 1) * scale**2 / float((form_KK * form_KK.T).sum())
@@ -201,11 +213,11 @@ def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tupl
 def bootstrap_interval(
     difference_QS: Array, *, confidence: float = 0.95, inflation: float = 1.0, resamples: int = 10_000, seed: int = 0
 ) -> Interval:
-    """Percentile bootstrap interval of the mean difference: questions resampled, each with all its seeds.
+    """Percentile bootstrap interval of the mean difference: questions are resampled, each with all its seeds.
 
     A question's sum over seeds takes at most 2 S + 1 values, so a resample is one multinomial draw of their counts.
-    Where all questions agree there is nothing to resample; the half-width is then the most disagreement that Q
-    questions without any still allow (Wilson's upper limit for 0 of Q).
+    Where all questions have the same sum, the bootstrap has no variance. The half-width is then Wilson's upper limit for
+    0 of Q: the largest rate of disagreement that is compatible with Q questions without one.
     """
     Q, S = _shape(difference_QS)
     sums, counts = np.unique(np.asarray(difference_QS).sum(axis=1), return_counts=True)
@@ -220,23 +232,23 @@ def bootstrap_interval(
 
 
 def _within(low: float, high: float, seen: Array) -> Interval:
-    """The interval cut to what can be: -1 to 1, or further where a question went further (a contrast of four)."""
+    """The interval clipped to possible values: -1 to 1, or wider where a question exceeds that (a contrast of four)."""
     edge = max(1.0, float(np.abs(seen).max()))
     return Interval(max(-edge, low), min(edge, high))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided McNemar p for two learners of one seed, from the numbers of questions one alone got right."""
-    discordant = only_a + only_b
-    tail = sum(math.comb(discordant, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / (1 << discordant))
+    """Exact two-sided McNemar p of two learners with one seed, from the questions that only one answers correctly."""
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def sign_flip(difference_QS: Array, *, inflation: float = 1.0) -> float:
-    """Exact two-sided sign-flip p over questions: if the learners are equal, a question's sum is as likely -n as n.
+    """Exact two-sided sign-flip p over questions. Under the null hypothesis a question's sum is n or -n, equally likely.
 
-    With one seed this is `mcnemar`. The null distribution of the total, all 2^Q flips, comes from its characteristic
-    function, the product of cos(n_q w); `inflation` shrinks the observed total before it is compared.
+    With one seed this is `mcnemar`. The null distribution of the total over all 2^Q flips is computed from its
+    characteristic function, the product of cos(n_q w). `inflation` divides the observed total before the comparison.
     """
     _, S = _shape(difference_QS)
     sums = np.rint(np.asarray(difference_QS, dtype=float).sum(axis=1)).astype(np.int64)
@@ -251,14 +263,14 @@ def sign_flip(difference_QS: Array, *, inflation: float = 1.0) -> float:
     characteristic = np.ones(period)
     for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
         characteristic *= np.cos(size * frequency) ** count
-    chance = np.fft.ifft(characteristic).real  # chance[t] of a total t; negative totals at the end
+    chance = np.fft.ifft(characteristic).real  # chance[t]: probability of a total t; negative totals at the end
     bound = math.ceil(total / inflation - 1e-9)
     p = 2 * float(chance[bound : reach + 1].sum())
     return min(1.0, max(p, 2.0 ** (1 - len(sizes))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given: together they err in at most alpha of families."""
+    """Holm's step-down adjusted p-values, in the order given; they control the family-wise error rate."""
     adjusted = [0.0] * len(p_values)
     running = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -270,14 +282,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def detectable_difference(
     difference_QS: Array, *, alpha: float = 0.05, power: float = 0.8, scatter: Scatter = Scatter()
 ) -> float:
-    """Smallest true difference that a design with this many questions and this much disagreement shows with `power`.
+    """Minimum detectable effect: the smallest true difference that this design detects with probability `power`.
 
-    (t_{1 - alpha/2} + t_{power}) standard errors, but never less than the sign-flip test can resolve: with k questions
-    that all point one way its p is 2^(1-k). May exceed 1: no difference at all could have been shown.
+    (t_{1 - alpha/2} + t_{power}) standard errors, but at least the resolution of the sign-flip test: with k questions
+    that all favour one learner its p is 2^(1-k). A value above 1 means that the design can detect no difference.
     """
     Q, _ = _shape(difference_QS)
     error = float(np.asarray(difference_QS).mean(axis=1).std()) / math.sqrt(Q) * scatter.factor
-    errors = student_t.quantile(1 - alpha / 2, scatter.freedom) + student_t.quantile(power, scatter.freedom)
+    errors = scatter.quantile(1 - alpha / 2) + scatter.quantile(power)
     fewest = math.ceil(1 - math.log2(alpha))
     return max(errors * error, fewest / Q)
 
@@ -292,19 +304,10 @@ def compare(
     resamples: int = 10_000,
 ) -> Comparison:
     """Compare two learners on the same questions (rows) and seeds (columns): the `contrast` a - b."""
-    found = contrast([a_QS, b_QS], [1, -1], peers=peers, confidence=confidence, pairs=pairs, resamples=resamples)
+    pair = contrast([a_QS, b_QS], [1, -1], peers=peers, confidence=confidence, pairs=pairs, resamples=resamples)
     difference = np.asarray(a_QS, dtype=np.int64) - np.asarray(b_QS, dtype=np.int64)
     only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
-    told = (
-        found.difference,
-        found.interval,
-        found.p_value,
-        found.detectable,
-        found.inflation,
-        found.questions,
-        found.seeds,
-    )
-    return Comparison(*told, only_a, only_b)
+    return Comparison(**{field.name: getattr(pair, field.name) for field in fields(pair)}, only_a=only_a, only_b=only_b)
 
 
 def contrast(
@@ -318,10 +321,10 @@ def contrast(
 ) -> Contrast:
     """The weighted sum of learners' accuracies, e.g. [1, -1] or, for an interaction, [1, -1, -1, 1].
 
-    `peers` are further learners that may be taken to scatter over seeds as these do (other arms of the same model), on
-    the same questions and seeds: the more there are, the better it is known how much seeds scatter. `pairs` is how many
-    contrasts are shown together: `detectable` then allows for Holm's correction of the smallest p. Deterministic: the
-    bootstrap's own seed is fixed. Raises ValueError where the arrays do not pair.
+    `peers` are further learners on the same questions and seeds whose scatter over seeds is assumed equal (other arms of
+    the same model). More peers give a better estimate of the scatter. `pairs` is the number of contrasts that are shown
+    together: `detectable` then allows for Holm's correction of the smallest p. Deterministic: the bootstrap's own seed
+    is fixed. Raises ValueError where the shapes of the arrays differ.
     """
     for other in (*arms, *peers):
         if arms[0].shape != other.shape:
@@ -348,8 +351,10 @@ def contrast(
 
 
 def outcome(comparison: Contrast, *, p_adjusted: float | None = None, alpha: float = 0.05) -> Outcome:
-    """Which learner is better (of a sum: which side of 0 it is), by p (`p_adjusted` of several pairs) < `alpha` and an interval
-    without 0, both."""
+    """The better learner (for a sum: its sign), if both p < `alpha` and the interval excludes 0; else `unclear`.
+
+    `p_adjusted` replaces p where several pairs are tested together.
+    """
     p = comparison.p_value if p_adjusted is None else p_adjusted
     if p >= alpha or 0 in comparison.interval:
         return "unclear"
@@ -365,9 +370,9 @@ def verdict(
     pairs: int = 1,
     alpha: float = 0.05,
 ) -> str:
-    """The `outcome` in a sentence: who beats whom by how many points, or what this design could have seen.
+    """The `outcome` in a sentence: the difference in points, or the minimum detectable effect of this design.
 
-    One seed says it of two trained models: what another training would give is not in their difference, nor in its p.
+    With one seed the sentence is about two trained models: neither the difference nor p covers the variation between trainings.
     """
     p = comparison.p_value if p_adjusted is None else p_adjusted
     difference, low, high = comparison.difference, comparison.interval.low, comparison.interval.high
@@ -377,17 +382,17 @@ def verdict(
     if result == "b_better":
         a, b, difference, low, high = b, a, -difference, -high, -low
     if result != "unclear":
-        who, whom, only = (
-            (a, b, "") if comparison.seeds > 1 else (f"this {a}", f"this {b}", ": of other seeds it says nothing")
+        winner, loser, scope = (
+            (a, b, "") if comparison.seeds > 1 else (f"this {a}", f"this {b}", "; this says nothing about other seeds")
         )
-        return f"{who} beats {whom} by {_points(difference)} points [{_points(low)}, {_points(high)}], {chance}, {size}{only}"
-    seen = (
-        f"this design could have seen {_points(comparison.detectable)} points"
+        return f"{winner} beats {loser} by {_points(difference)} points [{_points(low)}, {_points(high)}], {chance}, {size}{scope}"
+    power = (
+        f"minimum detectable effect: {_points(comparison.detectable)} points"
         if comparison.detectable <= 1
-        else "this design has too few questions to show any difference"
+        else "this design has too few questions to detect any difference"
     )
     measured = f"{_points(difference, sign=True)} points [{_points(low)}, {_points(high)}], {chance}, {size}"
-    return f"no difference can be shown between {a} and {b} ({measured}); {seen}"
+    return f"no difference can be shown between {a} and {b} ({measured}); {power}"
 
 
 def _shape(array_QS: Array) -> tuple[int, int]:
@@ -402,7 +407,7 @@ def _points(share: float, *, sign: bool = False) -> str:
 
 
 def format_p(p: float) -> str:
-    """`p = 0.0004`, with the digits that matter; `p < 0.0001` below that."""
+    """`p = 0.0004`, with as many digits as the size requires; `p < 0.0001` below that."""
     if p < 0.0001:
         return "p < 0.0001"
     return f"p = {p:.{4 if p < 0.001 else 3 if p < 0.1 else 2}f}"

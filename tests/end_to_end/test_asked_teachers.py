@@ -193,7 +193,7 @@ def test_interrupted_annotation_says_how_to_go_on(
         patched.setattr("mentorkd.cli.console.JsonReporter.progress", interrupt)
         result = cli("annotate", recipe, "--run", run, "--json")
     assert result.code == 130
-    assert result.err.splitlines()[-1] == "mentorkd: interrupted; run the same command to go on"
+    assert result.err.splitlines()[-1] == "mentorkd: interrupted; the same command resumes"
     again = cli("annotate", recipe, "--run", run, "--json")
     assert again.code == 0, again.err
     assert json.loads(again.out)["samples"] == ALL

@@ -86,7 +86,9 @@ def test_shared_seeds_are_paired_and_equal_trainings_do_not_differ(two: Results)
     assert vanilla["seeds"] == vanilla["paired_with"] == [2]
     assert (vanilla["difference"], vanilla["only_a"], vanilla["only_b"]) == (0, 0, 0)
     assert across["first/student", "first/vanilla"]["seeds"] == [1, 2]
-    assert any("fewer seeds than learners have: second/student and first/student" in line for line in two["warnings"])
+    assert any(
+        "fewer seeds than the learners have: second/student and first/student" in line for line in two["warnings"]
+    )
 
 
 def test_runs_without_a_common_seed_are_paired_by_order_and_say_so(unpaired: Results) -> None:
@@ -206,7 +208,7 @@ def test_runs_that_cannot_be_compared_give_one_line_and_an_exit_code(runs: Path,
         ([first, runs / "begun"], "begun is not finished ("),
         ([first, old], "was made by another version of mentorkd, or its recipe, data or models have changed"),
         ([first, odd], "odd: its recipe.yaml is not of this version"),
-        ([first, runs / "second", "--out", first / "report"], "expected a new folder, outside the runs"),
+        ([first, runs / "second", "--out", first / "report"], "expected a new folder outside the runs"),
         ([first, runs / "second", "--out", other], "expected a new folder"),
     ):
         with pytest.MonkeyPatch.context() as patch:

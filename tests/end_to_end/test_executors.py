@@ -169,7 +169,7 @@ def test_interrupted_it_ends_quietly(recipe: Path, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert [line for line in err.splitlines() if not line.startswith("{")] == [
-        "mentorkd: interrupted; run the same command to go on"
+        "mentorkd: interrupted; the same command resumes"
     ]
     assert not psutil.wait_procs(left, timeout=5)[1]
 

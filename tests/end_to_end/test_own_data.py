@@ -61,7 +61,7 @@ def test_init_overwrites_nothing(tmp_path: Path) -> None:
     before = recipe.read_bytes()
     again = CliRunner().invoke(app, ["init", str(recipe.parent)])
     assert again.exit_code != 0
-    assert "is there already" in str(again.exception)
+    assert "already exists" in str(again.exception)
     assert recipe.read_bytes() == before
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mentorkd.cli.main import main
-from mentorkd.cli.paper_tables import beside_the_paper, fill_in, of_student, row_of, without
+from mentorkd.cli.paper_tables import arms_of_student, fill_in, paper_row, table_rows, without
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.paper.results import paper_results
 from mentorkd.paper.tasks import PAPER_TASKS
@@ -76,7 +76,7 @@ def test_every_table_and_figure_has_a_recipe_with_the_papers_protocol() -> None:
 def test_every_row_of_the_paper_is_a_learner_of_its_recipe(table: str) -> None:
     rows = {(p.row, p.at) for p in paper_results() if p.table == table and p.row != TEACHER}
     recipe = load_recipe(RECIPES[table], check_files=False)
-    assert rows <= {row_of(recipe, name, table) for name in recipe.learners}
+    assert rows <= {paper_row(recipe, name, table) for name in recipe.learners}
     assert rows or table == "figure4"
 
 
@@ -85,7 +85,7 @@ def test_another_sweep_than_the_papers_has_none_of_its_rows(sweep: str) -> None:
     recipe = load_recipe(RECIPES["figure3"], [f"sweep={sweep}"], check_files=False)
     variants = [name for name in recipe.learners if name in recipe.variants]
     assert len(variants) == 2
-    assert [row_of(recipe, name, "figure3") for name in variants] == [None, None]
+    assert [paper_row(recipe, name, "figure3") for name in variants] == [None, None]
 
 
 @pytest.mark.parametrize("task", PAPER_TASKS)
@@ -120,16 +120,16 @@ def test_figure_4_asks_what_the_teacher_got_wrong(paper_data: Path, tmp_path: Pa
 
 def test_a_student_is_cut_out_with_all_that_it_learns_from() -> None:
     recipe = load_recipe(RECIPES["table2"], check_files=False)
-    kept = of_student(recipe, "flan-t5-small")
+    kept = arms_of_student(recipe, "flan-t5-small")
     assert kept == ["mentor", "small-vanilla-kd", "small-mcc-kd", "small-mentor-kd"]
     assert list(without(recipe, recipe.learners.keys() - set(kept)).learners) == kept
     with pytest.raises(RunError, match="expected one of flan-t5-base, flan-t5-small"):
-        of_student(recipe, "t5-small")
+        arms_of_student(recipe, "t5-small")
 
 
 def test_the_papers_numbers_stand_with_the_interval_of_their_test_questions() -> None:
     recipe = load_recipe(RECIPES["table4"], check_files=False)
-    rows = beside_the_paper(recipe, "table4", PAPER_TASKS["tracking_shuffled_objects"], [], {})
+    rows = table_rows(recipe, "table4", PAPER_TASKS["tracking_shuffled_objects"], [], {})
     told = {row.learner: row.paper for row in rows}
     assert told["mentor"] is None
     assert told["mentor-kd"] is not None
@@ -197,7 +197,7 @@ def test_where_nothing_can_be_run_the_papers_numbers_are_shown_and_the_reason(re
     assert "not run" in out
     for file in ("skeleton/asdiv_train.json", "skeleton/asdiv_test.json", "main/asdiv_3_train.json"):
         assert f"no file at {tmp_path}/{file}" in err
-    assert f"`mentorkd data paper {tmp_path}` fetches the paper's data" in err
+    assert f"`mentorkd data paper {tmp_path}` downloads the paper's data" in err
     assert not (tmp_path / "runs").exists()
 
 
@@ -208,7 +208,7 @@ def test_a_teacher_without_a_key_is_a_reason_too(
     teacher = "teacher={kind: openai, model: gpt-4o-mini, api_key_env: NO_SUCH_KEY}"
     code, out, err = reproduce("table4", teacher, "--task", "svamp", "--data", paper_data, "--run", tmp_path, "--json")
     assert (code, [row["ours"] for row in json.loads(out)["rows"]]) == (2, [None] * 4)
-    assert "the teacher cannot be asked" in err
+    assert "the teacher is not available" in err
     assert "NO_SUCH_KEY" in err
 
 

@@ -73,7 +73,7 @@ STUDENT = LearnerInfo(
     model=SMALL,
     model_key=SMALL,
     rationales=["teacher", "mentor"],
-    imitates={"mentor": 1.0},
+    mentor_weights={"mentor": 1.0},
     kd_weight=0.3,
     temperature=2.0,
     parameters=76_961_152,
@@ -95,7 +95,7 @@ UNTRAINED = LearnerInfo(
     parameters=76_961_152,
     settings={"prompt": "{question}"},
 )
-TEXT = replace(STUDENT, name="text", imitates={}, kd_weight=None, temperature=None, distillation={})
+TEXT = replace(STUDENT, name="text", mentor_weights={}, kd_weight=None, temperature=None, distillation={})
 LABELS = replace(STUDENT, name="labels", rationales=["teacher"])
 ARMS = (MENTOR, UNTRAINED, VANILLA, TEXT, LABELS, STUDENT)
 """The arms of a decomposition, and a model as it is."""
@@ -198,7 +198,7 @@ def make_inputs(
                 seed=seed,
                 needs=[f"{info.name}/{seed}/train"]
                 if kind == "evaluate"
-                else ["annotate", *(f"{mentor}/{seed}/train" for mentor in info.imitates)],
+                else ["annotate", *(f"{mentor}/{seed}/train" for mentor in info.mentor_weights)],
                 seconds=431.5 * (n + 1),
                 cpu_seconds=800.0 * (n + 1),
                 tokens=81_234 * (n + 1),
@@ -239,7 +239,7 @@ def make_inputs(
                 "agreement": 0.93,
             }
             for info in learners
-            for mentor in info.imitates
+            for mentor in info.mentor_weights
             for seed in seeds
         ],
         "stages": stages,

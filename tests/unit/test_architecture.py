@@ -14,7 +14,7 @@ import pytest
 from places import SOURCE
 
 FLOORS = [
-    ["errors", "precision", "quickstart", "student_t"],
+    ["errors", "precision", "quickstart"],
     ["records", "statistics", "files"],
     ["paper", "grading"],
     ["recipe"],
@@ -58,7 +58,7 @@ LIGHT = [
     "reporting",
     "pipeline.compare",
 ]
-HEAVY = {"torch", "transformers", "openai", "vllm", "datasets", "ctranslate2", "matplotlib", "peft"}
+HEAVY = {"torch", "transformers", "openai", "vllm", "datasets", "ctranslate2", "matplotlib", "peft", "scipy"}
 
 FILES = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -1,4 +1,4 @@
-"""Statistics against scipy and statsmodels, by hand, and by simulation."""
+"""Statistics against statsmodels, published tables, hand calculation and simulation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -142,7 +143,19 @@ def test_seed_scatter_by_hand():
     assert seed_scatter(shifted, 2.0, 10).freedom == pytest.approx((49 / 9) / (1 / 27 + 4 / 10))
 
 
-def test_peers_tell_how_much_seeds_scatter():
+@pytest.mark.parametrize(
+    ("freedom", "published"),
+    [(1.0, 12.7062), (1.7, 5.1188), (2.0, 4.3027), (4.0, 2.7764), (12.5, 2.1692), (224.0, 1.9706), (math.inf, 1.9600)],
+)
+def test_scatter_uses_student_s_t(freedom, published):
+    scatter = Scatter(1.5, freedom)
+    assert scatter.quantile(0.975) == pytest.approx(published, abs=5e-5)
+    assert scatter.widening() == pytest.approx(1.5 * published / 1.95996, rel=4e-5)
+    # An observation of 3 standard errors has the same tail under the normal distribution once it is shrunk.
+    assert stats.norm.sf(3 / scatter.shrinkage(3.0)) == pytest.approx(stats.t.sf(3 / 1.5, freedom), rel=1e-9)
+
+
+def test_peers_improve_the_estimate_of_scatter():
     rng = np.random.default_rng(2)
     hardness = rng.uniform(-0.3, 0.3, 200)
     a, b, *peers = (answers(rng, 0.5, 200, 3, hardness=hardness, spread=0.05) for _ in range(8))
@@ -196,7 +209,7 @@ def test_bootstrap_covers_the_true_difference(seeds, spread, learners):
     assert 0.93 <= covered / runs <= 0.97
 
 
-def test_learners_near_zero_are_taken_to_scatter_less():
+def test_learners_near_zero_are_assumed_to_scatter_less():
     """Their seeds have no room; peers in the middle scatter by 5 points, and no learner at 2 % does."""
     rng, runs = np.random.default_rng(8), 300
     covered, widths = 0, []
@@ -219,7 +232,7 @@ def unequal_arms(rng, logits, spread, questions=150, seeds=3):
 
 
 @pytest.mark.parametrize("logits", [(-0.6, -0.6, -6.4, -6.4), (-5.4, -3.1, -4.1, -3.4)])
-def test_arms_of_unequal_room_tell_unequally_of_scatter(logits):
+def test_arms_with_unequal_room_contribute_unequally_to_scatter(logits):
     """Near-floor peers (40 % beside 0.5 %, or 1 to 9 %) do not make it look well known how much seeds scatter."""
     luck = np.random.default_rng(1).normal(0, math.hypot(1.5, 0.4), 200_000)
     a, b, c, d = (float((1 / (1 + np.exp(-(logit + luck)))).mean()) for logit in logits)
@@ -236,7 +249,7 @@ def test_arms_of_unequal_room_tell_unequally_of_scatter(logits):
     assert called / runs <= 0.05 + 2 * 0.011
 
 
-def test_arms_of_equal_room_tell_equally_of_scatter():
+def test_arms_with_equal_room_contribute_equally_to_scatter():
     """Four arms of three seeds: 8 degrees of freedom for one of them, 6 for differences; a fifth at 0 adds none."""
     rows = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]])
     assert _between_seeds([rows] * 4, [1])[1] == pytest.approx(8)
@@ -296,7 +309,7 @@ def test_a_large_difference_is_shown_whatever_the_scatter():
     assert found.p_value < 1e-3
 
 
-def test_detectable_difference_is_seen_four_times_in_five():
+def test_detectable_difference_is_detected_with_80_percent_power():
     rng = np.random.default_rng(7)
     design = answers(rng, 0.5, 225, 1) - answers(rng, 0.5, 225, 1)
     detectable = detectable_difference(design)
@@ -363,16 +376,16 @@ def test_verdict_of_one_seed_speaks_of_these_two_models():
     """Two trainings of one learner may truly differ, by luck; their difference must not be read as the learners'."""
     once = Comparison(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 225, 1, 30, 90)
     assert verdict("vanilla", "student", once) == (
-        "this student beats this vanilla by 9.3 points [5.1, 13.6], p = 0.0004, 1 seed, 225 questions: of other seeds it "
-        "says nothing"
+        "this student beats this vanilla by 9.3 points [5.1, 13.6], p = 0.0004, 1 seed, 225 questions; this says nothing "
+        "about other seeds"
     )
 
 
-def test_verdict_of_no_difference_says_what_could_have_been_seen():
+def test_verdict_of_no_difference_gives_the_minimum_detectable_effect():
     unclear = Comparison(0.02, Interval(-0.019, 0.061), 0.31, 0.06, 1.0, 225, 1, 20, 15)
     assert verdict("student", "vanilla", unclear) == (
         "no difference can be shown between student and vanilla (+2.0 points [-1.9, 6.1], p = 0.31, 1 seed, "
-        "225 questions); this design could have seen 6.0 points"
+        "225 questions); minimum detectable effect: 6.0 points"
     )
 
 
@@ -388,4 +401,4 @@ def test_verdict_needs_both_p_and_interval():
 
 def test_verdict_of_a_tiny_design():
     tiny = compare(np.array([[1], [0], [1]]), np.array([[0], [0], [1]]))
-    assert verdict("a", "b", tiny).endswith("this design has too few questions to show any difference")
+    assert verdict("a", "b", tiny).endswith("this design has too few questions to detect any difference")

@@ -1,4 +1,4 @@
-"""Commands about data: take a file over into our own form, fetch the paper's."""
+"""Commands for data: import a file into the package's format, download the paper's data, start a recipe."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from mentorkd.records import AnswerKind, write_jsonl
 
 __all__ = ["data_app", "import_data", "init"]
 
-data_app = typer.Typer(no_args_is_help=True, help="Get data.")
+data_app = typer.Typer(no_args_is_help=True, help="Download data.")
 
 
 def import_data(
-    file: Annotated[str, typer.Argument(help="A data file in any supported shape, or hub:NAME.")],
-    task: Annotated[str | None, typer.Option(help="One of the paper's tasks; brings the kind of answer.")] = None,
+    file: Annotated[str, typer.Argument(help="A data file in a supported format, or hub:NAME.")],
+    task: Annotated[str | None, typer.Option(help="One of the paper's tasks; sets the kind of answer.")] = None,
     answer: Annotated[
-        str | None, typer.Option(help="number, choice, yes_no, text or math, for a task of your own.")
+        str | None, typer.Option(help="Kind of answer of your own task: number, choice, yes_no, text or math.")
     ] = None,
-    column: Annotated[list[str] | None, typer.Option(help="OURS=THEIRS, e.g. question=problem. Repeatable.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    column: Annotated[
+        list[str] | None, typer.Option(help="OURS=THEIRS, e.g. question=problem; may be repeated.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the questions: train, validation or test.")] = "train",
     output: Annotated[Path, typer.Option(help="Folder for questions.jsonl and rationales.jsonl.")] = Path("data"),
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier import.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a data file into normalised JSON Lines, and count what is in it."""
+    """Convert a data file to normalised JSON Lines and count its records."""
     from mentorkd.data.audit import audit
     from mentorkd.data.readers import columns_of, read_questions, read_rationales
 
@@ -42,26 +44,28 @@ def import_data(
         raise RunError(f"got --split {split}; expected train, validation or test")
     targets = [output / "questions.jsonl", output / "rationales.jsonl"]
     if not force and (present := [str(target) for target in targets if target.exists()]):
-        raise RunError(f"{' and '.join(present)} would be overwritten; give another --output, or --force to replace")
+        raise RunError(
+            f"{' and '.join(present)} would be overwritten; choose another --output, or replace with --force"
+        )
     if file.startswith("hub:") and ":" not in file.removeprefix("hub:"):
         file = f"{file}:{split}"
     pairs = [text.partition("=") for text in column or ()]
     columns = {ours: theirs for ours, _, theirs in pairs}
-    known = columns_of(file, columns)
-    if "question" not in known:
+    names = columns_of(file, columns)
+    if "question" not in names:
         raise RunError(
-            f"{file} holds rationale records without questions; give the file of the questions, or the original"
+            f"{file} has rationale records without questions; give the file with the questions, or the original file"
         )
     questions = read_questions(file, split=split, kind=kind, choices=choices, columns=columns)  # type: ignore[arg-type]
     rationales = []
-    if "rationale" in known:
+    if "rationale" in names:
         rationales = read_rationales(file, questions, kind=kind, choices=choices, columns=columns)
-    # Rationales of test questions are a fault in a run, where they would be trained on; here they are only converted.
+    # Rationales of test questions are a fault in a run, which would train on them; this command only converts them.
     audited = audit([replace(q, split="train") for q in questions], rationales, kind=kind, choices=choices)
-    kept = [replace(q, split=split) for q in audited.questions]  # type: ignore[arg-type]
+    unique = [replace(q, split=split) for q in audited.questions]  # type: ignore[arg-type]
     output.mkdir(parents=True, exist_ok=True)
-    counts: dict[str, Any] = {"questions": write_jsonl(targets[0], kept)}
-    targets[1].unlink(missing_ok=True)  # those of an earlier import belong to other questions
+    counts: dict[str, Any] = {"questions": write_jsonl(targets[0], unique)}
+    targets[1].unlink(missing_ok=True)  # rationales of an earlier import belong to other questions
     if audited.rationales:
         counts["rationales"] = write_jsonl(targets[1], audited.rationales)
         counts["verdicts"] = {
@@ -84,12 +88,12 @@ def import_data(
 
 @data_app.command("paper")
 def data_paper(
-    folder: Annotated[Path, typer.Argument(help="Where to put the files.")],
-    base_url: Annotated[str | None, typer.Option(help="A mirror of the reference repository's raw files.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder for the files.")],
+    base_url: Annotated[str | None, typer.Option(help="Mirror of the reference repository's raw files.")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch the paper's data files from the reference repository, verified; what is there is not fetched again."""
+    """Download the paper's data files from the reference repository and verify them. Existing files are kept."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -106,8 +110,8 @@ def data_paper(
         print(json.dumps(asdict(fetched), default=str))
         return
     print(
-        f"{folder}: {len(fetched.fetched)} files fetched, {len(fetched.replaced)} replaced (not as published), "
-        f"{len(fetched.present)} were there; verified, {fetched.bytes / 2**20:.1f} MB"
+        f"{folder}: {len(fetched.fetched)} files downloaded, {len(fetched.replaced)} replaced (they differed from the published "
+        f"ones), {len(fetched.present)} already present; all verified, {fetched.bytes / 2**20:.1f} MB"
     )
 
 
@@ -130,16 +134,16 @@ def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequ
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of your data; made if absent.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of your data; created if absent.")],
 ) -> None:
-    """Write the quickstart's recipe into a folder, with comments, for your own data: edit four lines and run it."""
+    """Write a commented recipe for your own data, from the quickstart; edit four lines and run it."""
     from mentorkd.quickstart import write_own_recipe
 
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; give a folder")
     recipe = folder / "recipe.yaml"
     if recipe.exists():
-        raise RunError(f"{recipe} is there already; give another folder, or remove it")
+        raise RunError(f"{recipe} already exists; give another folder, or remove the file")
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "mine"
     write_own_recipe(recipe, name)

@@ -1,6 +1,6 @@
-"""The command line. Imports torch only inside commands that train or generate.
+"""The command line. Only commands that train or generate import torch.
 
-Exit codes: 0 done, 1 an unforeseen fault (with traceback), 2 a user's mistake (one clear line), 130 interrupted.
+Exit codes: 0 success, 1 unexpected error (with traceback), 2 user error (one line), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ for command in (
     app.command()(command)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(value: bool) -> None:
+    if value:
         print(f"mentorkd {__version__}")
         raise typer.Exit
 
@@ -60,12 +60,12 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """From questions with known answers to a small language model that reasons, by way of a mentor."""
+    """Reasoning distillation: train a small language model on rationales of a teacher and a mentor."""
 
 
 def main() -> None:
-    """Entry point: a MentorkdError, or a path that cannot be used, becomes one line on stderr and exit code 2."""
-    # Progress bars and warnings of libraries are not ours to show; set before they are imported.
+    """Entry point. A MentorkdError or an unusable path gives one line on stderr and exit code 2."""
+    # Hides progress bars and warnings of libraries; must be set before these are imported.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -76,11 +76,11 @@ def main() -> None:
         print(f"mentorkd: {error}", file=sys.stderr)
         sys.exit(2)
     except (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        if error.filename is None:  # not about a path
+        if error.filename is None:  # not an error of a path
             raise
         print(f"mentorkd: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stop:
-        if stop.code == 130:  # typer makes this of a KeyboardInterrupt
-            print("mentorkd: interrupted; run the same command to go on", file=sys.stderr)
+        if stop.code == 130:  # typer's code for a KeyboardInterrupt
+            print("mentorkd: interrupted; the same command resumes", file=sys.stderr)
         raise

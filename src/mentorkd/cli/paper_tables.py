@@ -1,6 +1,6 @@
-"""The paper's tables and figures, run here: a recipe filled in for a task, and our numbers beside the paper's.
+"""The paper's tables and figures: a recipe filled in for a task, and our results beside the paper's.
 
-What cannot be run (data or a model that is not there, a teacher without a key) is left out with its reason, never in silence.
+Learners that cannot be run (missing data, a missing model, a teacher without a key) are left out, each with the reason.
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ from mentorkd.recipe.yaml import read_yaml
 from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.statistics import Interval, wilson_interval
 
-__all__ = ["Number", "Row", "beside_the_paper", "fill_in", "lacking", "of_student", "own_task", "row_of", "without"]
+__all__ = [
+    "Score",
+    "TableRow",
+    "arms_of_student",
+    "default_task",
+    "fill_in",
+    "paper_row",
+    "table_rows",
+    "unavailable_learners",
+    "without",
+]
 
 SMOKE_QUESTIONS = 8
 
@@ -33,36 +43,36 @@ SWEPT = {
     "figure7": "mentor-kd.kd_weight",
     "table5": "teacher.select.question_ratio",
 }
-"""What a table of the paper has a row for each value of."""
+"""The swept key of each table of the paper that has one row for each value."""
 
-NOT_ASKED = "GPT-3.5 was not asked about test questions: that takes an API key, and the recorded rationales are of training ones"
+NOT_RECORDED = "no answers of GPT-3.5 to the test questions: the recorded rationales are for training questions, new ones need an API key"
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class Score:
     """An accuracy, from 0 to 1."""
 
     accuracy: float
     interval: Interval
-    """Of the paper's: Wilson's, for one run over the task's test questions."""
+    """For the paper's scores: Wilson's interval of one run over the task's test questions."""
     seeds: int = 1
     selected_on_test: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A learner: what the paper says of it, and what came out here."""
+class TableRow:
+    """A learner with the paper's score and ours."""
 
     learner: str
-    paper: Number | None
-    """None where the paper gives no number."""
-    ours: Number | None
+    paper: Score | None
+    """None where the paper gives none."""
+    ours: Score | None
     why: str = ""
-    """Why there is none of ours."""
+    """The reason why `ours` is None."""
 
 
-def own_task(recipe: Path) -> str:
-    """The task that the recipe of a file names itself."""
+def default_task(recipe: Path) -> str:
+    """The task in a recipe file."""
     return str(_raw(recipe)["task"]["name"])
 
 
@@ -74,12 +84,12 @@ def _raw(recipe: Path) -> dict[str, Any]:
 def fill_in(
     recipe: Path, task: Task, *, data: Path, root: Path, smoke: bool = False, overrides: Sequence[str] = ()
 ) -> Recipe:
-    """The paper's recipe of a file for a task, whose files may be absent; `overrides` come last.
+    """The paper's recipe in a file, filled in for a task whose data files may be absent; `overrides` apply last.
 
     Args:
-        data: where `mentorkd data paper` put the data.
-        root: the run folder, for questions that are to be written first (figure 4).
-        smoke: shrink models, questions and lengths, so that all of it runs in seconds.
+        data: the folder that `mentorkd data paper` wrote.
+        root: the run folder; figure 4 writes its questions into it first.
+        smoke: shrink models, questions and lengths, so that everything runs in seconds.
     """
     raw = _raw(recipe)
     settings: dict[str, Any] = {
@@ -91,23 +101,24 @@ def fill_in(
         settings |= _unsolved(task, data, root / "questions")
     if smoke:
         settings |= _shrunk(raw)
-    written = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return load_recipe(recipe, [*written, *overrides], check_files=False)
+    assignments = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return load_recipe(recipe, [*assignments, *overrides], check_files=False)
 
 
 def _unsolved(task: Task, data: Path, folder: Path) -> dict[str, Any]:
-    """The training questions as two files: those the teacher solved, to train on, and the others, as the test."""
+    """The training questions in two files: those that the teacher solved, for training, and the others, as the test set."""
     files = {"task.train": folder / "solved.jsonl", "task.test": folder / "unsolved.jsonl"}
     settings = {**{key: str(file.absolute()) for key, file in files.items()}, "teacher.rationales": task.teacher}
     if not all((data / name).is_file() for name in (task.train, task.teacher)):
-        return settings | {"task.train": task.train, "task.test": task.test}  # whose absence is to be told
+        return settings | {"task.train": task.train, "task.test": task.test}  # the check of files reports them
     questions = read_questions(data / task.train, split="train", kind=task.answer)
     rationales = read_rationales(data / task.teacher, questions, kind=task.answer)
     solved = {rationale.question_id for rationale in rationales if rationale.verdict == "correct"}
     unsolved = [Question.create(q.text, q.answer, "test") for q in questions if q.id not in solved]
     if not unsolved:
         raise RunError(
-            f"the recorded teacher solved all {len(questions)} training questions of {task.key}; take another task"
+            f"the recorded teacher solved all {len(questions)} training questions of {task.key}, so none is left for the test set; "
+            "choose another task"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(files["task.train"], [question for question in questions if question.id in solved])
@@ -116,7 +127,7 @@ def _unsolved(task: Task, data: Path, folder: Path) -> dict[str, Any]:
 
 
 def _shrunk(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under which a recipe of any models runs in seconds: tiny models, eight questions, the ends of each sweep."""
+    """Settings with which any recipe runs in seconds: tiny models, eight questions, the two ends of each sweep."""
     settings: dict[str, Any] = {
         "task.limit_train": SMOKE_QUESTIONS,
         "task.limit_test": SMOKE_QUESTIONS,
@@ -126,7 +137,7 @@ def _shrunk(raw: Mapping[str, Any]) -> dict[str, Any]:
     learners = raw["learners"]
     kinds = list(dict.fromkeys(json.dumps(learner["model"]) for learner in learners.values()))
     for name, learner in learners.items():
-        width = 32 + 8 * kinds.index(json.dumps(learner["model"]))  # models that differ stay different
+        width = 32 + 8 * kinds.index(json.dumps(learner["model"]))  # different models stay different
         sizes = {"d_model": 16, "d_kv": 8, "d_ff": width, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
         lora = learner["model"].get("lora") if isinstance(learner["model"], dict) else None
         settings[f"learners.{name}.model"] = {
@@ -135,37 +146,37 @@ def _shrunk(raw: Mapping[str, Any]) -> dict[str, Any]:
             "lora": lora,
         }
         settings[f"learners.{name}.training.epochs"] = 1
-    # What random models write is never right, and is to be read all the same.
-    read = {source for learner in learners.values() for source in learner.get("rationales", [])}
-    return settings | {f"learners.{name}.select.correct": False for name in read & learners.keys()}
+    # Texts of random models are never correct; the smoke test trains on them anyway.
+    sources = {source for learner in learners.values() for source in learner.get("rationales", [])}
+    return settings | {f"learners.{name}.select.correct": False for name in sources & learners.keys()}
 
 
-def of_student(recipe: Recipe, student: str) -> list[str]:
-    """The arms of one student model, named by the last part of its name, with all that they learn from."""
+def arms_of_student(recipe: Recipe, student: str) -> list[str]:
+    """The arms of one student model (the last part of its name, e.g. flan-t5-small) and all learners they depend on."""
     models = {name: _short_name(recipe.learners[name].model) for name in arms(recipe)}
     if student not in models.values():
         raise RunError(f"got --student {student}; expected one of {', '.join(dict.fromkeys(models.values()))}")
-    links, wanted = links_of(recipe), [name for name, model in models.items() if model == student]
-    for name in wanted:  # which grows
-        wanted += [other for other in links[name].learners if other not in wanted]
-    return [name for name in recipe.learners if name in wanted]
+    links, names = links_of(recipe), [name for name, model in models.items() if model == student]
+    for name in names:  # the list grows by dependencies
+        names += [other for other in links[name].learners if other not in names]
+    return [name for name in recipe.learners if name in names]
 
 
 def _short_name(model: ModelConfig) -> str:
     return (model.name or "from_config").rpartition("/")[2]
 
 
-def lacking(recipe: Recipe, root: Path, *, fetch: str) -> dict[str, str]:
-    """The learners that cannot be run here, each with the reason; of a run that is finished, none.
+def unavailable_learners(recipe: Recipe, root: Path, *, fetch: str) -> dict[str, str]:
+    """The learners that cannot be run here, each with the reason; none for a finished run.
 
     Args:
-        fetch: the command that fetches the data.
+        fetch: the command that downloads the data.
     """
     files = [
         fault.message.partition(";")[0] for fault in missing_files(recipe) if not fault.key.startswith("learners.")
     ]
     if files:
-        return dict.fromkeys(recipe.learners, f"{', '.join(files)}; `{fetch}` fetches the paper's data")
+        return dict.fromkeys(recipe.learners, f"{', '.join(files)}; `{fetch}` downloads the paper's data")
     if all(planned.state == "done" for planned in Pipeline(recipe, root).plan()):
         return {}
     from mentorkd.teachers.annotate import open_teacher
@@ -173,35 +184,35 @@ def lacking(recipe: Recipe, root: Path, *, fetch: str) -> dict[str, str]:
     try:
         open_teacher(recipe).check()
     except MentorkdError as error:
-        return dict.fromkeys(recipe.learners, f"the teacher cannot be asked: {error}")
-    found = _absent_models(recipe)
+        return dict.fromkeys(recipe.learners, f"the teacher is not available: {error}")
+    reasons = _missing_models(recipe)
     links = links_of(recipe)
     for name in learning_order(recipe):
-        needed = [other for other in links[name].learners if other in found]
+        needed = [other for other in links[name].learners if other in reasons]
         if needed:
-            found.setdefault(name, f"it learns from {needed[0]}, which cannot be run")
-    return found
+            reasons.setdefault(name, f"it learns from {needed[0]}, which cannot be run")
+    return reasons
 
 
-def _absent_models(recipe: Recipe) -> dict[str, str]:
+def _missing_models(recipe: Recipe) -> dict[str, str]:
     from mentorkd.models import kind_of, load_tokenizer
 
-    told: dict[str, str] = {}
+    errors: dict[str, str] = {}
     for learner in recipe.learners.values():
-        if (key := learner.model.model_dump_json()) in told:
+        if (key := learner.model.model_dump_json()) in errors:
             continue
         try:
             kind_of(learner.model)
             load_tokenizer(learner.model)
-            told[key] = ""
+            errors[key] = ""
         except MentorkdError as error:
-            told[key] = str(error)
-    reasons = {name: told[learner.model.model_dump_json()] for name, learner in recipe.learners.items()}
+            errors[key] = str(error)
+    reasons = {name: errors[learner.model.model_dump_json()] for name, learner in recipe.learners.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
 def without(recipe: Recipe, names: Sequence[str] | Mapping[str, str]) -> Recipe:
-    """The recipe less some learners, which no other one learns from."""
+    """The recipe without some learners; no remaining learner may depend on them."""
     learners, variants = (
         {name: value for name, value in mapping.items() if name not in names}
         for mapping in (recipe.learners, recipe.variants)
@@ -209,26 +220,31 @@ def without(recipe: Recipe, names: Sequence[str] | Mapping[str, str]) -> Recipe:
     return recipe.model_copy(update={"learners": learners, "variants": variants})
 
 
-def beside_the_paper(
+def table_rows(
     recipe: Recipe, table: str, task: Task, learners: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]
-) -> list[Row]:
-    """The paper's rows of a table for a task, those of the recipe's learners beside what `learners` of the run's
-    `results.json` came to, in the recipe's order; `left_out` tells why a learner was not run."""
+) -> list[TableRow]:
+    """The rows of a table of the paper for a task: the teacher, then the recipe's learners with the paper's score and ours.
+
+    Args:
+        learners: `learners` of the run's `results.json`.
+        left_out: learners that were not run -> reason.
+    """
     measured = {learner["name"]: learner for learner in learners}
     published = {(p.row, p.at): p.accuracy.get(task.key) for p in paper_results() if p.table == table}
     rows = []
-    if (told := published.get((TEACHER, None))) is not None:
-        rows.append(Row(TEACHER, replace(_published(told, task), selected_on_test=False), None, NOT_ASKED))
+    if (accuracy := published.get((TEACHER, None))) is not None:
+        rows.append(TableRow(TEACHER, replace(_published(accuracy, task), selected_on_test=False), None, NOT_RECORDED))
     for name in recipe.learners:
-        place = row_of(recipe, name, table)
-        told = published.get(place) if place else None
+        row = paper_row(recipe, name, table)
+        accuracy = published.get(row) if row else None
         ours = _measured(measured[name]) if name in measured else None
-        rows.append(Row(name, None if told is None else _published(told, task), ours, left_out.get(name, "")))
+        paper = None if accuracy is None else _published(accuracy, task)
+        rows.append(TableRow(name, paper, ours, left_out.get(name, "")))
     return rows
 
 
-def row_of(recipe: Recipe, name: str, table: str) -> tuple[str, float | None] | None:
-    """The row of the paper that a learner is, and the point of the table's own sweep; None for a variant of another one."""
+def paper_row(recipe: Recipe, name: str, table: str) -> tuple[str, float | None] | None:
+    """The row of the paper for a learner, and its value in the table's sweep; None for a variant of another sweep."""
     variant = recipe.variants.get(name)
     if variant is None:
         return name, None
@@ -236,10 +252,10 @@ def row_of(recipe: Recipe, name: str, table: str) -> tuple[str, float | None] | 
     return (variant.of, float(variant.values[key])) if key and set(variant.values) == {key} else None
 
 
-def _published(accuracy: float, task: Task) -> Number:
+def _published(accuracy: float, task: Task) -> Score:
     questions = task.test_questions
-    return Number(accuracy / 100, wilson_interval(accuracy / 100 * questions, questions))
+    return Score(accuracy / 100, wilson_interval(accuracy / 100 * questions, questions))
 
 
-def _measured(learner: Mapping[str, Any]) -> Number:
-    return Number(learner["accuracy"], Interval(*learner["interval"]), len(learner["per_seed"]), learner["on_test"])
+def _measured(learner: Mapping[str, Any]) -> Score:
+    return Score(learner["accuracy"], Interval(*learner["interval"]), len(learner["per_seed"]), learner["on_test"])

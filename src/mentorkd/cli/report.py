@@ -1,4 +1,4 @@
-"""Commands about reports: write one again, compare finished runs, look into stored soft labels."""
+"""Commands for reports: write one again, compare finished runs, inspect stored soft labels."""
 
 from __future__ import annotations
 
@@ -18,35 +18,37 @@ __all__ = ["compare", "inspect", "report"]
 
 
 def compare(
-    folders: Annotated[
+    runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN RUN...", help="Run folders, two or more, the one to measure against first."),
+        typer.Argument(metavar="RUN RUN...", help="Two or more run folders, the reference first."),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where the report goes; runs/comparisons/RUN-RUN if not given.")
+        Path | None, typer.Option("--out", help="Folder of the report. Default: runs/comparisons/RUN-RUN.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare finished runs that were tested on the same questions: one report of all; nothing is run again."""
+    """Write one report of several finished runs with the same test questions. No stage runs again."""
     from mentorkd.pipeline.compare import compare_runs
     from mentorkd.reporting import write_report
 
-    place = out or Path("runs/comparisons") / "-".join(folder.resolve().name for folder in folders)
-    _check_place(place, folders)
-    results = compare_runs(folders, shlex.join(command_line()))
-    write_report(results, place)
-    show_results(place, as_json)
+    folder = out or Path("runs/comparisons") / "-".join(run.resolve().name for run in runs)
+    _check_output(folder, runs)
+    results = compare_runs(runs, shlex.join(command_line()))
+    write_report(results, folder)
+    show_results(folder, as_json)
 
 
-def _check_place(place: Path, folders: list[Path]) -> None:
-    """RunError unless the report may go there: a new or empty folder, or an earlier comparison."""
-    within = any(place.resolve().is_relative_to(folder.resolve()) for folder in folders)
-    if within or (place.is_dir() and any(place.iterdir()) and not (place / "results.json").is_file()):
-        raise RunError(f"got --out {place}; expected a new folder, outside the runs, or that of an earlier comparison")
+def _check_output(folder: Path, runs: list[Path]) -> None:
+    """RunError unless the folder is new, empty or an earlier comparison, and outside the runs."""
+    inside = any(folder.resolve().is_relative_to(run.resolve()) for run in runs)
+    if inside or (folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file()):
+        raise RunError(
+            f"got --out {folder}; expected a new folder outside the runs, or the folder of an earlier comparison"
+        )
 
 
 def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Make the report of a finished run anew."""
+    """Write the report of a finished run again."""
     from mentorkd.pipeline.run import open_run
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
@@ -54,7 +56,7 @@ def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> No
     unfinished = [p.stage.name for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
     if unfinished:
         raise RunError(
-            f"{folder} is not finished ({len(unfinished)} stages left, first {unfinished[0]}); use `mentorkd run`"
+            f"{folder} is not finished: {len(unfinished)} stages left, the first is {unfinished[0]}; finish it with `mentorkd run`"
         )
     try:
         pipeline.run(force=["report"])
@@ -65,21 +67,21 @@ def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> No
 
 def inspect(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="A folder of stored soft labels.")],
-    sample: Annotated[int, typer.Option(help="Rationales to measure on.")] = 64,
+    sample: Annotated[int, typer.Option(help="Number of rationales to measure.")] = 64,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a soft-label store holds: size, bytes a token, the mentor's NLL, what top-k kept."""
+    """Describe a soft-label store: size, bytes per token, the mentor's NLL, the probability mass of top-k."""
     from mentorkd.distillation.inspect import inspect_store
 
-    found = inspect_store(store, sample=sample)
+    facts = inspect_store(store, sample=sample)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(facts))
         return
     show_table(
         str(store),
         ["", ""],
         [
             [key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
-            for key, value in found.items()
+            for key, value in facts.items()
         ],
     )

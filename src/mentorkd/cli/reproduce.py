@@ -1,4 +1,4 @@
-"""`mentorkd reproduce`: a table or figure of the paper, run here and printed beside the paper's numbers."""
+"""`mentorkd reproduce`: run a table or figure of the paper and print the results beside the paper's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
 if TYPE_CHECKING:
-    from mentorkd.cli.paper_tables import Number, Row
+    from mentorkd.cli.paper_tables import Score, TableRow
     from mentorkd.recipe.schema import Recipe
     from mentorkd.reporting import Results
 
@@ -24,33 +24,40 @@ __all__ = ["reproduce"]
 
 PAPER = "paper/"
 SAME = {"figure5": "table5"}
-"""Figures that draw the numbers of a table."""
+"""Figure -> table with the same numbers."""
 
 ON_TEST = (
-    "* selected on test (protocol: paper): the epoch was chosen by the very accuracy that is told, which is too high by an unknown "
-    "amount; `protocol=fair` chooses ours on held-out questions"
+    "* selected on test (protocol: paper): the reported accuracy also selected the epoch, so it is too high by an unknown amount; "
+    "`protocol=fair` selects ours on held-out questions"
 )
-PAPERS = "the paper's numbers are of one run each; their intervals are Wilson's, over the task's test questions"
-SMOKE = "a smoke test: models of random weights and eight questions; its numbers mean nothing"
+PAPERS = "each of the paper's numbers is from one run; its interval is Wilson's, over the task's test questions"
+SMOKE = "a smoke test: models with random weights and eight questions; its numbers have no meaning"
 
 
 def reproduce(
     table: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="E.g. table2; without it, all are listed.")
+        str | None, typer.Argument(metavar="TABLE", help="A table or figure, e.g. table2. Without it, list all.")
     ] = None,
     overrides: Overrides = None,
-    task: Annotated[str | None, typer.Option(help="One of the paper's tasks; the recipe's own if not given.")] = None,
-    student: Annotated[str | None, typer.Option(help="Only the arms of this model, e.g. flan-t5-small.")] = None,
-    data: Annotated[Path, typer.Option(help="Where `mentorkd data paper` put the data.")] = Path("data"),
+    task: Annotated[str | None, typer.Option(help="One of the paper's tasks. Default: the task of the recipe.")] = None,
+    student: Annotated[str | None, typer.Option(help="Run only the arms of this model, e.g. flan-t5-small.")] = None,
+    data: Annotated[Path, typer.Option(help="The folder that `mentorkd data paper` wrote.")] = Path("data"),
     folder: RunOption = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Tiny models of random weights, 8 questions: only whether it runs.")
+        bool, typer.Option("--smoke", help="Only check that it runs: tiny models with random weights, 8 questions.")
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a table or figure of the paper, or read the finished run, and print its numbers beside the paper's."""
-    from mentorkd.cli.paper_tables import beside_the_paper, fill_in, lacking, of_student, own_task, without
+    """Run a table or figure of the paper and print the results beside the paper's. A finished run is not repeated."""
+    from mentorkd.cli.paper_tables import (
+        arms_of_student,
+        default_task,
+        fill_in,
+        table_rows,
+        unavailable_learners,
+        without,
+    )
 
     recipes = {name.removeprefix(PAPER): path for name, path in shipped_recipes().items() if name.startswith(PAPER)}
     if table is None:
@@ -60,7 +67,7 @@ def reproduce(
     table = SAME.get(table, table)
     if table not in recipes:
         raise RunError(f"got {table}; expected one of {', '.join([*recipes, *SAME])}")
-    known = find_task(task or own_task(recipes[table]))
+    known = find_task(task or default_task(recipes[table]))
     if known is None:
         raise RunError(f"got --task {task}; expected one of {', '.join(PAPER_TASKS)}")
     root = folder or Path("runs") / "paper" / f"{table}-{known.key}{'-smoke' if smoke else ''}"
@@ -70,12 +77,12 @@ def reproduce(
 
     whole = filled(smoke=smoke)
     if student is not None:
-        kept = of_student(filled(smoke=False), student)  # shrunk models have lost their names
-        whole = without(whole, [name for name in whole.learners if name not in kept])
-    left_out = lacking(whole, root, fetch=f"mentorkd data paper {data}")
+        names = arms_of_student(filled(smoke=False), student)  # the smoke test's models have no names
+        whole = without(whole, [name for name in whole.learners if name not in names])
+    left_out = unavailable_learners(whole, root, fetch=f"mentorkd data paper {data}")
     recipe = without(whole, left_out)
-    ran = _run(recipe, root, quiet, as_json)["learners"] if recipe.learners else []
-    rows = beside_the_paper(whole, table, known, ran, left_out)
+    learners = _run(recipe, root, quiet, as_json)["learners"] if recipe.learners else []
+    rows = table_rows(whole, table, known, learners, left_out)
     notes = _notes(rows, smoke)
     if as_json:
         print(
@@ -85,8 +92,8 @@ def reproduce(
         )
     else:
         _show(f"{table} on {known.title}", rows, notes, root)
-    if not ran:
-        raise RunError(f"nothing of {table} on {known.key} could be run: {next(iter(left_out.values()))}")
+    if not learners:
+        raise RunError(f"no learner of {table} on {known.key} could be run: {next(iter(left_out.values()))}")
 
 
 def _run(recipe: Recipe, root: Path, quiet: bool, as_json: bool) -> Results:
@@ -101,19 +108,19 @@ def _run(recipe: Recipe, root: Path, quiet: bool, as_json: bool) -> Results:
     return read_results(root / "report")
 
 
-def _notes(rows: Sequence[Row], smoke: bool) -> list[str]:
+def _notes(rows: Sequence[TableRow], smoke: bool) -> list[str]:
     notes = [f"{row.learner}: {row.why}" for row in rows if row.why]
     if any(row.paper for row in rows):
         notes.append(PAPERS)
-    if any(number and number.selected_on_test for row in rows for number in (row.paper, row.ours)):
+    if any(score and score.selected_on_test for row in rows for score in (row.paper, row.ours)):
         notes.append(ON_TEST)
     return notes + [SMOKE] * smoke
 
 
-def _show(title: str, rows: Sequence[Row], notes: Sequence[str], root: Path) -> None:
+def _show(title: str, rows: Sequence[TableRow], notes: Sequence[str], root: Path) -> None:
     show_table(
         title,
-        ["", "paper %", "95 %", "here %", "95 %", "seeds"],
+        ["", "paper %", "95 %", "ours %", "95 %", "seeds"],
         [
             [
                 row.learner,
@@ -130,6 +137,6 @@ def _show(title: str, rows: Sequence[Row], notes: Sequence[str], root: Path) -> 
         print(f"report: {root / 'report' / 'index.html'}")
 
 
-def _cells(number: Number) -> tuple[str, str]:
-    low, high = (100 * edge for edge in (number.interval.low, number.interval.high))
-    return f"{100 * number.accuracy:.1f}{'*' * number.selected_on_test}", f"{low:.1f} - {high:.1f}"
+def _cells(score: Score) -> tuple[str, str]:
+    interval = f"{100 * score.interval.low:.1f} - {100 * score.interval.high:.1f}"
+    return f"{100 * score.accuracy:.1f}{'*' * score.selected_on_test}", interval

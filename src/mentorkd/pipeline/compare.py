@@ -128,8 +128,8 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
             name=name(info.name),
             run=run,
             rationales=[name(source) for source in info.rationales],
-            imitates={name(mentor): share for mentor, share in info.imitates.items()},
-            judges=[name(judge) for judge in info.judges],
+            mentor_weights={name(mentor): weight for mentor, weight in info.mentor_weights.items()},
+            scorers=[name(scorer) for scorer in info.scorers],
             filters={name(source): filters for source, filters in info.filters.items()},
             variant_of=info.variant_of and name(info.variant_of),
         )

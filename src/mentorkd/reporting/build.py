@@ -1,4 +1,4 @@
-"""From records to results: pure computing, nothing is read or written."""
+"""From records to results: pure computation, without reading or writing files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 from mentorkd.records import Prediction
 from mentorkd.reporting.caveats import build_protocol, build_warnings, on_test
 from mentorkd.reporting.comparisons import build_comparisons, build_headline, featured_learners
-from mentorkd.reporting.costs import build_costs, build_spent
+from mentorkd.reporting.costs import build_costs, build_learner_costs
 from mentorkd.reporting.decomposition import build_decompositions
 from mentorkd.reporting.examples import differing_examples, written_examples
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
@@ -25,7 +25,7 @@ __all__ = ["MOST_POINTS", "build_curve", "build_results"]
 def build_results(inputs: ReportInputs) -> Results:
     """All numbers of the report.
 
-    Raises RunError where a learner's predictions are not one for each test question.
+    Raises RunError unless a learner has exactly one prediction for each test question, or none at all.
     """
     verdicts, tested = verdicts_of(inputs), on_test(inputs.learners)
     learners = [_learner(info, inputs, verdicts, info.name in tested) for info in inputs.learners]
@@ -63,7 +63,7 @@ def build_results(inputs: ReportInputs) -> Results:
         "faults": list(inputs.faults),
         "run": {
             "costs": build_costs(inputs),
-            "spent": build_spent(inputs),
+            "spent": build_learner_costs(inputs),
             "accelerator": ", ".join(
                 sorted({stage.accelerator for stage in inputs.stages.values() if stage.accelerator})
             )
@@ -90,10 +90,10 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
         "parameters": info.parameters,
         "role": role(info, inputs.learners),
         "rationales": list(info.rationales),
-        "imitates": dict(info.imitates),
+        "imitates": dict(info.mentor_weights),
         "objective": info.objective,
-        "kd_weight": info.kd_weight if info.imitates else None,
-        "temperature": info.temperature if info.imitates else None,
+        "kd_weight": info.kd_weight if info.mentor_weights else None,
+        "temperature": info.temperature if info.mentor_weights else None,
         "select_on": info.select_on,
         "on_test": tested,
         "validation": rounded(sum(validated) / len(validated)) if validated else None,
@@ -157,7 +157,7 @@ MOST_POINTS = 200
 
 
 def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> Curve:
-    """The curve of one model; more than `MOST_POINTS` losses are averaged in equal groups, validations are all kept."""
+    """The curve of one model. More than `MOST_POINTS` losses are averaged in equal groups; all validations are kept."""
     losses = [row for row in rows if _number(row.get("loss")) is not None]
     size = max(1, math.ceil(len(losses) / MOST_POINTS))
     validation: list[ValidationPoint] = [
@@ -189,5 +189,5 @@ def _mean(values: Iterable[Any]) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """JSON has no NaN and no infinity; a point that is neither drawn nor averaged is null."""
+    """The rounded number, or None: JSON has no NaN and no infinity, and such points are neither drawn nor averaged."""
     return round(float(value), 6) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What makes the numbers less than they seem, and how they were made: sentences that a reader must know."""
+"""Warnings about the validity of the numbers, and the protocol behind them: sentences that a reader must know."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from mentorkd.reporting.verdicts import Verdicts
 __all__ = ["build_protocol", "build_warnings", "on_test"]
 
 MOST_NAMED = 3
-"""Learners or pairs that are named in a warning, where more of them are alike."""
+"""A warning names at most this many learners or pairs of the same kind."""
 
 SAME_TOKENS = 0.02
-"""Arms matched by tokens may differ by this share: a training ends with a whole update."""
+"""Arms matched by tokens may differ by this share, because training ends with a complete update."""
 
 
 def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
-    """Learners that the test set had a part in: chosen on it, or learning from one that was."""
+    """Learners influenced by the test set: selected on it, or trained from a learner that was."""
     chosen = [info.name for info in learners if _chosen_on_test(info)]
     return [*chosen, *descendants(chosen, learners)]
 
 
 def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
-    """A line for each reason to believe the numbers less."""
+    """One line for each reason to trust the numbers less."""
     lines = [*_on_test(inputs), *inputs.warnings, *_missing(inputs, verdicts), *_uneven(inputs)]
     if inputs.match is None:
         lines += _seeds(verdicts, comparisons)
@@ -37,7 +37,7 @@ def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequen
 
 
 def _chosen_on_test(info: LearnerInfo) -> bool:
-    """Whether its epoch was, or, where each variant of a sweep was validated once, the variant that leads."""
+    """Whether its epoch was selected on the test set, or its variant of a sweep whose variants were validated once."""
     return info.select_on == "test" or bool(info.variant_of and info.settings.get("select_on") == "test")
 
 
@@ -45,18 +45,18 @@ def _on_test(inputs: ReportInputs) -> list[str]:
     chosen = [info.name for info in inputs.learners if _chosen_on_test(info)]
     if not chosen:
         return []
-    taught = descendants(chosen, inputs.learners)
-    what = "EPOCHS" if any(info.select_on == "test" for info in inputs.learners) else "VARIANTS OF A SWEEP"
+    affected = descendants(chosen, inputs.learners)
+    subject = "EPOCHS" if any(info.select_on == "test" for info in inputs.learners) else "VARIANTS OF A SWEEP"
     more = (
-        f" The test set also reached {', '.join(taught)}, which learn{'s' if len(taught) == 1 else ''} from them, "
-        "directly or through others."
-        if taught
+        f" The test set also influenced {', '.join(affected)}, which learn{'s' if len(affected) == 1 else ''} from them, "
+        "directly or through other learners."
+        if affected
         else ""
     )
     return [
-        f"{what} WERE CHOSEN ON THE TEST SET for {', '.join(chosen)} (select_on: test). These accuracies are the "
-        "best of many readings of the test set and therefore too high; do not set them beside numbers chosen on "
-        f"validation questions. Every number so selected is marked TEST.{more}"
+        f"{subject} WERE CHOSEN ON THE TEST SET for {', '.join(chosen)} (select_on: test). These accuracies are the "
+        "best of several evaluations on the test set and therefore too high; do not compare them with numbers selected on "
+        f"validation questions. Every number selected in this way is marked TEST.{more}"
     ]
 
 
@@ -66,24 +66,24 @@ def _missing(inputs: ReportInputs, verdicts: Verdicts) -> list[str]:
         seeds = [str(seed) for seed in inputs.seeds if (info.name, seed) not in verdicts]
         if seeds and not (inputs.match is None and len(seeds) < len(inputs.seeds)):
             missing.append(f"{info.name} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})")
-    return [f"No predictions of {', '.join(missing)}: left out of every number."] if missing else []
+    return [f"No predictions of {', '.join(missing)}: excluded from all numbers."] if missing else []
 
 
 def _seeds(verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
-    """Pairs that do not have all their seeds in common."""
+    """Pairs of learners with different seeds."""
     have = Counter(name for name, _ in verdicts)
     crossed = [row for row in comparisons if row["seeds"] != row["paired_with"]]
     short = [row for row in comparisons if len(row["seeds"]) < max(have[row["a"]], have[row["b"]])]
     lines = []
     if crossed:
         lines.append(
-            f"No seed in common: {_pairs(crossed)}. Their seeds are paired by their order, so what a seed does to both "
-            "alike is not taken out."
+            f"No seed in common: {_pairs(crossed)}. Their seeds are paired by order, so effects that one seed has on both "
+            "learners do not cancel."
         )
     if short:
         lines.append(
-            f"Compared over fewer seeds than learners have: {_pairs(short)}. Differences are those of the seeds compared, "
-            "accuracies those of all seeds."
+            f"Compared over fewer seeds than the learners have: {_pairs(short)}. Differences are over the shared seeds, "
+            "accuracies over all seeds."
         )
     return lines
 
@@ -94,28 +94,28 @@ def _pairs(rows: Sequence[ComparisonResult]) -> str:
 
 
 def _uneven(inputs: ReportInputs) -> list[str]:
-    """Whether arms were trained for unequal lengths, in the unit that was to be held equal."""
+    """A warning where training lengths of arms differ, in the unit that the recipe matches."""
     arms = [info for info in inputs.learners if is_arm(info, inputs.learners) and info.updates]
     if inputs.match == "tokens":
-        told, unit = {info.name: info.target_tokens for info in arms}, "target tokens"
-        lengths = [count for counts in told.values() for count in counts]
+        counts, unit = {info.name: info.target_tokens for info in arms}, "target tokens"
+        lengths = [count for row in counts.values() for count in row]
         uneven = bool(lengths) and max(lengths) - min(lengths) > SAME_TOKENS * max(lengths)
     else:
-        told, unit = {info.name: info.updates for info in arms}, "optimiser updates"
-        uneven = any(set(counts) != set(arms[0].updates) for counts in told.values())
+        counts, unit = {info.name: info.updates for info in arms}, "optimiser updates"
+        uneven = any(set(row) != set(arms[0].updates) for row in counts.values())
     if not uneven:
         return []
-    why = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own)"}.get(
+    reason = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own number)"}.get(
         inputs.match, ""
     )
     return [
-        f"Arms were not trained for the same number of {unit}{why}: {_grouped(told)}. Differences in accuracy may "
-        "come from this as well as from what they learn from."
+        f"Arms were not trained for the same number of {unit}{reason}: {_grouped(counts)}. This may explain "
+        "differences in accuracy as well as their different training data."
     ]
 
 
 def _grouped(counts: Mapping[str, Sequence[int]]) -> str:
-    """`vanilla 1,160, student 3,780`; learners of one count together, many of them as `11 others`."""
+    """`vanilla 1,160, student 3,780`; learners with equal counts are grouped, a large group as `11 others`."""
     groups: dict[str, list[str]] = {}
     for name, row in counts.items():
         groups.setdefault(format_range(row), []).append(name)
@@ -129,52 +129,52 @@ def _grouped(counts: Mapping[str, Sequence[int]]) -> str:
 
 
 def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]:
-    """Settings that the two learners of a comparison do not have in common."""
+    """A warning about settings in which the two learners of a comparison differ."""
     a, b = (next(info for info in learners if info.name == row[side]) for side in ("a", "b"))
     if not (a.settings and b.settings):
         return []
-    told = [
+    differences = [
         f"{name} {format_setting(a.settings.get(name))} against {format_setting(b.settings.get(name))}"
         for name in dict.fromkeys([*a.settings, *b.settings])
         if a.settings.get(name) != b.settings.get(name) and not (name in a.searched and name in b.searched)
     ]
-    if not told:
+    if not differences:
         return []
     return [
-        f"{a.name} and {b.name} were not trained and asked alike: {', '.join(told)}. Their difference in accuracy may "
-        f"come from this as well as from {'the mentor' if a.run == b.run else 'what they learn from'}."
+        f"{a.name} and {b.name} were trained or evaluated with different settings: {', '.join(differences)}. This may explain "
+        f"their difference in accuracy as well as {'the mentor' if a.run == b.run else 'their different training data'}."
     ]
 
 
 def _choices(inputs: ReportInputs, row: ComparisonResult) -> list[str]:
-    """Whether one of the two learners of a comparison is the best of more trainings than the other."""
+    """A warning where one learner of a comparison was selected among more trainings than the other."""
     a, b = (next(info for info in inputs.learners if info.name == row[side]) for side in ("a", "b"))
     counts = [_tried(info, inputs) for info in (a, b)]
     if counts[0] == counts[1]:
         return []
     return [
-        f"{a.name} was chosen among {counts[0]}, {b.name} among {counts[1]} (variants of a sweep, times trials of a search), "
-        "and more choices find more: sweep or search the same for both, or compare variants that were named beforehand."
+        f"{a.name} was selected among {counts[0]}, {b.name} among {counts[1]} (variants of a sweep, times trials of a search). "
+        "More candidates give a higher maximum: use the same sweep or search for both, or compare variants named beforehand."
     ]
 
 
 def _tried(info: LearnerInfo, inputs: ReportInputs) -> int:
-    """How many trainings of one seed a learner was chosen among."""
+    """The number of trainings per seed that a learner was selected among."""
     variants = [one.name for one in inputs.learners if info.variant_of and one.variant_of == info.variant_of]
     trials = [sum(1 for t in inputs.trials if (t["learner"], t["seed"]) == (info.name, seed)) for seed in inputs.seeds]
     return max(1, len(variants)) * max(1, *trials)
 
 
 def build_protocol(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]) -> list[str]:
-    """The caller's sentences, and where epochs were chosen."""
+    """The caller's sentences, and how epochs were selected."""
     lines = list(inputs.protocol)
-    once = "; the test set is read once, afterwards"
+    once = "; the test set is used once, afterwards"
     for place, searched, text in (
-        ("validation", False, f"of the best epoch, chosen on validation questions{once}"),
-        ("validation", True, f"of the best trial and its best epoch, chosen on validation questions{once}"),
-        ("test", False, "of the best epoch, CHOSEN ON THE TEST SET"),
-        ("last", False, "of the last epoch; nothing was chosen"),
-        ("last", True, f"of the last epoch of the best trial, chosen on validation questions{once}"),
+        ("validation", False, f"best epoch, selected on validation questions{once}"),
+        ("validation", True, f"best epoch of the best trial, both selected on validation questions{once}"),
+        ("test", False, "best epoch, CHOSEN ON THE TEST SET"),
+        ("last", False, "last epoch; no selection"),
+        ("last", True, f"last epoch of the best trial, selected on validation questions{once}"),
     ):
         names = [
             info.name
@@ -187,12 +187,12 @@ def build_protocol(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]
         leader = next(info for info in inputs.learners if info.name == comparisons[0]["a"])
         if leader.swept:
             lines.append(
-                f"{leader.name} leads the comparisons as the variant of {leader.variant_of} {_best_by(leader)}."
+                f"{leader.name} represents the variants of {leader.variant_of} in the first comparison: {_best_by(leader)}."
             )
     return lines
 
 
 def _best_by(leader: LearnerInfo) -> str:
     if all(value is None for value in leader.validation):
-        return "that the sweep names first; nothing was validated"
-    return f"with the best {'TEST' if _chosen_on_test(leader) else 'validation'} accuracy"
+        return "it is the first of the sweep; no variant was validated"
+    return f"it has the best {'TEST' if _chosen_on_test(leader) else 'validation'} accuracy"

@@ -8,16 +8,16 @@ from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import headline_pairs, is_arm, leads
 from mentorkd.reporting.schema import ComparisonResult, Headline, LearnerResult
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
-from mentorkd.statistics import compare, holm, outcome, verdict
+from mentorkd.statistics import Comparison, compare, holm, outcome, verdict
 
 __all__ = ["build_comparisons", "build_headline", "featured_learners"]
 
 
 def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[ComparisonResult]:
-    """All pairs of learners, headline pairs first; `on_test` names those that the test set had a part in.
+    """All pairs of learners, headline pairs first; `on_test` names the learners influenced by the test set.
 
-    The first headline pair is the question that the recipe asks before anything is measured, and is tested by itself;
-    all other pairs are corrected together, by Holm.
+    The first headline pair is the hypothesis that the recipe states before any measurement, so it is tested by itself.
+    All other pairs are corrected together, by Holm.
     """
     headline = _headline_pairs(inputs)
     others = [
@@ -32,15 +32,15 @@ def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequenc
         for a, b in [*headline, *((a.name, b.name) for a, b in others)]
     }
     paired = {pair: seeds for pair, seeds in paired.items() if seeds}
-    asked = int(next(iter(paired), None) in headline)
-    families = [1] * asked + [len(paired) - asked] * (len(paired) - asked)
-    compared = []
+    first = int(next(iter(paired), None) in headline)
+    families = [1] * first + [len(paired) - first] * (len(paired) - first)
+    compared: list[Comparison] = []
     for ((a, b), seeds), pairs in zip(paired.items(), families, strict=True):
         mine, theirs = ([one[side] for one in seeds] for side in (0, 1))
         peers = peers_of([a, b], inputs.learners, verdicts, mine) if mine == theirs else []
         compared.append(compare(stacked(verdicts, a, mine), stacked(verdicts, b, theirs), peers=peers, pairs=pairs))
     p_values = [result.p_value for result in compared]
-    adjusted = [*p_values[:asked], *holm(p_values[asked:])]
+    adjusted = [*p_values[:first], *holm(p_values[first:])]
     rows: list[ComparisonResult] = []
     for (a, b), result, p, pairs in zip(paired, compared, adjusted, families, strict=True):
         rows.append(
@@ -69,7 +69,7 @@ def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequenc
 
 
 def _interest(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> int:
-    """Arms come first, then mentors, variants that lead nothing, and models as they are."""
+    """Sort key: arms, then mentors, variants that do not lead, and untrained models."""
     return 3 if not info.rationales else 2 if not leads(info, learners) else int(not is_arm(info, learners))
 
 
@@ -78,7 +78,7 @@ def _headline_pairs(inputs: ReportInputs) -> list[tuple[str, str]]:
 
 
 def _paired_seeds(a: str, b: str, seeds: Sequence[int], verdicts: Verdicts) -> list[tuple[int, int]]:
-    """The seeds both have; where there are none (two runs), those of each in order, as far as both go."""
+    """The shared seeds; without any (two runs), the seeds of both in order, up to the shorter list."""
     mine, theirs = ([seed for seed in seeds if (name, seed) in verdicts] for name in (a, b))
     shared = [(seed, seed) for seed in mine if seed in theirs]
     return shared or list(zip(mine, theirs, strict=False))
@@ -87,20 +87,20 @@ def _paired_seeds(a: str, b: str, seeds: Sequence[int], verdicts: Verdicts) -> l
 def build_headline(
     inputs: ReportInputs, learners: Sequence[LearnerResult], comparisons: Sequence[ComparisonResult]
 ) -> Headline:
-    """The verdict of the first headline pair, or why there is none."""
+    """The verdict of the first headline pair, or the reason why there is none."""
     if comparisons and comparisons[0]["headline"]:
-        marked = " (SELECTED ON TEST)" if comparisons[0]["on_test"] else ""
-        return {"statement": comparisons[0]["verdict"] + marked, "comparison": 0}
+        mark = " (SELECTED ON TEST)" if comparisons[0]["on_test"] else ""
+        return {"statement": comparisons[0]["verdict"] + mark, "comparison": 0}
     if not any(learner["per_seed"] for learner in learners):
         reason = "no learner has been evaluated yet"
     elif _headline_pairs(inputs):
         reason = "the student and its baseline were not both evaluated with a common seed"
     elif len(inputs.learners) == 1:
-        reason = f"the recipe trains one learner, {inputs.learners[0].name}, and nothing to measure it against"
+        reason = f"the recipe has only one learner, {inputs.learners[0].name}, and none to compare it with"
     else:
         reason = (
             "the recipe has no student (a learner that learns from a mentor) beside a learner of the same model "
-            "that learns from the teacher alone"
+            "that learns only from the teacher"
         )
     return {"statement": f"no headline comparison: {reason}", "comparison": None}
 
@@ -108,10 +108,12 @@ def build_headline(
 def featured_learners(
     learners: Sequence[LearnerInfo], verdicts: Verdicts, comparisons: Sequence[ComparisonResult]
 ) -> list[str]:
-    """The learners whose answers are shown side by side: a headline pair and its mentors, else the first four."""
+    """Learners whose answers are shown side by side: the headline pair and its mentors, or the first four learners."""
     names = [info.name for info in learners if any(info.name == name for name, _ in verdicts)]
     if not comparisons or not comparisons[0]["headline"]:
         return names[:4]
     a, b = comparisons[0]["a"], comparisons[0]["b"]
-    taught_by = [source for info in learners if info.name in (a, b) for source in (*info.imitates, *info.rationales)]
-    return [name for name in names if name in (a, b, *taught_by)]
+    sources = [
+        source for info in learners if info.name in (a, b) for source in (*info.mentor_weights, *info.rationales)
+    ]
+    return [name for name in names if name in (a, b, *sources)]

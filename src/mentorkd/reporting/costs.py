@@ -1,16 +1,16 @@
-"""What each learner cost, alone and with all it stands on."""
+"""The cost of each stage, and of each learner alone and with its dependencies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from mentorkd.reporting.inputs import ReportInputs, StageCost
-from mentorkd.reporting.schema_details import Cost, Spent
+from mentorkd.reporting.schema_details import LearnerCostResult, StageCostResult
 
-__all__ = ["build_costs", "build_spent"]
+__all__ = ["build_costs", "build_learner_costs"]
 
 
-def build_costs(inputs: ReportInputs) -> list[Cost]:
+def build_costs(inputs: ReportInputs) -> list[StageCostResult]:
     """One row for each stage."""
     return [
         {
@@ -28,44 +28,49 @@ def build_costs(inputs: ReportInputs) -> list[Cost]:
     ]
 
 
-def build_spent(inputs: ReportInputs) -> list[Spent]:
-    """One row for each learner that has been tested, as `Spent` says."""
+def build_learner_costs(inputs: ReportInputs) -> list[LearnerCostResult]:
+    """One row for each evaluated learner; `LearnerCostResult` defines its two kinds of cost."""
     rows = []
     for info in inputs.learners:
-        served = [inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving]
-        if served:
-            own = [[inputs.stages[name] for name in _with_trials(names, inputs)] for names in served]
-            whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in served]
-            rows.append(_spent(info.name, own, whole))
+        seeds = [inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving]
+        if seeds:
+            own = [[inputs.stages[name] for name in _with_trials(names, inputs)] for names in seeds]
+            whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in seeds]
+            rows.append(_learner_cost(info.name, own, whole))
     return rows
 
 
 def _with_trials(names: Iterable[str], inputs: ReportInputs) -> list[str]:
-    """The stages, and behind a search the trainings that it tried."""
-    tried = [
+    """The stages, and the trials of a search among them."""
+    trials = [
         need
         for name in names
         if inputs.stages[name].kind == "search"
         for need in inputs.stages[name].needs
         if inputs.stages[need].kind == "train"
     ]
-    return [*names, *tried]
+    return [*names, *trials]
 
 
 def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:
-    """The stages and all that they stand on, each once; not a budget, for it reads other arms' rows to make them equal."""
-    found: dict[str, None] = {}
+    """The stages and all their dependencies, each once.
+
+    Without stages of kind `budget`: these read the rows of other arms to match updates, and belong to no learner.
+    """
+    closure: dict[str, None] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name not in found and name in inputs.stages and inputs.stages[name].kind != "budget":
-            found[name] = None
+        if name not in closure and name in inputs.stages and inputs.stages[name].kind != "budget":
+            closure[name] = None
             waiting += inputs.stages[name].needs
-    return list(found)
+    return list(closure)
 
 
-def _spent(learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Sequence[StageCost]]) -> Spent:
-    asked = any(stage.kind == "annotate" for stages in whole for stage in stages)
+def _learner_cost(
+    learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Sequence[StageCost]]
+) -> LearnerCostResult:
+    queried = any(stage.kind == "annotate" for stages in whole for stage in stages)
     memory = [stage.peak_memory_mb for stages in whole for stage in stages if stage.peak_memory_mb is not None]
     own_tokens, whole_tokens = (_mean(stages, "tokens") for stages in (own, whole))
     return {
@@ -79,15 +84,15 @@ def _spent(learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Seq
         "own_tokens": None if own_tokens is None else round(own_tokens),
         "whole_tokens": None if whole_tokens is None else round(whole_tokens),
         "peak_memory_mb": max(memory) if memory else None,
-        "teacher_dollars": _mean(whole, "dollars") if asked else 0.0,
+        "teacher_dollars": _mean(whole, "dollars") if queried else 0.0,
     }
 
 
 def _mean(seeds: Sequence[Sequence[StageCost]], field: str) -> float | None:
-    """Sum over stages, mean over seeds; None where no stage tells."""
+    """Sum over stages, mean over seeds; None where it is unknown for all stages."""
     sums = []
     for stages in seeds:
-        told = [value for stage in stages if (value := getattr(stage, field)) is not None]
-        if told:
-            sums.append(sum(told))
+        values = [value for stage in stages if (value := getattr(stage, field)) is not None]
+        if values:
+            sums.append(sum(values))
     return round(sum(sums) / len(sums), 6) if sums else None

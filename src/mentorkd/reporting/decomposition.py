@@ -1,18 +1,18 @@
 """Where the gain comes from: more updates, mentor rationales, soft labels, or both together.
 
-The arms are told by what they learn from, never by their names. They share a model, an objective, their settings and the
-filters of the sources they have in common, and differ only in
+Arms are identified by what they learn from, never by their names. They share a model, an objective, the settings and the
+filters of their common sources. They differ only in
 
-| arm | reads | soft labels |
+| arm | rationales of | soft labels |
 |---|---|---|
 | base | teacher | none |
-| longer | teacher, for as many updates as the arms below | none |
+| longer | teacher, with as many updates as the arms below | none |
 | rationales | teacher and mentors | none |
 | soft labels | teacher | of the mentors |
 | both | teacher and mentors | of the mentors |
 
 With these, both - base = (longer - base) + (rationales - longer) + (soft labels - longer) + interaction, where
-interaction = both - rationales - soft labels + longer. Where recipes hold updates equal, base is `longer` already.
+interaction = both - rationales - soft labels + longer. Where the recipe matches updates, `longer` is `base`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import Literal
 
 from mentorkd.records import GOLD, TEACHER
+from mentorkd.reporting.format import format_points
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.schema import Decomposition, GainPart
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
@@ -39,15 +40,15 @@ PART_NAMES: Mapping[Part, str] = {
     "interaction": "interaction",
     "total": "all together",
 }
-"""What the parts are called in tables, in their order."""
+"""Names of the parts in tables, in order."""
 
 LENGTH = {"epochs", "updates", "validate_every"}
-"""Settings that say how long a learner is trained."""
+"""Settings that determine the length of training."""
 
 
 @dataclass(frozen=True)
 class Arms:
-    """The arms that were found; `longer` is `base` where that has as many updates."""
+    """The arms of a decomposition; `longer` is `base` where that has as many updates as the others."""
 
     base: LearnerInfo
     longer: LearnerInfo
@@ -57,60 +58,60 @@ class Arms:
 
     @property
     def all(self) -> list[LearnerInfo]:
-        """Each once."""
-        found = [self.base, self.longer, self.rationales, self.soft_labels, self.both]
-        return list({info.name: info for info in found if info is not None}.values())
+        """Every arm once."""
+        arms = [self.base, self.longer, self.rationales, self.soft_labels, self.both]
+        return list({info.name: info for info in arms if info is not None}.values())
 
 
 def build_decompositions(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[Decomposition]:
-    """One decomposition for each model and choice of mentors, of the arms that tell most; first arms win ties.
+    """One decomposition for each model and set of mentors, with the arms that give the most parts; the first arms win ties.
 
-    `on_test` names the learners that the test set had a part in.
+    `on_test` names the learners influenced by the test set.
     """
     trained = [info for info in inputs.learners if any(info.name == name for name, _ in verdicts)]
     best: dict[tuple[str, ...], Arms] = {}
     for both in trained:
         arms = _arms(both, trained)
         if arms is not None and (arms.rationales or arms.soft_labels):
-            key = (both.model_key, *sorted(both.rationales), "|", *sorted(both.imitates))
+            key = (both.model_key, *sorted(both.rationales), "|", *sorted(both.mentor_weights))
             if key not in best or len(arms.all) > len(best[key].all):
                 best[key] = arms
-    found = [_decomposition(arms, inputs, verdicts, on_test) for arms in best.values()]
-    return [each for each in found if each is not None]
+    decompositions = [_decomposition(arms, inputs, verdicts, on_test) for arms in best.values()]
+    return [each for each in decompositions if each is not None]
 
 
 def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:
-    """The arms around a learner that has both, or None where it has not, or there is no base."""
-    taught = [source for source in both.rationales if source in (TEACHER, GOLD)]
-    if not both.imitates or not taught or len(taught) == len(both.rationales):
+    """The arms around `both`; None if it lacks soft labels, teacher or mentor rationales, or if there is no base."""
+    originals = [source for source in both.rationales if source in (TEACHER, GOLD)]
+    if not both.mentor_weights or not originals or len(originals) == len(both.rationales):
         return None
-    like = [info for info in learners if _is_like(info, both)]
+    comparable = [info for info in learners if _is_comparable(info, both)]
 
-    def reading(sources: Sequence[str], imitates: bool) -> list[LearnerInfo]:
+    def matching(sources: Sequence[str], soft_labels: bool) -> list[LearnerInfo]:
         return [
             info
-            for info in like
+            for info in comparable
             if set(info.rationales) == set(sources)
-            and (_imitates_as(info, both) if imitates else not info.imitates)
+            and (_same_distillation(info, both) if soft_labels else not info.mentor_weights)
             and all(info.filters.get(s) == both.filters.get(s) for s in sources)
         ]
 
-    bases = sorted(reading(taught, False), key=lambda info: sum(info.updates))
+    bases = sorted(matching(originals, False), key=lambda info: sum(info.updates))
     if not bases:
         return None
-    full, text, labels = both, reading(both.rationales, False), reading(taught, True)
-    longer = next((info for info in bases if list(info.updates) == list(full.updates)), bases[-1])
+    text, labels = matching(both.rationales, False), matching(originals, True)
+    longer = next((info for info in bases if list(info.updates) == list(both.updates)), bases[-1])
     return Arms(bases[0], longer, both, text[0] if text else None, labels[0] if labels else None)
 
 
-def _is_like(info: LearnerInfo, both: LearnerInfo) -> bool:
+def _is_comparable(info: LearnerInfo, both: LearnerInfo) -> bool:
     ours, theirs = ({k: v for k, v in one.settings.items() if k not in LENGTH} for one in (info, both))
     return (info.run, info.model_key, info.objective, ours) == (both.run, both.model_key, both.objective, theirs)
 
 
-def _imitates_as(info: LearnerInfo, both: LearnerInfo) -> bool:
-    return (info.imitates, info.kd_weight, info.temperature, info.distillation) == (
-        both.imitates,
+def _same_distillation(info: LearnerInfo, both: LearnerInfo) -> bool:
+    return (info.mentor_weights, info.kd_weight, info.temperature, info.distillation) == (
+        both.mentor_weights,
         both.kd_weight,
         both.temperature,
         both.distillation,
@@ -137,22 +138,22 @@ def _decomposition(
         sums["interaction"] = [(both, 1), (text, -1), (labels, -1), (longer, 1)]
     sums["total"] = [(both, 1), (base, -1)]
     peers = peers_of(names, inputs.learners, verdicts, seeds)
-    known = {info.name: info for info in arms.all}
+    infos = {info.name: info for info in arms.all}
     matrices = {name: stacked(verdicts, name, seeds) for name in names}
     parts: list[GainPart] = []
     for part, terms in sums.items():
         others = [matrices[name] for name in names if name not in dict(terms)]
-        found = contrast([matrices[name] for name, _ in terms], [w for _, w in terms], peers=[*others, *peers])
+        result = contrast([matrices[name] for name, _ in terms], [w for _, w in terms], peers=[*others, *peers])
         parts.append(
             {
                 "part": part,
                 "arms": dict(terms),
-                "gain": round(found.difference, 6),
-                "interval": bounds(found.interval.low, found.interval.high),
-                "p": found.p_value,
-                "shown": outcome(found) != "unclear",
+                "gain": round(result.difference, 6),
+                "interval": bounds(result.interval.low, result.interval.high),
+                "p": result.p_value,
+                "shown": outcome(result) != "unclear",
                 "on_test": any(name in on_test for name, _ in terms),
-                "note": None if part in ("more_updates", "total") else _uneven([known[name] for name, _ in terms]),
+                "note": None if part in ("more_updates", "total") else _uneven([infos[name] for name, _ in terms]),
             }
         )
     return {
@@ -171,34 +172,30 @@ def _decomposition(
 
 
 def _uneven(arms: Sequence[LearnerInfo]) -> str | None:
-    """Where arms of a part had different numbers of updates, more updates may be in it."""
+    """A note where the arms of a part have different numbers of updates; None where they are equal."""
     if all(list(one.updates) == list(other.updates) for one, other in pairwise(arms)):
         return None
-    told = ", ".join(f"{info.name} {sum(info.updates) / max(1, len(info.updates)):,.0f}" for info in arms)
-    return f"more updates may be in this: {told}"
+    updates = ", ".join(f"{info.name} {sum(info.updates) / max(1, len(info.updates)):,.0f}" for info in arms)
+    return f"includes the effect of different numbers of updates: {updates}"
 
 
 def _statement(arms: Arms, parts: Sequence[GainPart]) -> str:
     total = next(part for part in parts if part["part"] == "total")
     rest = [part for part in parts if part["part"] != "total"]
-    told = [f"{_points(part['gain'])} {PART_NAMES[part['part']]}" for part in rest]
-    whole = f"{arms.both.name} against {arms.base.name}: {_points(total['gain'])} points"
-    marked = " (SELECTED ON TEST)" if any(part["on_test"] for part in parts) else ""
+    gains = ", ".join(f"{format_points(part['gain'])} {PART_NAMES[part['part']]}" for part in rest)
+    whole = f"{arms.both.name} against {arms.base.name}: {format_points(total['gain'])} points"
+    mark = " (SELECTED ON TEST)" if any(part["on_test"] for part in parts) else ""
     if any(part["part"] == "interaction" for part in rest):
-        return f"{whole} = {', '.join(told)}{marked}"
-    return f"{whole}; alone: {', '.join(told)}{marked}"
+        return f"{whole} = {gains}{mark}"
+    return f"{whole}; each alone: {gains}{mark}"
 
 
 def _missing(arms: Arms) -> list[str]:
     lines = []
     if arms.rationales is None:
-        lines.append(f"mentor rationales alone: no arm like {arms.both.name} without `soft_labels`")
+        lines.append(f"mentor rationales alone: there is no arm like {arms.both.name} without `soft_labels`")
     if arms.soft_labels is None:
-        lines.append(f"soft labels alone: no arm like {arms.both.name} that reads the teacher only")
+        lines.append(f"soft labels alone: there is no arm like {arms.both.name} with rationales of the teacher only")
     if list(arms.longer.updates) != list(arms.both.updates):
-        lines.append(f"more updates: no arm like {arms.base.name} with as many updates as {arms.both.name}")
+        lines.append(f"more updates: there is no arm like {arms.base.name} with as many updates as {arms.both.name}")
     return lines
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")

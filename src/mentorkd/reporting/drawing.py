@@ -1,7 +1,7 @@
-"""How plots are drawn: matplotlib's SVG, whose text is text and whose colours are CSS variables.
+"""Plots as SVG by matplotlib: text stays text, and colours are CSS variables.
 
-Deterministic: fixed hash salts, no metadata. Inside the page a plot takes the page's colours, light or dark; as a file
-of its own `standalone` gives it the same colours by a style sheet inside.
+Deterministic: fixed hash salts, no metadata. Inside the page a plot uses the page's colours, light or dark. `standalone`
+embeds a style sheet with the same colours for a separate file.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PALETTE = {
         "c4": "#e88fb0", "c5": "#cdbd62", "c6": "#9db7d1", "c7": "#c4a596",
     },
 }  # fmt: skip
-"""The colours of the report by CSS variable, for both schemes; c0 to c7 are the learners'."""
+"""Colours of the report by CSS variable, for both schemes; c0 to c7 are the colours of learners."""
 
-# matplotlib knows no CSS variables: it draws with these marks, which are replaced in its output.
+# matplotlib does not support CSS variables: it draws with these placeholder colours, which `to_svg` replaces.
 MARKS = {name: f"#0000{index + 1:02x}" for index, name in enumerate(PALETTE["light"])}
 
 
 def standalone(svg: str) -> str:
-    """The SVG as a file of its own: with its namespaces and the colours of both schemes."""
+    """The SVG as a separate file, with namespaces and the colours of both schemes."""
     light, dark = ("".join(f"--{name}:{value};" for name, value in PALETTE[scheme].items()) for scheme in PALETTE)
     style = (
         f"<style>svg{{{light}--sans:system-ui,sans-serif;background:var(--paper)}}"
@@ -54,7 +54,7 @@ def standalone(svg: str) -> str:
 
 @contextmanager
 def drawing(salt: str) -> Iterator[None]:
-    """matplotlib's defaults (not the user's matplotlibrc) with our settings, for as long as a plot is drawn."""
+    """Context with matplotlib's defaults (not the user's matplotlibrc) and the report's settings."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -87,7 +87,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def to_svg(figure: Figure, label: str) -> str:
-    """The drawing as one `<svg>` element that can stand in a page: no prolog, no global style, only ids in use."""
+    """The figure as one `<svg>` element for use inside a page: no prolog, no global style, no unused ids."""
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)

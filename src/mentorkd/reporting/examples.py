@@ -1,4 +1,4 @@
-"""The questions worth reading: where learners differ, and what teacher and mentors wrote."""
+"""Example texts: test questions on which learners differ, and rationales of the teacher and the mentors."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ SENTENCE = re.compile(r"[^\s].*?(?:[.!?](?=\s)|(?=\n)|$)", re.MULTILINE)
 
 
 def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Examples:
-    """Test questions that some of `learners` answer rightly and others do not, at the first seed all of them have, or,
-    where there is none, at the first of each.
+    """Test questions that only some of `learners` answer correctly.
 
-    Which learners are right makes a question's kind; kinds take turns, and within a kind the order is that of the
-    content ids, so nobody picks. A lone learner has nothing to differ from: its wrong answers are shown.
+    The seed is the first that all of them share; without a shared seed, the first of each. The set of learners with a correct
+    answer is the kind of a question. Kinds alternate, and the order within a kind is that of the content ids, so the choice
+    involves no judgement. For a single learner the questions without a correct answer are shown.
     """
-    have = {name: [seed for seed in inputs.seeds if inputs.predictions.get((name, seed))] for name in learners}
-    if not all(have.values()) or not learners:
+    seeds = {name: [seed for seed in inputs.seeds if inputs.predictions.get((name, seed))] for name in learners}
+    if not all(seeds.values()) or not learners:
         return {"title": "Example answers", "note": "There are no predictions to show.", "total": 0, "entries": []}
-    shared = [seed for seed in inputs.seeds if all(seed in seeds for seeds in have.values())]
-    at = {name: (shared or seeds)[0] for name, seeds in have.items()}
+    shared = [seed for seed in inputs.seeds if all(seed in own for own in seeds.values())]
+    at = {name: (shared or own)[0] for name, own in seeds.items()}
     answers = {name: {p.question_id: p for p in inputs.predictions[name, seed]} for name, seed in at.items()}
     kinds: dict[tuple[bool, ...], list[Question]] = {}
     for question in sorted(_unique(inputs.questions), key=lambda question: question.id):
-        right = tuple(answers[name][question.id].verdict == "correct" for name in learners)
-        if (len(learners) > 1 and len(set(right)) > 1) or right == (False,):
-            kinds.setdefault(right, []).append(question)
+        correct = tuple(answers[name][question.id].verdict == "correct" for name in learners)
+        if (len(learners) > 1 and len(set(correct)) > 1) or correct == (False,):
+            kinds.setdefault(correct, []).append(question)
     total = sum(map(len, kinds.values()))
     turns = [
         question for turn in zip_longest(*(kinds[kind] for kind in sorted(kinds))) for question in turn if question
     ]
     shown = turns[:MOST_DIFFERING]
-    lone = len(learners) == 1
-    subject = f"{learners[0]} is not right" if lone else f"{_list(learners)} are not all right or all wrong"
-    choice = "taken in turn from each combination of right and wrong" if len(kinds) > 1 else "chosen by content id"
+    single = len(learners) == 1
+    subject = f"{learners[0]} is wrong" if single else f"some but not all of {_list(learners)} are correct"
+    choice = "alternating between the combinations of correct and wrong" if len(kinds) > 1 else "chosen by content id"
     return {
-        "title": f"Where {learners[0]} fails" if lone else "Where learners differ",
+        "title": f"Where {learners[0]} fails" if single else "Where learners differ",
         "note": f"On {total} of {len(inputs.questions)} test questions {subject} ({_seeds(at)}). "
         + (f"Shown: {len(shown)}, {choice}." if total else ""),
         "total": total,
@@ -57,12 +57,12 @@ def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Example
 
 
 def written_examples(inputs: ReportInputs) -> Examples:
-    """Training questions with the rationales that teacher and mentors wrote about them, right and wrong."""
+    """Training questions with the rationales of the teacher and the mentors, correct and wrong."""
     shown = inputs.rationales[:MOST_WRITTEN]
     total = max(inputs.written, len(inputs.rationales))
     return {
-        "title": "What teacher and mentors wrote",
-        "note": f"{len(shown)} of {total} training questions, with rationales as they were written, before any filter."
+        "title": "Rationales of teacher and mentors",
+        "note": f"{len(shown)} of {total} training questions, with unfiltered rationales."
         if total
         else "There are no rationales to show.",
         "total": total,
@@ -96,11 +96,11 @@ def _predicted(prediction: Prediction) -> ExampleAnswer:
 
 
 def first_wrong_step(text: str) -> list[int] | None:
-    """Where the first sentence begins and ends that states a false equation, by itself and in the whole text."""
+    """Start and end of the first sentence with a false equation; None unless the whole text has one, too."""
     if not check_arithmetic(text).wrong:
         return None
     sentences = (match for match in SENTENCE.finditer(text) if match.group().strip())
-    return next(([found.start(), found.end()] for found in sentences if check_arithmetic(found.group()).wrong), None)
+    return next(([match.start(), match.end()] for match in sentences if check_arithmetic(match.group()).wrong), None)
 
 
 def _example(question: Question, answers: list[ExampleAnswer]) -> Example:
@@ -112,7 +112,7 @@ def _unique(questions: Iterable[Question]) -> list[Question]:
 
 
 def _seeds(at: Mapping[str, int]) -> str:
-    """`seed 1`, or each learner's where they differ."""
+    """`seed 1`, or the seed of each learner where seeds differ."""
     if len(set(at.values())) == 1:
         return f"seed {next(iter(at.values()))}"
     return ", ".join(f"{name} with seed {seed}" for name, seed in at.items())

@@ -1,4 +1,4 @@
-"""Numbers and names as the report writes them."""
+"""How the report writes numbers and names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mentorkd.reporting.schema import Bounds, LearnerResult
 
 __all__ = [
     "format_count",
+    "format_dollars",
     "format_points",
     "format_range",
     "format_seconds",
@@ -18,24 +19,32 @@ __all__ = [
     "format_share",
     "format_updates",
     "learns_from",
-    "marked",
+    "mark_on_test",
     "soft_labels_of",
 ]
 
 
-def format_points(share: float) -> str:
-    """A difference of shares as signed percentage points: `+9.3`, `−1.9`, `0.0`."""
+def format_points(share: float, bounds: Bounds | None = None) -> str:
+    """A difference of shares as signed percentage points: `+9.3`, `−1.9`, `0.0`, or `+9.3 [+5.1, +13.6]`."""
     text = f"{100 * share:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
+    text = "0.0" if float(text) == 0 else text.replace("-", "−")
+    return f"{text} [{', '.join(map(format_points, bounds))}]" if bounds else text
 
 
 def format_count(number: float | None) -> str:
-    """`1,536`; a dash for what is not known."""
+    """`1,536`; a dash for an unknown number."""
     return "–" if number is None else f"{number:,.0f}"
 
 
+def format_dollars(dollars: float | None) -> str:
+    """`$12.30`, or `$0.000421` below one dollar; a dash for an unknown cost."""
+    if dollars is None:
+        return "–"
+    return f"${dollars:,.2f}" if dollars >= 1 or not dollars else f"${dollars:.6f}"
+
+
 def format_seconds(seconds: float | None) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 5 min`; a dash for what is not known."""
+    """`42 s`, `3 min 20 s`, `2 h 5 min`; a dash for an unknown duration."""
     if seconds is None:
         return "–"
     if seconds < 60:
@@ -50,7 +59,7 @@ def format_updates(updates: Sequence[int]) -> str:
 
 
 def format_setting(value: Any) -> str:
-    """A plain value as the recipe would say it; a dash for none."""
+    """A plain value as a recipe writes it; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -58,16 +67,16 @@ def format_setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def format_range(numbers: Sequence[int]) -> str:
-    """`1,510–1,520`, or one number where all are equal."""
+def format_range(numbers: Sequence[float], digits: int = 0) -> str:
+    """`1,510–1,520`, or one number where all are equal; a dash without numbers."""
     if not numbers:
         return "–"
-    low, high = min(numbers), max(numbers)
-    return format_count(low) if low == high else f"{format_count(low)}–{format_count(high)}"
+    low, high = (f"{end:,.{digits}f}" for end in (min(numbers), max(numbers)))
+    return low if low == high else f"{low}–{high}"
 
 
 def format_share(share: float | None, bounds: Bounds | None = None) -> str:
-    """`82.7`, or `82.7 [77.2, 87.0]`, in per cent; a dash for what is not known."""
+    """`82.7`, or `82.7 [77.2, 87.0]`, in per cent; a dash for an unknown share."""
     if share is None:
         return "–"
     text = f"{100 * share:.1f}"
@@ -75,9 +84,9 @@ def format_share(share: float | None, bounds: Bounds | None = None) -> str:
 
 
 def learns_from(learner: LearnerResult) -> str:
-    """`teacher, mentor + soft labels of mentor`; `gold answers`; `nobody (as it is)`."""
+    """`teacher, mentor + soft labels of mentor`; `gold answers`; `none (untrained)`."""
     if not learner["rationales"]:
-        return "nobody (as it is)"
+        return "none (untrained)"
     text = ", ".join("gold answers" if source == GOLD else source for source in learner["rationales"])
     if learner["imitates"]:
         text += f" + soft labels of {soft_labels_of(learner)}"
@@ -90,6 +99,6 @@ def soft_labels_of(learner: LearnerResult) -> str:
     return ", ".join(shares if len(shares) == 1 else (f"{name} {100 * share:.0f} %" for name, share in shares.items()))
 
 
-def marked(text: str, on_test: bool) -> str:
-    """The text with the mark of what was selected on test questions."""
+def mark_on_test(text: str, on_test: bool) -> str:
+    """The text; with the mark ` (TEST)` where the number was selected on test questions."""
     return f"{text} (TEST)" if on_test else text

@@ -1,7 +1,7 @@
-"""The learner graph as SVG: who learns text (solid) and soft labels (dashed) from whom.
+"""The learner graph as SVG: rationales (solid lines) and soft labels (dashed lines) between learners.
 
-A small layered layout: a learner stands one layer behind the last it learns from, long edges pass through empty slots
-of the layers between, and a few barycentre sweeps put neighbours beside each other. Colours are CSS variables.
+A small layered layout: a learner is one layer behind its last source, long edges pass through empty slots of the layers in
+between, and a few barycentre sweeps place neighbours next to each other. Colours are CSS variables.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 from mentorkd.records import GOLD, TEACHER
-from mentorkd.reporting.format import format_share, marked
+from mentorkd.reporting.format import format_share, mark_on_test
 from mentorkd.reporting.schema import LearnerResult
 
 __all__ = ["draw_graph"]
@@ -23,19 +23,19 @@ ALONG, ACROSS = 72, 20
 MARGIN = 6
 
 Slot = tuple[str, ...]
-"""(name,) for a node; (source, target, layer) for the place where a long edge passes a layer."""
+"""(name,) for a node; (source, target, layer) for the slot in which a long edge crosses a layer."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A learner, or all variants that a sweep made of one."""
+    """A learner, or all variants of a swept learner."""
 
     name: str
     model: str
     rationales: Sequence[str]
-    imitates: Sequence[str]
-    told: str
-    """What is said of it: its accuracy, or how many variants there are."""
+    soft_labels: Sequence[str]
+    caption: str
+    """The accuracy, or the number of variants."""
     colour: int
 
 
@@ -48,7 +48,7 @@ class Edge:
 
 
 def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> str:
-    """The SVG element: layers from left to right, or from top to bottom when `upright` (for narrow screens)."""
+    """The SVG element, with layers from left to right, or from top to bottom if `upright` (for narrow screens)."""
     nodes = _nodes(learners)
     edges = _edges(nodes)
     sources = [name for name in (TEACHER, GOLD) if any(edge.source == name for edge in edges)]
@@ -67,7 +67,7 @@ def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> s
 
 
 def _nodes(learners: Sequence[LearnerResult]) -> list[Node]:
-    """The learners in their order, variants of one drawn together."""
+    """The learners in order; the variants of one learner form one node."""
     group = {learner["name"]: learner["variant_of"] or learner["name"] for learner in learners}
     members: dict[str, list[LearnerResult]] = {}
     for learner in learners:
@@ -83,31 +83,31 @@ def _nodes(learners: Sequence[LearnerResult]) -> list[Node]:
             variants[0]["model"],
             merged("rationales", variants),
             merged("imitates", variants),
-            _told(variants),
+            _caption(variants),
             colours[variants[0]["name"]],
         )
         for name, variants in members.items()
     ]
 
 
-def _told(variants: Sequence[LearnerResult]) -> str:
+def _caption(variants: Sequence[LearnerResult]) -> str:
     if len(variants) > 1:
         return f"{len(variants)} variants"
     accuracy = variants[0]["accuracy"]
-    return "" if accuracy is None else marked(f"{format_share(accuracy)} %", variants[0]["on_test"])
+    return "" if accuracy is None else mark_on_test(f"{format_share(accuracy)} %", variants[0]["on_test"])
 
 
 def _edges(nodes: Sequence[Node]) -> list[Edge]:
     return [
-        Edge(source, node.name, source in node.rationales, source in node.imitates)
+        Edge(source, node.name, source in node.rationales, source in node.soft_labels)
         for node in nodes
-        for source in dict.fromkeys([*node.rationales, *node.imitates])
+        for source in dict.fromkeys([*node.rationales, *node.soft_labels])
     ]
 
 
 def _layers(names: Sequence[str], edges: Sequence[Edge]) -> tuple[list[list[Slot]], dict[Edge, list[Slot]]]:
     depth = dict.fromkeys(names, 0)
-    for _ in names:  # a recipe has no cycles, so this settles
+    for _ in names:  # converges, because a recipe has no cycles
         for edge in edges:
             depth[edge.target] = max(depth[edge.target], depth[edge.source] + 1)
     layers: list[list[Slot]] = [[] for _ in range(max(depth.values()) + 1)]
@@ -144,7 +144,7 @@ def _layers(names: Sequence[str], edges: Sequence[Edge]) -> tuple[list[list[Slot
 def _place(
     layers: Sequence[Sequence[Slot]], upright: bool
 ) -> tuple[dict[Slot, tuple[float, float]], tuple[float, float]]:
-    """Centres (along the layers, across them) and the drawing's size in the same order."""
+    """Centres as (along the layers, across the layers), and the size of the drawing in the same order."""
     depth, breadth = (HEIGHT, WIDTH) if upright else (WIDTH, HEIGHT)
     gap_along = ALONG * 0.6 if upright else ALONG
     gap_across = ACROSS * 0.6 if upright else ACROSS
@@ -164,7 +164,7 @@ def _line(edge: Edge, routes: dict[Edge, list[Slot]], centres: dict[Slot, tuple[
     half = (HEIGHT if upright else WIDTH) / 2
     out = sorted((e for e in routes if e.source == edge.source), key=lambda e: centres[routes[e][1]][1])
     into = sorted((e for e in routes if e.target == edge.target), key=lambda e: centres[routes[e][-2]][1])
-    styles = [style for style, there in (("solid", edge.rationales), ("dashed", edge.soft_labels)) if there]
+    styles = [style for style, drawn in (("solid", edge.rationales), ("dashed", edge.soft_labels)) if drawn]
     parts = []
     for index, style in enumerate(styles):
         aside = 9 * (index - (len(styles) - 1) / 2)
@@ -215,8 +215,8 @@ def _box(node: Node, centre: tuple[float, float], upright: bool) -> str:
         f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="var(--card)" stroke="var(--line)"/>'
         f'<rect x="{x:g}" y="{y + 10:g}" width="4" height="{HEIGHT - 20}" rx="2" fill="var(--c{node.colour})"/>'
         + _text(x + 14, y + 23, _clip(node.name, 19), "start", 14, 600)
-        + _text(x + 14, y + 41, _clip(model, max(6, 22 - len(node.told))), "start", 11.5, 400, "var(--muted)")
-        + _text(x + WIDTH - 12, y + 41, node.told, "end", 13 if node.told.endswith("%") else 11.5, 600)
+        + _text(x + 14, y + 41, _clip(model, max(6, 22 - len(node.caption))), "start", 11.5, 400, "var(--muted)")
+        + _text(x + WIDTH - 12, y + 41, node.caption, "end", 13 if node.caption.endswith("%") else 11.5, 600)
         + "</g>"
     )
 

@@ -1,4 +1,4 @@
-"""What a report is made of: records and plain values, gathered by the caller."""
+"""The inputs of a report: records and plain values, collected by the caller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LearnerInfo", "ReportInputs", "StageCost", "TaskInfo"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskInfo:
-    """The task and how many questions each split has."""
+    """The task and the number of questions of each split."""
 
     name: str
     kind: AnswerKind
@@ -25,61 +25,61 @@ class TaskInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerInfo:
-    """A learner as the recipe has it, and what its training came to."""
+    """A learner of the recipe, with the results of its training."""
 
     name: str
     model: str
-    """A few words for people; two models may share them."""
+    """A short description for readers; two models may share it."""
     model_key: str
-    """Equal for learners that start from the same model: only those make a headline or a decomposition."""
+    """Equal for learners that start from the same model; a headline or a decomposition requires equal keys."""
     rationales: Sequence[str]
-    """Empty for a model that is not trained."""
-    imitates: Mapping[str, float] = field(default_factory=dict)
-    """Mentor -> share of its soft labels."""
-    judges: Sequence[str] = ()
-    """Learners that judge what of its rationales can be learnt."""
+    """Sources of its rationales; empty for an untrained model."""
+    mentor_weights: Mapping[str, float] = field(default_factory=dict)
+    """Mentor -> weight of its soft labels."""
+    scorers: Sequence[str] = ()
+    """Learners whose perplexity filters its rationales."""
     objective: str = "rationale"
     filters: Mapping[str, Any] = field(default_factory=dict)
-    """Source -> how its rationales are filtered for this learner; plain values."""
+    """Source -> filters of its rationales for this learner, as plain values."""
     kd_weight: float | None = None
     temperature: float | None = None
     parameters: int | None = None
     select_on: Literal["validation", "test", "last"] = "validation"
-    """Where its epoch was chosen in truth: `last` where there was nothing to choose from."""
+    """The questions that selected its epoch; `last` where there was no choice."""
     rows: Sequence[int] = ()
-    """Training rows, by seed; so in the next four."""
+    """Training rows, one number for each seed; the next four fields also have one value for each seed."""
     updates: Sequence[int] = ()
     """Optimiser updates."""
     target_tokens: Sequence[int] = ()
-    """Target tokens trained on, repetitions included."""
+    """Target tokens trained on, including repetitions."""
     epochs: Sequence[float] = ()
     """Passes over the rows."""
     validation: Sequence[float | None] = ()
-    """Validation accuracy at the chosen epoch."""
+    """Validation accuracy at the selected epoch."""
     searched: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Settings that a search chose, by name; one value a seed. They may differ between arms of equal terms."""
+    """Settings selected by a search, by name; one value for each seed. Arms of a fair comparison may differ in them."""
     swept: Mapping[str, Any] = field(default_factory=dict)
-    """The values of the recipe's sweep that make this variant, by key."""
+    """The values of the recipe's sweep for this variant, by key."""
     variant_of: str | None = None
-    """The recipe's learner that this is a variant of."""
+    """The learner of the recipe that was swept."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Plain values that a fair comparison holds equal: how it was trained and asked."""
+    """Settings of training and evaluation, as plain values; equal in a fair comparison."""
     distillation: Mapping[str, Any] = field(default_factory=dict)
-    """Further plain values that only a learner with soft labels has."""
+    """Further settings of soft labels, as plain values; empty without soft labels."""
     run: str | None = None
-    """The run it is of, where several are compared: arms of different runs make no decomposition."""
+    """Its run, where several runs are compared; a decomposition needs arms of one run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageCost:
-    """What a stage took, and the stages it stands on."""
+    """The cost of a stage, and its dependencies."""
 
     kind: str
     """annotate, train, augment, score, evaluate, ..."""
     learner: str | None = None
     seed: int | None = None
     needs: Sequence[str] = ()
-    """Names of the stages it reads from."""
+    """Names of its input stages."""
     seconds: float | None = None
     cpu_seconds: float | None = None
     gpu_seconds: float | None = None
@@ -87,12 +87,12 @@ class StageCost:
     peak_memory_mb: float | None = None
     accelerator: str | None = None
     dollars: float | None = None
-    """What a teacher that was asked cost."""
+    """Cost of the queries to the teacher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportInputs:
-    """Everything `build_results` needs. Mappings are keyed by (learner, seed); a missing key means not there yet."""
+    """Everything `build_results` needs. Mappings have keys (learner, seed); a missing key means: not available yet."""
 
     name: str
     """The recipe's name."""
@@ -105,9 +105,9 @@ class ReportInputs:
     predictions: Mapping[tuple[str, int], Sequence[Prediction]]
     """One prediction for each test question, or none at all."""
     headline: Sequence[tuple[str, str]] | None = None
-    """Pairs to lead the comparisons with; None lets the graph of learners decide."""
+    """Pairs to list first in the comparisons; None derives them from the graph of learners."""
     match: Literal["updates", "epochs", "tokens"] | None = "updates"
-    """What the recipe holds equal between arms; None where there is no one recipe."""
+    """The quantity that the recipe matches between arms; None for a comparison of several runs."""
     metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Rows of metrics.jsonl: `step`, `epoch`, `loss`, `ce`, `divergence`, `learning_rate`, `validation_accuracy`; all
     but `step` may be absent or null."""
@@ -120,20 +120,20 @@ class ReportInputs:
     trials: Sequence[Mapping[str, Any]] = ()
     """The fields of `Trial`."""
     rationales: Sequence[tuple[Question, Sequence[Rationale]]] = ()
-    """Training questions with rationales of the teacher and the mentors, to be looked at."""
+    """Training questions with rationales of the teacher and the mentors, to be shown."""
     written: int = 0
-    """How many training questions have any, where `rationales` holds but some of them."""
+    """Number of training questions with rationales, where `rationales` has only some of them."""
     stages: Mapping[str, StageCost] = field(default_factory=dict)
     """The finished stages by name."""
     serving: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
-    """Names of the stages that train and test a learner, its own or shared ones."""
+    """Names of the stages that train and evaluate a learner; learners may share stages."""
     teacher: TeacherAccount | None = None
-    """What a teacher that was asked did and cost."""
+    """Work and cost of a queried teacher; None for recorded rationales."""
     faults: Sequence[str] = ()
-    """A line for each fault of the data."""
+    """One line for each fault of the data."""
     warnings: Sequence[str] = ()
-    """A sentence for each reason to believe the numbers less that the learners do not show; theirs are added."""
+    """Further reasons to trust the numbers less, a sentence each; those derived from the learners are added."""
     protocol: Sequence[str] = ()
-    """A sentence for each choice the reader must know; where epochs were chosen is added by itself."""
+    """Choices that a reader must know, a sentence each; the selection of epochs is added."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    """`versions` (a mapping), `host`, `git`, `command`; further keys are shown too."""
+    """`versions` (a mapping), `host`, `git`, `command`; further keys are shown as well."""

@@ -1,42 +1,44 @@
-"""report.md: the same findings as the page, as Markdown that pastes well into a repository."""
+"""report.md: the content of the page as Markdown for repositories and issues."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 
-from mentorkd.reporting.schema import Results
-from mentorkd.reporting.schema_details import Example
-from mentorkd.reporting.sections import (
+from mentorkd.reporting.rows import (
+    cost_rows,
     decomposition_rows,
     fairness_rows,
-    pair_note,
-    pair_rows,
-    soft_label_rows,
-    spent_rows,
-    sweep_rows,
-    trial_rows,
-)
-from mentorkd.reporting.tables import learner_rows, markdown_table, plain_markdown
-from mentorkd.reporting.views import (
-    cost_rows,
-    cut_lines,
-    dropped_lines,
-    funnel_notes,
     funnel_rows,
+    learner_cost_rows,
+    learner_rows,
     manifest_rows,
+    pair_rows,
     settings_rows,
     shared_settings,
+    soft_label_rows,
+    sweep_rows,
     teacher_rows,
+    trial_rows,
 )
+from mentorkd.reporting.schema import Results
+from mentorkd.reporting.schema_details import Example
+from mentorkd.reporting.tables import markdown_table, plain_markdown
+from mentorkd.reporting.views import COSTS, SOFT_LABELS, cut_lines, dropped_lines, funnel_notes, pair_note
 
-__all__ = ["METHOD", "SOFT_LABELS", "SPENT", "render_markdown"]
+__all__ = ["render_markdown"]
 
 FEW = 5
+"""Number of examples of each kind."""
+
+METHOD = (
+    "Interval: paired bootstrap over questions, each with all its seeds. p: exact sign-flip test over questions (McNemar's with "
+    "one seed). Both are widened where seeds disagree."
+)
 
 
 def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
-    """The report; `plots` maps a title to the file it is in, relative to the report."""
+    """The report; `plots` maps a title to the path of its file, relative to the report."""
     task = results["task"]
     seeds = ", ".join(map(str, results["seeds"]))
     parts = [
@@ -47,7 +49,7 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
         f"**{plain_markdown(results['headline']['statement'])}.**",
         "## Learners",
         markdown_table(learner_rows(results)),
-        "Accuracy on the test questions, mean over seeds, with Wilson's 95 % interval. Cut: answers that reached "
+        "Accuracy on the test questions, mean over seeds, with Wilson's 95 % interval. Cut: answers truncated at "
         "max_new_tokens.",
         *map(plain_markdown, cut_lines(results)),
     ]
@@ -55,33 +57,39 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
         parts += [
             "## Comparisons",
             markdown_table(pair_rows(results)),
-            f"Points = percentage points of accuracy. {METHOD} {pair_note(results)}".rstrip(),
+            f"Points: percentage points of accuracy. Detectable: minimum detectable effect at 80 % power, in points. {METHOD} "
+            f"{pair_note(results)}".rstrip(),
         ]
-    for found in results["decompositions"]:
+    for decomposition in results["decompositions"]:
         parts += [
-            f"## Where the gain comes from: {plain_markdown(found['model'])}",
-            f"{plain_markdown(found['statement'])}.",
-            markdown_table(decomposition_rows(found)),
-            *(f"Not told: {plain_markdown(line)}." for line in found["missing"]),
+            f"## Where the gain comes from: {plain_markdown(decomposition['model'])}",
+            f"{plain_markdown(decomposition['statement'])}.",
+            markdown_table(decomposition_rows(decomposition)),
+            *(f"Not estimated: {plain_markdown(line)}." for line in decomposition["missing"]),
         ]
     parts += [f"![{title}]({file})" for title, file in plots.items()]
+    shared = ", ".join(f"{name} {value}" for name, value in shared_settings(results).items())
     for title, rows, note in (
         ("Sweep", sweep_rows(results), ""),
-        ("Search", trial_rows(results), "Settings tried, on validation questions alone."),
-        ("Equal terms", fairness_rows(results), "How long each arm was trained, and how often it could be chosen."),
-        ("Settings", settings_rows(results), _shared(results)),
-        ("Rationales through the filters", funnel_rows(results), plain_markdown(" ".join(funnel_notes(results)))),
+        ("Search", trial_rows(results), "Settings tried, on validation questions only."),
+        (
+            "Fairness",
+            fairness_rows(results),
+            "Length of training of each arm, and number of validations to select from.",
+        ),
+        ("Settings", settings_rows(results), f"Equal for all trained learners: {shared}." if shared else ""),
+        ("Rationales after each filter", funnel_rows(results), " ".join(funnel_notes(results))),
         ("Soft labels", soft_label_rows(results), SOFT_LABELS),
-        ("Cost of a learner", spent_rows(results), SPENT),
+        ("Cost of a learner", learner_cost_rows(results), COSTS),
         ("Cost of the stages", cost_rows(results), ""),
     ):
         if rows:
-            parts += [f"## {title}", markdown_table(rows), *([note] if note else [])]
+            parts += [f"## {title}", markdown_table(rows), *([plain_markdown(note)] if note else [])]
     parts += _listed(
         "The teacher", [f"{name}: {text}" for name, text in teacher_rows(results["run"]["teacher"]).items()]
     )
-    parts += _listed("Training rows dropped", dropped_lines(results))
-    parts += _listed("Faults found in the data", results["faults"])
+    parts += _listed("Dropped training rows", dropped_lines(results))
+    parts += _listed("Faults in the data", results["faults"])
     for examples in (results["differing"], results["written"]):
         if examples["entries"]:
             parts += [
@@ -94,29 +102,6 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-SOFT_LABELS = (
-    "Mentor and trained student on the same target tokens, a sample of the student's training rows; nats per token at "
-    "temperature 1."
-)
-
-SPENT = (
-    "Mean over seeds. What a learner stands on (the teacher's rationales, its mentors' training, writing and scoring) is "
-    "counted in full, as if it were made for this learner alone."
-)
-
-
-def _shared(results: Results) -> str:
-    """The settings that no learner has for itself, in a line."""
-    told = ", ".join(f"{name} {value}" for name, value in shared_settings(results).items())
-    return plain_markdown(f"The same for all trained learners: {told}.") if told else ""
-
-
-METHOD = (
-    "Interval: paired bootstrap over questions, all seeds of a question together. p: exact sign-flip test over "
-    "questions (McNemar's with one seed). Both are widened where seeds disagree."
-)
-
-
 def _listed(title: str, lines: Sequence[str]) -> list[str]:
     return [f"## {title}", "\n".join(f"- {plain_markdown(line)}" for line in lines)] if lines else []
 
@@ -124,8 +109,8 @@ def _listed(title: str, lines: Sequence[str]) -> list[str]:
 def _example(example: Example) -> str:
     parts = [f"**Question** (answer {plain_markdown(example['answer'])})", _fenced(example["question"])]
     for answer in example["answers"]:
-        found = "no answer" if answer["predicted"] is None else f"{answer['predicted']}, {answer['verdict']}"
-        parts += [f"*{plain_markdown(answer['source'])}*: {plain_markdown(found)}", _fenced(answer["text"])]
+        grade = "no answer" if answer["predicted"] is None else f"{answer['predicted']}, {answer['verdict']}"
+        parts += [f"*{plain_markdown(answer['source'])}*: {plain_markdown(grade)}", _fenced(answer["text"])]
     return "\n\n".join(parts)
 
 

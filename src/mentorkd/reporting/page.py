@@ -1,4 +1,4 @@
-"""index.html: one file that needs nothing else. All text is autoescaped by jinja2; only our own SVG is let through."""
+"""index.html: one self-contained file. jinja2 escapes all text; only the SVG of this package is inserted unescaped."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from mentorkd.reporting.drawing import PALETTE
 from mentorkd.reporting.format import format_count, format_points, format_share, learns_from, soft_labels_of
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import MOST_PAIRS
-from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
-from mentorkd.reporting.sections import (
+from mentorkd.reporting.rows import (
+    cost_rows,
     fairness_rows,
     formula,
-    pair_note,
-    soft_label_rows,
-    spent_rows,
-    sweep_rows,
-    trial_rows,
-)
-from mentorkd.reporting.views import (
-    axis,
-    cost_rows,
-    cut_lines,
-    dropped_lines,
-    funnel_notes,
     funnel_rows,
+    learner_cost_rows,
     manifest_rows,
     settings_rows,
     shared_settings,
-    shown_learners,
+    soft_label_rows,
+    sweep_rows,
     teacher_rows,
+    trial_rows,
+)
+from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
+from mentorkd.reporting.views import (
+    COSTS,
+    SOFT_LABELS,
+    axis,
+    cut_lines,
+    dropped_lines,
+    funnel_notes,
+    pair_note,
+    shown_learners,
     validated_on_test,
     waterfall,
 )
@@ -78,13 +80,15 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         graph=Markup(draw_graph(results["learners"])),
         upright=Markup(draw_graph(results["learners"], upright=True)),
         curves=[Markup(svg) for name, svg in plots.items() if name.startswith("curves-")],
-        gains=[_gain(found, results) for found in results["decompositions"]],
+        gains=[_gain(decomposition, results) for decomposition in results["decompositions"]],
         sweep=sweep_rows(results),
         sweep_plots=[Markup(svg) for name, svg in plots.items() if name.startswith("sweep")],
         trials=trial_rows(results),
         fairness=fairness_rows(results),
         soft_labels=soft_label_rows(results),
-        spent=spent_rows(results),
+        soft_label_note=SOFT_LABELS,
+        learner_costs=learner_cost_rows(results),
+        cost_note=COSTS,
         cost_plot=Markup(plots["cost"]) if "cost" in plots else None,
         settings=settings_rows(results),
         shared=shared_settings(results),
@@ -99,40 +103,40 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may be broken before the values of a variant and behind their signs."""
+    """A name with optional line breaks before the values of a variant and after their signs."""
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?=@)|(?<=[=,/])", name))
 
 
 def _variants_on(learners: list[LearnerResult]) -> str:
-    """The questions by which the shown ones of many variants were taken."""
+    """The questions that selected the shown variant of a sweep."""
     on_test = {validated_on_test(learner) for learner in learners if learner["swept"]}
     return "validation or TEST" if len(on_test) > 1 else "TEST" if True in on_test else "validation"
 
 
 def _headline(row: ComparisonResult, results: Results) -> dict[str, Any]:
-    """The headline with the better learner first, so that the number beside it is a gain."""
-    turned = row["outcome"] == "b_better"
-    sign, (low, high) = (-1, row["interval"][::-1]) if turned else (1, row["interval"])
-    first, second = (row["b"], row["a"]) if turned else (row["a"], row["b"])
+    """The headline with the better learner first, so that the difference is a gain."""
+    swapped = row["outcome"] == "b_better"
+    sign, (low, high) = (-1, row["interval"][::-1]) if swapped else (1, row["interval"])
+    first, second = (row["b"], row["a"]) if swapped else (row["a"], row["b"])
     accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
     return {
         "row": row,
         "shown": row["outcome"] != "unclear",
-        "expected": not turned,
+        "expected": not swapped,
         "first": first,
         "second": second,
         "difference": sign * row["difference"],
         "low": sign * low,
         "high": sign * high,
-        "only_first": row["only_b"] if turned else row["only_a"],
-        "only_second": row["only_a"] if turned else row["only_b"],
+        "only_first": row["only_b"] if swapped else row["only_a"],
+        "only_second": row["only_a"] if swapped else row["only_b"],
         "first_accuracy": accuracy[first],
         "second_accuracy": accuracy[second],
     }
 
 
 def _accuracies(learners: list[LearnerResult]) -> dict[str, dict[str, float]]:
-    """Places of points and intervals on a scale from 0 to 100 %, by learner."""
+    """Positions of points and intervals on a scale from 0 to 100 %, by learner."""
     return {
         learner["name"]: _place(learner["accuracy"], learner["interval"], 0.0, 1.0)
         for learner in learners
@@ -149,14 +153,14 @@ def _forest(comparisons: list[ComparisonResult]) -> dict[str, Any]:
     }
 
 
-def _gain(found: Decomposition, results: Results) -> dict[str, Any]:
+def _gain(decomposition: Decomposition, results: Results) -> dict[str, Any]:
     """The waterfall of a decomposition, on a scale of gains over the base."""
-    steps = waterfall(found)
+    steps = waterfall(decomposition)
     ends = [start + bound for part, start in steps for bound in (*part["interval"], part["gain"])]
     low, high, ticks = axis(ends)
     return {
-        "found": found,
-        "base": next(learner for learner in results["learners"] if learner["name"] == found["base"]),
+        "decomposition": decomposition,
+        "base": next(learner for learner in results["learners"] if learner["name"] == decomposition["base"]),
         "zero": _percent(0.0, low, high),
         "ticks": [(_percent(tick, low, high), format_points(tick).replace(".0", "")) for tick in ticks],
         "rows": [_step(part, start, low, high) for part, start in steps],

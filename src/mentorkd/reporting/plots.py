@@ -1,4 +1,4 @@
-"""The report's plots, each as one SVG element; `drawing` says how."""
+"""The report's plots, each as one SVG element in the style of `drawing`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import MARKS, drawing, new_figure, to_svg
-from mentorkd.reporting.format import format_seconds, format_setting, marked
+from mentorkd.reporting.format import format_seconds, format_setting, mark_on_test
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, LearnerResult, Results
 from mentorkd.reporting.schema_details import Curve
-from mentorkd.reporting.sections import Sweep, sweeps_of
-from mentorkd.reporting.views import shown_learners, validated_on_test, waterfall
+from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on_test, waterfall
 
 __all__ = [
     "CURVE_PANELS",
@@ -26,7 +25,7 @@ __all__ = [
 ]
 
 MOST_PAIRS = 15
-"""Pairs in the forest plot; the table has all of them."""
+"""Maximum number of pairs in the forest plot; the table has all of them."""
 
 CURVE_PANELS = {
     "loss": "Training loss per target token",
@@ -36,16 +35,16 @@ CURVE_PANELS = {
 
 
 def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
-    """All plots of a report that have something to show: file name without its ending -> (title, SVG)."""
+    """All plots that have data: file name without suffix -> (title, SVG)."""
     colour = {learner["name"]: MARKS[f"c{index % 8}"] for index, learner in enumerate(results["learners"])}
     learners = {learner["name"]: learner for learner in results["learners"]}
     plots: dict[str, tuple[str, str | None]] = {}
     if results["comparisons"]:
         plots["forest"] = "Paired differences", draw_forest(results["comparisons"])
-    for number, found in enumerate(results["decompositions"]):
+    for number, decomposition in enumerate(results["decompositions"]):
         name = "decomposition" + (f"-{number + 1}" if number else "")
         title = "Where the gain comes from" + (f" ({number + 1})" if number else "")
-        plots[name] = title, draw_decomposition(found, learners[found["base"]])
+        plots[name] = title, draw_decomposition(decomposition, learners[decomposition["base"]])
     for number, sweep in enumerate(sweeps_of(results)):
         plots["sweep" + (f"-{number + 1}" if number else "")] = f"Sweep of {sweep.key}", draw_sweep(sweep, colour)
     shown = {learner["name"] for learner in shown_learners(results)}
@@ -60,7 +59,7 @@ def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
 
 
 def draw_forest(comparisons: Sequence[ComparisonResult]) -> str:
-    """Paired differences with intervals, one row each; a filled point marks a shown difference."""
+    """Paired differences with intervals, one row each; a filled point means that the difference is shown."""
     rows = list(comparisons[:MOST_PAIRS])
     with drawing("forest"):
         return _forest(rows)
@@ -76,7 +75,7 @@ def _forest(rows: Sequence[ComparisonResult]) -> str:
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
         face = colour if shown else MARKS["card"]
         axes.plot([100 * row["difference"]], [place], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
-    axes.set_yticks(range(len(rows)), [marked(f"{row['a']} − {row['b']}", row["on_test"]) for row in rows])
+    axes.set_yticks(range(len(rows)), [mark_on_test(f"{row['a']} − {row['b']}", row["on_test"]) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
     axes.spines["left"].set_visible(False)
@@ -85,7 +84,7 @@ def _forest(rows: Sequence[ComparisonResult]) -> str:
 
 
 def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], panel: str) -> str | None:
-    """One panel of `CURVE_PANELS`, a line for each learner and seed; None where nothing was recorded for it."""
+    """One panel of `CURVE_PANELS`, a line for each learner and seed; None without data."""
     colour = {learner["name"]: MARKS[f"c{index % 8}"] for index, learner in enumerate(learners)}
     on_test = {learner["name"] for learner in learners if panel == "accuracy" and validated_on_test(learner)}
     lines, tints = [], {}
@@ -94,7 +93,7 @@ def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], pane
         scale = 100 if panel == "accuracy" else 1
         known = [(point["step"], scale * point[panel]) for point in points if point[panel] is not None]
         if known:
-            label = marked(curve["learner"], curve["learner"] in on_test)
+            label = mark_on_test(curve["learner"], curve["learner"] in on_test)
             lines.append((label, known))
             tints[label] = colour[curve["learner"]]
     if not lines:
@@ -104,7 +103,7 @@ def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], pane
 
 
 def _curves_title(panel: str, curves: Sequence[Curve], learners: Sequence[LearnerResult]) -> str:
-    """What a panel shows. Accuracies measured on test questions are not called validation."""
+    """The title of a panel; accuracies on test questions are not called validation."""
     drawn = {curve["learner"] for curve in curves if curve["validation"]}
     on_test = {validated_on_test(learner) for learner in learners if learner["name"] in drawn}
     if panel != "accuracy" or True not in on_test:
@@ -116,7 +115,7 @@ def _curves(
     lines: Sequence[tuple[str, list[tuple[float, float]]]], colour: Mapping[str, str], panel: str, title: str
 ) -> str:
     figure, axes = new_figure(5.2, 3.3)
-    seen: set[str] = set()
+    labels: set[str] = set()
     several = len(lines) > len({name for name, _ in lines})
     for name, known in lines:
         axes.plot(
@@ -126,27 +125,27 @@ def _curves(
             alpha=0.75 if several else 1,
             marker="o" if len(known) < 30 else "",
             markersize=2.8,
-            label=None if name in seen else name,
+            label=None if name in labels else name,
         )
-        seen.add(name)
+        labels.add(name)
     axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel("optimiser updates")
     axes.set_title(title, loc="left", fontsize=10.5, color=MARKS["ink"])
     if panel == "accuracy":
         axes.set_ylim(0, max(10.0, 1.05 * max(value for _, known in lines for _, value in known)))
-    _legend(figure, list(seen))
+    _legend(figure, list(labels))
     return to_svg(figure, title)
 
 
-def draw_decomposition(found: Decomposition, base: LearnerResult) -> str:
-    """A waterfall from the base's accuracy to that of the arm with all, with the interval of every part's gain."""
+def draw_decomposition(decomposition: Decomposition, base: LearnerResult) -> str:
+    """A waterfall from the accuracy of the base to that of the arm with everything, with the interval of every gain."""
     with drawing("decomposition"):
-        return _decomposition(found, base)
+        return _decomposition(decomposition, base)
 
 
-def _decomposition(found: Decomposition, first: LearnerResult) -> str:
-    steps, base = waterfall(found), first["accuracy"] or 0.0
+def _decomposition(decomposition: Decomposition, first: LearnerResult) -> str:
+    steps, base = waterfall(decomposition), first["accuracy"] or 0.0
     figure, axes = new_figure(6.6, 0.95 + 0.38 * (len(steps) + 1))
     axes.plot([100 * base], [0], marker="o", markersize=6.5, color=MARKS["ink"])
     for place, (part, start) in enumerate(steps, 1):
@@ -161,8 +160,8 @@ def _decomposition(found: Decomposition, first: LearnerResult) -> str:
         axes.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="round")
         axes.plot([end], [place], marker="o", markersize=5, color=colour)
     axes.axvline(100 * base, color=MARKS["edge"], linewidth=1)
-    names = [marked(PART_NAMES[part["part"]], part["on_test"]) for part, _ in steps]
-    names.insert(0, marked(first["name"], first["on_test"]))
+    names = [mark_on_test(PART_NAMES[part["part"]], part["on_test"]) for part, _ in steps]
+    names.insert(0, mark_on_test(first["name"], first["on_test"]))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
@@ -172,7 +171,7 @@ def _decomposition(found: Decomposition, first: LearnerResult) -> str:
 
 
 def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str | None:
-    """Accuracy with interval against the swept value; `colour` maps learners to theirs. None where nothing is known."""
+    """Accuracy with interval over the swept value; `colour` maps learners to colours. None without accuracies."""
     series = {
         name: [(value, learner) for value, learner in points if learner["accuracy"] is not None]
         for name, points in sweep.series.items()
@@ -224,25 +223,25 @@ def _sweep(sweep: Sweep, series: Mapping[str, Sequence[tuple[Any, LearnerResult]
 
 
 def draw_cost(results: Results, colour: Mapping[str, str]) -> str | None:
-    """Accuracy against time: a line from what a learner took alone to what it took with all it stands on."""
+    """Accuracy over time: a line from the own time of a learner to its time with dependencies."""
     learners = {learner["name"]: learner for learner in shown_learners(results) if learner["accuracy"] is not None}
-    known = [
+    costs = [
         (learners[row["learner"]], row["own_seconds"], row["whole_seconds"])
         for row in results["run"]["spent"]
         if row["learner"] in learners and row["own_seconds"] and row["whole_seconds"]
     ]
-    if len(known) < 2:
+    if len(costs) < 2:
         return None
     with drawing("cost"):
         figure, axes = new_figure(5.2, 3.3)
-        for learner, own, whole in known:
+        for learner, own, whole in costs:
             tint, y = colour[learner["name"]], 100 * (learner["accuracy"] or 0)
             low, high = (100 * bound for bound in learner["interval"] or [0, 0])
             axes.plot([own, whole], [y, y], color=tint, linewidth=1.1, linestyle=":")
             axes.plot([whole, whole], [low, high], color=tint, linewidth=1.3, alpha=0.6)
             axes.plot([own], [y], marker="o", markersize=4.5, color=tint, markerfacecolor=MARKS["card"])
             axes.plot([whole], [y], marker="o", markersize=5.5, color=tint, label=_name(learner))
-        times = [seconds for _, own, whole in known for seconds in (own, whole)]
+        times = [seconds for _, own, whole in costs for seconds in (own, whole)]
         axes.set_xscale("log")
         ticks = [t for t in TIMES if min(times) / 1.6 <= t <= max(times) * 1.6]
         axes.set_xlim(min([*times, *ticks]) / 1.15, max([*times, *ticks]) * 1.15)
@@ -252,9 +251,9 @@ def draw_cost(results: Results, colour: Mapping[str, str]) -> str | None:
         axes.minorticks_off()
         axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.set_xlabel("time; hollow: its own, filled: with all it stands on")
+        axes.set_xlabel("time; hollow: own, filled: with dependencies")
         axes.set_title("Test accuracy (%), 95 % interval", loc="left", fontsize=10.5, color=MARKS["ink"])
-        _legend(figure, [_name(learner) for learner, _, _ in known])
+        _legend(figure, [_name(learner) for learner, _, _ in costs])
         return to_svg(figure, "Accuracy against cost")
 
 
@@ -263,11 +262,11 @@ TIMES = [1, 3, 10, 30, 60, 180, 600, 1800, 3600, 3 * 3600, 10 * 3600, 30 * 3600,
 
 
 def _name(learner: LearnerResult) -> str:
-    return marked(learner["name"], learner["on_test"])
+    return mark_on_test(learner["name"], learner["on_test"])
 
 
 def _legend(figure: Any, names: Sequence[str]) -> None:
-    """A legend below the axes, in as many columns as fit; the figure grows by its rows."""
+    """A legend below the axes, in as many columns as fit; its rows add to the height of the figure."""
     columns = max(1, min(4, int(72 * 5.2 / (28 + 5.2 * max(map(len, names))))))
     figure.set_figheight(3.0 + 0.2 * math.ceil(len(names) / columns))
     figure.legend(

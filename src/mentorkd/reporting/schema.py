@@ -1,8 +1,8 @@
-"""The shape of `results.json` and `run.json`: plain JSON, described field by field.
+"""The schema of `results.json` and `run.json`: plain JSON, described field by field.
 
-`results.json` is determined by the recipe, the data and the seeds: two undisturbed runs on one machine give the same
-bytes. What differs from run to run (time, memory, host, versions) stands in `run.json`, the `run` key of `Results`.
-Accuracies and differences are shares from 0 to 1, not per cent. `docs/results-schema.md` is this file in prose.
+The recipe, the data and the seeds determine `results.json`: two undisturbed runs on one machine give the same bytes.
+`run.json`, the `run` key of `Results`, has what varies between runs: time, memory, host, versions. Accuracies and
+differences are shares from 0 to 1, not per cent. `docs/results-schema.md` has the same descriptions as tables.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ __all__ = [
 ]
 
 SCHEMA = "mentorkd.results/2"
-"""Value of `Results.schema`; the number rises when a field changes its meaning or goes away."""
+"""Value of `Results.schema`; the number increases when a field changes its meaning or is removed."""
 
 Bounds = list[float]
 """A 95 % interval as [low, high]."""
 
 
 class TaskResult(TypedDict):
-    """What was asked."""
+    """The task."""
 
     name: str
     """The task's name in the recipe."""
     kind: AnswerKind
-    """How answers are graded: number, choice, yes_no, text or math."""
+    """Kind of answer, which determines grading: number, choice, yes_no, text or math."""
     train: int
     """Training questions."""
     validation: int
-    """Validation questions; 0 where there are none."""
+    """Validation questions; 0 without a validation set."""
     test: int
     """Test questions."""
 
 
 class SeedResult(TypedDict):
-    """One trained model of a learner on the test questions."""
+    """One model of a learner (one seed) on the test questions."""
 
     seed: int
     """Seed of the training."""
     questions: int
     """Test questions answered."""
     correct: int
-    """Questions answered rightly."""
+    """Questions answered correctly."""
     no_answer: int
-    """Questions whose text held no answer of the task's kind; they count as not right."""
+    """Questions for which the text has no answer of the task's kind; they count as not correct."""
     cut: int
-    """Answers cut at `max_new_tokens`; they are graded by what stands before the cut."""
+    """Answers truncated at `max_new_tokens`; the text before the cut is graded."""
     accuracy: float
     """`correct` / `questions`."""
     interval: Bounds
@@ -71,21 +71,21 @@ class SeedResult(TypedDict):
 
 
 class LearnerResult(TypedDict):
-    """One learner of the recipe, over its seeds."""
+    """One learner of the recipe, over all its seeds."""
 
     name: str
     """The learner's name in the recipe."""
     model: str
-    """The model it was trained from."""
+    """The model that training starts from."""
     parameters: int | None
-    """Number of weights; null where unknown."""
+    """Number of parameters; null if unknown."""
     role: Literal["mentor", "student", "baseline", "untrained"]
-    """mentor: another learner learns from it; student: learns from a mentor; baseline: from the teacher or the gold answers
-    alone; untrained: from nobody, the model as it is."""
+    """mentor: another learner learns from it; student: it learns from a mentor; baseline: it learns only from the teacher or the
+    gold answers; untrained: the model without training."""
     rationales: list[str]
-    """Whom it learns text from; empty for a model as it is."""
+    """Sources of its rationales; empty for an untrained model."""
     imitates: dict[str, float]
-    """Whose token distributions it imitates, with their shares (they add up to 1); empty without soft labels."""
+    """Mentors of its soft labels, with their weights (sum 1); empty without soft labels."""
     objective: str
     """Its objective, by the name in the recipe."""
     kd_weight: float | None
@@ -93,48 +93,48 @@ class LearnerResult(TypedDict):
     temperature: float | None
     """Softmax temperature of the divergence; null without soft labels."""
     select_on: Literal["validation", "test", "last"]
-    """Where its epoch was chosen; last: nowhere, it has the weights of its last epoch."""
+    """The questions that selected its epoch; last: no selection, the weights of the last epoch."""
     on_test: bool
-    """Whether the test set had a part in it: its epoch was chosen there, or that of a learner it learns from."""
+    """Whether the test set influenced it: its epoch, or that of a learner it learns from, was selected on test questions."""
     validation: float | None
-    """Validation accuracy at the chosen epoch, mean over seeds; null where nothing was validated. Where `settings` say
-    `select_on: test`, it was measured on the test questions."""
+    """Validation accuracy at the selected epoch, mean over seeds; null without validation. With `select_on: test` in
+    `settings` it was measured on the test questions."""
     searched: dict[str, list[Any]]
-    """Settings that a search on validation questions chose, one value for each seed; the others are in `settings`."""
+    """Settings selected by a search on validation questions, one value for each seed; the others are in `settings`."""
     swept: dict[str, Any]
-    """Values of the recipe's `sweep` that make this variant, by key; empty outside a sweep."""
+    """Values of the recipe's `sweep` for this variant, by key; empty outside a sweep."""
     variant_of: str | None
-    """The recipe's learner that this is a variant of; null outside a sweep."""
+    """The learner of the recipe that was swept; null outside a sweep."""
     leads: bool
-    """Whether it is shown for its variants: the best of them on validation questions; true outside a sweep."""
+    """Whether it represents the variants of its learner: the best one on validation questions; true outside a sweep."""
     arm: bool
-    """Whether it is compared with others on equal terms: trained, and named by no other learner."""
+    """Whether it is an arm of the experiment: trained, and not used by another learner."""
     rows: list[int]
-    """Training rows, one number for each seed it was trained with; so in the next three. Step by step, a rationale is two rows."""
+    """Training rows, one number for each trained seed (as in the next three fields). Step-by-Step has two rows per rationale."""
     updates: list[int]
     """Optimiser updates."""
     target_tokens: list[int]
-    """Target tokens trained on, repetitions included."""
+    """Target tokens trained on, including repetitions."""
     epochs: list[float]
     """Passes over the rows."""
     settings: dict[str, Any]
-    """How it was trained and asked, by the recipe's names; a fair comparison holds these equal."""
+    """Settings of training and evaluation, with the recipe's names; equal in a fair comparison."""
     distillation: dict[str, Any]
-    """Further settings of soft labels, by the recipe's names; empty without soft labels."""
+    """Further settings of soft labels, with the recipe's names; empty without soft labels."""
     accuracy: float | None
-    """Mean over seeds; null where there are no predictions."""
+    """Mean over seeds; null without predictions."""
     interval: Bounds | None
-    """Wilson's interval of `accuracy`, with the effective number of trials where there are several seeds."""
+    """Wilson's interval of `accuracy`; with several seeds, for the effective number of trials."""
     standard_error: float | None
     """Standard error over seeds; null with fewer than two."""
     no_answer: float | None
-    """Share of answers in which none was found, over all seeds."""
+    """Share of texts without an answer, over all seeds."""
     cut: float | None
-    """Share of answers cut at `max_new_tokens`, over all seeds."""
+    """Share of answers truncated at `max_new_tokens`, over all seeds."""
     tokens_per_answer: float | None
     """Mean number of generated tokens, over all seeds."""
     per_seed: list[SeedResult]
-    """The seeds that have predictions, in the recipe's order."""
+    """The seeds with predictions, in the recipe's order."""
 
 
 class ComparisonResult(TypedDict):
@@ -143,7 +143,7 @@ class ComparisonResult(TypedDict):
     a: str
     """The learner whose gain is measured."""
     b: str
-    """The learner it is measured against."""
+    """The learner it is compared with."""
     difference: float
     """Accuracy of `a` minus accuracy of `b`, mean over `seeds`."""
     interval: Bounds
@@ -153,168 +153,168 @@ class ComparisonResult(TypedDict):
     p_adjusted: float
     """`p_value` after Holm's correction over `corrected_for` pairs."""
     corrected_for: int
-    """Pairs tested together with this one: 1 for the first headline pair, else all pairs but that."""
+    """Number of pairs tested together: 1 for the first headline pair, else all other pairs."""
     detectable: float
-    """Smallest true difference this design shows four times in five; above 1: none could be shown."""
+    """Minimum detectable effect: smallest true difference that this design detects with 80 % power; above 1: none."""
     inflation: float
     """Factor by which variation between seeds widened interval and test; 1 with one seed or where seeds agree."""
     only_a: int
-    """(question, seed) pairs that only `a` answered rightly."""
+    """(question, seed) pairs that only `a` answered correctly."""
     only_b: int
-    """(question, seed) pairs that only `b` answered rightly."""
+    """(question, seed) pairs that only `b` answered correctly."""
     questions: int
     """Test questions compared."""
     seeds: list[int]
-    """Seeds that both learners have; of `a`, where they have none in common."""
+    """Seeds of both learners; without shared seeds, the seeds of `a`."""
     paired_with: list[int]
-    """Seeds of `b`, each beside the one of `a`: the same, but where they have none in common (runs compared)."""
+    """Seeds of `b`, paired with those of `a`; they differ only without shared seeds (comparisons of runs)."""
     on_test: bool
-    """Whether the test set had a part in either learner."""
+    """Whether the test set influenced either learner."""
     outcome: Literal["a_better", "b_better", "unclear"]
-    """Decided by `p_adjusted` < 0.05 and an interval without 0, both."""
+    """a_better or b_better requires both `p_adjusted` < 0.05 and an interval without 0."""
     verdict: str
     """The outcome as a sentence."""
     headline: bool
-    """True for a student against a learner of the same model that learns from the teacher alone."""
+    """Whether the pair is a student against a learner of the same model that learns only from the teacher."""
 
 
 class Headline(TypedDict):
-    """The answer to the question the recipe asks."""
+    """The result of the main hypothesis of the recipe."""
 
     statement: str
-    """The verdict of the headline comparison, or why there is none."""
+    """The verdict of the headline comparison, or the reason why there is none."""
     comparison: int | None
-    """Index into `comparisons`; null where the recipe holds no student with its baseline."""
+    """Index into `comparisons`; null if the recipe has no student with its baseline."""
 
 
 class GainPart(TypedDict):
     """One part of a decomposition: a weighted sum of accuracies."""
 
     part: Literal["more_updates", "rationales", "soft_labels", "interaction", "total"]
-    """What was added. interaction: what both together bring beyond their sum; total: everything against the base."""
+    """What was added. interaction: the gain of both together beyond the sum of their gains; total: the full gain over the base."""
     arms: dict[str, int]
-    """The sum: learner -> weight."""
+    """The weighted sum: learner -> weight."""
     gain: float
-    """The sum's value, a share; mean over seeds."""
+    """Value of the sum, a share; mean over seeds."""
     interval: Bounds
     """Paired bootstrap interval over questions, widened by variation between seeds."""
     p: float
-    """Two-sided p of the sign-flip test over questions, of this part by itself: not corrected for the number of parts."""
+    """Two-sided p of the sign-flip test over questions, not corrected for the number of parts."""
     shown: bool
-    """Whether the part can be told from nothing: p below 0.05 and an interval without 0, both."""
+    """Whether the gain differs from 0: p below 0.05 and an interval without 0."""
     on_test: bool
-    """Whether the test set had a part in any of `arms`."""
+    """Whether the test set influenced any of `arms`."""
     note: str | None
-    """What else differs between these arms than the part says; null where nothing does."""
+    """Further differences between these arms; null without any."""
 
 
 class Decomposition(TypedDict):
-    """Where a student's gain comes from: arms of one model, told by what they learn from. The parts but `total` add up."""
+    """Sources of a student's gain, from arms of one model that differ in their training data. All parts except `total` add up."""
 
     model: str
     """The model of all arms."""
     base: str
-    """The arm that learns from the teacher alone."""
+    """The arm that learns only from the teacher."""
     longer: str | None
-    """The arm that does so for more updates; null where `base` has as many as the others."""
+    """The same arm with more updates; null if `base` has as many updates as the other arms."""
     rationales: str | None
-    """The arm with mentor rationales; null where the recipe has none."""
+    """The arm with mentor rationales; null if the recipe has none."""
     soft_labels: str | None
-    """The arm with soft labels on the teacher's text alone; null where the recipe has none."""
+    """The arm with soft labels on the teacher's rationales only; null if the recipe has none."""
     both: str
     """The arm with both."""
     parts: list[GainPart]
-    """The parts that these arms can tell."""
+    """The parts that can be estimated from these arms."""
     statement: str
     """The parts in a sentence."""
     missing: list[str]
-    """What cannot be told, and the arm that would tell it."""
+    """Parts that cannot be estimated, each with the missing arm."""
     questions: int
     """Test questions."""
     seeds: list[int]
-    """Seeds that all arms have."""
+    """Seeds shared by all arms."""
 
 
 class SoftLabelResult(TypedDict):
-    """How a mentor and its student see the same target tokens, after training. In nats, at temperature 1."""
+    """Predictions of a mentor and its trained student for the same target tokens. In nats, at temperature 1."""
 
     learner: str
     """The student."""
     seed: int
     """The seed."""
     mentor: str
-    """The mentor; one row for each of several."""
+    """The mentor; several mentors have one row each."""
     rationales: int
     """Training rationales sampled."""
     tokens: int
-    """Their target tokens: all numbers here are means over these."""
+    """Target tokens of these rationales; all numbers here are means over them."""
     mentor_nll: float | None
-    """Negative log-likelihood of the targets under the mentor; null where `top_k` labels do not tell."""
+    """Negative log-likelihood of the targets under the mentor; null if `top_k` labels do not contain it."""
     student_nll: float
-    """The same under the student."""
+    """Negative log-likelihood of the targets under the student."""
     mentor_entropy: float | None
-    """Entropy of the mentor's distributions; null for `top_k` labels, which know it at their own temperature only."""
+    """Entropy of the mentor's distributions; null for `top_k` labels, which have it only at their own temperature."""
     student_entropy: float
-    """Entropy of the student's."""
+    """Entropy of the student's distributions."""
     agreement: float
-    """Share of tokens whose likeliest token is the same for both."""
+    """Share of target positions with the same most likely token under both models."""
 
 
 class Trial(TypedDict):
-    """One setting tried in a search, on validation questions alone."""
+    """One setting tried in a search, on validation questions only."""
 
     learner: str
-    """The learner searched for."""
+    """The learner whose settings are searched."""
     seed: int
-    """The seed it was tried with."""
+    """The seed of the trial."""
     values: dict[str, Any]
-    """The settings, by the recipe's names."""
+    """The settings, with the recipe's names."""
     validation: float | None
     """Validation accuracy."""
     chosen: bool
-    """Whether the learner was trained with it."""
+    """Whether the search selected it."""
 
 
 class Results(TypedDict):
-    """Everything the report shows. `results.json` holds all keys but `run`."""
+    """Everything that the report shows. `results.json` has all keys except `run`."""
 
     schema: str
     """`mentorkd.results/2`."""
     name: str
     """The recipe's name."""
     task: TaskResult
-    """What was asked."""
+    """The task."""
     seeds: list[int]
     """The recipe's seeds."""
     headline: Headline
-    """The verdict."""
+    """The main result."""
     warnings: list[str]
-    """What makes the numbers less than they seem; shown before everything else."""
+    """Reasons to trust the numbers less; shown before everything else."""
     protocol: list[str]
-    """How the numbers were made, a sentence each."""
+    """How the numbers were obtained, as sentences."""
     learners: list[LearnerResult]
     """The learners, in the recipe's order."""
     comparisons: list[ComparisonResult]
-    """All pairs of learners that share a seed; headline pairs first."""
+    """All pairs of learners with paired seeds; headline pairs first."""
     decompositions: list[Decomposition]
-    """Where the gain comes from, for every model whose arms can tell."""
+    """Sources of the gain, for every model with the required arms."""
     soft_labels: list[SoftLabelResult]
-    """How mentors and students see the same tokens."""
+    """Predictions of mentors and students for the same tokens."""
     match: Literal["updates", "epochs", "tokens"] | None
-    """What the recipe holds equal between arms; null where several runs are compared."""
+    """The quantity that the recipe matches between arms; null for a comparison of several runs."""
     trials: list[Trial]
-    """Settings tried by a search."""
+    """Settings tried by searches."""
     filters: list[FilterCount]
-    """The way of the rationales from their sources into training."""
+    """Number of rationales before and after each filter."""
     dropped: list[DroppedRows]
-    """Training rows that did not fit."""
+    """Training rows over the length limits."""
     curves: list[Curve]
     """Learning curves."""
     differing: Examples
     """Test questions on which learners differ."""
     written: Examples
-    """Training questions with what teacher and mentors wrote about them."""
+    """Training questions with rationales of the teacher and the mentors."""
     faults: list[str]
-    """Faults found in the data."""
+    """Faults in the data."""
     run: RunFacts
-    """What this run took and where it ran; kept in `run.json`."""
+    """Cost and environment of this run; stored in `run.json`."""

@@ -1,4 +1,4 @@
-"""The shape of what stands behind the numbers in `results.json`: filters, learning curves, examples. See `schema`."""
+"""The schema of the details in `results.json` and `run.json`: filters, learning curves, examples, costs. See `schema`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any, TypedDict
 from mentorkd.records import Verdict
 
 __all__ = [
-    "Cost",
     "Curve",
     "DroppedRows",
     "Example",
     "ExampleAnswer",
     "Examples",
     "FilterCount",
+    "LearnerCostResult",
     "RunFacts",
-    "Spent",
+    "StageCostResult",
     "TeacherAccount",
     "TrainingPoint",
     "ValidationPoint",
@@ -23,54 +23,54 @@ __all__ = [
 
 
 class FilterCount(TypedDict):
-    """What one filter took from one source's rationales."""
+    """The effect of one filter on the rationales of one source."""
 
     learner: str | None
-    """The learner whose training rows these are; null where the filter serves all."""
+    """The learner that trains on them; null if the filter applies to all learners."""
     source: str
-    """The teacher or the learner that wrote the rationales."""
+    """The teacher or learner that wrote the rationales."""
     seed: int | None
-    """The seed, null where it plays no part."""
+    """The seed; null if the filter does not depend on it."""
     filter: str
-    """The filter's name, in the order of application."""
+    """Name of the filter; rows are in order of application."""
     before: int
-    """Rationales that reached it."""
+    """Rationales before the filter."""
     after: int
-    """Rationales it kept."""
+    """Rationales after the filter."""
     counted_in: str | None
-    """What `length` counted: `tokens` of the learner's own tokenizer, or `characters`, four to a token; else null."""
+    """Unit of the filter `length`: `tokens` of the learner's own tokenizer, or `characters`, four per token; else null."""
     equations: int | None
-    """Equations that `steps_check` met, with those it could not read; null of other filters."""
+    """Equations seen by `steps_check`, including those it could not check; null for other filters."""
     unread: int | None
-    """Equations that could not be read, and were left alone."""
+    """Equations that could not be checked and were ignored."""
 
 
 class DroppedRows(TypedDict):
-    """Training rows that were dropped because they did not fit."""
+    """Training rows dropped because of a length limit."""
 
     learner: str
-    """The learner that would have trained on them."""
+    """The learner whose rows were dropped."""
     seed: int | None
     """The seed."""
     reason: str
-    """Why they were dropped."""
+    """The limit that was exceeded."""
     rows: int
-    """How many."""
+    """Number of dropped rows."""
 
 
 class TrainingPoint(TypedDict):
-    """Losses per target token; the mean of neighbouring rows of `metrics.jsonl` where there were too many to draw."""
+    """Losses per target token; means of neighbouring rows of `metrics.jsonl` where it has too many rows to draw."""
 
     step: int
-    """Optimiser updates so far (the last of the rows averaged)."""
+    """Optimiser updates so far (the last of the averaged rows)."""
     epoch: float | None
     """Passes over the training rows so far."""
     loss: float | None
-    """What was minimised."""
+    """The training loss."""
     ce: float | None
-    """Its cross-entropy part."""
+    """The cross-entropy."""
     divergence: float | None
-    """Its divergence from the mentor."""
+    """The divergence from the mentor."""
 
 
 class ValidationPoint(TypedDict):
@@ -81,11 +81,11 @@ class ValidationPoint(TypedDict):
     epoch: float | None
     """Passes over the training rows so far."""
     accuracy: float
-    """Share of validation questions answered rightly; of test questions where the learner's `settings` say `select_on: test`."""
+    """Share of validation questions answered correctly; of test questions with `select_on: test` in the learner's `settings`."""
 
 
 class Curve(TypedDict):
-    """How one model was trained."""
+    """The training of one model."""
 
     learner: str
     """The learner."""
@@ -98,7 +98,7 @@ class Curve(TypedDict):
 
 
 class ExampleAnswer(TypedDict):
-    """One text about an example's question."""
+    """One text for the question of an example."""
 
     source: str
     """The learner (or the teacher) that wrote it."""
@@ -109,142 +109,142 @@ class ExampleAnswer(TypedDict):
     text: str
     """The whole text."""
     wrong_step: list[int] | None
-    """Place [start, end) in `text` of the first sentence that states a false equation; null where none is seen."""
+    """Range [start, end) in `text` of the first sentence with a false equation; null if none was detected."""
 
 
 class Example(TypedDict):
-    """A question with what several sources wrote about it."""
+    """A question with texts of several sources."""
 
     question_id: str
     """Content id of the question."""
     question: str
-    """Its text."""
+    """Text of the question."""
     answer: str
-    """Its gold answer."""
+    """Gold answer."""
     answers: list[ExampleAnswer]
-    """The texts, in the recipe's order of learners."""
+    """The texts, with learners in the recipe's order."""
 
 
 class Examples(TypedDict):
-    """A capped, fixed choice of examples, taken in turn from each kind so that gains and losses both show."""
+    """A limited, deterministic selection of examples that alternates between kinds, so that it has both gains and losses."""
 
     title: str
-    """What the examples have in common."""
+    """Title of the examples."""
     note: str
-    """How they were chosen and how many there are in all."""
+    """How they were selected, and their total number."""
     total: int
-    """Questions that qualify."""
+    """Number of questions that qualify."""
     entries: list[Example]
-    """Those shown."""
+    """The examples shown."""
 
 
-class Cost(TypedDict):
-    """What a stage took."""
+class StageCostResult(TypedDict):
+    """The cost of one stage."""
 
     stage: str
-    """annotate, train, augment, score or evaluate."""
+    """Kind of stage: annotate, train, augment, score or evaluate."""
     learner: str | None
-    """The learner it served."""
+    """The learner it belongs to."""
     seed: int | None
     """The seed."""
     seconds: float | None
     """Wall-clock time."""
     cpu_seconds: float | None
-    """Processor time of the run's own process, all threads together."""
+    """Processor time of the process of the run, over all threads."""
     gpu_seconds: float | None
-    """Time for which the stage held an accelerator, busy or not; 0 where it ran on the processor alone."""
+    """Time for which the stage held an accelerator, busy or idle; 0 if it ran only on the processor."""
     tokens: int | None
     """Tokens trained on or generated."""
     peak_memory_mb: float | None
-    """Peak memory in MB: the process's, and what PyTorch allocated of a CUDA accelerator; other engines' memory on it is not
-    known."""
+    """Peak memory in MB: of the process, plus the memory that PyTorch allocated on a CUDA accelerator. The memory of other
+    engines on it is unknown."""
     accelerator: str | None
-    """The accelerator that the stage held; null for a processor alone."""
+    """The accelerator that the stage held; null if it ran only on the processor."""
 
 
-class Spent(TypedDict):
-    """What one learner cost, mean over seeds: `own` is its training and its test; `whole` adds all stages that it stands on
-    (its mentors' training, augmentation and scoring, the teacher), each in full, as if no other learner used them. A budget,
-    which reads other arms' rows to make trainings equal, is nobody's."""
+class LearnerCostResult(TypedDict):
+    """The cost of one learner, mean over seeds. `own`: its training and evaluation. `whole`: also all stages it depends on (the
+    training, augmentation and scoring of its mentors, the teacher), each in full, as if no other learner used them. Stages of
+    kind `budget`, which read the rows of other arms to match updates, belong to no learner."""
 
     learner: str
     """The learner."""
     own_seconds: float | None
     """Wall-clock time of its own stages."""
     whole_seconds: float | None
-    """Wall-clock time with what it stands on."""
+    """Wall-clock time with dependencies."""
     own_cpu_seconds: float | None
     """Processor time of its own stages."""
     whole_cpu_seconds: float | None
-    """Processor time with what it stands on."""
+    """Processor time with dependencies."""
     own_gpu_seconds: float | None
     """Time for which its own stages held an accelerator."""
     whole_gpu_seconds: float | None
-    """Time of an accelerator with what it stands on."""
+    """Accelerator time with dependencies."""
     own_tokens: int | None
     """Tokens trained on and generated by its own stages."""
     whole_tokens: int | None
-    """Tokens with what it stands on."""
+    """Tokens with dependencies."""
     peak_memory_mb: float | None
-    """Highest peak memory of all those stages, in MB."""
+    """Highest peak memory of all these stages, in MB."""
     teacher_dollars: float | None
-    """What the teacher's rationales cost; null where they were recorded or have no price, 0 where it reads none."""
+    """Cost of the teacher's rationales; null if they were recorded or have no price, 0 if it uses none."""
 
 
 class TeacherAccount(TypedDict):
-    """What a teacher that was asked did, and cost. Tokens, requests and dollars are of all runs of this folder."""
+    """Work and cost of a queried teacher. Tokens, requests and dollars are totals over all runs of this folder."""
 
     questions: int
-    """Questions it was asked."""
+    """Questions sent to it."""
     solved: int
-    """Questions with a right rationale at least."""
+    """Questions with at least one correct rationale."""
     samples: int
-    """Rationales it was asked for."""
+    """Rationales requested."""
     replies: int
-    """Samples that got a reply."""
+    """Samples with a reply."""
     correct: int
-    """Replies whose answer is right."""
+    """Replies with a correct answer."""
     accuracy: float | None
     """`correct` / `replies`; null without replies."""
     cut: int
-    """Replies cut at `max_tokens`."""
+    """Replies truncated at `max_tokens`."""
     refused: int
     """Replies refused by the model or by a content filter."""
     empty: int
     """Replies without reasoning."""
     malformed: int
-    """Replies that could not be read and were asked for again, in this run."""
+    """Replies that could not be parsed and were requested again, in this run."""
     lost: int
-    """Samples given up without a reply."""
+    """Samples abandoned without a reply."""
     kept: int
-    """Rationales that training took, the most of any learner."""
+    """Rationales used for training; the maximum over learners."""
     requests: int
-    """Requests sent, retries among them; texts generated, for a local teacher."""
+    """Requests sent, including retries; for a local teacher, texts generated."""
     cached: int
-    """Answers that this run had without a request."""
+    """Answers that this run obtained from the cache, without a request."""
     input_tokens: int
     """Tokens of the prompts."""
     output_tokens: int
     """Tokens of the replies."""
     dollars: float | None
-    """What it cost at the recipe's price; null without one."""
+    """Cost at the recipe's price; null without a price."""
     unsure_dollars: float | None
-    """The part of `dollars` of requests whose outcome was never learnt, counted at its most."""
+    """The part of `dollars` for requests with unknown outcome, counted at their maximum."""
     dollars_per_kept: float | None
     """`dollars` / `kept`."""
 
 
 class RunFacts(TypedDict):
-    """What this run took and where it ran: `run.json`."""
+    """Cost and environment of this run: `run.json`."""
 
-    costs: list[Cost]
+    costs: list[StageCostResult]
     """One row for each stage, learner and seed."""
-    spent: list[Spent]
+    spent: list[LearnerCostResult]
     """One row for each learner."""
     accelerator: str | None
-    """The accelerators that stages held; null for a processor alone."""
+    """The accelerators that stages held; null if all ran only on the processor."""
     teacher: TeacherAccount | None
-    """What the teacher did and cost; null for recorded rationales."""
+    """Work and cost of the teacher; null for recorded rationales."""
     manifest: dict[str, Any]
-    """Command, git commit, versions and host of the stages that made the results, a list where they differ; under `report` what
-    differs for the report itself, if it was written anew."""
+    """Command, git commit, versions and host of the stages behind the results; a list where stages differ. `report` has the
+    values that differ for the report itself, if it was written again later."""

@@ -1,4 +1,4 @@
-"""Who answered which test question rightly, as arrays that pair by question."""
+"""Correct answers of learners as arrays with one row for each test question."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 __all__ = ["Verdicts", "bounds", "peers_of", "rounded", "stacked", "verdicts_of"]
 
 Verdicts = Mapping[tuple[str, int], NDArray[np.int64]]
-"""(learner, seed) -> 1 where it is right, 0 where not, in the order of the test questions."""
+"""(learner, seed) -> [questions], 1 for a correct answer, else 0, in the order of the test questions."""
 
 
 def verdicts_of(inputs: ReportInputs) -> Verdicts:
-    """The verdicts; keys without predictions are left out. RunError where predictions are not one for each question."""
+    """The verdicts of all learners and seeds with predictions.
+
+    Raises RunError unless there is exactly one prediction for each test question.
+    """
     return {
         (info.name, seed): _in_order(predictions, inputs.questions, f"{info.name} (seed {seed})")
         for info in inputs.learners
@@ -28,18 +31,18 @@ def verdicts_of(inputs: ReportInputs) -> Verdicts:
     }
 
 
-def _in_order(predictions: Sequence[Prediction], questions: Sequence[Question], who: str) -> NDArray[np.int64]:
-    asked, answered = Counter(q.id for q in questions), Counter(p.question_id for p in predictions)
-    if asked != answered:
-        extra, missing = (answered - asked).total(), (asked - answered).total()
+def _in_order(predictions: Sequence[Prediction], questions: Sequence[Question], label: str) -> NDArray[np.int64]:
+    expected, answered = Counter(q.id for q in questions), Counter(p.question_id for p in predictions)
+    if expected != answered:
+        extra, missing = (answered - expected).total(), (expected - answered).total()
         raise RunError(
-            f"predictions of {who}: {extra} too many, {missing} missing; expected one for each of the "
+            f"predictions of {label}: {extra} too many, {missing} missing; expected one for each of the "
             f"{len(questions)} test questions; evaluate it again (--force evaluate)"
         )
-    right: dict[str, list[bool]] = {}
+    correct: dict[str, list[bool]] = {}
     for prediction in predictions:
-        right.setdefault(prediction.question_id, []).append(prediction.verdict == "correct")
-    waiting = {question_id: iter(flags) for question_id, flags in right.items()}
+        correct.setdefault(prediction.question_id, []).append(prediction.verdict == "correct")
+    waiting = {question_id: iter(flags) for question_id, flags in correct.items()}
     return np.array([next(waiting[question.id]) for question in questions], dtype=np.int64)
 
 
@@ -51,31 +54,31 @@ def stacked(verdicts: Verdicts, name: str, seeds: Sequence[int]) -> NDArray[np.i
 def peers_of(
     names: Sequence[str], learners: Sequence[LearnerInfo], verdicts: Verdicts, seeds: Sequence[int]
 ) -> list[NDArray[np.int64]]:
-    """Verdicts of further learners of the same models: they tell with these how much seeds scatter.
+    """Verdicts [questions, seeds] of further learners of the same models, for the estimate of the scatter over seeds.
 
-    None where one of `names` is not trained, since its seeds do not scatter as those of trained ones. Learners that
-    share a training are one learner.
+    Empty if one of `names` is untrained, since its seeds do not scatter like those of trained learners. Learners that
+    share a training count once.
     """
-    known = {info.name: info for info in learners}
-    if not all(known[name].rationales for name in names):
+    infos = {info.name: info for info in learners}
+    if not all(infos[name].rationales for name in names):
         return []
-    models = {known[name].model_key for name in names}
-    found = {stacked(verdicts, name, seeds).tobytes(): None for name in names}
+    models = {infos[name].model_key for name in names}
+    known = {stacked(verdicts, name, seeds).tobytes() for name in names}
     peers = []
     for info in learners:
         if info.model_key in models and info.rationales and all((info.name, seed) in verdicts for seed in seeds):
-            mine = stacked(verdicts, info.name, seeds)
-            if mine.tobytes() not in found:
-                found[mine.tobytes()] = None
-                peers.append(mine)
+            matrix = stacked(verdicts, info.name, seeds)
+            if matrix.tobytes() not in known:
+                known.add(matrix.tobytes())
+                peers.append(matrix)
     return peers
 
 
 def rounded(value: float | None) -> float | None:
-    """To six decimals: enough for any share, and equal on machines that round the last digits otherwise."""
+    """The value with six decimals: enough for a share, and equal on machines that differ in the last bits."""
     return None if value is None else round(float(value), 6)
 
 
 def bounds(low: float, high: float) -> list[float]:
-    """An interval as results have it."""
+    """An interval in the form of `Results`."""
     return [round(float(low), 6), round(float(high), 6)]

@@ -1,4 +1,4 @@
-"""From results to files, and back from results.json."""
+"""From results to the files of a report, and back."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mentorkd.reporting.drawing import standalone
 from mentorkd.reporting.markdown import render_markdown
 from mentorkd.reporting.page import render_page
 from mentorkd.reporting.plots import draw_plots
+from mentorkd.reporting.rows import decomposition_rows, learner_rows, pair_rows, sweep_rows
 from mentorkd.reporting.schema import SCHEMA, Results
-from mentorkd.reporting.sections import decomposition_rows, pair_rows, sweep_rows
-from mentorkd.reporting.tables import comparisons_csv, decomposition_csv, latex_table, learners_csv, learners_latex
+from mentorkd.reporting.tables import comparisons_csv, decomposition_csv, latex_table, learners_csv
 
 __all__ = ["read_results", "write_report"]
 
 
 def write_report(results: Results, folder: Path) -> list[Path]:
-    """Write the report into `folder` (made where needed) and return its files, `index.html` first.
+    """Write the report into `folder` (created if absent) and return its files, `index.html` first.
 
-    The same results give the same bytes. `folder` is the caller's to publish: files are written in place.
+    The same results give the same bytes. Files are written in place, without an atomic rename: the caller publishes `folder`.
     """
     plots = draw_plots(results)
     files = {title: f"plots/{name}.svg" for name, (title, _) in plots.items()}
@@ -32,7 +32,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         "results.json": _json({name: value for name, value in results.items() if name != "run"}),
         "run.json": _json(results["run"]),
         "learners.csv": learners_csv(results),
-        "learners.tex": learners_latex(results),
+        "learners.tex": latex_table(learner_rows(results), 3),
         **_tables(results),
         **{f"plots/{name}.svg": standalone(svg) for name, (_, svg) in plots.items()},
     }
@@ -43,13 +43,13 @@ def write_report(results: Results, folder: Path) -> list[Path]:
 
 
 def _tables(results: Results) -> dict[str, str]:
-    """Tables for papers and spreadsheets, of what there is."""
+    """The non-empty tables for papers and spreadsheets."""
     tables: dict[str, str] = {}
     if results["comparisons"]:
         tables |= {"comparisons.csv": comparisons_csv(results), "comparisons.tex": latex_table(pair_rows(results), 1)}
     if results["decompositions"]:
         rows = [
-            {"model": found["model"], **row} for found in results["decompositions"] for row in decomposition_rows(found)
+            {"model": each["model"], **row} for each in results["decompositions"] for row in decomposition_rows(each)
         ]
         tables |= {"decomposition.csv": decomposition_csv(results), "decomposition.tex": latex_table(rows, 2)}
     if rows := sweep_rows(results):
@@ -58,21 +58,25 @@ def _tables(results: Results) -> dict[str, str]:
 
 
 def read_results(folder: Path) -> Results:
-    """The results that `write_report` wrote into `folder`.
+    """The results in a folder written by `write_report`.
 
-    Raises RunError where a file is missing, is not JSON, or is of another version of the schema.
+    Raises RunError if a file is missing, is not JSON, or has another version of the schema.
     """
     parts = {}
     for name in ("results.json", "run.json"):
         try:
             parts[name] = json.loads((folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(f"{folder}: no {name}; expected a report folder; write it with `mentorkd report`") from None
+            raise RunError(f"{folder}: no {name}; expected a report folder; `mentorkd report` writes one") from None
         except json.JSONDecodeError as error:
-            raise RunError(f"{folder / name}: not JSON ({error.msg}); write the report anew") from None
+            raise RunError(
+                f"{folder / name}: not JSON ({error.msg}); write the report again with `mentorkd report`"
+            ) from None
     got = parts["results.json"].get("schema")
     if got != SCHEMA:
-        raise RunError(f"{folder / 'results.json'}: got schema {got!r}, expected {SCHEMA!r}; write the report anew")
+        raise RunError(
+            f"{folder / 'results.json'}: got schema {got!r}, expected {SCHEMA!r}; write the report again with `mentorkd report`"
+        )
     return cast(Results, {**parts["results.json"], "run": parts["run.json"]})
 
 

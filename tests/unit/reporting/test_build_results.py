@@ -1,4 +1,4 @@
-"""The numbers of a report, by hand."""
+"""The numbers of a report, checked by hand."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from mentorkd.records import Question
 from mentorkd.reporting import LearnerInfo, StageCost, build_results, summary_rows
 from mentorkd.reporting.build import MOST_POINTS, build_curve
 from mentorkd.reporting.examples import MOST_DIFFERING, first_wrong_step
-from mentorkd.reporting.views import cut_lines, settings_rows, shared_settings
+from mentorkd.reporting.rows import settings_rows, shared_settings
+from mentorkd.reporting.views import cut_lines
 from mentorkd.statistics import format_p, mcnemar, wilson_interval
 from ten_questions import TEN, marked, ten
 
 VANILLA = LearnerInfo(name="vanilla", model="small", model_key="small", rationales=["teacher"])
 STUDENT = LearnerInfo(
-    name="student", model="small", model_key="small", rationales=["teacher", "mentor"], imitates={"mentor": 1.0}
+    name="student", model="small", model_key="small", rationales=["teacher", "mentor"], mentor_weights={"mentor": 1.0}
 )
 MENTOR = LearnerInfo(name="mentor", model="large", model_key="large", rationales=["teacher"])
 
@@ -63,23 +64,23 @@ def test_the_headline_is_student_against_vanilla(inputs):
     assert [learner["role"] for learner in results["learners"]] == ["mentor", "baseline", "student"]
 
 
-def test_a_baseline_that_wins_is_said_to_win(inputs):
+def test_a_better_baseline_is_named_as_the_winner(inputs):
     marks = {("vanilla", 1): "++++++++++", ("student", 1): "----------"}
     results = ten(inputs, marks)
     assert results["headline"]["statement"].startswith("this vanilla beats this student by 100.0 points")
     assert results["comparisons"][0]["outcome"] == "b_better"
 
 
-def test_no_difference_says_what_could_have_been_seen(inputs):
+def test_no_difference_gives_the_minimum_detectable_effect(inputs):
     statement = ten(inputs, {("vanilla", 1): "+++++-----", ("student", 1): "++++++----"})["headline"]["statement"]
     assert statement.startswith("no difference can be shown between student and vanilla (+10.0 points")
-    assert "this design could have seen 60.0 points" in statement
+    assert "minimum detectable effect: 60.0 points" in statement
 
 
 @pytest.mark.parametrize(
     ("learners", "marks", "reason"),
     [
-        ([VANILLA], {("vanilla", 1): "+" * 10}, "trains one learner, vanilla, and nothing to measure it against"),
+        ([VANILLA], {("vanilla", 1): "+" * 10}, "has only one learner, vanilla, and none to compare it with"),
         ([MENTOR, STUDENT], {("mentor", 1): "+" * 10, ("student", 1): "-" * 10}, "no student"),
         ([VANILLA, replace(VANILLA, name="twin")], {("vanilla", 1): "+" * 10, ("twin", 1): "-" * 10}, "no student"),
         ([VANILLA, STUDENT], {}, "no learner has been evaluated yet"),
@@ -92,8 +93,8 @@ def test_a_missing_headline_is_explained(inputs, learners, marks, reason):
     assert reason in headline["statement"]
 
 
-def test_the_student_that_takes_most_leads_the_headlines(inputs):
-    plain = replace(STUDENT, name="plain", imitates={})
+def test_the_student_with_most_from_its_mentor_comes_first_in_the_headlines(inputs):
+    plain = replace(STUDENT, name="plain", mentor_weights={})
     learners = [MENTOR, VANILLA, plain, STUDENT]
     results = ten(inputs, {(info.name, 1): "+-" * 5 for info in learners}, learners)
     assert [(r["a"], r["b"]) for r in results["comparisons"] if r["headline"]] == [
@@ -106,46 +107,46 @@ def test_learners_are_compared_on_the_seeds_they_share(inputs):
     marks = {("vanilla", 1): "+" * 10, ("vanilla", 2): "+" * 10, ("student", 2): "-" * 10}
     results = ten(inputs, marks, seeds=(1, 2))
     assert results["comparisons"][0]["seeds"] == [2]
-    assert results["warnings"] == ["No predictions of student (seed 1): left out of every number."]
+    assert results["warnings"] == ["No predictions of student (seed 1): excluded from all numbers."]
 
 
-def test_epochs_chosen_on_test_are_shouted(inputs):
+def test_selection_of_epochs_on_test_is_the_first_warning(inputs):
     results = ten(inputs, {("vanilla", 1): "+" * 10}, [replace(VANILLA, select_on="test")])
     assert results["warnings"][0].startswith("EPOCHS WERE CHOSEN ON THE TEST SET for vanilla")
-    assert "Weights of vanilla: of the best epoch, CHOSEN ON THE TEST SET." in results["protocol"]
+    assert "Weights of vanilla: best epoch, CHOSEN ON THE TEST SET." in results["protocol"]
     assert "TEST" in summary_rows(results)[0]["accuracy % [95 %]"]
 
 
-def test_what_was_chosen_on_test_reaches_all_that_learn_from_it(inputs):
+def test_selection_on_test_influences_all_descendants(inputs):
     learners = [
         replace(MENTOR, select_on="test"),
         VANILLA,
-        replace(STUDENT, name="by labels", rationales=["teacher"], imitates={"mentor": 1.0}),
-        replace(STUDENT, name="by text", rationales=["by labels"], imitates={}),
+        replace(STUDENT, name="by labels", rationales=["teacher"], mentor_weights={"mentor": 1.0}),
+        replace(STUDENT, name="by text", rationales=["by labels"], mentor_weights={}),
     ]
     warning = ten(inputs, {(info.name, 1): "+" * 10 for info in learners}, learners)["warnings"][0]
     assert "for mentor (select_on: test)" in warning
-    assert "also reached by labels, by text, which learn from them" in warning
+    assert "also influenced by labels, by text, which learn from them" in warning
     assert "vanilla" not in warning
 
 
-def test_learners_of_one_description_need_not_be_of_one_model(inputs):
+def test_equal_descriptions_do_not_mean_equal_models(inputs):
     other = replace(STUDENT, model_key="another tokenizer")
     assert other.model == VANILLA.model
     results = ten(inputs, {("vanilla", 1): "+" * 10, ("student", 1): "+" * 10}, [VANILLA, other])
     assert not results["comparisons"][0]["headline"]
 
 
-def test_a_headline_of_unlike_training_is_a_warning(inputs):
+def test_different_training_in_the_headline_is_a_warning(inputs):
     vanilla = replace(VANILLA, updates=[1160], settings={"epochs": 20, "learning_rate": 3e-4})
     student = replace(STUDENT, updates=[3780], settings={"epochs": 20, "learning_rate": 1e-3, "batch_size": 8})
     mentor = replace(MENTOR, updates=[7], settings={"epochs": 1})
     marks = {(name, 1): "+-" * 5 for name in ("vanilla", "student", "mentor")}
     assert ten(inputs, marks, [mentor, vanilla, student])["warnings"] == [
-        "Arms were not trained for the same number of optimiser updates: vanilla 1,160, student 3,780. Differences in "
-        "accuracy may come from this as well as from what they learn from.",
-        "student and vanilla were not trained and asked alike: learning_rate 0.001 against 0.0003, batch_size 8 against –. "
-        "Their difference in accuracy may come from this as well as from the mentor.",
+        "Arms were not trained for the same number of optimiser updates: vanilla 1,160, student 3,780. This may "
+        "explain differences in accuracy as well as their different training data.",
+        "student and vanilla were trained or evaluated with different settings: learning_rate 0.001 against 0.0003, batch_size 8 "
+        "against –. This may explain their difference in accuracy as well as the mentor.",
     ]
     alike = replace(student, updates=vanilla.updates, settings=vanilla.settings)
     assert ten(inputs, marks, [mentor, vanilla, alike])["warnings"] == []
@@ -164,7 +165,7 @@ def test_arms_matched_by_tokens_are_held_to_tokens(inputs):
     assert "optimiser updates (arms are matched by epochs): vanilla 900, student 700" in " ".join(by_epochs)
 
 
-def test_a_model_as_it_is_stands_beside_the_others(inputs):
+def test_an_untrained_model_is_evaluated_like_the_others(inputs):
     untrained = LearnerInfo(name="as it is", model="small", model_key="small", rationales=[])
     marks = {("vanilla", 1): "++++++----", ("student", 1): "+++++++---", ("as it is", 1): "+---------"}
     results = ten(inputs, marks, [VANILLA, STUDENT, untrained])
@@ -174,14 +175,14 @@ def test_a_model_as_it_is_stands_beside_the_others(inputs):
     assert not any(line.startswith("Weights of as it is") for line in results["protocol"])
 
 
-def test_a_baseline_that_read_the_teacher_leads_before_one_of_bare_answers(inputs):
+def test_a_baseline_with_teacher_rationales_comes_before_one_with_gold_answers(inputs):
     answers = replace(VANILLA, name="answers", rationales=["gold"])
     marks = {(name, 1): "+-" * 5 for name in ("answers", "vanilla", "student")}
     rows = ten(inputs, marks, [answers, VANILLA, STUDENT])["comparisons"]
     assert [(row["a"], row["b"]) for row in rows if row["headline"]] == [("student", "vanilla"), ("student", "answers")]
 
 
-def test_the_variant_that_leads_is_chosen_on_validation_questions(inputs):
+def test_the_leading_variant_is_selected_on_validation_questions(inputs):
     variants = [
         replace(
             STUDENT, name=f"student@kd_weight={w}", swept={"student.kd_weight": w}, variant_of="student", validation=[v]
@@ -191,10 +192,12 @@ def test_the_variant_that_leads_is_chosen_on_validation_questions(inputs):
     marks = {(info.name, 1): "+++++-----" for info in [VANILLA, *variants]} | {(variants[2].name, 1): "++++++++++"}
     results = ten(inputs, marks, [VANILLA, *variants])
     assert results["comparisons"][0]["a"] == "student@kd_weight=0.3"
-    assert "student@kd_weight=0.3 leads the comparisons as the variant of student" in " ".join(results["protocol"])
+    assert "student@kd_weight=0.3 represents the variants of student in the first comparison" in " ".join(
+        results["protocol"]
+    )
 
 
-def test_all_arms_tell_how_much_seeds_scatter(inputs):
+def test_all_arms_contribute_to_the_estimate_of_scatter(inputs):
     """Two arms that agree from seed to seed by luck do not look sure beside arms that do not."""
     rng = random.Random(0)
     steady = "".join(rng.choice("+-") for _ in range(10))
@@ -209,7 +212,7 @@ def test_all_arms_tell_how_much_seeds_scatter(inputs):
     assert alone["inflation"] == 1 < beside["inflation"]
 
 
-def test_costs_are_those_of_a_learner_and_of_all_it_stands_on(inputs):
+def test_costs_of_a_learner_alone_and_with_its_dependencies(inputs):
     stages = {
         "annotate": StageCost(kind="annotate", seconds=1.0, tokens=5),
         "mentor": StageCost(
@@ -291,7 +294,10 @@ def test_differing_examples_take_turns_and_are_counted(inputs):
     results = build_results(inputs())
     differing = results["differing"]
     assert differing["total"] > len(differing["entries"]) == MOST_DIFFERING
-    assert f"On {differing['total']} of 225 test questions mentor, vanilla and student" in differing["note"]
+    assert (
+        f"On {differing['total']} of 225 test questions some but not all of mentor, vanilla and student are correct"
+        in differing["note"]
+    )
     first = [[a["verdict"] == "correct" for a in e["answers"]] for e in differing["entries"][:6]]
     assert len({tuple(kind) for kind in first}) == 6  # all six ways to differ among three come first
     assert all([a["source"] for a in e["answers"]] == ["mentor", "vanilla", "student"] for e in differing["entries"])
@@ -304,9 +310,11 @@ def test_a_lone_learner_shows_its_failures(inputs):
 
 
 @pytest.mark.parametrize(("marks", "told"), [("00++++++++", True), ("0+++++++++", False)])
-def test_many_cut_answers_are_told_in_words(inputs, marks, told):
+def test_many_truncated_answers_give_a_sentence(inputs, marks, told):
     lines = cut_lines(ten(inputs, {("vanilla", 1): marks}))
-    assert ["before the cut: 20.0 % of vanilla's. The limit" in line for line in lines] == [True] * told
+    assert [
+        "only the text before the cut is graded: 20.0 % of vanilla's. Either the limit" in line for line in lines
+    ] == [True] * told
 
 
 def test_the_summary_fits_a_terminal(inputs):

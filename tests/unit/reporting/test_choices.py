@@ -1,4 +1,4 @@
-"""What the report says of choices: which question was asked first, who was chosen among how many, and by what."""
+"""Selection in the report: which hypothesis comes first, what was selected, among how many, and on which questions."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def variants(count: int) -> list[Any]:
 def test_the_best_of_many_beside_the_best_of_one_is_a_warning(inputs):
     marks = {(f"student@{n}", 1): "+++++++++-" for n in (1, 2, 3)} | MARKS
     warnings = " ".join(ten(inputs, marks, [VANILLA, *variants(3)])["warnings"])
-    assert "student@3 was chosen among 3, vanilla among 1 (variants of a sweep, times trials of a search)" in warnings
+    assert "student@3 was selected among 3, vanilla among 1 (variants of a sweep, times trials of a search)" in warnings
     tried = [
         {"learner": name, "seed": 1, "values": {"learning_rate": rate}, "validation": 0.5, "chosen": rate == 1}
         for name, rates in (("student", (1, 2, 3)), ("vanilla", (1, 2)))
         for rate in rates
     ]
-    assert "student was chosen among 3, vanilla among 2" in " ".join(
+    assert "student was selected among 3, vanilla among 2" in " ".join(
         ten(inputs, MARKS, [VANILLA, STUDENT], trials=tried)["warnings"]
     )
     assert ten(inputs, MARKS, [VANILLA, STUDENT], trials=tried[1:])["warnings"] == []
@@ -60,13 +60,13 @@ def test_the_best_of_many_beside_the_best_of_one_is_a_warning(inputs):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"select_on": "validation"}, "with the best validation accuracy."),
-        ({"select_on": "test"}, "with the best TEST accuracy."),
-        ({"select_on": "last", "settings": {"select_on": "test"}}, "with the best TEST accuracy."),
-        ({"select_on": "last", "validation": [None]}, "that the sweep names first; nothing was validated."),
+        ({"select_on": "validation"}, "it has the best validation accuracy."),
+        ({"select_on": "test"}, "it has the best TEST accuracy."),
+        ({"select_on": "last", "settings": {"select_on": "test"}}, "it has the best TEST accuracy."),
+        ({"select_on": "last", "validation": [None]}, "it is the first of the sweep; no variant was validated."),
     ],
 )
-def test_what_a_variant_leads_by_is_told(inputs, change, told):
+def test_protocol_names_the_selection_of_the_leading_variant(inputs, change, told):
     learners = [VANILLA, *(replace(one, **change) for one in variants(2))]
     marks = {(f"student@{n}", 1): "+++++++++-" for n in (1, 2)} | MARKS
     results = ten(inputs, marks, learners)
@@ -76,21 +76,19 @@ def test_what_a_variant_leads_by_is_told(inputs, change, told):
     assert any("CHOSEN ON THE TEST SET for student@1, student@2" in line for line in results["warnings"]) == on_test
 
 
-def test_weights_of_a_searched_learner_are_said_to_be_chosen(inputs):
+def test_protocol_names_the_search_that_selected_weights(inputs):
     last = replace(STUDENT, select_on="last")
     lines = " ".join(ten(inputs, MARKS, [VANILLA, replace(last, searched={"learning_rate": [1e-3]})])["protocol"])
-    assert "Weights of student: of the last epoch of the best trial, chosen on validation questions" in lines
-    assert (
-        "Weights of student: of the last epoch; nothing was chosen." in ten(inputs, MARKS, [VANILLA, last])["protocol"]
-    )
+    assert "Weights of student: last epoch of the best trial, selected on validation questions" in lines
+    assert "Weights of student: last epoch; no selection." in ten(inputs, MARKS, [VANILLA, last])["protocol"]
 
 
-def test_a_judge_is_no_arm_and_passes_on_what_it_was_chosen_by(inputs):
+def test_a_scorer_is_no_arm_and_passes_on_its_selection_on_test(inputs):
     judge = replace(VANILLA, name="text", select_on="test", updates=[7])
-    judged = replace(STUDENT, imitates={}, rationales=["teacher"], judges=["text"])
+    judged = replace(STUDENT, mentor_weights={}, rationales=["teacher"], scorers=["text"])
     results = ten(inputs, MARKS, [judge, VANILLA, judged])
     assert [learner["arm"] for learner in results["learners"]] == [False, True, True]
-    assert "also reached student, which learns from them" in results["warnings"][0]
+    assert "also influenced student, which learns from them" in results["warnings"][0]
     assert not any("not trained for the same number" in line for line in results["warnings"])
 
 
@@ -107,7 +105,7 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({"name": "small", "task": task, "teacher": {"rationales": "c"}, "learners": learners})
 
 
-def test_an_arm_of_its_own_length_is_not_said_to_be_matched():
+def test_an_arm_with_its_own_number_of_updates_is_not_called_matched():
     made = recipe()
     records = {(name, 42): train_record(updates=3 if name == "short" else 10) for name in made.learners}
     lines = _protocol(made, records)
@@ -119,7 +117,7 @@ def test_an_arm_of_its_own_length_is_not_said_to_be_matched():
     assert "Only one epoch of vanilla was validated, the last: validation chose the trial, not the epoch." in told
 
 
-def test_what_tells_arms_apart_is_among_their_settings():
+def test_settings_include_the_parameters_of_the_objective():
     mcc = {"objective": "mcc", "objective_temperature": 3.0}
     assert _settings(recipe(student=mcc).learners["student"], "float32")["objective_temperature"] == 3.0
 

@@ -1,4 +1,4 @@
-"""Where the gain comes from: arms told by what they learn from, parts that add up."""
+"""Decompositions: arms identified by what they learn from, parts that add up."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LABELS = LearnerInfo(
     model="small",
     model_key="small",
     rationales=["teacher"],
-    imitates={"big": 1.0},
+    mentor_weights={"big": 1.0},
     kd_weight=0.3,
     temperature=2.0,
     updates=[900] * 3,
     settings=SETTINGS,
 )
 BOTH = replace(LABELS, name="x2", rationales=["teacher", "big"])
-TEXT = replace(BOTH, name="x3", imitates={}, kd_weight=None, temperature=None)
+TEXT = replace(BOTH, name="x3", mentor_weights={}, kd_weight=None, temperature=None)
 LONGER = replace(TEXT, name="x4", rationales=["teacher"])
 BASE = replace(LONGER, name="x5", updates=[300] * 3, settings=SETTINGS | {"epochs": 2})
 BIG = replace(BASE, name="big", model="large", model_key="large")
@@ -57,7 +57,7 @@ def matrix(predictions, name):
     return np.array([[p.verdict == "correct" for p in predictions[name, seed]] for seed in SEEDS], dtype=int).T
 
 
-def test_arms_are_told_by_what_they_learn_from(inputs):
+def test_arms_are_identified_by_what_they_learn_from(inputs):
     [row] = found(inputs)[0]["decompositions"]
     assert (row["base"], row["longer"], row["rationales"], row["soft_labels"], row["both"]) == (
         "x5",
@@ -121,18 +121,18 @@ def test_a_base_with_as_many_updates_leaves_nothing_to_more_updates(inputs):
     assert all(part["note"] is None for part in row["parts"])
 
 
-def test_without_a_longer_base_the_parts_say_that_more_updates_are_in_them(inputs):
+def test_without_a_longer_base_the_parts_note_different_updates(inputs):
     [row] = found(inputs, tuple(info for info in ARMS if info is not LONGER))[0]["decompositions"]
     assert row["base"] == "x5"
-    assert row["parts"][0]["note"] == "more updates may be in this: x3 900, x5 300"
-    assert row["missing"] == ["more updates: no arm like x5 with as many updates as x2"]
+    assert row["parts"][0]["note"] == "includes the effect of different numbers of updates: x3 900, x5 300"
+    assert row["missing"] == ["more updates: there is no arm like x5 with as many updates as x2"]
 
 
 def test_a_missing_arm_is_named_and_its_part_left_out(inputs):
     [row] = found(inputs, tuple(info for info in ARMS if info is not LABELS))[0]["decompositions"]
     assert [part["part"] for part in row["parts"]] == ["more_updates", "rationales", "total"]
-    assert row["missing"] == ["soft labels alone: no arm like x2 that reads the teacher only"]
-    assert "; alone: " in row["statement"]
+    assert row["missing"] == ["soft labels alone: there is no arm like x2 with rationales of the teacher only"]
+    assert "; each alone: " in row["statement"]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_soft_labels_of_another_strength_are_no_arm(inputs):
     assert row["soft_labels"] is None
 
 
-def test_of_a_sweep_s_variants_those_that_tell_most_are_shown(inputs):
+def test_the_variants_that_give_most_parts_are_used(inputs):
     other = replace(BOTH, name="x6", kd_weight=0.9)
     [row] = found(inputs, (other, *ARMS))[0]["decompositions"]
     assert row["both"] == "x2"  # x1 has soft labels of its strength

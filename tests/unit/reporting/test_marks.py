@@ -1,4 +1,4 @@
-"""Numbers that the test set selected are marked wherever they stand, and no test accuracy is called validation."""
+"""Numbers selected on the test set are marked everywhere, and no test accuracy is called validation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.markdown import render_markdown
 from mentorkd.reporting.page import render_page
 from mentorkd.reporting.plots import draw_plots
-from mentorkd.reporting.sections import decomposition_rows, pair_note, sweep_rows, trial_rows
+from mentorkd.reporting.rows import decomposition_rows, sweep_rows, trial_rows
 from mentorkd.reporting.tables import latex_table
+from mentorkd.reporting.views import pair_note
 
 MARK, SEEDS = "selected on TEST", (42, 43)
 
@@ -133,10 +134,10 @@ def test_a_sweep_names_the_questions_its_accuracies_are_of(inputs, arms, select_
     assert title.endswith("; hollow: selected on TEST") == any(marks)
 
 
-def test_the_leading_variant_was_taken_by_what_it_was_validated_on(inputs, arms):
+def test_the_page_names_the_questions_that_selected_the_leading_variant(inputs, arms):
     for place, word in (("validation", "validation"), ("test", "TEST")):
         results = build_results(inputs(swept(arms, *[place] * 4), seeds=(42,), size=10))
-        assert f"the one is shown that is best on {word} questions" in render_page(results, {})
+        assert f"represented by the best one on {word} questions" in render_page(results, {})
 
 
 def test_curves_of_test_accuracies_are_not_called_validation(inputs, arms):
@@ -169,14 +170,14 @@ def test_a_search_behind_a_mentor_of_the_test_set_is_marked(inputs, arms):
     run = inputs(selected(arms, "mentor"), seeds=(42,), size=10, trials=trials)
     results = build_results(run)
     assert [row["learner"] for row in trial_rows(results)] == ["vanilla", "student (TEST)"]
-    assert "the test set was read once" not in section(render_page(results, {}), '<section id="sweep">')
+    assert "the test set was used once" not in section(render_page(results, {}), '<section id="sweep">')
 
 
 def test_page_and_markdown_say_what_is_corrected_for_the_number_of_pairs(paper, inputs):
     note = pair_note(paper)
     others = len(paper["comparisons"]) - 1
-    assert f"The first pair is tested by itself, p of all other pairs is corrected for their number, {others}" in note
-    assert "Intervals are each of one pair and not corrected" in note
+    assert f"The first pair is tested by itself; p of all other pairs is corrected for their number, {others}" in note
+    assert "Each interval is that of one pair and is not corrected" in note
     table = section(render_page(paper, {}), '<section id="comparisons">')
     assert table.index("</table>") < table.index(note)
     assert note in render_markdown(paper, {})

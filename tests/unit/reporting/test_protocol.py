@@ -1,4 +1,4 @@
-"""What the report says of the training that led to its numbers."""
+"""The protocol of a report: how its learners were trained."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def told(recipe: Recipe, rows: tuple[int, int], updates: tuple[int, int]) -> str
         ({"batch_size": 2}, (80, 80), "the same number of epochs (4) over batches of different sizes."),
     ],
 )
-def test_unequal_updates_have_their_reason(student, rows, sentence):
+def test_protocol_gives_the_reason_for_unequal_updates(student, rows, sentence):
     lines = told(recipe(student), rows, (40, 120))
     assert "Optimiser updates: vanilla 40, student 120." in lines
     assert sentence in lines
@@ -68,19 +68,19 @@ def test_equal_updates_need_no_reason():
         ("epochs", "trained for as many passes over its own rows as the recipe says."),
     ],
 )
-def test_what_was_held_equal_is_told(match, held):
+def test_protocol_says_what_was_matched(match, held):
     lines = told(recipe({}, match=match), (80, 80), (40, 40))
     assert f"Matched by {match}: each of vanilla, student is {held}" in lines
     assert ("rows are cycled" in lines) == (match != "epochs")
 
 
 @pytest.mark.parametrize(("every", "once"), [(1, False), (3, False), (4, True), (9, True)])
-def test_one_validation_chooses_nothing(every, once):
+def test_a_single_validation_selects_nothing(every, once):
     lines = told(recipe({"select_on": "last"}, validate_every=every), (80, 80), (40, 40))
     assert ("Only one epoch of vanilla was validated, the last: validation chose nothing." in lines) == once
 
 
-def test_settings_are_those_that_change_what_is_learnt():
+def test_settings_exclude_options_of_speed():
     learner = recipe({"tokens_per_batch": 512, "torch_compile": True}).learners["student"]
     settings = _settings(learner, "bfloat16")
     assert (settings["tokens_per_batch"], settings["precision"], settings["target"]) == (512, "bfloat16", "arrow")

@@ -1,4 +1,4 @@
-"""The files of a report: what they say, that they are safe, and that they are the same every time."""
+"""The files of a report: content, safety and determinism."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from mentorkd.reporting import LearnerInfo, StageCost, TaskInfo, build_results, 
 from mentorkd.reporting.format import format_points, format_seconds
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import draw_curves, draw_forest
-from mentorkd.reporting.tables import learners_latex, markdown_table
+from mentorkd.reporting.rows import learner_rows
+from mentorkd.reporting.tables import latex_table, markdown_table
 from mentorkd.reporting.views import axis
 
 PLANT = "<script>document.title='planted'</script><img src=x onerror=\"document.title='planted'\">"
@@ -71,7 +72,11 @@ def planted(inputs):
     learners = (
         LearnerInfo(name="vanilla", model=PLANT, model_key=PLANT, rationales=["teacher"], settings={PLANT: PLANT}),
         LearnerInfo(
-            name="student", model=PLANT, model_key=PLANT, rationales=["teacher", "mentor"], imitates={"mentor": 1.0}
+            name="student",
+            model=PLANT,
+            model_key=PLANT,
+            rationales=["teacher", "mentor"],
+            mentor_weights={"mentor": 1.0},
         ),
         LearnerInfo(name="mentor", model=PLANT, model_key=PLANT, rationales=["teacher"]),
     )
@@ -129,18 +134,18 @@ def test_the_page_says_the_verdict_first_and_has_every_section(report):
     for heading in (
         "Accuracy on the test questions in per cent",
         "Differences of accuracy in points",
-        "Each bar begins where the one before it ended",
+        "Each bar begins where the previous one ends",
         "rationales (text)",
         "One line for each seed",
-        "The recipe holds optimiser updates equal",
-        "By the recipe's names",
-        "How many rationales each filter left",
-        "student: 3 rows a seed (target over 128 tokens)",
+        "The recipe matches optimiser updates between arms",
+        "Names as in the recipe",
+        "Number of rationales that each filter kept",
+        "student: 3 rows per seed (target over 128 tokens)",
         "dropped from train (row 17 of test.json)",
         "Mentor and trained student on the same target tokens",
         "Where learners differ",
-        "What teacher and mentors wrote",
-        "as if it were made for this learner alone",
+        "Rationales of teacher and mentors",
+        "as if they served this learner alone",
         "Time and tokens are sums over seeds",
         "mentorkd run recipes/shuffled.yaml",
         "torch 2.13.0",
@@ -270,11 +275,11 @@ def test_the_markdown_report(report):
     assert "## Where the gain comes from: google/flan-t5-small" in text
     assert "| interaction | " in text
     assert "| student − text − labels + vanilla |" in text
-    assert "nobody (as it is)" in text
+    assert "none (untrained)" in text
     assert "| student | mentor | 0.210 | 0.340 | 0.250 | 0.360 | 93.0 | 25,200 |" in text
     assert "| student | google/flan-t5-small | teacher, mentor + soft labels of mentor |" in text
     assert "![Paired differences](plots/forest.svg)" in text
-    assert "The same for all trained learners: epochs 20, learning_rate 0.0003, precision float32" in text
+    assert "Equal for all trained learners: epochs 20, learning_rate 0.0003, precision float32" in text
     assert "| mentor | 1,575 | 1,434–1,436 | 1,342–1,344 |" in text
     for link in re.findall(r"\]\((\S+)\)", text):
         assert (report / link).is_file()
@@ -303,14 +308,14 @@ def test_a_warning_opens_page_and_markdown(inputs, tmp_path):
             | {"stages": {}, "serving": {}},
             "No headline comparison: no learner has been evaluated yet.",
         ),
-        ({"seeds": (42,)}, "Of other seeds it says nothing."),
-        ({"size": 1, "seeds": (42,)}, "This design has too few questions to show any difference."),
+        ({"seeds": (42,)}, "This says nothing about other seeds."),
+        ({"size": 1, "seeds": (42,)}, "This design has too few questions to detect any difference."),
         (
             {
                 "learners": (LearnerInfo(name="vanilla", model="m", model_key="m", rationales=["teacher"]),),
                 "seeds": (42,),
             },
-            "No headline comparison: the recipe trains one learner, vanilla, and nothing to measure it against.",
+            "No headline comparison: the recipe has only one learner, vanilla, and none to compare it with.",
         ),
     ],
     ids=["no predictions", "nothing at all", "one seed", "one question", "one learner"],
@@ -331,7 +336,7 @@ def test_csv_has_a_row_for_each_seed(report):
 
 def test_latex_escapes_what_latex_reads(inputs):
     learner = LearnerInfo(name="a_b", model=r"50%_{\x}~^$&#", model_key=r"50%_{\x}~^$&#", rationales=["teacher"])
-    text = learners_latex(build_results(inputs(size=6, learners=(learner,), seeds=(1,))))
+    text = latex_table(learner_rows(build_results(inputs(size=6, learners=(learner,), seeds=(1,)))), 3)
     assert r"a\_b & 50\%\_\{\textbackslash{}x\}\textasciitilde{}\textasciicircum{}\$\&\#" in text
     assert text.count(r"\\") == 2
     assert text.count("&") - text.count(r"\&") == 2 * 7
@@ -361,7 +366,9 @@ def test_graph_boxes_do_not_overlap_in_a_large_recipe(inputs):
     arms = [LearnerInfo(name="mentor", model="large", model_key="large", rationales=["teacher"])]
     arms += [LearnerInfo(name=f"arm{n}", model="s", model_key="s", rationales=["teacher", "mentor"]) for n in range(7)]
     arms += [
-        LearnerInfo(name="last", model="s", model_key="s", rationales=["arm0", "teacher"], imitates={"mentor": 1.0})
+        LearnerInfo(
+            name="last", model="s", model_key="s", rationales=["arm0", "teacher"], mentor_weights={"mentor": 1.0}
+        )
     ]
     root = ET.fromstring(draw_graph(build_results(inputs(size=2, learners=tuple(arms), seeds=(1,)))["learners"]))
     boxes = [
@@ -393,7 +400,7 @@ def test_formats():
     assert axis([-0.05, 0.136]) == (-0.05, 0.15, [-0.05, 0.0, 0.05, 0.1, 0.15])
 
 
-def test_the_funnel_tells_what_could_not_be_read_and_what_was_counted(inputs, tmp_path):
+def test_funnel_notes_count_unchecked_equations_and_name_the_unit_of_length(inputs, tmp_path):
     def row(source, name, **more):
         return {"learner": "student", "source": source, "filter": name, "before": 9, "after": 8, **more}
 
@@ -408,9 +415,9 @@ def test_the_funnel_tells_what_could_not_be_read_and_what_was_counted(inputs, tm
         Page((tmp_path / "index.html").read_text(encoding="utf-8")).text,
         (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", ""),
     ):
-        assert "steps_check, teacher's rationales for student: 25.0 % of 200 equations unread" in text
-        assert "steps_check, mentor's rationales for student: 15.0 % of 100–300 equations unread" in text
-        assert "length counts tokens, by the learner's own tokenizer." in text
+        assert "steps_check, teacher's rationales for student: 25.0 % of 200 equations could not be checked" in text
+        assert "steps_check, mentor's rationales for student: 15.0 % of 100–300 equations could not be checked" in text
+        assert "length counts tokens of the learner's own tokenizer." in text
     told = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["filters"]
     assert [(each["equations"], each["unread"], each["counted_in"]) for each in told[-2:]] == [
         (300, 50, None),
@@ -419,4 +426,4 @@ def test_the_funnel_tells_what_could_not_be_read_and_what_was_counted(inputs, tm
 
 
 def test_a_run_without_these_filters_has_no_such_notes(report):
-    assert "unread" not in (report / "report.md").read_text(encoding="utf-8")
+    assert "could not be checked" not in (report / "report.md").read_text(encoding="utf-8")

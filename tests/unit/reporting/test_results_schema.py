@@ -1,4 +1,4 @@
-"""results.json: round trip, and a document that says what the code says."""
+"""results.json: round trip, and documentation equal to the schema in the code."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ from mentorkd.reporting import (
     schema,
     schema_details,
     write_report,
-)
-from mentorkd.reporting import (
-    schema_details as schema_run,
 )
 from places import ROOT
 
@@ -87,7 +84,7 @@ ACCOUNT = {
 
 def schema_rows() -> list[tuple[str, str, str, str]]:
     """(type, field, annotation, meaning) of every field, from the source."""
-    files = (schema, schema_details, schema_run)
+    files = (schema, schema_details)
     nodes = [node for file in files for node in ast.parse(Path(file.__file__).read_text(encoding="utf-8")).body]
     rows = []
     for node in nodes:
@@ -126,7 +123,7 @@ def test_results_have_the_schema_s_keys(inputs, arms):
     shape(results, schema.Results)
     shape(results["task"], schema.TaskResult)
     shape(results["headline"], schema.Headline)
-    shape(results["run"], schema_run.RunFacts)
+    shape(results["run"], schema_details.RunFacts)
     shape(results["differing"]["entries"][0]["answers"][0], schema_details.ExampleAnswer)
     for rows, kind in [
         (results["learners"], schema.LearnerResult),
@@ -136,7 +133,7 @@ def test_results_have_the_schema_s_keys(inputs, arms):
         (results["decompositions"][0]["parts"], schema.GainPart),
         (results["soft_labels"], schema.SoftLabelResult),
         (results["trials"], schema.Trial),
-        (results["run"]["spent"], schema_run.Spent),
+        (results["run"]["spent"], schema_details.LearnerCostResult),
         (results["filters"], schema_details.FilterCount),
         (results["dropped"], schema_details.DroppedRows),
         (results["curves"], schema_details.Curve),
@@ -144,8 +141,8 @@ def test_results_have_the_schema_s_keys(inputs, arms):
         (results["curves"][0]["validation"], schema_details.ValidationPoint),
         ([results["differing"], results["written"]], schema_details.Examples),
         (results["differing"]["entries"], schema_details.Example),
-        (results["run"]["costs"], schema_run.Cost),
-        ([account], schema_run.TeacherAccount),
+        (results["run"]["costs"], schema_details.StageCostResult),
+        ([account], schema_details.TeacherAccount),
     ]:
         assert rows
         for row in rows:
@@ -156,7 +153,7 @@ def test_the_teacher_s_account_is_on_both_pages_and_out_of_results_json(inputs, 
     write_report(build_results(inputs(arms, size=60, teacher=ACCOUNT)), tmp_path)
     for page in ("index.html", "report.md"):
         text = (tmp_path / page).read_text(encoding="utf-8")
-        for told in ("24, 20 of them solved", "60 of 70 replies (85.7 %)", "2 cut, 1 refused, 3 malformed"):
+        for told in ("24, of which 20 solved", "60 of 70 replies (85.7 %)", "2 cut, 1 refused, 3 malformed"):
             assert told in text
         assert "1,075, and 10 answers from the cache" in text
         assert "$0.000102" in text

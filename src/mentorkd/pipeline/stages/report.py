@@ -147,8 +147,8 @@ def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
         model=describe_model(learner.model),
         model_key=fingerprint(learner.model.model_dump()),
         rationales=learner.rationales,
-        imitates=learner.mentor_weights,
-        judges=_judges(recipe, name),
+        mentor_weights=learner.mentor_weights,
+        scorers=_judges(recipe, name),
         objective=learner.objective,
         filters={
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales

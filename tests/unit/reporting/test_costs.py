@@ -1,4 +1,4 @@
-"""What learners cost, read off the stages of a real recipe."""
+"""Costs of learners, from the stages of a real recipe."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import role
 from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting import StageCost, build_results
-from mentorkd.reporting.costs import build_spent
+from mentorkd.reporting.costs import build_learner_costs
 from mentorkd.reporting.markdown import render_markdown
 from small_recipe import write_small_recipe
 
 
-def test_an_arm_pays_for_what_it_learns_from_and_not_for_what_made_it_equal(inputs, tmp_path):
+def test_the_cost_of_an_arm_includes_its_sources_and_not_the_budget(inputs, tmp_path):
     recipe = load_recipe(write_small_recipe(tmp_path))
     stages = Pipeline(recipe, tmp_path / "run").stages
     assert any(stage.kind == "budget" for stage in stages)
@@ -34,7 +34,7 @@ def test_an_arm_pays_for_what_it_learns_from_and_not_for_what_made_it_equal(inpu
             for name in recipe.learners
         },
     )
-    spent = {row["learner"]: row for row in build_spent(made)}
+    spent = {row["learner"]: row for row in build_learner_costs(made)}
 
     def whole(learner: str) -> set[str]:
         paid = int(spent[learner]["whole_seconds"])
