@@ -63,10 +63,10 @@ def main(roots: list[str]) -> int:
 
 
 def files_in(root: Path) -> list[Path]:
-    """The readable files of a root, without generated ones. A root that is a file is read whatever it is."""
-    if not root.exists():
-        sys.exit(f"check_words: no file or folder {root}")
-    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.suffix in READERS)
+    """The readable files of a root, without generated ones."""
+    files = [file for file in ([root] if root.is_file() else sorted(root.rglob("*"))) if file.suffix in READERS]
+    if not files:
+        sys.exit(f"check_words: {root}: expected a file or folder of {', '.join(READERS)} files, found none")
     return [file for file in files if not file.as_posix().startswith(tuple(f"{ROOT / name}" for name in GENERATED))]
 
 
@@ -116,7 +116,8 @@ def in_python(source: str) -> Iterator[Finding]:
             yield from phrases(node.value, node.lineno, node.end_lineno or node.lineno)
         for field in ("id", "attr", "name", "arg"):
             name = getattr(node, field, None)
-            if isinstance(name, str) and NAMES.fullmatch(name):
+            # `file.tell()` is the standard library's.
+            if isinstance(name, str) and NAMES.fullmatch(name) and (field, name) != ("attr", "tell"):
                 line = getattr(node, "lineno", 1)
                 yield name, line, line
 
