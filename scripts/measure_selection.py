@@ -3,7 +3,7 @@
     python scripts/measure_selection.py DATA MCC TOKENIZER [--model GGUF] > measured.md
 
 DATA is the folder of the paper's data, MCC the folder with MCC-KD's `SVAMP/train.json` (ten raw rationales a question),
-TOKENIZER T5's `spiece.model`. With `--model`, a causal model in GGUF form, `learnable` is measured too, on a sample.
+TOKENIZER T5's `spiece.model`. With `--model`, a causal model in GGUF form, `perplexity` is measured too, on a sample.
 """
 
 from __future__ import annotations
@@ -71,12 +71,14 @@ def main() -> None:
         "against the teacher": lambda each: lambda rows: drop_duplicates(rows, teachers[each.task.key].correct),
         "length": lambda _: lambda rows: keep_length(rows, lambda text: len(vocabulary.encode(text)), 0, 512),
         "answer_in_rationale": lambda each: lambda rows: keep_concluding(rows, each.conclude),
-        "steps_check": lambda _: lambda rows: keep_arithmetic(rows, lambda text: not check_arithmetic(text).wrong),
+        "arithmetic": lambda _: lambda rows: keep_arithmetic(rows, lambda text: not check_arithmetic(text).wrong),
         "diverse": lambda each: lambda rows: keep_diverse(rows, 3 if each.source == "raw" else 2),
     }
     print("## What each filter alone would drop\n")
-    print("Of the rationales whose answer is right; `diverse` keeps 3 of 10 raw ones a question, 2 of 3 others.\n")
-    print(f"| rationales | rows | right | {' | '.join(filters)} |\n|---|---|---|{'---|' * len(filters)}")
+    print(
+        "Counted over the rationales with a correct answer; `diverse` keeps 3 of 10 raw ones per question, 2 of 3 others.\n"
+    )
+    print(f"| rationales | rows | correct | {' | '.join(filters)} |\n|---|---|---|{'---|' * len(filters)}")
     wrong = [(each, rationale) for each in sets for rationale in each.rows if rationale.verdict != "correct"]
     dropped: dict[str, list[tuple[Set, Rationale]]] = {"correct": wrong, **{name: [] for name in filters}}
     for each in sets:
@@ -95,7 +97,7 @@ def main() -> None:
     for name, rows in dropped.items():
         print_examples(name, rows)
     if options.model is not None:
-        print_learnable(options.model, [each for each in sets if each.name in LEARNED])
+        print_perplexity(options.model, [each for each in sets if each.name in LEARNED])
 
 
 def read_sets(data: Path, mcc: Path) -> list[Set]:
@@ -113,8 +115,8 @@ def read_sets(data: Path, mcc: Path) -> list[Set]:
 
 def print_equations(sets: Sequence[Set]) -> None:
     print("\n## Equations\n")
-    print("Every `=` is a link. Unread ones have no arithmetic on one side, or may mean something else.\n")
-    print("| rationales | links | hold | wrong | unread | rows with a wrong link: answer right | answer wrong |")
+    print("Every `=` is a link. Unread links have no arithmetic on one side, or may have another meaning.\n")
+    print("| rationales | links | hold | wrong | unread | rows with a wrong link: answer correct | answer wrong |")
     print("|---|---|---|---|---|---|---|")
     for each in sets:
         links: Counter[str] = Counter()
@@ -140,19 +142,19 @@ def print_examples(name: str, rows: Sequence[tuple[Set, Rationale]]) -> None:
         about = f"{each.name}; gold {each.golds[rationale.question_id]}"
         if name == "correct":
             about += f"; got {rationale.predicted or 'no answer'}"
-        elif name == "steps_check":
+        elif name == "arithmetic":
             about += f"; wrong: `{'`, `'.join(check_arithmetic(rationale.text).wrong[:3])}`"
         elif name == "answer_in_rationale":
             about += f"; the chain says {each.conclude(rationale)}"
         print(f"- ({about}) {shortened(rationale.text)}")
 
 
-def print_learnable(model: Path, sets: Sequence[Set]) -> None:
-    print("\n## `learnable`\n")
+def print_perplexity(model: Path, sets: Sequence[Set]) -> None:
+    print("\n## `perplexity`\n")
     print(
-        f"{SCORED} right rationales of each, scored by {model.stem} after their question; the worst 10 % are dropped.\n"
+        f"{SCORED} correct rationales of each, scored by {model.stem} after their question; the worst 10 % are dropped.\n"
     )
-    print("| rationales | nats a token: median | 90 % | the worst |\n|---|---|---|---|")
+    print("| rationales | nats per token: median | 90 % | the worst |\n|---|---|---|---|")
     score, listed = scorer(model), []
     for each in sets:
         rows = random.Random(0).sample(each.correct, SCORED)
@@ -165,7 +167,7 @@ def print_learnable(model: Path, sets: Sequence[Set]) -> None:
         listed += [(each, row, nll[row.id]) for row in worst[:EXAMPLES]]
     print(f"\nThe {EXAMPLES} worst of each:\n")
     for each, rationale, value in listed:
-        print(f"- ({each.name}; {value:.2f} nats a token) {shortened(rationale.text)}")
+        print(f"- ({each.name}; {value:.2f} nats per token) {shortened(rationale.text)}")
 
 
 def scorer(model: Path) -> Callable[[str, str], float]:

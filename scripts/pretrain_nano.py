@@ -46,7 +46,7 @@ MATRICES = tuple(f".{name}.weight" for name in ("q", "k", "v", "o", "wi_0", "wi_
 class Size:
     """Architecture and length of training of one model of the family.
 
-    `steps`: of a first round, in which every skill has one form, and of a second, in which sums are told in many.
+    `steps`: of a first round, in which every skill has one form, and of a second, in which sums are written in many forms.
     """
 
     d_model: int
@@ -262,7 +262,7 @@ language: en
 # {name}
 
 A tiny T5 of {model.num_parameters() / 1e6:.1f} million parameters, made for `mentorkd`'s quickstart: small enough to be
-fine-tuned on a CPU in less than a minute, and able to do enough with words and numbers for that to be of use. It is a
+fine-tuned on a CPU in less than a minute, and good enough with words and numbers to be useful after that. It is a
 starting point for fine-tuning and knows nothing of the world.
 
 - Architecture: encoder-decoder, {config.num_layers} + {config.num_decoder_layers} layers, width {config.d_model},
@@ -270,11 +270,12 @@ starting point for fine-tuning and knows nothing of the world.
 - Vocabulary: {len(tokenizer)} pieces: the quickstart's words, common English words, the numbers 0 to 99,
   single characters.
 - Pretraining: {int(last["step"]):,} steps of {BATCH} generated examples of the skills below (Muon and AdamW, linear
-  decay), the last {SIZES[name].steps[1]:,} of them a second round, in which sums are told in many forms; none is a question or a
-  rationale of the quickstart. Made by `scripts/pretrain_nano.py`; last training loss {last["loss"]:.4f} nats a token.
+  decay), the last {SIZES[name].steps[1]:,} of them a second round, in which sums are written in many forms. None of
+  the examples is a question or a rationale of the quickstart. Made by `scripts/pretrain_nano.py`;
+  last training loss {last["loss"]:.4f} nats per token.
 - Weights: float16 safetensors.
 
-| skill (held-out examples without one wrong token, given the right ones before it) | share |
+| skill (held-out examples without one wrong token, given the correct preceding tokens) | share |
 |---|---|
 {skills}
 
