@@ -266,7 +266,7 @@ BROKEN_DATA = {
     "train is empty": ("train.jsonl", "", "train.jsonl"),
     "train is binary": ("train.jsonl", "\udcff\udcfe\x00", "train.jsonl"),
     "train is a list of texts": ("train.jsonl", '"a"\n"b"\n', "row 1"),
-    "no answer is a number": ("train.jsonl", '{"question": "a", "answer": "none"}\n', "no training question"),
+    "no answer is a number": ("train.jsonl", '{"question": "a", "answer": "none"}\n', "no train question remains"),
     "rationales have no text": ("teacher.jsonl", '{"question": "a", "answer": "1"}\n', "rationale"),
     "a rationale is a number": ("teacher.jsonl", '{"question": "a", "answer": "1", "rationale": 5}\n', "rationale"),
     "test has other columns": ("test.jsonl", '{"text": "a", "gold": "1"}\n', "question"),
@@ -298,9 +298,9 @@ def test_strict_data_turns_counted_faults_into_errors(cli: Cli, tmp_path: Path) 
 
 def test_mistakes_about_runs(cli: Cli, folder: Path, tmp_path: Path) -> None:
     for arguments, told in (
-        (["ask", tmp_path, "?"], "no run folder"),
+        (["ask", tmp_path, "?"], "is not a run folder"),
         (["ask", folder / "run", "?", "--learner", "nobody"], "expected one of mentor, vanilla, student"),
-        (["report", tmp_path], "no run folder"),
+        (["report", tmp_path], "is not a run folder"),
         (["run", folder / "recipe.yaml", "--run", folder / "run", "--force", "nothing"], "--force nothing"),
         (["inspect", tmp_path], "a run has them in learners/"),
         (["init", folder / "recipe.yaml"], "is a file; give a folder"),
