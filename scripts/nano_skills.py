@@ -15,8 +15,8 @@ from itertools import islice
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from mentorkd.quickstart import annotate, generate_problems
-from mentorkd.quickstart.problems import FOOD, HE, SHE, TOYS
+from mentorkd.quickstart.problems import FOOD, HE, SHE, TOYS, generate_problems
+from mentorkd.quickstart.teacher import annotate
 
 __all__ = ["SKILLS", "Example", "build_tokenizer", "example", "reworded"]
 

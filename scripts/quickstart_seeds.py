@@ -16,9 +16,9 @@ from typing import Any
 
 from mentorkd.cli.console import ConsoleReporter
 from mentorkd.pipeline.run import Pipeline
-from mentorkd.quickstart import write_recipe, write_task
+from mentorkd.quickstart.task import write_recipe, write_task
 from mentorkd.recipe.load import load_recipe
-from mentorkd.reporting import read_results
+from mentorkd.reporting.write import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs/results/quickstart-seeds.csv"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mentorkd.recipe.load import load_recipe
     from mentorkd.recipe.schema import Recipe
     from mentorkd.records import Prediction, Question, Rationale, read_jsonl, write_jsonl
-    from mentorkd.reporting import read_results
+    from mentorkd.reporting.write import read_results
 
 __version__ = "0.1.0"
 
@@ -70,7 +70,7 @@ _HOMES = {
     "recipe.load": ("load_recipe",),
     "recipe.schema": ("Recipe",),
     "records": ("Prediction", "Question", "Rationale", "read_jsonl", "write_jsonl"),
-    "reporting": ("read_results",),
+    "reporting.write": ("read_results",),
     "data.selection": ("select",),
     "distillation.soft_labels": ("SoftLabelStore",),
 }

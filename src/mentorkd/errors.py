@@ -19,21 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "BudgetError",
-    "DataError",
-    "Fault",
-    "MentorkdError",
-    "MissingExtraError",
-    "ModelError",
-    "RecipeError",
-    "RunError",
-    "StoreError",
-    "TeacherError",
-    "TrainingError",
-    "WorkerError",
-]
-
 
 class MentorkdError(Exception):
     """Base class of all user errors; the command line prints them without a traceback."""

@@ -11,8 +11,6 @@ from typing import Any
 
 from mentorkd.errors import RunError
 
-__all__ = ["digest_path", "fingerprint", "link", "read_journal", "write_json"]
-
 DIGITS = 16
 
 

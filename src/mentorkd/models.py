@@ -36,23 +36,6 @@ from mentorkd.errors import ModelError
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.records import ModelKind
 
-__all__ = [
-    "LoadedModel",
-    "cast_linear_layers",
-    "kind_of",
-    "layer_count",
-    "layers_of",
-    "load_folder",
-    "load_model",
-    "load_tokenizer",
-    "model_kind",
-    "positions_of",
-    "resolve_device",
-    "save_model",
-    "tokenizer_digest",
-    "vocabulary_size",
-]
-
 VOCABULARY_MULTIPLE = 64
 """Rows of a new embedding are a multiple of this, which suits matrix units. T5 also has 32128 rows for its 32100 tokens."""
 

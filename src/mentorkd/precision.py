@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Literal
 
-__all__ = ["Precision", "bfloat16_gain", "choose_precision"]
-
 Precision = Literal["float32", "bfloat16", "float16"]
 
 # The speed-up from which on bfloat16 is worth its rounding.

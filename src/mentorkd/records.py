@@ -15,25 +15,6 @@ from typing import Any, Literal, TypeVar
 
 from mentorkd.errors import DataError
 
-__all__ = [
-    "GOLD",
-    "TEACHER",
-    "AnswerKind",
-    "EncodingCounts",
-    "ModelKind",
-    "Prediction",
-    "Progress",
-    "Question",
-    "Rationale",
-    "Record",
-    "Split",
-    "Verdict",
-    "content_id",
-    "normalise_whitespace",
-    "read_jsonl",
-    "write_jsonl",
-]
-
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 

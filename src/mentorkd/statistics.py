@@ -23,28 +23,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Comparison",
-    "Contrast",
-    "Interval",
-    "Outcome",
-    "Scatter",
-    "accuracy_interval",
-    "bootstrap_interval",
-    "compare",
-    "contrast",
-    "detectable_difference",
-    "format_p",
-    "holm",
-    "mcnemar",
-    "mean_and_error",
-    "outcome",
-    "seed_scatter",
-    "sign_flip",
-    "verdict",
-    "wilson_interval",
-]
-
 Array = NDArray[Any]
 Outcome = Literal["a_better", "b_better", "unclear"]
 

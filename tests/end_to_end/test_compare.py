@@ -20,7 +20,8 @@ from mentorkd.errors import MentorkdError
 from mentorkd.pipeline.compare import compare_runs
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
-from mentorkd.reporting import Results, read_results
+from mentorkd.reporting.schema import Results
+from mentorkd.reporting.write import read_results
 from small_recipe import small_recipe
 
 CLI = "import sys\nfrom mentorkd.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"

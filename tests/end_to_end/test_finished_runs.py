@@ -14,7 +14,7 @@ import yaml
 from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.records import ArmUpdates, BudgetRecord, OwnLength
 from mentorkd.pipeline.run import Pipeline
-from mentorkd.quickstart import write_task
+from mentorkd.quickstart.task import write_task
 from mentorkd.recipe.aliases import BIRTH_NAMES
 from mentorkd.recipe.load import load_recipe
 from old_recipes import OLD_RECIPES, old_recipe

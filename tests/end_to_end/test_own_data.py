@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mentorkd.cli.main import app
-from mentorkd.quickstart import annotate, generate_problems
+from mentorkd.quickstart.problems import generate_problems
+from mentorkd.quickstart.teacher import annotate
 from mentorkd.recipe.load import load_recipe
 
 TRAIN, TEST = 160, 40

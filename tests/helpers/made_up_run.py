@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mentorkd.records import Prediction, Question, Rationale
-from mentorkd.reporting import LearnerInfo, ReportInputs, StageCost, TaskInfo
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost, TaskInfo
 
 __all__ = [
     "ACCURACY",

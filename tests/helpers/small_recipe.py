@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mentorkd.quickstart import write_task
+from mentorkd.quickstart.task import write_task
 from tiny_models import tiny_tokenizer
 
 __all__ = ["small_recipe", "write_small_recipe"]

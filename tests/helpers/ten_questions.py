@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from made_up_run import STUDENT, VANILLA
 from mentorkd.records import Prediction, Question
-from mentorkd.reporting import build_results
+from mentorkd.reporting.build import build_results
 
 __all__ = ["TEN", "marked", "ten"]
 

@@ -1,4 +1,4 @@
-"""Rooms and floors: imports run downwards only; light modules never bring torch in; exports are exact."""
+"""Rooms and floors: imports run downwards only; light modules never bring torch in; private names stay at home."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from places import SOURCE
+from places import ROOT, SOURCE
 
 FLOORS = [
     ["errors", "precision", "quickstart"],
@@ -131,16 +131,41 @@ def test_light_modules_bring_in_nothing_heavy() -> None:
     assert not HEAVY & set(loaded)
 
 
-@pytest.mark.parametrize("module", [name for name in FILES if name and name != "__main__"])
-def test_exports_are_sorted_and_exist(module: str) -> None:
-    loaded = importlib.import_module("mentorkd" if module == "__init__" else f"mentorkd.{module}")
-    exported = getattr(loaded, "__all__", None)
-    if exported is None:
-        public = [name for name in vars(loaded) if not name.startswith("_")]
-        assert not [name for name in public if getattr(vars(loaded)[name], "__module__", "") == loaded.__name__]
-        return
-    assert exported == sorted(
-        exported, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
-    ) or exported == sorted(exported)
-    for name in exported:
-        assert hasattr(loaded, name), f"{module}.__all__ names {name}, which is not there"
+MODULES = [name for name in FILES if name not in ("__init__", "__main__")]
+USERS = [
+    FILES["__init__"],
+    *(path for part in ("tests", "benchmarks", "scripts") for path in (ROOT / part).rglob("*.py")),
+]
+
+
+def imported_names(path: Path) -> set[tuple[str, str]]:
+    """(module, name) of every name that a file imports from the package."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {
+        (node.module.removeprefix("mentorkd").removeprefix("."), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "mentorkd"
+        for alias in node.names
+    }
+
+
+NAMES = {module: imported_names(path) for module, path in FILES.items()}
+OUTSIDE_NAMES = {each for path in OUTSIDE for each in imported_names(path)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_private_names_stay_in_their_file(module: str) -> None:
+    """A file imports nothing whose name begins with an underscore: such names are the other file's own affair."""
+    assert not [(other, name) for other, name in NAMES[module] if name.startswith("_") and not name.startswith("__")]
+    importlib.import_module(f"mentorkd.{module}")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_passes_on_no_names_of_others(module: str) -> None:
+    """A name is imported from the file that defines it."""
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    foreign = {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    users = [OUTSIDE_NAMES, *(names for other, names in NAMES.items() if other != module)]
+    assert not {name for names in users for other, name in names if other == module and name in foreign}

@@ -28,8 +28,6 @@ from mentorkd.pipeline.run import Reporter
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Verdict
 
-__all__ = ["ConsoleReporter", "JsonReporter", "describe_record", "ranges", "show_results", "show_table"]
-
 # Redrawing costs time that small models would rather train in.
 REDRAWS_PER_SECOND = 4
 _WIDEST = 1000
@@ -191,7 +189,8 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 def show_results(report: Path, as_json: bool) -> None:
     """Print the results of a report folder: the learners, the warnings and the verdict; as JSON, all of them."""
-    from mentorkd.reporting import read_results, summary_rows
+    from mentorkd.reporting.rows import summary_rows
+    from mentorkd.reporting.write import read_results
 
     results = read_results(report)
     if as_json:

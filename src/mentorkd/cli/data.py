@@ -16,8 +16,6 @@ from mentorkd.cli.options import AsJson, Quiet
 from mentorkd.errors import RunError
 from mentorkd.records import AnswerKind, write_jsonl
 
-__all__ = ["data_app", "import_data", "init"]
-
 data_app = typer.Typer(no_args_is_help=True, help="Download data.")
 
 
@@ -137,7 +135,7 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of your data; created if absent.")],
 ) -> None:
     """Write a commented recipe for your own data, from the quickstart; edit four lines and run it."""
-    from mentorkd.quickstart import write_own_recipe
+    from mentorkd.quickstart.task import write_own_recipe
 
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; give a folder")

@@ -19,8 +19,6 @@ from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Prediction, Question, write_jsonl
 
-__all__ = ["ask", "evaluate"]
-
 
 def evaluate(
     folder: RunPath,

@@ -20,8 +20,6 @@ from mentorkd.cli.run import plan, quickstart, recipes, run, schema
 from mentorkd.cli.teacher import annotate, cache_app
 from mentorkd.errors import MentorkdError
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

@@ -12,18 +12,6 @@ from mentorkd.errors import RunError
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
 
-__all__ = [
-    "AsJson",
-    "Jobs",
-    "Overrides",
-    "Quiet",
-    "RecipePath",
-    "RunOption",
-    "RunPath",
-    "load_named",
-    "shipped_recipes",
-]
-
 RecipePath = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file, or the name of a shipped one.")
 ]

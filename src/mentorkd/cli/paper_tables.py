@@ -16,25 +16,13 @@ from mentorkd.errors import MentorkdError, RunError
 from mentorkd.paper.results import paper_results
 from mentorkd.paper.tasks import Task
 from mentorkd.pipeline.run import Pipeline
-from mentorkd.recipe.graph import arms, links_of
+from mentorkd.recipe.graph import arms, learning_order, links_of
 from mentorkd.recipe.learner import ModelConfig
-from mentorkd.recipe.load import learning_order, load_recipe, missing_files
+from mentorkd.recipe.load import load_recipe, missing_files
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import read_yaml
 from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.statistics import Interval, wilson_interval
-
-__all__ = [
-    "Score",
-    "TableRow",
-    "arms_of_student",
-    "default_task",
-    "fill_in",
-    "paper_row",
-    "table_rows",
-    "unavailable_learners",
-    "without",
-]
 
 SMOKE_QUESTIONS = 8
 

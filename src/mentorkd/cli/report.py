@@ -14,8 +14,6 @@ from mentorkd.cli.options import AsJson, Quiet, RunPath
 from mentorkd.errors import RunError
 from mentorkd.pipeline.provenance import command_line
 
-__all__ = ["compare", "inspect", "report"]
-
 
 def compare(
     runs: Annotated[
@@ -29,7 +27,7 @@ def compare(
 ) -> None:
     """Write one report of several finished runs with the same test questions. No stage runs again."""
     from mentorkd.pipeline.compare import compare_runs
-    from mentorkd.reporting import write_report
+    from mentorkd.reporting.write import write_report
 
     folder = out or Path("runs/comparisons") / "-".join(run.resolve().name for run in runs)
     _check_output(folder, runs)

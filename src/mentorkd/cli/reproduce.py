@@ -18,9 +18,7 @@ from mentorkd.paper.tasks import PAPER_TASKS, find_task
 if TYPE_CHECKING:
     from mentorkd.cli.paper_tables import Score, TableRow
     from mentorkd.recipe.schema import Recipe
-    from mentorkd.reporting import Results
-
-__all__ = ["reproduce"]
+    from mentorkd.reporting.schema import Results
 
 PAPER = "paper/"
 SAME = {"figure5": "table5"}
@@ -98,7 +96,7 @@ def reproduce(
 
 def _run(recipe: Recipe, root: Path, quiet: bool, as_json: bool) -> Results:
     from mentorkd.pipeline.run import Pipeline
-    from mentorkd.reporting import read_results
+    from mentorkd.reporting.write import read_results
 
     reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     try:

@@ -15,8 +15,6 @@ from mentorkd.cli.options import AsJson, Jobs, Overrides, Quiet, RecipePath, Run
 from mentorkd.pipeline.provenance import cores
 from mentorkd.recipe.schema import Recipe
 
-__all__ = ["plan", "quickstart", "recipes", "run", "schema"]
-
 # One model of this size does not fill two cores; two at a time do.
 QUICKSTART_JOBS = min(2, cores())
 
@@ -56,7 +54,7 @@ def quickstart(
     as_json: AsJson = False,
 ) -> None:
     """Write the embedded task and recipe, and run it to a report. Needs no network, key, GPU or file."""
-    from mentorkd.quickstart import write_recipe, write_task
+    from mentorkd.quickstart.task import write_recipe, write_task
     from mentorkd.recipe.load import load_recipe
 
     recipe = folder / "task" / "recipe.yaml"

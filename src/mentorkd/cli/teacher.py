@@ -15,8 +15,6 @@ from mentorkd.errors import RunError
 from mentorkd.pipeline.records import AnnotateRecord
 from mentorkd.recipe.schema import Recipe
 
-__all__ = ["annotate", "cache_app"]
-
 cache_app = typer.Typer(no_args_is_help=True, help="Merge and export the files that keep a teacher's replies.")
 CachePath = Annotated[
     Path, typer.Argument(metavar="CACHE", help="A run folder, or a cache file such as runs/x/teacher/requests.sqlite.")
@@ -79,7 +77,7 @@ def _show_record(record: AnnotateRecord, root: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"rationales": record.rationales, **usage, "file": str(file)}))
         return
-    from mentorkd.reporting import teacher_rows
+    from mentorkd.reporting.rows import teacher_rows
 
     rows = teacher_rows(usage) if usage else record.rationales
     show_table("teacher", ["", "count"], [[name.replace("_", " "), str(value)] for name, value in rows.items()])

@@ -26,8 +26,6 @@ from mentorkd.errors import DataError
 from mentorkd.grading.grade import choices_of, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split
 
-__all__ = ["Audit", "DataFaults", "FaultKind", "audit"]
-
 FaultKind = Literal[
     "duplicate_question",
     "conflicting_answers",

@@ -25,8 +25,6 @@ from mentorkd.records import ModelKind
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = ["IGNORE_INDEX", "BatchPlan", "Collator", "plan_batches", "sorted_batches"]
-
 IGNORE_INDEX = -100
 """Label of a position that is not a target: padding, prompt."""
 

@@ -17,17 +17,6 @@ from mentorkd.records import EncodingCounts, ModelKind, Question, Rationale
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "EncodingCounts",
-    "Example",
-    "TextEncoder",
-    "encode_prompt",
-    "encode_rows",
-    "encode_target",
-    "token_span",
-    "training_rows",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -9,8 +9,6 @@ from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.objectives import OBJECTIVES, Task, task_prompt
 from mentorkd.records import GOLD, Question, Rationale
 
-__all__ = ["TextExample", "text_examples"]
-
 
 class TextExample(NamedTuple):
     """One training example as text."""

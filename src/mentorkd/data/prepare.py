@@ -10,8 +10,6 @@ from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import Question, Split
 
-__all__ = ["prepare_recipe"]
-
 VALIDATION_SEED = 0
 """Fixed, because validation accuracies are comparable only if all learners and seeds share one split."""
 

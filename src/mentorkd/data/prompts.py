@@ -12,17 +12,6 @@ from typing import Literal, Protocol
 
 from mentorkd.errors import DataError
 
-__all__ = [
-    "CAUSAL_SEPARATOR",
-    "ChatTokenizer",
-    "TargetForm",
-    "chat_prompt",
-    "cut_at",
-    "render_prompt",
-    "render_target",
-    "split_target",
-]
-
 TargetForm = Literal["arrow", "therefore"]
 
 CAUSAL_SEPARATOR = "\nAnswer:\n"

@@ -29,8 +29,6 @@ from mentorkd.errors import DataError
 from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict
 
-__all__ = ["columns_of", "read_questions", "read_rationales"]
-
 logger = logging.getLogger(__name__)
 
 _NAMES = {

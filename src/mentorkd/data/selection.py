@@ -14,29 +14,6 @@ from mentorkd.grading.arithmetic import check_arithmetic
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import GOLD, Question, Rationale, content_id, normalise_whitespace
 
-__all__ = [
-    "CHARACTERS_PER_TOKEN",
-    "Filter",
-    "FilterCount",
-    "Gathered",
-    "cap_per_question",
-    "drop_duplicates",
-    "filters_of",
-    "gather",
-    "gold_rationales",
-    "jaccard",
-    "keep_arithmetic",
-    "keep_concluding",
-    "keep_correct",
-    "keep_diverse",
-    "keep_length",
-    "keep_likely",
-    "keep_whole",
-    "sample_questions",
-    "select",
-    "split_validation",
-]
-
 CHARACTERS_PER_TOKEN = 4
 """For estimates: English text in the T5 vocabulary has 3.5 to 4.5 characters per token on the paper's data."""
 

@@ -20,8 +20,6 @@ from typing import Any
 from mentorkd.errors import DataError, MissingExtraError, RunError
 from mentorkd.files import digest_path
 
-__all__ = ["HUB", "SourceRow", "read_rows", "source_identity", "type_name"]
-
 HUB = "hub:"
 """Prefix of a Hugging Face data set's name."""
 

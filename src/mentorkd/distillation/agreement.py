@@ -21,8 +21,6 @@ from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
 from mentorkd.precision import Precision
 
-__all__ = ["agreement"]
-
 SAMPLE = 64
 """Rationales on which agreement is measured, spread over the training rows: about 8,000 tokens of the paper's tasks."""
 

@@ -38,8 +38,6 @@ from mentorkd.distillation.losses import (
     token_divergence,
 )
 
-__all__ = ["CLOSED_FORMS", "fused_distillation_loss"]
-
 CPU_CHUNK, GPU_CHUNK = 256, 512
 """Most tokens of a chunk. 256 ran fastest on a CPU (`benchmarks/loss_memory.py --chunk`) with 32,128 and with 151,936
 vocabulary entries; a GPU takes larger products to fill."""

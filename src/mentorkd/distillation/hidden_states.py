@@ -21,17 +21,6 @@ from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, cast_linear_layers
 
-__all__ = [
-    "TOKENS_PER_BATCH",
-    "FrozenModel",
-    "Layers",
-    "head_is_linear",
-    "head_parameters",
-    "target_hidden",
-    "target_logits",
-    "target_states",
-]
-
 Batch = Mapping[str, Tensor]
 
 Layers = dict[int, Tensor]

@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from mentorkd.distillation.soft_labels import SoftLabelStore
 
-__all__ = ["inspect_store"]
-
 
 def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
     """Size and statistics of a store; StoreError if any of its rows is damaged.

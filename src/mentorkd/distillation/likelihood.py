@@ -22,8 +22,6 @@ from mentorkd.models import LoadedModel, load_folder, load_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import Progress, Question, Rationale, content_id
 
-__all__ = ["PerplexityScorer", "likelihoods", "perplexity_scorer"]
-
 
 @dataclass(frozen=True)
 class PerplexityScorer:

@@ -26,27 +26,6 @@ from torch import Tensor
 
 from mentorkd.data.batching import IGNORE_INDEX
 
-__all__ = [
-    "DIVERGENCES",
-    "RULED_OUT",
-    "DivergenceFunction",
-    "LossSettings",
-    "LossSums",
-    "MentorHidden",
-    "MentorLogits",
-    "MentorTargets",
-    "MentorTopK",
-    "Mentors",
-    "WeightedTargets",
-    "check_targets",
-    "distillation_loss",
-    "in_full_precision",
-    "shared_vocabulary",
-    "temperature_scaled",
-    "token_divergence",
-    "top_k_of",
-]
-
 RULED_OUT = -1e4
 """Logits at or below this value, -inf among them, mean "impossible": probability 0 and no gradient, yet no 0 * inf."""
 

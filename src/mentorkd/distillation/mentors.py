@@ -19,8 +19,6 @@ from mentorkd.distillation.hidden_states import (
 from mentorkd.distillation.losses import MentorHidden, MentorLogits, Mentors, MentorTargets
 from mentorkd.models import LoadedModel, cast_linear_layers
 
-__all__ = ["MentorEnsemble", "OnlineMentor", "SingleMentor", "SoftLabelSource"]
-
 Batch = Mapping[str, Any]
 
 

@@ -21,8 +21,6 @@ from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, tokenizer_digest
 from mentorkd.records import Progress
 
-__all__ = ["score"]
-
 
 def score(
     mentor: LoadedModel,

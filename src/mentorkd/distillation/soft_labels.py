@@ -34,8 +34,6 @@ from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.errors import StoreError
 from mentorkd.files import read_journal, write_json
 
-__all__ = ["SoftLabelStore", "SoftLabelWriter", "StoreMeta", "StoredSoftLabels"]
-
 Form = Literal["hidden", "top_k"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 

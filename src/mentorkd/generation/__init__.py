@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from mentorkd.models import LoadedModel
 
-__all__ = ["choose_engine", "open_engine"]
-
 log = logging.getLogger(__name__)
 
 CONVERTED = frozenset({"t5"})

@@ -23,8 +23,6 @@ from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
 
-__all__ = ["CTranslate2Engine"]
-
 CONVERSION = "1"
 """Version of the conversion. A higher number makes cached conversions invalid."""
 

@@ -21,8 +21,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from mentorkd.errors import ModelError
 from mentorkd.records import ModelKind
 
-__all__ = ["FAMILIES", "choose", "decode", "pad"]
-
 FAMILIES = frozenset(
     {"t5", "mt5", "umt5", "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "opt", "gpt_neox"}
 )

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from mentorkd.errors import ModelError
 from mentorkd.generation.engine import Completion, SamplingParams
 
-__all__ = ["ReplayEngine"]
-
 
 class ReplayEngine:
     """Answers each prompt with its first `n` recorded texts, and starts over when they run out.

@@ -12,8 +12,6 @@ from mentorkd.files import read_journal
 from mentorkd.generation.engine import Completion, Engine, SamplingParams
 from mentorkd.records import Progress, content_id
 
-__all__ = ["sample_resumably"]
-
 
 def sample_resumably(
     engine: Engine,

@@ -18,17 +18,6 @@ from mentorkd.records import ModelKind, content_id
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-__all__ = [
-    "Piece",
-    "completion",
-    "encode_prompts",
-    "end_token_ids",
-    "group",
-    "prompt_seeds",
-    "saved_end_token_ids",
-    "stopper",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Piece:

@@ -23,8 +23,6 @@ from mentorkd.records import ModelKind
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["TransformersEngine"]
-
 
 class TransformersEngine:
     """Generates with a model in memory, in batches of prompts of similar length.

@@ -16,8 +16,6 @@ from mentorkd.generation.engine import Completion, EngineDtype, SamplingParams
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 
-__all__ = ["VllmEngine"]
-
 PROMPTS_PER_CALL = 512
 """Prompts of one call to vLLM: enough to fill its batches, few enough for a progress bar to move."""
 

@@ -27,8 +27,6 @@ from itertools import pairwise
 
 from mentorkd.records import AnswerKind
 
-__all__ = ["describe_answer", "find_answer", "normal_form", "option_letters"]
-
 LETTERS = "ABCDEFGHIJ"
 """Letters that a choice may name when the letters of the question are unknown."""
 

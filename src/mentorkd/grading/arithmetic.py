@@ -21,8 +21,6 @@ from fractions import Fraction
 from itertools import pairwise, takewhile
 from typing import Literal
 
-__all__ = ["EquationCounts", "check_arithmetic"]
-
 
 @dataclass(frozen=True, slots=True)
 class EquationCounts:

@@ -17,8 +17,6 @@ from mentorkd.grading.answers import describe_answer, find_answer, normal_form, 
 from mentorkd.grading.math import MathVerifier
 from mentorkd.records import AnswerKind, Question, Verdict
 
-__all__ = ["Graded", "Grader", "choices_of", "extract", "grade", "normalise_answer"]
-
 _MARKER = re.compile(r"-->|####|\banswer is\b:?", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 

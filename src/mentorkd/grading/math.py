@@ -21,8 +21,6 @@ from typing import Any
 from mentorkd.errors import DataError, MissingExtraError, TeacherError
 from mentorkd.records import Verdict
 
-__all__ = ["MathVerifier"]
-
 _MEMORY_BYTES = 4 * 2**30
 _START_SECONDS = 120.0
 _SPARE_SECONDS = 2

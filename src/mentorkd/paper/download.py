@@ -21,8 +21,6 @@ from pathlib import Path
 
 from mentorkd.errors import DataError
 
-__all__ = ["COMMIT", "RAW_URL", "FetchReport", "PaperFile", "blob_id", "fetch_paper_data", "paper_files"]
-
 COMMIT = "ec9ea1118ef1ef71152b61c0768220011ac58e52"
 RAW_URL = f"https://raw.githubusercontent.com/2hojae/mentor-kd/{COMMIT}"
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-__all__ = ["Published", "paper_results"]
-
 _NOT_GIVEN = "-"
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from mentorkd.records import AnswerKind
 
-__all__ = ["PAPER_MENTORS", "PAPER_TASKS", "Task", "find_task"]
-
 PAPER_MENTORS = ("flan-t5_large", "t5_large")
 """Folder names of the mentors with published rationales in the reference repository."""
 

@@ -17,10 +17,10 @@ from mentorkd.errors import RecipeError, RunError
 from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.pipeline.stages.report import read_inputs
 from mentorkd.records import Question, normalise_whitespace
-from mentorkd.reporting import LearnerInfo, ReportInputs, Results, StageCost, build_results
+from mentorkd.reporting.build import build_results
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
 from mentorkd.reporting.roles import headline_pairs, is_arm, is_baseline
-
-__all__ = ["compare_runs"]
+from mentorkd.reporting.schema import Results
 
 
 @dataclass(frozen=True)

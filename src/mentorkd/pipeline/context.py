@@ -21,8 +21,6 @@ from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.records import Progress, Question, Split
 
-__all__ = ["CHUNK_BATCHES", "RunContext"]
-
 CHUNK_BATCHES = 8
 """Batches in a chunk of sampling. A kill loses one chunk: about a minute's work, yet long enough to be sorted by length."""
 

@@ -30,8 +30,6 @@ from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages import step_of
 from mentorkd.recipe.schema import Recipe
 
-__all__ = ["InlineExecutor", "ProcessExecutor", "StageExecutor", "may_have_gpu", "run_stage", "serve"]
-
 Progress = Callable[[Stage, int, int], None]
 Note = Callable[[str, Stage], None]
 

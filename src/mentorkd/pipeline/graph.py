@@ -31,15 +31,13 @@ from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, role
 from mentorkd.recipe.aliases import birth_names, canonical_dump
 from mentorkd.recipe.checks import unused_settings
-from mentorkd.recipe.graph import arms, links_of, matched_arms
+from mentorkd.recipe.graph import arms, learning_order, links_of, matched_arms, writers
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
-from mentorkd.recipe.load import data_path, learning_order, writers
+from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trial_name, trials_of, with_values
 from mentorkd.records import GOLD, TEACHER
 from mentorkd.teachers.annotate import open_teacher
-
-__all__ = ["compile_stages", "row_settings"]
 
 # Raised when a stage's code makes other outputs from the same inputs.
 CODE_VERSIONS = {

@@ -14,9 +14,6 @@ from mentorkd.recipe.yaml import dump_yaml
 from mentorkd.records import GOLD, TEACHER
 from mentorkd.teachers.annotate import open_teacher
 
-__all__ = ["describe_model", "model_card"]
-
-
 _WIDTHS = ("d_model", "hidden_size", "n_embd")
 _DEPTHS = ("num_layers", "num_hidden_layers", "n_layer")
 

@@ -19,8 +19,6 @@ from mentorkd.records import GOLD, TEACHER
 from mentorkd.teachers.annotate import open_teacher
 from mentorkd.teachers.dry_run import DryRun
 
-__all__ = ["Estimates", "estimate"]
-
 
 @dataclass(frozen=True)
 class Estimates:

@@ -14,8 +14,6 @@ from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import ModelKind
 from mentorkd.teachers.annotate import open_teacher
 
-__all__ = ["check", "check_models"]
-
 
 def check(recipe: Recipe, kinds: Collection[str]) -> None:
     """Raise an error for what would fail at a stage of these kinds."""

@@ -18,19 +18,6 @@ from typing import Any
 
 from mentorkd.pipeline.records import StageRecord
 
-__all__ = [
-    "Cost",
-    "accelerator",
-    "command_line",
-    "cores",
-    "describe_host",
-    "git_commit",
-    "here",
-    "measured",
-    "summary",
-    "versions",
-]
-
 Facts = dict[str, Any]
 
 PACKAGES = ("mentorkd", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "ctranslate2", "vllm")

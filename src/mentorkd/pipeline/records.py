@@ -11,29 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
 
-__all__ = [
-    "RECORDS",
-    "AnnotateRecord",
-    "ArmUpdates",
-    "AugmentRecord",
-    "BudgetRecord",
-    "EvaluateRecord",
-    "FilterRow",
-    "OwnLength",
-    "PrepareRecord",
-    "ReportRecord",
-    "ScoreRecord",
-    "Search",
-    "SearchRecord",
-    "StageRecord",
-    "TeacherUsage",
-    "TrainRecord",
-    "Trial",
-    "count_verdicts",
-    "parse",
-    "read_record",
-]
-
 OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 

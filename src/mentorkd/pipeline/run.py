@@ -35,8 +35,6 @@ from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
 
-__all__ = ["Pipeline", "PlannedStage", "Reporter", "open_run"]
-
 MOST_JOBS = 64
 
 

@@ -24,8 +24,6 @@ from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
 
-__all__ = ["RunFolder", "Stage", "role"]
-
 WORKERS_SECONDS = 10
 
 R = TypeVar("R", bound=StageRecord)

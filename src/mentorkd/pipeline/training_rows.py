@@ -19,8 +19,6 @@ from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import GOLD, EncodingCounts, Question, Rationale
 
-__all__ = ["TrainingRows", "read_training_rows"]
-
 
 class TrainingRows(NamedTuple):
     """A learner's encoded rows, the counts of the encoding, and the counts of each filter of each source."""

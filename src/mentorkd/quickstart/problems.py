@@ -10,8 +10,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-__all__ = ["Problem", "generate_problems"]
-
 LOWEST, HIGHEST = 2, 99
 """Bounds of every running total."""
 

@@ -13,8 +13,6 @@ from typing import Any
 from mentorkd.quickstart.problems import Problem, generate_problems
 from mentorkd.quickstart.teacher import annotate
 
-__all__ = ["MODELS", "RECIPE", "write_own_recipe", "write_recipe", "write_task"]
-
 RECIPE = Path(__file__).with_name("recipe.yaml")
 """The recipe of the quickstart, which `write_recipe` copies."""
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from mentorkd.quickstart.problems import Problem
 
-__all__ = ["PHRASINGS", "Phrasing", "TeacherRow", "annotate"]
-
 
 @dataclass(frozen=True)
 class Phrasing:

@@ -10,16 +10,6 @@ from typing import Any
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import KeyPath, Places, mapping
 
-__all__ = [
-    "BIRTH_NAMES",
-    "birth_names",
-    "canonical_dump",
-    "current_key",
-    "filters_in",
-    "rename_old_keys",
-    "warn_of_old_name",
-]
-
 log = logging.getLogger(__name__)
 
 BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}

@@ -21,8 +21,6 @@ from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
-__all__ = ["Finding", "combined_faults", "perplexity_filters", "plain_faults", "unused_settings", "weight_faults"]
-
 Finding = tuple[KeyPath, str]
 """A key, and the fault at this key."""
 

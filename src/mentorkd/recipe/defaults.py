@@ -13,8 +13,6 @@ from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.yaml import KeyPath, mapping
 from mentorkd.records import TEACHER
 
-__all__ = ["SHARED", "fill_known_task", "fill_protocol", "merge_defaults"]
-
 SHARED = ("training", "sampling")
 """Sections of a recipe that hold for all of its learners."""
 

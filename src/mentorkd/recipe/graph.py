@@ -14,19 +14,6 @@ from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import mapping
 from mentorkd.records import GOLD, TEACHER
 
-__all__ = [
-    "Links",
-    "arms",
-    "cycles",
-    "learning_order",
-    "links_of",
-    "matched_arms",
-    "mentors",
-    "scorers",
-    "topological_order",
-    "writers",
-]
-
 
 @dataclass(frozen=True)
 class Links:

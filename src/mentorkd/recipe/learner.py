@@ -9,18 +9,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveName, task_prompt
 from mentorkd.records import TEACHER
 
-__all__ = [
-    "Learner",
-    "LoraConfig",
-    "ModelConfig",
-    "PerplexityConfig",
-    "SamplingConfig",
-    "SearchConfig",
-    "SelectConfig",
-    "Strict",
-    "TrainingConfig",
-]
-
 
 class Strict(BaseModel):
     """A part of a recipe. Unknown keys are faults; pydantic's messages do not repeat values, since one may be a pasted API key."""

@@ -15,31 +15,16 @@ from pydantic import ValidationError
 
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
-from mentorkd.quickstart import MODELS
+from mentorkd.quickstart.task import MODELS
 from mentorkd.recipe.aliases import rename_old_keys
 from mentorkd.recipe.checks import Finding, combined_faults, perplexity_filters, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
-from mentorkd.recipe.graph import learning_order, mentors, scorers, writers
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults
 from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep
 from mentorkd.recipe.teacher import model_keys
 from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, mapping, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
-
-__all__ = [
-    "data_path",
-    "dump_recipe",
-    "learning_order",
-    "load_recipe",
-    "mentors",
-    "missing_files",
-    "parse_recipe",
-    "recipe_schema",
-    "scorers",
-    "set_override",
-    "writers",
-]
 
 _DATA_FILES = (
     *(("task", "train"), ("task", "validation"), ("task", "test")),

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-__all__ = ["OBJECTIVES", "ObjectiveName", "ObjectiveSpec", "Task", "task_prompt"]
-
 ObjectiveName = Literal["rationale", "step_by_step", "mcc"]
 """Names of objectives in a recipe."""
 

@@ -21,13 +21,6 @@ from mentorkd.recipe.learner import (
 from mentorkd.recipe.teacher import TeacherConfig, with_kind
 from mentorkd.records import GOLD, TEACHER, AnswerKind
 
-__all__ = [
-    "DataConfig",
-    "Recipe",
-    "TaskConfig",
-    "Variant",
-]
-
 
 class DataConfig(Strict):
     """The folder of data files, and the handling of faults in them."""

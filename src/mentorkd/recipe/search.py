@@ -12,8 +12,6 @@ from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.yaml import KeyPath, mapping
 
-__all__ = ["merge_search", "search_faults", "trial_name", "trials_of", "with_values"]
-
 OF_TRAINING = ("learning_rate", "weight_decay")
 """Settings of `training`; the others are settings of the learner itself."""
 

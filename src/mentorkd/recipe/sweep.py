@@ -30,8 +30,6 @@ from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.yaml import mapping, suggestion
 from mentorkd.records import TEACHER
 
-__all__ = ["attribute_to_sweep", "expand_sweep"]
-
 _NOT_SWEPT = {"search", "select"}
 _LONGEST_NAME = 100
 

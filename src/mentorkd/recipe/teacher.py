@@ -10,22 +10,6 @@ from pydantic import Field, field_validator, model_validator
 
 from mentorkd.recipe.learner import SelectConfig, Strict
 
-__all__ = [
-    "NEW_QUESTION",
-    "OPENAI_URL",
-    "AskedTeacherConfig",
-    "BudgetConfig",
-    "LocalTeacherConfig",
-    "OpenAITeacherConfig",
-    "PriceConfig",
-    "PromptKind",
-    "RecordedTeacherConfig",
-    "TeacherConfig",
-    "UntilCorrectConfig",
-    "model_keys",
-    "with_kind",
-]
-
 OPENAI_URL = "https://api.openai.com/v1"
 NEW_QUESTION = "\nQ:"
 """A base model continues after its answer with a new question, which begins with this text."""

@@ -22,8 +22,6 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from mentorkd.errors import Fault, RecipeError
 
-__all__ = ["KeyPath", "Places", "dotted", "dump_yaml", "mapping", "read_yaml", "set_override", "suggestion"]
-
 KeyPath = tuple[str | int, ...]
 
 MAX_DEPTH = 50

@@ -19,8 +19,6 @@ from mentorkd.reporting.schema_details import Curve, DroppedRows, FilterCount, T
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, rounded, stacked, verdicts_of
 from mentorkd.statistics import accuracy_interval, mean_and_error, wilson_interval
 
-__all__ = ["MOST_POINTS", "build_curve", "build_results"]
-
 
 def build_results(inputs: ReportInputs) -> Results:
     """All numbers of the report.

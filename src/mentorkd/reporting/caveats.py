@@ -11,8 +11,6 @@ from mentorkd.reporting.roles import descendants, is_arm
 from mentorkd.reporting.schema import ComparisonResult
 from mentorkd.reporting.verdicts import Verdicts
 
-__all__ = ["build_protocol", "build_warnings", "on_test"]
-
 MOST_NAMED = 3
 """A warning names at most this many learners or pairs of the same kind."""
 

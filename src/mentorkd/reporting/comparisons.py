@@ -10,8 +10,6 @@ from mentorkd.reporting.schema import ComparisonResult, Headline, LearnerResult
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
 from mentorkd.statistics import Comparison, compare, holm, outcome, verdict
 
-__all__ = ["build_comparisons", "build_headline", "featured_learners"]
-
 
 def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[ComparisonResult]:
     """All pairs of learners, headline pairs first; `on_test` names the learners influenced by the test set.

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from mentorkd.reporting.inputs import ReportInputs, StageCost
 from mentorkd.reporting.schema_details import LearnerCostResult, StageCostResult
 
-__all__ = ["build_costs", "build_learner_costs"]
-
 
 def build_costs(inputs: ReportInputs) -> list[StageCostResult]:
     """One row for each stage."""

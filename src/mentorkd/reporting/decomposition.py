@@ -29,8 +29,6 @@ from mentorkd.reporting.schema import Decomposition, GainPart
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
 from mentorkd.statistics import contrast, outcome
 
-__all__ = ["PART_NAMES", "build_decompositions"]
-
 Part = Literal["more_updates", "rationales", "soft_labels", "interaction", "total"]
 
 PART_NAMES: Mapping[Part, str] = {

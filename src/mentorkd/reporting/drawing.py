@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["MARKS", "PALETTE", "drawing", "new_figure", "standalone", "to_svg"]
-
 PALETTE = {
     "light": {
         "ink": "#1c2024", "muted": "#626b75", "line": "#e3e5e8", "edge": "#9aa3ad", "card": "#ffffff",

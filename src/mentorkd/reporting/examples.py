@@ -11,8 +11,6 @@ from mentorkd.records import Prediction, Question
 from mentorkd.reporting.inputs import ReportInputs
 from mentorkd.reporting.schema_details import Example, ExampleAnswer, Examples
 
-__all__ = ["MOST_DIFFERING", "MOST_WRITTEN", "differing_examples", "first_wrong_step", "written_examples"]
-
 MOST_DIFFERING = 20
 MOST_WRITTEN = 10
 

@@ -9,20 +9,6 @@ from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.records import GOLD
 from mentorkd.reporting.schema import Bounds, LearnerResult
 
-__all__ = [
-    "format_count",
-    "format_dollars",
-    "format_points",
-    "format_range",
-    "format_seconds",
-    "format_setting",
-    "format_share",
-    "format_updates",
-    "learns_from",
-    "mark_on_test",
-    "soft_labels_of",
-]
-
 
 def format_points(share: float, bounds: Bounds | None = None) -> str:
     """A difference of shares as signed percentage points: `+9.3`, `−1.9`, `0.0`, or `+9.3 [+5.1, +13.6]`."""

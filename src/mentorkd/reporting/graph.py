@@ -16,8 +16,6 @@ from mentorkd.records import GOLD, TEACHER
 from mentorkd.reporting.format import format_share, mark_on_test
 from mentorkd.reporting.schema import LearnerResult
 
-__all__ = ["draw_graph"]
-
 WIDTH, HEIGHT, SLOT = 176, 54, 18
 ALONG, ACROSS = 72, 20
 MARGIN = 6

@@ -9,8 +9,6 @@ from typing import Any, Literal
 from mentorkd.records import AnswerKind, Prediction, Question, Rationale
 from mentorkd.reporting.schema_details import TeacherAccount
 
-__all__ = ["LearnerInfo", "ReportInputs", "StageCost", "TaskInfo"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskInfo:

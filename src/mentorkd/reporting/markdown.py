@@ -26,8 +26,6 @@ from mentorkd.reporting.schema_details import Example
 from mentorkd.reporting.tables import markdown_table, plain_markdown
 from mentorkd.reporting.views import COSTS, SOFT_LABELS, cut_lines, dropped_lines, funnel_notes, pair_note
 
-__all__ = ["render_markdown"]
-
 FEW = 5
 """Number of examples of each kind."""
 

@@ -43,8 +43,6 @@ from mentorkd.reporting.views import (
 )
 from mentorkd.statistics import format_p
 
-__all__ = ["render_page"]
-
 
 def render_page(results: Results, plots: Mapping[str, str]) -> str:
     """The page; `plots` maps a plot's name to its SVG."""

@@ -13,17 +13,6 @@ from mentorkd.reporting.schema import ComparisonResult, Decomposition, LearnerRe
 from mentorkd.reporting.schema_details import Curve
 from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on_test, waterfall
 
-__all__ = [
-    "CURVE_PANELS",
-    "MOST_PAIRS",
-    "draw_cost",
-    "draw_curves",
-    "draw_decomposition",
-    "draw_forest",
-    "draw_plots",
-    "draw_sweep",
-]
-
 MOST_PAIRS = 15
 """Maximum number of pairs in the forest plot; the table has all of them."""
 

@@ -8,8 +8,6 @@ from typing import Literal
 from mentorkd.records import GOLD, TEACHER
 from mentorkd.reporting.inputs import LearnerInfo
 
-__all__ = ["descendants", "headline_pairs", "is_arm", "is_baseline", "leads", "role"]
-
 
 def role(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> Literal["mentor", "student", "baseline", "untrained"]:
     """See `LearnerResult.role`."""

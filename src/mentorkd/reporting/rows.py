@@ -24,25 +24,6 @@ from mentorkd.reporting.schema_details import FilterCount, StageCostResult
 from mentorkd.reporting.views import shown_learners, validated_on_test
 from mentorkd.statistics import format_p
 
-__all__ = [
-    "cost_rows",
-    "decomposition_rows",
-    "fairness_rows",
-    "formula",
-    "funnel_rows",
-    "learner_cost_rows",
-    "learner_rows",
-    "manifest_rows",
-    "pair_rows",
-    "settings_rows",
-    "shared_settings",
-    "soft_label_rows",
-    "summary_rows",
-    "sweep_rows",
-    "teacher_rows",
-    "trial_rows",
-]
-
 Rows = list[dict[str, str]]
 
 

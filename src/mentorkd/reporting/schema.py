@@ -12,21 +12,6 @@ from typing import Any, Literal, TypedDict
 from mentorkd.records import AnswerKind
 from mentorkd.reporting.schema_details import Curve, DroppedRows, Examples, FilterCount, RunFacts
 
-__all__ = [
-    "SCHEMA",
-    "Bounds",
-    "ComparisonResult",
-    "Decomposition",
-    "GainPart",
-    "Headline",
-    "LearnerResult",
-    "Results",
-    "SeedResult",
-    "SoftLabelResult",
-    "TaskResult",
-    "Trial",
-]
-
 SCHEMA = "mentorkd.results/2"
 """Value of `Results.schema`; the number increases when a field changes its meaning or is removed."""
 

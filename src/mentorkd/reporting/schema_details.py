@@ -6,21 +6,6 @@ from typing import Any, TypedDict
 
 from mentorkd.records import Verdict
 
-__all__ = [
-    "Curve",
-    "DroppedRows",
-    "Example",
-    "ExampleAnswer",
-    "Examples",
-    "FilterCount",
-    "LearnerCostResult",
-    "RunFacts",
-    "StageCostResult",
-    "TeacherAccount",
-    "TrainingPoint",
-    "ValidationPoint",
-]
-
 
 class FilterCount(TypedDict):
     """The effect of one filter on the rationales of one source."""

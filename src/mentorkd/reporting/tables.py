@@ -10,16 +10,6 @@ from typing import Any
 
 from mentorkd.reporting.schema import Results
 
-__all__ = [
-    "comparisons_csv",
-    "csv_table",
-    "decomposition_csv",
-    "latex_table",
-    "learners_csv",
-    "markdown_table",
-    "plain_markdown",
-]
-
 LATEX = (
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {c: f"${c}$" for c in "<>|"}

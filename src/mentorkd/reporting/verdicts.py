@@ -12,8 +12,6 @@ from mentorkd.errors import RunError
 from mentorkd.records import Prediction, Question
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 
-__all__ = ["Verdicts", "bounds", "peers_of", "rounded", "stacked", "verdicts_of"]
-
 Verdicts = Mapping[tuple[str, int], NDArray[np.int64]]
 """(learner, seed) -> [questions], 1 for a correct answer, else 0, in the order of the test questions."""
 

@@ -11,21 +11,6 @@ from typing import Any
 from mentorkd.reporting.format import format_range, format_setting
 from mentorkd.reporting.schema import Decomposition, GainPart, LearnerResult, Results
 
-__all__ = [
-    "COSTS",
-    "SOFT_LABELS",
-    "Sweep",
-    "axis",
-    "cut_lines",
-    "dropped_lines",
-    "funnel_notes",
-    "pair_note",
-    "shown_learners",
-    "sweeps_of",
-    "validated_on_test",
-    "waterfall",
-]
-
 SOFT_LABELS = (
     "Mentor and trained student on the same target tokens, a sample of the student's training rows. NLL and entropy in nats per "
     "token, at temperature 1; agreement: share of tokens for which both models have the same most likely token."

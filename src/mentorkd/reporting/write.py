@@ -16,8 +16,6 @@ from mentorkd.reporting.rows import decomposition_rows, learner_rows, pair_rows,
 from mentorkd.reporting.schema import SCHEMA, Results
 from mentorkd.reporting.tables import comparisons_csv, decomposition_csv, latex_table, learners_csv
 
-__all__ = ["read_results", "write_report"]
-
 
 def write_report(results: Results, folder: Path) -> list[Path]:
     """Write the report into `folder` (created if absent) and return its files, `index.html` first.

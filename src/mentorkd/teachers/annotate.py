@@ -9,8 +9,6 @@ from mentorkd.teachers.openai import OpenAITeacher
 from mentorkd.teachers.recorded import RecordedTeacher
 from mentorkd.teachers.teacher import Teacher
 
-__all__ = ["open_teacher"]
-
 
 def open_teacher(recipe: Recipe) -> Teacher:
     """The recipe's teacher. Nothing outside this package and the recipe's asks for its kind."""

@@ -18,18 +18,6 @@ from mentorkd.teachers.cache import Reply
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter
 
-__all__ = [
-    "AnnotationLedger",
-    "Answer",
-    "FailedSample",
-    "Grade",
-    "Outcome",
-    "SampleQueue",
-    "SamplingResult",
-    "outcome",
-    "rationale_of",
-]
-
 Grade = Callable[[str, Question], Graded]
 """Grades a text that holds an answer, against a question."""
 Outcome = Literal["ok", "length", "refusal", "empty"]

@@ -24,8 +24,6 @@ from mentorkd.teachers.dry_run import DryRun
 from mentorkd.teachers.prompting import Exemplar, Prompter, exemplars_from, open_prompter
 from mentorkd.teachers.teacher import Annotation, AnnotationContext, Description, TeacherEstimate
 
-__all__ = ["CACHE", "AskedTeacher", "short_name"]
-
 CACHE = Path("teacher") / "requests.sqlite"
 """Where a run folder keeps replies. No stage publishes this file, so it outlives kills, changed recipes and `--force`."""
 

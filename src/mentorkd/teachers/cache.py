@@ -29,8 +29,6 @@ from filelock import FileLock, Timeout
 from mentorkd.errors import RunError
 from mentorkd.teachers.limits import Spending
 
-__all__ = ["Reply", "RequestCache", "request_key"]
-
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x6D6B6463

@@ -10,8 +10,6 @@ from mentorkd.records import Question
 from mentorkd.teachers.limits import dollars_text
 from mentorkd.teachers.prompting import ANSWER_TRIGGER, Prompter
 
-__all__ = ["BY_CHARACTERS", "DryRun", "characters_as_tokens", "dry_run", "token_counter"]
-
 SHOWN = 3
 BY_CHARACTERS = "characters, four a token"
 

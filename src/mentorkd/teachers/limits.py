@@ -17,8 +17,6 @@ from decimal import Decimal
 
 from mentorkd.errors import BudgetError
 
-__all__ = ["Budget", "CircuitBreaker", "RateLimit", "RateLimiter", "Spending", "backoff", "dollars_text", "picodollars"]
-
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 

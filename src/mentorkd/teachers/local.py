@@ -27,8 +27,6 @@ from mentorkd.teachers.teacher import AnnotationContext
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LocalTeacher", "annotate_local"]
-
 CHUNK_BATCHES = 8
 """Batches that are sampled before their replies are kept. A kill loses at most these; a sort by length needs several."""
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]

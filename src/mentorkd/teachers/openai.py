@@ -35,8 +35,6 @@ from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.teacher import AnnotationContext
 from mentorkd.teachers.wire import Fault, build_request
 
-__all__ = ["OpenAITeacher", "annotate_openai", "dry_run_openai"]
-
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,6 @@ from mentorkd.teachers.dry_run import characters_as_tokens
 from mentorkd.teachers.limits import Budget, CircuitBreaker, RateLimiter, Spending, backoff, picodollars
 from mentorkd.teachers.wire import Body, Fault, build_request, classify_status, most_tokens, read_body, scrubber
 
-__all__ = ["OpenAIClient", "StoppedError", "Traffic", "read_key"]
-
 log = logging.getLogger(__name__)
 
 

@@ -19,20 +19,6 @@ from mentorkd.errors import TeacherError
 from mentorkd.recipe.teacher import AskedTeacherConfig, PromptKind
 from mentorkd.records import AnswerKind, Question, Rationale, Verdict, content_id, normalise_whitespace
 
-__all__ = [
-    "ANSWER_FORMS",
-    "ANSWER_TRIGGER",
-    "TEMPLATES",
-    "Exemplar",
-    "Prompter",
-    "Solution",
-    "exemplars_from",
-    "open_prompter",
-    "read_exemplars",
-    "read_template",
-    "split_answer",
-]
-
 ANSWER_TRIGGER = "Therefore, the answer is"
 """Asks for the answer after a rationale; the second call of Zero-shot-CoT ends with it (Mentor-KD, section 3.1)."""
 

@@ -16,8 +16,6 @@ from mentorkd.recipe.teacher import RecordedTeacherConfig
 from mentorkd.records import Question, Rationale
 from mentorkd.teachers.teacher import Annotation, AnnotationContext, Description, TeacherEstimate
 
-__all__ = ["RecordedTeacher"]
-
 
 class RecordedTeacher:
     """Reads `teacher.rationales`."""

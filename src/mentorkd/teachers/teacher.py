@@ -17,8 +17,6 @@ from mentorkd.teachers.dry_run import DryRun
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Annotation", "AnnotationContext", "Description", "Teacher", "TeacherEstimate"]
-
 
 class Description(NamedTuple):
     """A teacher in a few words."""

@@ -13,18 +13,6 @@ from typing import Any, Literal
 from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import normalise_whitespace
 
-__all__ = [
-    "Body",
-    "Fault",
-    "FaultKind",
-    "build_request",
-    "classify_status",
-    "most_tokens",
-    "read_body",
-    "retry_after",
-    "scrubber",
-]
-
 FaultKind = Literal["overloaded", "server_error", "connection", "timeout", "malformed", "rejected", "fatal"]
 
 

@@ -14,8 +14,6 @@ from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.recipe.objectives import Task
 from mentorkd.records import ModelKind
 
-__all__ = ["Arm", "Length", "Schedule", "match_updates", "schedule_training", "training_length", "updates_for"]
-
 
 @dataclass(frozen=True)
 class Schedule:

@@ -10,8 +10,6 @@ from pathlib import Path
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-__all__ = ["close_trackers", "tensorboard_in"]
-
 
 def tensorboard_in(folder: Path, *, fresh: bool) -> TrainerCallback:
     """Writes TensorBoard's event files of a training to `folder`; `fresh` empties it first.

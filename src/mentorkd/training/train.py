@@ -28,8 +28,6 @@ from mentorkd.training.schedule import Schedule, schedule_training
 from mentorkd.training.trackers import close_trackers, tensorboard_in
 from mentorkd.training.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
 
-__all__ = ["TrainingResult", "last_checkpoint", "train"]
-
 log = logging.getLogger(__name__)
 
 

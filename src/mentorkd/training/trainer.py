@@ -19,8 +19,6 @@ from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import Objective, Student, Sums
 from mentorkd.errors import TrainingError
 
-__all__ = ["OWN_WEIGHTS", "MentorTrainer", "PlannedBatches", "RoundEnds"]
-
 Batch = dict[str, Any]
 
 OWN_WEIGHTS = "objective.safetensors"

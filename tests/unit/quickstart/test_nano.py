@@ -17,7 +17,8 @@ from safetensors import safe_open
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from mentorkd import quickstart
-from mentorkd.quickstart import PHRASINGS, generate_problems
+from mentorkd.quickstart.problems import generate_problems
+from mentorkd.quickstart.teacher import PHRASINGS
 from places import ROOT
 
 MODELS = Path(quickstart.__file__).with_name("models")

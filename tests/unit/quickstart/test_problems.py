@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from mentorkd.grading.grade import grade
-from mentorkd.quickstart import PHRASINGS, RECIPE, annotate, generate_problems, write_task
+from mentorkd.quickstart.problems import generate_problems
+from mentorkd.quickstart.task import RECIPE, write_task
+from mentorkd.quickstart.teacher import PHRASINGS, annotate
 from mentorkd.recipe.schema import Recipe
 
 PROBLEMS = list(islice(generate_problems(5), 2000))

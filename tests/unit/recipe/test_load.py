@@ -13,22 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.quickstart import MODELS
-from mentorkd.recipe.load import (
-    data_path,
-    dump_recipe,
-    learning_order,
-    load_recipe,
-    mentors,
-    missing_files,
-    parse_recipe,
-    recipe_schema,
-    scorers,
-    set_override,
-    writers,
-)
+from mentorkd.quickstart.task import MODELS
+from mentorkd.recipe.graph import learning_order, mentors, scorers, writers
+from mentorkd.recipe.load import data_path, dump_recipe, load_recipe, missing_files, parse_recipe, recipe_schema
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.teacher import OpenAITeacherConfig, RecordedTeacherConfig
+from mentorkd.recipe.yaml import set_override
 
 GOOD = """\
 name: demo

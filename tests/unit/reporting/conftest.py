@@ -11,7 +11,9 @@ from made_up_run import (
     ARMS,
     make_inputs,
 )
-from mentorkd.reporting import LearnerInfo, ReportInputs, build_results, write_report
+from mentorkd.reporting.build import build_results
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
+from mentorkd.reporting.write import write_report
 
 
 @pytest.fixture(scope="session")

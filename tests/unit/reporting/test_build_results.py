@@ -10,10 +10,10 @@ import pytest
 
 from mentorkd.errors import RunError
 from mentorkd.records import Question
-from mentorkd.reporting import LearnerInfo, StageCost, build_results, summary_rows
-from mentorkd.reporting.build import MOST_POINTS, build_curve
+from mentorkd.reporting.build import MOST_POINTS, build_curve, build_results
 from mentorkd.reporting.examples import MOST_DIFFERING, first_wrong_step
-from mentorkd.reporting.rows import settings_rows, shared_settings
+from mentorkd.reporting.inputs import LearnerInfo, StageCost
+from mentorkd.reporting.rows import settings_rows, shared_settings, summary_rows
 from mentorkd.reporting.views import cut_lines
 from mentorkd.statistics import format_p, mcnemar, wilson_interval
 from ten_questions import TEN, marked, ten

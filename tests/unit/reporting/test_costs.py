@@ -5,8 +5,9 @@ from __future__ import annotations
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import role
 from mentorkd.recipe.load import load_recipe
-from mentorkd.reporting import StageCost, build_results
+from mentorkd.reporting.build import build_results
 from mentorkd.reporting.costs import build_learner_costs
+from mentorkd.reporting.inputs import StageCost
 from mentorkd.reporting.markdown import render_markdown
 from small_recipe import write_small_recipe
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mentorkd.records import Prediction, Question
-from mentorkd.reporting import LearnerInfo, build_results
+from mentorkd.reporting.build import build_results
+from mentorkd.reporting.inputs import LearnerInfo
 from mentorkd.reporting.page import _step
 from mentorkd.reporting.plots import draw_decomposition
 from mentorkd.reporting.views import waterfall

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from mentorkd.reporting import build_results, write_report
+from mentorkd.reporting.build import build_results
 from mentorkd.reporting.drawing import standalone
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.markdown import render_markdown
@@ -19,6 +19,7 @@ from mentorkd.reporting.plots import draw_plots
 from mentorkd.reporting.rows import decomposition_rows, sweep_rows, trial_rows
 from mentorkd.reporting.tables import latex_table
 from mentorkd.reporting.views import pair_note
+from mentorkd.reporting.write import write_report
 
 MARK, SEEDS = "selected on TEST", (42, 43)
 

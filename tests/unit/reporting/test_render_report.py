@@ -17,13 +17,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from mentorkd.records import Prediction, Question, Rationale
-from mentorkd.reporting import LearnerInfo, StageCost, TaskInfo, build_results, write_report
+from mentorkd.reporting.build import build_results
 from mentorkd.reporting.format import format_points, format_seconds
 from mentorkd.reporting.graph import draw_graph
+from mentorkd.reporting.inputs import LearnerInfo, StageCost, TaskInfo
 from mentorkd.reporting.plots import draw_curves, draw_forest
 from mentorkd.reporting.rows import learner_rows
 from mentorkd.reporting.tables import latex_table, markdown_table
 from mentorkd.reporting.views import axis
+from mentorkd.reporting.write import write_report
 
 PLANT = "<script>document.title='planted'</script><img src=x onerror=\"document.title='planted'\">"
 ROW = {"seed": 1, "rationales": 1, "tokens": 1, "mentor_nll": 0.1, "student_nll": 0.1, "mentor_entropy": None}

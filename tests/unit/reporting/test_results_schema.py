@@ -10,14 +10,10 @@ from pathlib import Path
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.reporting import (
-    StageCost,
-    build_results,
-    read_results,
-    schema,
-    schema_details,
-    write_report,
-)
+from mentorkd.reporting import schema, schema_details
+from mentorkd.reporting.build import build_results
+from mentorkd.reporting.inputs import StageCost
+from mentorkd.reporting.write import read_results, write_report
 from places import ROOT
 
 TRIALS = [{"learner": "student", "seed": 42, "values": {"kd_weight": 0.3}, "validation": 0.5, "chosen": True}]

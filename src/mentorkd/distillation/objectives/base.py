@@ -29,8 +29,6 @@ from mentorkd.distillation.hidden_states import Layers, head_parameters, target_
 from mentorkd.distillation.losses import LossSums, Mentors, distillation_loss
 from mentorkd.distillation.mentors import SingleMentor
 
-__all__ = ["TOKENS", "CrossEntropy", "Objective", "Student", "Sums", "TokenObjective"]
-
 TOKENS = "tokens"
 """The kind of every target position."""
 

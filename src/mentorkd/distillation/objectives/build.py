@@ -17,8 +17,6 @@ from mentorkd.files import digest_path
 from mentorkd.models import LoadedModel, load_folder, tokenizer_digest
 from mentorkd.recipe.learner import Learner
 
-__all__ = ["MentorFiles", "objective_of"]
-
 
 @dataclass(frozen=True)
 class MentorFiles:

@@ -22,8 +22,6 @@ from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenOb
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, layer_count
 
-__all__ = ["HiddenMatching", "map_layers"]
-
 
 class HiddenMatching(TokenObjective):
     """`(1 - kd_weight) CE + kd_weight MSE` against the hidden states of a live mentor.

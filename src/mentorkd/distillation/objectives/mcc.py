@@ -22,8 +22,6 @@ from mentorkd.distillation.losses import RULED_OUT, in_full_precision
 from mentorkd.distillation.mentors import SingleMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student, Sums
 
-__all__ = ["Consistency", "answer_pairs", "bidirectional_kl"]
-
 
 def bidirectional_kl(p_logits_NV: Tensor, q_logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
     """(KL(p || q) + KL(q || p)) / 2, summed over N pairs of positions; the gradient flows to both sides."""

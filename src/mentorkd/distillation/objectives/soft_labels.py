@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from mentorkd.distillation.mentors import MentorEnsemble, SingleMentor
 from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
 
-__all__ = ["Distillation"]
-
 
 @dataclass(frozen=True)
 class Distillation(TokenObjective):

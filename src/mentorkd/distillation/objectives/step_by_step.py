@@ -11,8 +11,6 @@ from torch import Tensor
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
 
-__all__ = ["StepByStep"]
-
 
 @dataclass(frozen=True)
 class StepByStep(TokenObjective):

@@ -19,8 +19,6 @@ from mentorkd.pipeline.run_folder import Stage
 if TYPE_CHECKING:
     from mentorkd.pipeline.context import RunContext
 
-__all__ = ["Step", "step_of"]
-
 Step = Callable[["RunContext", Stage, Path], StageRecord]
 
 

@@ -11,8 +11,6 @@ from mentorkd.records import write_jsonl
 from mentorkd.teachers.annotate import open_teacher
 from mentorkd.teachers.teacher import AnnotationContext
 
-__all__ = ["annotate"]
-
 
 def annotate(context: RunContext, stage: Stage, workdir: Path) -> AnnotateRecord:
     """Get the teacher's rationales for the questions: read the recorded ones, or ask a model."""

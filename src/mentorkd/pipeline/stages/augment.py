@@ -12,8 +12,6 @@ from mentorkd.pipeline.records import AugmentRecord, count_verdicts
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Rationale, write_jsonl
 
-__all__ = ["augment"]
-
 
 def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
     """Sample a learner's rationales, correct and wrong ones alike.

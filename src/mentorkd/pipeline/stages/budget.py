@@ -15,8 +15,6 @@ from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.recipe.graph import arms, links_of
 from mentorkd.training.schedule import Arm, match_updates
 
-__all__ = ["budget"]
-
 
 def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
     """Count the training rows of every arm and match their updates, or their target tokens (`match`)."""

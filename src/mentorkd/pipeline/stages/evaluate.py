@@ -13,8 +13,6 @@ from mentorkd.pipeline.records import EvaluateRecord, count_verdicts
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Prediction, Question, write_jsonl
 
-__all__ = ["evaluate", "predict"]
-
 
 def evaluate(context: RunContext, stage: Stage, workdir: Path) -> EvaluateRecord:
     """Ask a learner the test questions and grade its answers."""

@@ -10,8 +10,6 @@ from mentorkd.pipeline.records import PrepareRecord
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Split, write_jsonl
 
-__all__ = ["prepare"]
-
 
 def prepare(context: RunContext, stage: Stage, workdir: Path) -> PrepareRecord:
     """Read the task's questions, count their faults, and hold out the validation questions."""

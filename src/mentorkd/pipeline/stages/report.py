@@ -26,21 +26,14 @@ from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, Rationale
-from mentorkd.reporting import (
-    LearnerInfo,
-    ReportInputs,
-    StageCost,
-    TaskInfo,
-    TeacherAccount,
-    build_results,
-    write_report,
-)
+from mentorkd.reporting.build import build_results
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost, TaskInfo
+from mentorkd.reporting.schema_details import TeacherAccount
+from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
 
 if TYPE_CHECKING:
     from mentorkd.pipeline.context import RunContext  # imports torch, which a comparison of reports does not need
-
-__all__ = ["read_inputs", "report"]
 
 Trained = Mapping[tuple[str, int], TrainRecord]
 """What the training of each learner recorded, by learner and seed. Learners that are not trained are missing."""

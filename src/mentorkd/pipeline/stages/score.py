@@ -15,8 +15,6 @@ from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
 
-__all__ = ["score"]
-
 
 def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
     """Write the mentor's soft labels for the rationales of one source into a store."""

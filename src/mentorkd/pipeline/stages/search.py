@@ -12,8 +12,6 @@ from mentorkd.pipeline.records import Search, SearchRecord, TrainRecord, Trial
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.search import trials_of
 
-__all__ = ["choose_trial", "search"]
-
 
 def search(context: RunContext, stage: Stage, workdir: Path) -> SearchRecord:
     """Publish the model and the log of the best trial as the learner's own."""

@@ -24,8 +24,6 @@ from mentorkd.recipe.learner import Learner
 from mentorkd.records import EncodingCounts
 from mentorkd.training.train import train as train_model
 
-__all__ = ["train"]
-
 
 def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
     """Train a learner, keep the weights of its best round, and measure how well it agrees with its mentors."""
