@@ -26,6 +26,8 @@ from common import Peaks, arguments, report
 from svamp import SHAPES, data_argument
 from whole_run import our_run, reference_run
 
+from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH
+
 REFERENCE, OURS = "reference", "ours"
 EPOCHS = 20
 SEQUENCES = 96
@@ -135,7 +137,11 @@ def scoring(options: Namespace, peaks: Peaks) -> dict[str, dict[str, list[float]
     rows = 24 if options.short else 120
     bench = score.Bench(
         Namespace(
-            data=options.data, mentor=options.mentor, rows=rows, mode="hidden", tokens_per_batch=score.TOKENS_PER_BATCH
+            data=options.data,
+            mentor=options.mentor,
+            rows=rows,
+            mode="hidden",
+            tokens_per_batch=TOKENS_PER_BATCH,
         )
     )
     bench.warm_up()

@@ -26,8 +26,8 @@ from svamp import SHAPES, data_argument, flan_t5, reference_batch, reference_sco
 
 from mentorkd.data.batching import Collator, sorted_batches
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.hidden_states import head_is_linear, target_hidden
-from mentorkd.distillation.scoring import TOKENS_PER_BATCH, score
+from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, head_is_linear, target_hidden
+from mentorkd.distillation.scoring import score
 from mentorkd.models import LoadedModel
 from mentorkd.precision import choose_precision
 
