@@ -1,8 +1,4 @@
-"""Values that a recipe leaves out: recipe-level defaults, filters of sources, the files of the paper's tasks, the paper's
-protocol.
-
-Everything here works on raw values, before they are checked.
-"""
+"""Fill in what a raw recipe leaves out: recipe-level defaults, filters of sources, files of the paper's tasks, its protocol."""
 
 from __future__ import annotations
 
@@ -76,9 +72,8 @@ def fill_protocol(raw: dict[str, Any]) -> None:
     if isinstance(training := raw.setdefault("training", {}), dict):
         raw["training"] = training = PAPER_TRAINING | training
     learners = [learner for learner in mapping(raw.get("learners")).values() if isinstance(learner, dict)]
-    chosen_on = {
-        mapping(each.get("training")).get("select_on", mapping(training).get("select_on")) for each in learners
-    }
+    default = mapping(training).get("select_on")
+    chosen_on = {mapping(each.get("training")).get("select_on", default) for each in learners}
     task = mapping(raw.get("task"))
     if task.get("validation") is None and "validation" not in chosen_on:
         task.setdefault("validation_share", 0.0)

@@ -22,8 +22,7 @@ class PerplexityConfig(Strict):
     """The filter of rationales by their perplexity under a model."""
 
     model: str = Field(min_length=1)
-    """The model: a learner of the recipe, which is trained before the learners that use this filter, or a hub name or
-    folder."""
+    """The model: a learner of the recipe, which is trained before the learners that use this filter, or a hub name or folder."""
     drop: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Share of a source's rationales to drop: the ones with the highest negative log-likelihood per token."""
 
@@ -98,8 +97,7 @@ class ModelConfig(Strict):
     lora: LoraConfig | None = None
     """Train low-rank adapters; null trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Data type of the weights in memory; auto is float32 for full training, and bfloat16 for LoRA if the hardware supports
-    it."""
+    """Data type of the weights in memory; auto is float32 for full training, and bfloat16 for LoRA if the hardware supports it."""
     trust_remote_code: bool = False
     """Run the Python code in the model's repository. Read that code before you set this to true."""
 
@@ -123,8 +121,7 @@ class TrainingConfig(Strict):
     """Training of a learner. A recipe-level `training:` gives the defaults of all learners."""
 
     epochs: int = Field(default=20, ge=1)
-    """Passes over the training rows, and the number of points at which the model can be saved and validated (see
-    `validate_every`)."""
+    """Passes over the training rows, and the number of points at which the model can be saved and validated (see `validate_every`)."""
     updates: int | None = Field(default=None, ge=1)
     """Exact number of optimiser steps, in place of the number that `epochs` gives. Rows are cycled, and `epochs` is then
     the number of equal intervals after which the model is saved and validated. Null uses `epochs`."""
@@ -159,11 +156,9 @@ class TrainingConfig(Strict):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, which takes less memory and more time."""
     validate_every: int = Field(default=1, ge=1)
-    """Epochs from one validation (by generation) to the next; with `updates`, intervals. The model is always validated
-    after the last."""
+    """Epochs from one validation (by generation) to the next; with `updates`, intervals. The model is always validated after the last."""
     select_on: Literal["validation", "test", "last"] = "validation"
-    """Set on which the best epoch is chosen. `test` is the paper's protocol, and the report warns of it; `last` uses the
-    last epoch."""
+    """Set on which the best epoch is chosen. `test` is the paper's protocol, and the report warns of it; `last` uses the last epoch."""
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default_factory=list)
     """Experiment trackers. Runs are named by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
 

@@ -131,8 +131,7 @@ class OpenAITeacherConfig(AskedTeacherConfig):
     base_url: str = OPENAI_URL
     """Address of the endpoint, including its `/v1`."""
     api_key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key; null for an endpoint that needs none. The key itself is never written to a
-    file."""
+    """Environment variable that holds the key; null for an endpoint that needs none. The key itself is never written to a file."""
     endpoint: Literal["chat", "completions"] = "chat"
     """`chat` for chat models; `completions` for base models."""
     system: str | None = None

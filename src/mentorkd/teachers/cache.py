@@ -21,7 +21,6 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
@@ -111,9 +110,7 @@ class RequestCache:
     def __enter__(self) -> RequestCache:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
