@@ -13,10 +13,7 @@ from mentorkd.recipe.yaml import KeyPath, Places, mapping
 log = logging.getLogger(__name__)
 
 BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
-"""Filters (keys of `select` and of a source under `reads`) that were renamed: the name today, and the name at birth.
-
-Fingerprints hash the names that a key was born with, so a new name leaves finished runs finished.
-"""
+"""Renamed filters (of `select` and `reads`): the name today, and at birth. Fingerprints hash the latter, so runs stay finished."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 

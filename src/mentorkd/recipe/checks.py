@@ -63,9 +63,7 @@ def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
 
 
 def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
-    """Faults between keys of `raw`, a recipe with its defaults merged: the learner graph, settings that have no effect,
-    settings that exclude each other. Parts of the wrong shape are skipped; `plain_faults` reports them.
-    """
+    """Faults between keys of `raw`, a recipe with its defaults merged. Parts of the wrong shape are left to `plain_faults`."""
     learners = {name: mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
     links = links_of(raw)
     for name, learner in learners.items():
@@ -75,7 +73,6 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("learners", name), "`@` is reserved for names that a sweep makes; give the learner another name"
         yield from _link_faults(name, links, learners)
         yield from _perplexity_faults(name, links[name], learners)
-        yield from _reads_faults(name, learner, links[name])
         yield from _setting_faults(name, learner, links[name])
         yield from _pair_faults(name, links[name], learners)
     for cycle in cycles({name: own.learners for name, own in links.items()}):
@@ -130,6 +127,10 @@ def _link_faults(name: str, links: Mapping[str, Links], learners: Mapping[str, d
             if source in learners and not _objective(learners[source]).writes_rationales:
                 why = f"{_answers_alone(learners[source])}, so no learner can learn from it"
                 yield ("learners", name, key), f"`{source}` {why}; name another learner"
+    for source in mapping(learners[name].get("reads")):
+        if source not in own.rationales:
+            close = suggestion(source, own.rationales)
+            yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
 
 
 def _objective(learner: Mapping[str, Any]) -> ObjectiveSpec:
@@ -144,13 +145,6 @@ def _answers_alone(learner: Mapping[str, Any]) -> str:
 def _any_objective(names: list[str]) -> str:
     """`objective: step_by_step` or `mcc`."""
     return f"`objective: {'` or `'.join(names)}`"
-
-
-def _reads_faults(name: str, learner: Mapping[str, Any], own: Links) -> Iterator[Finding]:
-    for source in mapping(learner.get("reads")):
-        if source not in own.rationales:
-            close = suggestion(source, own.rationales)
-            yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
 
 
 def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
@@ -242,10 +236,7 @@ def _pair_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) 
 
 
 def _differ(tokenizer: str, other: str) -> bool:
-    """Whether two local tokenizers have the same vocabulary file with different content.
-
-    Hub names and files of different kinds are compared by the run, which loads both.
-    """
+    """Whether two local vocabularies of one kind have different content; the run, which loads both, compares all others."""
     mine, theirs = _vocabulary(Path(tokenizer)), _vocabulary(Path(other))
     if mine is None or theirs is None:
         return False
@@ -261,8 +252,7 @@ def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
     task = mapping(raw.get("task"))
     if task.get("validation") is not None or task.get("validation_share") != 0:
         return
-    trained = {name: learner for name, learner in learners.items() if learner.get("rationales") != []}
-    settings = {name: mapping(learner.get("training")) for name, learner in trained.items()}
+    settings = {name: mapping(each.get("training")) for name, each in learners.items() if each.get("rationales") != []}
     selecting = [name for name, own in settings.items() if own.get("select_on", "validation") == "validation"]
     if selecting:
         why = f"0 leaves no questions on which {', '.join(selecting)} could choose the best epoch"
@@ -305,10 +295,7 @@ def _translated(details: ErrorDetails, raw: Any) -> Finding:
 
 
 def _key_path(location: list[int | str], raw: Any, *, with_absent: bool) -> KeyPath:
-    """Pydantic's location without the parts that are not keys of `raw`, such as the tag of a union.
-
-    The last part stays if it may be absent: a missing or an unknown key.
-    """
+    """Pydantic's location without the parts that are no keys of `raw` (the tag of a union), but with an absent last key."""
     path: list[int | str] = []
     for number, part in enumerate(location, 1):
         inside = (isinstance(raw, list) and isinstance(part, int)) or part in mapping(raw)

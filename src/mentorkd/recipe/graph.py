@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +64,17 @@ def _part(whole: Any, key: str) -> Any:
 
 
 def learning_order(recipe: Recipe) -> list[str]:
-    """All learners, each after the learners that it learns from, and otherwise in recipe order.
-
-    Raises RecipeError if the learners form a cycle or name a learner that does not exist.
-    """
-    return topological_order({name: links.learners for name, links in links_of(recipe).items()})
+    """All learners in recipe order, but each after those that it learns from. Raises RecipeError for a cycle or an unknown name."""
+    waiting = {name: set(links.learners) for name, links in links_of(recipe).items()}
+    order: list[str] = []
+    while waiting:
+        ready = next((name for name, others in waiting.items() if others.issubset(order)), None)
+        if ready is None:
+            what = f"no order to train in: {', '.join(waiting)} wait for each other"
+            raise RecipeError("recipe", [Fault("learners", what)])
+        order.append(ready)
+        del waiting[ready]
+    return order
 
 
 def writers(recipe: Recipe) -> set[str]:
@@ -89,20 +95,6 @@ def matched_arms(recipe: Recipe) -> list[str]:
     names = arms(recipe)
     open_ended = any(recipe.learners[name].training.updates is None for name in names)
     return names if open_ended and recipe.match != "epochs" else []
-
-
-def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """The keys of `needs`, each after the names that it needs, and otherwise in the order of `needs`."""
-    waiting = {name: set(others) for name, others in needs.items()}
-    order: list[str] = []
-    while waiting:
-        ready = next((name for name, others in waiting.items() if others.issubset(order)), None)
-        if ready is None:
-            what = f"no order to train in: {', '.join(waiting)} wait for each other"
-            raise RecipeError("recipe", [Fault("learners", what)])
-        order.append(ready)
-        del waiting[ready]
-    return order
 
 
 def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:

@@ -55,17 +55,15 @@ class SelectConfig(Strict):
     def of_each(self) -> SelectConfig:
         """The filters whose result depends on one source only.
 
-        The other filters choose among rationales. Their result also depends on the reader's other sources, because a text
-        that two sources share is kept once.
+        The result of the others also depends on the reader's other sources, since a text that two sources share is kept once.
         """
         return self.model_copy(update={"perplexity": None, "diverse": None, "max_per_question": None})
 
     @model_validator(mode="after")
     def _some_length_fits(self) -> SelectConfig:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"`min_tokens: {self.min_tokens}` is above `max_tokens: {self.max_tokens}`; lower one or raise the other"
-            )
+            lengths = f"`min_tokens: {self.min_tokens}` is above `max_tokens: {self.max_tokens}`"
+            raise ValueError(f"{lengths}; lower one or raise the other")
         return self
 
 
@@ -88,8 +86,7 @@ class ModelConfig(Strict):
     name: str | None = None
     """Hub name or local folder of a pretrained model. `nano-t5-small` and `nano-t5-large` are tiny models of this package."""
     from_config: dict[str, Any] | None = None
-    """Arguments of the model's config, with `model_type`, for a model with random weights. Sizes that are left out are the
-    type's defaults."""
+    """Arguments of the model's config, with `model_type`, for random weights. Sizes that are left out are the type's defaults."""
     tokenizer: str | None = None
     """Hub name or folder of a tokenizer, a nano model's name, or a SentencePiece `.model` file; null uses the model's own."""
     revision: str | None = None
@@ -206,8 +203,7 @@ class SearchConfig(Strict):
 
 
 class Learner(Strict):
-    """A model that is trained on rationales. If it names a mentor in `soft_labels`, it also imitates the mentor's soft
-    labels.
+    """A model that is trained on rationales. If it names a mentor in `soft_labels`, it also imitates the mentor's soft labels.
 
     A learner with `rationales: []` is not trained. The model is evaluated as it is, in a row of its own.
     """
@@ -242,9 +238,8 @@ class Learner(Strict):
     tau_squared: bool = True
     """Multiply the divergence by tau^2, so that `kd_weight` has the same meaning at every temperature (the paper: false)."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce", "hidden_states"] = "forward_kl"
-    """Divergence of the student's distribution from the mentor's. `hidden_states` compares layers instead: it is the mean
-    squared difference between learned projections of the student's hidden states and the mentor's (needs `soft_label_store:
-    online`)."""
+    """Divergence of the student's distribution from the mentor's. `hidden_states` compares layers instead: the mean squared
+    difference of learned projections of the student's hidden states and the mentor's (needs `soft_label_store: online`)."""
     layers: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """For `hidden_states`: layers of the student, each with the layer of the mentor that it is compared with. Layers are
     counted from 1, in the decoder if there is one. Null maps all layers of the student uniformly."""

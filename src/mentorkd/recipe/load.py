@@ -47,10 +47,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool 
 def parse_recipe(
     text: str, *, source: str, overrides: Sequence[str] = (), base: Path, check_files: bool = False
 ) -> Recipe:
-    """The recipe in `text`; `source` names it in errors, and relative paths start from the folder `base`.
-
-    Raises RecipeError with all faults.
-    """
+    """As `load_recipe`, from a text; `source` names it in errors, and relative paths start from the folder `base`."""
     try:
         raw, places, faults = read_yaml(text)
     except RecipeError as error:
@@ -74,8 +71,14 @@ def parse_recipe(
     fill_protocol(raw)
     inherited = merge_defaults(raw) | merge_search(raw)
     _resolve_paths(raw, places, base)
-    recipe, invalid = _validate(raw, inherited)
-    findings += [*invalid, *combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        # A fault of an inherited value is reported once, at the value's own place.
+        invalid = plain_faults(error, raw)
+        findings += [each for each in invalid if not any(each[0][: len(place)] == place for place in inherited)]
+    findings += [*combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
     if check_files:
         findings += _absent(raw)
     findings = _unknown_learners(attribute_to_sweep(findings, raw), written)
@@ -88,10 +91,7 @@ def parse_recipe(
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML of the recipe with all values, defaults included; it loads back to an equal Recipe.
-
-    Settings of learners that have no effect are left out.
-    """
+    """YAML of the recipe with all values that have an effect, defaults included; it loads back to an equal Recipe."""
     raw = recipe.model_dump(mode="json")
     for learner in raw["learners"].values():
         for key in unused_settings(learner):
@@ -187,14 +187,6 @@ def _is_path(name: str) -> bool:
 
 def _joined(root: str, value: str) -> str:
     return value if value.startswith("hub:") else os.path.normpath(os.path.join(root, os.path.expanduser(value)))
-
-
-def _validate(raw: dict[str, Any], inherited: set[KeyPath]) -> tuple[Recipe | None, list[Finding]]:
-    try:
-        return Recipe.model_validate(raw), []
-    except ValidationError as error:
-        # A fault of an inherited value is reported once, at the value's own place.
-        return None, [each for each in plain_faults(error, raw) if not any(each[0][: len(p)] == p for p in inherited)]
 
 
 def _task_faults(raw: dict[str, Any]) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ class DataConfig(Strict):
     """The folder of data files, and the handling of faults in them."""
 
     root: str = "."
-    """Folder of relative data paths. It is relative to the recipe's folder, or to the working folder if it is given on the command line."""
+    """Folder of relative data paths; itself relative to the recipe's folder, or to the working folder if given on the command line."""
     strict: bool = False
     """Treat counted data faults (duplicates, overlap of train and test, empty rationales, impossible answers) as errors."""
 
@@ -83,13 +83,11 @@ class Recipe(Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device of the models; auto uses an accelerator if there is one."""
     protocol: Literal["fair", "paper"] = "fair"
-    """`paper` gives keys that are left out the paper's values: equal epochs for all arms, the best epoch chosen on the test
-    set, no validation split, no tau^2, no clipping, repeated rationales kept. The report marks every number that was chosen
-    on the test set."""
+    """`paper` gives keys that are left out the paper's values: equal epochs for all arms, the best epoch chosen on the test set, no
+    validation split, no tau^2, no clipping, repeated rationales kept. The report marks every number chosen on the test set."""
     match: Literal["updates", "epochs", "tokens"] = "updates"
-    """Quantity that is equal for all arms: optimiser steps, epochs, or target tokens. Arms are the trained learners that no
-    other learner names. With `updates` or `tokens`, each arm gets the largest number that any arm's own epochs give; rows
-    are cycled."""
+    """Quantity that is equal for all arms (trained learners that no other learner names): optimiser steps, epochs, or target
+    tokens. With `updates` or `tokens`, each arm gets the largest number that any arm's own epochs give; rows are cycled."""
     search: SearchConfig | None = None
     """Settings to choose by validation, for every arm that has no `search` of its own."""
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)

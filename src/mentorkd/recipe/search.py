@@ -16,7 +16,7 @@ from mentorkd.recipe.yaml import KeyPath, mapping
 _OF_TRAINING = ("learning_rate", "weight_decay")
 """Settings of `training`; the others are settings of the learner itself."""
 
-DRAW = 0
+_DRAW = 0
 """Seed of the draw: learners with equal `search` try the same combinations, whatever the seed of the training."""
 
 
@@ -26,7 +26,7 @@ def trials_of(learner: Learner) -> list[dict[str, Any]]:
     values = learner.search.model_dump(exclude={"trials"}, exclude_none=True)
     grid = [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
     count = min(learner.search.trials or len(grid), len(grid))
-    return [grid[number] for number in sorted(random.Random(DRAW).sample(range(len(grid)), count))]
+    return [grid[number] for number in sorted(random.Random(_DRAW).sample(range(len(grid)), count))]
 
 
 def with_values(learner: Learner, values: Mapping[str, Any]) -> Learner:
@@ -42,8 +42,7 @@ def trial_name(values: Mapping[str, Any]) -> str:
 
 
 def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
-    """Give the recipe's `search` to every arm without its own, less the settings that have no effect there; return the places
-    that were filled."""
+    """Give every arm without a `search` the recipe's, less the settings that have no effect there; return the filled places."""
     common, learners = raw.get("search"), mapping(raw.get("learners"))
     filled: set[KeyPath] = set()
     for name in arms(raw) if isinstance(common, dict) else ():

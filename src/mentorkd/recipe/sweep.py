@@ -103,8 +103,8 @@ def expand_sweep(raw: dict[str, Any]) -> list[Finding]:
     variants: dict[str, dict[str, Any]] = {name: {} for name in learners}
     values: dict[str, Any] = {}
     reached: set[str] = set()
-    for numbers in product(*(range(len(key.values)) for key in keys)):
-        reached |= _add_point(variants, values, raw | {"learners": deepcopy(learners)}, keys, numbers)
+    for point in product(*([(key, *pair) for pair in zip(key.labels, key.values, strict=True)] for key in keys)):
+        reached |= _add_point(variants, values, raw | {"learners": deepcopy(learners)}, point)
     unused = [key.text for key in keys if key.text not in reached]
     if unused:
         return [(("sweep", key), "reaches no learner, since each has a value of its own; remove it") for key in unused]
@@ -135,26 +135,25 @@ def _add_point(
     variants: dict[str, dict[str, Any]],
     values: dict[str, Any],
     raw: dict[str, Any],
-    keys: Sequence[_Key],
-    numbers: Sequence[int],
+    point: Sequence[tuple[_Key, str, Any]],
 ) -> set[str]:
-    """Add the variants of one combination of values to those of each learner, and their swept values to `values`.
+    """Add the variants of a point (each key with the label and the value that it takes there) and their `values`.
 
     `raw` is a copy of the recipe to work on. Returns the keys that reach a learner.
     """
     graph: dict[str, dict[str, Any]] = raw["learners"]
     direct: dict[str, set[str]] = {name: set() for name in graph}
-    for key, number in zip(keys, numbers, strict=True):
-        for name in key.put(graph, deepcopy(key.values[number])):
+    for key, _, value in point:
+        for name in key.put(graph, deepcopy(value)):
             direct[name].add(key.text)
     links = links_of(raw)  # read before learners are renamed
     reach = {name: _reach(name, links, direct) for name in graph}
     names = {}
     for name in graph:
-        swept = [(key, number) for key, number in zip(keys, numbers, strict=True) if key.text in reach[name]]
-        names[name] = _variant_name(name, [f"{key.name}={key.labels[number]}" for key, number in swept])
+        swept = [each for each in point if each[0].text in reach[name]]
+        names[name] = _variant_name(name, [f"{key.name}={label}" for key, label, _ in swept])
         if swept:
-            own = {key.text: key.values[number] for key, number in swept}
+            own = {key.text: value for key, _, value in swept}
             values.setdefault(names[name], {"of": name, "values": own})
     for name, learner in graph.items():
         variants[name].setdefault(names[name], _renamed(learner, names, links[name]))
@@ -163,15 +162,10 @@ def _add_point(
 
 def _reach(name: str, links: Mapping[str, Links], direct: Mapping[str, set[str]]) -> set[str]:
     """The keys that reach a learner or any learner that it learns from, directly or not."""
-    keys: set[str] = set()
-    waiting, seen = [name], set()
-    while waiting:
-        learner = waiting.pop()
-        if learner in links and learner not in seen:
-            seen.add(learner)
-            keys |= direct[learner]
-            waiting += links[learner].learners
-    return keys
+    learners = [name]
+    for learner in learners:  # the list grows
+        learners += [other for other in links[learner].learners if other in links and other not in learners]
+    return set().union(*(direct[learner] for learner in learners))
 
 
 def _renamed(learner: dict[str, Any], names: Mapping[str, str], links: Links) -> dict[str, Any]:

@@ -80,10 +80,8 @@ def annotate_local(
 ) -> SamplingResult:
     """Sample rationales of `questions` from an engine, which reads prompts as they are and ends texts at `stop`.
 
-    What was sampled before a kill is in the cache. Raises DataError if a gold answer cannot be read.
-
-    Args:
-        weights: tells models of one name apart in the cache, such as a digest of the weights.
+    What was sampled before a kill is in the cache, where `weights` (a digest, say) tells models of one name apart. Raises
+    DataError if a gold answer cannot be read.
     """
     ledger = AnnotationLedger(questions, teacher, grade)
     sampler = _CachedEngine(teacher, engine, cache, weights or f"{teacher.model}@{teacher.revision or 'main'}", stop)

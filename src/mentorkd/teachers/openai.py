@@ -28,7 +28,7 @@ from mentorkd.teachers.wire import Fault, build_request
 
 log = logging.getLogger(__name__)
 
-CHAT_MARKS = 16
+_CHAT_MARKS = 16
 """Tokens that a chat's marks add to a prompt, generously: ChatML takes 9, and 5 more for a system message."""
 _SHOWN_ALIKE = 3
 
@@ -92,7 +92,7 @@ def dry_run_openai(
     """Estimate the annotation of `questions` by an endpoint, beyond what `cache` holds (see `dry_run`)."""
     wrapping = 0
     if teacher.endpoint == "chat":
-        wrapping = CHAT_MARKS + (count_tokens(teacher.system) if teacher.system else 0)
+        wrapping = _CHAT_MARKS + (count_tokens(teacher.system) if teacher.system else 0)
 
     def is_cached(prompt: str, sample: int) -> bool:
         if cache is None:

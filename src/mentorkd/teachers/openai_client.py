@@ -34,7 +34,7 @@ class StoppedError(TeacherError):
     """The client was stopped before this request was sent."""
 
 
-HOPELESS_AFTER = 20
+_HOPELESS_AFTER = 20
 """Requests that are given up in a row, without a reply in between, before the endpoint counts as down."""
 _CHAT_OVERHEAD = 64
 """Tokens that a chat template may add around a message."""
@@ -46,10 +46,8 @@ def read_key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise TeacherError(
-            f"the environment variable {variable} is not set; put the endpoint's key there, "
-            "or set `api_key_env: null` if the endpoint needs none"
-        )
+        hint = "put the endpoint's key there, or set `api_key_env: null` if the endpoint needs none"
+        raise TeacherError(f"the environment variable {variable} is not set; {hint}")
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise TeacherError(f"the environment variable {variable} holds no key: it has spaces or unprintable characters")
     return key
@@ -133,6 +131,7 @@ class OpenAIClient:
     async def _ask_endpoint(
         self, request: Mapping[str, Any], key: str, sample: int, prompt: str, longest: int
     ) -> Answer | Fault:
+        kept = f"replies so far are kept in {self._cache.path}"
         attempt = 0
         while True:
             outcome = await self._attempt(request, sample, prompt, longest)
@@ -141,27 +140,22 @@ class OpenAIClient:
                 return Answer(key, self._cut_at_stop(outcome))
             self.traffic[f"fault_{outcome.kind}"] += 1
             if outcome.kind == "fatal":
-                kept = f"replies so far are kept in {self._cache.path}"
                 raise TeacherError(f"{request['endpoint']}: {outcome.message} ({kept})")
             too_long = outcome.retry_after > self._teacher.max_wait
             if outcome.kind == "rejected" or attempt == self._teacher.retries or too_long:
-                return self._give_up(request, outcome)
+                break
             wait = backoff(attempt, self._rng, base=self._first_backoff)
             if outcome.retry_after:
                 # Other requests got the same time; without jitter all would come back at once.
                 wait = outcome.retry_after + min(wait, 0.1 + 0.1 * outcome.retry_after)
             await self._pause(wait)
             attempt += 1
-
-    def _give_up(self, request: Mapping[str, Any], fault: Fault) -> Fault:
         self._given_up += 1
-        log.warning("gave up a request: %s", fault.message)
-        if self._given_up >= HOPELESS_AFTER:
-            raise TeacherError(
-                f"{request['endpoint']}: {HOPELESS_AFTER} requests in a row got no reply, the last one: "
-                f"{fault.message}; replies so far are kept in {self._cache.path}; run again when the endpoint works"
-            )
-        return fault
+        log.warning("gave up a request: %s", outcome.message)
+        if self._given_up >= _HOPELESS_AFTER:
+            what = f"{_HOPELESS_AFTER} requests in a row got no reply, the last one: {outcome.message}"
+            raise TeacherError(f"{request['endpoint']}: {what}; {kept}; run again when the endpoint works")
+        return outcome
 
     async def _attempt(self, request: Mapping[str, Any], sample: int, prompt: str, longest: int) -> Reply | Fault:
         worst = self._worst_cost(prompt, longest)

@@ -1,7 +1,4 @@
-"""The prompts of a teacher, as Jinja templates of four kinds, and how its replies are read.
-
-A template gets the question alone; the gold answer is never within its reach.
-"""
+"""The prompts of a teacher, as Jinja templates that get the question and never its gold answer, and how its replies are read."""
 
 from __future__ import annotations
 
