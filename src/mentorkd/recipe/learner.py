@@ -238,8 +238,9 @@ class Learner(Strict):
     tau_squared: bool = True
     """Multiply the divergence by tau^2, so that `kd_weight` has the same meaning at every temperature (the paper: false)."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce", "hidden_states"] = "forward_kl"
-    """Divergence of the student's distribution from the mentor's. `hidden_states` compares layers instead: the mean squared
-    difference of learned projections of the student's hidden states and the mentor's (needs `soft_label_store: online`)."""
+    """Divergence of the student's distribution from the mentor's. `hidden_states` compares layers instead: it is the mean
+    squared difference between learned projections of the student's hidden states and the mentor's (needs `soft_label_store:
+    online`)."""
     layers: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """For `hidden_states`: layers of the student, each with the layer of the mentor that it is compared with. Layers are
     counted from 1, in the decoder if there is one. Null maps all layers of the student uniformly."""
