@@ -44,7 +44,7 @@ def teacher(url: str, **settings: Any) -> OpenAITeacherConfig:
 def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) -> SamplingResult:
     os.environ[KEY_VARIABLE] = KEY
     config = teacher(url, **settings)
-    prompter = Prompter.create(config.prompt, answer_kind="number", template=config.template)
+    prompter = Prompter(config.prompt, answer_kind="number", template=config.template)
     with RequestCache(cache) as opened:
         return annotate_openai(questions, config, prompter, opened, grade=graded, first_backoff=0.05)
 

@@ -13,10 +13,7 @@ from mentorkd.recipe.yaml import KeyPath, Places, mapping
 log = logging.getLogger(__name__)
 
 BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
-"""Filters (keys of `select` and of a source under `reads`) that were renamed: the name today, and the name at birth.
-
-Fingerprints hash the names that a key was born with, so a new name leaves finished runs finished.
-"""
+"""Renamed filters (of `select` and `reads`): the name today, and at birth. Fingerprints hash the latter, so runs stay finished."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 
@@ -37,13 +34,12 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
 
 def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
     """All filters in a raw recipe (under `select` and `reads`), each with its place."""
-    learners = mapping(raw.get("learners"))
-    filters: list[tuple[KeyPath, Any]] = [(("teacher", "select"), mapping(raw.get("teacher")).get("select"))]
-    filters += [(("learners", name, "select"), mapping(learner).get("select")) for name, learner in learners.items()]
-    for name, learner in learners.items():
-        reads = mapping(mapping(learner).get("reads"))
-        filters += [(("learners", name, "reads", source), select) for source, select in reads.items()]
-    yield from ((place, select) for place, select in filters if isinstance(select, dict))
+    sources: dict[KeyPath, Any] = {("teacher",): raw.get("teacher")}
+    sources |= {("learners", name): learner for name, learner in mapping(raw.get("learners")).items()}
+    for place, source in sources.items():
+        filters: dict[KeyPath, Any] = {("select",): mapping(source).get("select")}
+        filters |= {("reads", author): select for author, select in mapping(mapping(source).get("reads")).items()}
+        yield from (((*place, *key), select) for key, select in filters.items() if isinstance(select, dict))
 
 
 def rename_old_keys(raw: Mapping[str, Any], places: Places) -> Iterator[tuple[KeyPath, str]]:

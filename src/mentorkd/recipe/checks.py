@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mentorkd.files import digest_path
-from mentorkd.recipe.aliases import filters_in
 from mentorkd.recipe.graph import Links, cycles, links_of
 from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import Recipe
@@ -64,9 +63,7 @@ def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
 
 
 def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
-    """Faults between keys of `raw`, a recipe with its defaults merged: the learner graph, settings that have no effect,
-    settings that exclude each other. Parts of the wrong shape are skipped; `plain_faults` reports them.
-    """
+    """Faults between keys of `raw`, a recipe with its defaults merged. Parts of the wrong shape are left to `plain_faults`."""
     learners = {name: mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
     links = links_of(raw)
     for name, learner in learners.items():
@@ -74,10 +71,8 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("learners", name), f"`{name}` stands for {_RESERVED[name]}; give the learner another name"
         if "@" in name and name not in mapping(raw.get("variants")):
             yield ("learners", name), "`@` is reserved for names that a sweep makes; give the learner another name"
-        yield from _link_faults(name, links)
-        yield from _mentor_faults(name, links[name], learners)
+        yield from _link_faults(name, links, learners)
         yield from _perplexity_faults(name, links[name], learners)
-        yield from _reads_faults(name, learner, links[name])
         yield from _setting_faults(name, learner, links[name])
         yield from _pair_faults(name, links[name], learners)
     for cycle in cycles({name: own.learners for name, own in links.items()}):
@@ -89,13 +84,6 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         for index, seed in enumerate(seeds):
             if seed in seeds[:index]:
                 yield ("seeds", index), f"{seed} is given twice; each seed is one run"
-
-
-def perplexity_filters(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """Every `perplexity` filter of a raw recipe, with its place."""
-    for place, filters in filters_in(raw):
-        if isinstance(perplexity := filters.get("perplexity"), dict):
-            yield (*place, "perplexity"), perplexity
 
 
 def _perplexity_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
@@ -112,7 +100,7 @@ def _perplexity_faults(name: str, own: Links, learners: Mapping[str, dict[str, A
             yield place, f"`{model}` {_answers_alone(learners[model])}; name another model"
 
 
-def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
+def _link_faults(name: str, links: Mapping[str, Links], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
     own = links[name]
     others = [other for other in links if other != name]
     authors = [*_RESERVED, *others]
@@ -134,14 +122,15 @@ def _link_faults(name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
             yield place, "a learner cannot learn from itself"
         elif mentor not in links:
             yield place, f"there is no learner `{mentor}`{suggestion(mentor, others)}"
-
-
-def _mentor_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
-    for key, others in (("rationales", own.rationales), ("soft_labels", own.soft_labels)):
-        for other in others:
-            if other in learners and not _objective(learners[other]).writes_rationales:
-                why = f"{_answers_alone(learners[other])}, so no learner can learn from it"
-                yield ("learners", name, key), f"`{other}` {why}; name another learner"
+    for key, sources in (("rationales", own.rationales), ("soft_labels", own.soft_labels)):
+        for source in sources:
+            if source in learners and not _objective(learners[source]).writes_rationales:
+                why = f"{_answers_alone(learners[source])}, so no learner can learn from it"
+                yield ("learners", name, key), f"`{source}` {why}; name another learner"
+    for source in mapping(learners[name].get("reads")):
+        if source not in own.rationales:
+            close = suggestion(source, own.rationales)
+            yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
 
 
 def _objective(learner: Mapping[str, Any]) -> ObjectiveSpec:
@@ -158,18 +147,10 @@ def _any_objective(names: list[str]) -> str:
     return f"`objective: {'` or `'.join(names)}`"
 
 
-def _reads_faults(name: str, learner: Mapping[str, Any], own: Links) -> Iterator[Finding]:
-    for source in mapping(learner.get("reads")):
-        if source not in own.rationales:
-            close = suggestion(source, own.rationales)
-            yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
-
-
 def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
     """Keys of a learner that have no effect beside its other settings, each with what it needs."""
     unused: dict[str, str] = {}
-    matching = learner.get("divergence") == "hidden_states"
-    if not matching:
+    if not (matching := learner.get("divergence") == "hidden_states"):
         unused["layers"] = "`divergence: hidden_states`; remove it, or choose that divergence"
     if learner.get("soft_label_store") != "top_k":
         unused["top_k"] = "`soft_label_store: top_k`; remove it, or choose that store"
@@ -236,40 +217,29 @@ def weight_faults(place: KeyPath, learner: Mapping[str, Any], weight: Any) -> It
 
 def _pair_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
     """Soft labels are probabilities over one vocabulary, and both models see the text at the same positions."""
+    place, ours = ("learners", name, "soft_labels"), mapping(learners[name].get("model"))
     for mentor in own.soft_labels:
-        if mentor in learners and mentor != name:
-            yield from _two_models_faults(name, mentor, learners)
-
-
-def _two_models_faults(name: str, mentor: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
-    place = ("learners", name, "soft_labels")
-    ours, theirs = mapping(learners[name].get("model")), mapping(learners[mentor].get("model"))
-    config, their_config = mapping(ours.get("from_config")), mapping(theirs.get("from_config"))
-    if not (config and their_config):
-        return
-    tokenizer, their_tokenizer = ours.get("tokenizer"), theirs.get("tokenizer")
-    if isinstance(tokenizer, str) and isinstance(their_tokenizer, str) and _differ(tokenizer, their_tokenizer):
-        two = f"the tokenizer is {tokenizer} for this learner and {their_tokenizer} for `{mentor}`"
-        yield place, f"{two}; soft labels need one vocabulary"
-    kinds = {config.get("model_type"): name, their_config.get("model_type"): mentor}
-    seq2seq = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _SEQ2SEQ]
-    causal = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _CAUSAL]
-    if seq2seq and causal:
-        yield (
-            place,
-            f"{seq2seq[0]} is an encoder-decoder and {causal[0]} is not; soft labels need two models of one kind",
-        )
+        theirs = mapping(mapping(learners.get(mentor)).get("model"))
+        config, their_config = mapping(ours.get("from_config")), mapping(theirs.get("from_config"))
+        if not (config and their_config):
+            continue
+        tokenizer, their_tokenizer = ours.get("tokenizer"), theirs.get("tokenizer")
+        if isinstance(tokenizer, str) and isinstance(their_tokenizer, str) and _differ(tokenizer, their_tokenizer):
+            two = f"the tokenizer is {tokenizer} for this learner and {their_tokenizer} for `{mentor}`"
+            yield place, f"{two}; soft labels need one vocabulary"
+        kinds = {config.get("model_type"): name, their_config.get("model_type"): mentor}
+        seq2seq = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _SEQ2SEQ]
+        causal = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _CAUSAL]
+        if seq2seq and causal:
+            two = f"{seq2seq[0]} is an encoder-decoder and {causal[0]} is not"
+            yield place, f"{two}; soft labels need two models of one kind"
 
 
 def _differ(tokenizer: str, other: str) -> bool:
-    """Whether two local tokenizers have the same vocabulary file with different content.
-
-    Hub names and files of different kinds are compared by the run, which loads both.
-    """
-    files = [_vocabulary(Path(name)) for name in (tokenizer, other)]
-    if tokenizer == other or None in files:
+    """Whether two local vocabularies of one kind have different content; the run, which loads both, compares all others."""
+    mine, theirs = _vocabulary(Path(tokenizer)), _vocabulary(Path(other))
+    if mine is None or theirs is None:
         return False
-    mine, theirs = (file for file in files if file is not None)
     return mine.suffix == theirs.suffix and digest_path(mine) != digest_path(theirs)
 
 
@@ -282,8 +252,7 @@ def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
     task = mapping(raw.get("task"))
     if task.get("validation") is not None or task.get("validation_share") != 0:
         return
-    trained = {name: learner for name, learner in learners.items() if learner.get("rationales") != []}
-    settings = {name: mapping(learner.get("training")) for name, learner in trained.items()}
+    settings = {name: mapping(each.get("training")) for name, each in learners.items() if each.get("rationales") != []}
     selecting = [name for name, own in settings.items() if own.get("select_on", "validation") == "validation"]
     if selecting:
         why = f"0 leaves no questions on which {', '.join(selecting)} could choose the best epoch"
@@ -305,7 +274,8 @@ def _translated(details: ErrorDetails, raw: Any) -> Finding:
     if kind == "missing":
         fields = [model.model_fields.get(str(path[-1])) for model in _models_at(path[:-1])]
         about = next((field.description for field in fields if field is not None), None)
-        return path, f"missing ({_first_sentence(about)})" if about else "missing"
+        sentence = normalise_whitespace(about or "").split(". ")[0].rstrip(".")
+        return path, f"missing ({sentence})" if sentence else "missing"
     if kind == "value_error":
         return path, str(context["error"])
     if kind in _BOUNDS:
@@ -325,10 +295,7 @@ def _translated(details: ErrorDetails, raw: Any) -> Finding:
 
 
 def _key_path(location: list[int | str], raw: Any, *, with_absent: bool) -> KeyPath:
-    """Pydantic's location without the parts that are not keys of `raw`, such as the tag of a union.
-
-    The last part stays if it may be absent: a missing or an unknown key.
-    """
+    """Pydantic's location without the parts that are no keys of `raw` (the tag of a union), but with an absent last key."""
     path: list[int | str] = []
     for number, part in enumerate(location, 1):
         inside = (isinstance(raw, list) and isinstance(part, int)) or part in mapping(raw)
@@ -384,7 +351,3 @@ def _shown(value: Any) -> str:
         return "a mapping" if isinstance(value, dict) else "a list"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _first_sentence(text: str) -> str:
-    return normalise_whitespace(text).split(". ")[0].rstrip(".")

@@ -1,8 +1,4 @@
-"""Values that a recipe leaves out: recipe-level defaults, filters of sources, the files of the paper's tasks, the paper's
-protocol.
-
-Everything here works on raw values, before they are checked.
-"""
+"""Fill in what a raw recipe leaves out: recipe-level defaults, filters of sources, files of the paper's tasks, its protocol."""
 
 from __future__ import annotations
 
@@ -18,10 +14,7 @@ SHARED = ("training", "sampling")
 
 
 def merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
-    """Fill each learner's `training` and `sampling` from the recipe's, and its `reads` from the filters of their sources.
-
-    Returns the places that were filled.
-    """
+    """Fill learners' `training` and `sampling` from the recipe's, `reads` from the filters of sources; return the filled places."""
     inherited: set[KeyPath] = set()
 
     def merge(inside: dict[str, Any], key: str, defaults: Any, place: KeyPath) -> None:
@@ -44,9 +37,7 @@ def merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
 
 
 def fill_known_task(raw: dict[str, Any]) -> None:
-    """Give a task of the paper its answer kind. If the recipe names no file of questions, give it the files that
-    `mentorkd data paper` writes, with the file of the recorded teacher.
-    """
+    """Give a task of the paper its answer kind, and, if the recipe names no questions, the files of `mentorkd data paper`."""
     task = mapping(raw.get("task"))
     known = find_task(task["name"]) if isinstance(task.get("name"), str) else None
     if known is None:
@@ -60,7 +51,7 @@ def fill_known_task(raw: dict[str, Any]) -> None:
             teacher |= {"kind": "recorded", "rationales": known.teacher}
 
 
-PAPER_TRAINING = {"select_on": "test", "max_grad_norm": 0.0}
+_PAPER_TRAINING = {"select_on": "test", "max_grad_norm": 0.0}
 """Where the paper's code differs from our defaults: it chooses the epoch on the test set, and it clips no gradient."""
 
 
@@ -74,11 +65,10 @@ def fill_protocol(raw: dict[str, Any]) -> None:
         return
     raw.setdefault("match", "epochs")
     if isinstance(training := raw.setdefault("training", {}), dict):
-        raw["training"] = training = PAPER_TRAINING | training
+        raw["training"] = training = _PAPER_TRAINING | training
     learners = [learner for learner in mapping(raw.get("learners")).values() if isinstance(learner, dict)]
-    chosen_on = {
-        mapping(each.get("training")).get("select_on", mapping(training).get("select_on")) for each in learners
-    }
+    default = mapping(training).get("select_on")
+    chosen_on = {mapping(each.get("training")).get("select_on", default) for each in learners}
     task = mapping(raw.get("task"))
     if task.get("validation") is None and "validation" not in chosen_on:
         task.setdefault("validation_share", 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +64,17 @@ def _part(whole: Any, key: str) -> Any:
 
 
 def learning_order(recipe: Recipe) -> list[str]:
-    """All learners, each after the learners that it learns from, and otherwise in recipe order.
-
-    Raises RecipeError if the learners form a cycle or name a learner that does not exist.
-    """
-    return topological_order({name: links.learners for name, links in links_of(recipe).items()})
+    """All learners in recipe order, but each after those that it learns from. Raises RecipeError for a cycle or an unknown name."""
+    waiting = {name: set(links.learners) for name, links in links_of(recipe).items()}
+    order: list[str] = []
+    while waiting:
+        ready = next((name for name, others in waiting.items() if others.issubset(order)), None)
+        if ready is None:
+            what = f"no order to train in: {', '.join(waiting)} wait for each other"
+            raise RecipeError("recipe", [Fault("learners", what)])
+        order.append(ready)
+        del waiting[ready]
+    return order
 
 
 def writers(recipe: Recipe) -> set[str]:
@@ -76,20 +82,10 @@ def writers(recipe: Recipe) -> set[str]:
     return {name for links in links_of(recipe).values() for name in links.rationales} - {TEACHER, GOLD}
 
 
-def scorers(recipe: Recipe) -> set[str]:
-    """Learners that another learner names under `soft_labels`: they score its training text."""
-    return {name for links in links_of(recipe).values() for name in links.soft_labels}
-
-
-def mentors(recipe: Recipe | Mapping[str, Any]) -> set[str]:
-    """Learners that another learner learns from, in any way."""
-    return {name for links in links_of(recipe).values() for name in links.learners}
-
-
 def arms(recipe: Recipe | Mapping[str, Any]) -> list[str]:
     """The trained learners that no other learner names, in recipe order: the learners that a recipe compares."""
-    means = mentors(recipe)
-    learners = {name: each for name, each in mapping(_part(recipe, "learners")).items() if name not in means}
+    mentors = {name for links in links_of(recipe).values() for name in links.learners}
+    learners = {name: each for name, each in mapping(_part(recipe, "learners")).items() if name not in mentors}
     trained = [name for name, each in learners.items() if _part(each, "rationales") != []]
     return [name for name in trained if isinstance(learners[name], dict | Learner)]  # a raw one may have any shape
 
@@ -101,20 +97,6 @@ def matched_arms(recipe: Recipe) -> list[str]:
     return names if open_ended and recipe.match != "epochs" else []
 
 
-def topological_order(needs: Mapping[str, Iterable[str]]) -> list[str]:
-    """The keys of `needs`, each after the names that it needs, and otherwise in the order of `needs`."""
-    waiting = {name: set(others) for name, others in needs.items()}
-    order: list[str] = []
-    while waiting:
-        ready = next((name for name, others in waiting.items() if others.issubset(order)), None)
-        if ready is None:
-            fault = Fault("learners", f"no order to train in: {', '.join(waiting)} wait for each other")
-            raise RecipeError("recipe", [fault])
-        order.append(ready)
-        del waiting[ready]
-    return order
-
-
 def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Cycles among the keys of `needs`, each as a list of names; a graph with a cycle gives at least one.
 
@@ -124,14 +106,14 @@ def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
     done: set[str] = set()
 
     def visit(name: str, trail: list[str]) -> None:
-        for needed in needs[name]:
-            if needed in trail:
-                closed.append([*trail[trail.index(needed) :], name])
-            elif needed in needs and needed not in done and needed != name:
-                visit(needed, [*trail, name])
-        done.add(name)
+        if name in trail:
+            closed.append(trail[trail.index(name) :])
+        elif name in needs and name not in done:
+            for needed in needs[name]:
+                if needed != name:
+                    visit(needed, [*trail, name])
+            done.add(name)
 
     for name in needs:
-        if name not in done:
-            visit(name, [])
+        visit(name, [])
     return closed

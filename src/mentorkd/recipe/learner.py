@@ -22,8 +22,7 @@ class PerplexityConfig(Strict):
     """The filter of rationales by their perplexity under a model."""
 
     model: str = Field(min_length=1)
-    """The model: a learner of the recipe, which is trained before the learners that use this filter, or a hub name or
-    folder."""
+    """The model: a learner of the recipe, which is trained before the learners that use this filter, or a hub name or folder."""
     drop: float = Field(default=0.1, gt=0.0, lt=1.0)
     """Share of a source's rationales to drop: the ones with the highest negative log-likelihood per token."""
 
@@ -56,17 +55,15 @@ class SelectConfig(Strict):
     def of_each(self) -> SelectConfig:
         """The filters whose result depends on one source only.
 
-        The other filters choose among rationales. Their result also depends on the reader's other sources, because a text
-        that two sources share is kept once.
+        The result of the others also depends on the reader's other sources, since a text that two sources share is kept once.
         """
         return self.model_copy(update={"perplexity": None, "diverse": None, "max_per_question": None})
 
     @model_validator(mode="after")
     def _some_length_fits(self) -> SelectConfig:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"`min_tokens: {self.min_tokens}` is above `max_tokens: {self.max_tokens}`; lower one or raise the other"
-            )
+            lengths = f"`min_tokens: {self.min_tokens}` is above `max_tokens: {self.max_tokens}`"
+            raise ValueError(f"{lengths}; lower one or raise the other")
         return self
 
 
@@ -89,8 +86,7 @@ class ModelConfig(Strict):
     name: str | None = None
     """Hub name or local folder of a pretrained model. `nano-t5-small` and `nano-t5-large` are tiny models of this package."""
     from_config: dict[str, Any] | None = None
-    """Arguments of the model's config, with `model_type`, for a model with random weights. Sizes that are left out are the
-    type's defaults."""
+    """Arguments of the model's config, with `model_type`, for random weights. Sizes that are left out are the type's defaults."""
     tokenizer: str | None = None
     """Hub name or folder of a tokenizer, a nano model's name, or a SentencePiece `.model` file; null uses the model's own."""
     revision: str | None = None
@@ -98,8 +94,7 @@ class ModelConfig(Strict):
     lora: LoraConfig | None = None
     """Train low-rank adapters; null trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Data type of the weights in memory; auto is float32 for full training, and bfloat16 for LoRA if the hardware supports
-    it."""
+    """Data type of the weights in memory; auto is float32 for full training, and bfloat16 for LoRA if the hardware supports it."""
     trust_remote_code: bool = False
     """Run the Python code in the model's repository. Read that code before you set this to true."""
 
@@ -123,8 +118,7 @@ class TrainingConfig(Strict):
     """Training of a learner. A recipe-level `training:` gives the defaults of all learners."""
 
     epochs: int = Field(default=20, ge=1)
-    """Passes over the training rows, and the number of points at which the model can be saved and validated (see
-    `validate_every`)."""
+    """Passes over the training rows, and the number of points at which the model can be saved and validated (see `validate_every`)."""
     updates: int | None = Field(default=None, ge=1)
     """Exact number of optimiser steps, in place of the number that `epochs` gives. Rows are cycled, and `epochs` is then
     the number of equal intervals after which the model is saved and validated. Null uses `epochs`."""
@@ -159,11 +153,9 @@ class TrainingConfig(Strict):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, which takes less memory and more time."""
     validate_every: int = Field(default=1, ge=1)
-    """Epochs from one validation (by generation) to the next; with `updates`, intervals. The model is always validated
-    after the last."""
+    """Epochs from one validation (by generation) to the next; with `updates`, intervals. The model is always validated after the last."""
     select_on: Literal["validation", "test", "last"] = "validation"
-    """Set on which the best epoch is chosen. `test` is the paper's protocol, and the report warns of it; `last` uses the
-    last epoch."""
+    """Set on which the best epoch is chosen. `test` is the paper's protocol, and the report warns of it; `last` uses the last epoch."""
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default_factory=list)
     """Experiment trackers. Runs are named by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
 
@@ -211,8 +203,7 @@ class SearchConfig(Strict):
 
 
 class Learner(Strict):
-    """A model that is trained on rationales. If it names a mentor in `soft_labels`, it also imitates the mentor's soft
-    labels.
+    """A model that is trained on rationales. If it names a mentor in `soft_labels`, it also imitates the mentor's soft labels.
 
     A learner with `rationales: []` is not trained. The model is evaluated as it is, in a row of its own.
     """

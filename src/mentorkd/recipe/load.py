@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart.task import MODELS
-from mentorkd.recipe.aliases import rename_old_keys
-from mentorkd.recipe.checks import Finding, combined_faults, perplexity_filters, plain_faults, unused_settings
+from mentorkd.recipe.aliases import filters_in, rename_old_keys
+from mentorkd.recipe.checks import Finding, combined_faults, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults
@@ -26,10 +26,7 @@ from mentorkd.recipe.teacher import model_keys
 from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, mapping, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
 
-_DATA_FILES = (
-    *(("task", "train"), ("task", "validation"), ("task", "test")),
-    *(("teacher", "rationales"), ("teacher", "exemplars")),
-)
+_DATA_FILES = ("task.train", "task.validation", "task.test", "teacher.rationales", "teacher.exemplars")
 _TEMPLATE_FILE = "file:"
 
 
@@ -50,10 +47,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool 
 def parse_recipe(
     text: str, *, source: str, overrides: Sequence[str] = (), base: Path, check_files: bool = False
 ) -> Recipe:
-    """The recipe in `text`; `source` names it in errors, and relative paths start from the folder `base`.
-
-    Raises RecipeError with all faults.
-    """
+    """As `load_recipe`, from a text; `source` names it in errors, and relative paths start from the folder `base`."""
     try:
         raw, places, faults = read_yaml(text)
     except RecipeError as error:
@@ -77,8 +71,14 @@ def parse_recipe(
     fill_protocol(raw)
     inherited = merge_defaults(raw) | merge_search(raw)
     _resolve_paths(raw, places, base)
-    recipe, invalid = _validate(raw, inherited)
-    findings += [*invalid, *combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        # A fault of an inherited value is reported once, at the value's own place.
+        invalid = plain_faults(error, raw)
+        findings += [each for each in invalid if not any(each[0][: len(place)] == place for place in inherited)]
+    findings += [*combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
     if check_files:
         findings += _absent(raw)
     findings = _unknown_learners(attribute_to_sweep(findings, raw), written)
@@ -91,10 +91,7 @@ def parse_recipe(
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML of the recipe with all values, defaults included; it loads back to an equal Recipe.
-
-    Settings of learners that have no effect are left out.
-    """
+    """YAML of the recipe with all values that have an effect, defaults included; it loads back to an equal Recipe."""
     raw = recipe.model_dump(mode="json")
     for learner in raw["learners"].values():
         for key in unused_settings(learner):
@@ -137,11 +134,12 @@ def _unknown_learners(findings: list[Finding], written: Sequence[str]) -> list[F
 def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
     """Make paths and local models absolute: relative to the recipe's folder, or to the working folder if overridden."""
 
-    def folders(path: KeyPath) -> list[Path]:
-        return [Path.cwd(), base] if places.is_overridden(path) else [base, Path.cwd()]
+    def folders(path: KeyPath) -> list[str]:
+        folders = [str(base.absolute()), os.getcwd()]
+        return folders[::-1] if places.is_overridden(path) else folders
 
     def absolute(path: KeyPath, value: str) -> str:
-        return _joined(str(folders(path)[0].absolute()), value)
+        return _joined(folders(path)[0], value)
 
     data, teacher = raw.setdefault("data", {}), mapping(raw.get("teacher"))
     if isinstance(data, dict) and isinstance(data.setdefault("root", "."), str):
@@ -164,19 +162,19 @@ def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
 def _models_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any], str]]:
     """The models and tokenizers in a raw recipe that may be local: the place of the mapping, the mapping, the key."""
     teacher, learners = mapping(raw.get("teacher")), mapping(raw.get("learners"))
-    keys = model_keys(teacher.get("kind"))
-    models: list[tuple[KeyPath, dict[str, Any], str]] = [(("teacher",), teacher, key) for key in keys]
+    models: list[tuple[KeyPath, dict[str, Any], str]]
+    models = [(("teacher",), teacher, key) for key in model_keys(teacher.get("kind"))]
     for name, learner in learners.items():
         model = mapping(mapping(learner).get("model"))
         models += [(("learners", name, "model"), model, key) for key in ("name", "tokenizer")]
-    filters = [(place, each) for place, each in perplexity_filters(raw) if str(each.get("model")) not in learners]
-    models += [(place, each, "model") for place, each in filters]
+    perplexity = [((*place, "perplexity"), mapping(filters.get("perplexity"))) for place, filters in filters_in(raw)]
+    models += [(place, each, "model") for place, each in perplexity if str(each.get("model")) not in learners]
     yield from (model for model in models if isinstance(model[1].get(model[2]), str))
 
 
-def _local(name: str, folders: Sequence[Path]) -> str:
+def _local(name: str, folders: Sequence[str]) -> str:
     """The absolute path of a model that is on disk, in this package, or named by a path; a hub name unchanged."""
-    paths = [_joined(str(folder.absolute()), name) for folder in folders]
+    paths = [_joined(folder, name) for folder in folders]
     if name and "/" not in name:
         paths.append(str(MODELS / name))
     present = [path for path in paths if name and os.path.exists(path)]
@@ -191,14 +189,6 @@ def _joined(root: str, value: str) -> str:
     return value if value.startswith("hub:") else os.path.normpath(os.path.join(root, os.path.expanduser(value)))
 
 
-def _validate(raw: dict[str, Any], inherited: set[KeyPath]) -> tuple[Recipe | None, list[Finding]]:
-    try:
-        return Recipe.model_validate(raw), []
-    except ValidationError as error:
-        # A fault of an inherited value is reported once, at the value's own place.
-        return None, [each for each in plain_faults(error, raw) if not any(each[0][: len(p)] == p for p in inherited)]
-
-
 def _task_faults(raw: dict[str, Any]) -> Iterator[Finding]:
     task = mapping(raw.get("task"))
     name = task.get("name")
@@ -210,7 +200,7 @@ def _task_faults(raw: dict[str, Any]) -> Iterator[Finding]:
 
 def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
     root = mapping(raw.get("data")).get("root")
-    for section, key in _DATA_FILES:
+    for section, key in (name.split(".") for name in _DATA_FILES):
         value = mapping(raw.get(section)).get(key)
         if (key, value) == ("exemplars", "train"):
             continue  # the exemplars are in the training file
@@ -221,11 +211,10 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
                 if find_task(str(mapping(raw.get("task")).get("name"))):
                     hint = f"`mentorkd data paper DIR` fetches the paper's data, {hint}"
                 yield (section, key), f"no file at {path}; {hint}"
-    template = mapping(raw.get("teacher")).get("template")
-    if isinstance(template, str) and template.startswith(_TEMPLATE_FILE):
-        path = template.removeprefix(_TEMPLATE_FILE)
-        if not os.path.exists(path):
-            yield ("teacher", "template"), f"no file at {path}"
+    template = str(mapping(raw.get("teacher")).get("template"))
+    path = template.removeprefix(_TEMPLATE_FILE)
+    if path != template and not os.path.exists(path):
+        yield ("teacher", "template"), f"no file at {path}"
     for place, part, key in _models_in(raw):
         if _is_path(part[key]) and not os.path.exists(part[key]):
             yield (*place, key), f"no file or folder at {part[key]}"

@@ -26,8 +26,7 @@ class ObjectiveSpec:
     summary: str
     """What the learner learns, and the loss; the recipe's schema shows it."""
     tasks: tuple[Task, ...] = ()
-    """Each rationale gives a row a task, under a prompt of its own; the model is evaluated on the first task. Empty: one row, under
-    the learner's prompt."""
+    """Each rationale gives a row a task, with its own prompt; the first is evaluated. Empty: one row, with the learner's prompt."""
     writes_rationales: bool = True
     """Whether the model reasons before it answers; others learn only from a model that does."""
     soft_labels: bool = True

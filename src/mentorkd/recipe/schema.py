@@ -10,14 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mentorkd.recipe.learner import (
-    Learner,
-    SamplingConfig,
-    SearchConfig,
-    SelectConfig,
-    Strict,
-    TrainingConfig,
-)
+from mentorkd.recipe.learner import Learner, SamplingConfig, SearchConfig, SelectConfig, Strict, TrainingConfig
 from mentorkd.recipe.teacher import TeacherConfig, with_kind
 from mentorkd.records import GOLD, TEACHER, AnswerKind
 
@@ -26,8 +19,7 @@ class DataConfig(Strict):
     """The folder of data files, and the handling of faults in them."""
 
     root: str = "."
-    """Folder of relative data paths. It is relative to the recipe's folder, or to the working folder if it is given on the
-    command line."""
+    """Folder of relative data paths; itself relative to the recipe's folder, or to the working folder if given on the command line."""
     strict: bool = False
     """Treat counted data faults (duplicates, overlap of train and test, empty rationales, impossible answers) as errors."""
 
@@ -51,8 +43,7 @@ class TaskConfig(Strict):
     choices: list[str] | None = None
     """Option letters of a choice task; null reads them from the text of each question."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`) ->
-    theirs."""
+    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`) -> theirs."""
     limit_train: int | None = Field(default=None, ge=1)
     """Number of training questions to use, from the first on (for trials); null uses all."""
     limit_test: int | None = Field(default=None, ge=1)
@@ -79,11 +70,7 @@ class Recipe(Strict):
     """Name of the recipe, and of the run folder: runs/<name>."""
     data: DataConfig = DataConfig()
     task: TaskConfig
-    teacher: Annotated[
-        TeacherConfig,
-        Field(discriminator="kind"),
-        BeforeValidator(with_kind),
-    ]
+    teacher: Annotated[TeacherConfig, Field(discriminator="kind"), BeforeValidator(with_kind)]
     """Source of the first rationales. `kind` may be left out if `rationales` names a file."""
     learners: dict[Annotated[str, Field(pattern=_NAME)], Learner] = Field(min_length=1)
     """The learners by name, in the order of the report."""
@@ -96,18 +83,15 @@ class Recipe(Strict):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device of the models; auto uses an accelerator if there is one."""
     protocol: Literal["fair", "paper"] = "fair"
-    """`paper` gives keys that are left out the paper's values: equal epochs for all arms, the best epoch chosen on the test
-    set, no validation split, no tau^2, no clipping, repeated rationales kept. The report marks every number that was chosen
-    on the test set."""
+    """`paper` gives keys that are left out the paper's values: equal epochs for all arms, the best epoch chosen on the test set, no
+    validation split, no tau^2, no clipping, repeated rationales kept. The report marks every number chosen on the test set."""
     match: Literal["updates", "epochs", "tokens"] = "updates"
-    """Quantity that is equal for all arms: optimiser steps, epochs, or target tokens. Arms are the trained learners that no
-    other learner names. With `updates` or `tokens`, each arm gets the largest number that any arm's own epochs give; rows
-    are cycled."""
+    """Quantity that is equal for all arms (trained learners that no other learner names): optimiser steps, epochs, or target
+    tokens. With `updates` or `tokens`, each arm gets the largest number that any arm's own epochs give; rows are cycled."""
     search: SearchConfig | None = None
     """Settings to choose by validation, for every arm that has no `search` of its own."""
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    """Lists of values for keys like `student.kd_weight`. Each learner that a key reaches gets one variant per combination
-    of values."""
+    """Lists of values for keys like `student.kd_weight`. Each learner that a key reaches gets one variant per combination of values."""
     variants: dict[str, Variant] = Field(default_factory=dict)
     """The variants of the sweep; written by mentorkd."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from itertools import product
+from math import prod
 from typing import Any
 
 from mentorkd.recipe.checks import Finding, unused_settings, weight_faults
@@ -12,10 +13,10 @@ from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.yaml import KeyPath, mapping
 
-OF_TRAINING = ("learning_rate", "weight_decay")
+_OF_TRAINING = ("learning_rate", "weight_decay")
 """Settings of `training`; the others are settings of the learner itself."""
 
-DRAW = 0
+_DRAW = 0
 """Seed of the draw: learners with equal `search` try the same combinations, whatever the seed of the training."""
 
 
@@ -25,12 +26,12 @@ def trials_of(learner: Learner) -> list[dict[str, Any]]:
     values = learner.search.model_dump(exclude={"trials"}, exclude_none=True)
     grid = [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
     count = min(learner.search.trials or len(grid), len(grid))
-    return [grid[number] for number in sorted(random.Random(DRAW).sample(range(len(grid)), count))]
+    return [grid[number] for number in sorted(random.Random(_DRAW).sample(range(len(grid)), count))]
 
 
 def with_values(learner: Learner, values: Mapping[str, Any]) -> Learner:
     """The learner with the values of a trial."""
-    of_training = {key: value for key, value in values.items() if key in OF_TRAINING}
+    of_training = {key: value for key, value in values.items() if key in _OF_TRAINING}
     training = learner.training.model_copy(update=of_training)
     return learner.model_copy(update={**values, "training": training} if of_training else dict(values))
 
@@ -41,8 +42,7 @@ def trial_name(values: Mapping[str, Any]) -> str:
 
 
 def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
-    """Give the recipe's `search` to every arm without its own, less the settings that have no effect there; return the places
-    that were filled."""
+    """Give every arm without a `search` the recipe's, less the settings that have no effect there; return the filled places."""
     common, learners = raw.get("search"), mapping(raw.get("learners"))
     filled: set[KeyPath] = set()
     for name in arms(raw) if isinstance(common, dict) else ():
@@ -57,9 +57,9 @@ def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
 def search_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
     """The faults of the searches in a recipe whose defaults are merged; pydantic reports wrong types."""
     learners = mapping(raw.get("learners"))
-    searched = {name: each for name, each in learners.items() if mapping(mapping(each).get("search"))}
-    for name, learner in searched.items():
-        yield from _faults(name, learner, raw)
+    searched = [name for name, each in learners.items() if mapping(mapping(each).get("search"))]
+    for name in searched:
+        yield from _faults(name, learners[name], raw)
     if not searched or raw.get("protocol") == "paper":
         return
     counts = {name: _trials(mapping(learners[name].get("search"))) for name in arms(raw)}
@@ -73,8 +73,7 @@ def search_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Finding]:
     place: KeyPath = ("learners", name, "search")
-    search = {key: values for key, values in mapping(learner["search"]).items() if values is not None}
-    lists = {key: values for key, values in search.items() if isinstance(values, list)}
+    lists = {key: values for key, values in learner["search"].items() if isinstance(values, list)}
     unused = unused_settings(learner)
     swept = {key.rpartition(".")[2] for key in mapping(mapping(raw.get("variants")).get(name)).get("values", {})}
     for key, values in lists.items():
@@ -93,18 +92,14 @@ def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> It
     if learner.get("rationales") == []:
         yield place, "has no effect with `rationales: []`; this learner is not trained"
     elif chosen_on != "validation":
-        yield (
-            place,
-            f"needs validation to choose the best trial, and `select_on` is {chosen_on}; set `select_on: validation`",
-        )
+        why = f"needs validation to choose the best trial, and `select_on` is {chosen_on}"
+        yield place, f"{why}; set `select_on: validation`"
 
 
 def _trials(search: Mapping[str, Any]) -> int | None:
     """The number of trials of a search; 1 for an empty one, None for a malformed one."""
-    count, most = 1, search.get("trials")
-    for key, values in search.items():
-        if key != "trials" and values is not None:
-            if not isinstance(values, list):
-                return None
-            count *= len(values)
+    lists = [values for key, values in search.items() if key != "trials" and values is not None]
+    if not all(isinstance(values, list) for values in lists):
+        return None
+    count, most = prod(map(len, lists)), search.get("trials")
     return count if most is None else min(count, most) if isinstance(most, int) else None

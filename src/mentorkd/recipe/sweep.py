@@ -17,7 +17,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -36,13 +37,20 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True)
 class _Key:
-    """A key of a sweep with its values, and the words for both in the names of variants."""
+    """A key of a sweep with its values."""
 
     text: str
     """As the recipe gives it: the names of variants, and so the places of finished stages, do not change with a filter's name."""
     values: Sequence[Any]
-    name: str = ""
-    labels: Sequence[str] = ()
+    name: str
+    """The key in the names of variants."""
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """A word for each value in the names of variants; equal words are numbered."""
+        labels = [_label(value) for value in self.values]
+        before = [labels[:number].count(label) for number, label in enumerate(labels)]
+        return [f"{label}-{count + 1}" if count else label for label, count in zip(labels, before, strict=True)]
 
     @property
     def parts(self) -> list[str]:
@@ -73,20 +81,15 @@ class _Key:
                 yield name
 
 
-@dataclass
-class _Variants:
-    """The variants of each learner by their names, and the swept values of each variant."""
-
-    learners: dict[str, dict[str, dict[str, Any]]]
-    values: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-
 def expand_sweep(raw: dict[str, Any]) -> list[Finding]:
     """Replace a recipe's learners by their variants, and list these in `variants`.
 
     Returns the faults of the sweep. A recipe with a faulty sweep, or with one that was expanded before, stays as it is.
     """
-    keys = [_Key(text, values) for text, values in _flat(mapping(raw.get("sweep")))]
+    swept = list(_flat(mapping(raw.get("sweep"))))
+    last = [text.rpartition(".")[2] for text, _ in swept]
+    names = [text if last.count(short) > 1 else short for (text, _), short in zip(swept, last, strict=True)]
+    keys = [_Key(text, values, name) for (text, values), name in zip(swept, names, strict=True)]
     learners = {name: each for name, each in mapping(raw.get("learners")).items() if isinstance(each, dict)}
     if not keys or raw.get("variants") or not all(isinstance(key.values, list) and key.values for key in keys):
         return []  # nothing to do, or values of a wrong shape, which pydantic reports
@@ -97,19 +100,18 @@ def expand_sweep(raw: dict[str, Any]) -> list[Finding]:
         for old in set(key.text.split(".")) - set(key.parts):
             warn_of_old_name(old)
     raw["sweep"] = {key.text: key.values for key in keys}
-    keys = _named(keys)
-    variants = _Variants({name: {} for name in learners})
+    variants: dict[str, dict[str, Any]] = {name: {} for name in learners}
+    values: dict[str, Any] = {}
     reached: set[str] = set()
-    for numbers in product(*(range(len(key.values)) for key in keys)):
-        reached |= _add_point(variants, raw | {"learners": deepcopy(learners)}, keys, numbers)
+    for point in product(*([(key, *pair) for pair in zip(key.labels, key.values, strict=True)] for key in keys)):
+        reached |= _add_point(variants, values, raw | {"learners": deepcopy(learners)}, point)
     unused = [key.text for key in keys if key.text not in reached]
     if unused:
         return [(("sweep", key), "reaches no learner, since each has a value of its own; remove it") for key in unused]
     others = {name: {name: each} for name, each in raw["learners"].items() if name not in learners}
-    raw["learners"] = {
-        variant: each for name in raw["learners"] for variant, each in (variants.learners | others)[name].items()
-    }
-    raw["variants"] = variants.values
+    variants |= others
+    raw["learners"] = {variant: each for name in raw["learners"] for variant, each in variants[name].items()}
+    raw["variants"] = values
     return []
 
 
@@ -119,52 +121,51 @@ def attribute_to_sweep(faults: Sequence[Finding], raw: Mapping[str, Any]) -> lis
     attributed: dict[Finding, None] = {}
     for place, message in faults:
         if place[:1] == ("learners",) and str((*place, "")[1]) in variants:
-            variant, inner = mapping(variants[str(place[1])]), tuple(map(_base, place[2:]))
-            swept = [
-                key for key in variant["values"] if (own := _place(key, variant["of"])) and inner[: len(own)] == own
-            ]
+            variant = mapping(variants[str(place[1])])
+            # A variant's name without what follows the `@` is its learner's name.
+            inner = tuple(part.partition("@")[0] if isinstance(part, str) else part for part in place[2:])
+            places = {key: _place(key, variant["of"]) for key in variant["values"]}
+            swept = [key for key, own in places.items() if own and inner[: len(own)] == own]
             place = ("sweep", swept[0]) if swept else ("learners", variant["of"], *place[2:])
         attributed[place, message] = None
     return list(attributed)
 
 
-def _base(part: str | int) -> str | int:
-    """The learner's name at the start of a variant's name; any other key unchanged."""
-    return part.partition("@")[0] if isinstance(part, str) else part
+def _add_point(
+    variants: dict[str, dict[str, Any]],
+    values: dict[str, Any],
+    raw: dict[str, Any],
+    point: Sequence[tuple[_Key, str, Any]],
+) -> set[str]:
+    """Add the variants of a point (each key with the label and the value that it takes there) and their `values`.
 
-
-def _add_point(variants: _Variants, raw: dict[str, Any], keys: Sequence[_Key], numbers: Sequence[int]) -> set[str]:
-    """Add the variants of one combination of values, made of a copy of the recipe; return the keys that reach a learner."""
+    `raw` is a copy of the recipe to work on. Returns the keys that reach a learner.
+    """
     graph: dict[str, dict[str, Any]] = raw["learners"]
     direct: dict[str, set[str]] = {name: set() for name in graph}
-    for key, number in zip(keys, numbers, strict=True):
-        for name in key.put(graph, deepcopy(key.values[number])):
+    for key, _, value in point:
+        for name in key.put(graph, deepcopy(value)):
             direct[name].add(key.text)
     links = links_of(raw)  # read before learners are renamed
     reach = {name: _reach(name, links, direct) for name in graph}
     names = {}
     for name in graph:
-        swept = [(key, number) for key, number in zip(keys, numbers, strict=True) if key.text in reach[name]]
-        names[name] = _variant_name(name, [f"{key.name}={key.labels[number]}" for key, number in swept])
+        swept = [each for each in point if each[0].text in reach[name]]
+        names[name] = _variant_name(name, [f"{key.name}={label}" for key, label, _ in swept])
         if swept:
-            values = {key.text: key.values[number] for key, number in swept}
-            variants.values.setdefault(names[name], {"of": name, "values": values})
+            own = {key.text: value for key, _, value in swept}
+            values.setdefault(names[name], {"of": name, "values": own})
     for name, learner in graph.items():
-        variants.learners[name].setdefault(names[name], _renamed(learner, names, links[name]))
+        variants[name].setdefault(names[name], _renamed(learner, names, links[name]))
     return set().union(*reach.values())
 
 
 def _reach(name: str, links: Mapping[str, Links], direct: Mapping[str, set[str]]) -> set[str]:
     """The keys that reach a learner or any learner that it learns from, directly or not."""
-    keys: set[str] = set()
-    waiting, seen = [name], set()
-    while waiting:
-        learner = waiting.pop()
-        if learner in links and learner not in seen:
-            seen.add(learner)
-            keys |= direct[learner]
-            waiting += links[learner].learners
-    return keys
+    learners = [name]
+    for learner in learners:  # the list grows
+        learners += [other for other in links[learner].learners if other in links and other not in learners]
+    return set().union(*(direct[learner] for learner in learners))
 
 
 def _renamed(learner: dict[str, Any], names: Mapping[str, str], links: Links) -> dict[str, Any]:
@@ -210,21 +211,6 @@ def _faults(key: _Key, learners: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         if head in learners and path:
             near = suggestion(path[0], Learner.model_fields)
         yield f"cannot be swept; expected {kinds}, or training.* or sampling.*{near}"
-
-
-def _named(keys: Sequence[_Key]) -> list[_Key]:
-    last = [key.text.rpartition(".")[2] for key in keys]
-    return [
-        _Key(key.text, key.values, key.text if last.count(short) > 1 else short, _labels(key.values))
-        for key, short in zip(keys, last, strict=True)
-    ]
-
-
-def _labels(values: Sequence[Any]) -> list[str]:
-    """A word for each value in the names of folders; equal words are numbered."""
-    labels = [_label(value) for value in values]
-    before = [labels[:number].count(label) for number, label in enumerate(labels)]
-    return [f"{label}-{count + 1}" if count else label for label, count in zip(labels, before, strict=True)]
 
 
 def _label(value: Any) -> str:

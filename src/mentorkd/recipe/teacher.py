@@ -10,8 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mentorkd.recipe.learner import SelectConfig, Strict
 
-OPENAI_URL = "https://api.openai.com/v1"
-NEW_QUESTION = "\nQ:"
+_OPENAI_URL = "https://api.openai.com/v1"
+_NEW_QUESTION = "\nQ:"
 """A base model continues after its answer with a new question, which begins with this text."""
 PromptKind = Literal["zero_shot_cot", "two_stage", "few_shot", "custom"]
 
@@ -93,14 +93,13 @@ class AskedTeacherConfig(Strict):
     """Seed of the choice of worked examples, and of the sampling of local teachers."""
 
     cache: str | None = None
-    """File that keeps the replies, for runs that share them; relative to the recipe's folder. Null keeps them in the run
-    folder, as teacher/requests.sqlite."""
+    """File of the replies, for runs that share them; relative to the recipe's folder. Null: teacher/requests.sqlite of the run."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
 
     def stops(self, *, base: bool) -> list[str]:
         """The texts that end a reply of a base model or of a chat model."""
-        return self.stop if self.stop is not None else [NEW_QUESTION] if base else []
+        return self.stop if self.stop is not None else [_NEW_QUESTION] if base else []
 
     @model_validator(mode="after")
     def _prompt_and_samples_agree(self) -> AskedTeacherConfig:
@@ -110,13 +109,11 @@ class AskedTeacherConfig(Strict):
             raise ValueError("`prompt: few_shot` needs `exemplars`: a file of worked examples, or `train`")
         most = self.samples if self.until_correct is None else self.until_correct.tries
         if self.temperature == 0.0 and most > 1:
-            raise ValueError(
-                f"at `temperature: 0` a question's {most} samples would be alike; raise it or ask for 1 sample"
-            )
+            alike = f"at `temperature: 0` a question's {most} samples would be alike"
+            raise ValueError(f"{alike}; raise it or ask for 1 sample")
         if self.samples > most:
-            raise ValueError(
-                f"`samples: {self.samples}` is over `until_correct.tries: {most}`; lower one or raise the other"
-            )
+            limit = f"`samples: {self.samples}` is over `until_correct.tries: {most}`"
+            raise ValueError(f"{limit}; lower one or raise the other")
         return self
 
 
@@ -128,11 +125,10 @@ class OpenAITeacherConfig(AskedTeacherConfig):
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1)
     """Name of the model at the endpoint."""
-    base_url: str = OPENAI_URL
+    base_url: str = _OPENAI_URL
     """Address of the endpoint, including its `/v1`."""
     api_key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key; null for an endpoint that needs none. The key itself is never written to a
-    file."""
+    """Environment variable that holds the key; null for an endpoint that needs none. The key itself is never written to a file."""
     endpoint: Literal["chat", "completions"] = "chat"
     """`chat` for chat models; `completions` for base models."""
     system: str | None = None
@@ -165,11 +161,10 @@ class OpenAITeacherConfig(AskedTeacherConfig):
     def _address_is_plain(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"got {value!r}, expected an address such as {OPENAI_URL}")
+            raise ValueError(f"got {value!r}, expected an address such as {_OPENAI_URL}")
         if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError(
-                "keep user names, passwords and queries out of the address; `api_key_env` names the variable with the key"
-            )
+            hint = "`api_key_env` names the variable with the key"
+            raise ValueError(f"keep user names, passwords and queries out of the address; {hint}")
         return value.rstrip("/")
 
     @field_validator("api_key_env")
@@ -186,9 +181,8 @@ class OpenAITeacherConfig(AskedTeacherConfig):
         # `n` and `stream` change the reply's form, and `seed` would make all samples of a question alike.
         ours = {"model", "messages", "prompt", "n", "stream", "stop", "seed", "temperature", "top_p", "max_tokens"}
         if taken := sorted((ours | {"max_completion_tokens"}) & set(value)):
-            raise ValueError(
-                f"{', '.join(taken)} cannot stand here: the client sets these fields itself or leaves them out"
-            )
+            why = "the client sets these fields itself or leaves them out"
+            raise ValueError(f"{', '.join(taken)} cannot stand here: {why}")
         return value
 
     @model_validator(mode="after")

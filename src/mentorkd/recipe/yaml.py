@@ -73,9 +73,9 @@ class Places:
     def fault(self, path: KeyPath, message: str) -> Fault:
         """A Fault at `path`; a key without a line of its own gets the line of the nearest key around it."""
         if self.is_overridden(path):
-            return Fault(dotted(path), f"{message} (given on the command line)")
+            return Fault(_dotted(path), f"{message} (given on the command line)")
         around = (self.lines.get(path[:length]) for length in range(len(path), 0, -1))
-        return Fault(dotted(path), message, next((line for line in around if line is not None), None))
+        return Fault(_dotted(path), message, next((line for line in around if line is not None), None))
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def dotted(path: KeyPath) -> str:
+def _dotted(path: KeyPath) -> str:
     """`learners.student.rationales[1]` for ("learners", "student", "rationales", 1)."""
     text = ""
     for part in path:
@@ -98,11 +98,9 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def read_yaml(text: str) -> tuple[Any, Places, list[Fault]]:
-    """The value of a YAML document, the places of its keys, and its faults (duplicate keys, keys that are not text, values
-    that YAML 1.1 and 1.2 read differently).
+    """The value of a YAML document, the places of its keys, and the faults of its keys and of values with two meanings.
 
-    Raises RecipeError (without a source name) if the text is not YAML, contains itself by an alias, or exceeds MAX_DEPTH
-    or MAX_ALIASED.
+    Raises RecipeError (without a source name) if the text is not YAML, contains itself, or exceeds MAX_DEPTH or MAX_ALIASED.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.max_depth = MAX_DEPTH
@@ -152,15 +150,16 @@ def set_override(raw: MutableMapping[Any, Any], assignment: str) -> KeyPath:
     is not a mapping.
     """
     key, equals, text = assignment.partition("=")
-    parts = key.strip().split(".")
+    key = key.strip()
+    parts = key.split(".")
     if not equals or not all(parts):
-        raise _refused(assignment, f"got `{assignment}`; expected `key.path=value`")
+        raise _refusal(f"got `{assignment}`; expected `key.path=value`", (assignment.strip(),))
     try:
         value, _, faults = read_yaml(text)
     except RecipeError as error:
         faults = list(error.faults)
     if faults:
-        raise _refused(key, f"{faults[0].message} (in the value given on the command line)")
+        raise _refusal(f"{faults[0].message} (in the value given on the command line)", (key,))
     outer = raw
     for depth, part in enumerate(parts[:-1]):
         inner = outer.get(part)
@@ -170,7 +169,7 @@ def set_override(raw: MutableMapping[Any, Any], assignment: str) -> KeyPath:
             inner = {"name": inner}
         elif not isinstance(inner, MutableMapping):
             got = f"`{'.'.join(parts[: depth + 1])}` is {inner!r}, not a mapping"
-            raise _refused(key, f"{got}; set it as a whole (given on the command line)")
+            raise _refusal(f"{got}; set it as a whole (given on the command line)", (key,))
         outer[part] = inner
         outer = inner
     outer[parts[-1]] = value
@@ -178,15 +177,11 @@ def set_override(raw: MutableMapping[Any, Any], assignment: str) -> KeyPath:
 
 
 def _refusal(message: str, path: KeyPath = (), line: int | None = None) -> RecipeError:
-    return RecipeError("", [Fault(dotted(path), message, line)])
+    return RecipeError("", [Fault(_dotted(path), message, line)])
 
 
 def _too_deep(path: KeyPath, line: int) -> RecipeError:
     return _refusal(f"nested more than {MAX_DEPTH} levels deep; expected a recipe", path, line)
-
-
-def _refused(key: str, message: str) -> RecipeError:
-    return RecipeError("command line", [Fault(key.strip(), message)])
 
 
 def _line(node: Node) -> int:
@@ -225,16 +220,16 @@ def _check(node: Node, path: KeyPath, lines: dict[KeyPath, int], faults: list[Fa
     if isinstance(node, ScalarNode) and node.style is None and _TWO_MEANINGS.fullmatch(node.value):
         why = f"`{node.value}` has two meanings, one in YAML 1.1 and one in 1.2"
         ways = "write true, false or a decimal number, or put text in quotes"
-        faults.append(Fault(dotted(path), f"{why}; {ways}", _line(node)))
+        faults.append(Fault(_dotted(path), f"{why}; {ways}", _line(node)))
     first: dict[KeyPath, int] = {}
     for inside, key, value in _inside(node, path):
         line = lines[inside] = _line(key)
         if isinstance(node, MappingNode):
             numbered = path[-1:] == ("layers",) and key.tag == "tag:yaml.org,2002:int"
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge") and not numbered:
-                faults.append(Fault(dotted(inside), "a key must be text; put it in quotes", line))
+                faults.append(Fault(_dotted(inside), "a key must be text; put it in quotes", line))
             elif inside in first:
-                faults.append(Fault(dotted(inside), f"given twice; the first is on line {first[inside]}", line))
+                faults.append(Fault(_dotted(inside), f"given twice; the first is on line {first[inside]}", line))
             first.setdefault(inside, line)
             _check(key, inside, lines, faults)
         _check(value, inside, lines, faults)

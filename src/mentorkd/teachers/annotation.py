@@ -1,7 +1,4 @@
-"""The ledger of an annotation: which samples to ask for, what each reply is worth, and the sums.
-
-Teachers of every kind that is asked share it, so that they ask the same prompts and make the same records.
-"""
+"""The ledger of an annotation, for every kind of teacher that is asked: which samples to ask for, and their records."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.teachers.cache import Reply
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter
+from mentorkd.teachers.wire import Fault
 
 Grade = Callable[[str, Question], Graded]
 """Grades a text that holds an answer, against a question."""
@@ -33,26 +31,18 @@ class Answer:
     cached: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FailedSample:
-    """A sample without a reply, and the reason."""
-
-    question_id: str
-    sample: int
-    reason: str
-
-
 @dataclass(frozen=True)
 class SamplingResult:
     """The rationales that were sampled, in the order of questions and samples, and the sums beside them.
 
-    `spending` is what this account has spent over all runs; `traffic` counts this run's requests, cache hits and faults.
-    `stopped` says why sampling ended early, if the budget ended it. What came before that is here and in the cache.
+    `lost` holds the faults of samples without a reply. `spending` is what this account has spent over all runs; `traffic`
+    counts this run's requests, cache hits and faults. `stopped` says why the budget ended sampling, if it did. What came
+    before that is here and in the cache.
     """
 
     questions: int
     rationales: list[Rationale]
-    lost: list[FailedSample]
+    lost: list[Fault]
     spending: Spending
     traffic: Mapping[str, int]
     stopped: str | None = None
@@ -99,15 +89,13 @@ def rationale_of(
     The second reply of `two_stage` may be cut off: a model that continues after its answer has given the answer.
     """
     first = answers[0].reply
-    status = outcome(first)
-    text, graded = first.text, Graded(None, "no_answer")
-    if status == "ok":
-        if any(outcome(answer.reply) == "refusal" for answer in answers):
-            status = "refusal"
-        else:
-            solution = prompter.read([answer.reply.text for answer in answers])
-            text, status = solution.rationale, "ok" if solution.rationale else "empty"
-            graded = grade(solution.answer_text, question) if solution.rationale else graded
+    status, text, graded = outcome(first), first.text, Graded(None, "no_answer")
+    if status == "ok" and any(outcome(answer.reply) == "refusal" for answer in answers):
+        status = "refusal"
+    elif status == "ok":
+        solution = prompter.read([answer.reply.text for answer in answers])
+        text, status = solution.rationale, "ok" if solution.rationale else "empty"
+        graded = grade(solution.answer_text, question) if solution.rationale else graded
     meta = {
         "outcome": status,
         "finish_reason": first.finish_reason,
@@ -174,12 +162,11 @@ class AnnotationLedger:
         self.questions = list({question.id: question for question in questions}.values())
         for question in self.questions:
             grade("", question)
-        until = teacher.until_correct
-        want, tries = (0, 0) if until is None else (until.want, until.tries)
-        self.queue = SampleQueue(len(self.questions), teacher.samples, want=want, tries=tries)
-        self._results: dict[tuple[int, int], Rationale | FailedSample] = {}
+        rounds = {} if teacher.until_correct is None else teacher.until_correct.model_dump()
+        self.queue = SampleQueue(len(self.questions), teacher.samples, **rounds)
+        self._results: dict[tuple[int, int], Rationale | Fault] = {}
 
-    def enter(self, index: int, sample: int, result: Rationale | FailedSample) -> None:
+    def enter(self, index: int, sample: int, result: Rationale | Fault) -> None:
         self._results[index, sample] = result
         self.queue.done(index, isinstance(result, Rationale) and result.verdict == "correct")
 
@@ -188,7 +175,7 @@ class AnnotationLedger:
         return SamplingResult(
             questions=len(self.questions),
             rationales=[result for result in results if isinstance(result, Rationale)],
-            lost=[result for result in results if isinstance(result, FailedSample)],
+            lost=[result for result in results if isinstance(result, Fault)],
             spending=spending,
             traffic=traffic,
             stopped=stopped,

@@ -83,15 +83,13 @@ class AskedTeacher(ABC, Generic[Config]):
     def describe(self) -> Description:
         config, until = self.config, self.config.until_correct
         more = "" if until is None else f", up to {until.tries} until {until.want} are correct"
-        sampling = (
-            f"{config.samples} samples a question{more}, temperature {config.temperature:g}, prompt {config.prompt}"
-        )
-        return Description(self.name, sampling)
+        samples = f"{config.samples} samples a question{more}"
+        return Description(self.name, f"{samples}, temperature {config.temperature:g}, prompt {config.prompt}")
 
     def estimate(self, questions: Sequence[Question], root: Path, *, roughly: bool = False) -> TeacherEstimate:
-        training, config = _training(questions), self.config
+        training = _training(questions)
         preview = self.preview(training, root, roughly=roughly)
-        return TeacherEstimate(len(training) * config.samples, config.max_tokens, dry_run=preview)
+        return TeacherEstimate(len(training) * self.config.samples, self.config.max_tokens, dry_run=preview)
 
     def annotate(self, questions: Sequence[Question], context: AnnotationContext) -> Annotation:
         with self.open_cache(context.root) as cache:
@@ -102,19 +100,17 @@ class AskedTeacher(ABC, Generic[Config]):
             raise BudgetError(result.stopped)
         faults = []
         if result.lost:
-            lost = f"{len(result.lost)} sample(s) of the teacher got no reply and are missing"
-            faults = [f"{lost}; `--force annotate` asks for them again; the first: {result.lost[0].reason}"]
+            lost, first = f"{len(result.lost)} sample(s) of the teacher got no reply and are missing", result.lost[0]
+            faults = [f"{lost}; `--force annotate` asks for them again; the first: {first.kind}: {first.message}"]
         return Annotation(result.rationales, faults, account, sum(result.usage().values()))
 
     def open_cache(self, root: Path) -> RequestCache:
-        """The cache of a run: the recipe's `teacher.cache`, or a file in the run folder `root`.
-
-        In a file that runs share, the recipe's name tells apart what each run has spent.
-        """
+        """The cache of a run. In a file that runs share, the recipe's name tells apart what each run has spent."""
         file = self.cache_file(root)
         return RequestCache(file) if file == root / CACHE else RequestCache(file, account=self.recipe.name)
 
     def cache_file(self, root: Path) -> Path:
+        """The recipe's `teacher.cache`, or a file in the run folder `root`."""
         return root / CACHE if self.config.cache is None else Path(self.config.cache)
 
     def _worked_examples(self) -> list[Exemplar]:

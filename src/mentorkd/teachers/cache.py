@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
@@ -111,9 +111,7 @@ class RequestCache:
     def __enter__(self) -> RequestCache:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -196,16 +194,13 @@ class RequestCache:
         if not other.is_file():
             raise RunError(f"{other}: no such cache file; expected the requests.sqlite of a run")
 
-        def write(chunk: list[tuple[Any, ...]]) -> Callable[[sqlite3.Connection], int]:
-            return lambda connection: _insert(connection, chunk)
-
         with _file_faults(other), closing(_connect(other)) as source:
             if not _is_cache(source, other):
                 raise RunError(f"{other}: an empty file; expected the requests.sqlite of a run")
             cursor = source.execute("SELECT key, sample, at, replies.body, requests.body" + _JOINED)
             added = 0
             while chunk := cursor.fetchmany(1000):
-                added += self._submit(write(chunk)).result()
+                added += self._submit(partial(_insert, rows=chunk)).result()
         return added
 
     def export(self, path: Path) -> int:

@@ -10,7 +10,7 @@ from mentorkd.records import Question
 from mentorkd.teachers.limits import dollars_text
 from mentorkd.teachers.prompting import ANSWER_TRIGGER, Prompter
 
-SHOWN = 3
+_SHOWN = 3
 BY_CHARACTERS = "characters, four a token"
 
 
@@ -94,7 +94,7 @@ def dry_run(
     reply = teacher.max_tokens + (teacher.answer_tokens if prompter.two_stage else 0)
     written, most_written = requests // calls * reply, most // calls * reply
     return DryRun(
-        prompts=tuple(prompts[:SHOWN]),
+        prompts=tuple(prompts[:_SHOWN]),
         cached=None if is_cached is None else cached,
         requests=requests,
         most_requests=most,
@@ -109,11 +109,7 @@ def dry_run(
 
 
 def token_counter(tokenizer: str | None) -> tuple[Callable[[str], int], str]:
-    """A function that counts the tokens of a text, and what it counts by, in words.
-
-    Args:
-        tokenizer: hub name or folder; None counts characters.
-    """
+    """Counts the tokens of a text by a tokenizer (hub name or folder) or, for None, by characters; and says so in words."""
     if tokenizer is None:
         return characters_as_tokens, BY_CHARACTERS
     from mentorkd.models import load_tokenizer

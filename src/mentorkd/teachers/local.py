@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mentorkd.errors import ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import open_engine
-from mentorkd.generation.engine import Completion, Engine, SamplingParams
+from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.records import Progress, Question, content_id
@@ -49,13 +49,12 @@ class LocalTeacher(AskedTeacher[LocalTeacherConfig]):
         return dry_run(questions, self.config, self.prompter)
 
     def sample(self, questions: Sequence[Question], cache: RequestCache, context: AnnotationContext) -> SamplingResult:
-        prompter = self.prompter
         engine, weights, stop = _open_engine(self.config, context.device(), context.engines)
         return annotate_local(
             questions,
             self.config,
             engine,
-            prompter,
+            self.prompter,
             cache,
             grade=self.grader,
             weights=weights,
@@ -81,32 +80,27 @@ def annotate_local(
 ) -> SamplingResult:
     """Sample rationales of `questions` from an engine, which reads prompts as they are and ends texts at `stop`.
 
-    What was sampled before a kill is in the cache. Raises DataError if a gold answer cannot be read.
-
-    Args:
-        weights: tells models of one name apart in the cache, such as a digest of the weights.
+    What was sampled before a kill is in the cache, where `weights` (a digest, say) tells models of one name apart. Raises
+    DataError if a gold answer cannot be read.
     """
     ledger = AnnotationLedger(questions, teacher, grade)
-    queue = ledger.queue
     sampler = _CachedEngine(teacher, engine, cache, weights or f"{teacher.model}@{teacher.revision or 'main'}", stop)
     # Whole questions, so that their samples are drawn together.
     size = max(1, CHUNK_BATCHES * teacher.batch_size // teacher.samples) * teacher.samples
-    while not queue.over:
-        jobs = list(islice(iter(queue.next, None), size))
-        first = [(prompter.first(ledger.questions[index].text), sample) for index, sample in jobs]
+    while not ledger.queue.over:
+        jobs = list(islice(iter(ledger.queue.next, None), size))
+        texts = [ledger.questions[index].text for index, _ in jobs]
+        first = [(prompter.first(text), sample) for text, (_, sample) in zip(texts, jobs, strict=True)]
         answers = [[answer] for answer in sampler.ask(first, teacher.max_tokens, teacher.temperature)]
         if prompter.two_stage:
             again = [place for place, (answer,) in enumerate(answers) if outcome(answer.reply) == "ok"]
-            second = [
-                (prompter.second(ledger.questions[jobs[place][0]].text, answers[place][0].reply.text), jobs[place][1])
-                for place in again
-            ]
+            second = [(prompter.second(texts[at], answers[at][0].reply.text), jobs[at][1]) for at in again]
             for place, answer in zip(again, sampler.ask(second, teacher.answer_tokens, 0.0), strict=True):
                 answers[place].append(answer)
         for (index, sample), calls in zip(jobs, answers, strict=True):
             ledger.enter(index, sample, rationale_of(ledger.questions[index], sample, calls, prompter, grade))
         if on_progress is not None:
-            on_progress(queue.finished, queue.asked)
+            on_progress(ledger.queue.finished, ledger.queue.asked)
     return ledger.close(Spending(), {"sampled": sampler.sampled, "cached": sampler.cached})
 
 
@@ -144,8 +138,7 @@ class _CachedEngine:
                 for place, reply in zip(group, drawn, strict=True):
                     answers[place] = Answer(keys[place], reply)
         new = [place for place in answers if not answers[place].cached]
-        writes = [self.cache.put(requests[place], prompts[place][1], answers[place].reply) for place in new]
-        for write in writes:
+        for write in [self.cache.put(requests[place], prompts[place][1], answers[place].reply) for place in new]:
             write.result()
         self.sampled += len(new)
         return [answers[place] for place in range(len(prompts))]
@@ -158,10 +151,10 @@ class _CachedEngine:
         top_p, top_k = (self.teacher.top_p, self.teacher.top_k) if temperature else (1.0, 0)
         params = SamplingParams(count, temperature, top_p, top_k, max_tokens)
         completions = self.engine.sample([prompt for prompt, _ in prompts], params, seed=int(seed, 16) % 2**31)
-        return [[self._reply(completion) for completion in drawn] for drawn in completions]
-
-    def _reply(self, completion: Completion) -> Reply:
-        return Reply(completion.text, completion.finish_reason, 0, completion.tokens, model=self.teacher.model)
+        model = self.teacher.model
+        return [
+            [Reply(each.text, each.finish_reason, 0, each.tokens, model=model) for each in row] for row in completions
+        ]
 
     def _request(self, prompt: str, max_tokens: int, temperature: float) -> dict[str, Any]:
         teacher = self.teacher

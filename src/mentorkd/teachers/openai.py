@@ -9,37 +9,26 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mentorkd.errors import BudgetError, MissingExtraError
 from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import Progress, Question, Rationale
-from mentorkd.teachers.annotation import (
-    AnnotationLedger,
-    Answer,
-    FailedSample,
-    Grade,
-    SamplingResult,
-    outcome,
-    rationale_of,
-)
+from mentorkd.teachers.annotation import AnnotationLedger, Grade, SamplingResult, outcome, rationale_of
 from mentorkd.teachers.asked import AskedTeacher, short_name
 from mentorkd.teachers.cache import RequestCache, request_key
 from mentorkd.teachers.dry_run import BY_CHARACTERS, DryRun, characters_as_tokens, dry_run, token_counter
-from mentorkd.teachers.limits import picodollars
-from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, read_key
+from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, price_of, read_key
 from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.teacher import AnnotationContext
 from mentorkd.teachers.wire import Fault, build_request
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
-CHAT_MARKS = 16
+_CHAT_MARKS = 16
 """Tokens that a chat's marks add to a prompt, generously: ChatML takes 9, and 5 more for a system message."""
 _SHOWN_ALIKE = 3
 
@@ -64,12 +53,7 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
         count_tokens, counted_by = token_counter(None if roughly else self.config.tokenizer)
         with self.open_cache(root) if self.cache_file(root).is_file() else nullcontext() as cache:
             return dry_run_openai(
-                questions,
-                self.config,
-                self.prompter,
-                cache=cache,
-                count_tokens=count_tokens,
-                counted_by=counted_by,
+                questions, self.config, self.prompter, cache=cache, count_tokens=count_tokens, counted_by=counted_by
             )
 
     def sample(self, questions: Sequence[Question], cache: RequestCache, context: AnnotationContext) -> SamplingResult:
@@ -108,7 +92,7 @@ def dry_run_openai(
     """Estimate the annotation of `questions` by an endpoint, beyond what `cache` holds (see `dry_run`)."""
     wrapping = 0
     if teacher.endpoint == "chat":
-        wrapping = CHAT_MARKS + (count_tokens(teacher.system) if teacher.system else 0)
+        wrapping = _CHAT_MARKS + (count_tokens(teacher.system) if teacher.system else 0)
 
     def is_cached(prompt: str, sample: int) -> bool:
         if cache is None:
@@ -116,17 +100,12 @@ def dry_run_openai(
         request = build_request(teacher, prompt, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
         return cache.get(request_key(request), sample) is not None
 
-    def cost(read: int, written: int) -> int | None:
-        if (price := teacher.price) is None:
-            return None
-        return read * picodollars(price.input, per=10**6) + written * picodollars(price.output, per=10**6)
-
     return dry_run(
         questions,
         teacher,
         prompter,
         is_cached=is_cached,
-        cost=cost,
+        cost=partial(price_of, teacher),
         wrapping=wrapping,
         count_tokens=count_tokens,
         counted_by=counted_by,
@@ -162,12 +141,7 @@ def annotate_openai(
         async with OpenAIClient(teacher, cache, count_tokens=count_tokens, first_backoff=first_backoff) as client:
             workers = _Workers(client, teacher, prompter, ledger, grade_in_threads, on_progress)
             stopped = await workers.all()
-            traffic = {
-                "sent": client.traffic.sent,
-                "cached": client.traffic.cached,
-                "overloads": client.breaker.overloads,
-                **{f"fault_{kind}": count for kind, count in sorted(client.traffic.faults.items())},
-            }
+            traffic = {**client.traffic, "overloads": client.breaker.overloads}
             return ledger.close(cache.spending(), traffic, stopped)
 
     with cache.asking(lambda: log.warning("another process asks through %s; waiting until it is done", cache.path)):
@@ -227,25 +201,26 @@ class _Workers:
             if self.on_progress is not None:
                 self.on_progress(queue.finished, queue.asked)
 
-    async def _solve(self, index: int, sample: int) -> Rationale | FailedSample:
+    async def _solve(self, index: int, sample: int) -> Rationale | Fault:
         question, teacher, prompter = self.ledger.questions[index], self.teacher, self.prompter
         first = self._first(question.text)
         answer = await self.client.ask(first, sample, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
+        if isinstance(answer, Fault):
+            return answer
         answers = [answer]
-        if isinstance(answer, Answer) and prompter.two_stage and outcome(answer.reply) == "ok":
+        if prompter.two_stage and outcome(answer.reply) == "ok":
             second = prompter.second(question.text, answer.reply.text)
             # Greedy: the samples differ in their reasoning, and each has one conclusion.
-            answers.append(await self.client.ask(second, sample, max_tokens=teacher.answer_tokens, temperature=0.0))
-        replies = [answer for answer in answers if isinstance(answer, Answer)]
-        fault = next((answer for answer in answers if isinstance(answer, Fault)), None)
-        if fault is not None:
-            return FailedSample(question.id, sample, f"{fault.kind}: {fault.message}")
+            answer = await self.client.ask(second, sample, max_tokens=teacher.answer_tokens, temperature=0.0)
+            if isinstance(answer, Fault):
+                return answer
+            answers.append(answer)
         if self.grade_in_threads:
-            return await asyncio.to_thread(rationale_of, question, sample, replies, prompter, self.ledger.grade)
-        return rationale_of(question, sample, replies, prompter, self.ledger.grade)
+            return await asyncio.to_thread(rationale_of, question, sample, answers, prompter, self.ledger.grade)
+        return rationale_of(question, sample, answers, prompter, self.ledger.grade)
 
 
-def _run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _run(main: Callable[[], Coroutine[Any, Any, SamplingResult]]) -> SamplingResult:
     """asyncio.run, also from inside a running loop (a notebook's), where it needs a thread with a loop of its own."""
     try:
         asyncio.get_running_loop()

@@ -12,15 +12,14 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache, partial
-from types import TracebackType
 from typing import Any
 
 from mentorkd.data.prompts import cut_at
-from mentorkd.errors import MissingExtraError, TeacherError
+from mentorkd.errors import TeacherError
 from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
@@ -35,19 +34,10 @@ class StoppedError(TeacherError):
     """The client was stopped before this request was sent."""
 
 
-HOPELESS_AFTER = 20
+_HOPELESS_AFTER = 20
 """Requests that are given up in a row, without a reply in between, before the endpoint counts as down."""
 _CHAT_OVERHEAD = 64
 """Tokens that a chat template may add around a message."""
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Counts of this client: requests sent, answers from the cache, faults by kind."""
-
-    sent: int = 0
-    cached: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
 
 
 def read_key(variable: str | None) -> str | None:
@@ -56,19 +46,25 @@ def read_key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise TeacherError(
-            f"the environment variable {variable} is not set; put the endpoint's key there, "
-            "or set `api_key_env: null` if the endpoint needs none"
-        )
+        hint = "put the endpoint's key there, or set `api_key_env: null` if the endpoint needs none"
+        raise TeacherError(f"the environment variable {variable} is not set; {hint}")
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise TeacherError(f"the environment variable {variable} holds no key: it has spaces or unprintable characters")
     return key
+
+
+def price_of(teacher: OpenAITeacherConfig, read: int, written: int) -> int | None:
+    """Picodollars for tokens read and tokens written; None without a price."""
+    if (price := teacher.price) is None:
+        return None
+    return read * picodollars(price.input, per=10**6) + written * picodollars(price.output, per=10**6)
 
 
 class OpenAIClient:
     """Asks one endpoint, within the recipe's limits; created and used inside one event loop.
 
     `count_tokens` estimates the tokens of a prompt for the rate limit; the budget reserves an upper bound instead.
+    `traffic` counts requests sent, answers from the cache, and faults by kind.
     """
 
     def __init__(
@@ -79,8 +75,10 @@ class OpenAIClient:
         count_tokens: Callable[[str], int] = characters_as_tokens,
         first_backoff: float = 0.5,
     ) -> None:
+        import openai
+
         key = read_key(teacher.api_key_env)
-        self.traffic = Traffic()
+        self.traffic = Counter({"sent": 0, "cached": 0})
         self.breaker = CircuitBreaker(teacher.concurrency, sleep=self._pause)
         self._teacher = teacher
         self._stops = teacher.stops(base=teacher.endpoint == "completions")
@@ -91,29 +89,21 @@ class OpenAIClient:
         self._scrub = scrubber(key)
         self._stopped = asyncio.Event()
         self._rate_limiter = RateLimiter(teacher.requests_per_minute, teacher.tokens_per_minute, sleep=self._pause)
-        price = teacher.price
-        self._input_price = 0 if price is None else picodollars(price.input, per=10**6)
-        self._output_price = 0 if price is None else picodollars(price.output, per=10**6)
-        self.budget = Budget(
-            cache.spending(),
-            requests=teacher.budget.requests,
-            tokens=teacher.budget.tokens,
-            dollars=teacher.budget.dollars,
-            hint=f"every reply is kept in {cache.path}; raise `teacher.budget` and run again to go on",
-        )
+        hint = f"every reply is kept in {cache.path}; raise `teacher.budget` and run again to go on"
+        self.budget = Budget(cache.spending(), **teacher.budget.model_dump(), hint=hint)
         self._excess = (0, 0)
         self._given_up = 0
         self._flights: dict[tuple[str, int], asyncio.Task[Answer | Fault]] = {}
         # The samples of a question follow one another.
         self._identify = lru_cache(maxsize=1024)(partial(_identify, teacher))
-        self._transport = _open_transport(teacher, key)
+        self._transport: Any = openai.AsyncOpenAI(
+            api_key=key or "none", base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
+        )
 
     async def __aenter__(self) -> OpenAIClient:
         return self
 
-    async def __aexit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._transport.close()
 
     def stop(self) -> None:
@@ -129,7 +119,7 @@ class OpenAIClient:
         request, key = self._identify(prompt, max_tokens, temperature)
         known = self._cache.get(key, sample)
         if known is not None:
-            self.traffic.cached += 1
+            self.traffic["cached"] += 1
             return Answer(key, self._cut_at_stop(known), cached=True)
         flight = self._flights.get((key, sample))
         if flight is None:
@@ -141,36 +131,31 @@ class OpenAIClient:
     async def _ask_endpoint(
         self, request: Mapping[str, Any], key: str, sample: int, prompt: str, longest: int
     ) -> Answer | Fault:
+        kept = f"replies so far are kept in {self._cache.path}"
         attempt = 0
         while True:
             outcome = await self._attempt(request, sample, prompt, longest)
             if isinstance(outcome, Reply):
                 self._given_up = 0
                 return Answer(key, self._cut_at_stop(outcome))
-            self.traffic.faults[outcome.kind] += 1
+            self.traffic[f"fault_{outcome.kind}"] += 1
             if outcome.kind == "fatal":
-                raise TeacherError(
-                    f"{request['endpoint']}: {outcome.message} (replies so far are kept in {self._cache.path})"
-                )
+                raise TeacherError(f"{request['endpoint']}: {outcome.message} ({kept})")
             too_long = outcome.retry_after > self._teacher.max_wait
             if outcome.kind == "rejected" or attempt == self._teacher.retries or too_long:
-                return self._give_up(request, outcome)
+                break
             wait = backoff(attempt, self._rng, base=self._first_backoff)
             if outcome.retry_after:
                 # Other requests got the same time; without jitter all would come back at once.
                 wait = outcome.retry_after + min(wait, 0.1 + 0.1 * outcome.retry_after)
             await self._pause(wait)
             attempt += 1
-
-    def _give_up(self, request: Mapping[str, Any], fault: Fault) -> Fault:
         self._given_up += 1
-        log.warning("gave up a request: %s", fault.message)
-        if self._given_up >= HOPELESS_AFTER:
-            raise TeacherError(
-                f"{request['endpoint']}: {HOPELESS_AFTER} requests in a row got no reply, the last one: "
-                f"{fault.message}; replies so far are kept in {self._cache.path}; run again when the endpoint works"
-            )
-        return fault
+        log.warning("gave up a request: %s", outcome.message)
+        if self._given_up >= _HOPELESS_AFTER:
+            what = f"{_HOPELESS_AFTER} requests in a row got no reply, the last one: {outcome.message}"
+            raise TeacherError(f"{request['endpoint']}: {what}; {kept}; run again when the endpoint works")
+        return outcome
 
     async def _attempt(self, request: Mapping[str, Any], sample: int, prompt: str, longest: int) -> Reply | Fault:
         worst = self._worst_cost(prompt, longest)
@@ -187,11 +172,11 @@ class OpenAIClient:
             try:
                 pending = await asyncio.wrap_future(self._cache.open(worst))
                 await self._rate_limiter.start(reserved)
-                self.traffic.sent += 1
+                self.traffic["sent"] += 1
                 cost = worst + Spending(unsure_picodollars=worst.picodollars)
                 outcome = self._with_tokens(await self._send(request), prompt, longest)
                 if isinstance(outcome, Reply):
-                    cost = self._price(1, outcome.input_tokens, outcome.output_tokens)
+                    cost = self._cost(outcome.input_tokens, outcome.output_tokens)
                     self._rate_limiter.settle(reserved, cost.tokens)
                 elif not outcome.billed:
                     cost = Spending(1)
@@ -211,11 +196,8 @@ class OpenAIClient:
     def _cut_at_stop(self, reply: Reply) -> Reply:
         """A reply up to the first of the texts that end one: some endpoints ignore `stop`."""
         before = cut_at(reply.text, self._stops)
-        if before is None:
-            return reply
-        return replace(
-            reply, text=before, finish_reason="stop" if reply.finish_reason == "length" else reply.finish_reason
-        )
+        reason = "stop" if reply.finish_reason == "length" else reply.finish_reason
+        return reply if before is None else replace(reply, text=before, finish_reason=reason)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(asyncio.TimeoutError):
@@ -231,7 +213,7 @@ class OpenAIClient:
     def _with_tokens(self, body: Body | Fault, prompt: str, longest: int) -> Reply | Fault:
         """A reply with its tokens, or with upper bounds if the endpoint reported none."""
         if isinstance(body, Fault):
-            return Fault(body.kind, self._scrub(body.message), body.billed, body.retry_after)
+            return replace(body, message=self._scrub(body.message))
         reported = body.input_tokens is not None and body.output_tokens is not None
         bound = self._worst_cost(prompt, longest)
         read = body.input_tokens if body.input_tokens is not None else bound.input_tokens
@@ -251,25 +233,22 @@ class OpenAIClient:
         """The most that a request can cost."""
         teacher, (more_read, more_written) = self._teacher, self._excess
         read = most_tokens(prompt) + most_tokens(teacher.system or "") + _CHAT_OVERHEAD + more_read
-        return self._price(1, read, longest + more_written)
+        return self._cost(read, longest + more_written)
 
-    def _price(self, requests: int, read: int, written: int) -> Spending:
-        return Spending(requests, read, written, read * self._input_price + written * self._output_price)
+    def _cost(self, read: int, written: int) -> Spending:
+        return Spending(1, read, written, price_of(self._teacher, read, written) or 0)
 
     async def _send(self, request: Mapping[str, Any]) -> Body | Fault:
         """One HTTP request; every way it can fail becomes a Fault."""
         import openai
 
-        create: Callable[..., Awaitable[Any]] = (
-            self._transport.chat.completions.with_raw_response.create
-            if self._teacher.endpoint == "chat"
-            else self._transport.completions.with_raw_response.create
-        )
-        fields, extra = dict(request["body"]), self._teacher.extra_body
-        fields = {name: value for name, value in fields.items() if name not in extra}
+        api = self._transport.chat if self._teacher.endpoint == "chat" else self._transport
+        extra = self._teacher.extra_body
+        fields = {name: value for name, value in request["body"].items() if name not in extra}
+        call = api.completions.with_raw_response.create(**fields, extra_body=extra or None)
         try:
             # The transport has a limit of its own; this one is for replies that trickle in without end.
-            raw = await asyncio.wait_for(create(**fields, extra_body=extra or None), 2 * self._teacher.timeout)
+            raw = await asyncio.wait_for(call, 2 * self._teacher.timeout)
             return read_body(self._scrubbed(raw.http_response.content))
         except openai.APIStatusError as error:
             response = error.response
@@ -279,10 +258,8 @@ class OpenAIClient:
             return Fault("timeout", f"no reply within {self._teacher.timeout:g} s", billed=not never_sent)
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            never_sent = type(cause).__name__ == "ConnectError"
-            return Fault(
-                "connection", f"the connection failed ({type(cause).__name__}: {cause})", billed=not never_sent
-            )
+            kind = type(cause).__name__
+            return Fault("connection", f"the connection failed ({kind}: {cause})", billed=kind != "ConnectError")
         except openai.OpenAIError as error:
             return Fault("malformed", f"{type(error).__name__}: {error}", billed=True)
 
@@ -292,16 +269,3 @@ def _identify(
 ) -> tuple[Mapping[str, Any], str]:
     request = build_request(teacher, prompt, max_tokens=max_tokens, temperature=temperature)
     return request, request_key(request)
-
-
-def _open_transport(teacher: OpenAITeacherConfig, key: str | None) -> Any:
-    try:
-        import openai
-    except ImportError:
-        raise MissingExtraError("teacher: {kind: openai}", "openai") from None
-    return openai.AsyncOpenAI(
-        api_key=key or "none",
-        base_url=teacher.base_url,
-        max_retries=0,
-        timeout=teacher.timeout,
-    )

@@ -1,7 +1,4 @@
-"""The prompts of a teacher, as Jinja templates of four kinds, and how its replies are read.
-
-A template gets the question alone; the gold answer is never within its reach.
-"""
+"""The prompts of a teacher, as Jinja templates that get the question and never its gold answer, and how its replies are read."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mentorkd.data.readers import read_questions, read_rationales
@@ -22,7 +19,7 @@ from mentorkd.records import AnswerKind, Question, Rationale, Verdict, content_i
 ANSWER_TRIGGER = "Therefore, the answer is"
 """Asks for the answer after a rationale; the second call of Zero-shot-CoT ends with it (Mentor-KD, section 3.1)."""
 
-TEMPLATES = {
+_TEMPLATES = {
     "two_stage": "Q: {{ question }}\nA: Let's think step by step.",
     "zero_shot_cot": (
         "Q: {{ question }}\n"
@@ -39,7 +36,7 @@ TEMPLATES = {
 }
 """`two_stage` is the paper's, word for word; `Prompter.second` makes its second call."""
 
-ANSWER_FORMS = {
+_ANSWER_FORMS = {
     "number": "a number without its unit",
     "choice": "the letter of the right option",
     "yes_no": "yes or no",
@@ -75,12 +72,12 @@ class Solution:
 
 @dataclass(frozen=True)
 class Prompter:
-    """Fills the prompts of one teacher. `answer_form` describes the form of an answer (see ANSWER_FORMS)."""
+    """Fills the prompts of one teacher; only the kind `custom` uses `template`."""
 
     kind: PromptKind
-    template: str
-    answer_form: str = ANSWER_FORMS["text"]
-    exemplars: tuple[Exemplar, ...] = ()
+    template: str | None = None
+    answer_kind: AnswerKind = "text"
+    exemplars: Sequence[Exemplar] = ()
     shots: int = 4
     seed: int = 42
 
@@ -92,36 +89,19 @@ class Prompter:
             count = f"got {len(self.exemplars)} worked examples, expected more than shots = {self.shots}"
             raise TeacherError(f"{count}, since a question may be among them; lower `shots` or add examples")
 
-    @classmethod
-    def create(
-        cls,
-        kind: PromptKind,
-        *,
-        answer_kind: str = "text",
-        template: str | None = None,
-        exemplars: Iterable[Exemplar] = (),
-        shots: int = 4,
-        seed: int = 42,
-    ) -> Prompter:
-        """The prompter of `kind`; only the kind `custom` takes a `template`."""
-        text = TEMPLATES[kind] if kind != "custom" else template
-        if text is None:
-            raise TeacherError("prompt: custom has no template; give `template` in the recipe")
-        return cls(kind, text, ANSWER_FORMS[answer_kind], tuple(exemplars), shots, seed)
-
     @property
     def two_stage(self) -> bool:
         return self.kind == "two_stage"
 
     def first(self, question: str) -> str:
         """The prompt of the first call."""
+        values = {"exemplars": self._shown(question), "answer_form": _ANSWER_FORMS[self.answer_kind]}
         try:
-            filled = self._compiled.render(
-                question=question.strip(), exemplars=self._shown(question), answer_form=self.answer_form
-            )
+            return self._compiled.render(question=question.strip(), **values)
         except Exception as error:  # a template is a program and can fail in any way
-            raise _template_error(error) from None
-        return filled
+            reason = normalise_whitespace(str(error)) or type(error).__name__
+            hint = "the variables are question, exemplars and answer_form"
+            raise TeacherError(f"the prompt template cannot be filled: {reason}; {hint}") from None
 
     def second(self, question: str, reply: str) -> str:
         """The prompt of the second call of `two_stage`: the first, its reply, and the answer trigger."""
@@ -139,10 +119,7 @@ class Prompter:
     @cached_property
     def _compiled(self) -> Template:
         sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-        try:
-            return sandbox.from_string(self.template)
-        except TemplateError as error:
-            raise _template_error(error) from None
+        return sandbox.from_string(_TEMPLATES.get(self.kind, self.template or ""))
 
     @cached_property
     def _order(self) -> list[tuple[str, Exemplar]]:
@@ -169,7 +146,7 @@ def split_answer(reply: str) -> Solution:
     return Solution(reply[:at].strip(), reply[at:].strip(" \t\r\n>*_`"))
 
 
-def exemplars_from(questions: Iterable[Question], rationales: Iterable[Rationale]) -> list[Exemplar]:
+def exemplars_from(questions: Iterable[Question], rationales: Sequence[Rationale]) -> list[Exemplar]:
     """Worked examples of the training set: the first correct rationale of each question that has one."""
     first = _first_of(rationales, "correct")
     return [Exemplar(q.text, first[q.id], q.answer) for q in questions if q.id in first and q.split == "train"]
@@ -188,13 +165,9 @@ def read_exemplars(path: Path, kind: AnswerKind, choices: Sequence[str] | None =
     return [Exemplar(question.text, shown[key], question.answer) for key, question in unique.items() if key in shown]
 
 
-def _first_of(rationales: Iterable[Rationale], verdict: Verdict) -> dict[str, str]:
+def _first_of(rationales: Sequence[Rationale], verdict: Verdict) -> dict[str, str]:
     """The first text with a verdict for each question that has one, by question id."""
-    first: dict[str, str] = {}
-    for rationale in rationales:
-        if rationale.verdict == verdict and rationale.text:
-            first.setdefault(rationale.question_id, rationale.text)
-    return first
+    return {each.question_id: each.text for each in reversed(rationales) if each.verdict == verdict and each.text}
 
 
 def open_prompter(
@@ -203,21 +176,15 @@ def open_prompter(
     answer_kind: AnswerKind,
     root: Path,
     choices: Sequence[str] | None = None,
-    training: Callable[[], Iterable[Exemplar]] = tuple,
+    training: Callable[[], Sequence[Exemplar]] = tuple,
 ) -> Prompter:
     """The prompter of a recipe's teacher. Paths start from `root`; `exemplars: train` takes the exemplars of `training`."""
-    exemplars: Iterable[Exemplar] = ()
+    exemplars: Sequence[Exemplar] = ()
     if teacher.exemplars is not None:
         of_training = teacher.exemplars == "train"
         exemplars = training() if of_training else read_exemplars(root / teacher.exemplars, answer_kind, choices)
-    return Prompter.create(
-        teacher.prompt,
-        answer_kind=answer_kind,
-        template=None if teacher.template is None else read_template(teacher.template, root),
-        exemplars=exemplars,
-        shots=teacher.shots,
-        seed=teacher.seed,
-    )
+    template = None if teacher.template is None else read_template(teacher.template, root)
+    return Prompter(teacher.prompt, template, answer_kind, exemplars, teacher.shots, teacher.seed)
 
 
 def read_template(value: str, root: Path) -> str:
@@ -229,9 +196,3 @@ def read_template(value: str, root: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise TeacherError(f"{path}: the prompt template cannot be read ({error.strerror}); check `template`") from None
-
-
-def _template_error(error: Exception) -> TeacherError:
-    reason = normalise_whitespace(str(error)) or type(error).__name__
-    hint = "the variables are question, exemplars and answer_form"
-    return TeacherError(f"the prompt template cannot be filled: {reason}; {hint}")

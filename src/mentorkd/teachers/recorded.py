@@ -21,13 +21,15 @@ class RecordedTeacher:
     """Reads `teacher.rationales`."""
 
     def __init__(self, recipe: Recipe, config: RecordedTeacherConfig) -> None:
-        self.recipe, self.config = recipe, config
+        assert recipe.task.answer is not None, "the recipe's checks fill this in"
+        self.recipe, self.config, self.kind = recipe, config, recipe.task.answer
+        self.file = data_path(recipe, config.rationales)
 
     def check(self) -> None:
         """Nothing: loading the recipe has looked for the file, and reading it is the first thing a run does."""
 
     def identity(self) -> list[Any]:
-        return [self.config.model_dump(exclude={"select"}), source_identity(self._file)]
+        return [self.config.model_dump(exclude={"select"}), source_identity(self.file)]
 
     def describe(self) -> Description:
         return Description("recorded")
@@ -48,20 +50,12 @@ class RecordedTeacher:
             # case, so a limit on test questions needs nothing here.
             known = {question.id for question in questions}
             rationales = [rationale for rationale in rationales if rationale.question_id in known]
-        merged = [
-            replace(question, split="train") if question.split == "validation" else question for question in questions
-        ]
-        assert task.answer is not None, "the recipe's checks fill this in"
-        audited = audit(merged, rationales, kind=task.answer, choices=task.choices)
+        merged = [replace(each, split="train") if each.split == "validation" else each for each in questions]
+        audited = audit(merged, rationales, kind=self.kind, choices=task.choices)
         if self.recipe.data.strict:
             audited.faults.raise_if_strict()
         return Annotation(audited.rationales, audited.faults.lines())
 
-    @property
-    def _file(self) -> str:
-        return data_path(self.recipe, self.config.rationales)
-
     def _read(self, questions: Sequence[Question]) -> list[Rationale]:
         task = self.recipe.task
-        assert task.answer is not None, "the recipe's checks fill this in"
-        return read_rationales(self._file, questions, kind=task.answer, choices=task.choices, columns=task.columns)
+        return read_rationales(self.file, questions, kind=self.kind, choices=task.choices, columns=task.columns)

@@ -1,7 +1,6 @@
 """What a teacher is to a run: five methods, whichever way it gets its rationales.
 
-A new kind of teacher takes its settings in `mentorkd.recipe.teacher`, a class here that has these methods, and a case of
-`open_teacher`.
+A new kind of teacher takes settings in `mentorkd.recipe.teacher`, a class with these methods, and a case of `open_teacher`.
 """
 
 from __future__ import annotations
@@ -70,16 +69,10 @@ class Annotation:
 
 
 class Teacher(Protocol):
-    """The source of a recipe's first rationales. `open_teacher` makes the one that a recipe names.
-
-    Opening a teacher reads no file and imports neither torch nor a client; the methods do.
-    """
+    """The source of a recipe's first rationales. To open one reads no file and imports neither torch nor a client."""
 
     def check(self) -> None:
-        """Refuse what would fail later, before anything runs: a missing key, a missing package, a faulty prompt.
-
-        Raises a MentorkdError.
-        """
+        """Raise a MentorkdError, before anything runs, for what would fail later: no key, no package, a faulty prompt."""
 
     def identity(self) -> list[Any]:
         """What decides the rationales, as JSON values: a finished annotation is kept as long as this stays equal."""

@@ -42,20 +42,18 @@ class Body:
 
 def build_request(teacher: OpenAITeacherConfig, prompt: str, *, max_tokens: int, temperature: float) -> dict[str, Any]:
     """The request: its `endpoint`, and the fields of its JSON under `body`. The cache hashes both."""
-    body: dict[str, Any] = {"model": teacher.model, "temperature": temperature}
-    body[teacher.max_tokens_field] = max_tokens
+    body: dict[str, Any] = {"model": teacher.model, "temperature": temperature, teacher.max_tokens_field: max_tokens}
     if teacher.top_p < 1.0:
         body["top_p"] = teacher.top_p
-    stop = teacher.stops(base=teacher.endpoint == "completions")
-    if teacher.endpoint == "chat":
+    chat = teacher.endpoint == "chat"
+    if chat:
         system = [] if teacher.system is None else [{"role": "system", "content": teacher.system}]
         body["messages"] = [*system, {"role": "user", "content": prompt}]
-        path = "chat/completions"
     else:
         body["prompt"] = prompt
-        path = "completions"
-    if stop:
+    if stop := teacher.stops(base=not chat):
         body["stop"] = stop
+    path = "chat/completions" if chat else "completions"
     return {"endpoint": f"{teacher.base_url}/{path}", "body": body | teacher.extra_body}
 
 
@@ -83,9 +81,10 @@ def read_body(content: bytes) -> Body | Fault:
     text, refused = _text(choice) if choice is not None else (None, False)
     if choice is None or text is None:
         return Fault("malformed", f"got a reply without a choice that holds text: {_excerpt(content)}", billed=True)
+    reason = str(choice.get("finish_reason") or "stop").lower()
     return Body(
         text=text,
-        finish_reason="refusal" if refused else _finish_reason(choice.get("finish_reason")),
+        finish_reason="refusal" if refused else _NATIVE_REASONS.get(reason, reason),
         input_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
         model=str(data.get("model") or ""),
@@ -97,11 +96,6 @@ _NATIVE_REASONS = {
     **dict.fromkeys(["safety", "recitation", "blocklist", "prohibited_content", "spii"], "content_filter"),
 }
 """Gemini's own finish reasons in lower case, which its compatible endpoint may pass on."""
-
-
-def _finish_reason(value: Any) -> str:
-    reason = str(value or "stop").lower()
-    return _NATIVE_REASONS.get(reason, reason)
 
 
 def _text(choice: Mapping[str, Any]) -> tuple[str | None, bool]:
@@ -132,6 +126,8 @@ _FATAL = {
     404: "the endpoint knows no such model or address; check `model` and `base_url`",
     405: "the endpoint knows no such address; check `base_url` and `endpoint`",
 }
+_EXCERPT = 300
+"""Longest excerpt of a reply in a message, in characters."""
 _REFUSED = re.compile(r"content[_ ](?:filter|policy)|moderation|flagged", re.IGNORECASE)
 _NO_KEY = re.compile(r"API_KEY_INVALID|API key not valid|invalid_api_key", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"insufficient_quota|billing_hard_limit|exceeded your current quota", re.IGNORECASE)
@@ -173,11 +169,9 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
         return 0.0
 
 
-def _excerpt(content: bytes, most: int = 300) -> str:
-    text = normalise_whitespace(content[: 4 * most].decode(errors="replace"))
-    if not text:
-        return "(empty)"
-    return text if len(text) <= most else f"{text[:most]}..."
+def _excerpt(content: bytes) -> str:
+    text = normalise_whitespace(content[: 4 * _EXCERPT].decode(errors="replace")) or "(empty)"
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."
 
 
 def scrubber(key: str | None) -> Callable[[str], str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.quickstart.task import MODELS
-from mentorkd.recipe.graph import learning_order, mentors, scorers, writers
+from mentorkd.recipe.graph import learning_order, links_of, writers
 from mentorkd.recipe.load import data_path, dump_recipe, load_recipe, missing_files, parse_recipe, recipe_schema
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.teacher import OpenAITeacherConfig, RecordedTeacherConfig
@@ -119,10 +119,14 @@ def test_soft_label_settings_survive_the_dump(store: str) -> None:
 def test_the_graph() -> None:
     recipe = parse(GOOD, "learners.vanilla.rationales=[mentor]", "learners.mentor.rationales=[teacher]")
     assert learning_order(recipe) == ["mentor", "student", "vanilla"]
-    assert writers(recipe) == scorers(recipe) == mentors(recipe) == {"mentor"}
+    assert writers(recipe) == {"mentor"}
+    assert {name: links.soft_labels for name, links in links_of(recipe).items() if links.soft_labels} == {
+        "student": ["mentor"]
+    }
+    assert {name for links in links_of(recipe).values() for name in links.learners} == {"mentor"}
     chain = parse(GOOD, "learners.mentor.rationales=[vanilla]", "learners.student.soft_labels=vanilla")
     assert learning_order(chain) == ["vanilla", "mentor", "student"]
-    assert (writers(chain), scorers(chain)) == ({"mentor", "vanilla"}, {"vanilla"})
+    assert (writers(chain), links_of(chain)["student"].soft_labels) == ({"mentor", "vanilla"}, ["vanilla"])
 
 
 def test_order_follows_the_recipe_where_it_may() -> None:

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from asking import graded, sums, teacher
 from mentorkd.errors import DataError
 from mentorkd.records import Question, Rationale
-from mentorkd.teachers.annotation import AnnotationLedger, Answer, FailedSample, SampleQueue, rationale_of
+from mentorkd.teachers.annotation import AnnotationLedger, Answer, SampleQueue, rationale_of
 from mentorkd.teachers.cache import Reply
 from mentorkd.teachers.limits import Spending
 from mentorkd.teachers.prompting import Prompter
+from mentorkd.teachers.wire import Fault
 
 QUESTION = Question.create("What is 2 + 3?", "5", "train")
-ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
-TWO_CALLS = Prompter.create("two_stage")
+ONE_CALL = Prompter("zero_shot_cot", answer_kind="number")
+TWO_CALLS = Prompter("two_stage")
 
 
 def answer(text: str, reason: str = "stop") -> Answer:
@@ -111,7 +112,7 @@ def test_ledger_sums() -> None:
     for index, sample, reply in [(1, 1, "1 + 7 = 8.\nTherefore, the answer is 8."), (0, 0, ""), (0, 1, "Perhaps 3.")]:
         question = ledger.questions[index]
         ledger.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
-    ledger.enter(1, 0, FailedSample(ledger.questions[1].id, 0, "timeout: no reply"))
+    ledger.enter(1, 0, Fault("timeout", "no reply"))
     spending = Spending(5, 100, 40, 2 * 10**9, 10**9)
     result = ledger.close(spending, {"sent": 4, "cached": 1, "fault_malformed": 2}, "stopped before the budget")
     assert [(r.question_id == ledger.questions[1].id, r.sample) for r in result.rationales] == [

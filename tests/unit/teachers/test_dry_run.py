@@ -14,7 +14,7 @@ from mentorkd.teachers.dry_run import dry_run, token_counter
 from mentorkd.teachers.openai import dry_run_openai
 from mentorkd.teachers.prompting import Prompter
 
-ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
+ONE_CALL = Prompter("zero_shot_cot", answer_kind="number")
 
 
 def test_estimate_of_one_call() -> None:
@@ -35,10 +35,8 @@ def test_estimate_of_one_call() -> None:
 
 def test_estimate_of_two_calls_until_correct() -> None:
     settings = {"prompt": "two_stage", "samples": 2, "until_correct": {"want": 2, "tries": 5}, "answer_tokens": 4}
-    estimate = dry_run_openai(
-        sums(10), teacher("http://e/v1", **settings), Prompter.create("two_stage"), count_tokens=len
-    )
-    first = sum(len(Prompter.create("two_stage").first(question.text)) for question in sums(10))
+    estimate = dry_run_openai(sums(10), teacher("http://e/v1", **settings), Prompter("two_stage"), count_tokens=len)
+    first = sum(len(Prompter("two_stage").first(question.text)) for question in sums(10))
     assert (estimate.requests, estimate.most_requests) == (40, 100)
     trigger = len("\nTherefore, the answer is")
     assert estimate.input_tokens == 2 * (2 * first + 10 * (2 * 16 + 64 + trigger))

@@ -158,7 +158,7 @@ def test_overhead(tmp_path: Path) -> None:
 
 def test_a_hundred_thousand_cached_replies(tmp_path: Path) -> None:
     count = 100_002 // 3
-    prompter, url = Prompter.create("zero_shot_cot", answer_kind="number"), "http://127.0.0.1:9/v1"
+    prompter, url = Prompter("zero_shot_cot", answer_kind="number"), "http://127.0.0.1:9/v1"
     with RequestCache(tmp_path / "c") as cache:
         for question in sums(count):
             request = build_request(teacher(url), prompter.first(question.text), max_tokens=64, temperature=0.7)

@@ -55,7 +55,7 @@ def local(**settings: object) -> LocalTeacherConfig:
     return LocalTeacherConfig.model_validate({"model": "m", "batch_size": 2, **settings})
 
 
-ONE_CALL = Prompter.create("zero_shot_cot", answer_kind="number")
+ONE_CALL = Prompter("zero_shot_cot", answer_kind="number")
 
 
 def test_local_records_are_those_of_an_endpoint(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_further_rounds_have_new_seeds(tmp_path: Path) -> None:
 def test_second_call_is_greedy_and_left_out_after_a_cut(tmp_path: Path) -> None:
     engine = AddingEngine()
     with RequestCache(tmp_path / "c") as cache:
-        prompter = Prompter.create("two_stage")
+        prompter = Prompter("two_stage")
         done = annotate_local(sums(10), local(batch_size=100), engine, prompter, cache, grade=graded)
     assert [(count, n, temperature) for count, n, temperature, _ in engine.calls] == [(10, 3, 0.7), (24, 1, 0.0)]
     assert {len(r.meta["requests"]) for r in done.rationales if r.meta["outcome"] == "ok"} == {2}

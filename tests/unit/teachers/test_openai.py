@@ -67,7 +67,7 @@ def test_retry_after_is_obeyed_and_retries_are_not_more_than_allowed(tmp_path: P
             assert min(arrival for arrival in statistics["arrivals"] if arrival > at) - at >= seconds
     with running("dead") as server:
         annotation = annotate(server.url, tmp_path / "b", sums(3), samples=1, retries=2, concurrency=2)
-        assert [lost.reason.split(":")[0] for lost in annotation.lost] == ["server_error"] * 3
+        assert [lost.kind for lost in annotation.lost] == ["server_error"] * 3
         assert set(server.statistics()["attempts"].values()) == {3}
 
 
@@ -232,7 +232,7 @@ def test_annotation_works_inside_a_running_loop(tmp_path: Path) -> None:
 def test_graders_may_be_slow_in_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     with running("friendly") as server, RequestCache(tmp_path / "a") as cache:
-        prompter = Prompter.create("zero_shot_cot")
+        prompter = Prompter("zero_shot_cot")
         done = annotate_openai(sums(3), teacher(server.url), prompter, cache, grade=graded, grade_in_threads=True)
     assert [r.verdict for r in done.rationales] == ["correct"] * 9
 
@@ -282,8 +282,8 @@ def test_unfit_key_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch
 def test_given_up_requests_are_logged_without_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running("echo 500") as server, caplog.at_level(logging.DEBUG):
         annotation = annotate(server.url, tmp_path / "a", sums(2), retries=0, samples=1)
-    assert [lost.reason for lost in annotation.lost] == [
-        'server_error: HTTP 500: {"error": {"message": "Bearer [key]", "code": null}}'
+    assert [(lost.kind, lost.message) for lost in annotation.lost] == [
+        ("server_error", 'HTTP 500: {"error": {"message": "Bearer [key]", "code": null}}')
     ] * 2
     assert "gave up a request" in caplog.text
     assert KEY not in caplog.text

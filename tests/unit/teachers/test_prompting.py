@@ -29,7 +29,7 @@ POOL = tuple(Exemplar(f"What is {n} + 1?", f"{n} + 1 = {n + 1}.", str(n + 1)) fo
 
 
 def test_two_stage_is_the_papers_word_for_word() -> None:
-    prompter = Prompter.create("two_stage")
+    prompter = Prompter("two_stage")
     assert prompter.first("What is 2 + 3?\n") == "Q: What is 2 + 3?\nA: Let's think step by step."
     second = prompter.second("What is 2 + 3?", "2 + 3 = 5.")
     assert second == "Q: What is 2 + 3?\nA: Let's think step by step. 2 + 3 = 5.\nTherefore, the answer is"
@@ -39,7 +39,7 @@ def test_two_stage_is_the_papers_word_for_word() -> None:
 
 
 def test_one_call_asks_for_the_line_that_is_then_read() -> None:
-    prompter = Prompter.create("zero_shot_cot", answer_kind="number")
+    prompter = Prompter("zero_shot_cot", answer_kind="number")
     prompt = prompter.first("What is 2 + 3?")
     assert "Let's think step by step." in prompt
     assert "Therefore, the answer is X" in prompt
@@ -69,32 +69,32 @@ def test_replies_are_split_at_the_last_marker(reply: str, rationale: str, answer
 
 
 def test_exemplars_never_hold_the_question_itself_and_follow_the_seed() -> None:
-    prompters = [Prompter.create("few_shot", exemplars=POOL, shots=4, seed=seed) for seed in (1, 2)]
+    prompters = [Prompter("few_shot", exemplars=POOL, shots=4, seed=seed) for seed in (1, 2)]
     for shown in POOL:
         prompt = prompters[0].first(f"  {shown.question}\n".replace(" + ", "  + "))
         assert prompt.count("Therefore, the answer is") == 4
         assert shown.rationale not in prompt
     fresh = "What is 100 + 1?"
     assert prompters[0].first(fresh) != prompters[1].first(fresh)
-    turned = Prompter.create("few_shot", exemplars=POOL[::-1], shots=4, seed=1)
+    turned = Prompter("few_shot", exemplars=POOL[::-1], shots=4, seed=1)
     assert turned.first(fresh) == prompters[0].first(fresh)
 
 
 def test_a_question_with_several_exemplars_is_shown_once() -> None:
     pool = (*POOL[:3], *(Exemplar(POOL[0].question, f"Otherwise {n}.", "1") for n in range(5)))
-    questions = re.findall(r"Q: (.*)", Prompter.create("few_shot", exemplars=pool, shots=3).first("Another?"))
+    questions = re.findall(r"Q: (.*)", Prompter("few_shot", exemplars=pool, shots=3).first("Another?"))
     assert len(questions) == len(set(questions)) == 4
 
 
 def test_few_shot_ignores_the_next_question_a_base_model_invents() -> None:
-    prompter = Prompter.create("few_shot", exemplars=POOL)
+    prompter = Prompter("few_shot", exemplars=POOL)
     reply = "2 + 3 = 5.\nTherefore, the answer is 5.\n\nQ: What is 1 + 1?\nA: 2.\nTherefore, the answer is 2."
     assert prompter.read([reply]).answer_text == "Therefore, the answer is 5."
 
 
 def test_too_few_exemplars_are_refused() -> None:
     with pytest.raises(TeacherError, match=r"got 4 worked examples, expected more than shots = 4"):
-        Prompter.create("few_shot", exemplars=POOL[:4], shots=4)
+        Prompter("few_shot", exemplars=POOL[:4], shots=4)
 
 
 @pytest.mark.parametrize(
@@ -111,19 +111,19 @@ def test_too_few_exemplars_are_refused() -> None:
 )
 def test_bad_templates_are_refused_at_once(template: str, said: str) -> None:
     with pytest.raises(TeacherError, match=said):
-        Prompter.create("custom", template=template)
+        Prompter("custom", template=template)
 
 
 def test_custom_templates_see_question_exemplars_and_answer_form() -> None:
     template = "{{ exemplars[0].answer }}|{{ answer_form }}|{{ question }}"
-    prompter = Prompter.create("custom", template=template, exemplars=POOL[:1], answer_kind="yes_no")
+    prompter = Prompter("custom", template=template, exemplars=POOL[:1], answer_kind="yes_no")
     assert prompter.first("Is it?") == "1|yes or no|Is it?"
 
 
 @given(st.text(min_size=1).filter(str.strip))
 def test_a_question_is_text_never_a_template(question: str) -> None:
-    assert question.strip() in Prompter.create("two_stage").first(question)
-    assert "{{ 7 * 7 }}" in Prompter.create("two_stage").first("{{ 7 * 7 }}")
+    assert question.strip() in Prompter("two_stage").first(question)
+    assert "{{ 7 * 7 }}" in Prompter("two_stage").first("{{ 7 * 7 }}")
 
 
 def test_exemplars_of_the_training_set() -> None:
@@ -184,7 +184,7 @@ def test_faulty_exemplars_say_where_and_what(tmp_path: Path, content: str, said:
 def test_real_rationales_are_exemplars(shared_data: Path) -> None:
     mentor_kd = shared_data / "mentor-kd"
     pool = read_exemplars(mentor_kd / "main" / "svamp_3_train.json", "number")
-    prompter = Prompter.create("few_shot", exemplars=pool)
+    prompter = Prompter("few_shot", exemplars=pool)
     assert all(shown.question not in prompter.first(shown.question).rsplit("Q:", 1)[0] for shown in pool[:50])
     rows = json.loads((mentor_kd / "aug" / "flan-t5_large" / "svamp_rand3_aug3.json").read_text())
     right = {row["chain"].strip() for row in rows if row["initial_correct"]}
