@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_results, show_table
+from mentorkd.cli.console import open_reporter, show_results, show_table
 from mentorkd.cli.options import AsJson, Quiet, RunPath
 from mentorkd.errors import RunError
 from mentorkd.pipeline.provenance import command_line
@@ -49,17 +49,15 @@ def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> No
     """Write the report of a finished run again."""
     from mentorkd.pipeline.run import open_run
 
-    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    pipeline = open_run(folder, reporter)
-    unfinished = [p.stage.name for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
-    if unfinished:
-        raise RunError(
-            f"{folder} is not finished: {len(unfinished)} stages left, the first is {unfinished[0]}; finish it with `mentorkd run`"
-        )
-    try:
+    with open_reporter(quiet=quiet, as_json=as_json) as reporter:
+        pipeline = open_run(folder, reporter)
+        unfinished = [p.stage.name for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
+        if unfinished:
+            raise RunError(
+                f"{folder} is not finished: {len(unfinished)} stages left, the first is {unfinished[0]}; "
+                "finish it with `mentorkd run`"
+            )
         pipeline.run(force=["report"])
-    finally:
-        reporter.close()
     show_results(folder / "report", as_json)
 
 

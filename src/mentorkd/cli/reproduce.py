@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
-from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, shipped_recipes
+from mentorkd.cli.console import open_reporter, show_table
+from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, recipe_title, shipped_recipes
 from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
 if TYPE_CHECKING:
     from mentorkd.cli.paper_tables import Score, TableRow
     from mentorkd.recipe.schema import Recipe
-    from mentorkd.reporting.schema import Results
 
 PAPER = "paper/"
 SAME = {"figure5": "table5"}
@@ -56,11 +55,13 @@ def reproduce(
         unavailable_learners,
         without,
     )
+    from mentorkd.pipeline.run import Pipeline
+    from mentorkd.reporting.write import read_results
 
     recipes = {name.removeprefix(PAPER): path for name, path in shipped_recipes().items() if name.startswith(PAPER)}
     if table is None:
         for name, path in recipes.items():
-            print(f"{name:<10}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+            print(f"{name:<10}{recipe_title(path)}")
         return
     table = SAME.get(table, table)
     if table not in recipes:
@@ -79,31 +80,20 @@ def reproduce(
         whole = without(whole, [name for name in whole.learners if name not in names])
     left_out = unavailable_learners(whole, root, fetch=f"mentorkd data paper {data}")
     recipe = without(whole, left_out)
-    learners = _run(recipe, root, quiet, as_json)["learners"] if recipe.learners else []
+    learners = []
+    if recipe.learners:
+        with open_reporter(quiet=quiet, as_json=as_json) as reporter:
+            Pipeline(recipe, root, reporter).run()
+        learners = read_results(root / "report")["learners"]
     rows = table_rows(whole, table, known, learners, left_out)
     notes = _notes(rows, smoke)
     if as_json:
-        print(
-            json.dumps(
-                {"table": table, "task": known.key, "run": str(root), "rows": [*map(asdict, rows)], "notes": notes}
-            )
-        )
+        shown = {"table": table, "task": known.key, "run": str(root), "rows": [*map(asdict, rows)], "notes": notes}
+        print(json.dumps(shown))
     else:
         _show(f"{table} on {known.title}", rows, notes, root)
     if not learners:
         raise RunError(f"no learner of {table} on {known.key} could be run: {next(iter(left_out.values()))}")
-
-
-def _run(recipe: Recipe, root: Path, quiet: bool, as_json: bool) -> Results:
-    from mentorkd.pipeline.run import Pipeline
-    from mentorkd.reporting.write import read_results
-
-    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    try:
-        Pipeline(recipe, root, reporter).run()
-    finally:
-        reporter.close()
-    return read_results(root / "report")
 
 
 def _notes(rows: Sequence[TableRow], smoke: bool) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli.console import open_reporter, show_table
 from mentorkd.cli.options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import AnnotateRecord
@@ -42,12 +42,9 @@ def annotate(
     if dry_run:
         _show_preview(loaded, root, as_json)
         return
-    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    try:
+    with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         pipeline = Pipeline(loaded, root, reporter)
         pipeline.run(until="annotate")
-    finally:
-        reporter.close()
     _show_record(pipeline.folder.record_of(AnnotateRecord, "annotate"), root, as_json)
 
 

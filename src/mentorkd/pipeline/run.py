@@ -88,7 +88,7 @@ class Pipeline:
             self._stages = compile_stages(self.recipe, self.folder.finished)
         return self._stages
 
-    def made(self, kind: str, learner: str, seed: int) -> str | None:
+    def stage_of(self, kind: str, learner: str, seed: int) -> str | None:
         """The name of the stage of a kind that serves a learner, its own or a shared one; None if there is none."""
         return self.stages[-1].inputs.get(role(kind, learner, seed))
 
