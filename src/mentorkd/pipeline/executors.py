@@ -75,7 +75,7 @@ class StageExecutor(Protocol):
     """Carries out stages."""
 
     def check(self, kinds: Set[str]) -> None:
-        """Refuse at once what would fail at a stage of these kinds. Called once, before any stage starts and anything is written."""
+        """Refuse at once what would fail at a stage of these kinds, by CHECKED_KINDS. Called before any stage starts."""
 
     @property
     def free(self) -> bool:
@@ -99,10 +99,9 @@ class InlineExecutor:
         self._stage: Stage | None = None
 
     def check(self, kinds: Set[str]) -> None:
-        if kinds & CHECKED_KINDS:  # a run whose stages are all finished must not wait for torch
-            from mentorkd.pipeline.preflight import check
+        from mentorkd.pipeline.preflight import check
 
-            check(self.recipe, kinds)
+        check(self.recipe, kinds)
 
     @property
     def free(self) -> bool:
@@ -139,9 +138,8 @@ class ProcessExecutor:
 
     def check(self, kinds: Set[str]) -> None:
         """A worker checks, because a worker imports torch anyway and this process never needs to."""
-        if kinds & CHECKED_KINDS:
-            self._workers[0].send(frozenset(kinds))
-            self._next_message()
+        self._workers[0].send(frozenset(kinds))
+        self._next_message()
 
     @property
     def free(self) -> bool:

@@ -28,7 +28,7 @@ from typing import Any
 from mentorkd.errors import RunError
 from mentorkd.files import write_json
 from mentorkd.pipeline import provenance
-from mentorkd.pipeline.executors import InlineExecutor, ProcessExecutor, StageExecutor
+from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
@@ -131,7 +131,9 @@ class Pipeline:
         with closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
                 self.reporter.checking()
-            executor.check({stage.kind for stage in waiting})
+            # A run whose stages are all finished must not wait for torch.
+            if kinds := CHECKED_KINDS & {stage.kind for stage in waiting}:
+                executor.check(kinds)
             with self.folder.lock():
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
