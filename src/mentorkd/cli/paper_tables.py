@@ -23,16 +23,16 @@ from mentorkd.recipe.yaml import read_yaml
 from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.statistics import Interval, wilson_interval
 
-SMOKE_QUESTIONS = 8
+_SMOKE_QUESTIONS = 8
 
-SWEPT = {
+_SWEPT = {
     "figure3": "mentor.sampling.samples",
     "figure7": "mentor-kd.kd_weight",
     "table5": "teacher.select.question_ratio",
 }
 """The swept key of each table of the paper that has one row for each value."""
 
-NOT_RECORDED = "no answers of GPT-3.5 to the test questions: the recorded rationales are for training questions, new ones need an API key"
+_NOT_RECORDED = "no answers of GPT-3.5 to the test questions: the recorded rationales are for training questions, new ones need an API key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,8 @@ def _unsolved(task: Task, data: Path, folder: Path) -> dict[str, Any]:
 def _shrunk(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with which any recipe runs in seconds: tiny models, eight questions, the two ends of each sweep."""
     settings: dict[str, Any] = {
-        "task.limit_train": SMOKE_QUESTIONS,
-        "task.limit_test": SMOKE_QUESTIONS,
+        "task.limit_train": _SMOKE_QUESTIONS,
+        "task.limit_test": _SMOKE_QUESTIONS,
         "sampling": {"max_new_tokens": 8, "engine": "transformers"},
         "sweep": {key: [values[0], values[-1]] for key, values in raw.get("sweep", {}).items()},
     }
@@ -214,7 +214,7 @@ def table_rows(
     published = {(p.row, p.at): p.accuracy.get(task.key) for p in paper_results() if p.table == table}
     rows = []
     if (accuracy := published.get((TEACHER, None))) is not None:
-        rows.append(TableRow(TEACHER, replace(_published(accuracy, task), selected_on_test=False), None, NOT_RECORDED))
+        rows.append(TableRow(TEACHER, replace(_published(accuracy, task), selected_on_test=False), None, _NOT_RECORDED))
     for name in recipe.learners:
         row = paper_row(recipe, name, table)
         accuracy = published.get(row) if row else None
@@ -231,7 +231,7 @@ def paper_row(recipe: Recipe, name: str, table: str) -> tuple[str, float | None]
     variant = recipe.variants.get(name)
     if variant is None:
         return name, None
-    key = SWEPT.get(table)
+    key = _SWEPT.get(table)
     return (variant.of, float(variant.values[key])) if key and set(variant.values) == {key} else None
 
 

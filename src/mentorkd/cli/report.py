@@ -30,19 +30,14 @@ def compare(
     from mentorkd.reporting.write import write_report
 
     folder = out or Path("runs/comparisons") / "-".join(run.resolve().name for run in runs)
-    _check_output(folder, runs)
-    results = compare_runs(runs, shlex.join(command_line()))
-    write_report(results, folder)
-    show_results(folder, as_json)
-
-
-def _check_output(folder: Path, runs: list[Path]) -> None:
-    """RunError unless the folder is new, empty or an earlier comparison, and outside the runs."""
     inside = any(folder.resolve().is_relative_to(run.resolve()) for run in runs)
     if inside or (folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file()):
         raise RunError(
             f"got --out {folder}; expected a new folder outside the runs, or the folder of an earlier comparison"
         )
+    results = compare_runs(runs, shlex.join(command_line()))
+    write_report(results, folder)
+    show_results(folder, as_json)
 
 
 def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> None:

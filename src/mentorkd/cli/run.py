@@ -26,7 +26,7 @@ from mentorkd.pipeline.provenance import cores
 from mentorkd.recipe.schema import Recipe
 
 # One model of this size does not fill two cores; two at a time do.
-QUICKSTART_JOBS = min(2, cores())
+_QUICKSTART_JOBS = min(2, cores())
 
 
 def run(
@@ -57,7 +57,7 @@ def recipes(as_json: AsJson = False) -> None:
 def quickstart(
     folder: Annotated[Path, typer.Option("--run", help="The run folder.")] = Path("runs/quickstart"),
     overrides: Overrides = None,
-    jobs: Jobs = QUICKSTART_JOBS,
+    jobs: Jobs = _QUICKSTART_JOBS,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

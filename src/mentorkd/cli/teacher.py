@@ -16,7 +16,7 @@ from mentorkd.pipeline.records import AnnotateRecord
 from mentorkd.recipe.schema import Recipe
 
 cache_app = typer.Typer(no_args_is_help=True, help="Merge and export the files that keep a teacher's replies.")
-CachePath = Annotated[
+_CachePath = Annotated[
     Path, typer.Argument(metavar="CACHE", help="A run folder, or a cache file such as runs/x/teacher/requests.sqlite.")
 ]
 
@@ -104,7 +104,7 @@ def merge(
 
 @cache_app.command()
 def export(
-    source: CachePath,
+    source: _CachePath,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="JSON Lines: key, sample, at, request, reply.")],
     as_json: AsJson = False,
 ) -> None:

@@ -26,8 +26,8 @@ COMMIT = "ec9ea1118ef1ef71152b61c0768220011ac58e52"
 RAW_URL = f"https://raw.githubusercontent.com/2hojae/mentor-kd/{COMMIT}"
 
 CONNECTIONS = 4
-ATTEMPTS = 3
-TIMEOUT_S = 30.0
+_ATTEMPTS = 3
+_TIMEOUT_S = 30.0
 """Longest wait, in seconds, for a response of the server."""
 _UNTRIED = "not tried, the server is unreachable"
 PAUSE_S = 1.0
@@ -146,13 +146,13 @@ def _fetch(file: PaperFile, folder: Path, base_url: str, unreachable: threading.
 def _download(url: str, unreachable: threading.Event) -> bytes:
     """The content of `url`. Transient errors are retried, but not after the server has proved unreachable."""
     reason = ""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         if unreachable.is_set():
             raise _Failure(_UNTRIED)
         if attempt:
             time.sleep(PAUSE_S * 2 ** (attempt - 1))
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
                 content: bytes = reply.read()
                 return content
         except urllib.error.HTTPError as error:
@@ -167,4 +167,4 @@ def _download(url: str, unreachable: threading.Event) -> bytes:
             reason = f"connection lost: {error or type(error).__name__}"
     if reason.startswith("no connection"):
         unreachable.set()
-    raise _Failure(f"{reason}, {ATTEMPTS} times")
+    raise _Failure(f"{reason}, {_ATTEMPTS} times")

@@ -20,7 +20,7 @@ from mentorkd.pipeline.records import StageRecord
 
 Facts = dict[str, Any]
 
-PACKAGES = (
+_PACKAGES = (
     "mentorkd",
     "torch",
     "transformers",
@@ -120,7 +120,7 @@ def _proc_field(file: str, name: str) -> str | None:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in _PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions

@@ -11,9 +11,8 @@
       evaluate   its answers to the test questions
     report     the results of all stages
 
-`graph` compiles the stages, `stages/` has a file for each kind, and `executors` decides where they run. A stage's fingerprint
-covers its part of the recipe, its inputs' fingerprints and its code version. So a changed recipe runs only the stages that
-the change reaches, and a killed run goes on where it stopped.
+`graph` compiles the stages, `stages/` has a file for each kind, and `executors` decides where they run. A changed recipe runs
+only the stages that the change reaches, and a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
 
-MOST_JOBS = 64
+_MOST_JOBS = 64
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,8 @@ class Pipeline:
         """Every stage and its state. Changes nothing."""
         with_last_budget: dict[str, Stage] = {}
         if any(stage.kind == "budget" and not self.folder.finished(stage) for stage in self.stages):
-            with_last_budget = {stage.name: stage for stage in compile_stages(self.recipe, self.folder.last)}
+            last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name))
+            with_last_budget = {stage.name: stage for stage in last}
         planned = []
         for stage in self.stages:
             record, state = self.folder.finished(stage), "runs"
@@ -120,8 +120,8 @@ class Pipeline:
 
         Raises RunError for a wrong argument, or if another process writes to the folder, and what a stage raises.
         """
-        if not 1 <= jobs <= MOST_JOBS:
-            raise RunError(f"got --jobs {jobs}; expected a number from 1 to {MOST_JOBS}")
+        if not 1 <= jobs <= _MOST_JOBS:
+            raise RunError(f"got --jobs {jobs}; expected a number from 1 to {_MOST_JOBS}")
         stages = self.stages
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
