@@ -39,8 +39,7 @@ def evaluate(
     from mentorkd.statistics import wilson_interval
 
     pipeline = open_run(folder)
-    config = _learner(pipeline.recipe, learner)
-    task = pipeline.recipe.task
+    config, task = _learner(pipeline.recipe, learner), pipeline.recipe.task
     assert task.answer is not None
     test = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
     rows: list[dict[str, Any]] = []
@@ -103,9 +102,8 @@ def ask(
     from mentorkd.pipeline.context import RunContext
 
     pipeline = open_run(folder)
-    name = learner or list(pipeline.recipe.learners)[-1]
+    name, seed = learner or list(pipeline.recipe.learners)[-1], pipeline.recipe.seeds[0]
     config = _learner(pipeline.recipe, name)
-    seed = pipeline.recipe.seeds[0]
     context = RunContext(pipeline.recipe, pipeline.folder)
     model = context.model_folder(name, seed, pipeline.stage_of("train", name, seed))
     [[completion]] = context.engine(config, model).sample(

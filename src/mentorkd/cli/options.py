@@ -37,14 +37,15 @@ def shipped_recipes() -> dict[str, Path]:
     """
     here = Path(__file__).resolve()
     folders = [here.parents[1] / "recipes", here.parents[3] / "recipes"]
-    folder = next((folder for folder in folders if folder.is_dir()), here)
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
-def recipe_title(recipe: Path) -> str:
-    """The first line of a recipe file, a comment."""
-    return recipe.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+def shipped_titles() -> dict[str, str]:
+    """The first line of each shipped recipe, a comment, by name."""
+    files = shipped_recipes().items()
+    return {name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in files}
 
 
 def load_named(recipe: Path, overrides: Sequence[str] | None) -> Recipe:

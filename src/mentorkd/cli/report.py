@@ -68,11 +68,5 @@ def inspect(
     if as_json:
         print(json.dumps(facts))
         return
-    show_table(
-        str(store),
-        ["", ""],
-        [
-            [key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
-            for key, value in facts.items()
-        ],
-    )
+    texts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in facts.items()}
+    show_table(str(store), ["", ""], [[key.replace("_", " "), text] for key, text in texts.items()])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mentorkd.cli.console import open_reporter, show_table
-from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, recipe_title, shipped_recipes
+from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, shipped_recipes, shipped_titles
 from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
@@ -53,8 +53,9 @@ def reproduce(
 
     recipes = {name.removeprefix(_PAPER): path for name, path in shipped_recipes().items() if name.startswith(_PAPER)}
     if table is None:
-        for name, path in recipes.items():
-            print(f"{name:<10}{recipe_title(path)}")
+        titles = shipped_titles()
+        for name in recipes:
+            print(f"{name:<10}{titles[_PAPER + name]}")
         return
     table = _SAME.get(table, table)
     if table not in recipes:

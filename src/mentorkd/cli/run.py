@@ -11,17 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mentorkd.cli.console import open_reporter, ranges, show_results, show_table
-from mentorkd.cli.options import (
-    AsJson,
-    Jobs,
-    Overrides,
-    Quiet,
-    RecipePath,
-    RunOption,
-    load_named,
-    recipe_title,
-    shipped_recipes,
-)
+from mentorkd.cli.options import AsJson, Jobs, Overrides, Quiet, RecipePath, RunOption, load_named, shipped_titles
 from mentorkd.pipeline.provenance import cores
 from mentorkd.recipe.schema import Recipe
 
@@ -46,7 +36,7 @@ def run(
 
 def recipes(as_json: AsJson = False) -> None:
     """List the shipped recipes. `mentorkd run NAME` runs one on the data in the folder `data`."""
-    titles = {name: recipe_title(path) for name, path in shipped_recipes().items()}
+    titles = shipped_titles()
     if as_json:
         print(json.dumps(titles))
         return

@@ -20,18 +20,8 @@ from mentorkd.pipeline.records import StageRecord
 
 Facts = dict[str, Any]
 
-_PACKAGES = (
-    "mentorkd",
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "tokenizers",
-    "numpy",
-    "scipy",
-    "ctranslate2",
-    "vllm",
-)
+_PACKAGES = ("mentorkd", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "scipy")
+_ENGINES = ("ctranslate2", "vllm")
 
 
 @cache
@@ -120,7 +110,7 @@ def _proc_field(file: str, name: str) -> str | None:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in _PACKAGES + _ENGINES:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
