@@ -111,8 +111,9 @@ def fetch_paper_data(
             f"({sum(map(len, done.values()))} are present and verified); run the command again to fetch the rest"
         ]
         lines += [f"{name}: {reason}" for name, reason in sorted(failed.items()) if not reason.startswith(_UNTRIED)]
-        untried = len(failed) + 1 - len(lines)
-        raise DataError("\n  ".join(lines + [f"{untried} more: {_UNTRIED}"] * bool(untried)))
+        if untried := sum(reason.startswith(_UNTRIED) for reason in failed.values()):
+            lines.append(f"{untried} more: {_UNTRIED}")
+        raise DataError("\n  ".join(lines))
     return FetchReport(folder, **{key: tuple(sorted(names)) for key, names in done.items()}, bytes=size)
 
 

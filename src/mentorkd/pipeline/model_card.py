@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -42,16 +41,6 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
     """
     from mentorkd.models import kind_of
 
-    front: dict[str, Any] = {
-        "library_name": "transformers",
-        "tags": ["mentorkd", "knowledge-distillation", "chain-of-thought"],
-    }
-    # On the hub, the name of a local folder would be a dead link.
-    if learner.model.name and not learner.model.name.startswith("/"):
-        front["base_model"] = learner.model.name
-    role = "learner of answers" if learner.rationales == [GOLD] else "learner of rationales"
-    if learner.mentor_weights:
-        role = f"student of {' and '.join(learner.mentor_weights)}"
     seq2seq = kind_of(learner.model) == "seq2seq"
     environment = Environment(
         loader=PackageLoader("mentorkd.pipeline", "."),
@@ -60,15 +49,18 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"author": partial(_author, recipe), "model": describe_model, "repr": repr}
+    environment.filters |= {
+        "author": partial(_author, recipe),
+        "model": describe_model,
+        "repr": repr,
+        "yaml": dump_yaml,
+    }
     return environment.get_template("model_card.md.jinja").render(
         recipe=recipe,
         name=name,
         learner=learner,
         seed=seed,
         record=record,
-        front=dump_yaml(front).strip(),
-        role=role,
         rows_each=OBJECTIVES[learner.objective].rows_per_rationale,
         seq2seq=seq2seq,
         auto="AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM",
