@@ -106,11 +106,9 @@ def ask(
     config = _learner(pipeline.recipe, name)
     context = RunContext(pipeline.recipe, pipeline.folder)
     model = context.model_folder(name, seed, pipeline.stage_of("train", name, seed))
-    [[completion]] = context.engine(config, model).sample(
-        [render_prompt(question, config.eval_prompt)],
-        SamplingParams(max_new_tokens=config.sampling.max_new_tokens),
-        seed=0,
-    )
+    prompt = render_prompt(question, config.eval_prompt)
+    params = SamplingParams(max_new_tokens=config.sampling.max_new_tokens)
+    [[completion]] = context.engine(config, model).sample([prompt], params, seed=0)
     finished = completion.finish_reason == "stop"
     rationale, _ = split_target(completion.text, config.target)
     answer = context.grader.find(completion.text, Question.create(question, "", "test"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,6 @@ from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
 if TYPE_CHECKING:
     from mentorkd.cli.paper_tables import Score, TableRow
-    from mentorkd.recipe.schema import Recipe
 
 _PAPER = "paper/"
 _SAME = {"figure5": "table5"}
@@ -53,9 +53,9 @@ def reproduce(
 
     recipes = {name.removeprefix(_PAPER): path for name, path in shipped_recipes().items() if name.startswith(_PAPER)}
     if table is None:
-        titles = shipped_titles()
-        for name in recipes:
-            print(f"{name:<10}{titles[_PAPER + name]}")
+        for name, title in shipped_titles().items():
+            if name.startswith(_PAPER):
+                print(f"{name.removeprefix(_PAPER):<10}{title}")
         return
     table = _SAME.get(table, table)
     if table not in recipes:
@@ -65,12 +65,10 @@ def reproduce(
         raise RunError(f"got --task {task}; expected one of {', '.join(PAPER_TASKS)}")
     root = folder or Path("runs") / "paper" / f"{table}-{known.key}{'-smoke' if smoke else ''}"
 
-    def filled(*, smoke: bool) -> Recipe:
-        return tables.fill_in(recipes[table], known, data=data, root=root, smoke=smoke, overrides=overrides or ())
-
-    whole = filled(smoke=smoke)
+    fill_in = partial(tables.fill_in, recipes[table], known, data=data, root=root, overrides=overrides or ())
+    whole = fill_in(smoke=smoke)
     if student is not None:
-        names = tables.arms_of_student(filled(smoke=False), student)  # the smoke test's models have no names
+        names = tables.arms_of_student(fill_in(smoke=False), student)  # the smoke test's models have no names
         whole = tables.without(whole, [name for name in whole.learners if name not in names])
     left_out = tables.unavailable_learners(whole, root, fetch=f"mentorkd data paper {data}")
     recipe = tables.without(whole, left_out)

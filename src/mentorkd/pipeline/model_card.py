@@ -41,7 +41,6 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
     """
     from mentorkd.models import kind_of
 
-    seq2seq = kind_of(learner.model) == "seq2seq"
     environment = Environment(
         loader=PackageLoader("mentorkd.pipeline", "."),
         undefined=StrictUndefined,
@@ -62,8 +61,7 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         seed=seed,
         record=record,
         rows_each=OBJECTIVES[learner.objective].rows_per_rationale,
-        seq2seq=seq2seq,
-        auto="AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM",
+        seq2seq=kind_of(learner.model) == "seq2seq",
         separator=CAUSAL_SEPARATOR,
         gold=GOLD,
     )

@@ -125,7 +125,6 @@ class Pipeline:
         stages = self.stages
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
-        total = len(stages)
         forced = self._forced(force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
         with closing(self._executor(min(jobs, len(waiting)))) as executor:
@@ -140,7 +139,7 @@ class Pipeline:
                     self.folder.forget(stage)
                 self._stages = None
                 (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-                if not self._run_stages(executor, total, jobs) and self._manifest_is_behind():
+                if not self._run_stages(executor, len(stages), jobs) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
 

@@ -3,8 +3,8 @@
 A stage is a function of the run's context, the stage and a working folder. The working folder survives a kill. The function
 leaves its outputs under `out/` there and returns its record. What else the working folder holds is removed afterwards.
 
-A new kind of stage is a file here with its function in `step_of`, its record in `records`, and its code version and place in `graph`.
-`plan` estimates its rows and tokens if it has any.
+A new kind of stage is a file here with its function in `step_of`, its record in `records`, and its code version and place in
+`graph`. `plan` estimates its rows and tokens if it has any.
 """
 
 from __future__ import annotations
