@@ -12,50 +12,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mentorkd.data.readers import read_questions, read_rationales
-    from mentorkd.data.selection import select
-    from mentorkd.distillation.fused_losses import fused_distillation_loss
-    from mentorkd.distillation.losses import distillation_loss
-    from mentorkd.distillation.soft_labels import SoftLabelStore
-    from mentorkd.errors import MentorkdError
-    from mentorkd.generation import open_engine
-    from mentorkd.generation.engine import Completion, Engine
-    from mentorkd.grading.grade import Graded, grade
-    from mentorkd.pipeline.run import Pipeline, open_run
-    from mentorkd.recipe.learner import Learner
-    from mentorkd.recipe.load import load_recipe
-    from mentorkd.recipe.schema import Recipe
-    from mentorkd.records import Prediction, Question, Rationale, read_jsonl, write_jsonl
-    from mentorkd.reporting.write import read_results
+    from mentorkd.data.readers import read_questions as read_questions
+    from mentorkd.data.readers import read_rationales as read_rationales
+    from mentorkd.data.selection import select as select
+    from mentorkd.distillation.fused_losses import fused_distillation_loss as fused_distillation_loss
+    from mentorkd.distillation.losses import distillation_loss as distillation_loss
+    from mentorkd.distillation.soft_labels import SoftLabelStore as SoftLabelStore
+    from mentorkd.errors import MentorkdError as MentorkdError
+    from mentorkd.generation import open_engine as open_engine
+    from mentorkd.generation.engine import Completion as Completion
+    from mentorkd.generation.engine import Engine as Engine
+    from mentorkd.grading.grade import Graded as Graded
+    from mentorkd.grading.grade import grade as grade
+    from mentorkd.pipeline.run import Pipeline as Pipeline
+    from mentorkd.pipeline.run import open_run as open_run
+    from mentorkd.recipe.learner import Learner as Learner
+    from mentorkd.recipe.load import load_recipe as load_recipe
+    from mentorkd.recipe.schema import Recipe as Recipe
+    from mentorkd.records import Prediction as Prediction
+    from mentorkd.records import Question as Question
+    from mentorkd.records import Rationale as Rationale
+    from mentorkd.records import read_jsonl as read_jsonl
+    from mentorkd.records import write_jsonl as write_jsonl
+    from mentorkd.reporting.write import read_results as read_results
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Completion",
-    "Engine",
-    "Graded",
-    "Learner",
-    "MentorkdError",
-    "Pipeline",
-    "Prediction",
-    "Question",
-    "Rationale",
-    "Recipe",
-    "SoftLabelStore",
-    "__version__",
-    "distillation_loss",
-    "fused_distillation_loss",
-    "grade",
-    "load_recipe",
-    "open_engine",
-    "open_run",
-    "read_jsonl",
-    "read_questions",
-    "read_rationales",
-    "read_results",
-    "select",
-    "write_jsonl",
-]
 
 _HOMES = {
     "grading.grade": ("Graded", "grade"),
@@ -75,6 +56,8 @@ _HOMES = {
     "distillation.soft_labels": ("SoftLabelStore",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(["__version__", *_HOME])
 
 
 def __getattr__(name: str) -> Any:

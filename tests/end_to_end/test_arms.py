@@ -55,7 +55,7 @@ def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 def records(run: Pipeline, seed: int = 1) -> dict[str, dict[str, Any]]:
     """What every learner's training recorded."""
-    trained = {name: run.made("train", name, seed) for name in run.recipe.learners}
+    trained = {name: run.stage_of("train", name, seed) for name in run.recipe.learners}
     return {name: run.folder.record(stage).as_json() for name, stage in trained.items() if stage}
 
 
@@ -70,8 +70,8 @@ def test_a_pretrained_model_that_is_not_trained_is_asked_once_for_all_seeds(run:
     pretrained = str(run.folder.root / "learners/mentor/seed-1/model")
     recipe = written(tmp_path, {"base": {"model": pretrained, "rationales": []}, "vanilla": {}}, seeds=[1, 2])
     pipeline = Pipeline(load_recipe(recipe), tmp_path / "run")
-    assert pipeline.made("evaluate", "base", 1) == pipeline.made("evaluate", "base", 2)
-    assert pipeline.made("evaluate", "vanilla", 1) != pipeline.made("evaluate", "vanilla", 2)
+    assert pipeline.stage_of("evaluate", "base", 1) == pipeline.stage_of("evaluate", "base", 2)
+    assert pipeline.stage_of("evaluate", "vanilla", 1) != pipeline.stage_of("evaluate", "vanilla", 2)
 
 
 def test_gold_gives_every_training_question_once_with_its_bare_answer(run: Pipeline) -> None:
@@ -90,7 +90,7 @@ def test_a_learner_reads_through_its_own_filter_and_the_others_do_not(run: Pipel
 
 
 def test_learners_that_are_trained_alike_are_trained_once(run: Pipeline) -> None:
-    assert run.made("train", "twin", 1) == run.made("train", "vanilla", 1) == "learners/vanilla/seed-1/train"
+    assert run.stage_of("train", "twin", 1) == run.stage_of("train", "vanilla", 1) == "learners/vanilla/seed-1/train"
     stages = json.loads((run.folder.root / "manifest.json").read_text())["stages"]
     kinds = Counter(record["kind"] for record in stages.values())
     assert (kinds["train"], kinds["evaluate"]) == (5, 6)  # of mentor, answers, vanilla, few, student; and the untrained

@@ -51,7 +51,7 @@ def changed(folder: Path, *overrides: str) -> Pipeline:
 
 
 def trained(pipeline: Pipeline, seed: int = 1) -> dict[str, dict[str, Any]]:
-    stages = {name: pipeline.made("train", name, seed) for name in pipeline.recipe.learners}
+    stages = {name: pipeline.stage_of("train", name, seed) for name in pipeline.recipe.learners}
     return {name: pipeline.folder.record(stage).as_json() for name, stage in stages.items() if stage}
 
 

@@ -57,7 +57,7 @@ def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 def filters(run: Pipeline, learner: str) -> list[tuple[str, str, int, int]]:
-    stage = run.made("train", learner, 1)
+    stage = run.stage_of("train", learner, 1)
     assert stage is not None
     return [(row.source, row.filter, row.before, row.after) for row in run.folder.record_of(TrainRecord, stage).filters]
 
@@ -81,7 +81,7 @@ def test_its_judgements_are_kept_and_shared(run: Pipeline) -> None:
 def test_a_judge_comes_first_and_is_no_arm(run: Pipeline) -> None:
     assert learning_order(run.recipe) == ["vanilla", "mentor", "student"]
     assert arms(run.recipe) == ["student", "vanilla"]
-    reader, judge = run.made("train", "student", 1), run.made("train", "mentor", 1)
+    reader, judge = run.stage_of("train", "student", 1), run.stage_of("train", "mentor", 1)
     (stage,) = [stage for stage in run.stages if stage.name == reader]
     assert stage.inputs["judge/mentor"] == judge
     assert parse_recipe(dump_recipe(run.recipe), source="dump", base=Path("/")) == run.recipe

@@ -6,6 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Verdict
 
 # Redrawing costs time that small models would rather train in.
-REDRAWS_PER_SECOND = 4
+_REDRAWS_PER_SECOND = 4
 _WIDEST = 1000
 
 
@@ -58,30 +60,27 @@ class ConsoleReporter(Reporter):
 
     def _open_bars(self) -> Progress:
         if self._bars is None:
-            self._bars = self._new_bars()
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("[dim]left[/dim]"),
+                TimeRemainingColumn(),
+                console=self.console,
+                refresh_per_second=_REDRAWS_PER_SECOND,
+                transient=True,
+                disable=not self.console.is_terminal,
+            )
             self._bars.start()
         return self._bars
-
-    def _new_bars(self) -> Progress:
-        return Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left[/dim]"),
-            TimeRemainingColumn(),
-            console=self.console,
-            refresh_per_second=REDRAWS_PER_SECOND,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
 
     def progress(self, stage: Stage, done: int, total: int) -> None:
         if self._bars is None:
             return
         now = time.monotonic()
-        if done >= total or now - self._drawn.get(stage.name, 0.0) > 1 / REDRAWS_PER_SECOND:
+        if done >= total or now - self._drawn.get(stage.name, 0.0) > 1 / _REDRAWS_PER_SECOND:
             self._drawn[stage.name] = now
             self._bars.update(self._rows[stage.name][0], completed=done, total=total)
 
@@ -91,7 +90,7 @@ class ConsoleReporter(Reporter):
             self._bars.remove_task(row)
         if not self._rows:
             self.close()
-        line = f"[green]✓[/green] {place} {stage.name:<34} {describe_record(record)}"
+        line = f"[green]✓[/green] {place} {stage.name:<34} {_describe(record)}"
         self.console.print(line, soft_wrap=True)
 
     def skipped(self, stage: Stage) -> None:
@@ -117,9 +116,6 @@ class ConsoleReporter(Reporter):
 class JsonReporter(Reporter):
     """Writes one JSON object a line to stderr for each event."""
 
-    def _emit(self, **fields: Any) -> None:
-        print(json.dumps(fields, ensure_ascii=False), file=sys.stderr, flush=True)
-
     def checking(self) -> None:
         self._emit(event="checking")
 
@@ -135,8 +131,16 @@ class JsonReporter(Reporter):
     def note(self, text: str, stage: Stage) -> None:
         self._emit(event="note", stage=stage.name, text=text)
 
+    def _emit(self, **fields: Any) -> None:
+        print(json.dumps(fields, ensure_ascii=False), file=sys.stderr, flush=True)
 
-def describe_record(record: records.StageRecord) -> str:
+
+def open_reporter(*, quiet: bool, as_json: bool) -> closing[ConsoleReporter | JsonReporter]:
+    """The reporter of a command, as a context that closes it."""
+    return closing(JsonReporter() if as_json else ConsoleReporter(quiet=quiet))
+
+
+def _describe(record: records.StageRecord) -> str:
     """The results of a finished stage, in a few words."""
     parts: list[str] = []
     match record:
@@ -206,10 +210,6 @@ def show_results(report: Path, as_json: bool) -> None:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Ascending numbers in short: 1, 2, 3, 5 is `1-3, 5`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
+    groups = groupby(enumerate(numbers), key=lambda item: item[1] - item[0])
+    runs = [[number for _, number in group] for _, group in groups]
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -7,13 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from mentorkd.cli.console import show_table
 from mentorkd.cli.options import AsJson, Quiet
 from mentorkd.errors import RunError
+from mentorkd.pipeline.records import count_verdicts
 from mentorkd.records import AnswerKind, write_jsonl
 
 data_app = typer.Typer(no_args_is_help=True, help="Download data.")
@@ -66,10 +67,7 @@ def import_data(
     targets[1].unlink(missing_ok=True)  # rationales of an earlier import belong to other questions
     if audited.rationales:
         counts["rationales"] = write_jsonl(targets[1], audited.rationales)
-        counts["verdicts"] = {
-            verdict: sum(r.verdict == verdict for r in audited.rationales)
-            for verdict in ("correct", "wrong", "no_answer")
-        }
+        counts["verdicts"] = count_verdicts(audited.rationales)
     counts["faults"] = audited.faults.counts
     if as_json:
         print(json.dumps(counts))
@@ -114,8 +112,6 @@ def data_paper(
 
 
 def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequence[str] | None]:
-    from typing import get_args
-
     from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
     if answer is not None:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli.console import open_reporter, show_table
 from mentorkd.cli.options import AsJson, Quiet, RunPath
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import count_verdicts
-from mentorkd.pipeline.run import Pipeline, open_run
+from mentorkd.pipeline.run import open_run
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
@@ -38,21 +38,19 @@ def evaluate(
     from mentorkd.pipeline.stages.evaluate import predict
     from mentorkd.statistics import wilson_interval
 
-    pipeline, reporter = _opened(folder, quiet, as_json)
-    config = _learner(pipeline.recipe, learner)
-    task = pipeline.recipe.task
+    pipeline = open_run(folder)
+    config, task = _learner(pipeline.recipe, learner), pipeline.recipe.task
     assert task.answer is not None
     test = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
     rows: list[dict[str, Any]] = []
     predictions: list[Prediction] = []
     seeds = pipeline.recipe.seeds
     for number, seed in enumerate(seeds, 1):
-        name = f"{learner}/seed-{seed} on {questions.name}"
-        stage = Stage(name, "evaluate", "", {}, "")
-        reporter.started(stage, number, len(seeds))
-        context = RunContext(pipeline.recipe, pipeline.folder, partial(reporter.progress, stage))
-        model = context.model_folder(learner, seed, pipeline.made("train", learner, seed))
-        with tempfile.TemporaryDirectory() as scratch:
+        stage = Stage(f"{learner}/seed-{seed} on {questions.name}", "evaluate", "", {}, "")
+        with open_reporter(quiet=quiet, as_json=as_json) as reporter, tempfile.TemporaryDirectory() as scratch:
+            reporter.started(stage, number, len(seeds))
+            context = RunContext(pipeline.recipe, pipeline.folder, partial(reporter.progress, stage))
+            model = context.model_folder(learner, seed, pipeline.stage_of("train", learner, seed))
             journal = Path(scratch) / "journal.jsonl"
             answers = predict(context, context.engine(config, model), learner, seed, test, journal)
         verdicts = count_verdicts(answers)
@@ -69,7 +67,6 @@ def evaluate(
             }
         )
         predictions += answers
-        reporter.close()
     if output is not None:
         write_jsonl(output, predictions)
     if as_json:
@@ -104,38 +101,25 @@ def ask(
     from mentorkd.generation.engine import SamplingParams
     from mentorkd.pipeline.context import RunContext
 
-    pipeline, reporter = _opened(folder, True, as_json)
-    name = learner or list(pipeline.recipe.learners)[-1]
+    pipeline = open_run(folder)
+    name, seed = learner or list(pipeline.recipe.learners)[-1], pipeline.recipe.seeds[0]
     config = _learner(pipeline.recipe, name)
-    seed = pipeline.recipe.seeds[0]
     context = RunContext(pipeline.recipe, pipeline.folder)
-    model = context.model_folder(name, seed, pipeline.made("train", name, seed))
-    [[completion]] = context.engine(config, model).sample(
-        [render_prompt(question, config.eval_prompt)],
-        SamplingParams(max_new_tokens=config.sampling.max_new_tokens),
-        seed=0,
-    )
-    reporter.close()
+    model = context.model_folder(name, seed, pipeline.stage_of("train", name, seed))
+    prompt = render_prompt(question, config.eval_prompt)
+    params = SamplingParams(max_new_tokens=config.sampling.max_new_tokens)
+    [[completion]] = context.engine(config, model).sample([prompt], params, seed=0)
     finished = completion.finish_reason == "stop"
     rationale, _ = split_target(completion.text, config.target)
     answer = context.grader.find(completion.text, Question.create(question, "", "test"))
     if as_json:
-        print(
-            json.dumps(
-                {"learner": name, "rationale": rationale, "answer": answer, "finished": finished},
-                ensure_ascii=False,
-            )
-        )
+        reply = {"learner": name, "rationale": rationale, "answer": answer, "finished": finished}
+        print(json.dumps(reply, ensure_ascii=False))
         return
     print(rationale)
     print(f"answer: {answer}" if answer is not None else "answer: none found")
     if not finished:
         print(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
-
-
-def _opened(folder: Path, quiet: bool, as_json: bool) -> tuple[Pipeline, ConsoleReporter | JsonReporter]:
-    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    return open_run(folder, reporter), reporter
 
 
 def _learner(recipe: Recipe, name: str) -> Learner:

@@ -20,11 +20,7 @@ from mentorkd.cli.run import plan, quickstart, recipes, run, schema
 from mentorkd.cli.teacher import annotate, cache_app
 from mentorkd.errors import MentorkdError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.command("import")(import_data)

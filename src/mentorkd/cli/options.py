@@ -37,30 +37,29 @@ def shipped_recipes() -> dict[str, Path]:
     """
     here = Path(__file__).resolve()
     folders = [here.parents[1] / "recipes", here.parents[3] / "recipes"]
-    folder = next((folder for folder in folders if folder.is_dir()), None)
-    files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path)) if folder else []
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files} if folder else {}
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
-def _locate(recipe: Path) -> tuple[Path, list[str]]:
-    """The file of a recipe, and the overrides before the user's: a shipped recipe reads `data` in the working folder.
-
-    A file has precedence over a shipped recipe of the same name. Raises RunError for a bare name that is neither.
-    """
-    if recipe.is_file() or recipe.suffix:
-        return recipe, []
-    shipped = shipped_recipes()
-    if recipe.as_posix() in shipped:
-        return shipped[recipe.as_posix()], ["data.root=data"]
-    if recipe.name != str(recipe):
-        return recipe, []
-    expected = suggestion(str(recipe), shipped) or f"; expected a YAML file or one of {', '.join(shipped)}"
-    raise RunError(f"got recipe {recipe}, which is neither a file nor a shipped recipe{expected}")
+def shipped_titles() -> dict[str, str]:
+    """The first line of each shipped recipe, a comment, by name."""
+    files = shipped_recipes().items()
+    return {name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in files}
 
 
 def load_named(recipe: Path, overrides: Sequence[str] | None) -> Recipe:
-    """The checked recipe of a file or a shipped name, with the user's overrides."""
+    """The checked recipe of a file or a shipped name, with the user's overrides.
+
+    A file has precedence over a shipped recipe of the same name. A shipped recipe reads `data` in the working folder.
+    Raises RunError for a bare name that is neither.
+    """
     from mentorkd.recipe.load import load_recipe
 
-    path, defaults = _locate(recipe)
-    return load_recipe(path, [*defaults, *(overrides or ())])
+    name, shipped = recipe.as_posix(), shipped_recipes()
+    if recipe.is_file() or recipe.suffix or (name not in shipped and recipe.name != name):
+        return load_recipe(recipe, overrides or ())
+    if name not in shipped:
+        expected = suggestion(name, shipped) or f"; expected a YAML file or one of {', '.join(shipped)}"
+        raise RunError(f"got recipe {recipe}, which is neither a file nor a shipped recipe{expected}")
+    return load_recipe(shipped[name], ["data.root=data", *(overrides or ())])

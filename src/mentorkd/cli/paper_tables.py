@@ -6,7 +6,7 @@ Learners that cannot be run (missing data, a missing model, a teacher without a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,22 @@ from mentorkd.paper.results import paper_results
 from mentorkd.paper.tasks import Task
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.graph import arms, learning_order, links_of
-from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.load import load_recipe, missing_files
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import read_yaml
 from mentorkd.records import TEACHER, Question, write_jsonl
 from mentorkd.statistics import Interval, wilson_interval
 
-SMOKE_QUESTIONS = 8
+_SMOKE_QUESTIONS = 8
 
-SWEPT = {
+_SWEPT = {
     "figure3": "mentor.sampling.samples",
     "figure7": "mentor-kd.kd_weight",
     "table5": "teacher.select.question_ratio",
 }
 """The swept key of each table of the paper that has one row for each value."""
 
-NOT_RECORDED = "no answers of GPT-3.5 to the test questions: the recorded rationales are for training questions, new ones need an API key"
+_NOT_RECORDED = "no answers of GPT-3.5 to the test questions: the recorded rationales are for training questions, new ones need an API key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +64,7 @@ def default_task(recipe: Path) -> str:
 
 
 def _raw(recipe: Path) -> dict[str, Any]:
-    raw: dict[str, Any] = read_yaml(recipe.read_text(encoding="utf-8"))[0]
-    return raw
+    return dict(read_yaml(recipe.read_text(encoding="utf-8"))[0])
 
 
 def fill_in(
@@ -117,8 +115,8 @@ def _unsolved(task: Task, data: Path, folder: Path) -> dict[str, Any]:
 def _shrunk(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with which any recipe runs in seconds: tiny models, eight questions, the two ends of each sweep."""
     settings: dict[str, Any] = {
-        "task.limit_train": SMOKE_QUESTIONS,
-        "task.limit_test": SMOKE_QUESTIONS,
+        "task.limit_train": _SMOKE_QUESTIONS,
+        "task.limit_test": _SMOKE_QUESTIONS,
         "sampling": {"max_new_tokens": 8, "engine": "transformers"},
         "sweep": {key: [values[0], values[-1]] for key, values in raw.get("sweep", {}).items()},
     }
@@ -141,17 +139,13 @@ def _shrunk(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def arms_of_student(recipe: Recipe, student: str) -> list[str]:
     """The arms of one student model (the last part of its name, e.g. flan-t5-small) and all learners they depend on."""
-    models = {name: _short_name(recipe.learners[name].model) for name in arms(recipe)}
+    models = {name: (recipe.learners[name].model.name or "from_config").rpartition("/")[2] for name in arms(recipe)}
     if student not in models.values():
         raise RunError(f"got --student {student}; expected one of {', '.join(dict.fromkeys(models.values()))}")
     links, names = links_of(recipe), [name for name, model in models.items() if model == student]
     for name in names:  # the list grows by dependencies
         names += [other for other in links[name].learners if other not in names]
     return [name for name in recipe.learners if name in names]
-
-
-def _short_name(model: ModelConfig) -> str:
-    return (model.name or "from_config").rpartition("/")[2]
 
 
 def unavailable_learners(recipe: Recipe, root: Path, *, fetch: str) -> dict[str, str]:
@@ -186,20 +180,19 @@ def _missing_models(recipe: Recipe) -> dict[str, str]:
     from mentorkd.models import kind_of, load_tokenizer
 
     errors: dict[str, str] = {}
-    for learner in recipe.learners.values():
-        if (key := learner.model.model_dump_json()) in errors:
-            continue
-        try:
-            kind_of(learner.model)
-            load_tokenizer(learner.model)
-            errors[key] = ""
-        except MentorkdError as error:
-            errors[key] = str(error)
-    reasons = {name: errors[learner.model.model_dump_json()] for name, learner in recipe.learners.items()}
-    return {name: reason for name, reason in reasons.items() if reason}
+    models = {name: learner.model.model_dump_json() for name, learner in recipe.learners.items()}
+    for name, model in models.items():
+        if model not in errors:
+            errors[model] = ""
+            try:
+                kind_of(recipe.learners[name].model)
+                load_tokenizer(recipe.learners[name].model)
+            except MentorkdError as error:
+                errors[model] = str(error)
+    return {name: errors[model] for name, model in models.items() if errors[model]}
 
 
-def without(recipe: Recipe, names: Sequence[str] | Mapping[str, str]) -> Recipe:
+def without(recipe: Recipe, names: Collection[str]) -> Recipe:
     """The recipe without some learners; no remaining learner may depend on them."""
     learners, variants = (
         {name: value for name, value in mapping.items() if name not in names}
@@ -221,12 +214,14 @@ def table_rows(
     published = {(p.row, p.at): p.accuracy.get(task.key) for p in paper_results() if p.table == table}
     rows = []
     if (accuracy := published.get((TEACHER, None))) is not None:
-        rows.append(TableRow(TEACHER, replace(_published(accuracy, task), selected_on_test=False), None, NOT_RECORDED))
+        rows.append(TableRow(TEACHER, replace(_published(accuracy, task), selected_on_test=False), None, _NOT_RECORDED))
     for name in recipe.learners:
         row = paper_row(recipe, name, table)
         accuracy = published.get(row) if row else None
-        ours = _measured(measured[name]) if name in measured else None
         paper = None if accuracy is None else _published(accuracy, task)
+        ours = None
+        if (ran := measured.get(name)) is not None:
+            ours = Score(ran["accuracy"], Interval(*ran["interval"]), len(ran["per_seed"]), ran["on_test"])
         rows.append(TableRow(name, paper, ours, left_out.get(name, "")))
     return rows
 
@@ -236,14 +231,10 @@ def paper_row(recipe: Recipe, name: str, table: str) -> tuple[str, float | None]
     variant = recipe.variants.get(name)
     if variant is None:
         return name, None
-    key = SWEPT.get(table)
+    key = _SWEPT.get(table)
     return (variant.of, float(variant.values[key])) if key and set(variant.values) == {key} else None
 
 
 def _published(accuracy: float, task: Task) -> Score:
     questions = task.test_questions
     return Score(accuracy / 100, wilson_interval(accuracy / 100 * questions, questions))
-
-
-def _measured(learner: Mapping[str, Any]) -> Score:
-    return Score(learner["accuracy"], Interval(*learner["interval"]), len(learner["per_seed"]), learner["on_test"])

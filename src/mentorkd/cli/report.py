@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_results, show_table
+from mentorkd.cli.console import open_reporter, show_results, show_table
 from mentorkd.cli.options import AsJson, Quiet, RunPath
 from mentorkd.errors import RunError
 from mentorkd.pipeline.provenance import command_line
@@ -30,36 +30,29 @@ def compare(
     from mentorkd.reporting.write import write_report
 
     folder = out or Path("runs/comparisons") / "-".join(run.resolve().name for run in runs)
-    _check_output(folder, runs)
-    results = compare_runs(runs, shlex.join(command_line()))
-    write_report(results, folder)
-    show_results(folder, as_json)
-
-
-def _check_output(folder: Path, runs: list[Path]) -> None:
-    """RunError unless the folder is new, empty or an earlier comparison, and outside the runs."""
     inside = any(folder.resolve().is_relative_to(run.resolve()) for run in runs)
     if inside or (folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file()):
         raise RunError(
             f"got --out {folder}; expected a new folder outside the runs, or the folder of an earlier comparison"
         )
+    results = compare_runs(runs, shlex.join(command_line()))
+    write_report(results, folder)
+    show_results(folder, as_json)
 
 
 def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Write the report of a finished run again."""
     from mentorkd.pipeline.run import open_run
 
-    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    pipeline = open_run(folder, reporter)
-    unfinished = [p.stage.name for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
-    if unfinished:
-        raise RunError(
-            f"{folder} is not finished: {len(unfinished)} stages left, the first is {unfinished[0]}; finish it with `mentorkd run`"
-        )
-    try:
+    with open_reporter(quiet=quiet, as_json=as_json) as reporter:
+        pipeline = open_run(folder, reporter)
+        unfinished = [p.stage.name for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
+        if unfinished:
+            raise RunError(
+                f"{folder} is not finished: {len(unfinished)} stages left, the first is {unfinished[0]}; "
+                "finish it with `mentorkd run`"
+            )
         pipeline.run(force=["report"])
-    finally:
-        reporter.close()
     show_results(folder / "report", as_json)
 
 
@@ -75,11 +68,5 @@ def inspect(
     if as_json:
         print(json.dumps(facts))
         return
-    show_table(
-        str(store),
-        ["", ""],
-        [
-            [key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
-            for key, value in facts.items()
-        ],
-    )
+    texts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in facts.items()}
+    show_table(str(store), ["", ""], [[key.replace("_", " "), text] for key, text in texts.items()])

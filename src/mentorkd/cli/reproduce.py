@@ -5,31 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
-from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, shipped_recipes
+from mentorkd.cli.console import open_reporter, show_table
+from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, shipped_recipes, shipped_titles
 from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
 if TYPE_CHECKING:
     from mentorkd.cli.paper_tables import Score, TableRow
-    from mentorkd.recipe.schema import Recipe
-    from mentorkd.reporting.schema import Results
 
-PAPER = "paper/"
-SAME = {"figure5": "table5"}
+_PAPER = "paper/"
+_SAME = {"figure5": "table5"}
 """Figure -> table with the same numbers."""
 
-ON_TEST = (
+_ON_TEST = (
     "* selected on test (protocol: paper): the reported accuracy also selected the epoch, so it is too high by an unknown amount; "
     "`protocol=fair` selects ours on held-out questions"
 )
-PAPERS = "each of the paper's numbers is from one run; its interval is Wilson's, over the task's test questions"
-SMOKE = "a smoke test: models with random weights and eight questions; its numbers have no meaning"
+_PAPERS = "each of the paper's numbers is from one run; its interval is Wilson's, over the task's test questions"
+_SMOKE = "a smoke test: models with random weights and eight questions; its numbers have no meaning"
 
 
 def reproduce(
@@ -48,71 +47,54 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Run a table or figure of the paper and print the results beside the paper's. A finished run is not repeated."""
-    from mentorkd.cli.paper_tables import (
-        arms_of_student,
-        default_task,
-        fill_in,
-        table_rows,
-        unavailable_learners,
-        without,
-    )
+    from mentorkd.cli import paper_tables as tables
+    from mentorkd.pipeline.run import Pipeline
+    from mentorkd.reporting.write import read_results
 
-    recipes = {name.removeprefix(PAPER): path for name, path in shipped_recipes().items() if name.startswith(PAPER)}
+    recipes = {name.removeprefix(_PAPER): path for name, path in shipped_recipes().items() if name.startswith(_PAPER)}
     if table is None:
-        for name, path in recipes.items():
-            print(f"{name:<10}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        for name, title in shipped_titles().items():
+            if name.startswith(_PAPER):
+                print(f"{name.removeprefix(_PAPER):<10}{title}")
         return
-    table = SAME.get(table, table)
+    table = _SAME.get(table, table)
     if table not in recipes:
-        raise RunError(f"got {table}; expected one of {', '.join([*recipes, *SAME])}")
-    known = find_task(task or default_task(recipes[table]))
+        raise RunError(f"got {table}; expected one of {', '.join([*recipes, *_SAME])}")
+    known = find_task(task or tables.default_task(recipes[table]))
     if known is None:
         raise RunError(f"got --task {task}; expected one of {', '.join(PAPER_TASKS)}")
     root = folder or Path("runs") / "paper" / f"{table}-{known.key}{'-smoke' if smoke else ''}"
 
-    def filled(*, smoke: bool) -> Recipe:
-        return fill_in(recipes[table], known, data=data, root=root, smoke=smoke, overrides=overrides or ())
-
-    whole = filled(smoke=smoke)
+    fill_in = partial(tables.fill_in, recipes[table], known, data=data, root=root, overrides=overrides or ())
+    whole = fill_in(smoke=smoke)
     if student is not None:
-        names = arms_of_student(filled(smoke=False), student)  # the smoke test's models have no names
-        whole = without(whole, [name for name in whole.learners if name not in names])
-    left_out = unavailable_learners(whole, root, fetch=f"mentorkd data paper {data}")
-    recipe = without(whole, left_out)
-    learners = _run(recipe, root, quiet, as_json)["learners"] if recipe.learners else []
-    rows = table_rows(whole, table, known, learners, left_out)
+        names = tables.arms_of_student(fill_in(smoke=False), student)  # the smoke test's models have no names
+        whole = tables.without(whole, [name for name in whole.learners if name not in names])
+    left_out = tables.unavailable_learners(whole, root, fetch=f"mentorkd data paper {data}")
+    recipe = tables.without(whole, left_out)
+    learners = []
+    if recipe.learners:
+        with open_reporter(quiet=quiet, as_json=as_json) as reporter:
+            Pipeline(recipe, root, reporter).run()
+        learners = read_results(root / "report")["learners"]
+    rows = tables.table_rows(whole, table, known, learners, left_out)
     notes = _notes(rows, smoke)
     if as_json:
-        print(
-            json.dumps(
-                {"table": table, "task": known.key, "run": str(root), "rows": [*map(asdict, rows)], "notes": notes}
-            )
-        )
+        shown = {"table": table, "task": known.key, "run": str(root), "rows": [*map(asdict, rows)], "notes": notes}
+        print(json.dumps(shown))
     else:
         _show(f"{table} on {known.title}", rows, notes, root)
     if not learners:
         raise RunError(f"no learner of {table} on {known.key} could be run: {next(iter(left_out.values()))}")
 
 
-def _run(recipe: Recipe, root: Path, quiet: bool, as_json: bool) -> Results:
-    from mentorkd.pipeline.run import Pipeline
-    from mentorkd.reporting.write import read_results
-
-    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    try:
-        Pipeline(recipe, root, reporter).run()
-    finally:
-        reporter.close()
-    return read_results(root / "report")
-
-
 def _notes(rows: Sequence[TableRow], smoke: bool) -> list[str]:
     notes = [f"{row.learner}: {row.why}" for row in rows if row.why]
     if any(row.paper for row in rows):
-        notes.append(PAPERS)
+        notes.append(_PAPERS)
     if any(score and score.selected_on_test for row in rows for score in (row.paper, row.ours)):
-        notes.append(ON_TEST)
-    return notes + [SMOKE] * smoke
+        notes.append(_ON_TEST)
+    return notes + [_SMOKE] * smoke
 
 
 def _show(title: str, rows: Sequence[TableRow], notes: Sequence[str], root: Path) -> None:

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, ranges, show_results, show_table
-from mentorkd.cli.options import AsJson, Jobs, Overrides, Quiet, RecipePath, RunOption, load_named, shipped_recipes
+from mentorkd.cli.console import open_reporter, ranges, show_results, show_table
+from mentorkd.cli.options import AsJson, Jobs, Overrides, Quiet, RecipePath, RunOption, load_named, shipped_titles
 from mentorkd.pipeline.provenance import cores
 from mentorkd.recipe.schema import Recipe
 
 # One model of this size does not fill two cores; two at a time do.
-QUICKSTART_JOBS = min(2, cores())
+_QUICKSTART_JOBS = min(2, cores())
 
 
 def run(
@@ -36,9 +36,7 @@ def run(
 
 def recipes(as_json: AsJson = False) -> None:
     """List the shipped recipes. `mentorkd run NAME` runs one on the data in the folder `data`."""
-    titles = {
-        name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in shipped_recipes().items()
-    }
+    titles = shipped_titles()
     if as_json:
         print(json.dumps(titles))
         return
@@ -49,7 +47,7 @@ def recipes(as_json: AsJson = False) -> None:
 def quickstart(
     folder: Annotated[Path, typer.Option("--run", help="The run folder.")] = Path("runs/quickstart"),
     overrides: Overrides = None,
-    jobs: Jobs = QUICKSTART_JOBS,
+    jobs: Jobs = _QUICKSTART_JOBS,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,13 +67,9 @@ def quickstart(
 def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], jobs: int, quiet: bool, as_json: bool) -> None:
     from mentorkd.pipeline.run import Pipeline
 
-    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
     root = folder or Path("runs") / recipe.name
-    pipeline = Pipeline(recipe, root, reporter)
-    try:
-        pipeline.run(force=force, jobs=jobs)
-    finally:
-        reporter.close()
+    with open_reporter(quiet=quiet, as_json=as_json) as reporter:
+        Pipeline(recipe, root, reporter).run(force=force, jobs=jobs)
     show_results(root / "report", as_json)
 
 

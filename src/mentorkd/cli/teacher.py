@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, show_table
+from mentorkd.cli.console import open_reporter, show_table
 from mentorkd.cli.options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import AnnotateRecord
 from mentorkd.recipe.schema import Recipe
 
 cache_app = typer.Typer(no_args_is_help=True, help="Merge and export the files that keep a teacher's replies.")
-CachePath = Annotated[
+_CachePath = Annotated[
     Path, typer.Argument(metavar="CACHE", help="A run folder, or a cache file such as runs/x/teacher/requests.sqlite.")
 ]
 
@@ -42,12 +42,9 @@ def annotate(
     if dry_run:
         _show_preview(loaded, root, as_json)
         return
-    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
-    try:
+    with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         pipeline = Pipeline(loaded, root, reporter)
         pipeline.run(until="annotate")
-    finally:
-        reporter.close()
     _show_record(pipeline.folder.record_of(AnnotateRecord, "annotate"), root, as_json)
 
 
@@ -107,7 +104,7 @@ def merge(
 
 @cache_app.command()
 def export(
-    source: CachePath,
+    source: _CachePath,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="JSON Lines: key, sample, at, request, reply.")],
     as_json: AsJson = False,
 ) -> None:

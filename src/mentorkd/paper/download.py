@@ -13,22 +13,23 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from mentorkd.errors import DataError
+from mentorkd.records import Progress
 
 COMMIT = "ec9ea1118ef1ef71152b61c0768220011ac58e52"
 RAW_URL = f"https://raw.githubusercontent.com/2hojae/mentor-kd/{COMMIT}"
 
 CONNECTIONS = 4
-ATTEMPTS = 3
-TIMEOUT_S = 30.0
+_ATTEMPTS = 3
+_TIMEOUT_S = 30.0
 """Longest wait, in seconds, for a response of the server."""
-UNTRIED = "not tried, the server is unreachable"
+_UNTRIED = "not tried, the server is unreachable"
 PAUSE_S = 1.0
 """Pause, in seconds, before the second attempt; twice as long before the third."""
 
@@ -77,7 +78,7 @@ def fetch_paper_data(
     *,
     base_url: str = RAW_URL,
     files: Sequence[PaperFile] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress = lambda done, total: None,
 ) -> FetchReport:
     """Download `files` (None: all of `paper_files()`) into `folder`, in the layout of `data.root`.
 
@@ -91,39 +92,29 @@ def fetch_paper_data(
     failed: dict[str, str] = {}
     size = 0
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        jobs: dict[Future[tuple[str, int]], PaperFile] = {
-            pool.submit(_fetch, file, folder, base_url, unreachable): file for file in files
-        }
+        jobs = {pool.submit(_fetch, file, folder, base_url, unreachable): file.local for file in files}
         try:
             for number, job in enumerate(as_completed(jobs), start=1):
-                name = jobs[job].local
                 try:
                     outcome, length = job.result()
-                    done[outcome].append(name)
+                    done[outcome].append(jobs[job])
                     size += length
                 except _Failure as failure:
-                    failed[name] = str(failure)
-                if on_progress is not None:
-                    on_progress(number, len(files))
+                    failed[jobs[job]] = str(failure)
+                on_progress(number, len(files))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if failed:
-        untried = [name for name, reason in failed.items() if reason.startswith(UNTRIED)]
-        more = [f"{len(untried)} more: {UNTRIED}"] if untried else []
-        got = sum(map(len, done.values()))
-        raise DataError(
-            "\n  ".join(
-                [
-                    f"{len(failed)} of {len(files)} data files could not be fetched from {base_url} into {folder} "
-                    f"({got} are present and verified); run the command again to fetch the rest",
-                    *(f"{name}: {reason}" for name, reason in sorted(failed.items()) if name not in untried),
-                    *more,
-                ]
-            )
-        )
-    fetched, replaced, present = (tuple(sorted(done[key])) for key in ("fetched", "replaced", "present"))
-    return FetchReport(folder, fetched, replaced, present, size)
+        lines = [
+            f"{len(failed)} of {len(files)} data files could not be fetched from {base_url} into {folder} "
+            f"({sum(map(len, done.values()))} are present and verified); run the command again to fetch the rest"
+        ]
+        lines += [f"{name}: {reason}" for name, reason in sorted(failed.items()) if not reason.startswith(_UNTRIED)]
+        if untried := sum(reason.startswith(_UNTRIED) for reason in failed.values()):
+            lines.append(f"{untried} more: {_UNTRIED}")
+        raise DataError("\n  ".join(lines))
+    return FetchReport(folder, **{key: tuple(sorted(names)) for key, names in done.items()}, bytes=size)
 
 
 class _Failure(Exception):
@@ -156,13 +147,13 @@ def _fetch(file: PaperFile, folder: Path, base_url: str, unreachable: threading.
 def _download(url: str, unreachable: threading.Event) -> bytes:
     """The content of `url`. Transient errors are retried, but not after the server has proved unreachable."""
     reason = ""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         if unreachable.is_set():
-            raise _Failure(UNTRIED)
+            raise _Failure(_UNTRIED)
         if attempt:
             time.sleep(PAUSE_S * 2 ** (attempt - 1))
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as reply:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
                 content: bytes = reply.read()
                 return content
         except urllib.error.HTTPError as error:
@@ -177,4 +168,4 @@ def _download(url: str, unreachable: threading.Event) -> bytes:
             reason = f"connection lost: {error or type(error).__name__}"
     if reason.startswith("no connection"):
         unreachable.set()
-    raise _Failure(f"{reason}, {ATTEMPTS} times")
+    raise _Failure(f"{reason}, {_ATTEMPTS} times")

@@ -32,7 +32,6 @@ class Task:
     """Whether the reference publishes rationales by mentors."""
     prompts: bool = False
     """Whether the reference publishes six teacher rationales per question."""
-    aliases: tuple[str, ...] = ()
 
     @property
     def train(self) -> str:
@@ -59,51 +58,41 @@ class Task:
         return f"aug/{name}/{self.key}_rand3_aug3.json" if self.augmented and name in PAPER_MENTORS else None
 
 
-_TASKS = (
-    Task("strategy_qa", "StrategyQA", "yes_no", None, 1603, 687, 4488, prompts=True, aliases=("strategyqa", "sqa")),
-    Task("commonsense_qa", "CommonsenseQA", "choice", tuple("ABCDE"), 8520, 1221, aliases=("commonsenseqa", "csqa")),
-    Task("asdiv", "ASDiv", "number", None, 1462, 314, 4269),
-    Task("svamp", "SVAMP", "number", None, 700, 150, 1953),
-    Task("gsm8k", "GSM8K", "number", None, 7473, 659, augmented=False, aliases=("gsm",)),
-    Task(
-        "tracking_shuffled_objects",
-        "Tracking Shuffled Objects",
-        "choice",
-        tuple("ABC"),
-        525,
-        225,
-        1536,
-        prompts=True,
-        aliases=("shuffled", "shuffled_objects", "tracking"),
-    ),
-    Task(
-        "date_understanding",
-        "Date Understanding",
-        "choice",
-        tuple("ABCDEF"),
-        258,
-        111,
-        768,
-        prompts=True,
-        aliases=("date",),
-    ),
-    Task(
-        "last_letter_concatenation",
-        "Last Letter Concatenation",
-        "text",
-        None,
-        350,
-        150,
-        1050,
-        prompts=True,
-        aliases=("last_letter", "last_letters", "lastletter"),
-    ),
-)
-
-PAPER_TASKS: dict[str, Task] = {task.key: task for task in _TASKS}
+PAPER_TASKS: dict[str, Task] = {
+    task.key: task
+    for task in (
+        Task("strategy_qa", "StrategyQA", "yes_no", None, 1603, 687, 4488, prompts=True),
+        Task("commonsense_qa", "CommonsenseQA", "choice", tuple("ABCDE"), 8520, 1221),
+        Task("asdiv", "ASDiv", "number", None, 1462, 314, 4269),
+        Task("svamp", "SVAMP", "number", None, 700, 150, 1953),
+        Task("gsm8k", "GSM8K", "number", None, 7473, 659, augmented=False),
+        Task(
+            "tracking_shuffled_objects",
+            "Tracking Shuffled Objects",
+            "choice",
+            tuple("ABC"),
+            525,
+            225,
+            1536,
+            prompts=True,
+        ),
+        Task("date_understanding", "Date Understanding", "choice", tuple("ABCDEF"), 258, 111, 768, prompts=True),
+        Task("last_letter_concatenation", "Last Letter Concatenation", "text", None, 350, 150, 1050, prompts=True),
+    )
+}
 """The tasks by key, in the order of the paper."""
 
-_BY_NAME = {name: task for task in _TASKS for name in (task.key, *task.aliases)}
+ALIASES = {
+    "strategy_qa": ("strategyqa", "sqa"),
+    "commonsense_qa": ("commonsenseqa", "csqa"),
+    "gsm8k": ("gsm",),
+    "tracking_shuffled_objects": ("shuffled", "shuffled_objects", "tracking"),
+    "date_understanding": ("date",),
+    "last_letter_concatenation": ("last_letter", "last_letters", "lastletter"),
+}
+"""Other names of tasks, by key."""
+
+_BY_NAME = PAPER_TASKS | {alias: PAPER_TASKS[key] for key, aliases in ALIASES.items() for alias in aliases}
 
 
 def find_task(name: str) -> Task | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from mentorkd.data.audit import DataFaults
 from mentorkd.files import fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine
@@ -52,15 +51,6 @@ class RunContext:
         """Where models run. A stage that asks for an accelerator is taken to hold it to its end (`holds_gpu`)."""
         self.holds_gpu |= self._device.type != "cpu"
         return self._device
-
-    def show_faults(self, faults: DataFaults) -> list[str]:
-        """Show the faults of the data and return their lines. Raises DataError if the recipe says `data.strict`."""
-        if self.recipe.data.strict:
-            faults.raise_if_strict()
-        lines = faults.lines()
-        for line in lines:
-            self.note(line)
-        return lines
 
     def questions(self, stage: Stage, split: Split | None = None) -> list[Question]:
         """The questions that a stage reads, of a split or all."""

@@ -34,15 +34,15 @@ Progress = Callable[[Stage, int, int], None]
 Note = Callable[[str, Stage], None]
 
 # Small models make hundreds of steps a second; nobody reads that fast.
-PROGRESS_SECONDS = 0.1
+_PROGRESS_SECONDS = 0.1
 # By default oneDNN keeps 1,024 kernels, one for each shape of each product; texts come in many lengths.
-KERNELS = "128"
+_KERNELS = "128"
 # Devices of GPU drivers on Linux: NVIDIA, AMD, and either under Windows.
-DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 # Kinds of stages that are checked before anything runs.
 CHECKED_KINDS = frozenset({"annotate", "train", "evaluate"})
 # A worker ends within milliseconds, unless a library holds it up.
-EXIT_SECONDS = 5
+_EXIT_SECONDS = 5
 
 
 def run_stage(
@@ -75,7 +75,7 @@ class StageExecutor(Protocol):
     """Carries out stages."""
 
     def check(self, kinds: Set[str]) -> None:
-        """Refuse at once what would fail at a stage of these kinds. Called once, before any stage starts and anything is written."""
+        """Refuse at once what would fail at a stage of these kinds, by CHECKED_KINDS. Called before any stage starts."""
 
     @property
     def free(self) -> bool:
@@ -99,10 +99,9 @@ class InlineExecutor:
         self._stage: Stage | None = None
 
     def check(self, kinds: Set[str]) -> None:
-        if kinds & CHECKED_KINDS:  # a run whose stages are all finished must not wait for torch
-            from mentorkd.pipeline.preflight import check
+        from mentorkd.pipeline.preflight import check
 
-            check(self.recipe, kinds)
+        check(self.recipe, kinds)
 
     @property
     def free(self) -> bool:
@@ -127,21 +126,20 @@ class ProcessExecutor:
 
     def __init__(self, jobs: int, recipe: Recipe, folder: RunFolder, progress: Progress, note: Note) -> None:
         self.progress, self.note = progress, note
-        self._messages: Messages = queue.SimpleQueue()
+        self._messages: _Messages = queue.SimpleQueue()
         self._running: dict[_Worker, Stage] = {}
         self._workers: list[_Worker] = []
         threads, gpus = max(1, provenance.cores() // jobs), _gpus() if recipe.device in ("auto", "cuda") else []
         for number in range(jobs):
-            environment = {"OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": KERNELS, **os.environ}
+            environment = {"OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": _KERNELS, **os.environ}
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
             self._workers.append(_Worker(environment, self._messages, (number, sys.argv, recipe, folder.root)))
 
     def check(self, kinds: Set[str]) -> None:
         """A worker checks, because a worker imports torch anyway and this process never needs to."""
-        if kinds & CHECKED_KINDS:
-            self._workers[0].send(frozenset(kinds))
-            self._next_message()
+        self._workers[0].send(frozenset(kinds))
+        self._next_message()
 
     @property
     def free(self) -> bool:
@@ -190,7 +188,7 @@ class _WorkerTraceback(Exception):
 class _Worker:
     """One worker process, and a thread that reads its messages. It touches nothing before its first stage."""
 
-    def __init__(self, environment: dict[str, str], messages: Messages, setup: tuple[Any, ...]) -> None:
+    def __init__(self, environment: dict[str, str], messages: _Messages, setup: tuple[Any, ...]) -> None:
         # Not multiprocessing: its children run the caller's main module again, which need not be written for that. In a
         # session of its own, so that Ctrl-C reaches this process alone.
         self._process = subprocess.Popen(
@@ -231,7 +229,7 @@ class _Worker:
 
     def wait(self) -> None:
         try:
-            self._process.wait(EXIT_SECONDS)
+            self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -244,8 +242,8 @@ class _Worker:
         self._messages.put((self, "ended", None))
 
 
-Messages = queue.SimpleQueue[tuple[_Worker, str, Any]]
-"""Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
+_Messages = queue.SimpleQueue[tuple[_Worker, str, Any]]
+"""_Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
 
 
 def _gpus() -> list[str]:
@@ -261,7 +259,7 @@ def _gpus() -> list[str]:
 
 def may_have_gpu() -> bool:
     """Whether there is a GPU driver. Only torch knows for certain, and its import takes seconds."""
-    return shutil.which("nvidia-smi") is not None or any(Path(driver).exists() for driver in DRIVERS)
+    return shutil.which("nvidia-smi") is not None or any(Path(driver).exists() for driver in _DRIVERS)
 
 
 def serve() -> None:
@@ -306,13 +304,13 @@ def _read_tasks(tasks: queue.SimpleQueue[Any]) -> None:
 
 
 def _throttled(send: Callable[[str, Any], None]) -> Callable[[int, int], None]:
-    """Progress that is sent at most every PROGRESS_SECONDS, and at the end."""
+    """Progress that is sent at most every _PROGRESS_SECONDS, and at the end."""
     last = 0.0
 
     def progress(done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if done >= total or now - last > PROGRESS_SECONDS:
+        if done >= total or now - last > _PROGRESS_SECONDS:
             last = now
             send("progress", (done, total))
 

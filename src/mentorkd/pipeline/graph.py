@@ -77,14 +77,10 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None) -> l
     by_role: dict[str, str] = {}
     for seed in recipe.seeds:
         learners = _Seed(recipe, seed, graph, models, prepared, {TEACHER: annotated, GOLD: prepared})
-        for name in order:
-            if name not in matched:
-                learners.add_learner(name)
-        if matched:
-            learners.add_budget(finished)
-        for name in order:
-            if name in matched:
-                learners.add_learner(name)
+        for name in sorted(order, key=matched.__contains__):  # the budget needs the texts of all sources of its arms
+            if name in matched and learners.budget is None:
+                learners.add_budget(finished)
+            learners.add_learner(name)
         by_role |= learners.by_role
     graph.add("report", "report", canonical_dump(recipe), {**{name: name for name in graph.stages}, **by_role})
     return list(graph.stages.values())
@@ -159,14 +155,8 @@ class _Seed:
         for name, learner in learners.items():
             inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._judges(name)
             settings.append([name, self.models[name], learner.rationales, row_settings(self.recipe, name)])
-        self.budget = self.graph.add(
-            "budget",
-            f"budget/seed-{self.seed}",
-            [self.recipe.match, self.seed, settings],
-            inputs,
-            name=f"budget/seed-{self.seed}",
-            seed=self.seed,
-        )
+        place, matching = f"budget/seed-{self.seed}", [self.recipe.match, self.seed, settings]
+        self.budget = self.graph.add("budget", place, matching, inputs, name=place, seed=self.seed)
         if isinstance(record := finished(self.graph.stages[self.budget]), BudgetRecord):
             self.updates = {name: arm.updates for name, arm in record.arms.items()}
 
@@ -248,10 +238,11 @@ class _Seed:
         ]
         if form == "top_k":
             form = f"top{learner.top_k}-tau{learner.temperature:g}"
-            settings.append(
-                self.models[name]
-            )  # probabilities are kept for the vocabulary that student and mentors share
-            settings += [self.models[other] for other in learner.mentor_weights if other != mentor]
+            # Probabilities are kept for the vocabulary that student and mentors share.
+            settings += [
+                self.models[name],
+                *(self.models[other] for other in learner.mentor_weights if other != mentor),
+            ]
         owner = self.graph.stages[self.trained[mentor]].learner if mentor in self.trained else mentor
         writer = self.graph.stages[self.text[source]].learner or source
         store = f"{writer}.{form}-{learner.target}-{fingerprint(settings)[:8]}"

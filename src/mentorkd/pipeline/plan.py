@@ -139,14 +139,13 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
         return Estimates(recipe, counts, expected.rationales, kept, expected.max_tokens, per_question, expected.dry_run)
     assert recipe.task.answer is not None
     grader = Grader(recipe.task.answer, recipe.task.choices)
+    filters = {name: recipe.filter_of(name, TEACHER) for name in readers}
     taken: dict[SelectConfig, int] = {}
-    for name in readers:
-        select = recipe.filter_of(name, TEACHER)
-        if select not in taken:
-            first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
-            gathered = gather({TEACHER: expected.recorded}, {TEACHER: first}, training, conclude=grader.find)
-            taken[select] = len(gathered.rationales)
-    kept = {name: taken[recipe.filter_of(name, TEACHER)] for name in readers}
+    for select in {*filters.values()}:
+        first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
+        gathered = gather({TEACHER: expected.recorded}, {TEACHER: first}, training, conclude=grader.find)
+        taken[select] = len(gathered.rationales)
+    kept = {name: taken[select] for name, select in filters.items()}
     per_rationale = _tokens(rationale.text for rationale in expected.recorded)
     return Estimates(recipe, counts, expected.rationales, kept, per_rationale, per_question)
 

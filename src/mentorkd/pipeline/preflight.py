@@ -78,16 +78,14 @@ def check_models(recipe: Recipe) -> None:
 def _judge_faults(recipe: Recipe) -> list[Fault]:
     """Models named by `perplexity` filters that are not learners and cannot be loaded."""
     faults = []
-    filters = {
-        f"learners.{name}.reads.{source}": recipe.filter_of(name, source).perplexity
-        for name, learner in recipe.learners.items()
-        for source in learner.rationales
-    }
-    for key, perplexity in filters.items():
-        if perplexity is not None and perplexity.model not in recipe.learners:
-            try:
-                load_tokenizer(ModelConfig(name=perplexity.model))
-            except MentorkdError as error:
-                close = suggestion(perplexity.model, recipe.learners)
-                faults.append(Fault(f"{key}.perplexity.model", f"no learner of the recipe{close}, and {error}"))
+    for name, learner in recipe.learners.items():
+        for source in learner.rationales:
+            perplexity = recipe.filter_of(name, source).perplexity
+            if perplexity is not None and perplexity.model not in recipe.learners:
+                try:
+                    load_tokenizer(ModelConfig(name=perplexity.model))
+                except MentorkdError as error:
+                    key = f"learners.{name}.reads.{source}.perplexity.model"
+                    close = suggestion(perplexity.model, recipe.learners)
+                    faults.append(Fault(key, f"no learner of the recipe{close}, and {error}"))
     return faults

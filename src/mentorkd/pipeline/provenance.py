@@ -20,7 +20,8 @@ from mentorkd.pipeline.records import StageRecord
 
 Facts = dict[str, Any]
 
-PACKAGES = ("mentorkd", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "ctranslate2", "vllm")
+_PACKAGES = ("mentorkd", "torch", "transformers", "accelerate", "peft", "tokenizers", "numpy", "scipy")
+_ENGINES = ("ctranslate2", "vllm")
 
 
 @cache
@@ -28,7 +29,7 @@ def here() -> Facts:
     """Command, commit, versions and host of the stages that this process carries out."""
     return {
         "command": shlex.join(command_line()),
-        "git": git_commit(),
+        "git": _git_commit(),
         "versions": versions(),
         "host": describe_host(),
     }
@@ -75,7 +76,8 @@ def measured() -> Iterator[Cost]:
     cuda = torch is not None and torch.cuda.is_available()
     if cuda:
         torch.cuda.reset_peak_memory_stats()  # type: ignore[union-attr]
-    _reset_peak()
+    with suppress(OSError):  # not Linux: the peak is that of the whole process, an upper bound
+        Path("/proc/self/clear_refs").write_text("5")
     start, work = time.perf_counter(), time.process_time()
     try:
         yield cost
@@ -86,30 +88,29 @@ def measured() -> Iterator[Cost]:
         cost.peak_memory_mb = round(_peak_mb() + device, 1)
 
 
-def _reset_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return  # not Linux: the peak is that of the whole process, an upper bound
-
-
 def _peak_mb() -> float:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
+    if (peak := _proc_field("self/status", "VmHWM")) is not None:
+        return int(peak.split()[0]) / 1024
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 1024)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def _proc_field(file: str, name: str) -> str | None:
+    """The first value of a field in a file of Linux's /proc; None on other systems, or without such a field."""
+    with suppress(OSError):
+        for line in Path("/proc", file).read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return None
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in _PACKAGES + _ENGINES:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
@@ -124,7 +125,7 @@ def describe_host() -> dict[str, Any]:
     """Processor, cores and memory; no host or user name."""
     host: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": _proc_field("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": cores(),
     }
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -147,17 +148,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def git_commit() -> str | None:
+def _git_commit() -> str | None:
     """Commit of the working folder, with `+` behind it if files are changed; None outside a repository."""
     try:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5)

@@ -11,12 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
 
-OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
+_OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in pairs if value is not None or key not in OMITTED_IF_NONE}
+    return {key: value for key, value in pairs if value is not None or key not in _OMITTED_IF_NONE}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,8 @@
       evaluate   its answers to the test questions
     report     the results of all stages
 
-`graph` compiles the stages, `stages/` has a file for each kind, and `executors` decides where they run. A stage's fingerprint
-covers its part of the recipe, its inputs' fingerprints and its code version. So a changed recipe runs only the stages that
-the change reaches, and a killed run goes on where it stopped.
+`graph` compiles the stages, `stages/` has a file for each kind, and `executors` decides where they run. A changed recipe runs
+only the stages that the change reaches, and a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from typing import Any
 from mentorkd.errors import RunError
 from mentorkd.files import write_json
 from mentorkd.pipeline import provenance
-from mentorkd.pipeline.executors import InlineExecutor, ProcessExecutor, StageExecutor
+from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
 
-MOST_JOBS = 64
+_MOST_JOBS = 64
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Pipeline:
             self._stages = compile_stages(self.recipe, self.folder.finished)
         return self._stages
 
-    def made(self, kind: str, learner: str, seed: int) -> str | None:
+    def stage_of(self, kind: str, learner: str, seed: int) -> str | None:
         """The name of the stage of a kind that serves a learner, its own or a shared one; None if there is none."""
         return self.stages[-1].inputs.get(role(kind, learner, seed))
 
@@ -96,7 +95,8 @@ class Pipeline:
         """Every stage and its state. Changes nothing."""
         with_last_budget: dict[str, Stage] = {}
         if any(stage.kind == "budget" and not self.folder.finished(stage) for stage in self.stages):
-            with_last_budget = {stage.name: stage for stage in compile_stages(self.recipe, self.folder.last)}
+            last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name))
+            with_last_budget = {stage.name: stage for stage in last}
         planned = []
         for stage in self.stages:
             record, state = self.folder.finished(stage), "runs"
@@ -120,25 +120,26 @@ class Pipeline:
 
         Raises RunError for a wrong argument, or if another process writes to the folder, and what a stage raises.
         """
-        if not 1 <= jobs <= MOST_JOBS:
-            raise RunError(f"got --jobs {jobs}; expected a number from 1 to {MOST_JOBS}")
+        if not 1 <= jobs <= _MOST_JOBS:
+            raise RunError(f"got --jobs {jobs}; expected a number from 1 to {_MOST_JOBS}")
         stages = self.stages
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
-        total = len(stages)
         forced = self._forced(force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
         with closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
                 self.reporter.checking()
-            executor.check({stage.kind for stage in waiting})
+            # A run whose stages are all finished must not wait for torch.
+            if kinds := CHECKED_KINDS & {stage.kind for stage in waiting}:
+                executor.check(kinds)
             with self.folder.lock():
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
                     self.folder.forget(stage)
                 self._stages = None
                 (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-                if not self._run_stages(executor, total, jobs) and self._manifest_is_behind():
+                if not self._run_stages(executor, len(stages), jobs) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
 

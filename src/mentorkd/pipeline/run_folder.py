@@ -24,7 +24,7 @@ from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
 
-WORKERS_SECONDS = 10
+_WORKERS_SECONDS = 10
 
 R = TypeVar("R", bound=StageRecord)
 
@@ -79,7 +79,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
             for worker in self.root.glob(".worker-*.lock"):  # workers of a killed run end milliseconds after it
-                with FileLock(worker).acquire(timeout=WORKERS_SECONDS):
+                with FileLock(worker).acquire(timeout=_WORKERS_SECONDS):
                     pass
         except Timeout:
             lock.release()
@@ -106,20 +106,26 @@ class RunFolder:
 
     def finished(self, stage: Stage) -> StageRecord | None:
         """The record of a stage that is finished with this fingerprint and whose outputs are there, else None."""
-        record = self.last(stage)
+        record = self.last(stage.name)
         if record is None or record.fingerprint != stage.fingerprint:
             return None
         target = self.root / record.target
         return record if all((target / name).exists() for name in record.outputs) else None
 
-    def last(self, stage: Stage) -> StageRecord | None:
-        """What a stage of this name recorded when it last finished, with any fingerprint. None if it never did, or if another
-        version of mentorkd wrote the record in another form."""
-        return self._read(stage.name)
+    def last(self, stage: str) -> StageRecord | None:
+        """What the stage of a name recorded when it last finished, with any fingerprint. None if it never did, or if another
+        version of mentorkd wrote the record in another form. Raises RunError for a damaged file."""
+        file = self.mark(stage)
+        if not file.is_file():
+            return None
+        try:
+            return read_record(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError:
+            raise RunError(f"{file} is damaged; remove it and the stage {stage} will run again") from None
 
     def record(self, stage: str) -> StageRecord:
         """What the stage of a name recorded when it last finished. Raises RunError if it never did."""
-        record = self._read(stage)
+        record = self.last(stage)
         if record is None:
             raise RunError(f"{stage} is not finished yet in {self.root}; use `mentorkd run`")
         return record
@@ -129,15 +135,6 @@ class RunFolder:
         record = self.record(stage)
         assert isinstance(record, kind), f"{stage} has a {type(record).__name__}, not a {kind.__name__}"
         return record
-
-    def _read(self, stage: str) -> StageRecord | None:
-        file = self.mark(stage)
-        if not file.is_file():
-            return None
-        try:
-            return read_record(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError:
-            raise RunError(f"{file} is damaged; remove it and the stage {stage} will run again") from None
 
     def mark(self, stage: str) -> Path:
         """The file that says that the stage of a name is finished."""

@@ -6,7 +6,6 @@ Three stages read them: train; budget, which counts them; and score, whose mento
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 from mentorkd.data.encoding import Example, TextEncoder, training_rows
@@ -16,8 +15,7 @@ from mentorkd.errors import TrainingError
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import FilterRow
 from mentorkd.pipeline.run_folder import Stage
-from mentorkd.recipe.learner import Learner
-from mentorkd.records import GOLD, EncodingCounts, Question, Rationale
+from mentorkd.records import GOLD, EncodingCounts, Rationale
 
 
 class TrainingRows(NamedTuple):
@@ -47,7 +45,18 @@ def read_training_rows(
     selects = {source: context.recipe.filter_of(name, source) for source in sources}
     if scored:
         selects = {source: select.of_each() for source, select in selects.items()}
-    nll = partial(_likelihoods, context, stage, learner, questions)
+
+    def nll(model: str, rationales: Sequence[Rationale]) -> dict[str, float]:
+        """Negative log-likelihoods under the model that a filter names: a learner's, or one of the hub."""
+        judge = context.recipe.learners.get(model)
+        folder = context.model_folder(model, stage.seed, stage.inputs.get(f"judge/{model}")) if judge else None
+        bfloat16 = context.precision(judge or learner) == "bfloat16"
+        scorer = perplexity_scorer(
+            model, judge, folder, device=context.device, bfloat16=bfloat16, journals=context.folder.engines
+        )
+        with context.folder.alone(scorer.journal.name):
+            return likelihoods(scorer, rationales, questions, on_progress=context.progress)
+
     gathered = gather(sources, selects, questions, tokens=reader.count, conclude=context.grader.find, nll=nll)
     rows, counts = training_rows(gathered.rationales, questions, learner, reader)
     if not rows and not scored:
@@ -57,22 +66,3 @@ def read_training_rows(
             "or raise `max_source_tokens` or `max_target_tokens`"
         )
     return TrainingRows(rows, counts, [FilterRow(**row) for row in gathered.filters])
-
-
-def _likelihoods(
-    context: RunContext,
-    stage: Stage,
-    reader: Learner,
-    questions: list[Question],
-    name: str,
-    rationales: Sequence[Rationale],
-) -> dict[str, float]:
-    """Negative log-likelihoods of rationales under the model that a filter of `reader` names; see `likelihoods`."""
-    learner = context.recipe.learners.get(name)
-    folder = context.model_folder(name, stage.seed, stage.inputs.get(f"judge/{name}")) if learner else None
-    bfloat16 = context.precision(learner or reader) == "bfloat16"
-    scorer = perplexity_scorer(
-        name, learner, folder, device=context.device, bfloat16=bfloat16, journals=context.folder.engines
-    )
-    with context.folder.alone(scorer.journal.name):
-        return likelihoods(scorer, rationales, questions, on_progress=context.progress)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.paper.download import paper_files
-from mentorkd.paper.tasks import PAPER_MENTORS, PAPER_TASKS, Task, find_task
+from mentorkd.paper.tasks import ALIASES, PAPER_MENTORS, PAPER_TASKS, Task, find_task
 
 # Correct rows of FlanT5-large and T5-large, and all rows of either.
 KEPT_MENTOR_ROWS = {
@@ -46,7 +47,8 @@ def test_an_unknown_name_is_no_task() -> None:
 
 
 def test_no_alias_names_two_tasks() -> None:
-    names = [name for task in PAPER_TASKS.values() for name in (task.key, *task.aliases)]
+    names = [*PAPER_TASKS, *chain.from_iterable(ALIASES.values())]
+    assert ALIASES.keys() <= PAPER_TASKS.keys()
     assert len(names) == len(set(names))
 
 

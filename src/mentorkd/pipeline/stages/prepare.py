@@ -12,10 +12,15 @@ from mentorkd.records import Split, write_jsonl
 
 
 def prepare(context: RunContext, stage: Stage, workdir: Path) -> PrepareRecord:
-    """Read the task's questions, count their faults, and hold out the validation questions."""
+    """Read the task's questions, count their faults, and hold out the validation questions.
+
+    Raises DataError for faulty data if the recipe says `data.strict`.
+    """
     questions, faults = prepare_recipe(context.recipe)
-    lines = context.show_faults(faults)
+    faults.raise_if_strict(context.recipe.data.strict)
+    for line in faults.lines():
+        context.note(line)
     write_jsonl(workdir / "out" / "questions.jsonl", questions)
     splits: tuple[Split, ...] = ("train", "validation", "test")
     counts = {split: sum(question.split == split for question in questions) for split in splits}
-    return PrepareRecord(questions=counts, faults=lines)
+    return PrepareRecord(questions=counts, faults=faults.lines())

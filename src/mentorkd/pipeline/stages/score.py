@@ -12,8 +12,6 @@ from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.training_rows import read_training_rows
-from mentorkd.recipe.learner import Learner
-from mentorkd.recipe.schema import Recipe
 
 
 def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
@@ -23,6 +21,7 @@ def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
     mentor = load_folder(folder, device=context.device)
     rows = read_training_rows(context, stage, stage.learner, TextEncoder.of(mentor), scored=stage.source).rows
     top_k = learner.soft_label_store == "top_k"
+    models = [learner.model, *(context.recipe.learners[name].model for name in learner.mentor_weights)]
     counts = write_soft_labels(
         mentor,
         rows,
@@ -33,13 +32,7 @@ def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
         mentor_digest=digest_path(folder),
         target=learner.target,
         bfloat16=context.precision(context.recipe.learners[stage.mentor]) == "bfloat16",
-        vocab_size=_shared_vocabulary(context.recipe, learner) if top_k else None,
+        vocab_size=min(map(vocabulary_size, models)) if top_k else None,  # what all heads have; heads may be padded
         on_progress=context.progress,
     )
     return ScoreRecord(**counts)
-
-
-def _shared_vocabulary(recipe: Recipe, learner: Learner) -> int:
-    """Leading vocabulary entries that the heads of a learner and of all its mentors have; heads may be padded."""
-    models = [learner.model, *(recipe.learners[name].model for name in learner.mentor_weights)]
-    return min(vocabulary_size(model) for model in models)
