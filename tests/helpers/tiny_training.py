@@ -93,7 +93,7 @@ def run(loaded: LoadedModel, rows: list[Example], folder: Path, **changes: Any) 
 
 def online(mentor: LoadedModel, **changes: Any) -> Distillation:
     how = {"kd_weight": 0.5, "temperature": 2.0, "tau_squared": True, "divergence": "forward_kl"}
-    return Distillation(OnlineMentor(mentor), **{**how, **changes})
+    return Distillation([(1.0, OnlineMentor(mentor))], **{**how, **changes})
 
 
 def weights(loaded: LoadedModel) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import target_logits
 from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorTargets, MentorTopK
-from mentorkd.distillation.mentors import SingleMentor
+from mentorkd.distillation.mentors import SoftLabelSource
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
@@ -101,7 +101,7 @@ def _entropy(logits_NV: Tensor) -> float:
     return -(log_probs_NV.exp() * log_probs_NV).sum().item()
 
 
-def _stored_nll(source: SingleMentor, ids: Sequence[str]) -> dict[str, float]:
+def _stored_nll(source: SoftLabelSource, ids: Sequence[str]) -> dict[str, float]:
     """The mentor's negative log-likelihood of the targets, which a `top_k` store keeps: its distributions are cut."""
     if not isinstance(source, StoredSoftLabels) or source.meta.form != "top_k":
         return {}

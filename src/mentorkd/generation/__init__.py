@@ -57,9 +57,9 @@ def open_engine(
     """
     if (model_dir is None) == (loaded is None):
         raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
-    auto = name == "auto"
     options: dict[str, Any] = {"separator": separator, "stop": stop}
-    if name == "auto":
+    limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
+    if auto := name == "auto":
         name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
     match name:
         case "transformers":
@@ -71,21 +71,12 @@ def open_engine(
             if loaded is None:
                 assert model_dir is not None
                 loaded = load_folder(model_dir, device=device)
-            return TransformersEngine(
-                loaded.model,
-                loaded.tokenizer,
-                loaded.kind,
-                batch_size=batch_size,
-                tokens_per_batch=tokens_per_batch,
-                dtype=dtype,
-                **options,
-            )
+            return TransformersEngine(loaded.model, loaded.tokenizer, loaded.kind, dtype=dtype, **limits)
         case "ctranslate2":
             from mentorkd.generation.ctranslate2_engine import CTranslate2Engine
 
             if model_dir is None or cache_dir is None:
                 raise ModelError("the ctranslate2 engine converts a saved model: give `model_dir` and `cache_dir`")
-            limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
             try:
                 return CTranslate2Engine(model_dir, cache_dir=cache_dir, device=device, dtype=dtype, **limits)
             except ModelError as refusal:

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import sampling
-from mentorkd.generation.engine import Completion, EngineDtype, SamplingParams
+from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
@@ -89,12 +89,7 @@ class CTranslate2Engine:
         self._runner: Any = None
 
     def sample(
-        self,
-        prompts: Sequence[str],
-        params: SamplingParams,
-        *,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]:
         import ctranslate2
 
@@ -127,8 +122,7 @@ class CTranslate2Engine:
                 results[piece.prompt] = [
                     sampling.completion(ids, self.tokenizer, self.end_ids, self.stop) for ids in samples
                 ]
-            if on_progress is not None:
-                on_progress(len(batch))
+            on_progress(len(batch))
         return results
 
     def _generate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import sampling
-from mentorkd.generation.engine import Completion, EngineDtype, SamplingParams
+from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 
@@ -58,12 +58,7 @@ class VllmEngine:
         self.llm = LLM(model=str(model_dir), dtype=dtype or "auto", generation_config="vllm")
 
     def sample(
-        self,
-        prompts: Sequence[str],
-        params: SamplingParams,
-        *,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]:
         import vllm
 
@@ -93,6 +88,5 @@ class VllmEngine:
                 results.append(
                     [sampling.completion(s.token_ids, self.tokenizer, self.end_ids, self.stop) for s in samples]
                 )
-            if on_progress is not None:
-                on_progress(len(requests))
+            on_progress(len(requests))
         return results

@@ -217,7 +217,7 @@ def losses(
     source: SoftLabelSource, folder: Path, *, steps: int, student: LoadedModel, rows: list[Example]
 ) -> list[float]:
     config = TrainingConfig(epochs=steps * 4 // len(rows), batch_size=4, learning_rate=1e-3)
-    how = Distillation(source, kd_weight=0.9, temperature=2.0, tau_squared=True, divergence="forward_kl")
+    how = Distillation([(1.0, source)], kd_weight=0.9, temperature=2.0, tau_squared=True, divergence="forward_kl")
     result = train(student, rows, config, seed=0, folder=folder, precision="float32", objective=how)
     assert result.updates == steps
     return [row["loss"] for row in result.history]

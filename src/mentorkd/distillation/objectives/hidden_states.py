@@ -10,7 +10,7 @@ layers would dominate: hidden states of a residual stream grow with the layers. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 
 from mentorkd.distillation.hidden_states import Layers
 from mentorkd.distillation.mentors import OnlineMentor
-from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
+from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, layer_count
 
 
-class HiddenMatching(TokenObjective):
+class HiddenMatching(Objective):
     """`(1 - kd_weight) CE + kd_weight MSE` against the hidden states of a live mentor.
 
     `layers` maps layers of the student to layers of the mentor, both counted from 1 (of the decoder, if there is one);
@@ -42,13 +42,13 @@ class HiddenMatching(TokenObjective):
         self.mentor, self.kd_weight = OnlineMentor(mentor), kd_weight
         self.mentors = [self.mentor]
         self.map = map_layers(layer_count(student.model.config), layer_count(mentor.model.config), layers)
-        self.layers: Collection[int] = tuple(self.map)
+        self.layers = tuple(self.map)
         self._width = _width(mentor.model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             projections = {str(layer): nn.Linear(_width(student.model), self._width, bias=False) for layer in self.map}
         self.projections = nn.ModuleDict(projections).to(student.device)
-        self.weights: nn.Module | None = self.projections
+        self.weights = self.projections
 
     def sums(self, student: Student) -> Sums:
         ce = student.loss()
