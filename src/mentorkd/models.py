@@ -93,12 +93,7 @@ def _line(error: Exception) -> str:
 
 def kind_of(config: ModelConfig) -> ModelKind:
     """The kind of a model that is not loaded yet, from its config alone."""
-    return model_kind(_config_of(config))
-
-
-def layers_of(config: ModelConfig) -> int:
-    """Layers below the head of a model that is not loaded yet."""
-    return layer_count(_config_of(config))
+    return model_kind(config_of(config))
 
 
 def layer_count(config: PretrainedConfig) -> int:
@@ -108,27 +103,30 @@ def layer_count(config: PretrainedConfig) -> int:
     return int(next(value for name in names if (value := getattr(text, name, None)) is not None))
 
 
-def positions_of(config: ModelConfig) -> int | None:
-    """Number of learned positions of a model that is not loaded yet; None for models without a limit."""
-    return getattr(_config_of(config), "max_position_embeddings", None)
-
-
 def vocabulary_size(config: ModelConfig) -> int:
     """Rows of the head of a model that is not loaded yet."""
     if config.from_config is not None and "vocab_size" not in config.from_config:
         return _embedding_rows(load_tokenizer(config))
-    return int(_config_of(config).get_text_config().vocab_size)
+    return int(config_of(config).get_text_config().vocab_size)
 
 
-def _config_of(config: ModelConfig) -> PretrainedConfig:
-    if config.from_config is None:
-        return _pretrained_config(config)
-    settings = dict(config.from_config)
-    model_type = settings.pop("model_type")
+def config_of(config: ModelConfig) -> PretrainedConfig:
+    """The Hugging Face config of a model that is not loaded yet."""
+    if config.from_config is not None:
+        settings = dict(config.from_config)
+        model_type = settings.pop("model_type")
+        try:
+            return AutoConfig.for_model(model_type, **settings)
+        except LOADING_ERRORS as error:
+            raise _explain(f"`from_config` of type {model_type!r}", error) from error
+    assert config.name is not None
+    _refuse_absent("model", config.name)
     try:
-        return AutoConfig.for_model(model_type, **settings)
+        return AutoConfig.from_pretrained(
+            config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
     except LOADING_ERRORS as error:
-        raise _explain(f"`from_config` of type {model_type!r}", error) from error
+        raise _explain(f"the model {config.name!r}", error) from error
 
 
 def _embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -164,17 +162,6 @@ def _hub_error() -> str | None:
             reason = _line(error)
             time.sleep(pause)
     return reason
-
-
-def _pretrained_config(config: ModelConfig) -> PretrainedConfig:
-    assert config.name is not None
-    _refuse_absent("model", config.name)
-    try:
-        return AutoConfig.from_pretrained(
-            config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except LOADING_ERRORS as error:
-        raise _explain(f"the model {config.name!r}", error) from error
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -249,7 +236,7 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
 
 
 def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-    auto = AutoModelForSeq2SeqLM if _pretrained_config(config).is_encoder_decoder else AutoModelForCausalLM
+    auto = AutoModelForSeq2SeqLM if config_of(config).is_encoder_decoder else AutoModelForCausalLM
     try:
         return auto.from_pretrained(
             config.name,
@@ -360,9 +347,6 @@ def cast_linear_layers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
             module.to(torch.bfloat16)
-
-
-# --- identity -----------------------------------------------------------------------------------------------------
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mentorkd.data.examples import TextExample, text_examples
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, chat_prompt
 from mentorkd.errors import ModelError
-from mentorkd.models import LoadedModel, kind_of, load_tokenizer, positions_of
+from mentorkd.models import LoadedModel, config_of, load_tokenizer, model_kind
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import Task
 from mentorkd.records import EncodingCounts, ModelKind, Question, Rationale
@@ -142,8 +142,10 @@ class TextEncoder:
     def of(cls, model: LoadedModel | ModelConfig) -> TextEncoder:
         """The encoder of a model in memory, or of one that is not loaded yet."""
         if isinstance(model, ModelConfig):
-            return cls(load_tokenizer(model), kind_of(model), positions_of(model))
-        return cls(model.tokenizer, model.kind, getattr(model.model.config, "max_position_embeddings", None))
+            tokenizer, config = load_tokenizer(model), config_of(model)
+        else:
+            tokenizer, config = model.tokenizer, model.model.config
+        return cls(tokenizer, model_kind(config), getattr(config, "max_position_embeddings", None))
 
     def count(self, text: str) -> int:
         """Tokens of a text, without the end token."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import target_logits
-from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorTargets, MentorTopK
+from mentorkd.distillation.losses import MentorTargets, MentorTopK
 from mentorkd.distillation.mentors import SoftLabelSource
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.soft_labels import StoredSoftLabels
@@ -82,18 +82,12 @@ def _sums(logits_NV: Tensor, labels_N: Tensor, targets: MentorTargets) -> dict[s
     if isinstance(targets, MentorTopK):
         likeliest_N = targets.indices_NK.gather(1, targets.log_probs_NK.argmax(-1, keepdim=True))[:, 0]
     else:
-        mentor_NV = _logits(targets)
+        mentor_NV = targets.logits().float()
         likeliest_N = mentor_NV[:, :shared].argmax(-1)
         sums["mentor_nll"] = F.cross_entropy(mentor_NV, labels_N, reduction="sum").item()
         sums["mentor_entropy"] = _entropy(mentor_NV)
     sums["agreement"] = float((logits_NV[:, :shared].argmax(-1) == likeliest_N).sum())
     return sums
-
-
-def _logits(targets: MentorHidden | MentorLogits) -> Tensor:
-    if isinstance(targets, MentorLogits):
-        return targets.logits_NV.float()
-    return F.linear(targets.hidden_NE.to(targets.weight_VE.dtype), targets.weight_VE, targets.bias_V).float()
 
 
 def _entropy(logits_NV: Tensor) -> float:

@@ -18,6 +18,7 @@ from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import Objective, Student, Sums
 from mentorkd.errors import TrainingError
+from mentorkd.records import Progress
 
 Batch = dict[str, Any]
 
@@ -163,15 +164,11 @@ class MentorTrainer(Trainer):
 
 
 class RoundEnds(TrainerCallback):
-    """Logs, saves and validates at the ends of rounds, and reports progress."""
+    """Logs and saves at the ends of rounds, validates after every `validate_every` rounds (None: never), reports progress."""
 
-    def __init__(
-        self, ends: Sequence[int], every: int, validate: bool, on_progress: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, ends: Sequence[int], validate_every: int | None, on_progress: Progress) -> None:
         self.saves = set(ends)
-        self.validations = {
-            end for number, end in enumerate(ends, 1) if validate and (number % every == 0 or end == ends[-1])
-        }
+        self.validations = {*ends[validate_every - 1 :: validate_every], ends[-1]} if validate_every else set()
         self.on_progress = on_progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
