@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from mentorkd.distillation.mentors import SoftLabelSource
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
-from mentorkd.precision import Precision
+from mentorkd.precision import Precision, autocast
 
 SAMPLE = 64
 """Rationales on which agreement is measured, spread over the training rows: about 8,000 tokens of the paper's tasks."""
@@ -57,9 +56,7 @@ def agreement(
         part = [chosen[number] for number in numbers]
         ids = [row.rationale_id for row in part]
         batch = {name: value.to(student.device) for name, value in collate(part).items()}
-        with (
-            nullcontext() if precision == "float32" else torch.autocast(student.device.type, getattr(torch, precision))
-        ):
+        with autocast(student.device.type, precision):
             logits_NV = target_logits(student.model, batch).float()
             mentor_targets = [source.targets_for(ids, batch) for source in sources]
             labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]

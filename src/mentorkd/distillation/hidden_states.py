@@ -10,7 +10,7 @@ Names end in their shape: N target positions of a batch in row-major order, D wi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, cast_linear_layers
+from mentorkd.precision import autocast
 
 Batch = Mapping[str, Tensor]
 
@@ -177,7 +178,7 @@ class FrozenModel:
             yield logits.float(), labels_N[start : start + LOGIT_ROWS]
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.loaded.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
+        return autocast(self.loaded.device.type, "bfloat16" if self.bfloat16 else None)
 
     def _on_device(self, batch: Batch) -> dict[str, Tensor]:
         return {name: value.to(self.loaded.device) for name, value in batch.items()}

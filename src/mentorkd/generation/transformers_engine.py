@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from mentorkd.errors import ModelError
 from mentorkd.generation import sampling
 from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
 from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
+from mentorkd.precision import Precision, autocast
 from mentorkd.records import ModelKind
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class TransformersEngine:
     _: KW_ONLY
     batch_size: int = 32
     tokens_per_batch: int | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Precision | None = None
     use_generate: bool = False
     separator: str = CAUSAL_SEPARATOR
     stop: Sequence[str] = ()
@@ -89,7 +90,8 @@ class TransformersEngine:
         """Token ids of the samples of `prompts`, one after the other; `seeds` has the seed of each sample of a prompt."""
         uniforms = None
         if not params.greedy:
-            drawn = [_uniforms(seed, params) for of_prompt in seeds for seed in of_prompt]
+            generators = [torch.Generator().manual_seed(seed) for of_prompt in seeds for seed in of_prompt]
+            drawn = [torch.rand(params.max_new_tokens, generator=generator) for generator in generators]
             uniforms = torch.stack(drawn).to(self._base.device)
         return decode(
             self._base,
@@ -151,10 +153,8 @@ class TransformersEngine:
         """Evaluation mode and autocast; the model's own mode is restored afterwards."""
         training = self.model.training
         self.model.eval()
-        narrow = self.dtype is not None and self.dtype != "float32"
-        dtype = getattr(torch, self.dtype or "float32")
         try:
-            with torch.inference_mode(), torch.autocast(self._base.device.type, dtype) if narrow else nullcontext():
+            with torch.inference_mode(), autocast(self._base.device.type, self.dtype):
                 yield
         finally:
             self.model.train(training)
@@ -176,7 +176,3 @@ def _each_row(stopped: Callable[[Sequence[int]], bool], start: int) -> Callable[
     return lambda ids_RS, *_, **__: torch.tensor(
         [stopped(row[start:]) for row in ids_RS.tolist()], device=ids_RS.device
     )
-
-
-def _uniforms(seed: int, params: SamplingParams) -> Tensor:
-    return torch.rand(params.max_new_tokens, generator=torch.Generator().manual_seed(seed))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import load_model as load_weights
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example
@@ -26,7 +29,6 @@ from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
 from mentorkd.training.schedule import Schedule, schedule_training
-from mentorkd.training.trackers import close_trackers, tensorboard_in
 from mentorkd.training.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
 
 log = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ def train(
     validations = config.validate_every if validate is not None else None
     callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress)]
     if tensorboard is not None and "tensorboard" in config.report_to:
-        callbacks.append(tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
+        callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
     with _trained_with(loaded.model, objective.weights, checkpoint):
         trainer = MentorTrainer(
             model=loaded.model,
@@ -111,14 +113,14 @@ def train(
             callbacks=callbacks,
             objective=objective,
             fused=fused,
-            autocast=None if precision == "float32" else getattr(torch, precision),
+            precision=precision,
             validate=validate,
         )
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
-            close_trackers(config.report_to)
+            _close_trackers(config.report_to)
     state = trainer.state
     history = [_history_row(row, schedule) for row in state.log_history if "loss" in row or "eval_accuracy" in row]
     best = state.best_global_step if validate is not None else state.global_step
@@ -152,6 +154,26 @@ def _trained_with(model: nn.Module, weights: nn.Module | None, checkpoint: Path 
         yield
     finally:
         del model.objective
+
+
+def _tensorboard_in(folder: Path, *, fresh: bool) -> TrainerCallback:
+    """Writes TensorBoard's event files of a training to `folder`; `fresh` empties it first.
+
+    By default they would go into the checkpoints' folder, named after host and time, and be removed with it.
+    """
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    callback = TensorBoardCallback()
+    callback.logging_dir = str(folder)
+    return callback
+
+
+def _close_trackers(names: Sequence[str]) -> None:
+    """End the tracker runs of a training. Without this, W&B and MLflow would log the next training to the same run."""
+    if "wandb" in names and (wandb := sys.modules.get("wandb")):
+        wandb.finish()
+    if "mlflow" in names and (mlflow := sys.modules.get("mlflow")):
+        mlflow.end_run()
 
 
 def _can_fuse(loaded: LoadedModel, batch: Batch) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import Objective, Student, Sums
 from mentorkd.errors import TrainingError
+from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
 
 Batch = dict[str, Any]
@@ -43,7 +43,7 @@ class PlannedBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         rows = [self.rows[row] for row in self.plan.batches[index]] if index < len(self.plan.batches) else []
-        batch = {**self.collator(rows or self.rows[:1]), "rows": rows}
+        batch: Batch = {**self.collator(rows or self.rows[:1]), "rows": rows}
         if not rows:
             batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
         return batch
@@ -61,14 +61,14 @@ class MentorTrainer(Trainer):
         *,
         objective: Objective,
         fused: bool,
-        autocast: torch.dtype | None,
+        precision: Precision,
         validate: Callable[[], float] | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         # The fused loss needs the whole head; these hold shards of it.
         self.fused = fused and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        self.objective, self.autocast, self.validate = objective, autocast, validate
+        self.objective, self.precision, self.validate = objective, precision, validate
         # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self._kinds = list(objective.counts([]))
@@ -100,8 +100,7 @@ class MentorTrainer(Trainer):
         rows: list[Example] = batch.pop("rows")
         assert isinstance(num_items_in_batch, torch.Tensor)
         step = dict(zip(self._kinds, num_items_in_batch, strict=True))
-        device = self.args.device.type
-        with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
+        with autocast(self.args.device.type, self.precision):
             student = Student.forward(
                 model, batch, rows, owner=self.model, fused=self.fused, layers=self.objective.layers
             )

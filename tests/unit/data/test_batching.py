@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from layouts import packed, padded_left
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
 from mentorkd.data.encoding import Example, encode_prompt, encode_rows, encode_target, token_span
 from mentorkd.data.examples import TextExample
@@ -265,7 +266,8 @@ ROWS = [Example("a", [5, 6, 7, 1], [8, 9, 1]), Example("b", [5, 1], [8, 9, 10, 1
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_seq2seq_labels_are_the_targets_and_inputs_are_shifted(side: str) -> None:
-    batch = Collator("seq2seq", pad_token_id=0, decoder_start_token_id=0, padding_side=side)(ROWS)  # type: ignore[arg-type]
+    batch = Collator("seq2seq", pad_token_id=0, decoder_start_token_id=0)(ROWS)
+    batch = padded_left(batch) if side == "left" else batch
     keep = batch["labels"] != IGNORE_INDEX
     assert batch["labels"][keep].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
     assert batch["decoder_input_ids"][keep].tolist() == [0, 8, 9, 0, 8, 9, 10, 11]
@@ -274,7 +276,8 @@ def test_seq2seq_labels_are_the_targets_and_inputs_are_shifted(side: str) -> Non
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_causal_labels_are_what_each_position_predicts_and_prompts_have_none(side: str) -> None:
-    batch = Collator("causal", pad_token_id=0, padding_side=side)(ROWS)  # type: ignore[arg-type]
+    batch = Collator("causal", pad_token_id=0)(ROWS)
+    batch = padded_left(batch) if side == "left" else batch
     keep = batch["labels"] != IGNORE_INDEX
     assert batch["labels"][keep].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
     # The last prompt token predicts the first target token; every target token but the last is an input.
@@ -283,7 +286,7 @@ def test_causal_labels_are_what_each_position_predicts_and_prompts_have_none(sid
 
 
 def test_packed_rows_follow_one_another() -> None:
-    batch = Collator("causal", pad_token_id=0, packed=True)(ROWS)
+    batch = packed(Collator("causal", pad_token_id=0)(ROWS))
     assert batch["input_ids"].tolist() == [[5, 6, 7, 1, 8, 9, 5, 1, 8, 9, 10, 11]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]]
     assert batch["labels"][batch["labels"] != IGNORE_INDEX].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]

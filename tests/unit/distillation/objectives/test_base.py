@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from layouts import padded_left
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.mentors import OnlineMentor
@@ -23,8 +24,8 @@ from tiny_training import FAMILIES, assert_same, learner, losses, online, paired
 
 def read(student: LoadedModel, rows: list[Example], objective: Objective, **how: Any) -> Student:
     start = student.model.config.decoder_start_token_id if student.kind == "seq2seq" else None
-    fused = how.pop("fused", True)
-    batch = Collator(student.kind, student.tokenizer.pad_token_id, start, **how)(rows)
+    layout, fused = how.pop("layout", dict), how.pop("fused", True)
+    batch = layout(Collator(student.kind, student.tokenizer.pad_token_id, start, **how)(rows))
     return Student.forward(student.model, batch, rows, owner=student.model, fused=fused, layers=objective.layers)
 
 
@@ -184,7 +185,7 @@ def test_loss_and_gradient_do_not_depend_on_the_batch(family: str, name: str, ch
     batches = [rows]
     match change:
         case "left":
-            how = {"padding_side": "left"}
+            how = {"layout": padded_left}
         case "order":
             batches = [rows[::-1]]
         case "split":
