@@ -122,11 +122,13 @@ def config_of(config: ModelConfig) -> PretrainedConfig:
     assert config.name is not None
     _refuse_absent("model", config.name)
     try:
-        return AutoConfig.from_pretrained(
-            config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        return AutoConfig.from_pretrained(config.name, **_origin(config))
     except LOADING_ERRORS as error:
         raise _explain(f"the model {config.name!r}", error) from error
+
+
+def _origin(config: ModelConfig) -> dict[str, Any]:
+    return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 
 def _embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -177,9 +179,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         if source.endswith(".model"):
             tokenizer = _load_sentencepiece(Path(source))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, revision=config.revision, trust_remote_code=config.trust_remote_code
-            )
+            tokenizer = AutoTokenizer.from_pretrained(source, **_origin(config))
     except LOADING_ERRORS as error:
         raise _explain(f"the tokenizer {source!r}", error) from error
     if tokenizer.eos_token_id is None:
@@ -238,13 +238,7 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
 def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
     auto = AutoModelForSeq2SeqLM if config_of(config).is_encoder_decoder else AutoModelForCausalLM
     try:
-        return auto.from_pretrained(
-            config.name,
-            revision=config.revision,
-            dtype=dtype,
-            trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
-        )
+        return auto.from_pretrained(config.name, dtype=dtype, use_safetensors=True, **_origin(config))
     except LOADING_ERRORS as error:
         raise _explain(f"the model {config.name!r}", error) from error
 

@@ -30,13 +30,11 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """Every micro-batch of a training as row numbers; `epoch_ends[e]` is the number of micro-batches up to the end of epoch e.
-
-    If the last epoch is cut, its end is beyond the plan.
-    """
+    """Every micro-batch of a training as row numbers."""
 
     batches: list[list[int]]
     epoch_ends: list[int]
+    """Number of micro-batches up to the end of each epoch; beyond the plan if the last epoch is cut."""
 
 
 Lengths: TypeAlias = int | tuple[int, ...]

@@ -88,18 +88,17 @@ def token_span(
 
 def encode_rows(
     rows: Sequence[TextExample | tuple[str, str, str]],
-    tokenizer: PreTrainedTokenizerBase,
-    kind: ModelKind,
+    encoder: TextEncoder,
     *,
     max_source_tokens: int,
     max_target_tokens: int,
-    positions: int | None = None,
 ) -> tuple[list[Example], EncodingCounts]:
     """Encode text examples, or plain (rationale id, prompt, target). Rows that do not fit are dropped and counted, never cut.
 
-    A cut target would lose its answer, which is at the end. `positions` limits prompt and target together, for models with
-    learned positions that process both as one sequence; such rows count as targets that are too long.
+    A cut target would lose its answer, which is at the end. A row that exceeds the encoder's `positions` counts as a target
+    that is too long.
     """
+    tokenizer, kind, positions = encoder.tokenizer, encoder.kind, encoder.positions
     examples: list[Example] = []
     source_too_long = target_too_long = unknown = 0
     prompts: dict[str, list[int]] = {}
@@ -135,8 +134,8 @@ class TextEncoder:
 
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
-    positions: int | None
-    """Number of learned positions; None for models without a limit."""
+    positions: int | None = None
+    """Number of learned positions, for models that process prompt and target as one sequence; None without a limit."""
 
     @classmethod
     def of(cls, model: LoadedModel | ModelConfig) -> TextEncoder:
@@ -145,7 +144,10 @@ class TextEncoder:
             tokenizer, config = load_tokenizer(model), config_of(model)
         else:
             tokenizer, config = model.tokenizer, model.model.config
-        return cls(tokenizer, model_kind(config), getattr(config, "max_position_embeddings", None))
+        kind = model_kind(config)
+        # Encoder-decoder models have positions of their own for prompt and target.
+        positions = getattr(config, "max_position_embeddings", None) if kind == "causal" else None
+        return cls(tokenizer, kind, positions)
 
     def count(self, text: str) -> int:
         """Tokens of a text, without the end token."""
@@ -159,10 +161,7 @@ def training_rows(
     by_id = {question.id: question for question in questions}
     return encode_rows(
         [row for rationale in rationales for row in text_examples(rationale, by_id[rationale.question_id], learner)],
-        encoder.tokenizer,
-        encoder.kind,
+        encoder,
         max_source_tokens=learner.training.max_source_tokens,
         max_target_tokens=learner.training.max_target_tokens,
-        # Encoder-decoder models have positions of their own for prompt and target.
-        positions=encoder.positions if encoder.kind == "causal" else None,
     )

@@ -193,19 +193,10 @@ def _text_key(rationale: Rationale) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The rationales that a learner trains on, and the counts of the filters of each source."""
+    """The rationales that a learner trains on, and the counts of each filter of each source, as a stage records them."""
 
     rationales: list[Rationale]
-    counts: dict[str, list[FilterCount]]
-
-    @property
-    def filters(self) -> list[dict[str, Any]]:
-        """The counts as a stage records them: one mapping per source and filter."""
-        return [
-            {"source": source, "filter": count.filter, "before": count.before, "after": count.after, **count.facts}
-            for source, counts in self.counts.items()
-            for count in counts
-        ]
+    filters: list[dict[str, Any]]
 
 
 def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
@@ -231,15 +222,18 @@ def gather(
     """
     known = {question.id: question for question in questions}
     taken: list[Rationale] = []
-    counts: dict[str, list[FilterCount]] = {}
+    counts: list[dict[str, Any]] = []
+    in_training = Filter("training_questions", lambda rows: [row for row in rows if row.question_id in known])
     for source, rationales in sources.items():
-        in_training = Filter("training_questions", lambda rows: [row for row in rows if row.question_id in known])
-        rows, counts[source] = select(rationales, [in_training])
+        rows, first = select(rationales, [in_training])
         filters = filters_of(selects[source], known, already=taken, tokens=tokens, conclude=conclude, nll=nll)
         if any("outcome" in row.meta for row in rows):
             filters.insert(0, Filter("whole_replies", keep_whole))
         kept, more = select(rows, filters)
-        counts[source] += more
+        for each in first + more:
+            counts.append(
+                {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
+            )
         taken += kept
     return Gathered(taken, counts)
 

@@ -58,10 +58,7 @@ def read_rows(source: str | Path, *, split: str = "train") -> list[SourceRow]:
 
 
 def source_identity(source: str) -> str:
-    """Content hash of a source; a data set that is on the hub alone is known by its name.
-
-    Raises RunError for a file that is not there.
-    """
+    """Content hash of a source, or the name of a data set that is on the hub alone; RunError for a file that is not there."""
     if source.startswith(HUB):
         local = Path(source.removeprefix(HUB).split("@")[0].split(":")[0])
         return f"{source} {digest_path(local)}" if local.is_dir() else source

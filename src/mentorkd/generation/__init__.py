@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation.engine import Engine, EngineDtype, EngineName
+from mentorkd.recipe.learner import ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -109,15 +110,13 @@ def choose_engine(
         return "ctranslate2"
     if model_dir is None:
         return "transformers"
-    if device.type == "cuda" and find_spec("vllm") is not None:
-        from transformers import AutoConfig
+    from mentorkd.models import config_of
 
-        if not AutoConfig.from_pretrained(model_dir).is_encoder_decoder:
-            return "vllm"
-    if device.type == "cpu" and cache_dir is not None and find_spec("ctranslate2") is not None:
-        from transformers import AutoConfig
-
-        weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-        if AutoConfig.from_pretrained(model_dir).model_type in CONVERTED and weights <= LARGEST_CONVERTED:
-            return "ctranslate2"
+    config = config_of(ModelConfig(name=str(model_dir)))
+    if device.type == "cuda" and find_spec("vllm") is not None and not config.is_encoder_decoder:
+        return "vllm"
+    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    converts = config.model_type in CONVERTED and weights <= LARGEST_CONVERTED
+    if device.type == "cpu" and cache_dir is not None and find_spec("ctranslate2") is not None and converts:
+        return "ctranslate2"
     return "transformers"

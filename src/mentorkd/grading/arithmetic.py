@@ -15,6 +15,7 @@ A result may be rounded or cut at its last decimal. A result without decimals mu
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -114,13 +115,10 @@ class _Side:
 
 def check_arithmetic(text: str) -> EquationCounts:
     """Check every equation of `text`."""
-    holding, unread, wrong = 0, 0, []
-    for verdict, equation in _equations(text):
-        holding += verdict == "holds"
-        unread += verdict == "unread"
-        if verdict == "wrong":
-            wrong.append(equation)
-    return EquationCounts(holding, tuple(wrong), unread)
+    equations = list(_equations(text))
+    number = Counter(verdict for verdict, _ in equations)
+    wrong = tuple(equation for verdict, equation in equations if verdict == "wrong")
+    return EquationCounts(number["holds"], wrong, number["unread"])
 
 
 def _equations(text: str) -> Iterator[tuple[Verdict, str]]:
@@ -158,7 +156,7 @@ def _tokens(segment: str) -> list[_Token]:
 
 def _endings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
     """The readings of the text before an `=`, the longest first. Each reading extends to the `=`."""
-    run = _after_border(tokens)
+    run = list(takewhile(lambda token: token.kind != "border", reversed(tokens[-_SIDE_TOKENS:])))[::-1]
     sides: list[_Side] = []
     for start in range(len(run)):
         value = _value(run[start:])
@@ -191,12 +189,6 @@ def _beginnings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
         elif any(token.kind == "operator" and (not inner or (token.text == "-" and token.spaced)) for token in follows):
             sides.append(_Side(value, run[:end], False))  # "= 33 caps - 5 of them": the dash may be punctuation
     return sides
-
-
-def _after_border(tokens: Sequence[_Token]) -> Sequence[_Token]:
-    tokens = tokens[-_SIDE_TOKENS:]
-    border = next((index for index in range(len(tokens) - 1, -1, -1) if tokens[index].kind == "border"), -1)
-    return tokens[border + 1 :]
 
 
 def _is_doubted_start(run: Sequence[_Token], start: int) -> bool:

@@ -197,10 +197,7 @@ def _compile(loaded: LoadedModel) -> None:
 
 
 def _history_row(row: dict[str, float], schedule: Schedule) -> dict[str, float]:
-    """A row of the history from a row of the Trainer's log.
-
-    The schedule counts the epochs: for the Trainer, the whole plan is one epoch.
-    """
+    """A row of the history from a row of the Trainer's log, for which the whole plan is one epoch."""
     place = {"step": row["step"], "epoch": round(schedule.epoch_at(int(row["step"])), 4)}
     if "eval_accuracy" in row:
         return {**place, "validation_accuracy": row["eval_accuracy"]}

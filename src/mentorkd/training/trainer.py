@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 
 from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.objectives.base import Objective, Student, Sums
+from mentorkd.distillation.objectives.base import Objective, Student
 from mentorkd.errors import TrainingError
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
@@ -113,16 +113,13 @@ class MentorTrainer(Trainer):
                 f"rationales in the batch: {', '.join(row.rationale_id for row in rows)}. Lower the learning rate or set "
                 "`precision: float32`; checkpoints of finished epochs are kept"
             )
-        self._collect(sums, rows)
-        # DistributedDataParallel averages gradients over processes, and the loss is a sum over them.
-        processes: int = self.args.world_size
-        return loss * processes
-
-    def _collect(self, sums: Sums, rows: Sequence[Example]) -> None:
         for name, (kind, total) in sums.metrics.items():
             self._metrics[name, kind] += total
         for kind, count in self.objective.counts(rows).items():
             self._positions[kind] += count
+        # DistributedDataParallel averages gradients over processes, and the loss is a sum over them.
+        processes: int = self.args.world_size
+        return loss * processes
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation accuracy by generation, and the value that selects the best round: of equal accuracies, the later wins."""

@@ -10,7 +10,7 @@ import torch
 
 from layouts import packed, padded_left
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
-from mentorkd.data.encoding import Example, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.encoding import Example, TextEncoder, encode_prompt, encode_rows, encode_target, token_span
 from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_target
 from mentorkd.errors import ModelError
@@ -218,7 +218,7 @@ def test_chat_prompts_use_the_template() -> None:
 def test_rows_that_do_not_fit_are_dropped_and_counted_never_cut() -> None:
     tokenizer = tiny_tokenizer()
     rows = [("a", "short", "7 --> 7"), ("b", "long " * 50, "7 --> 7"), ("c", "short", "step " * 50 + "--> 7")]
-    kept, counts = encode_rows(rows, tokenizer, "seq2seq", max_source_tokens=40, max_target_tokens=40)
+    kept, counts = encode_rows(rows, TextEncoder(tokenizer, "seq2seq"), max_source_tokens=40, max_target_tokens=40)
     assert [row.rationale_id for row in kept] == ["a"]
     assert (counts.rows, counts.kept, counts.source_too_long, counts.target_too_long) == (3, 1, 1, 1)
     assert counts.target_tokens == len(kept[0].target_ids)
@@ -227,10 +227,11 @@ def test_rows_that_do_not_fit_are_dropped_and_counted_never_cut() -> None:
 def test_prompt_and_target_must_fit_the_positions_together() -> None:
     tokenizer = tiny_tokenizer(append_eos=False)
     rows = [("a", "short", "7 --> 7"), ("b", "short", "step " * 10 + "--> 7")]
-    whole, _ = encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99)
+    whole, _ = encode_rows(rows, TextEncoder(tokenizer, "causal"), max_source_tokens=99, max_target_tokens=99)
     limit = whole[1].length - 1
     assert (
-        encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit)[0] == whole
+        encode_rows(rows, TextEncoder(tokenizer, "causal", limit), max_source_tokens=99, max_target_tokens=99)[0]
+        == whole
     )
     kept, counts = encode_rows(
         rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit - 1
@@ -247,7 +248,7 @@ def test_the_tokens_of_an_answer_are_found(kind: str, form: str, answer: str) ->
     target = render_target(f"the answer is not {answer} yet", answer, form)  # type: ignore[arg-type]
     start = target.rindex(answer)
     row = TextExample("a", "How many?", target, answer=(start, start + len(answer)))
-    (example,), _ = encode_rows([row], tokenizer, kind, max_source_tokens=99, max_target_tokens=99)  # type: ignore[arg-type]
+    (example,), _ = encode_rows([row], TextEncoder(tokenizer, kind), max_source_tokens=99, max_target_tokens=99)  # type: ignore[arg-type]
     assert example.answer is not None
     decoded = tokenizer.decode(example.target_ids[slice(*example.answer)])
     assert answer in decoded

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
-from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.distillation.agreement import agreement
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
@@ -33,7 +33,9 @@ def model(family: str, seed: int) -> LoadedModel:
 
 def rows_for(loaded: LoadedModel, count: int = 12) -> list[Example]:
     texts = [(f"r{n}", "How many?" * (n % 4 + 1), f"{n} + {n % 7} = {n + n % 7}." * (n % 3 + 1)) for n in range(count)]
-    return encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=300, max_target_tokens=300)[0]
+    return encode_rows(texts, TextEncoder(loaded.tokenizer, loaded.kind), max_source_tokens=300, max_target_tokens=300)[
+        0
+    ]
 
 
 def stored(mentor: LoadedModel, rows: list[Example], folder: Path, mode: Any) -> StoredSoftLabels:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
-from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.distillation.inspect import inspect_store
 from mentorkd.distillation.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.distillation.objectives.soft_labels import Distillation
@@ -36,7 +36,9 @@ def model(family: str, seed: int, **sizes: Any) -> LoadedModel:
 
 def rows_for(loaded: LoadedModel, count: int = 12) -> list[Example]:
     texts = [(f"r{n}", "How many?" * (n % 4 + 1), f"{n} + {n % 7} = {n + n % 7}." * (n % 3 + 1)) for n in range(count)]
-    return encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=300, max_target_tokens=300)[0]
+    return encode_rows(texts, TextEncoder(loaded.tokenizer, loaded.kind), max_source_tokens=300, max_target_tokens=300)[
+        0
+    ]
 
 
 def write(mentor: LoadedModel, rows: list[Example], folder: Path, **changes: Any) -> dict[str, Any]:

@@ -72,10 +72,7 @@ class HiddenMatching(Objective):
 
 
 def map_layers(student: int, mentor: int, layers: Mapping[int, int] | None = None) -> dict[int, int]:
-    """Student layer -> mentor layer, for models with `student` and `mentor` layers; uniform if `layers` is None.
-
-    Raises ModelError for layers that do not exist.
-    """
+    """Student layer -> mentor layer, from the numbers of layers; uniform if `layers` is None. ModelError for absent layers."""
     if layers is None:
         return {layer: max(1, (2 * layer * mentor + student) // (2 * student)) for layer in range(1, student + 1)}
     for ours, theirs in layers.items():
