@@ -7,7 +7,8 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,10 +81,15 @@ LOADING_ERRORS = (
 """Exceptions that transformers raises for models that it cannot load."""
 
 
-def _explain(what: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"cannot load {what}: {_line(error)}; give a Hugging Face name or a folder that `from_pretrained` loads"
-    )
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Raises ModelError where transformers cannot load `what`."""
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        raise ModelError(
+            f"cannot load {what}: {_line(error)}; give a Hugging Face name or a folder that `from_pretrained` loads"
+        ) from error
 
 
 def _line(error: Exception) -> str:
@@ -115,16 +121,12 @@ def config_of(config: ModelConfig) -> PretrainedConfig:
     if config.from_config is not None:
         settings = dict(config.from_config)
         model_type = settings.pop("model_type")
-        try:
+        with _loading(f"`from_config` of type {model_type!r}"):
             return AutoConfig.for_model(model_type, **settings)
-        except LOADING_ERRORS as error:
-            raise _explain(f"`from_config` of type {model_type!r}", error) from error
     assert config.name is not None
     _refuse_absent("model", config.name)
-    try:
+    with _loading(f"the model {config.name!r}"):
         return AutoConfig.from_pretrained(config.name, **_origin(config))
-    except LOADING_ERRORS as error:
-        raise _explain(f"the model {config.name!r}", error) from error
 
 
 def _origin(config: ModelConfig) -> dict[str, Any]:
@@ -175,13 +177,11 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     source = config.tokenizer or config.name
     assert source is not None
     _refuse_absent("tokenizer", source)
-    try:
+    with _loading(f"the tokenizer {source!r}"):
         if source.endswith(".model"):
             tokenizer = _load_sentencepiece(Path(source))
         else:
             tokenizer = AutoTokenizer.from_pretrained(source, **_origin(config))
-    except LOADING_ERRORS as error:
-        raise _explain(f"the tokenizer {source!r}", error) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer {source!r} has no end token, without which a model cannot learn to stop; "
@@ -237,10 +237,8 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
 
 def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
     auto = AutoModelForSeq2SeqLM if config_of(config).is_encoder_decoder else AutoModelForCausalLM
-    try:
+    with _loading(f"the model {config.name!r}"):
         return auto.from_pretrained(config.name, dtype=dtype, use_safetensors=True, **_origin(config))
-    except LOADING_ERRORS as error:
-        raise _explain(f"the model {config.name!r}", error) from error
 
 
 def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

@@ -14,15 +14,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.data.encoding import Example
 from mentorkd.records import ModelKind
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100
 """Label of a position that is not a target: padding, prompt."""
@@ -37,12 +35,8 @@ class BatchPlan:
     """Number of micro-batches up to the end of each epoch; beyond the plan if the last epoch is cut."""
 
 
-Lengths: TypeAlias = int | tuple[int, ...]
-"""Tokens of a row; a tuple has one number for each side that is padded separately (`Example.padded_sides`)."""
-
-
-def _sides(lengths: Sequence[Lengths]) -> list[tuple[int, ...]]:
-    return [(length,) if isinstance(length, int) else length for length in lengths]
+Sides: TypeAlias = tuple[int, ...]
+"""Tokens of each side of a row that is padded separately (`Example.padded_sides`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +44,11 @@ class _Unit:
     """Rows that must share a batch, and the largest length of each of their sides."""
 
     rows: tuple[int, ...]
-    sides: tuple[int, ...]
+    sides: Sides
 
 
 def _units(
-    sides: Sequence[tuple[int, ...]], groups: Sequence[str | None] | None = None, rng: random.Random | None = None
+    sides: Sequence[Sides], groups: Sequence[str | None] | None = None, rng: random.Random | None = None
 ) -> list[_Unit]:
     """Rows of one group in pairs that `rng` draws. A row left over is alone, and so is a row without a group."""
     members: defaultdict[str | int, list[int]] = defaultdict(list)
@@ -109,7 +103,7 @@ def _rows_of(batch: Sequence[_Unit]) -> list[int]:
 
 
 def plan_batches(
-    lengths: Sequence[Lengths],
+    sides: Sequence[Sides],
     *,
     seed: int,
     epochs: int | None = None,
@@ -122,7 +116,7 @@ def plan_batches(
     """Plan random micro-batches, length-grouped within windows, for whole epochs or for a number of micro-batches.
 
     Args:
-        lengths: tokens of each row.
+        sides: tokens of each row.
         seed: the plan is a pure function of its arguments, and a shorter plan is the beginning of a longer one.
         epochs: passes over the rows, or
         batches: number of micro-batches; rows are cycled, shuffled again in every epoch, and the last epoch is cut.
@@ -137,11 +131,10 @@ def plan_batches(
         raise ValueError("give exactly one of batch_size and tokens_per_batch")
     if (epochs is None) == (batches is None):
         raise ValueError("give exactly one of epochs and batches")
-    if batches and not lengths:
+    if batches and not sides:
         raise ValueError("no rows to make batches of")
     planned: list[list[int]] = []
     ends: list[int] = []
-    sides = _sides(lengths)
     mean = max(1.0, sum(map(sum, sides)) / max(1, len(sides)))
     rows_a_batch = batch_size or max(1, round((tokens_per_batch or 0) / mean))
     for epoch in count():
@@ -174,14 +167,10 @@ def _parts(order: Sequence[_Unit], first: int, size: int) -> Iterator[list[_Unit
         yield part
 
 
-def sorted_batches(
-    lengths: Sequence[Lengths], *, batch_size: int | None = None, tokens_per_batch: int | None = None
-) -> list[list[int]]:
+def sorted_batches(sides: Sequence[Sides], *, tokens_per_batch: int) -> list[list[int]]:
     """Batches for inference, the longest first: a batch that is too large for the memory fails at once."""
-    if not lengths:
-        return []
-    order = _alike(_units(_sides(lengths)), batch_size, tokens_per_batch)[::-1]
-    return [_rows_of(batch) for batch in _pack(order, batch_size, tokens_per_batch)]
+    order = _alike(_units(sides), None, tokens_per_batch)[::-1] if sides else []
+    return [_rows_of(batch) for batch in _pack(order, None, tokens_per_batch)]
 
 
 MULTIPLE = 8

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from mentorkd.data.examples import TextExample, text_examples
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, chat_prompt
@@ -13,9 +14,6 @@ from mentorkd.models import LoadedModel, config_of, load_tokenizer, model_kind
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import Task
 from mentorkd.records import EncodingCounts, ModelKind, Question, Rationale
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)

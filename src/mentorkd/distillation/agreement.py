@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import target_logits
+from mentorkd.distillation.inspect import spread
 from mentorkd.distillation.losses import MentorTargets, MentorTopK
 from mentorkd.distillation.mentors import SoftLabelSource
 from mentorkd.distillation.objectives.base import Objective
@@ -45,8 +46,7 @@ def agreement(
     sources = objective.mentors
     if not sources or not rows:
         return []
-    count = min(sample, len(rows))
-    chosen = [rows[number * len(rows) // count] for number in range(count)]
+    chosen = spread(rows, sample)
     student.model.eval()
     collate = Collator.for_model(student.kind, student.tokenizer, student.model.config)
     sums: list[Counter[str]] = [Counter() for _ in sources]

@@ -6,7 +6,7 @@ Results are SUMS over the target tokens: the caller divides by the number of tar
 so that no split into micro-batches, accumulation steps or processes changes an update. Positions labelled
 `IGNORE_INDEX` are removed first; their contents cannot reach the loss or a gradient.
 
-A divergence D is one function in `DIVERGENCES`. To add one, write the function, enter it in the table, and add its name to
+A divergence D is one function in `DIVERGENCES`. To add one, write the function, enter it there, and add its name to
 the recipe's `divergence`. This module is the readable form, on whole logits. `fused_distillation_loss` computes the same
 loss without holding whole logits; it calls the same functions on a few tokens at a time.
 
@@ -193,11 +193,7 @@ def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:
 
 
 DIVERGENCES: dict[str, DivergenceFunction] = {
-    "forward_kl": forward_kl,
-    "reverse_kl": reverse_kl,
-    "jsd": jsd,
-    "mse": mse,
-    "soft_ce": soft_ce,
+    function.__name__: function for function in (forward_kl, reverse_kl, jsd, mse, soft_ce)
 }
 """Every divergence by its name in recipes. In the formulas m and s are the mentor's and the student's distributions."""
 

@@ -7,18 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, cut_at
 from mentorkd.errors import ModelError
 from mentorkd.generation.engine import Completion
 from mentorkd.records import ModelKind, content_id
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import ModelError
@@ -21,9 +21,6 @@ from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
 from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import ModelKind
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(eq=False)

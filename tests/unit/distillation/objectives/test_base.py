@@ -192,7 +192,7 @@ def test_loss_and_gradient_do_not_depend_on_the_batch(family: str, name: str, ch
             batches = [rows[:4], rows[4:]]
         case "pairs":  # as planned: a pair stays together, in any order
             groups = [row.group for row in rows]
-            plan = plan_batches([1] * len(rows), epochs=1, seed=3, batch_size=2, groups=groups)
+            plan = plan_batches([(1,)] * len(rows), epochs=1, seed=3, batch_size=2, groups=groups)
             batches = [[rows[n] for n in batch] for batch in plan.batches]
         case "plain":
             how = {"fused": False}
