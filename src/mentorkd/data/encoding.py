@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -37,8 +37,8 @@ class Example:
         return (len(self.source_ids), len(self.target_ids)) if kind == "seq2seq" else (self.length,)
 
 
-def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    eos = tokenizer.eos_token_id
+def _ended(tokenizer: PreTrainedTokenizerBase, encoded: Mapping[str, list[int]]) -> list[int]:
+    ids, eos = list(encoded["input_ids"]), tokenizer.eos_token_id
     assert eos is not None, "load_tokenizer refuses tokenizers without an end token"
     return ids if ids and ids[-1] == eos else [*ids, eos]
 
@@ -52,8 +52,7 @@ def encode_prompt(
     For other causal models: the text and `separator`. Causal prompts have no end token.
     """
     if kind == "seq2seq":
-        ids = list(tokenizer(text)["input_ids"])
-        return _ended(ids, tokenizer)
+        return _ended(tokenizer, tokenizer(text))
     prompt = chat_prompt(tokenizer, text, separator)
     ids = list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
@@ -61,8 +60,7 @@ def encode_prompt(
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str) -> list[int]:
     """Token ids of a target text, ending with the end token."""
-    ids = list(tokenizer(text, add_special_tokens=kind == "seq2seq")["input_ids"])
-    return _ended(ids, tokenizer)
+    return _ended(tokenizer, tokenizer(text, add_special_tokens=kind == "seq2seq"))
 
 
 def token_span(

@@ -280,8 +280,15 @@ def filters_of(
             lambda rows: keep_concluding(rows, lambda row: conclude(row.text, questions[row.question_id])),
         )
     if config.arithmetic:
-        equations = _Equations()
-        add("steps_check", lambda rows: keep_arithmetic(rows, equations.hold), facts=equations.facts)
+        seen = {"equations": 0, "unread": 0}
+
+        def is_sound(text: str) -> bool:
+            equations = check_arithmetic(text)
+            seen["equations"] += equations.holding + len(equations.wrong) + equations.unread
+            seen["unread"] += equations.unread
+            return not equations.wrong
+
+        add("steps_check", lambda rows: keep_arithmetic(rows, is_sound), facts=lambda: dict(seen))
     if (perplexity := config.perplexity) is not None:
         assert nll is not None, "`perplexity` needs `nll`"
         add("learnable", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))
@@ -294,20 +301,3 @@ def filters_of(
 
 def _estimated_tokens(text: str) -> int:
     return -(-len(text) // CHARACTERS_PER_TOKEN)
-
-
-@dataclass
-class _Equations:
-    """Checks the equations of texts, and counts those that were read and those that were not."""
-
-    read: int = 0
-    unread: int = 0
-
-    def hold(self, text: str) -> bool:
-        equations = check_arithmetic(text)
-        self.read += equations.holding + len(equations.wrong)
-        self.unread += equations.unread
-        return not equations.wrong
-
-    def facts(self) -> dict[str, Any]:
-        return {"equations": self.read + self.unread, "unread": self.unread}

@@ -50,9 +50,8 @@ def agreement(
     student.model.eval()
     collate = Collator.for_model(student.kind, student.tokenizer, student.model.config)
     sums: list[Counter[str]] = [Counter() for _ in sources]
-    for numbers in sorted_batches(
-        [row.padded_sides(student.kind) for row in chosen], tokens_per_batch=TOKENS_PER_BATCH
-    ):
+    sides = [row.padded_sides(student.kind) for row in chosen]
+    for numbers in sorted_batches(sides, tokens_per_batch=TOKENS_PER_BATCH):
         part = [chosen[number] for number in numbers]
         ids = [row.rationale_id for row in part]
         batch = {name: value.to(student.device) for name, value in collate(part).items()}

@@ -234,11 +234,10 @@ def _check(model_dir: Path, runner: Any) -> None:
 
 def _log_probabilities(loaded: LoadedModel, source: list[int], target: list[int]) -> torch.Tensor:
     """Log-probability of each target token given the earlier ones; a causal model has no source and skips the first one."""
+    labels = torch.tensor(target)
     if loaded.kind == "seq2seq":
-        logits = loaded.model(input_ids=torch.tensor([source]), labels=torch.tensor([target])).logits[0]
-        labels = torch.tensor(target)
+        logits = loaded.model(input_ids=torch.tensor([source]), labels=labels[None]).logits[0]
     else:
-        logits = loaded.model(input_ids=torch.tensor([target])).logits[0, :-1]
-        labels = torch.tensor(target[1:])
+        logits, labels = loaded.model(input_ids=labels[None]).logits[0, :-1], labels[1:]
     picked: torch.Tensor = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
     return picked

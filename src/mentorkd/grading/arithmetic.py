@@ -197,9 +197,7 @@ def _is_doubted_start(run: Sequence[_Token], start: int) -> bool:
     before = run[start - 1]
     if run[start].text == "(" and not run[start].spaced:
         return True  # ceil(3/99)
-    if before.kind in ("operator", "number", "other", "unit"):
-        return True
-    if before.text == ")":
+    if before.kind in ("operator", "number", "other", "unit") or before.text == ")":
         return True
     return before.text.lower() in _DOUBTED_BEFORE and any(token.kind == "number" for token in run[:start])
 
@@ -277,13 +275,12 @@ def _may_differ(one: _Side, other: _Side) -> bool:
 
 
 def _written(sides: Sequence[_Side]) -> str:
-    text = "".join(
+    return "".join(
         (" " if token.spaced or token.kind in ("operator", "word") else "")
         + token.text
         + ("%" if token.percent else "")
         for token in sides[0].tokens
-    )
-    return text.strip()
+    ).strip()
 
 
 def _value(tokens: Sequence[_Token]) -> Fraction | None:
@@ -337,10 +334,7 @@ def _factor(tokens: Sequence[_Token], at: int) -> tuple[Fraction | None, int]:
 
 def _skip_unit(tokens: Sequence[_Token], at: int) -> int:
     """The position after the words of a unit: "red balls per box", "/hour"."""
-    end = at
-    while end < len(tokens) and end - at < 2 * _UNIT_WORDS:
-        token = tokens[end]
+    for end, token in enumerate(tokens[at : at + 2 * _UNIT_WORDS], start=at):
         if token.kind not in ("word", "unit") or token.text.lower() in _JOINING:
-            break
-        end += 1
-    return end
+            return end
+    return min(at + 2 * _UNIT_WORDS, len(tokens))

@@ -35,11 +35,10 @@ class PlannedBatches(Dataset[Batch]):
     """
 
     def __init__(self, rows: Sequence[Example], plan: BatchPlan, collator: Collator, processes: int) -> None:
-        self.rows, self.plan, self.collator = rows, plan, collator
-        self.length = math.ceil(len(plan.batches) / processes) * processes
+        self.rows, self.plan, self.collator, self.processes = rows, plan, collator, processes
 
     def __len__(self) -> int:
-        return self.length
+        return math.ceil(len(self.plan.batches) / self.processes) * self.processes
 
     def __getitem__(self, index: int) -> Batch:
         rows = [self.rows[row] for row in self.plan.batches[index]] if index < len(self.plan.batches) else []
@@ -136,21 +135,18 @@ class MentorTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with a loss, the means of the objective's metrics since the last log, and the target tokens, over all processes."""
         if "loss" in logs:
-            logs |= self._take_metrics()
+            values = [*self._metrics.values(), *(self._positions[kind] for kind in self._kinds)]
+            tensor = torch.tensor([float(value) for value in values], device=self.args.device)
+            totals = self.accelerator.reduce(tensor, "sum").tolist()
+            positions = dict(zip(self._kinds, totals[len(self._metrics) :], strict=True))
+            for (name, kind), total in zip(self._metrics, totals, strict=False):
+                logs[name] = total / max(1, positions[kind])
+            logs["tokens"] = positions["tokens"]
+            self._metrics.clear()
+            self._positions.clear()
         super().log(logs, start_time)
-
-    def _take_metrics(self) -> dict[str, float]:
-        """Means of the objective's metrics since the last log, and the number of target tokens, over all processes."""
-        values = [float(value) for value in (*self._metrics.values(), *(self._positions[kind] for kind in self._kinds))]
-        totals = self.accelerator.reduce(torch.tensor(values, device=self.args.device), "sum").tolist()
-        positions = dict(zip(self._kinds, totals[len(self._metrics) :], strict=True))
-        means = {
-            name: total / max(1, positions[kind]) for (name, kind), total in zip(self._metrics, totals, strict=False)
-        }
-        self._metrics.clear()
-        self._positions.clear()
-        return {**means, "tokens": positions["tokens"]}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the objective's own weights in a file beside it: a checkpoint of adapters omits them."""

@@ -234,9 +234,8 @@ def test_prompt_and_target_must_fit_the_positions_together() -> None:
         encode_rows(rows, TextEncoder(tokenizer, "causal", limit), max_source_tokens=99, max_target_tokens=99)[0]
         == whole
     )
-    kept, counts = encode_rows(
-        rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit - 1
-    )
+    shorter = TextEncoder(tokenizer, "causal", limit - 1)
+    kept, counts = encode_rows(rows, shorter, max_source_tokens=99, max_target_tokens=99)
     assert kept == whole[:1]
     assert counts.target_too_long == 1
 

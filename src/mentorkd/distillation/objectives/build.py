@@ -44,17 +44,14 @@ def _imitation(learner: Learner, student: LoadedModel, mentors: Mapping[str, Men
         (files,) = mentors.values()
         mentor = load_folder(files.model, device=student.device)
         return HiddenMatching(student, mentor, kd_weight=learner.kd_weight, layers=learner.layers, seed=seed)
-    shares = [(share, _mentor(mentors[name], learner, student)) for name, share in learner.mentor_weights.items()]
+    shares = []
+    for name, share in learner.mentor_weights.items():
+        model, stores = mentors[name].model, mentors[name].stores
+        source: SoftLabelSource
+        if stores:
+            kinds = {"tokenizer": tokenizer_digest(student.tokenizer), "target": learner.target}
+            source = StoredSoftLabels(stores, device=student.device, mentor=digest_path(model), **kinds)
+        else:
+            source = OnlineMentor(load_folder(model, device=student.device))
+        shares.append((share, source))
     return Distillation(shares, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
-
-
-def _mentor(files: MentorFiles, learner: Learner, student: LoadedModel) -> SoftLabelSource:
-    if not files.stores:
-        return OnlineMentor(load_folder(files.model, device=student.device))
-    return StoredSoftLabels(
-        files.stores,
-        device=student.device,
-        mentor=digest_path(files.model),
-        tokenizer=tokenizer_digest(student.tokenizer),
-        target=learner.target,
-    )

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mentorkd.distillation.hidden_states import Layers
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums
 from mentorkd.errors import ModelError
@@ -52,17 +51,15 @@ class HiddenMatching(Objective):
 
     def sums(self, student: Student) -> Sums:
         ce = student.loss()
-        targets = self._mentor_states(student)
+        layers = set(self.map.values())
+        if student.rows:
+            targets = self.mentor.layer_states(layers, student.batch)
+        else:
+            targets = dict.fromkeys(layers, student.states.new_zeros(0, self._width))
         errors = [self._error_N(layer, student.layers[layer], targets[self.map[layer]]).sum() for layer in self.map]
         mse = torch.stack(errors).mean()
         loss = (1 - self.kd_weight) * ce.loss + self.kd_weight * mse
         return Sums({TOKENS: loss}, {"ce": (TOKENS, ce.ce), "divergence": (TOKENS, mse.detach())})
-
-    def _mentor_states(self, student: Student) -> Layers:
-        layers = set(self.map.values())
-        if not student.rows:
-            return {layer: student.states.new_zeros(0, self._width) for layer in layers}
-        return self.mentor.layer_states(layers, student.batch)
 
     def _error_N(self, layer: int, student_ND: Tensor, mentor_NE: Tensor) -> Tensor:
         mentor_NE = mentor_NE.float()
