@@ -50,7 +50,7 @@ PHRASES = re.compile(
 )
 NAMES = re.compile(
     r"_*(Breaker|Crew|Encoded|Judge|Lost|MentorSide|Pace|Pacer|PerToken|Workbench|blame_sweep|carry_out|check_steps|hasten"
-    r"|head_tap|hold_products_in_bfloat16|idle_settings|imitates|judge_of|keep_sound|lack|mentor_side|name_strangers|purse|storms"
+    r"|head_tap|hold_products_in_bfloat16|idle_settings|judge_of|keep_sound|lack|mentor_side|name_strangers|purse|storms"
     r"|tap_is_exact|tell|told)"
 )
 """Private names that have a standard term of the field. A leading underscore does not matter."""

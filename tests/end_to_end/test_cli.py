@@ -302,7 +302,7 @@ def test_mistakes_about_runs(cli: Cli, folder: Path, tmp_path: Path) -> None:
         (["ask", folder / "run", "?", "--learner", "nobody"], "expected one of mentor, vanilla, student"),
         (["report", tmp_path], "is not a run folder"),
         (["run", folder / "recipe.yaml", "--run", folder / "run", "--force", "nothing"], "--force nothing"),
-        (["inspect", tmp_path], "a run has them in learners/"),
+        (["inspect", tmp_path], "a run keeps its stores in learners/"),
         (["init", folder / "recipe.yaml"], "is a file; give a folder"),
         (["cache", "merge", tmp_path / "all.sqlite", tmp_path], "no such cache"),
         (["import", tmp_path / "x.json", "--task", "svamp"], "x.json"),

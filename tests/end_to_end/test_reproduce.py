@@ -181,7 +181,7 @@ def test_what_cannot_be_run_is_left_out_and_told(reproduce: Any, paper_data: Pat
     code, out, _ = reproduce("table4", lost, mentor, *options)
     found = {row["learner"]: row for row in json.loads(out)["rows"]}
     assert code == 0
-    assert "lost' is not there" in found["mentor-kd"]["why"]
+    assert "lost' does not exist" in found["mentor-kd"]["why"]
     assert found["mentor-kd"]["ours"] is None
     assert [name for name, row in found.items() if row["ours"]] == [
         "mentor",

@@ -228,8 +228,8 @@ def test_all_filters_in_one() -> None:
             "min_tokens": 2,
             "max_tokens": 3,
             "answer_in_rationale": True,
-            "steps": True,
-            "learnable": {"model": "mentor", "drop": 0.34},
+            "arithmetic": True,
+            "perplexity": {"model": "mentor", "drop": 0.34},
             "diverse": 5,
             "max_per_question": 1,
         }

@@ -256,7 +256,7 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
     "a key of a teacher that is missing": (
         changed("{rationales: rationales.json}", "{kind: openai, price: {input: 1}}"),
         [
-            Fault("teacher.model", "missing (Name of the model as the endpoint knows it)", 6),
+            Fault("teacher.model", "missing (Name of the model at the endpoint)", 6),
             Fault("teacher.price.output", "missing (Tokens of the reply)", 6),
         ],
     ),
