@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 from mentorkd.distillation.soft_labels import SoftLabelStore
-
-T = TypeVar("T")
 
 
 def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
@@ -56,7 +54,7 @@ def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
     return {"sampled_tokens": tokens, "nll": _mean(nll, tokens, 4), "entropy": _mean(entropy, tokens, 4)}
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
+def spread(items: Sequence[Any], count: int) -> list[Any]:
     """At most `count` items at equal distances: rows are sorted by length, so the first ones would be the longest."""
     count = min(count, len(items))
     return [items[number * len(items) // count] for number in range(count)]

@@ -123,11 +123,16 @@ class TransformersEngine:
         )
         start, stopped = 1 if self.kind == "seq2seq" else ids.shape[1], self._stopped
         criteria = StoppingCriteriaList() if stopped is None else StoppingCriteriaList([_each_row(stopped, start)])
-        with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), _own_settings_off(self._base):
-            torch.manual_seed(random.Random(str([of_prompt[0] for of_prompt in seeds])).getrandbits(63))
-            output = self._base.generate(
-                ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
-            )
+        # `generate` takes every setting that a call leaves open from the model's own generation config.
+        own, self._base.generation_config = self._base.generation_config, GenerationConfig()
+        try:
+            with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []):
+                torch.manual_seed(random.Random(str([of_prompt[0] for of_prompt in seeds])).getrandbits(63))
+                output = self._base.generate(
+                    ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
+                )
+        finally:
+            self._base.generation_config = own
         rows: list[list[int]] = output[:, start:].tolist()
         return rows
 
@@ -155,17 +160,6 @@ class TransformersEngine:
                 yield
         finally:
             self.model.train(training)
-
-
-@contextmanager
-def _own_settings_off(model: Any) -> Iterator[None]:
-    """Hide the model's own generation config, from which `generate` takes every setting that a call leaves open."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def _each_row(stopped: Callable[[Sequence[int]], bool], start: int) -> Callable[..., Tensor]:

@@ -41,10 +41,10 @@ class VllmEngine:
     def __post_init__(self) -> None:
         if find_spec("vllm") is None:
             raise MissingExtraError("engine vllm", "vllm")
-        config = AutoConfig.from_pretrained(self.model_dir)
-        if model_kind(config) != "causal":
+        self.config = AutoConfig.from_pretrained(self.model_dir)
+        if model_kind(self.config) != "causal":
             raise ModelError(
-                f"vllm serves causal models; {self.model_dir} is a {config.model_type}: set `engine: auto`"
+                f"vllm serves causal models; {self.model_dir} is a {self.config.model_type}: set `engine: auto`"
             )
         if self.device.type != "cuda":
             raise ModelError(f"the vllm engine needs a CUDA device, got {self.device.type}: set `engine: auto`")
@@ -52,7 +52,6 @@ class VllmEngine:
             raise ModelError("the vllm engine has no int8; set `engine: ctranslate2` or another dtype")
         from vllm import LLM
 
-        self.config = config
         self.tokenizer = load_tokenizer(ModelConfig(name=str(self.model_dir)))
         self.end_ids = sampling.saved_end_token_ids(self.model_dir, self.tokenizer)
         # generation_config="vllm" ignores the sampling settings of the model's own file.

@@ -67,9 +67,8 @@ def _sample(rng: random.Random, problem: Problem) -> TeacherRow:
         ("right", "wrong", "lucky", "silent"),
         weights=(1 - WRONG_SHARE - LUCKY_SHARE - SILENT_SHARE, WRONG_SHARE, LUCKY_SHARE, SILENT_SHARE),
     )[0]
-    moves, totals = list(problem.steps), list(problem.totals)
-    if fate in ("wrong", "lucky"):
-        moves, totals = _err(rng, problem)
+    errs = fate in ("wrong", "lucky")
+    moves, totals = _err(rng, problem) if errs else (list(problem.steps), list(problem.totals))
     rationale = _write(phrasing, problem.things, moves, totals)
     completion = {"lucky": str(problem.answer), "silent": "I am not sure."}.get(fate, str(totals[-1]))
     return TeacherRow(problem.question, rationale, completion, str(problem.answer))

@@ -117,8 +117,7 @@ class MentorTrainer(Trainer):
         for kind, count in self.objective.counts(rows).items():
             self._positions[kind] += count
         # DistributedDataParallel averages gradients over processes, and the loss is a sum over them.
-        processes: int = self.args.world_size
-        return loss * processes
+        return loss * int(self.args.world_size)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation accuracy by generation, and the value that selects the best round: of equal accuracies, the later wins."""
