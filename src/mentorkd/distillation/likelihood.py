@@ -40,8 +40,7 @@ def perplexity_scorer(
     name: str, learner: Learner | None, folder: Path | None, *, device: torch.device, bfloat16: bool, journals: Path
 ) -> PerplexityScorer:
     """The scorer that a filter names: a learner, with the prompt and target of its training and its model in `folder`; or, if
-    `learner` is None, any model by its hub name or folder. Its journal lies in the folder `journals`.
-    """
+    `learner` is None, any model by its hub name or folder. Its journal lies in the folder `journals`."""
     if learner is None:
         config = ModelConfig(name=name, dtype="bfloat16" if bfloat16 else "auto")
         identity = digest_path(Path(name)) if Path(name).is_dir() else name
