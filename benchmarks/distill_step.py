@@ -155,7 +155,7 @@ class Bench:
         objective = None
         if self.distil:
             source = StoredSoftLabels([self._store(rows, folder / "store")], device=torch.device("cpu"))
-            objective = Distillation(source, KD_WEIGHT, TEMPERATURE, True, "forward_kl")
+            objective = Distillation([(1.0, source)], KD_WEIGHT, TEMPERATURE, True, "forward_kl")
         train(
             self._student,
             rows,

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, T5Config, T5ForConditionalGene
 from transformers.utils import logging
 
 from mentorkd.data.batching import IGNORE_INDEX
-from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.data.prompts import render_target
 from mentorkd.models import LoadedModel, load_tokenizer
 from mentorkd.recipe.learner import ModelConfig
@@ -57,7 +57,9 @@ def tokenizer_and_rows(data: Path) -> tuple[PreTrainedTokenizerBase, list[Exampl
         )
         for number, row in enumerate(recorded)
     ]
-    encoded, _ = encode_rows(rows, tokenizer, "seq2seq", max_source_tokens=512, max_target_tokens=LONGEST_TARGET)
+    encoded, _ = encode_rows(
+        rows, TextEncoder(tokenizer, "seq2seq"), max_source_tokens=512, max_target_tokens=LONGEST_TARGET
+    )
     return tokenizer, encoded
 
 

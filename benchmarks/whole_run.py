@@ -18,7 +18,7 @@ import torch
 from svamp import reference_batch, reference_trainer
 from transformers import GenerationConfig
 
-from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.data.prompts import render_target
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.grading.grade import grade
@@ -133,7 +133,9 @@ def rows_of(rationales: Sequence[tuple[str, str]], questions: Sequence[Question]
         (str(number), asked[who].text, render_target(text, asked[who].answer, "arrow"))
         for number, (who, text) in enumerate(rationales)
     ]
-    encoded, _ = encode_rows(rows, loaded.tokenizer, "seq2seq", max_source_tokens=160, max_target_tokens=160)
+    encoded, _ = encode_rows(
+        rows, TextEncoder(loaded.tokenizer, "seq2seq"), max_source_tokens=160, max_target_tokens=160
+    )
     return encoded
 
 

@@ -1,17 +1,4 @@
-"""The error tree. Every message has the value received, the expected value and the next step.
-
-MentorkdError                 caught by the command line: one line on stderr, exit code 2
-├── RecipeError               the YAML recipe: has ALL its faults, each with its line
-├── DataError                 a question or rationale file: names the file, the row and the field
-├── ModelError                a model or tokenizer that cannot be loaded or does not fit its role
-├── MissingExtraError         an optional package is missing: has the exact pip command
-├── RunError                  the run folder: locked, damaged, or without the requested data
-│   └── StoreError            a soft-label store that is truncated, corrupt or of another mentor
-├── WorkerError               a worker process ended unexpectedly while it ran a stage
-├── TeacherError              a teacher that cannot continue to annotate
-│   └── BudgetError           the next request could exceed the budget of requests, tokens or dollars
-└── TrainingError             training that must stop (a non-finite loss, no rows left)
-"""
+"""The error tree. Every message has the value received, the expected value and the next step."""
 
 from __future__ import annotations
 
@@ -21,7 +8,7 @@ from typing import Any
 
 
 class MentorkdError(Exception):
-    """Base class of all user errors; the command line prints them without a traceback."""
+    """Base class of all user errors; the command line prints one line on stderr and exits with code 2."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Worker processes send errors by pickle, but constructors differ in their arguments from `args`.
@@ -48,7 +35,7 @@ class Fault:
 
 
 class RecipeError(MentorkdError):
-    """A recipe with faults; all are reported at once."""
+    """A recipe with faults; all are reported at once, each with its line."""
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
         self.source = source
@@ -58,22 +45,22 @@ class RecipeError(MentorkdError):
 
 
 class DataError(MentorkdError):
-    """A malformed data file."""
+    """A malformed question or rationale file; the message names the file, the row and the field."""
 
 
 class ModelError(MentorkdError):
-    """A model that cannot be loaded or does not fit its role."""
+    """A model or tokenizer that cannot be loaded or does not fit its role."""
 
 
 class MissingExtraError(MentorkdError):
-    """An optional dependency is not installed."""
+    """An optional package is missing; the message has the exact pip command."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional package; install it with: pip install 'mentorkd[{extra}]'")
 
 
 class RunError(MentorkdError):
-    """A run folder that cannot be used as requested."""
+    """A run folder that is locked, damaged, or without the requested data."""
 
 
 class StoreError(RunError):
@@ -81,16 +68,16 @@ class StoreError(RunError):
 
 
 class TeacherError(MentorkdError):
-    """A teacher that cannot annotate."""
+    """A teacher that cannot continue to annotate."""
 
 
 class BudgetError(TeacherError):
-    """The next request could exceed the budget; all replies so far are kept."""
+    """The next request could exceed the budget of requests, tokens or dollars; all replies so far are kept."""
 
 
 class TrainingError(MentorkdError):
-    """Training that must stop."""
+    """Training that must stop (a non-finite loss, no rows left)."""
 
 
 class WorkerError(MentorkdError):
-    """A worker process that ended or was killed while it ran a stage."""
+    """A worker process that ended unexpectedly, or was killed, while it ran a stage."""

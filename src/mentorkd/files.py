@@ -15,10 +15,7 @@ DIGITS = 16
 
 
 def fingerprint(value: Any) -> str:
-    """Hash of a JSON-like value; the order of keys does not matter.
-
-    Raises RunError for values without a stable form (objects, paths, sets, NaN).
-    """
+    """Hash of a JSON-like value, for any order of keys; RunError for one without a stable form (object, path, set, NaN)."""
     try:
         text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -7,7 +7,8 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,10 +81,15 @@ LOADING_ERRORS = (
 """Exceptions that transformers raises for models that it cannot load."""
 
 
-def _explain(what: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"cannot load {what}: {_line(error)}; give a Hugging Face name or a folder that `from_pretrained` loads"
-    )
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Raises ModelError where transformers cannot load `what`."""
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        raise ModelError(
+            f"cannot load {what}: {_line(error)}; give a Hugging Face name or a folder that `from_pretrained` loads"
+        ) from error
 
 
 def _line(error: Exception) -> str:
@@ -93,12 +99,7 @@ def _line(error: Exception) -> str:
 
 def kind_of(config: ModelConfig) -> ModelKind:
     """The kind of a model that is not loaded yet, from its config alone."""
-    return model_kind(_config_of(config))
-
-
-def layers_of(config: ModelConfig) -> int:
-    """Layers below the head of a model that is not loaded yet."""
-    return layer_count(_config_of(config))
+    return model_kind(config_of(config))
 
 
 def layer_count(config: PretrainedConfig) -> int:
@@ -108,27 +109,28 @@ def layer_count(config: PretrainedConfig) -> int:
     return int(next(value for name in names if (value := getattr(text, name, None)) is not None))
 
 
-def positions_of(config: ModelConfig) -> int | None:
-    """Number of learned positions of a model that is not loaded yet; None for models without a limit."""
-    return getattr(_config_of(config), "max_position_embeddings", None)
-
-
 def vocabulary_size(config: ModelConfig) -> int:
     """Rows of the head of a model that is not loaded yet."""
     if config.from_config is not None and "vocab_size" not in config.from_config:
         return _embedding_rows(load_tokenizer(config))
-    return int(_config_of(config).get_text_config().vocab_size)
+    return int(config_of(config).get_text_config().vocab_size)
 
 
-def _config_of(config: ModelConfig) -> PretrainedConfig:
-    if config.from_config is None:
-        return _pretrained_config(config)
-    settings = dict(config.from_config)
-    model_type = settings.pop("model_type")
-    try:
-        return AutoConfig.for_model(model_type, **settings)
-    except LOADING_ERRORS as error:
-        raise _explain(f"`from_config` of type {model_type!r}", error) from error
+def config_of(config: ModelConfig) -> PretrainedConfig:
+    """The Hugging Face config of a model that is not loaded yet."""
+    if config.from_config is not None:
+        settings = dict(config.from_config)
+        model_type = settings.pop("model_type")
+        with _loading(f"`from_config` of type {model_type!r}"):
+            return AutoConfig.for_model(model_type, **settings)
+    assert config.name is not None
+    _refuse_absent("model", config.name)
+    with _loading(f"the model {config.name!r}"):
+        return AutoConfig.from_pretrained(config.name, **_origin(config))
+
+
+def _origin(config: ModelConfig) -> dict[str, Any]:
+    return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
 
 
 def _embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -166,17 +168,6 @@ def _hub_error() -> str | None:
     return reason
 
 
-def _pretrained_config(config: ModelConfig) -> PretrainedConfig:
-    assert config.name is not None
-    _refuse_absent("model", config.name)
-    try:
-        return AutoConfig.from_pretrained(
-            config.name, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
-    except LOADING_ERRORS as error:
-        raise _explain(f"the model {config.name!r}", error) from error
-
-
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a model: its own, or the one that `tokenizer` names (folder, hub name or SentencePiece file).
 
@@ -186,15 +177,11 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     source = config.tokenizer or config.name
     assert source is not None
     _refuse_absent("tokenizer", source)
-    try:
+    with _loading(f"the tokenizer {source!r}"):
         if source.endswith(".model"):
             tokenizer = _load_sentencepiece(Path(source))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, revision=config.revision, trust_remote_code=config.trust_remote_code
-            )
-    except LOADING_ERRORS as error:
-        raise _explain(f"the tokenizer {source!r}", error) from error
+            tokenizer = AutoTokenizer.from_pretrained(source, **_origin(config))
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer {source!r} has no end token, without which a model cannot learn to stop; "
@@ -249,17 +236,9 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
 
 
 def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-    auto = AutoModelForSeq2SeqLM if _pretrained_config(config).is_encoder_decoder else AutoModelForCausalLM
-    try:
-        return auto.from_pretrained(
-            config.name,
-            revision=config.revision,
-            dtype=dtype,
-            trust_remote_code=config.trust_remote_code,
-            use_safetensors=True,
-        )
-    except LOADING_ERRORS as error:
-        raise _explain(f"the model {config.name!r}", error) from error
+    auto = AutoModelForSeq2SeqLM if config_of(config).is_encoder_decoder else AutoModelForCausalLM
+    with _loading(f"the model {config.name!r}"):
+        return auto.from_pretrained(config.name, dtype=dtype, use_safetensors=True, **_origin(config))
 
 
 def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -360,9 +339,6 @@ def cast_linear_layers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
             module.to(torch.bfloat16)
-
-
-# --- identity -----------------------------------------------------------------------------------------------------
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

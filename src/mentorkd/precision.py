@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 # The speed-up from which on bfloat16 is worth its rounding.
 WORTHWHILE_GAIN = 1.3
+
+
+def autocast(device_type: str, precision: Precision | None) -> AbstractContextManager[object]:
+    """Autocast to a precision; no change for float32 and None."""
+    import torch
+
+    return nullcontext() if precision in ("float32", None) else torch.autocast(device_type, getattr(torch, precision))
 
 
 def bfloat16_gain(device_type: str, *, repeats: int = 9) -> float:

@@ -90,24 +90,13 @@ class Rationale:
         meta: Mapping[str, Any] | None = None,
     ) -> Rationale:
         text = text.strip()
-        return cls(
-            id=content_id(question_id, source, str(sample), text),
-            question_id=question_id,
-            text=text,
-            predicted=predicted,
-            verdict=verdict,
-            source=source,
-            sample=sample,
-            meta=dict(meta or {}),
-        )
+        identity = content_id(question_id, source, str(sample), text)
+        return cls(identity, question_id, text, predicted, verdict, source, sample, dict(meta or {}))
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The text of a learner for a test question.
-
-    `tokens`: number of generated tokens; `finished`: false for a text truncated at `max_new_tokens`.
-    """
+    """A learner's text, of `tokens` generated tokens, for a test question; `finished` unless cut at `max_new_tokens`."""
 
     question_id: str
     learner: str
@@ -150,10 +139,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
 
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:
-    """Read a file written by `write_jsonl`.
-
-    Raises DataError with the row and its fields if a line is not a record of `kind`.
-    """
+    """Read a file written by `write_jsonl`; DataError with the row and its fields if a line is not a record of `kind`."""
     names = [f.name for f in fields(kind)]
     records: list[R] = []
     with path.open(encoding="utf-8") as file:

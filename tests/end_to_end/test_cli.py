@@ -266,7 +266,7 @@ BROKEN_DATA = {
     "train is empty": ("train.jsonl", "", "train.jsonl"),
     "train is binary": ("train.jsonl", "\udcff\udcfe\x00", "train.jsonl"),
     "train is a list of texts": ("train.jsonl", '"a"\n"b"\n', "row 1"),
-    "no answer is a number": ("train.jsonl", '{"question": "a", "answer": "none"}\n', "no train question remains"),
+    "no answer is a number": ("train.jsonl", '{"question": "a", "answer": "none"}\n', "no training question remains"),
     "rationales have no text": ("teacher.jsonl", '{"question": "a", "answer": "1"}\n', "rationale"),
     "a rationale is a number": ("teacher.jsonl", '{"question": "a", "answer": "1", "rationale": 5}\n', "rationale"),
     "test has other columns": ("test.jsonl", '{"text": "a", "gold": "1"}\n', "question"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.data.examples import TextExample
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import Objective
@@ -61,7 +61,9 @@ def rows_for(loaded: LoadedModel, count: int) -> list[Example]:
         (f"r{n}", f"Tom has {n} apples and buys {n % 7} more." + " How many?" * (n % 3), f"{n} + {n % 7} = {n + n % 7}")
         for n in range(count)
     ]
-    rows, _ = encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=200, max_target_tokens=200)
+    rows, _ = encode_rows(
+        texts, TextEncoder(loaded.tokenizer, loaded.kind), max_source_tokens=200, max_target_tokens=200
+    )
     assert len(rows) == count
     return rows
 
@@ -78,7 +80,9 @@ def paired_rows(loaded: LoadedModel, count: int, *, step_by_step: bool = False) 
         else:
             target = f"{k} + 30 {'makes ' * (1 + n % 4)}--> {answer}"
             rows.append(TextExample(f"r{n}", prompt, target, f"q{k}", answer=(len(target) - len(answer), len(target))))
-    return encode_rows(rows, loaded.tokenizer, loaded.kind, max_source_tokens=200, max_target_tokens=200)[0]
+    return encode_rows(rows, TextEncoder(loaded.tokenizer, loaded.kind), max_source_tokens=200, max_target_tokens=200)[
+        0
+    ]
 
 
 def settings(**changes: Any) -> TrainingConfig:
@@ -93,7 +97,7 @@ def run(loaded: LoadedModel, rows: list[Example], folder: Path, **changes: Any) 
 
 def online(mentor: LoadedModel, **changes: Any) -> Distillation:
     how = {"kd_weight": 0.5, "temperature": 2.0, "tau_squared": True, "divergence": "forward_kl"}
-    return Distillation(OnlineMentor(mentor), **{**how, **changes})
+    return Distillation([(1.0, OnlineMentor(mentor))], **{**how, **changes})
 
 
 def weights(loaded: LoadedModel) -> dict[str, torch.Tensor]:

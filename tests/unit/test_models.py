@@ -13,6 +13,7 @@ from huggingface_hub import constants as hub
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5Model
 
+from layouts import padded_left
 from mentorkd import models
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Example
@@ -102,10 +103,10 @@ ROWS = [
 TARGET_TOKENS = sum(len(row.target_ids) for row in ROWS)
 
 
-def batch_for(model: nn.Module, rows: list[Example] = ROWS, **options: Any) -> dict[str, torch.Tensor]:
+def batch_for(model: nn.Module, rows: list[Example] = ROWS) -> dict[str, torch.Tensor]:
     if model.config.is_encoder_decoder:
-        return Collator("seq2seq", 0, model.config.decoder_start_token_id, **options)(rows)
-    return Collator("causal", 0, **options)(rows)
+        return Collator("seq2seq", 0, model.config.decoder_start_token_id)(rows)
+    return Collator("causal", 0)(rows)
 
 
 def own_logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -188,7 +189,8 @@ def test_padding_side_does_not_change_hidden_states(name: str) -> None:
     model = family(name)
     if name == "bart":
         pytest.skip("BART has absolute positions and takes none from outside: it is padded on the right only")
-    left, right = (target_hidden(model, batch_for(model, padding_side=side)) for side in ("left", "right"))
+    right = batch_for(model)
+    left, right = (target_hidden(model, batch) for batch in (padded_left(right), right))
     torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
 
 

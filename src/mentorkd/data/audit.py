@@ -1,24 +1,15 @@
 """Audit of a run's data: faults of content are found, counted, reported and removed.
 
-`audit` reads all questions and rationales at once and returns the clean ones with the faults that it found:
-
-| fault | action |
-|---|---|
-| a question more than once in a split | kept once |
-| a question with different answers in a split | dropped: no answer can be trusted |
-| a question with an answer that is not of the task's kind or not among its options | dropped: no prediction could be correct |
-| a question in several splits | kept for test, else for validation: no score may rest on a trained question |
-| an empty rationale | dropped |
-| a rationale of a question that is not among the questions | dropped |
-| a rationale of a test or validation question | dropped |
-
+`audit` reads all questions and rationales at once and returns the clean ones with the faults that it found. A question with
+different answers is dropped, because no answer can be trusted; one with an impossible answer, because no prediction could be
+correct. A question in several splits is kept for one that is not trained on: no score may rest on a trained question.
 The rationales of a dropped question are dropped too, without a count of their own.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,12 +112,7 @@ def audit(
                 places.setdefault("overlapping_question", []).append(place)
     clean = [q for key, q in kept.items() if key not in bad and home[q.id] == q.split]
     known = {question.id for question in questions}
-    return Audit(clean, list(_clean_rationales(rationales, known, home, places)), DataFaults(places))
-
-
-def _clean_rationales(
-    rationales: Iterable[Rationale], known: set[str], home: Mapping[str, Split], places: dict[FaultKind, list[str]]
-) -> Iterator[Rationale]:
+    clean_rationales = []
     for rationale in rationales:
         fault: FaultKind | None = None
         if rationale.question_id not in known:
@@ -140,7 +126,8 @@ def _clean_rationales(
             place = f"row {row}" if row is not None else rationale.id
             places.setdefault(fault, []).append(f"{rationale.source}, {place}")
         elif rationale.question_id in home:
-            yield rationale
+            clean_rationales.append(rationale)
+    return Audit(clean, clean_rationales, DataFaults(places))
 
 
 def _short(question: Question) -> str:

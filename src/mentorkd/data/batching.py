@@ -13,17 +13,14 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.data.encoding import Example
 from mentorkd.records import ModelKind
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 IGNORE_INDEX = -100
 """Label of a position that is not a target: padding, prompt."""
@@ -31,21 +28,15 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """Every micro-batch of a training as row numbers; `epoch_ends[e]` is the number of micro-batches up to the end of epoch e.
-
-    If the last epoch is cut, its end is beyond the plan.
-    """
+    """Every micro-batch of a training as row numbers."""
 
     batches: list[list[int]]
     epoch_ends: list[int]
+    """Number of micro-batches up to the end of each epoch; beyond the plan if the last epoch is cut."""
 
 
-Lengths: TypeAlias = int | tuple[int, ...]
-"""Tokens of a row; a tuple has one number for each side that is padded separately (`Example.padded_sides`)."""
-
-
-def _sides(lengths: Sequence[Lengths]) -> list[tuple[int, ...]]:
-    return [(length,) if isinstance(length, int) else length for length in lengths]
+Sides: TypeAlias = tuple[int, ...]
+"""Tokens of each side of a row that is padded separately (`Example.padded_sides`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +44,11 @@ class _Unit:
     """Rows that must share a batch, and the largest length of each of their sides."""
 
     rows: tuple[int, ...]
-    sides: tuple[int, ...]
+    sides: Sides
 
 
 def _units(
-    sides: Sequence[tuple[int, ...]], groups: Sequence[str | None] | None = None, rng: random.Random | None = None
+    sides: Sequence[Sides], groups: Sequence[str | None] | None = None, rng: random.Random | None = None
 ) -> list[_Unit]:
     """Rows of one group in pairs that `rng` draws. A row left over is alone, and so is a row without a group."""
     members: defaultdict[str | int, list[int]] = defaultdict(list)
@@ -102,10 +93,9 @@ def _alike(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list
         return by_target
     groups = _pack(by_target, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
     # Ascending in one group and descending in the next, so that a batch across two groups has no extremes.
-    sides = [
-        sorted(group, key=lambda unit: unit.sides[0], reverse=bool(number % 2)) for number, group in enumerate(groups)
-    ]
-    return list(chain(*sides))
+    for number, group in enumerate(groups):
+        group.sort(key=lambda unit: unit.sides[0], reverse=bool(number % 2))
+    return list(chain(*groups))
 
 
 def _rows_of(batch: Sequence[_Unit]) -> list[int]:
@@ -113,7 +103,7 @@ def _rows_of(batch: Sequence[_Unit]) -> list[int]:
 
 
 def plan_batches(
-    lengths: Sequence[Lengths],
+    sides: Sequence[Sides],
     *,
     seed: int,
     epochs: int | None = None,
@@ -126,7 +116,7 @@ def plan_batches(
     """Plan random micro-batches, length-grouped within windows, for whole epochs or for a number of micro-batches.
 
     Args:
-        lengths: tokens of each row.
+        sides: tokens of each row.
         seed: the plan is a pure function of its arguments, and a shorter plan is the beginning of a longer one.
         epochs: passes over the rows, or
         batches: number of micro-batches; rows are cycled, shuffled again in every epoch, and the last epoch is cut.
@@ -141,11 +131,10 @@ def plan_batches(
         raise ValueError("give exactly one of batch_size and tokens_per_batch")
     if (epochs is None) == (batches is None):
         raise ValueError("give exactly one of epochs and batches")
-    if batches and not lengths:
+    if batches and not sides:
         raise ValueError("no rows to make batches of")
     planned: list[list[int]] = []
     ends: list[int] = []
-    sides = _sides(lengths)
     mean = max(1.0, sum(map(sum, sides)) / max(1, len(sides)))
     rows_a_batch = batch_size or max(1, round((tokens_per_batch or 0) / mean))
     for epoch in count():
@@ -154,9 +143,8 @@ def plan_batches(
         rng = random.Random(f"{seed}/{epoch}")
         order = _units(sides, groups, rng)
         rng.shuffle(order)
-        missing = (
-            window - len(planned) % window
-        )  # the first rows of an epoch fill the window that the last epoch left open
+        # The first rows of an epoch fill the window that the last epoch left open.
+        missing = window - len(planned) % window
         for part in _parts(order, missing * rows_a_batch, window * rows_a_batch):
             packed = _pack(_alike(part, batch_size, tokens_per_batch), batch_size, tokens_per_batch)
             rng.shuffle(packed)
@@ -179,23 +167,10 @@ def _parts(order: Sequence[_Unit], first: int, size: int) -> Iterator[list[_Unit
         yield part
 
 
-def sorted_batches(
-    lengths: Sequence[Lengths], *, batch_size: int | None = None, tokens_per_batch: int | None = None
-) -> list[list[int]]:
+def sorted_batches(sides: Sequence[Sides], *, tokens_per_batch: int) -> list[list[int]]:
     """Batches for inference, the longest first: a batch that is too large for the memory fails at once."""
-    if not lengths:
-        return []
-    order = _alike(_units(_sides(lengths)), batch_size, tokens_per_batch)[::-1]
-    return [_rows_of(batch) for batch in _pack(order, batch_size, tokens_per_batch)]
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int, side: str, multiple: int) -> torch.Tensor:
-    width = -(-max(map(len, rows)) // multiple) * multiple
-    padded = [
-        [*row, *[value] * (width - len(row))] if side == "right" else [*[value] * (width - len(row)), *row]
-        for row in rows
-    ]
-    return torch.tensor(padded, dtype=torch.long)
+    order = _alike(_units(sides), None, tokens_per_batch)[::-1] if sides else []
+    return [_rows_of(batch) for batch in _pack(order, None, tokens_per_batch)]
 
 
 MULTIPLE = 8
@@ -206,23 +181,14 @@ class Collator:
     """Pads a micro-batch of rows to its longest row, rounded up to a `multiple`.
 
     Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models, `decoder_input_ids`,
-    all [rows, tokens]. The decoder needs no mask: it is causal, so no target position attends to the padding after it
-    (`padding_side="left"` adds a mask, and `position_ids` for causal models).
-
-    `packed` puts the rows of a causal model one after the other, without padding: [1, tokens]. `position_ids` restart at 0 with
-    each row, from which transformers' mask functions separate the rows.
+    all [rows, tokens], padded on the right. The decoder needs no mask: it is causal, so no target position attends to the
+    padding after it.
     """
 
     kind: ModelKind
     pad_token_id: int
     decoder_start_token_id: int | None = None
-    padding_side: Literal["left", "right"] = "right"
-    packed: bool = False
     multiple: int = 1
-
-    def __post_init__(self) -> None:
-        if self.packed and self.kind == "seq2seq":
-            raise ValueError("got packed=True for an encoder-decoder model, whose cross-attention would mix the rows")
 
     @classmethod
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
@@ -233,37 +199,27 @@ class Collator:
         positions = getattr(config, "max_position_embeddings", None) or MULTIPLE
         return cls(kind, tokenizer.pad_token_id, start, multiple=1 if positions % MULTIPLE else MULTIPLE)
 
-    def __call__(self, rows: Sequence[Example]) -> dict[str, Any]:
-        side = self.padding_side
-        pad = partial(_pad, side=side, multiple=self.multiple)
+    def __call__(self, rows: Sequence[Example]) -> dict[str, torch.Tensor]:
         if self.kind == "seq2seq":
             assert self.decoder_start_token_id is not None
             sources = [row.source_ids for row in rows]
-            shifted = [[self.decoder_start_token_id, *row.target_ids[:-1]] for row in rows]
-            batch = {
-                "input_ids": pad(sources, self.pad_token_id),
-                "attention_mask": pad([[1] * len(ids) for ids in sources], 0),
-                "decoder_input_ids": pad(shifted, self.pad_token_id),
-                "labels": pad([row.target_ids for row in rows], IGNORE_INDEX),
+            return {
+                "input_ids": self._pad(sources, self.pad_token_id),
+                "attention_mask": self._pad([[1] * len(ids) for ids in sources], 0),
+                "decoder_input_ids": self._pad(
+                    [[self.decoder_start_token_id, *row.target_ids[:-1]] for row in rows], self.pad_token_id
+                ),
+                "labels": self._pad([row.target_ids for row in rows], IGNORE_INDEX),
             }
-            if side == "left":
-                batch["decoder_attention_mask"] = pad([[1] * len(ids) for ids in shifted], 0)
-            return batch
         # The last target token is predicted but never read.
         inputs = [[*row.source_ids, *row.target_ids[:-1]] for row in rows]
         labels = [[*[IGNORE_INDEX] * (len(row.source_ids) - 1), *row.target_ids] for row in rows]
-        if self.packed:
-            return {
-                "input_ids": torch.tensor([list(chain(*inputs))]),
-                "position_ids": torch.cat([torch.arange(len(ids)) for ids in inputs])[None],
-                "labels": torch.tensor([list(chain(*labels))]),
-            }
-        mask = pad([[1] * len(ids) for ids in inputs], 0)
-        batch = {
-            "input_ids": pad(inputs, self.pad_token_id),
-            "attention_mask": mask,
-            "labels": pad(labels, IGNORE_INDEX),
+        return {
+            "input_ids": self._pad(inputs, self.pad_token_id),
+            "attention_mask": self._pad([[1] * len(ids) for ids in inputs], 0),
+            "labels": self._pad(labels, IGNORE_INDEX),
         }
-        if side == "left":
-            batch["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        return batch
+
+    def _pad(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+        width = -(-max(map(len, rows)) // self.multiple) * self.multiple
+        return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)

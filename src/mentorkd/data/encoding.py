@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase
 
 from mentorkd.data.examples import TextExample, text_examples
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, chat_prompt
 from mentorkd.errors import ModelError
-from mentorkd.models import LoadedModel, kind_of, load_tokenizer, positions_of
+from mentorkd.models import LoadedModel, config_of, load_tokenizer, model_kind
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import Task
 from mentorkd.records import EncodingCounts, ModelKind, Question, Rationale
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +37,8 @@ class Example:
         return (len(self.source_ids), len(self.target_ids)) if kind == "seq2seq" else (self.length,)
 
 
-def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    eos = tokenizer.eos_token_id
+def _ended(tokenizer: PreTrainedTokenizerBase, encoded: Mapping[str, list[int]]) -> list[int]:
+    ids, eos = list(encoded["input_ids"]), tokenizer.eos_token_id
     assert eos is not None, "load_tokenizer refuses tokenizers without an end token"
     return ids if ids and ids[-1] == eos else [*ids, eos]
 
@@ -54,8 +52,7 @@ def encode_prompt(
     For other causal models: the text and `separator`. Causal prompts have no end token.
     """
     if kind == "seq2seq":
-        ids = list(tokenizer(text)["input_ids"])
-        return _ended(ids, tokenizer)
+        return _ended(tokenizer, tokenizer(text))
     prompt = chat_prompt(tokenizer, text, separator)
     ids = list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
@@ -63,8 +60,7 @@ def encode_prompt(
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str) -> list[int]:
     """Token ids of a target text, ending with the end token."""
-    ids = list(tokenizer(text, add_special_tokens=kind == "seq2seq")["input_ids"])
-    return _ended(ids, tokenizer)
+    return _ended(tokenizer, tokenizer(text, add_special_tokens=kind == "seq2seq"))
 
 
 def token_span(
@@ -88,18 +84,17 @@ def token_span(
 
 def encode_rows(
     rows: Sequence[TextExample | tuple[str, str, str]],
-    tokenizer: PreTrainedTokenizerBase,
-    kind: ModelKind,
+    encoder: TextEncoder,
     *,
     max_source_tokens: int,
     max_target_tokens: int,
-    positions: int | None = None,
 ) -> tuple[list[Example], EncodingCounts]:
     """Encode text examples, or plain (rationale id, prompt, target). Rows that do not fit are dropped and counted, never cut.
 
-    A cut target would lose its answer, which is at the end. `positions` limits prompt and target together, for models with
-    learned positions that process both as one sequence; such rows count as targets that are too long.
+    A cut target would lose its answer, which is at the end. A row that exceeds the encoder's `positions` counts as a target
+    that is too long.
     """
+    tokenizer, kind, positions = encoder.tokenizer, encoder.kind, encoder.positions
     examples: list[Example] = []
     source_too_long = target_too_long = unknown = 0
     prompts: dict[str, list[int]] = {}
@@ -135,15 +130,20 @@ class TextEncoder:
 
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
-    positions: int | None
-    """Number of learned positions; None for models without a limit."""
+    positions: int | None = None
+    """Number of learned positions, for models that process prompt and target as one sequence; None without a limit."""
 
     @classmethod
     def of(cls, model: LoadedModel | ModelConfig) -> TextEncoder:
         """The encoder of a model in memory, or of one that is not loaded yet."""
         if isinstance(model, ModelConfig):
-            return cls(load_tokenizer(model), kind_of(model), positions_of(model))
-        return cls(model.tokenizer, model.kind, getattr(model.model.config, "max_position_embeddings", None))
+            tokenizer, config = load_tokenizer(model), config_of(model)
+        else:
+            tokenizer, config = model.tokenizer, model.model.config
+        kind = model_kind(config)
+        # Encoder-decoder models have positions of their own for prompt and target.
+        positions = getattr(config, "max_position_embeddings", None) if kind == "causal" else None
+        return cls(tokenizer, kind, positions)
 
     def count(self, text: str) -> int:
         """Tokens of a text, without the end token."""
@@ -157,10 +157,7 @@ def training_rows(
     by_id = {question.id: question for question in questions}
     return encode_rows(
         [row for rationale in rationales for row in text_examples(rationale, by_id[rationale.question_id], learner)],
-        encoder.tokenizer,
-        encoder.kind,
+        encoder,
         max_source_tokens=learner.training.max_source_tokens,
         max_target_tokens=learner.training.max_target_tokens,
-        # Encoder-decoder models have positions of their own for prompt and target.
-        positions=encoder.positions if encoder.kind == "causal" else None,
     )

@@ -24,10 +24,7 @@ class TextExample(NamedTuple):
 
 
 def text_examples(rationale: Rationale, question: Question, learner: Learner) -> list[TextExample]:
-    """The examples that the learner's objective makes of a rationale of `question`.
-
-    A bare answer gives one example (prompt -> answer) for every objective.
-    """
+    """The examples that the learner's objective makes of a rationale; a bare answer always gives one (prompt -> answer)."""
     if rationale.source == GOLD:
         prompt = render_prompt(question.text, learner.eval_prompt)
         return [TextExample(rationale.id, prompt, question.answer, task=OBJECTIVES[learner.objective].answer_task)]
@@ -42,12 +39,6 @@ def text_examples(rationale: Rationale, question: Question, learner: Learner) ->
                 for task, target in targets.items()
             ]
         case "mcc":
-            target, span = _with_answer_span(rationale, question, learner)
-            return [TextExample(rationale.id, prompt, target, group=question.id, answer=span)]
-
-
-def _with_answer_span(rationale: Rationale, question: Question, learner: Learner) -> tuple[str, tuple[int, int]]:
-    """Rationale and answer as target text, and the characters of the answer, which is last in both target forms."""
-    target, answer = render_target(rationale.text, question.answer, learner.target), question.answer.strip()
-    start = target.rindex(answer)
-    return target, (start, start + len(answer))
+            target, answer = render_target(rationale.text, question.answer, learner.target), question.answer.strip()
+            start = target.rindex(answer)  # the answer is last in both target forms
+            return [TextExample(rationale.id, prompt, target, group=question.id, answer=(start, start + len(answer)))]

@@ -38,8 +38,7 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
     if not task.validation and task.validation_share:
         train, validation = split_validation(by_split["train"], task.validation_share, VALIDATION_SEED)
         by_split |= {"train": train, "validation": validation}
-    needed: dict[Split, str] = {"train": task.train, "test": task.test}
-    for split, source in needed.items():
-        if not by_split[split]:
-            raise DataError(f"no {split} question remains from {data_path(recipe, source)}; expected at least one")
+    for name, group, source in (("training", by_split["train"], task.train), ("test", by_split["test"], task.test)):
+        if not group:
+            raise DataError(f"no {name} question remains from {data_path(recipe, source)}; expected at least one")
     return [question for group in by_split.values() for question in group], audited.faults

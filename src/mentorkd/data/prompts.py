@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from mentorkd.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TargetForm = Literal["arrow", "therefore"]
 
@@ -27,22 +30,12 @@ _THEREFORE = "Therefore, the answer is"
 _ARROWS = re.compile(r"-{2,}>")
 
 
-class ChatTokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that `chat_prompt` needs."""
-
-    chat_template: str | dict[str, str] | None
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> object: ...
-
-
 def render_prompt(question_text: str, template: str) -> str:
     """The template with every `{question}` replaced; other braces stay as text."""
     return template.replace("{question}", question_text.strip())
 
 
-def chat_prompt(tokenizer: ChatTokenizer, text: str, separator: str = CAUSAL_SEPARATOR) -> str:
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str, separator: str = CAUSAL_SEPARATOR) -> str:
     """The prompt of a causal model: `text` as the user's turn of a chat, or `text` and the separator.
 
     A chat template adds the model's special tokens itself; tokenize its output with `add_special_tokens=False`.

@@ -215,7 +215,8 @@ def _resolve(rows: Sequence[SourceRow], columns: Mapping[str, str] | None) -> di
                 f"{source}: no field for the {ours}: got {present}, expected {expected}; "
                 f"name it with columns: {{{ours}: NAME}}"
             )
-        names.update(dict.fromkeys([ours], candidates[0]) if candidates else {})
+        if candidates:
+            names[ours] = candidates[0]
     if "rationale" in names and not any(row.fields.get(names["rationale"]) for row in rows):
         del names["rationale"]
     logger.info("%s: %s", source, ", ".join(f"{ours} from `{theirs}`" for ours, theirs in names.items()))

@@ -193,19 +193,10 @@ def _text_key(rationale: Rationale) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The rationales that a learner trains on, and the counts of the filters of each source."""
+    """The rationales that a learner trains on, and the counts of each filter of each source, as a stage records them."""
 
     rationales: list[Rationale]
-    counts: dict[str, list[FilterCount]]
-
-    @property
-    def filters(self) -> list[dict[str, Any]]:
-        """The counts as a stage records them: one mapping per source and filter."""
-        return [
-            {"source": source, "filter": count.filter, "before": count.before, "after": count.after, **count.facts}
-            for source, counts in self.counts.items()
-            for count in counts
-        ]
+    filters: list[dict[str, Any]]
 
 
 def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
@@ -231,15 +222,18 @@ def gather(
     """
     known = {question.id: question for question in questions}
     taken: list[Rationale] = []
-    counts: dict[str, list[FilterCount]] = {}
+    counts: list[dict[str, Any]] = []
+    in_training = Filter("training_questions", lambda rows: [row for row in rows if row.question_id in known])
     for source, rationales in sources.items():
-        in_training = Filter("training_questions", lambda rows: [row for row in rows if row.question_id in known])
-        rows, counts[source] = select(rationales, [in_training])
+        rows, first = select(rationales, [in_training])
         filters = filters_of(selects[source], known, already=taken, tokens=tokens, conclude=conclude, nll=nll)
         if any("outcome" in row.meta for row in rows):
             filters.insert(0, Filter("whole_replies", keep_whole))
         kept, more = select(rows, filters)
-        counts[source] += more
+        for each in first + more:
+            counts.append(
+                {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
+            )
         taken += kept
     return Gathered(taken, counts)
 
@@ -286,8 +280,15 @@ def filters_of(
             lambda rows: keep_concluding(rows, lambda row: conclude(row.text, questions[row.question_id])),
         )
     if config.arithmetic:
-        equations = _Equations()
-        add("steps_check", lambda rows: keep_arithmetic(rows, equations.hold), facts=equations.facts)
+        seen = {"equations": 0, "unread": 0}
+
+        def is_sound(text: str) -> bool:
+            equations = check_arithmetic(text)
+            seen["equations"] += equations.holding + len(equations.wrong) + equations.unread
+            seen["unread"] += equations.unread
+            return not equations.wrong
+
+        add("steps_check", lambda rows: keep_arithmetic(rows, is_sound), facts=lambda: dict(seen))
     if (perplexity := config.perplexity) is not None:
         assert nll is not None, "`perplexity` needs `nll`"
         add("learnable", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))
@@ -300,20 +301,3 @@ def filters_of(
 
 def _estimated_tokens(text: str) -> int:
     return -(-len(text) // CHARACTERS_PER_TOKEN)
-
-
-@dataclass
-class _Equations:
-    """Checks the equations of texts, and counts those that were read and those that were not."""
-
-    read: int = 0
-    unread: int = 0
-
-    def hold(self, text: str) -> bool:
-        equations = check_arithmetic(text)
-        self.read += equations.holding + len(equations.wrong)
-        self.unread += equations.unread
-        return not equations.wrong
-
-    def facts(self) -> dict[str, Any]:
-        return {"equations": self.read + self.unread, "unread": self.unread}

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,7 @@ def read_rows(source: str | Path, *, split: str = "train") -> list[SourceRow]:
 
 
 def source_identity(source: str) -> str:
-    """Content hash of a source; a data set that is on the hub alone is known by its name.
-
-    Raises RunError for a file that is not there.
-    """
+    """Content hash of a source, or the name of a data set that is on the hub alone; RunError for a file that is not there."""
     if source.startswith(HUB):
         local = Path(source.removeprefix(HUB).split("@")[0].split(":")[0])
         return f"{source} {digest_path(local)}" if local.is_dir() else source
@@ -134,29 +132,26 @@ def _json_lines(path: Path) -> Numbered:
     return rows
 
 
-def _separated(delimiter: str) -> Callable[[Path], Numbered]:
-    def read(path: Path) -> Numbered:
-        text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
-        lines = csv.reader(text, delimiter=delimiter, strict=True)
-        rows: list[tuple[int, dict[str, str]]] = []
-        number = 0
-        try:
-            header = next(lines, [])
-            if len(set(header)) != len(header) or not all(name.strip() for name in header):
-                raise DataError(f"{path}: header {header} has an empty or repeated name; give each column its own name")
-            for number, cells in enumerate(lines, start=1):
-                if cells and len(cells) != len(header):
-                    raise DataError(
-                        f"{path}, row {number}: got {len(cells)} cells, expected {len(header)} ({', '.join(header)}); "
-                        "put text that contains the separator in double quotes"
-                    )
-                if cells:
-                    rows.append((number, dict(zip(header, cells, strict=True))))
-        except csv.Error as error:
-            raise DataError(f"{path}, row {number + 1}: not valid CSV ({error}); correct its quotes") from None
-        return rows
-
-    return read
+def _separated(path: Path, delimiter: str) -> Numbered:
+    text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+    lines = csv.reader(text, delimiter=delimiter, strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    number = 0
+    try:
+        header = next(lines, [])
+        if len(set(header)) != len(header) or not all(name.strip() for name in header):
+            raise DataError(f"{path}: header {header} has an empty or repeated name; give each column its own name")
+        for number, cells in enumerate(lines, start=1):
+            if cells and len(cells) != len(header):
+                raise DataError(
+                    f"{path}, row {number}: got {len(cells)} cells, expected {len(header)} ({', '.join(header)}); "
+                    "put text that contains the separator in double quotes"
+                )
+            if cells:
+                rows.append((number, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        raise DataError(f"{path}, row {number + 1}: not valid CSV ({error}); correct its quotes") from None
+    return rows
 
 
 def _parquet(path: Path) -> Numbered:
@@ -175,8 +170,8 @@ _FORMATS: dict[str, Callable[[Path], Numbered]] = {
     ".json": _json,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
+    ".csv": partial(_separated, delimiter=","),
+    ".tsv": partial(_separated, delimiter="\t"),
     ".parquet": _parquet,
 }
 

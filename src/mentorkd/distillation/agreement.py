@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,12 +13,13 @@ from torch.nn import functional as F
 from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import target_logits
-from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorTargets, MentorTopK
-from mentorkd.distillation.mentors import SingleMentor
+from mentorkd.distillation.inspect import spread
+from mentorkd.distillation.losses import MentorTargets, MentorTopK
+from mentorkd.distillation.mentors import SoftLabelSource
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
-from mentorkd.precision import Precision
+from mentorkd.precision import Precision, autocast
 
 SAMPLE = 64
 """Rationales on which agreement is measured, spread over the training rows: about 8,000 tokens of the paper's tasks."""
@@ -46,20 +46,16 @@ def agreement(
     sources = objective.mentors
     if not sources or not rows:
         return []
-    count = min(sample, len(rows))
-    chosen = [rows[number * len(rows) // count] for number in range(count)]
+    chosen = spread(rows, sample)
     student.model.eval()
     collate = Collator.for_model(student.kind, student.tokenizer, student.model.config)
     sums: list[Counter[str]] = [Counter() for _ in sources]
-    for numbers in sorted_batches(
-        [row.padded_sides(student.kind) for row in chosen], tokens_per_batch=TOKENS_PER_BATCH
-    ):
+    sides = [row.padded_sides(student.kind) for row in chosen]
+    for numbers in sorted_batches(sides, tokens_per_batch=TOKENS_PER_BATCH):
         part = [chosen[number] for number in numbers]
         ids = [row.rationale_id for row in part]
         batch = {name: value.to(student.device) for name, value in collate(part).items()}
-        with (
-            nullcontext() if precision == "float32" else torch.autocast(student.device.type, getattr(torch, precision))
-        ):
+        with autocast(student.device.type, precision):
             logits_NV = target_logits(student.model, batch).float()
             mentor_targets = [source.targets_for(ids, batch) for source in sources]
             labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
@@ -82,7 +78,7 @@ def _sums(logits_NV: Tensor, labels_N: Tensor, targets: MentorTargets) -> dict[s
     if isinstance(targets, MentorTopK):
         likeliest_N = targets.indices_NK.gather(1, targets.log_probs_NK.argmax(-1, keepdim=True))[:, 0]
     else:
-        mentor_NV = _logits(targets)
+        mentor_NV = targets.logits().float()
         likeliest_N = mentor_NV[:, :shared].argmax(-1)
         sums["mentor_nll"] = F.cross_entropy(mentor_NV, labels_N, reduction="sum").item()
         sums["mentor_entropy"] = _entropy(mentor_NV)
@@ -90,18 +86,12 @@ def _sums(logits_NV: Tensor, labels_N: Tensor, targets: MentorTargets) -> dict[s
     return sums
 
 
-def _logits(targets: MentorHidden | MentorLogits) -> Tensor:
-    if isinstance(targets, MentorLogits):
-        return targets.logits_NV.float()
-    return F.linear(targets.hidden_NE.to(targets.weight_VE.dtype), targets.weight_VE, targets.bias_V).float()
-
-
 def _entropy(logits_NV: Tensor) -> float:
     log_probs_NV = logits_NV.log_softmax(-1)
     return -(log_probs_NV.exp() * log_probs_NV).sum().item()
 
 
-def _stored_nll(source: SingleMentor, ids: Sequence[str]) -> dict[str, float]:
+def _stored_nll(source: SoftLabelSource, ids: Sequence[str]) -> dict[str, float]:
     """The mentor's negative log-likelihood of the targets, which a `top_k` store keeps: its distributions are cut."""
     if not isinstance(source, StoredSoftLabels) or source.meta.form != "top_k":
         return {}

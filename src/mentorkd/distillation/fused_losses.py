@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.distillation.losses import (
     RULED_OUT,
     LossSettings,
@@ -31,7 +30,7 @@ from mentorkd.distillation.losses import (
     Mentors,
     MentorTargets,
     WeightedTargets,
-    check_targets,
+    at_targets,
     in_full_precision,
     shared_vocabulary,
     temperature_scaled,
@@ -69,13 +68,9 @@ def fused_distillation_loss(
     required, and cannot be differentiated again. ValueError for settings or shapes that do not fit.
     """
     settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
-    mentors = check_targets(mentor, labels_N, len(student_hidden_ND), settings)
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None, got {chunk_tokens}")
-    target_N = labels_N != IGNORE_INDEX
-    if not bool(target_N.all()):
-        student_hidden_ND, labels_N = student_hidden_ND[target_N], labels_N[target_N]
-        mentors = [(share, targets.rows(target_N)) for share, targets in mentors]
+    student_hidden_ND, labels_N, mentors = at_targets(student_hidden_ND, labels_N, mentor, settings)
     chunk = chunk_tokens or _even_chunk(len(labels_N), CPU_CHUNK if labels_N.device.type == "cpu" else GPU_CHUNK)
     loss, ce, total = _FusedLoss.apply(  # type: ignore[no-untyped-call]
         student_hidden_ND, student_weight_VD, bias, labels_N, mentors, settings, chunk, torch.is_grad_enabled()
@@ -257,7 +252,7 @@ def _divergence_and_gradient(
     """D of each token and, if `differentiate`, its gradient on the student's logits / tau."""
     closed_form = CLOSED_FORMS.get(settings.divergence)
     if closed_form and differentiate and isinstance(targets, MentorLogits):
-        mentor_BV = temperature_scaled(in_full_precision(targets.logits_NV[:, : logits_BV.shape[1]]), settings)
+        mentor_BV = temperature_scaled(in_full_precision(targets.logits(logits_BV.shape[1])), settings)
         value_B, pull_BV = closed_form(temperature_scaled(logits_BV, settings), mentor_BV)
         return value_B.clamp(min=0), pull_BV
     logits_BV = logits_BV.detach().requires_grad_(differentiate)

@@ -10,7 +10,8 @@ Names end in their shape: N target positions of a batch in row-major order, D wi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, cast_linear_layers
+from mentorkd.precision import autocast
 
 Batch = Mapping[str, Tensor]
 
@@ -153,7 +155,8 @@ class FrozenModel:
     """
 
     def __init__(self, loaded: LoadedModel, first: Batch | None, *, bfloat16: bool) -> None:
-        self.loaded, self.bfloat16 = loaded, bfloat16
+        self.loaded = loaded
+        self._autocast = partial(autocast, loaded.device.type, "bfloat16" if bfloat16 else None)
         with self._autocast():
             self.head_is_linear = first is None or head_is_linear(loaded.model, self._on_device(first))
         if bfloat16:
@@ -175,9 +178,6 @@ class FrozenModel:
             part = states[start : start + LOGIT_ROWS]
             logits = F.linear(part.to(weight.dtype), weight, bias) if self.head_is_linear else part
             yield logits.float(), labels_N[start : start + LOGIT_ROWS]
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.loaded.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
     def _on_device(self, batch: Batch) -> dict[str, Tensor]:
         return {name: value.to(self.loaded.device) for name, value in batch.items()}

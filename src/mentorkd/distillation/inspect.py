@@ -39,7 +39,7 @@ def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
 def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
     weight, bias = (None if part is None else part.float() for part in store.head())
     assert weight is not None
-    sampled = _spread(store.ids, sample)
+    sampled = set(spread(store.ids, sample))
     nll = entropy = 0.0
     tokens = 0
     for rationale_id in store.ids:
@@ -54,10 +54,10 @@ def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
     return {"sampled_tokens": tokens, "nll": _mean(nll, tokens, 4), "entropy": _mean(entropy, tokens, 4)}
 
 
-def _spread(ids: Sequence[str], count: int) -> set[str]:
-    """At most `count` ids at equal distances: rows are sorted by length, so the first ones would be the longest."""
-    count = min(count, len(ids))
-    return {ids[number * len(ids) // count] for number in range(count)}
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` items at equal distances: rows are sorted by length, so the first ones would be the longest."""
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _of_top_k(store: SoftLabelStore) -> dict[str, Any]:

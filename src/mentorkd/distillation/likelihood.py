@@ -40,8 +40,7 @@ def perplexity_scorer(
     name: str, learner: Learner | None, folder: Path | None, *, device: torch.device, bfloat16: bool, journals: Path
 ) -> PerplexityScorer:
     """The scorer that a filter names: a learner, with the prompt and target of its training and its model in `folder`; or, if
-    `learner` is None, any model by its hub name or folder. Its journal lies in the folder `journals`.
-    """
+    `learner` is None, any model by its hub name or folder. Its journal lies in the folder `journals`."""
     if learner is None:
         config = ModelConfig(name=name, dtype="bfloat16" if bfloat16 else "auto")
         identity = digest_path(Path(name)) if Path(name).is_dir() else name
@@ -57,12 +56,13 @@ def perplexity_scorer(
 def likelihoods(
     scorer: PerplexityScorer, rationales: Sequence[Rationale], questions: Sequence[Question], *, on_progress: Progress
 ) -> dict[str, float]:
-    """Mean negative log-likelihood of a target token (the end token is one), in nats, by rationale id.
-
-    Infinite for a text that is longer than the model has positions for.
-    """
+    """Mean negative log-likelihood of a target token (the end token is one), in nats, by rationale id; inf for too long a text."""
     by_id = {question.id: question for question in questions}
-    texts = {rationale.id: _text(scorer, rationale, by_id[rationale.question_id]) for rationale in rationales}
+    texts = {}
+    for rationale in rationales:
+        question = by_id[rationale.question_id]
+        target = render_target(rationale.text, question.answer, scorer.target)
+        texts[rationale.id] = render_prompt(question.text, scorer.prompt), target
     keys = {rationale_id: content_id(*text) for rationale_id, text in texts.items()}
     scores: dict[str, float | None] = dict(read_journal(scorer.journal))
     missing = {keys[each]: text for each, text in texts.items() if keys[each] not in scores}
@@ -77,23 +77,16 @@ def likelihoods(
     return {each: math.inf if (nll := scores[key]) is None else nll for each, key in keys.items()}
 
 
-def _text(scorer: PerplexityScorer, rationale: Rationale, question: Question) -> tuple[str, str]:
-    return render_prompt(question.text, scorer.prompt), render_target(rationale.text, question.answer, scorer.target)
-
-
 @torch.inference_mode()
 def _score(
     loaded: LoadedModel, texts: Mapping[str, tuple[str, str]], bfloat16: bool
 ) -> Iterator[dict[str, float | None]]:
     """Negative log-likelihoods of (prompt, target) by their keys, batch after batch; None for a text that is too long."""
-    encoder = TextEncoder.of(loaded)
     rows, _ = encode_rows(
         [(key, prompt, target) for key, (prompt, target) in texts.items()],
-        encoder.tokenizer,
-        encoder.kind,
+        TextEncoder.of(loaded),
         max_source_tokens=sys.maxsize,
         max_target_tokens=sys.maxsize,
-        positions=encoder.positions if encoder.kind == "causal" else None,
     )
     yield dict.fromkeys(texts.keys() - {row.rationale_id for row in rows})
     if not rows:

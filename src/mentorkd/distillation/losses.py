@@ -6,7 +6,7 @@ Results are SUMS over the target tokens: the caller divides by the number of tar
 so that no split into micro-batches, accumulation steps or processes changes an update. Positions labelled
 `IGNORE_INDEX` are removed first; their contents cannot reach the loss or a gradient.
 
-A divergence D is one function in `DIVERGENCES`. To add one, write the function, enter it in the table, and add its name to
+A divergence D is one function in `DIVERGENCES`. To add one, write the function, enter it there, and add its name to
 the recipe's `divergence`. This module is the readable form, on whole logits. `fused_distillation_loss` computes the same
 loss without holding whole logits; it calls the same functions on a few tokens at a time.
 
@@ -59,6 +59,10 @@ class MentorLogits:
     def rows(self, index: Tensor | slice) -> MentorLogits:
         return MentorLogits(self.logits_NV[index])
 
+    def logits(self, vocab_size: int | None = None) -> Tensor:
+        """Logits of the leading vocabulary entries."""
+        return self.logits_NV[:, :vocab_size]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MentorHidden:
@@ -81,9 +85,14 @@ class MentorHidden:
     def rows(self, index: Tensor | slice) -> MentorHidden:
         return MentorHidden(self.hidden_NE[index], self.weight_VE, self.bias_V)
 
-    def head(self, vocab_size: int) -> tuple[Tensor, Tensor | None]:
+    def head(self, vocab_size: int | None) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of the leading vocabulary entries."""
         return self.weight_VE[:vocab_size], None if self.bias_V is None else self.bias_V[:vocab_size]
+
+    def logits(self, vocab_size: int | None = None) -> Tensor:
+        """Logits of the leading vocabulary entries."""
+        weight, bias = self.head(vocab_size)
+        return F.linear(self.hidden_NE.to(weight.dtype), weight, bias)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,11 +193,7 @@ def _kl(p_NV: Tensor, q_NV: Tensor) -> Tensor:
 
 
 DIVERGENCES: dict[str, DivergenceFunction] = {
-    "forward_kl": forward_kl,
-    "reverse_kl": reverse_kl,
-    "jsd": jsd,
-    "mse": mse,
-    "soft_ce": soft_ce,
+    function.__name__: function for function in (forward_kl, reverse_kl, jsd, mse, soft_ce)
 }
 """Every divergence by its name in recipes. In the formulas m and s are the mentor's and the student's distributions."""
 
@@ -218,12 +223,7 @@ def distillation_loss(
     ValueError for settings or shapes that do not fit.
     """
     settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
-    mentors = check_targets(mentor, labels_N, len(student_logits_NV), settings)
-    target_N = labels_N != IGNORE_INDEX
-    if not bool(target_N.all()):
-        student_logits_NV, labels_N = student_logits_NV[target_N], labels_N[target_N]
-        mentors = [(share, targets.rows(target_N)) for share, targets in mentors]
-
+    student_logits_NV, labels_N, mentors = at_targets(student_logits_NV, labels_N, mentor, settings)
     logits_NV = in_full_precision(student_logits_NV)
     ce = F.cross_entropy(logits_NV, labels_N, reduction="sum")
     if not mentors:
@@ -251,13 +251,14 @@ def top_k_of(logits_NV: Tensor, k: int, *, temperature: float, vocab_size: int |
     return MentorTopK(events[:, :-1], indices_NK, events[:, -1], logits_NV.shape[1], temperature)
 
 
-def check_targets(mentor: Mentors, labels_N: Tensor, rows: int, settings: LossSettings) -> WeightedTargets:
-    """The mentors as a list, checked against the labels and the settings; ValueError if they do not fit."""
+def at_targets(
+    student: Tensor, labels_N: Tensor, mentor: Mentors, settings: LossSettings
+) -> tuple[Tensor, Tensor, WeightedTargets]:
+    """The student's rows, the labels and the mentors, as a list, at the target positions; ValueError if they do not fit."""
+    rows = len(student)
     if labels_N.shape != (rows,):
         raise ValueError(f"labels must be one for each of the student's {rows} rows, got shape {tuple(labels_N.shape)}")
-    if mentor is None:
-        return []
-    mentors = list(mentor) if isinstance(mentor, Sequence) else [(1.0, mentor)]
+    mentors = list(mentor) if isinstance(mentor, Sequence) else [] if mentor is None else [(1.0, mentor)]
     for _, targets in mentors:
         if len(targets) != rows:
             raise ValueError(f"the mentor must have a row for each of the student's {rows}, got {len(targets)}")
@@ -272,7 +273,10 @@ def check_targets(mentor: Mentors, labels_N: Tensor, rows: int, settings: LossSe
                 f"the mentor's top k were kept at temperature {targets.temperature}, the loss has "
                 f"{settings.temperature}: keep them at the temperature of the loss"
             )
-    return mentors
+    target_N = labels_N != IGNORE_INDEX
+    if bool(target_N.all()):
+        return student, labels_N, mentors
+    return student[target_N], labels_N[target_N], [(share, targets.rows(target_N)) for share, targets in mentors]
 
 
 def shared_vocabulary(student_vocab: int, mentors: WeightedTargets) -> int:
@@ -303,17 +307,11 @@ def temperature_scaled(logits_NV: Tensor, settings: LossSettings) -> Tensor:
 
 def token_divergence(student_NV: Tensor, targets: MentorTargets, settings: LossSettings) -> Tensor:
     """D of each token [N], for a student whose logits are `temperature_scaled`."""
-    shared = student_NV.shape[1]
     with torch.no_grad():
-        match targets:
-            case MentorLogits():
-                mentor_NV = temperature_scaled(in_full_precision(targets.logits_NV[:, :shared]), settings)
-            case MentorHidden():
-                weight, bias = targets.head(shared)
-                logits_NV = F.linear(targets.hidden_NE.to(weight.dtype), weight, bias)
-                mentor_NV = temperature_scaled(in_full_precision(logits_NV), settings)
-            case MentorTopK():
-                mentor_NV = _events(in_full_precision(targets.log_probs_NK), in_full_precision(targets.log_tail_N))
+        if isinstance(targets, MentorTopK):
+            mentor_NV = _events(in_full_precision(targets.log_probs_NK), in_full_precision(targets.log_tail_N))
+        else:
+            mentor_NV = temperature_scaled(in_full_precision(targets.logits(student_NV.shape[1])), settings)
     if isinstance(targets, MentorTopK):
         tail_N = student_NV.scatter(1, targets.indices_NK, RULED_OUT).logsumexp(-1)
         student_NV = _events(student_NV.gather(1, targets.indices_NK), tail_N)

@@ -1,14 +1,14 @@
-"""The sources of the distributions that a student imitates: stored soft labels, a live mentor, or several mentors at once."""
+"""The sources of the distributions that a student imitates: `StoredSoftLabels`, or a live mentor."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
+from typing import Protocol
 
 import torch
 
 from mentorkd.distillation.hidden_states import (
+    Batch,
     Layers,
     head_is_linear,
     head_parameters,
@@ -16,34 +16,16 @@ from mentorkd.distillation.hidden_states import (
     target_logits,
     target_states,
 )
-from mentorkd.distillation.losses import MentorHidden, MentorLogits, Mentors, MentorTargets
+from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorTargets
 from mentorkd.models import LoadedModel, cast_linear_layers
-
-Batch = Mapping[str, Any]
 
 
 class SoftLabelSource(Protocol):
-    """Gives the mentors' distributions for a batch of rows."""
+    """Gives a mentor's distributions for a batch of rows."""
 
-    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
-        """The mentors' distributions at the target positions of `batch`, row after row in its order."""
+    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:
+        """The distributions at the target positions of `batch`, row after row in its order."""
         ...
-
-
-class SingleMentor(Protocol):
-    """A source with one mentor; an ensemble has several."""
-
-    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets: ...
-
-
-@dataclass(frozen=True)
-class MentorEnsemble:
-    """Several mentors, stored or live; their divergences are added with these shares as factors."""
-
-    members: Sequence[tuple[float, SingleMentor]]
-
-    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> Mentors:
-        return [(share, member.targets_for(rationale_ids, batch)) for share, member in self.members]
 
 
 class OnlineMentor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,7 +69,7 @@ def score(
         temperature=temperature if mode == "top_k" else None,
     )
     head = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    with SoftLabelWriter(folder, meta, head if mode == "hidden" else None) as writer:
+    with closing(SoftLabelWriter(folder, meta, head if mode == "hidden" else None)) as writer:
         for numbers in batches:
             part = [rows[number] for number in numbers if rows[number].rationale_id not in writer.done]
             if part:

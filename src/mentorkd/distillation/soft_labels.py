@@ -21,6 +21,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,12 +126,6 @@ class SoftLabelWriter:
             os.truncate(file, size)
         self._files = {name: (folder / f"{name}.bin").open("ab") for name in sizes}
         self._lines = (folder / "index.jsonl").open("a", encoding="utf-8")
-
-    def __enter__(self) -> SoftLabelWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the files; the store stays unfinished, and another writer can resume it."""
@@ -269,7 +264,6 @@ class StoredSoftLabels:
                     raise StoreError(f"{store.folder} was written with {part} {got}, expected {wanted}; {AGAIN}")
             if store.meta != self.meta:
                 raise StoreError(f"{store.folder} and {self.stores[0].folder} hold soft labels of two kinds; {AGAIN}")
-        self._head: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets:
         """The stored distributions of a batch's rows, one after the other.
@@ -291,7 +285,7 @@ class StoredSoftLabels:
                 f"scored (another tokenizer or target format); {AGAIN}"
             )
         if self.meta.form == "hidden":
-            weight, bias = self._head_here()
+            weight, bias = self._head
             hidden = torch.from_numpy(joined["hidden"]).view(torch.bfloat16).to(self.device)
             return MentorHidden(hidden.to(weight.dtype), weight, bias)
         assert self.meta.temperature is not None
@@ -303,11 +297,10 @@ class StoredSoftLabels:
             self.meta.temperature,
         )
 
-    def _head_here(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+    @cached_property
+    def _head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The head on the device; under autocast in the type of autocast, so that no step casts it again."""
-        if self._head is None:
-            weight, bias = self.stores[0].head()
-            kind = self.device.type
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-            self._head = weight.to(self.device, dtype), None if bias is None else bias.to(self.device)
-        return self._head
+        weight, bias = self.stores[0].head()
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        return weight.to(self.device, dtype), None if bias is None else bias.to(self.device)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation.engine import Engine, EngineDtype, EngineName
+from mentorkd.recipe.learner import ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +58,9 @@ def open_engine(
     """
     if (model_dir is None) == (loaded is None):
         raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
-    auto = name == "auto"
     options: dict[str, Any] = {"separator": separator, "stop": stop}
-    if name == "auto":
+    limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
+    if auto := name == "auto":
         name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
     match name:
         case "transformers":
@@ -71,21 +72,12 @@ def open_engine(
             if loaded is None:
                 assert model_dir is not None
                 loaded = load_folder(model_dir, device=device)
-            return TransformersEngine(
-                loaded.model,
-                loaded.tokenizer,
-                loaded.kind,
-                batch_size=batch_size,
-                tokens_per_batch=tokens_per_batch,
-                dtype=dtype,
-                **options,
-            )
+            return TransformersEngine(loaded.model, loaded.tokenizer, loaded.kind, dtype=dtype, **limits)
         case "ctranslate2":
             from mentorkd.generation.ctranslate2_engine import CTranslate2Engine
 
             if model_dir is None or cache_dir is None:
                 raise ModelError("the ctranslate2 engine converts a saved model: give `model_dir` and `cache_dir`")
-            limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
             try:
                 return CTranslate2Engine(model_dir, cache_dir=cache_dir, device=device, dtype=dtype, **limits)
             except ModelError as refusal:
@@ -118,15 +110,13 @@ def choose_engine(
         return "ctranslate2"
     if model_dir is None:
         return "transformers"
-    if device.type == "cuda" and find_spec("vllm") is not None:
-        from transformers import AutoConfig
+    from mentorkd.models import config_of
 
-        if not AutoConfig.from_pretrained(model_dir).is_encoder_decoder:
-            return "vllm"
-    if device.type == "cpu" and cache_dir is not None and find_spec("ctranslate2") is not None:
-        from transformers import AutoConfig
-
-        weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-        if AutoConfig.from_pretrained(model_dir).model_type in CONVERTED and weights <= LARGEST_CONVERTED:
-            return "ctranslate2"
+    config = config_of(ModelConfig(name=str(model_dir)))
+    if device.type == "cuda" and find_spec("vllm") is not None and not config.is_encoder_decoder:
+        return "vllm"
+    weights = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
+    converts = config.model_type in CONVERTED and weights <= LARGEST_CONVERTED
+    if device.type == "cpu" and cache_dir is not None and find_spec("ctranslate2") is not None and converts:
+        return "ctranslate2"
     return "transformers"

@@ -6,7 +6,8 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import sampling
-from mentorkd.generation.engine import Completion, EngineDtype, SamplingParams
+from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
@@ -33,6 +34,7 @@ TOLERANCE = 0.01
 Rounding stays below 1e-4; a wrong scale, rotary base or attention window is far above the tolerance."""
 
 
+@dataclass(eq=False)
 class CTranslate2Engine:
     """Generates with CTranslate2 over a saved Hugging Face folder.
 
@@ -49,22 +51,22 @@ class CTranslate2Engine:
 
     name = "ctranslate2"
 
-    def __init__(
-        self,
-        model_dir: Path,
-        *,
-        cache_dir: Path,
-        device: torch.device,
-        batch_size: int = 32,
-        tokens_per_batch: int | None = None,
-        dtype: EngineDtype | None = None,
-        separator: str = CAUSAL_SEPARATOR,
-        stop: Sequence[str] = (),
-    ) -> None:
+    model_dir: Path
+    _: KW_ONLY
+    cache_dir: Path
+    device: torch.device
+    batch_size: int = 32
+    tokens_per_batch: int | None = None
+    dtype: EngineDtype | None = None
+    separator: str = CAUSAL_SEPARATOR
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
         if find_spec("ctranslate2") is None:
             raise MissingExtraError("engine ctranslate2", "ctranslate2")
         import ctranslate2
 
+        device, dtype, model_dir = self.device, self.dtype, self.model_dir
         if device.type not in ("cpu", "cuda"):
             raise ModelError(f"ctranslate2 runs on cpu and cuda, got {device.type}: set `engine: transformers`")
         known = ctranslate2.get_supported_compute_types(device.type)
@@ -74,10 +76,6 @@ class CTranslate2Engine:
         self.kind: ModelKind = model_kind(self.config)
         self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir)))
         self.end_ids = sampling.saved_end_token_ids(model_dir, self.tokenizer)
-        self.batch_size = batch_size
-        self.tokens_per_batch = tokens_per_batch
-        self.separator = separator
-        self.stop = stop
         self._options = {
             "device": device.type,
             "device_index": device.index or 0,
@@ -85,16 +83,11 @@ class CTranslate2Engine:
             "inter_threads": 1,
             "intra_threads": torch.get_num_threads(),
         }
-        self.folder = _converted(model_dir, cache_dir, self.kind)
+        self.folder = _converted(model_dir, self.cache_dir, self.kind)
         self._runner: Any = None
 
     def sample(
-        self,
-        prompts: Sequence[str],
-        params: SamplingParams,
-        *,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]:
         import ctranslate2
 
@@ -120,15 +113,14 @@ class CTranslate2Engine:
         rows, tokens = max(1, self.batch_size // n), self.tokens_per_batch
         tokens = None if tokens is None else tokens // n
         for batch in sampling.group(lengths, 1, limit, rows=rows, tokens=tokens):
-            sources = [_tokens(encoded[piece.prompt]) for piece in batch]
+            sources = [list(map(str, encoded[piece.prompt])) for piece in batch]
             for piece, samples in zip(batch, self._generate(sources, limit, options), strict=True):
                 # CTranslate2 sorts samples by score. Filters keep the first samples, so the order must be random.
                 draw.shuffle(samples)
                 results[piece.prompt] = [
                     sampling.completion(ids, self.tokenizer, self.end_ids, self.stop) for ids in samples
                 ]
-            if on_progress is not None:
-                on_progress(len(batch))
+            on_progress(len(batch))
         return results
 
     def _generate(
@@ -142,10 +134,6 @@ class CTranslate2Engine:
         limits = {"max_length": max_new_tokens, "min_length": 0}
         results = self._runner.generate_batch(sources, **limits, include_prompt_in_result=False, **options)
         return [[list(sample) for sample in result.sequences_ids] for result in results]
-
-
-def _tokens(ids: Sequence[int]) -> list[str]:
-    return [str(i) for i in ids]
 
 
 def _open(folder: Path, kind: ModelKind, options: dict[str, Any]) -> Any:
@@ -230,9 +218,9 @@ def _check(model_dir: Path, runner: Any) -> None:
     expected = _log_probabilities(loaded, source, target)
     try:
         if loaded.kind == "seq2seq":
-            [scored] = runner.score_batch([_tokens(source)], [_tokens(target)], max_input_length=0)
+            [scored] = runner.score_batch([list(map(str, source))], [list(map(str, target))], max_input_length=0)
         else:
-            [scored] = runner.score_batch([_tokens(target)])
+            [scored] = runner.score_batch([list(map(str, target))])
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"ctranslate2 cannot run {model_dir}: {error}; set `engine: transformers`") from error
     got = torch.tensor(scored.log_probs[: len(expected)])  # for seq2seq, the last one belongs to the end token
@@ -246,11 +234,10 @@ def _check(model_dir: Path, runner: Any) -> None:
 
 def _log_probabilities(loaded: LoadedModel, source: list[int], target: list[int]) -> torch.Tensor:
     """Log-probability of each target token given the earlier ones; a causal model has no source and skips the first one."""
+    labels = torch.tensor(target)
     if loaded.kind == "seq2seq":
-        logits = loaded.model(input_ids=torch.tensor([source]), labels=torch.tensor([target])).logits[0]
-        labels = torch.tensor(target)
+        logits = loaded.model(input_ids=torch.tensor([source]), labels=labels[None]).logits[0]
     else:
-        logits = loaded.model(input_ids=torch.tensor([target])).logits[0, :-1]
-        labels = torch.tensor(target[1:])
+        logits, labels = loaded.model(input_ids=labels[None]).logits[0, :-1], labels[1:]
     picked: torch.Tensor = logits.float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
     return picked

@@ -137,11 +137,9 @@ class _Rows:
         self.model: Any = model
         self.kind = kind
         self.ids_RS, self.mask_RS = pad(prompts, pad_id, left=kind == "causal", device=self.model.device)
-        self.cache: Any
-        if kind == "seq2seq":
-            self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        else:
-            self.cache = DynamicCache(config=self.model.config)  # the config names the layers with a sliding window
+        # The config names the layers with a sliding window.
+        own = DynamicCache() if kind == "seq2seq" else DynamicCache(config=self.model.config)
+        self.cache: Any = EncoderDecoderCache(own, DynamicCache()) if kind == "seq2seq" else own
 
     def read(self, start_id: int | None) -> Tensor:
         """Read the prompts; logits [prompts, V] of the first new token."""

@@ -12,6 +12,13 @@ EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
 EngineDtype = Literal["float32", "bfloat16", "float16", "int8"]
 FinishReason = Literal["stop", "length"]
 
+OnPrompts = Callable[[int], None]
+"""Called with the number of prompts that were completed since its last call."""
+
+
+def ignore(count: int) -> None:
+    """No report of progress."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -65,18 +72,12 @@ class Engine(Protocol):
 
     `sample` returns `params.n` completions for each prompt, in the order of the prompts; samples of one prompt are
     interchangeable. `params` alone shape the distribution: sampling settings in a model's own generation config have no
-    effect. Prompts are encoded as in training and never cut. The same call gives the same result. `on_progress`
-    receives the number of prompts that were completed since its last call.
+    effect. Prompts are encoded as in training and never cut. The same call gives the same result.
     Raises ModelError if the longest prompt and `max_new_tokens` exceed the positions of a causal model.
     """
 
     name: str
 
     def sample(
-        self,
-        prompts: Sequence[str],
-        params: SamplingParams,
-        *,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]: ...

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mentorkd.errors import ModelError
-from mentorkd.generation.engine import Completion, SamplingParams
+from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
 
 
 class ReplayEngine:
@@ -24,12 +24,7 @@ class ReplayEngine:
         self.calls: list[tuple[tuple[str, ...], SamplingParams]] = []
 
     def sample(
-        self,
-        prompts: Sequence[str],
-        params: SamplingParams,
-        *,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]:
         self.calls.append((tuple(prompts), params))
         first = 0 if params.greedy else seed
@@ -40,8 +35,7 @@ class ReplayEngine:
                 raise ModelError(f"no text for the prompt {prompt!r}; add it to the engine's `texts_by_prompt`")
             samples = (texts[(first + number) % len(texts)] for number in range(params.n))
             results.append([_completion(text, params.max_new_tokens) for text in samples])
-            if on_progress is not None:
-                on_progress(1)
+            on_progress(1)
         return results
 
 

@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, cut_at
 from mentorkd.errors import ModelError
 from mentorkd.generation.engine import Completion
 from mentorkd.records import ModelKind, content_id
-
-if TYPE_CHECKING:
-    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +57,7 @@ def encode_prompts(
     *,
     separator: str = CAUSAL_SEPARATOR,
 ) -> list[list[int]]:
-    """Token ids of each prompt.
-
-    Raises ModelError if the longest prompt and `max_new_tokens` exceed the positions of a causal model.
-    """
+    """Token ids of each prompt; ModelError if the longest and `max_new_tokens` exceed the positions of a causal model."""
     encoded = [encode_prompt(tokenizer, kind, prompt, separator=separator) for prompt in prompts]
     positions = getattr(config, "max_position_embeddings", None) if kind == "causal" else None
     longest = max(map(len, encoded), default=0)
@@ -83,8 +78,6 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Generat
 
 def saved_end_token_ids(model_dir: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """`end_token_ids` of a saved model, which may have no generation config."""
-    from transformers import GenerationConfig
-
     has_config = (model_dir / "generation_config.json").exists()
     return end_token_ids(tokenizer, GenerationConfig.from_pretrained(model_dir) if has_config else None)
 

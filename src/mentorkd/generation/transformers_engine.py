@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import ModelError
 from mentorkd.generation import sampling
 from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
-from mentorkd.generation.engine import Completion, SamplingParams
-from mentorkd.generation.sampling import Piece
+from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
+from mentorkd.precision import Precision, autocast
 from mentorkd.records import ModelKind
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
+@dataclass(eq=False)
 class TransformersEngine:
     """Generates with a model in memory, in batches of prompts of similar length.
 
@@ -41,39 +41,25 @@ class TransformersEngine:
 
     name = "transformers"
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        kind: ModelKind,
-        *,
-        batch_size: int = 32,
-        tokens_per_batch: int | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-        use_generate: bool = False,
-        separator: str = CAUSAL_SEPARATOR,
-        stop: Sequence[str] = (),
-    ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.kind = kind
-        self.batch_size = batch_size
-        self.tokens_per_batch = tokens_per_batch
-        self.dtype = dtype
-        self.separator = separator
-        self.stop = stop
-        self._stopped = sampling.stopper(tokenizer, stop)
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    kind: ModelKind
+    _: KW_ONLY
+    batch_size: int = 32
+    tokens_per_batch: int | None = None
+    dtype: Precision | None = None
+    use_generate: bool = False
+    separator: str = CAUSAL_SEPARATOR
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self._stopped = sampling.stopper(self.tokenizer, self.stop)
         # Adapters are part of the base model's layers; peft's wrapper only hides the signature of the base model.
-        self._base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._by_generate = use_generate or self._base.config.model_type not in FAMILIES
+        self._base: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._by_generate = self.use_generate or self._base.config.model_type not in FAMILIES
 
     def sample(
-        self,
-        prompts: Sequence[str],
-        params: SamplingParams,
-        *,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]:
         n, limit = params.n, params.max_new_tokens
         config = self._base.config
@@ -85,32 +71,30 @@ class TransformersEngine:
         write = self._by_own_generate if self._by_generate else self._by_loop
         with self._ready():
             for batch in sampling.group(lengths, n, limit, rows=self.batch_size, tokens=self.tokens_per_batch):
-                for piece, rows in zip(batch, write(batch, encoded, seeds, params, end_ids), strict=True):
+                chosen = [seeds[piece.prompt][piece.first : piece.first + piece.count] for piece in batch]
+                written = iter(write([encoded[piece.prompt] for piece in batch], chosen, params, end_ids))
+                for piece in batch:
                     results[piece.prompt] += [
-                        sampling.completion(ids, self.tokenizer, end_ids, self.stop) for ids in rows
+                        sampling.completion(ids, self.tokenizer, end_ids, self.stop)
+                        for ids in islice(written, piece.count)
                     ]
-                if on_progress is not None:
-                    on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
+                on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
         return results
 
     def _by_loop(
-        self,
-        batch: list[Piece],
-        encoded: list[list[int]],
-        seeds: list[list[int]],
-        params: SamplingParams,
-        end_ids: list[int],
-    ) -> Iterator[list[list[int]]]:
-        count = batch[0].count
+        self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, end_ids: list[int]
+    ) -> list[list[int]]:
+        """Token ids of the samples of `prompts`, one after the other; `seeds` has the seed of each sample of a prompt."""
         uniforms = None
         if not params.greedy:
-            drawn = [_uniforms(seeds[p.prompt][s], params) for p in batch for s in range(p.first, p.first + count)]
+            generators = [torch.Generator().manual_seed(seed) for of_prompt in seeds for seed in of_prompt]
+            drawn = [torch.rand(params.max_new_tokens, generator=generator) for generator in generators]
             uniforms = torch.stack(drawn).to(self._base.device)
-        written = decode(
+        return decode(
             self._base,
             self.kind,
-            [encoded[piece.prompt] for piece in batch],
-            copies=count,
+            prompts,
+            copies=len(seeds[0]),
             max_new_tokens=params.max_new_tokens,
             start_id=self._start_id(),
             end_ids=set(end_ids),
@@ -119,24 +103,16 @@ class TransformersEngine:
             uniforms=uniforms,
             stopped=self._stopped,
         )
-        return (written[start : start + count] for start in range(0, len(written), count))
 
     def _by_own_generate(
-        self,
-        batch: list[Piece],
-        encoded: list[list[int]],
-        seeds: list[list[int]],
-        params: SamplingParams,
-        end_ids: list[int],
-    ) -> Iterator[list[list[int]]]:
-        count = batch[0].count
+        self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, end_ids: list[int]
+    ) -> list[list[int]]:
         pad_id = self._pad_id(end_ids)
-        prompts = [encoded[piece.prompt] for piece in batch]
         ids, mask = pad(prompts, pad_id, left=self.kind == "causal", device=self._base.device)
         drawing: dict[str, Any] = {"do_sample": False}
         if not params.greedy:
             filters = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
-            drawing = {"do_sample": True, "num_return_sequences": count, **filters}
+            drawing = {"do_sample": True, "num_return_sequences": len(seeds[0]), **filters}
         settings = GenerationConfig(
             max_new_tokens=params.max_new_tokens,
             num_beams=1,
@@ -147,13 +123,18 @@ class TransformersEngine:
         )
         start, stopped = 1 if self.kind == "seq2seq" else ids.shape[1], self._stopped
         criteria = StoppingCriteriaList() if stopped is None else StoppingCriteriaList([_each_row(stopped, start)])
-        with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []), _own_settings_off(self._base):
-            torch.manual_seed(random.Random(str([seeds[piece.prompt][piece.first] for piece in batch])).getrandbits(63))
-            output = self._base.generate(
-                ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
-            )
+        # `generate` takes every setting that a call leaves open from the model's own generation config.
+        own, self._base.generation_config = self._base.generation_config, GenerationConfig()
+        try:
+            with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []):
+                torch.manual_seed(random.Random(str([of_prompt[0] for of_prompt in seeds])).getrandbits(63))
+                output = self._base.generate(
+                    ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
+                )
+        finally:
+            self._base.generation_config = own
         rows: list[list[int]] = output[:, start:].tolist()
-        return (rows[first : first + count] for first in range(0, len(rows), count))
+        return rows
 
     def _start_id(self) -> int | None:
         """The token that a decoder starts from; None for causal models."""
@@ -174,24 +155,11 @@ class TransformersEngine:
         """Evaluation mode and autocast; the model's own mode is restored afterwards."""
         training = self.model.training
         self.model.eval()
-        narrow = self.dtype is not None and self.dtype != "float32"
-        dtype = getattr(torch, self.dtype or "float32")
         try:
-            with torch.inference_mode(), torch.autocast(self._base.device.type, dtype) if narrow else nullcontext():
+            with torch.inference_mode(), autocast(self._base.device.type, self.dtype):
                 yield
         finally:
             self.model.train(training)
-
-
-@contextmanager
-def _own_settings_off(model: Any) -> Iterator[None]:
-    """Hide the model's own generation config, from which `generate` takes every setting that a call leaves open."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def _each_row(stopped: Callable[[Sequence[int]], bool], start: int) -> Callable[..., Tensor]:
@@ -199,7 +167,3 @@ def _each_row(stopped: Callable[[Sequence[int]], bool], start: int) -> Callable[
     return lambda ids_RS, *_, **__: torch.tensor(
         [stopped(row[start:]) for row in ids_RS.tolist()], device=ids_RS.device
     )
-
-
-def _uniforms(seed: int, params: SamplingParams) -> Tensor:
-    return torch.rand(params.max_new_tokens, generator=torch.Generator().manual_seed(seed))

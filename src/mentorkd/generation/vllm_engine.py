@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import AutoConfig
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import sampling
-from mentorkd.generation.engine import Completion, EngineDtype, SamplingParams
+from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 
@@ -20,6 +21,7 @@ PROMPTS_PER_CALL = 512
 """Prompts of one call to vLLM: enough to fill its batches, few enough for a progress bar to move."""
 
 
+@dataclass(eq=False)
 class VllmEngine:
     """Generates with vLLM's offline `LLM` over a saved causal model.
 
@@ -29,41 +31,34 @@ class VllmEngine:
 
     name = "vllm"
 
-    def __init__(
-        self,
-        model_dir: Path,
-        *,
-        device: torch.device,
-        dtype: EngineDtype | None = None,
-        separator: str = CAUSAL_SEPARATOR,
-        stop: Sequence[str] = (),
-    ) -> None:
+    model_dir: Path
+    _: KW_ONLY
+    device: torch.device
+    dtype: EngineDtype | None = None
+    separator: str = CAUSAL_SEPARATOR
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
         if find_spec("vllm") is None:
             raise MissingExtraError("engine vllm", "vllm")
-        config = AutoConfig.from_pretrained(model_dir)
-        if model_kind(config) != "causal":
-            raise ModelError(f"vllm serves causal models; {model_dir} is a {config.model_type}: set `engine: auto`")
-        if device.type != "cuda":
-            raise ModelError(f"the vllm engine needs a CUDA device, got {device.type}: set `engine: auto`")
-        if dtype == "int8":
+        self.config = AutoConfig.from_pretrained(self.model_dir)
+        if model_kind(self.config) != "causal":
+            raise ModelError(
+                f"vllm serves causal models; {self.model_dir} is a {self.config.model_type}: set `engine: auto`"
+            )
+        if self.device.type != "cuda":
+            raise ModelError(f"the vllm engine needs a CUDA device, got {self.device.type}: set `engine: auto`")
+        if self.dtype == "int8":
             raise ModelError("the vllm engine has no int8; set `engine: ctranslate2` or another dtype")
         from vllm import LLM
 
-        self.config = config
-        self.separator = separator
-        self.stop = stop
-        self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir)))
-        self.end_ids = sampling.saved_end_token_ids(model_dir, self.tokenizer)
+        self.tokenizer = load_tokenizer(ModelConfig(name=str(self.model_dir)))
+        self.end_ids = sampling.saved_end_token_ids(self.model_dir, self.tokenizer)
         # generation_config="vllm" ignores the sampling settings of the model's own file.
-        self.llm = LLM(model=str(model_dir), dtype=dtype or "auto", generation_config="vllm")
+        self.llm = LLM(model=str(self.model_dir), dtype=self.dtype or "auto", generation_config="vllm")
 
     def sample(
-        self,
-        prompts: Sequence[str],
-        params: SamplingParams,
-        *,
-        seed: int,
-        on_progress: Callable[[int], None] | None = None,
+        self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]:
         import vllm
 
@@ -93,6 +88,5 @@ class VllmEngine:
                 results.append(
                     [sampling.completion(s.token_ids, self.tokenizer, self.end_ids, self.stop) for s in samples]
                 )
-            if on_progress is not None:
-                on_progress(len(requests))
+            on_progress(len(requests))
         return results

@@ -15,6 +15,7 @@ A result may be rounded or cut at its last decimal. A result without decimals mu
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -114,13 +115,10 @@ class _Side:
 
 def check_arithmetic(text: str) -> EquationCounts:
     """Check every equation of `text`."""
-    holding, unread, wrong = 0, 0, []
-    for verdict, equation in _equations(text):
-        holding += verdict == "holds"
-        unread += verdict == "unread"
-        if verdict == "wrong":
-            wrong.append(equation)
-    return EquationCounts(holding, tuple(wrong), unread)
+    equations = list(_equations(text))
+    number = Counter(verdict for verdict, _ in equations)
+    wrong = tuple(equation for verdict, equation in equations if verdict == "wrong")
+    return EquationCounts(number["holds"], wrong, number["unread"])
 
 
 def _equations(text: str) -> Iterator[tuple[Verdict, str]]:
@@ -158,7 +156,7 @@ def _tokens(segment: str) -> list[_Token]:
 
 def _endings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
     """The readings of the text before an `=`, the longest first. Each reading extends to the `=`."""
-    run = _after_border(tokens)
+    run = list(takewhile(lambda token: token.kind != "border", reversed(tokens[-_SIDE_TOKENS:])))[::-1]
     sides: list[_Side] = []
     for start in range(len(run)):
         value = _value(run[start:])
@@ -193,21 +191,13 @@ def _beginnings(tokens: Sequence[_Token], inner: bool) -> list[_Side]:
     return sides
 
 
-def _after_border(tokens: Sequence[_Token]) -> Sequence[_Token]:
-    tokens = tokens[-_SIDE_TOKENS:]
-    border = next((index for index in range(len(tokens) - 1, -1, -1) if tokens[index].kind == "border"), -1)
-    return tokens[border + 1 :]
-
-
 def _is_doubted_start(run: Sequence[_Token], start: int) -> bool:
     if start == 0:
         return False
     before = run[start - 1]
     if run[start].text == "(" and not run[start].spaced:
         return True  # ceil(3/99)
-    if before.kind in ("operator", "number", "other", "unit"):
-        return True
-    if before.text == ")":
+    if before.kind in ("operator", "number", "other", "unit") or before.text == ")":
         return True
     return before.text.lower() in _DOUBTED_BEFORE and any(token.kind == "number" for token in run[:start])
 
@@ -285,13 +275,12 @@ def _may_differ(one: _Side, other: _Side) -> bool:
 
 
 def _written(sides: Sequence[_Side]) -> str:
-    text = "".join(
+    return "".join(
         (" " if token.spaced or token.kind in ("operator", "word") else "")
         + token.text
         + ("%" if token.percent else "")
         for token in sides[0].tokens
-    )
-    return text.strip()
+    ).strip()
 
 
 def _value(tokens: Sequence[_Token]) -> Fraction | None:
@@ -345,10 +334,7 @@ def _factor(tokens: Sequence[_Token], at: int) -> tuple[Fraction | None, int]:
 
 def _skip_unit(tokens: Sequence[_Token], at: int) -> int:
     """The position after the words of a unit: "red balls per box", "/hour"."""
-    end = at
-    while end < len(tokens) and end - at < 2 * _UNIT_WORDS:
-        token = tokens[end]
+    for end, token in enumerate(tokens[at : at + 2 * _UNIT_WORDS], start=at):
         if token.kind not in ("word", "unit") or token.text.lower() in _JOINING:
-            break
-        end += 1
-    return end
+            return end
+    return min(at + 2 * _UNIT_WORDS, len(tokens))

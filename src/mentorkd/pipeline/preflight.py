@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from mentorkd.distillation.objectives.hidden_states import map_layers
 from mentorkd.errors import Fault, MentorkdError, RecipeError
-from mentorkd.models import kind_of, layers_of, load_tokenizer, tokenizer_digest
+from mentorkd.models import config_of, kind_of, layer_count, load_tokenizer, tokenizer_digest
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
@@ -65,7 +65,8 @@ def check_models(recipe: Recipe) -> None:
                 faults.append(Fault(key, f"{what}; {how}"))
             try:
                 if learner.divergence == "hidden_states":
-                    map_layers(layers_of(learner.model), layers_of(recipe.learners[mentor].model), learner.layers)
+                    student, taught = (layer_count(config_of(recipe.learners[each].model)) for each in (name, mentor))
+                    map_layers(student, taught, learner.layers)
             except MentorkdError as error:
                 faults.append(Fault(f"learners.{name}.layers", str(error)))
     if faults:

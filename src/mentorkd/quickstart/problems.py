@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 LOWEST, HIGHEST = 2, 99
 """Bounds of every running total."""
@@ -189,10 +190,7 @@ class Problem:
     @property
     def totals(self) -> tuple[int, ...]:
         """The running total at the start and after each step."""
-        totals = [self.start]
-        for step in self.steps:
-            totals.append(totals[-1] + step)
-        return tuple(totals)
+        return tuple(accumulate(self.steps, initial=self.start))
 
     @property
     def answer(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from mentorkd.quickstart.problems import Problem
 
@@ -25,28 +26,13 @@ class Phrasing:
 
 
 PHRASINGS = (
+    Phrasing("We start with {a} {T}.", "{a} + {n} = {b}.", "{a} - {n} = {b}.", closing=""),
+    Phrasing("First there are {a}.", "Then {a} + {n} = {b}.", "Then {a} - {n} = {b}.", closing=""),
+    Phrasing("We begin at {a}.", "{a} + {n} = {b}.", "{a} - {n} = {b}.", closing="That is {b} {T}."),
     Phrasing(
-        opening="We start with {a} {T}.",
-        gain="{a} + {n} = {b}.",
-        loss="{a} - {n} = {b}.",
-        closing="",
-    ),
-    Phrasing(
-        opening="First there are {a}.",
-        gain="Then {a} + {n} = {b}.",
-        loss="Then {a} - {n} = {b}.",
-        closing="",
-    ),
-    Phrasing(
-        opening="We begin at {a}.",
-        gain="{a} + {n} = {b}.",
-        loss="{a} - {n} = {b}.",
-        closing="That is {b} {T}.",
-    ),
-    Phrasing(
-        opening="The count is {a}.",
-        gain="Adding {n} to {a} gives {b}.",
-        loss="Taking {n} from {a} gives {b}.",
+        "The count is {a}.",
+        "Adding {n} to {a} gives {b}.",
+        "Taking {n} from {a} gives {b}.",
         closing="So {b} {T} remain.",
     ),
 )
@@ -81,9 +67,8 @@ def _sample(rng: random.Random, problem: Problem) -> TeacherRow:
         ("right", "wrong", "lucky", "silent"),
         weights=(1 - WRONG_SHARE - LUCKY_SHARE - SILENT_SHARE, WRONG_SHARE, LUCKY_SHARE, SILENT_SHARE),
     )[0]
-    moves, totals = list(problem.steps), list(problem.totals)
-    if fate in ("wrong", "lucky"):
-        moves, totals = _err(rng, problem)
+    errs = fate in ("wrong", "lucky")
+    moves, totals = _err(rng, problem) if errs else (list(problem.steps), list(problem.totals))
     rationale = _write(phrasing, problem.things, moves, totals)
     completion = {"lucky": str(problem.answer), "silent": "I am not sure."}.get(fate, str(totals[-1]))
     return TeacherRow(problem.question, rationale, completion, str(problem.answer))
@@ -104,9 +89,8 @@ def _err(rng: random.Random, problem: Problem) -> tuple[list[int], list[int]]:
             del moves[place]
         elif kind == "sign":
             moves[place] = -moves[place]
-        totals = [problem.start]
-        for index, move in enumerate(moves):
-            totals.append(totals[-1] + move + (slip if index == place else 0))
+        changes = [move + (slip if index == place else 0) for index, move in enumerate(moves)]
+        totals = list(accumulate(changes, initial=problem.start))
         if totals[-1] != problem.answer and min(totals) >= 0:
             return moves, totals
 

@@ -83,30 +83,22 @@ def schedule_training(
     return Schedule(plan, config.gradient_accumulation * len(tasks), updates or ends[-1], rounds, ends)
 
 
-def training_length(
-    rows: Sequence[Example], kind: ModelKind, config: TrainingConfig, *, seed: int, processes: int = 1
-) -> Length:
+def training_length(rows: Sequence[Example], kind: ModelKind, config: TrainingConfig, *, seed: int) -> Length:
     """The length of a training by the learner's own settings."""
-    schedule = schedule_training(rows, kind, config, seed=seed, processes=processes)
+    schedule = schedule_training(rows, kind, config, seed=seed)
     return Length(schedule.updates, sum(_target_tokens(rows, schedule.plan)))
 
 
 def updates_for(
-    target_tokens: int,
-    rows: Sequence[Example],
-    kind: ModelKind,
-    config: TrainingConfig,
-    *,
-    seed: int,
-    processes: int = 1,
+    target_tokens: int, rows: Sequence[Example], kind: ModelKind, config: TrainingConfig, *, seed: int
 ) -> int:
     """The fewest updates, on cycled rows, that train on at least `target_tokens` target tokens."""
     epochs = math.ceil(target_tokens / sum(len(row.target_ids) for row in rows))
     whole = config.model_copy(update={"epochs": max(1, epochs), "updates": None})
-    schedule = schedule_training(rows, kind, whole, seed=seed, processes=processes)
+    schedule = schedule_training(rows, kind, whole, seed=seed)
     totals = accumulate(_target_tokens(rows, schedule.plan))
     batches = next(number for number, tokens in enumerate(totals, 1) if tokens >= target_tokens)
-    return math.ceil(batches / (schedule.accumulation * processes))
+    return math.ceil(batches / schedule.accumulation)
 
 
 def _target_tokens(rows: Sequence[Example], plan: BatchPlan) -> list[int]:

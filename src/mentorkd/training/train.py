@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import load_model as load_weights
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example
@@ -23,9 +25,10 @@ from mentorkd.distillation.hidden_states import head_is_linear
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel
+from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
+from mentorkd.records import Progress
 from mentorkd.training.schedule import Schedule, schedule_training
-from mentorkd.training.trackers import close_trackers, tensorboard_in
 from mentorkd.training.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
 
 log = logging.getLogger(__name__)
@@ -53,11 +56,11 @@ def train(
     *,
     seed: int,
     folder: Path,
-    precision: Literal["float32", "bfloat16", "float16"],
+    precision: Precision,
     objective: Objective | None = None,
     updates: int | None = None,
     validate: Callable[[], float] | None = None,
-    on_progress: Callable[[int, int], None] = lambda step, steps: None,
+    on_progress: Progress = lambda step, steps: None,
     project: str = "",
     run_name: str = "",
     tensorboard: Path | None = None,
@@ -85,18 +88,20 @@ def train(
         raise TrainingError(f"got {len(rows)} rows: {missing}; select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, project, run_name)
     schedule = schedule_training(rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=updates)
-    _set_length(arguments, schedule, config.warmup_ratio)
+    arguments.gradient_accumulation_steps = schedule.accumulation
+    arguments.max_steps = schedule.updates
+    arguments.warmup_steps = math.ceil(schedule.updates * config.warmup_ratio)
+    arguments.logging_steps = max(1, schedule.updates // 100)
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
     batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size)
     fused = _can_fuse(loaded, batches[0])
     if config.torch_compile:
         _compile(loaded)
     checkpoint = last_checkpoint(folder)
-    callbacks: list[TrainerCallback] = [
-        RoundEnds(schedule.rounds, config.validate_every, validate is not None, on_progress)
-    ]
+    validations = config.validate_every if validate is not None else None
+    callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress)]
     if tensorboard is not None and "tensorboard" in config.report_to:
-        callbacks.append(tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
+        callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
     with _trained_with(loaded.model, objective.weights, checkpoint):
         trainer = MentorTrainer(
             model=loaded.model,
@@ -108,14 +113,14 @@ def train(
             callbacks=callbacks,
             objective=objective,
             fused=fused,
-            autocast=None if precision == "float32" else getattr(torch, precision),
+            precision=precision,
             validate=validate,
         )
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
-            close_trackers(config.report_to)
+            _close_trackers(config.report_to)
     state = trainer.state
     history = [_history_row(row, schedule) for row in state.log_history if "loss" in row or "eval_accuracy" in row]
     best = state.best_global_step if validate is not None else state.global_step
@@ -151,6 +156,26 @@ def _trained_with(model: nn.Module, weights: nn.Module | None, checkpoint: Path 
         del model.objective
 
 
+def _tensorboard_in(folder: Path, *, fresh: bool) -> TrainerCallback:
+    """Writes TensorBoard's event files of a training to `folder`; `fresh` empties it first.
+
+    By default they would go into the checkpoints' folder, named after host and time, and be removed with it.
+    """
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    callback = TensorBoardCallback()
+    callback.logging_dir = str(folder)
+    return callback
+
+
+def _close_trackers(names: Sequence[str]) -> None:
+    """End the tracker runs of a training. Without this, W&B and MLflow would log the next training to the same run."""
+    if "wandb" in names and (wandb := sys.modules.get("wandb")):
+        wandb.finish()
+    if "mlflow" in names and (mlflow := sys.modules.get("mlflow")):
+        mlflow.end_run()
+
+
 def _can_fuse(loaded: LoadedModel, batch: Batch) -> bool:
     """Whether the fused loss is exact: it needs a model whose logits are its head's output."""
     tensors = {name: value.to(loaded.device) for name, value in batch.items() if name != "rows"}
@@ -172,10 +197,7 @@ def _compile(loaded: LoadedModel) -> None:
 
 
 def _history_row(row: dict[str, float], schedule: Schedule) -> dict[str, float]:
-    """A row of the history from a row of the Trainer's log.
-
-    The schedule counts the epochs: for the Trainer, the whole plan is one epoch.
-    """
+    """A row of the history from a row of the Trainer's log, for which the whole plan is one epoch."""
     place = {"step": row["step"], "epoch": round(schedule.epoch_at(int(row["step"])), 4)}
     if "eval_accuracy" in row:
         return {**place, "validation_accuracy": row["eval_accuracy"]}
@@ -184,12 +206,6 @@ def _history_row(row: dict[str, float], schedule: Schedule) -> dict[str, float]:
 
 NEVER = 10**9
 """A step number that no training reaches: the schedule decides when to save and validate, not the Trainer's counters."""
-
-
-def _checkpointing_argument() -> str:
-    """The argument for gradient checkpointing; newer transformers rename it and warn about the old name."""
-    names = {field.name for field in fields(TrainingArguments)}
-    return "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
 
 
 def _arguments(
@@ -202,13 +218,14 @@ def _arguments(
     project: str,
     run_name: str,
 ) -> TrainingArguments:
-    schedule = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}[config.schedule]
+    # Newer transformers rename the argument for gradient checkpointing and warn about the old name.
+    renamed = any(field.name == "activation_checkpointing" for field in fields(TrainingArguments))
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        lr_scheduler_type=schedule,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
         max_grad_norm=config.max_grad_norm,
         optim="adamw_torch" if device.type == "mps" else "adamw_torch_fused",
         fp16=precision == "float16",
@@ -230,14 +247,7 @@ def _arguments(
         report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
         project=project or "mentorkd",
         run_name=run_name or None,
-        **{_checkpointing_argument(): config.gradient_checkpointing},
+        **{"activation_checkpointing" if renamed else "gradient_checkpointing": config.gradient_checkpointing},
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # more GPUs need more processes; DataParallel is not used
     return arguments
-
-
-def _set_length(arguments: TrainingArguments, schedule: Schedule, warmup_ratio: float) -> None:
-    arguments.gradient_accumulation_steps = schedule.accumulation
-    arguments.max_steps = schedule.updates
-    arguments.warmup_steps = math.ceil(schedule.updates * warmup_ratio)
-    arguments.logging_steps = max(1, schedule.updates // 100)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from transformers import Trainer, TrainerCallback
 
 from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.objectives.base import Objective, Student, Sums
+from mentorkd.distillation.objectives.base import Objective, Student
 from mentorkd.errors import TrainingError
+from mentorkd.precision import Precision, autocast
+from mentorkd.records import Progress
 
 Batch = dict[str, Any]
 
@@ -34,15 +35,14 @@ class PlannedBatches(Dataset[Batch]):
     """
 
     def __init__(self, rows: Sequence[Example], plan: BatchPlan, collator: Collator, processes: int) -> None:
-        self.rows, self.plan, self.collator = rows, plan, collator
-        self.length = math.ceil(len(plan.batches) / processes) * processes
+        self.rows, self.plan, self.collator, self.processes = rows, plan, collator, processes
 
     def __len__(self) -> int:
-        return self.length
+        return math.ceil(len(self.plan.batches) / self.processes) * self.processes
 
     def __getitem__(self, index: int) -> Batch:
         rows = [self.rows[row] for row in self.plan.batches[index]] if index < len(self.plan.batches) else []
-        batch = {**self.collator(rows or self.rows[:1]), "rows": rows}
+        batch: Batch = {**self.collator(rows or self.rows[:1]), "rows": rows}
         if not rows:
             batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
         return batch
@@ -60,14 +60,14 @@ class MentorTrainer(Trainer):
         *,
         objective: Objective,
         fused: bool,
-        autocast: torch.dtype | None,
+        precision: Precision,
         validate: Callable[[], float] | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         # The fused loss needs the whole head; these hold shards of it.
         self.fused = fused and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        self.objective, self.autocast, self.validate = objective, autocast, validate
+        self.objective, self.precision, self.validate = objective, precision, validate
         # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self._kinds = list(objective.counts([]))
@@ -99,8 +99,7 @@ class MentorTrainer(Trainer):
         rows: list[Example] = batch.pop("rows")
         assert isinstance(num_items_in_batch, torch.Tensor)
         step = dict(zip(self._kinds, num_items_in_batch, strict=True))
-        device = self.args.device.type
-        with torch.autocast(device, self.autocast) if self.autocast else nullcontext():
+        with autocast(self.args.device.type, self.precision):
             student = Student.forward(
                 model, batch, rows, owner=self.model, fused=self.fused, layers=self.objective.layers
             )
@@ -113,16 +112,12 @@ class MentorTrainer(Trainer):
                 f"rationales in the batch: {', '.join(row.rationale_id for row in rows)}. Lower the learning rate or set "
                 "`precision: float32`; checkpoints of finished epochs are kept"
             )
-        self._collect(sums, rows)
-        # DistributedDataParallel averages gradients over processes, and the loss is a sum over them.
-        processes: int = self.args.world_size
-        return loss * processes
-
-    def _collect(self, sums: Sums, rows: Sequence[Example]) -> None:
         for name, (kind, total) in sums.metrics.items():
             self._metrics[name, kind] += total
         for kind, count in self.objective.counts(rows).items():
             self._positions[kind] += count
+        # DistributedDataParallel averages gradients over processes, and the loss is a sum over them.
+        return loss * int(self.args.world_size)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation accuracy by generation, and the value that selects the best round: of equal accuracies, the later wins."""
@@ -139,21 +134,18 @@ class MentorTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with a loss, the means of the objective's metrics since the last log, and the target tokens, over all processes."""
         if "loss" in logs:
-            logs |= self._take_metrics()
+            values = [*self._metrics.values(), *(self._positions[kind] for kind in self._kinds)]
+            tensor = torch.tensor([float(value) for value in values], device=self.args.device)
+            totals = self.accelerator.reduce(tensor, "sum").tolist()
+            positions = dict(zip(self._kinds, totals[len(self._metrics) :], strict=True))
+            for (name, kind), total in zip(self._metrics, totals, strict=False):
+                logs[name] = total / max(1, positions[kind])
+            logs["tokens"] = positions["tokens"]
+            self._metrics.clear()
+            self._positions.clear()
         super().log(logs, start_time)
-
-    def _take_metrics(self) -> dict[str, float]:
-        """Means of the objective's metrics since the last log, and the number of target tokens, over all processes."""
-        values = [float(value) for value in (*self._metrics.values(), *(self._positions[kind] for kind in self._kinds))]
-        totals = self.accelerator.reduce(torch.tensor(values, device=self.args.device), "sum").tolist()
-        positions = dict(zip(self._kinds, totals[len(self._metrics) :], strict=True))
-        means = {
-            name: total / max(1, positions[kind]) for (name, kind), total in zip(self._metrics, totals, strict=False)
-        }
-        self._metrics.clear()
-        self._positions.clear()
-        return {**means, "tokens": positions["tokens"]}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the objective's own weights in a file beside it: a checkpoint of adapters omits them."""
@@ -163,15 +155,11 @@ class MentorTrainer(Trainer):
 
 
 class RoundEnds(TrainerCallback):
-    """Logs, saves and validates at the ends of rounds, and reports progress."""
+    """Logs and saves at the ends of rounds, validates after every `validate_every` rounds (None: never), reports progress."""
 
-    def __init__(
-        self, ends: Sequence[int], every: int, validate: bool, on_progress: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, ends: Sequence[int], validate_every: int | None, on_progress: Progress) -> None:
         self.saves = set(ends)
-        self.validations = {
-            end for number, end in enumerate(ends, 1) if validate and (number % every == 0 or end == ends[-1])
-        }
+        self.validations = {*ends[validate_every - 1 :: validate_every], ends[-1]} if validate_every else set()
         self.on_progress = on_progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

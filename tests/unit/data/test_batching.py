@@ -8,18 +8,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from layouts import packed, padded_left
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
-from mentorkd.data.encoding import Example, encode_prompt, encode_rows, encode_target, token_span
+from mentorkd.data.encoding import Example, TextEncoder, encode_prompt, encode_rows, encode_target, token_span
 from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_target
 from mentorkd.errors import ModelError
 from tiny_models import tiny_tokenizer
 
 LENGTHS = [5 + 7919 * row % 196 for row in range(137)]  # 5 to 200, in no order
+SIDES = [(length,) for length in LENGTHS]
 
 
 def test_a_plan_has_every_row_once_an_epoch() -> None:
-    plan = plan_batches(LENGTHS, epochs=3, seed=1, batch_size=8)
+    plan = plan_batches(SIDES, epochs=3, seed=1, batch_size=8)
     start = 0
     for end in plan.epoch_ends:
         rows = [row for batch in plan.batches[start:end] for row in batch]
@@ -29,23 +31,23 @@ def test_a_plan_has_every_row_once_an_epoch() -> None:
 
 
 def test_a_plan_is_a_function_of_its_seed_and_differs_between_epochs() -> None:
-    plan = plan_batches(LENGTHS, epochs=2, seed=1, batch_size=8)
-    assert plan == plan_batches(LENGTHS, epochs=2, seed=1, batch_size=8)
-    assert plan != plan_batches(LENGTHS, epochs=2, seed=2, batch_size=8)
+    plan = plan_batches(SIDES, epochs=2, seed=1, batch_size=8)
+    assert plan == plan_batches(SIDES, epochs=2, seed=1, batch_size=8)
+    assert plan != plan_batches(SIDES, epochs=2, seed=2, batch_size=8)
     assert plan.batches[: plan.epoch_ends[0]] != plan.batches[plan.epoch_ends[0] :]
 
 
 def test_a_longer_plan_begins_as_a_shorter_one() -> None:
-    short, long = (plan_batches(LENGTHS, epochs=n, seed=1, batch_size=8) for n in (2, 5))
+    short, long = (plan_batches(SIDES, epochs=n, seed=1, batch_size=8) for n in (2, 5))
     assert long.batches[: len(short.batches)] == short.batches
 
 
 def test_a_number_of_batches_cycles_the_rows_and_cuts_the_last_epoch() -> None:
-    whole = plan_batches(LENGTHS, epochs=3, seed=1, batch_size=8)
-    cut = plan_batches(LENGTHS, batches=40, seed=1, batch_size=8)
+    whole = plan_batches(SIDES, epochs=3, seed=1, batch_size=8)
+    cut = plan_batches(SIDES, batches=40, seed=1, batch_size=8)
     assert cut.batches == whole.batches[:40]
     assert cut.epoch_ends == whole.epoch_ends == [18, 36, 54]
-    assert plan_batches(LENGTHS, batches=36, seed=1, batch_size=8).epoch_ends == [18, 36]
+    assert plan_batches(SIDES, batches=36, seed=1, batch_size=8).epoch_ends == [18, 36]
     seen = Counter(row for batch in cut.batches for row in batch)
     assert set(seen) == set(range(len(LENGTHS)))
     assert set(seen.values()) == {2, 3}
@@ -54,7 +56,7 @@ def test_a_number_of_batches_cycles_the_rows_and_cuts_the_last_epoch() -> None:
 @pytest.mark.parametrize("limit", [{"batch_size": 8}, {"tokens_per_batch": 900}])
 def test_rows_of_a_group_share_a_batch_in_pairs_that_change_every_epoch(limit: dict[str, int]) -> None:
     groups = [None if row % 10 == 0 else f"q{row // 5}" for row in range(len(LENGTHS))]
-    plan = plan_batches(LENGTHS, epochs=4, seed=1, groups=groups, **limit)
+    plan = plan_batches(SIDES, epochs=4, seed=1, groups=groups, **limit)
     sizes = Counter(group for group in groups if group)
     pairs, start = [], 0
     for end in plan.epoch_ends:
@@ -85,19 +87,19 @@ def neighbours(batch: list[int], groups: list[str | None]) -> list[tuple[int, in
 
 
 def test_a_pair_over_the_limit_is_alone_in_its_batch() -> None:
-    plan = plan_batches([9, 9, 9], epochs=1, seed=0, batch_size=1, groups=["q", "q", None])
+    plan = plan_batches([(9,)] * 3, epochs=1, seed=0, batch_size=1, groups=["q", "q", None])
     assert sorted(map(len, plan.batches)) == [1, 2]
 
 
 def test_batches_have_rows_of_about_equal_length() -> None:
-    plan = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8, window=100)
+    plan = plan_batches(SIDES, epochs=1, seed=1, batch_size=8, window=100)
     assert padded(plan.batches) < 1.1 * sum(LENGTHS)
 
 
 def test_an_update_has_the_same_random_rows_for_every_split() -> None:
-    whole = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8).batches
+    whole = plan_batches(SIDES, epochs=1, seed=1, batch_size=8).batches
     for split in (2, 4):
-        micro = plan_batches(LENGTHS, epochs=1, seed=1, batch_size=8 // split, window=split).batches
+        micro = plan_batches(SIDES, epochs=1, seed=1, batch_size=8 // split, window=split).batches
         updates = [micro[start : start + split] for start in range(0, len(micro), split)]
         assert [sorted(row for batch in update for row in batch) for update in updates] == [sorted(b) for b in whole]
         assert padded(micro) < padded(whole)  # lengths within a micro-batch are similar
@@ -105,7 +107,7 @@ def test_an_update_has_the_same_random_rows_for_every_split() -> None:
 
 @pytest.mark.parametrize("window", [2, 3, 5])
 def test_windows_follow_one_another_over_the_ends_of_epochs(window: int) -> None:
-    plan = plan_batches(LENGTHS, epochs=3, seed=1, batch_size=8, window=window)
+    plan = plan_batches(SIDES, epochs=3, seed=1, batch_size=8, window=window)
     assert plan.epoch_ends == [18, 36, 54]
     for start in range(0, 54, window):
         if any(start < end < start + window for end in plan.epoch_ends):
@@ -135,7 +137,7 @@ def test_sources_and_targets_of_a_batch_have_similar_lengths_if_padded_separatel
     assert sorted(row for batch in batches for row in batch) == list(range(len(sides)))
     assert padding(batches, sides) < 0.09
     assert padding(plan_batches(sides, epochs=1, seed=0, batch_size=8, window=100).batches, sides) < 0.13
-    sums = [sum(pair) for pair in sides]
+    sums = [(sum(pair),) for pair in sides]
     assert padding(sorted_batches(sums, tokens_per_batch=2048), sides) > 0.15  # by sorting by the sum
 
 
@@ -146,23 +148,23 @@ def test_the_token_limit_holds_for_both_sides() -> None:
 
 
 def test_no_rows_make_no_batches() -> None:
-    assert sorted_batches([], batch_size=4) == []
+    assert sorted_batches([], tokens_per_batch=4) == []
     assert plan_batches([], epochs=2, seed=0, batch_size=4).batches == []
 
 
 def test_the_token_limit_includes_padding() -> None:
-    plan = plan_batches(LENGTHS, epochs=2, seed=1, tokens_per_batch=400, window=100)
+    plan = plan_batches(SIDES, epochs=2, seed=1, tokens_per_batch=400, window=100)
     assert all(len(batch) * max(LENGTHS[row] for row in batch) <= 400 for batch in plan.batches)
     assert len(plan.batches) < 2 * len(LENGTHS) / 2
 
 
 def test_a_row_over_the_limit_is_alone_in_its_batch() -> None:
-    plan = plan_batches([10, 500, 10], epochs=1, seed=0, tokens_per_batch=100)
+    plan = plan_batches([(10,), (500,), (10,)], epochs=1, seed=0, tokens_per_batch=100)
     assert [1] in plan.batches
 
 
 def test_inference_batches_are_longest_first() -> None:
-    batches = sorted_batches(LENGTHS, batch_size=10)
+    batches = sorted_batches(SIDES, tokens_per_batch=1000)
     widths = [max(LENGTHS[row] for row in batch) for batch in batches]
     assert widths == sorted(widths, reverse=True)
     assert sorted(row for batch in batches for row in batch) == list(range(len(LENGTHS)))
@@ -217,7 +219,7 @@ def test_chat_prompts_use_the_template() -> None:
 def test_rows_that_do_not_fit_are_dropped_and_counted_never_cut() -> None:
     tokenizer = tiny_tokenizer()
     rows = [("a", "short", "7 --> 7"), ("b", "long " * 50, "7 --> 7"), ("c", "short", "step " * 50 + "--> 7")]
-    kept, counts = encode_rows(rows, tokenizer, "seq2seq", max_source_tokens=40, max_target_tokens=40)
+    kept, counts = encode_rows(rows, TextEncoder(tokenizer, "seq2seq"), max_source_tokens=40, max_target_tokens=40)
     assert [row.rationale_id for row in kept] == ["a"]
     assert (counts.rows, counts.kept, counts.source_too_long, counts.target_too_long) == (3, 1, 1, 1)
     assert counts.target_tokens == len(kept[0].target_ids)
@@ -226,14 +228,14 @@ def test_rows_that_do_not_fit_are_dropped_and_counted_never_cut() -> None:
 def test_prompt_and_target_must_fit_the_positions_together() -> None:
     tokenizer = tiny_tokenizer(append_eos=False)
     rows = [("a", "short", "7 --> 7"), ("b", "short", "step " * 10 + "--> 7")]
-    whole, _ = encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99)
+    whole, _ = encode_rows(rows, TextEncoder(tokenizer, "causal"), max_source_tokens=99, max_target_tokens=99)
     limit = whole[1].length - 1
     assert (
-        encode_rows(rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit)[0] == whole
+        encode_rows(rows, TextEncoder(tokenizer, "causal", limit), max_source_tokens=99, max_target_tokens=99)[0]
+        == whole
     )
-    kept, counts = encode_rows(
-        rows, tokenizer, "causal", max_source_tokens=99, max_target_tokens=99, positions=limit - 1
-    )
+    shorter = TextEncoder(tokenizer, "causal", limit - 1)
+    kept, counts = encode_rows(rows, shorter, max_source_tokens=99, max_target_tokens=99)
     assert kept == whole[:1]
     assert counts.target_too_long == 1
 
@@ -246,7 +248,7 @@ def test_the_tokens_of_an_answer_are_found(kind: str, form: str, answer: str) ->
     target = render_target(f"the answer is not {answer} yet", answer, form)  # type: ignore[arg-type]
     start = target.rindex(answer)
     row = TextExample("a", "How many?", target, answer=(start, start + len(answer)))
-    (example,), _ = encode_rows([row], tokenizer, kind, max_source_tokens=99, max_target_tokens=99)  # type: ignore[arg-type]
+    (example,), _ = encode_rows([row], TextEncoder(tokenizer, kind), max_source_tokens=99, max_target_tokens=99)  # type: ignore[arg-type]
     assert example.answer is not None
     decoded = tokenizer.decode(example.target_ids[slice(*example.answer)])
     assert answer in decoded
@@ -265,7 +267,8 @@ ROWS = [Example("a", [5, 6, 7, 1], [8, 9, 1]), Example("b", [5, 1], [8, 9, 10, 1
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_seq2seq_labels_are_the_targets_and_inputs_are_shifted(side: str) -> None:
-    batch = Collator("seq2seq", pad_token_id=0, decoder_start_token_id=0, padding_side=side)(ROWS)  # type: ignore[arg-type]
+    batch = Collator("seq2seq", pad_token_id=0, decoder_start_token_id=0)(ROWS)
+    batch = padded_left(batch) if side == "left" else batch
     keep = batch["labels"] != IGNORE_INDEX
     assert batch["labels"][keep].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
     assert batch["decoder_input_ids"][keep].tolist() == [0, 8, 9, 0, 8, 9, 10, 11]
@@ -274,7 +277,8 @@ def test_seq2seq_labels_are_the_targets_and_inputs_are_shifted(side: str) -> Non
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_causal_labels_are_what_each_position_predicts_and_prompts_have_none(side: str) -> None:
-    batch = Collator("causal", pad_token_id=0, padding_side=side)(ROWS)  # type: ignore[arg-type]
+    batch = Collator("causal", pad_token_id=0)(ROWS)
+    batch = padded_left(batch) if side == "left" else batch
     keep = batch["labels"] != IGNORE_INDEX
     assert batch["labels"][keep].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
     # The last prompt token predicts the first target token; every target token but the last is an input.
@@ -283,7 +287,7 @@ def test_causal_labels_are_what_each_position_predicts_and_prompts_have_none(sid
 
 
 def test_packed_rows_follow_one_another() -> None:
-    batch = Collator("causal", pad_token_id=0, packed=True)(ROWS)
+    batch = packed(Collator("causal", pad_token_id=0)(ROWS))
     assert batch["input_ids"].tolist() == [[5, 6, 7, 1, 8, 9, 5, 1, 8, 9, 10, 11]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]]
     assert batch["labels"][batch["labels"] != IGNORE_INDEX].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]

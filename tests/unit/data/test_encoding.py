@@ -56,7 +56,7 @@ def test_rows_of_mcc_are_grouped_by_question_with_the_answer_marked() -> None:
 def test_a_bare_answer_is_one_row_without_a_pair(objective: str) -> None:
     (row,) = encoded([BARE], objective)
     assert TOKENIZER.decode(row.target_ids[:-1]) == "7"
-    assert plan_batches([1], epochs=1, seed=0, batch_size=8, groups=[row.group]).batches == [[0]]
+    assert plan_batches([(1,)], epochs=1, seed=0, batch_size=8, groups=[row.group]).batches == [[0]]
 
 
 @pytest.mark.parametrize(("objective", "spec"), OBJECTIVES.items())
@@ -83,5 +83,5 @@ def test_answer_spans_of_real_rationales_are_found_and_equal_in_pairs(
     assert sum(map(bool, found)) >= 0.99 * len(rows)
     groups = [row.group for row in rows]
     pairs = sum(size // 2 for size in Counter(groups).values())
-    plan = plan_batches([1] * len(rows), epochs=1, seed=0, batch_size=8, groups=groups)
+    plan = plan_batches([(1,)] * len(rows), epochs=1, seed=0, batch_size=8, groups=groups)
     assert sum(len(answer_pairs([rows[n] for n in batch])[0]) for batch in plan.batches) == pairs  # one token an answer

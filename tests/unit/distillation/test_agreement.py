@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
-from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.distillation.agreement import agreement
-from mentorkd.distillation.mentors import MentorEnsemble, OnlineMentor
+from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
 from mentorkd.distillation.objectives.mcc import Consistency
@@ -33,7 +33,9 @@ def model(family: str, seed: int) -> LoadedModel:
 
 def rows_for(loaded: LoadedModel, count: int = 12) -> list[Example]:
     texts = [(f"r{n}", "How many?" * (n % 4 + 1), f"{n} + {n % 7} = {n + n % 7}." * (n % 3 + 1)) for n in range(count)]
-    return encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=300, max_target_tokens=300)[0]
+    return encode_rows(texts, TextEncoder(loaded.tokenizer, loaded.kind), max_source_tokens=300, max_target_tokens=300)[
+        0
+    ]
 
 
 def stored(mentor: LoadedModel, rows: list[Example], folder: Path, mode: Any) -> StoredSoftLabels:
@@ -67,8 +69,8 @@ def expected(student: LoadedModel, mentor: LoadedModel, rows: list[Example]) -> 
     }
 
 
-def distilling(source: Any) -> Distillation:
-    return Distillation(source, 0.3, 2.0, True, "forward_kl")
+def distilling(*shares: tuple[float, Any]) -> Distillation:
+    return Distillation(shares, 0.3, 2.0, True, "forward_kl")
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
@@ -78,11 +80,11 @@ def test_it_is_what_the_models_say(family: str, how: str, tmp_path: Path) -> Non
     rows = rows_for(student)
     objective: Objective
     if how in ("hidden", "top_k"):
-        objective = distilling(stored(mentor, rows, tmp_path, how))
+        objective = distilling((1.0, stored(mentor, rows, tmp_path, how)))
     elif how == "hidden_states":
         objective = HiddenMatching(student, mentor, kd_weight=0.3)
     else:
-        objective = distilling(OnlineMentor(mentor))
+        objective = distilling((1.0, OnlineMentor(mentor)))
     if how == "consistency":
         objective = Consistency(0.1, 1.0, objective)
     [row] = agreement(student, rows, objective, ["mentor"])
@@ -99,8 +101,8 @@ def test_it_is_what_the_models_say(family: str, how: str, tmp_path: Path) -> Non
 def test_each_mentor_of_an_ensemble_has_its_row() -> None:
     student, one, other = (model("t5", seed) for seed in (1, 2, 3))
     rows = rows_for(student)
-    source = MentorEnsemble([(0.7, OnlineMentor(one)), (0.3, OnlineMentor(other))])
-    first, second = agreement(student, rows, distilling(source), ["one", "other"])
+    objective = distilling((0.7, OnlineMentor(one)), (0.3, OnlineMentor(other)))
+    first, second = agreement(student, rows, objective, ["one", "other"])
     assert (first["mentor"], second["mentor"]) == ("one", "other")
     assert first["student_nll"] == second["student_nll"]
     assert second["mentor_nll"] == pytest.approx(expected(student, other, rows)["mentor_nll"], abs=1e-4)
@@ -109,11 +111,11 @@ def test_each_mentor_of_an_ensemble_has_its_row() -> None:
 def test_a_sample_is_spread_over_the_rows() -> None:
     student, mentor = model("t5", 1), model("t5", 2)
     rows = rows_for(student)
-    [row] = agreement(student, rows, distilling(OnlineMentor(mentor)), ["mentor"], sample=4)
+    [row] = agreement(student, rows, distilling((1.0, OnlineMentor(mentor))), ["mentor"], sample=4)
     assert (row["rationales"], row["tokens"]) == (4, sum(len(rows[n].target_ids) for n in (0, 3, 6, 9)))
 
 
 def test_without_a_mentor_there_is_nothing_to_compare() -> None:
     student = model("t5", 1)
     assert agreement(student, rows_for(student), CrossEntropy(), []) == []
-    assert agreement(student, [], distilling(OnlineMentor(student)), ["mentor"]) == []
+    assert agreement(student, [], distilling((1.0, OnlineMentor(student))), ["mentor"]) == []

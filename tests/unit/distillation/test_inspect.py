@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ META = StoreMeta("hidden", "mentor-1", "tokenizer-1", "arrow", vocab_size=6, wid
 def store(tmp_path: Path) -> Path:
     """Rationales of 20, 19 .. 1 tokens, longest first as `score` writes them."""
     make = torch.Generator().manual_seed(0)
-    with SoftLabelWriter(tmp_path, META, {"weight": torch.randn(6, 4, generator=make)}) as writer:
+    with closing(SoftLabelWriter(tmp_path, META, {"weight": torch.randn(6, 4, generator=make)})) as writer:
         for tokens in range(20, 0, -1):
             hidden = torch.randn(tokens, 4, generator=make).bfloat16().view(torch.int16).numpy().view(np.uint16)
             writer.append([(f"r{tokens}", {"labels": np.zeros(tokens, np.int32), "hidden": hidden})])

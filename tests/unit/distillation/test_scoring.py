@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
-from mentorkd.data.encoding import Example, encode_rows
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.distillation.inspect import inspect_store
 from mentorkd.distillation.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.distillation.objectives.soft_labels import Distillation
@@ -36,7 +36,9 @@ def model(family: str, seed: int, **sizes: Any) -> LoadedModel:
 
 def rows_for(loaded: LoadedModel, count: int = 12) -> list[Example]:
     texts = [(f"r{n}", "How many?" * (n % 4 + 1), f"{n} + {n % 7} = {n + n % 7}." * (n % 3 + 1)) for n in range(count)]
-    return encode_rows(texts, loaded.tokenizer, loaded.kind, max_source_tokens=300, max_target_tokens=300)[0]
+    return encode_rows(texts, TextEncoder(loaded.tokenizer, loaded.kind), max_source_tokens=300, max_target_tokens=300)[
+        0
+    ]
 
 
 def write(mentor: LoadedModel, rows: list[Example], folder: Path, **changes: Any) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def losses(
     source: SoftLabelSource, folder: Path, *, steps: int, student: LoadedModel, rows: list[Example]
 ) -> list[float]:
     config = TrainingConfig(epochs=steps * 4 // len(rows), batch_size=4, learning_rate=1e-3)
-    how = Distillation(source, kd_weight=0.9, temperature=2.0, tau_squared=True, divergence="forward_kl")
+    how = Distillation([(1.0, source)], kd_weight=0.9, temperature=2.0, tau_squared=True, divergence="forward_kl")
     result = train(student, rows, config, seed=0, folder=folder, precision="float32", objective=how)
     assert result.updates == steps
     return [row["loss"] for row in result.history]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_a_writer_refuses_the_store_of_another_mentor(tmp_path: Path) -> None:
 
 def test_a_writer_refuses_data_shorter_than_its_index(tmp_path: Path) -> None:
     """Zeros would stand there otherwise."""
-    with SoftLabelWriter(tmp_path, HIDDEN, HEAD) as writer:
+    with closing(SoftLabelWriter(tmp_path, HIDDEN, HEAD)) as writer:
         writer.append([("a", arrays("a"))])
     file = tmp_path / "hidden.bin"
     file.write_bytes(file.read_bytes()[:-2])

@@ -1,1 +1,1 @@
-"""Losses of learners: one file an objective, over the protocol in `base`; `build` makes one from a recipe."""
+"""Losses of learners: one file an objective, over the base class in `base`; `build` makes one from a recipe."""

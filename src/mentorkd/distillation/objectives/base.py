@@ -1,4 +1,4 @@
-"""What a learner minimises: the protocol of an objective, and the student's forward pass.
+"""What a learner minimises: the base class of objectives, and the student's forward pass.
 
 | objective | loss |
 |---|---|
@@ -15,9 +15,10 @@ not depend on how the step is split into micro-batches or processes. An objectiv
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,7 +28,7 @@ from mentorkd.data.encoding import Example
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.hidden_states import Layers, head_parameters, target_states
 from mentorkd.distillation.losses import LossSums, Mentors, distillation_loss
-from mentorkd.distillation.mentors import SingleMentor
+from mentorkd.distillation.mentors import SoftLabelSource
 
 TOKENS = "tokens"
 """The kind of every target position."""
@@ -85,52 +86,30 @@ class Sums:
     """For the log: name -> kind of position, and an unweighted sum."""
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """A loss; the table above lists them."""
 
-    @property
-    def mentors(self) -> Sequence[SingleMentor]:
-        """The mentors that the student imitates, in the order of the recipe."""
-        ...
-
-    @property
-    def layers(self) -> Collection[int]:
-        """Layers of the student whose hidden states it needs."""
-        ...
-
-    @property
-    def weights(self) -> nn.Module | None:
-        """Its own trainable weights, updated by the student's optimiser and discarded after training."""
-        ...
+    mentors: Sequence[SoftLabelSource] = ()
+    """The mentors that the student imitates, in the order of the recipe."""
+    layers: Collection[int] = ()
+    """Layers of the student whose hidden states the objective needs."""
+    weights: nn.Module | None = None
+    """Its own trainable weights, updated by the student's optimiser and discarded after training."""
 
     def counts(self, rows: Sequence[Example]) -> dict[str, int]:
         """Target positions of each kind; always the same kinds, `tokens` (all positions) first."""
-        ...
-
-    def missing_data(self, rows: Sequence[Example]) -> str | None:
-        """What the rows of a whole training lack for this objective; None if nothing."""
-        ...
-
-    def sums(self, student: Student) -> Sums:
-        """Its terms over a micro-batch, which may have no rows."""
-        ...
-
-
-class TokenObjective:
-    """Defaults of an objective: no mentor, no layers, no weights of its own, one kind of position."""
-
-    mentors: Sequence[SingleMentor] = ()
-    layers: Collection[int] = ()
-    weights: nn.Module | None = None
-
-    def counts(self, rows: Sequence[Example]) -> dict[str, int]:
         return {TOKENS: sum(len(row.target_ids) for row in rows)}
 
     def missing_data(self, rows: Sequence[Example]) -> str | None:
+        """What the rows of a whole training lack for this objective; None if nothing."""
         return None
 
+    @abstractmethod
+    def sums(self, student: Student) -> Sums:
+        """The terms of the loss over a micro-batch, which may have no rows."""
 
-class CrossEntropy(TokenObjective):
+
+class CrossEntropy(Objective):
     """Fine-tuning on text: Vanilla-KD, fine-tuning on bare answers, a mentor's own training."""
 
     def sums(self, student: Student) -> Sums:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mentorkd.distillation.mentors import MentorEnsemble, OnlineMentor, SingleMentor
+from mentorkd.distillation.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
 from mentorkd.distillation.objectives.mcc import Consistency
@@ -44,18 +44,14 @@ def _imitation(learner: Learner, student: LoadedModel, mentors: Mapping[str, Men
         (files,) = mentors.values()
         mentor = load_folder(files.model, device=student.device)
         return HiddenMatching(student, mentor, kd_weight=learner.kd_weight, layers=learner.layers, seed=seed)
-    members = [(share, _mentor(mentors[name], learner, student)) for name, share in learner.mentor_weights.items()]
-    source = members[0][1] if len(members) == 1 else MentorEnsemble(members)
-    return Distillation(source, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)
-
-
-def _mentor(files: MentorFiles, learner: Learner, student: LoadedModel) -> SingleMentor:
-    if not files.stores:
-        return OnlineMentor(load_folder(files.model, device=student.device))
-    return StoredSoftLabels(
-        files.stores,
-        device=student.device,
-        mentor=digest_path(files.model),
-        tokenizer=tokenizer_digest(student.tokenizer),
-        target=learner.target,
-    )
+    shares = []
+    for name, share in learner.mentor_weights.items():
+        model, stores = mentors[name].model, mentors[name].stores
+        source: SoftLabelSource
+        if stores:
+            kinds = {"tokenizer": tokenizer_digest(student.tokenizer), "target": learner.target}
+            source = StoredSoftLabels(stores, device=student.device, mentor=digest_path(model), **kinds)
+        else:
+            source = OnlineMentor(load_folder(model, device=student.device))
+        shares.append((share, source))
+    return Distillation(shares, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)

@@ -10,20 +10,19 @@ layers would dominate: hidden states of a residual stream grow with the layers. 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from mentorkd.distillation.hidden_states import Layers
 from mentorkd.distillation.mentors import OnlineMentor
-from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
+from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, layer_count
 
 
-class HiddenMatching(TokenObjective):
+class HiddenMatching(Objective):
     """`(1 - kd_weight) CE + kd_weight MSE` against the hidden states of a live mentor.
 
     `layers` maps layers of the student to layers of the mentor, both counted from 1 (of the decoder, if there is one);
@@ -42,27 +41,25 @@ class HiddenMatching(TokenObjective):
         self.mentor, self.kd_weight = OnlineMentor(mentor), kd_weight
         self.mentors = [self.mentor]
         self.map = map_layers(layer_count(student.model.config), layer_count(mentor.model.config), layers)
-        self.layers: Collection[int] = tuple(self.map)
+        self.layers = tuple(self.map)
         self._width = _width(mentor.model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             projections = {str(layer): nn.Linear(_width(student.model), self._width, bias=False) for layer in self.map}
         self.projections = nn.ModuleDict(projections).to(student.device)
-        self.weights: nn.Module | None = self.projections
+        self.weights = self.projections
 
     def sums(self, student: Student) -> Sums:
         ce = student.loss()
-        targets = self._mentor_states(student)
+        layers = set(self.map.values())
+        if student.rows:
+            targets = self.mentor.layer_states(layers, student.batch)
+        else:
+            targets = dict.fromkeys(layers, student.states.new_zeros(0, self._width))
         errors = [self._error_N(layer, student.layers[layer], targets[self.map[layer]]).sum() for layer in self.map]
         mse = torch.stack(errors).mean()
         loss = (1 - self.kd_weight) * ce.loss + self.kd_weight * mse
         return Sums({TOKENS: loss}, {"ce": (TOKENS, ce.ce), "divergence": (TOKENS, mse.detach())})
-
-    def _mentor_states(self, student: Student) -> Layers:
-        layers = set(self.map.values())
-        if not student.rows:
-            return {layer: student.states.new_zeros(0, self._width) for layer in layers}
-        return self.mentor.layer_states(layers, student.batch)
 
     def _error_N(self, layer: int, student_ND: Tensor, mentor_NE: Tensor) -> Tensor:
         mentor_NE = mentor_NE.float()
@@ -72,10 +69,7 @@ class HiddenMatching(TokenObjective):
 
 
 def map_layers(student: int, mentor: int, layers: Mapping[int, int] | None = None) -> dict[int, int]:
-    """Student layer -> mentor layer, for models with `student` and `mentor` layers; uniform if `layers` is None.
-
-    Raises ModelError for layers that do not exist.
-    """
+    """Student layer -> mentor layer, from the numbers of layers; uniform if `layers` is None. ModelError for absent layers."""
     if layers is None:
         return {layer: max(1, (2 * layer * mentor + student) // (2 * student)) for layer in range(1, student + 1)}
     for ours, theirs in layers.items():

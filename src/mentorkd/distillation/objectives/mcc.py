@@ -9,17 +9,15 @@ the other. The paper has no factor tau^2.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.losses import RULED_OUT, in_full_precision
-from mentorkd.distillation.mentors import SingleMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student, Sums
 
 
@@ -57,25 +55,12 @@ def _same_answer(one: Example, other: Example) -> bool:
     return one.target_ids[slice(*one.answer)] == other.target_ids[slice(*other.answer)]
 
 
-@dataclass(frozen=True)
-class Consistency:
+class Consistency(Objective):
     """MCC-KD: the `base` objective, plus `alpha` times the bidirectional KL between the answers after two rationales."""
 
-    alpha: float = 0.1
-    temperature: float = 1.0
-    base: Objective = field(default_factory=CrossEntropy)
-
-    @property
-    def mentors(self) -> Sequence[SingleMentor]:
-        return self.base.mentors
-
-    @property
-    def layers(self) -> Collection[int]:
-        return self.base.layers
-
-    @property
-    def weights(self) -> nn.Module | None:
-        return self.base.weights
+    def __init__(self, alpha: float = 0.1, temperature: float = 1.0, base: Objective | None = None) -> None:
+        self.alpha, self.temperature, self.base = alpha, temperature, base or CrossEntropy()
+        self.mentors, self.layers, self.weights = self.base.mentors, self.base.layers, self.base.weights
 
     def counts(self, rows: Sequence[Example]) -> dict[str, int]:
         return {**self.base.counts(rows), "answers": len(answer_pairs(rows)[0])}

@@ -1,34 +1,32 @@
-"""Imitation of a mentor's soft labels: (1 - w) CE + w tau^2 D (Mentor-KD, section 3.3)."""
+"""Imitation of soft labels: (1 - w) CE + w tau^2 D (Mentor-KD, section 3.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mentorkd.distillation.mentors import MentorEnsemble, SingleMentor
-from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
+from mentorkd.distillation.mentors import SoftLabelSource
+from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums
 
 
-@dataclass(frozen=True)
-class Distillation(TokenObjective):
-    """`(1 - kd_weight) CE + kd_weight tau^2 D` (Mentor-KD, section 3.3) with the soft labels of `source`."""
+@dataclass(eq=False)
+class Distillation(Objective):
+    """`(1 - kd_weight) CE + kd_weight tau^2 D`; D is the sum over the mentors of share times divergence."""
 
-    source: SingleMentor | MentorEnsemble
+    shares: Sequence[tuple[float, SoftLabelSource]]
+    """Each mentor, stored or live, with its share."""
     kd_weight: float
     temperature: float
     tau_squared: bool
     divergence: str
 
-    @property
-    def mentors(self) -> Sequence[SingleMentor]:  # type: ignore[override]
-        return (
-            [member for _, member in self.source.members] if isinstance(self.source, MentorEnsemble) else [self.source]
-        )
+    def __post_init__(self) -> None:
+        self.mentors = [mentor for _, mentor in self.shares]
 
     def sums(self, student: Student) -> Sums:
         ids = [row.rationale_id for row in student.rows]
         loss = student.loss(
-            self.source.targets_for(ids, student.batch) if ids else None,
+            [(share, mentor.targets_for(ids, student.batch)) for share, mentor in self.shares] if ids else None,
             kd_weight=self.kd_weight,
             temperature=self.temperature,
             tau_squared=self.tau_squared,

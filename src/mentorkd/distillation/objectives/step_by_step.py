@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.objectives.base import TOKENS, Student, Sums, TokenObjective
+from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums
 
 
 @dataclass(frozen=True)
-class StepByStep(TokenObjective):
+class StepByStep(Objective):
     """`alpha CE(predict) + (1 - alpha) CE(explain)`, each a mean over the target tokens of its task."""
 
     alpha: float = 0.5

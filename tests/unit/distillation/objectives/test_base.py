@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from layouts import padded_left
 from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.mentors import MentorEnsemble, OnlineMentor
+from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
 from mentorkd.distillation.objectives.mcc import Consistency
@@ -23,8 +24,8 @@ from tiny_training import FAMILIES, assert_same, learner, losses, online, paired
 
 def read(student: LoadedModel, rows: list[Example], objective: Objective, **how: Any) -> Student:
     start = student.model.config.decoder_start_token_id if student.kind == "seq2seq" else None
-    fused = how.pop("fused", True)
-    batch = Collator(student.kind, student.tokenizer.pad_token_id, start, **how)(rows)
+    layout, fused = how.pop("layout", dict), how.pop("fused", True)
+    batch = layout(Collator(student.kind, student.tokenizer.pad_token_id, start, **how)(rows))
     return Student.forward(student.model, batch, rows, owner=student.model, fused=fused, layers=objective.layers)
 
 
@@ -128,26 +129,28 @@ def test_dropout_differs_between_the_rationales_of_a_pair() -> None:
         assert (kl > 1e-4) == dropout
 
 
-def ensemble(student: LoadedModel, rows: list[Example], folder: Path) -> tuple[MentorEnsemble, list[Any]]:
-    """A live mentor and a stored one, in shares of 1/4 and 3/4."""
+def live_and_stored(student: LoadedModel, rows: list[Example], folder: Path) -> tuple[Any, Any]:
     live, scored = learner(seed=1), learner(seed=3)
     how: dict[str, Any] = {"mode": "hidden", "top_k": 8, "temperature": 2.0, "mentor_digest": "m", "target": "arrow"}
     score(scored, rows, folder=folder, bfloat16=False, on_progress=lambda done, total: None, **how)
-    members = [OnlineMentor(live), StoredSoftLabels([folder], device=student.device)]
-    return MentorEnsemble([(0.25, members[0]), (0.75, members[1])]), members
+    return OnlineMentor(live), StoredSoftLabels([folder], device=student.device)
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_an_ensemble_adds_the_divergences_of_live_and_stored_mentors(fused: bool, tmp_path: Path) -> None:
     student = learner(seed=2)
     rows = rows_for(student, 6)
-    both, members = ensemble(student, rows, tmp_path)
+    live, stored = live_and_stored(student, rows, tmp_path)
 
-    def sums(source: Any) -> tuple[float, dict[str, Tensor]]:
-        how = Distillation(source, 0.6, 2.0, True, "forward_kl")
+    def sums(*shares: tuple[float, Any]) -> tuple[float, dict[str, Tensor]]:
+        how = Distillation(shares, 0.6, 2.0, True, "forward_kl")
         return loss_of(student, [rows], how, fused=fused), gradients(student)
 
-    (one, of_one), (other, of_other), (together, of_both) = sums(members[0]), sums(members[1]), sums(both)
+    (one, of_one), (other, of_other), (together, of_both) = (
+        sums((1.0, live)),
+        sums((1.0, stored)),
+        sums((0.25, live), (0.75, stored)),
+    )
     assert one != pytest.approx(other, rel=1e-3)
     assert together == pytest.approx(0.25 * one + 0.75 * other, rel=1e-5)
     assert_same(of_both, {name: 0.25 * of_one[name] + 0.75 * of_other[name] for name in of_one}, rtol=1e-3, atol=1e-6)
@@ -166,9 +169,7 @@ def made(name: str, student: LoadedModel, family: str) -> tuple[Objective, list[
         case "hidden_states":
             return HiddenMatching(student, mentor, kd_weight=0.5), rows_for(student, 6)
         case _:
-            return Distillation(MentorEnsemble([(1.0, OnlineMentor(mentor))]), 0.5, 2.0, True, "jsd"), rows_for(
-                student, 6
-            )
+            return Distillation([(1.0, OnlineMentor(mentor))], 0.5, 2.0, True, "jsd"), rows_for(student, 6)
 
 
 OBJECTIVES = ["step_by_step", "mcc", "hidden_states", "ensemble"]
@@ -184,14 +185,14 @@ def test_loss_and_gradient_do_not_depend_on_the_batch(family: str, name: str, ch
     batches = [rows]
     match change:
         case "left":
-            how = {"padding_side": "left"}
+            how = {"layout": padded_left}
         case "order":
             batches = [rows[::-1]]
         case "split":
             batches = [rows[:4], rows[4:]]
         case "pairs":  # as planned: a pair stays together, in any order
             groups = [row.group for row in rows]
-            plan = plan_batches([1] * len(rows), epochs=1, seed=3, batch_size=2, groups=groups)
+            plan = plan_batches([(1,)] * len(rows), epochs=1, seed=3, batch_size=2, groups=groups)
             batches = [[rows[n] for n in batch] for batch in plan.batches]
         case "plain":
             how = {"fused": False}
