@@ -14,8 +14,19 @@ from mentorkd.reporting.decomposition import build_decompositions
 from mentorkd.reporting.examples import differing_examples, written_examples
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import is_arm, leads, role
-from mentorkd.reporting.schema import SCHEMA, LearnerResult, Results, SeedResult, SoftLabelResult, Trial
-from mentorkd.reporting.schema_details import Curve, DroppedRows, FilterCount, TrainingPoint, ValidationPoint
+from mentorkd.reporting.schema import (
+    SCHEMA,
+    Curve,
+    DroppedRows,
+    FilterCount,
+    LearnerResult,
+    Results,
+    SeedResult,
+    SoftLabelResult,
+    TrainingPoint,
+    Trial,
+    ValidationPoint,
+)
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, rounded, stacked, verdicts_of
 from mentorkd.statistics import accuracy_interval, mean_and_error, wilson_interval
 

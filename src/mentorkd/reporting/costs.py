@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mentorkd.reporting.inputs import ReportInputs, StageCost
-from mentorkd.reporting.schema_details import LearnerCostResult, StageCostResult
+from mentorkd.reporting.schema import LearnerCostResult, StageCostResult
 
 
 def build_costs(inputs: ReportInputs) -> list[StageCostResult]:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from mentorkd.grading.arithmetic import check_arithmetic
 from mentorkd.records import Prediction, Question
 from mentorkd.reporting.inputs import ReportInputs
-from mentorkd.reporting.schema_details import Example, ExampleAnswer, Examples
+from mentorkd.reporting.schema import Example, ExampleAnswer, Examples
 
 MOST_DIFFERING = 20
 MOST_WRITTEN = 10

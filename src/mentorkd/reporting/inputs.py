@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mentorkd.records import AnswerKind, Prediction, Question, Rationale
-from mentorkd.reporting.schema_details import TeacherAccount
+from mentorkd.reporting.schema import TeacherAccount
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,8 +21,7 @@ from mentorkd.reporting.rows import (
     teacher_rows,
     trial_rows,
 )
-from mentorkd.reporting.schema import Results
-from mentorkd.reporting.schema_details import Example
+from mentorkd.reporting.schema import Example, Results
 from mentorkd.reporting.tables import markdown_table, plain_markdown
 from mentorkd.reporting.views import COSTS, SOFT_LABELS, cut_lines, dropped_lines, funnel_notes, pair_note
 

@@ -19,8 +19,7 @@ from mentorkd.reporting.format import (
     learns_from,
     mark_on_test,
 )
-from mentorkd.reporting.schema import Decomposition, LearnerResult, Results
-from mentorkd.reporting.schema_details import FilterCount, StageCostResult
+from mentorkd.reporting.schema import Decomposition, FilterCount, LearnerResult, Results, StageCostResult
 from mentorkd.reporting.views import shown_learners, validated_on_test
 from mentorkd.statistics import format_p
 

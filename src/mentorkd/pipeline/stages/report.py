@@ -28,7 +28,7 @@ from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost, TaskInfo
-from mentorkd.reporting.schema_details import TeacherAccount
+from mentorkd.reporting.schema import TeacherAccount
 from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
 
