@@ -176,10 +176,9 @@ def _check_questions(first: Run, other: Run) -> None:
             f"{len(regraded)} with other gold answers ({_shortened(one)}: {gold[one.id]!r} in {first.name}, {one.answer!r} "
             f"in {other.name})"
         )
-    if first.inputs.task.kind != other.inputs.task.kind:
-        differences.append(
-            f"graded as {first.inputs.task.kind} in {first.name} and as {other.inputs.task.kind} in {other.name}"
-        )
+    kinds = [run.inputs.task["kind"] for run in (first, other)]
+    if kinds[0] != kinds[1]:
+        differences.append(f"graded as {kinds[0]} in {first.name} and as {kinds[1]} in {other.name}")
     if differences:
         raise RunError(
             f"the test questions of {first.name} and {other.name} differ: {', '.join(differences)}; "

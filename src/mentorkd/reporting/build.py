@@ -26,6 +26,7 @@ from mentorkd.reporting.schema import (
     TrainingPoint,
     Trial,
     ValidationPoint,
+    row_of,
 )
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, rounded, stacked, verdicts_of
 from mentorkd.statistics import accuracy_interval, mean_and_error, wilson_interval
@@ -39,16 +40,11 @@ def build_results(inputs: ReportInputs) -> Results:
     verdicts, tested = verdicts_of(inputs), on_test(inputs.learners)
     learners = [_learner(info, inputs, verdicts, info.name in tested) for info in inputs.learners]
     comparisons = build_comparisons(inputs, verdicts, tested)
+    accelerators = sorted({stage.accelerator for stage in inputs.stages.values() if stage.accelerator})
     return {
         "schema": SCHEMA,
         "name": inputs.name,
-        "task": {
-            "name": inputs.task.name,
-            "kind": inputs.task.kind,
-            "train": inputs.task.train,
-            "validation": inputs.task.validation,
-            "test": inputs.task.test,
-        },
+        "task": inputs.task,
         "seeds": list(inputs.seeds),
         "headline": build_headline(inputs, learners, comparisons),
         "warnings": build_warnings(inputs, verdicts, comparisons),
@@ -59,8 +55,8 @@ def build_results(inputs: ReportInputs) -> Results:
         "soft_labels": [cast(SoftLabelResult, dict(row)) for row in inputs.soft_labels],
         "match": inputs.match,
         "trials": [cast(Trial, dict(row)) for row in inputs.trials],
-        "filters": [_filter(row) for row in inputs.filters],
-        "dropped": [_dropped(row) for row in inputs.dropped],
+        "filters": [row_of(FilterCount, row) for row in inputs.filters],
+        "dropped": [row_of(DroppedRows, row) for row in inputs.dropped],
         "curves": [
             build_curve(info.name, seed, inputs.metrics[info.name, seed])
             for info in inputs.learners
@@ -73,10 +69,7 @@ def build_results(inputs: ReportInputs) -> Results:
         "run": {
             "costs": build_costs(inputs),
             "spent": build_learner_costs(inputs),
-            "accelerator": ", ".join(
-                sorted({stage.accelerator for stage in inputs.stages.values() if stage.accelerator})
-            )
-            or None,
+            "accelerator": ", ".join(accelerators) or None,
             "teacher": inputs.teacher,
             "manifest": dict(inputs.manifest),
         },
@@ -142,24 +135,6 @@ def _seed(seed: int, predictions: Sequence[Prediction]) -> SeedResult:
         "interval": bounds(interval.low, interval.high),
         "tokens_per_answer": round(sum(p.tokens for p in predictions) / len(predictions), 6),
     }
-
-
-def _filter(row: Mapping[str, Any]) -> FilterCount:
-    return {
-        "learner": row.get("learner"),
-        "source": row["source"],
-        "seed": row.get("seed"),
-        "filter": row["filter"],
-        "before": row["before"],
-        "after": row["after"],
-        "counted_in": row.get("counted_in"),
-        "equations": row.get("equations"),
-        "unread": row.get("unread"),
-    }
-
-
-def _dropped(row: Mapping[str, Any]) -> DroppedRows:
-    return {"learner": row["learner"], "seed": row.get("seed"), "reason": row["reason"], "rows": row["rows"]}
 
 
 MOST_POINTS = 200

@@ -6,19 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mentorkd.records import AnswerKind, Prediction, Question, Rationale
-from mentorkd.reporting.schema import TeacherAccount
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskInfo:
-    """The task and the number of questions of each split."""
-
-    name: str
-    kind: AnswerKind
-    train: int
-    test: int
-    validation: int = 0
+from mentorkd.records import Prediction, Question, Rationale
+from mentorkd.reporting.schema import TaskResult, TeacherAccount
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +83,7 @@ class ReportInputs:
 
     name: str
     """The recipe's name."""
-    task: TaskInfo
+    task: TaskResult
     seeds: Sequence[int]
     learners: Sequence[LearnerInfo]
     """In the recipe's order."""

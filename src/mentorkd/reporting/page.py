@@ -9,38 +9,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from mentorkd.reporting import rows, views
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import PALETTE
 from mentorkd.reporting.format import format_count, format_points, format_share, learns_from, soft_labels_of
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import MOST_PAIRS
-from mentorkd.reporting.rows import (
-    cost_rows,
-    fairness_rows,
-    formula,
-    funnel_rows,
-    learner_cost_rows,
-    manifest_rows,
-    settings_rows,
-    shared_settings,
-    soft_label_rows,
-    sweep_rows,
-    teacher_rows,
-    trial_rows,
-)
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
-from mentorkd.reporting.views import (
-    COSTS,
-    SOFT_LABELS,
-    axis,
-    cut_lines,
-    dropped_lines,
-    funnel_notes,
-    pair_note,
-    shown_learners,
-    validated_on_test,
-    waterfall,
-)
 from mentorkd.statistics import format_p
 
 
@@ -65,12 +40,12 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
     return environment.get_template("template.html.jinja").render(
         r=results,
         most_pairs=MOST_PAIRS,
-        pair_note=pair_note(results),
+        pair_note=views.pair_note(results),
         palette=PALETTE,
         headline=None if comparison is None else _headline(results["comparisons"][comparison], results),
         accuracies=_accuracies(results["learners"]),
-        cut=cut_lines(results),
-        learners=shown_learners(results),
+        cut=views.cut_lines(results),
+        learners=views.shown_learners(results),
         variants_on=_variants_on(results["learners"]),
         forest=_forest(results["comparisons"][:MOST_PAIRS]),
         more_forest=_forest(results["comparisons"][MOST_PAIRS:]),
@@ -79,23 +54,23 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         upright=Markup(draw_graph(results["learners"], upright=True)),
         curves=[Markup(svg) for name, svg in plots.items() if name.startswith("curves-")],
         gains=[_gain(decomposition, results) for decomposition in results["decompositions"]],
-        sweep=sweep_rows(results),
+        sweep=rows.sweep_rows(results),
         sweep_plots=[Markup(svg) for name, svg in plots.items() if name.startswith("sweep")],
-        trials=trial_rows(results),
-        fairness=fairness_rows(results),
-        soft_labels=soft_label_rows(results),
-        soft_label_note=SOFT_LABELS,
-        learner_costs=learner_cost_rows(results),
-        cost_note=COSTS,
+        trials=rows.trial_rows(results),
+        fairness=rows.fairness_rows(results),
+        soft_labels=rows.soft_label_rows(results),
+        soft_label_note=views.SOFT_LABELS,
+        learner_costs=rows.learner_cost_rows(results),
+        cost_note=views.COSTS,
         cost_plot=Markup(plots["cost"]) if "cost" in plots else None,
-        settings=settings_rows(results),
-        shared=shared_settings(results),
-        funnel=funnel_rows(results),
-        funnel_notes=funnel_notes(results),
-        dropped=dropped_lines(results),
-        costs=cost_rows(results),
-        teacher=teacher_rows(results["run"]["teacher"]),
-        manifest=manifest_rows(results),
+        settings=rows.settings_rows(results),
+        shared=rows.shared_settings(results),
+        funnel=rows.funnel_rows(results),
+        funnel_notes=views.funnel_notes(results),
+        dropped=views.dropped_lines(results),
+        costs=rows.cost_rows(results),
+        teacher=rows.teacher_rows(results["run"]["teacher"]),
+        manifest=rows.manifest_rows(results),
         colour={learner["name"]: f"var(--c{i % 8})" for i, learner in enumerate(results["learners"])},
     )
 
@@ -107,7 +82,7 @@ def _breakable(name: str) -> Markup:
 
 def _variants_on(learners: list[LearnerResult]) -> str:
     """The questions that selected the shown variant of a sweep."""
-    on_test = {validated_on_test(learner) for learner in learners if learner["swept"]}
+    on_test = {views.validated_on_test(learner) for learner in learners if learner["swept"]}
     return "validation or TEST" if len(on_test) > 1 else "TEST" if True in on_test else "validation"
 
 
@@ -143,7 +118,7 @@ def _accuracies(learners: list[LearnerResult]) -> dict[str, dict[str, float]]:
 
 
 def _forest(comparisons: list[ComparisonResult]) -> dict[str, Any]:
-    low, high, ticks = axis(bound for row in comparisons for bound in row["interval"])
+    low, high, ticks = views.axis(bound for row in comparisons for bound in row["interval"])
     return {
         "zero": _percent(0.0, low, high),
         "ticks": [(_percent(tick, low, high), format_points(tick).replace(".0", "")) for tick in ticks],
@@ -153,9 +128,9 @@ def _forest(comparisons: list[ComparisonResult]) -> dict[str, Any]:
 
 def _gain(decomposition: Decomposition, results: Results) -> dict[str, Any]:
     """The waterfall of a decomposition, on a scale of gains over the base."""
-    steps = waterfall(decomposition)
+    steps = views.waterfall(decomposition)
     ends = [start + bound for part, start in steps for bound in (*part["interval"], part["gain"])]
-    low, high, ticks = axis(ends)
+    low, high, ticks = views.axis(ends)
     return {
         "decomposition": decomposition,
         "base": next(learner for learner in results["learners"] if learner["name"] == decomposition["base"]),
@@ -178,7 +153,7 @@ def _step(part: GainPart, start: float, low: float, high: float) -> dict[str, An
         "low": first,
         "span": round(last - first, 3),
         "end": _percent(start + part["gain"], low, high),
-        "formula": formula(part["arms"]),
+        "formula": rows.formula(part["arms"]),
     }
 
 

@@ -7,7 +7,8 @@ differences are shares from 0 to 1, not per cent. `docs/results-schema.md` has t
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from mentorkd.records import AnswerKind, Verdict
 
@@ -16,6 +17,13 @@ SCHEMA = "mentorkd.results/2"
 
 Bounds = list[float]
 """A 95 % interval as [low, high]."""
+
+Row = TypeVar("Row")
+
+
+def row_of(kind: type[Row], values: Mapping[str, Any]) -> Row:
+    """The values as a row of this kind: its fields in its order; None for absent values."""
+    return cast(Row, {name: values.get(name) for name in kind.__annotations__})
 
 
 class TaskResult(TypedDict):

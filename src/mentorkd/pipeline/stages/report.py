@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,7 +27,7 @@ from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost, TaskInfo
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
 from mentorkd.reporting.schema import TeacherAccount
 from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
@@ -48,7 +48,7 @@ def report(context: RunContext, stage: Stage, workdir: Path) -> ReportRecord:
     manifest = provenance.summary(records, provenance.here())
     inputs = read_inputs(context.recipe, context.folder, stage, manifest)
     write_report(build_results(inputs), workdir / "out")
-    return ReportRecord(learners=len(inputs.learners), test_questions=inputs.task.test)
+    return ReportRecord(learners=len(inputs.learners), test_questions=inputs.task["test"])
 
 
 def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mapping[str, Any]) -> ReportInputs:
@@ -73,13 +73,13 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     assert recipe.task.answer is not None
     return ReportInputs(
         name=recipe.name,
-        task=TaskInfo(
-            name=recipe.task.name,
-            kind=recipe.task.answer,
-            train=prepared.questions["train"],
-            validation=prepared.questions["validation"],
-            test=prepared.questions["test"],
-        ),
+        task={
+            "name": recipe.task.name,
+            "kind": recipe.task.answer,
+            "train": prepared.questions["train"],
+            "validation": prepared.questions["validation"],
+            "test": prepared.questions["test"],
+        },
         seeds=recipe.seeds,
         learners=[_learner(name, recipe, trained) for name in recipe.learners],
         questions=[question for question in questions if question.split == "test"],
@@ -188,19 +188,8 @@ def _account(asked: TeacherUsage, trained: Trained) -> TeacherAccount:
 
 def _cost(record: StageRecord) -> StageCost:
     asked = record.asked if isinstance(record, AnnotateRecord) else None
-    return StageCost(
-        kind=record.kind,
-        learner=record.learner,
-        seed=record.seed,
-        needs=record.needs,
-        seconds=record.seconds,
-        cpu_seconds=record.cpu_seconds,
-        gpu_seconds=record.gpu_seconds,
-        tokens=record.tokens,
-        peak_memory_mb=record.peak_memory_mb,
-        accelerator=record.accelerator,
-        dollars=None if asked is None else asked.dollars,
-    )
+    costs = {field.name: getattr(record, field.name) for field in fields(StageCost) if field.name != "dollars"}
+    return StageCost(**costs, dollars=None if asked is None else asked.dollars)
 
 
 def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
