@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Literal
 
 from mentorkd.records import GOLD, TEACHER
@@ -39,6 +40,9 @@ PART_NAMES: Mapping[Part, str] = {
     "total": "all together",
 }
 """Names of the parts in tables, in order."""
+
+DISTILLATION = attrgetter("mentor_weights", "kd_weight", "temperature", "distillation")
+"""How a learner uses soft labels."""
 
 LENGTH = {"epochs", "updates", "validate_every"}
 """Settings that determine the length of training."""
@@ -90,7 +94,7 @@ def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:
             info
             for info in comparable
             if set(info.rationales) == set(sources)
-            and (_same_distillation(info, both) if soft_labels else not info.mentor_weights)
+            and (DISTILLATION(info) == DISTILLATION(both) if soft_labels else not info.mentor_weights)
             and all(info.filters.get(s) == both.filters.get(s) for s in sources)
         ]
 
@@ -107,15 +111,6 @@ def _is_comparable(info: LearnerInfo, both: LearnerInfo) -> bool:
     return (info.run, info.model_key, info.objective, ours) == (both.run, both.model_key, both.objective, theirs)
 
 
-def _same_distillation(info: LearnerInfo, both: LearnerInfo) -> bool:
-    return (info.mentor_weights, info.kd_weight, info.temperature, info.distillation) == (
-        both.mentor_weights,
-        both.kd_weight,
-        both.temperature,
-        both.distillation,
-    )
-
-
 def _decomposition(
     arms: Arms, inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]
 ) -> Decomposition | None:
@@ -125,33 +120,33 @@ def _decomposition(
         return None
     base, longer, both = arms.base.name, arms.longer.name, arms.both.name
     text, labels = (None if info is None else info.name for info in (arms.rationales, arms.soft_labels))
-    sums: dict[Part, list[tuple[str, int]]] = {}
+    sums: dict[Part, dict[str, int]] = {}
     if longer != base:
-        sums["more_updates"] = [(longer, 1), (base, -1)]
+        sums["more_updates"] = {longer: 1, base: -1}
     if text:
-        sums["rationales"] = [(text, 1), (longer, -1)]
+        sums["rationales"] = {text: 1, longer: -1}
     if labels:
-        sums["soft_labels"] = [(labels, 1), (longer, -1)]
+        sums["soft_labels"] = {labels: 1, longer: -1}
     if text and labels:
-        sums["interaction"] = [(both, 1), (text, -1), (labels, -1), (longer, 1)]
-    sums["total"] = [(both, 1), (base, -1)]
+        sums["interaction"] = {both: 1, text: -1, labels: -1, longer: 1}
+    sums["total"] = {both: 1, base: -1}
     peers = peers_of(names, inputs.learners, verdicts, seeds)
     infos = {info.name: info for info in arms.all}
     matrices = {name: stacked(verdicts, name, seeds) for name in names}
     parts: list[GainPart] = []
-    for part, terms in sums.items():
-        others = [matrices[name] for name in names if name not in dict(terms)]
-        result = contrast([matrices[name] for name, _ in terms], [w for _, w in terms], peers=[*others, *peers])
+    for part, weights in sums.items():
+        others = [matrices[name] for name in names if name not in weights]
+        result = contrast([matrices[name] for name in weights], list(weights.values()), peers=[*others, *peers])
         parts.append(
             {
                 "part": part,
-                "arms": dict(terms),
+                "arms": weights,
                 "gain": round(result.difference, 6),
                 "interval": bounds(result.interval.low, result.interval.high),
                 "p": result.p_value,
                 "shown": outcome(result) != "unclear",
-                "on_test": any(name in on_test for name, _ in terms),
-                "note": None if part in ("more_updates", "total") else _uneven([infos[name] for name, _ in terms]),
+                "on_test": any(name in on_test for name in weights),
+                "note": None if part in ("more_updates", "total") else _uneven([infos[name] for name in weights]),
             }
         )
     return {

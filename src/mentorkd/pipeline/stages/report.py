@@ -197,7 +197,9 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     names = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in names}
     lines = [PAPER] if recipe.protocol == "paper" else []
-    lines += [*_teacher(recipe), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
+    name, sampling = open_teacher(recipe).describe()
+    lines += [f"The teacher: {name}; {sampling}."] if sampling else []
+    lines += [f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         once = [
             name
@@ -250,7 +252,11 @@ def _why_unequal(recipe: Recipe, trained: Trained) -> str:
     learners = {name: recipe.learners[name] for name in arms(recipe)}
     epochs = {name: [learner.training.epochs] for name, learner in learners.items()}
     rows = {name: [trained[name, seed].encoding.kept for seed in recipe.seeds] for name in learners}
-    batches = {_batch(learner) for learner in learners.values()}
+    trainings = [learner.training for learner in learners.values()]
+    batches = {
+        (None if one.tokens_per_batch else one.batch_size, one.tokens_per_batch, one.gradient_accumulation)
+        for one in trainings
+    }
     reasons = []
     if _differ(epochs.values()):
         reasons.append(f"different numbers of epochs ({_ranges(epochs)})")
@@ -260,12 +266,6 @@ def _why_unequal(recipe: Recipe, trained: Trained) -> str:
         reasons.append("batches of different sizes")
     equal = "" if _differ(epochs.values()) else f"the same number of epochs ({next(iter(epochs.values()))[0]}) over "
     return f"Numbers of updates are unequal: training took {equal}{' and '.join(reasons) or 'rows of unequal lengths'}."
-
-
-def _batch(learner: Learner) -> tuple[int | None, ...]:
-    config = learner.training
-    rows = config.batch_size if config.tokens_per_batch is None else None
-    return rows, config.tokens_per_batch, config.gradient_accumulation
 
 
 def _differ(counts: Iterable[Sequence[int]]) -> bool:
@@ -317,12 +317,6 @@ def _distillation(learner: Learner) -> dict[str, Any]:
         *(["layers"] if learner.layers else []),
     }
     return learner.model_dump(include=keys)
-
-
-def _teacher(recipe: Recipe) -> list[str]:
-    """The LLM that wrote the first rationales, and how it was asked; nothing if nobody was asked."""
-    name, sampling = open_teacher(recipe).describe()
-    return [f"The teacher: {name}; {sampling}."] if sampling else []
 
 
 def _side_by_side(
