@@ -270,12 +270,7 @@ def detectable_difference(
 
 
 def compare(
-    a_QS: Array,
-    b_QS: Array,
-    *,
-    peers: Sequence[Array] = (),
-    pairs: int = 1,
-    resamples: int = 10_000,
+    a_QS: Array, b_QS: Array, *, peers: Sequence[Array] = (), pairs: int = 1, resamples: int = 10_000
 ) -> Comparison:
     """Compare two learners on the same questions (rows) and seeds (columns): the `contrast` a - b."""
     pair = contrast([a_QS, b_QS], [1, -1], peers=peers, pairs=pairs, resamples=resamples)

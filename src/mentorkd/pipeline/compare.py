@@ -110,14 +110,11 @@ def _read(pipeline: Pipeline, name: str, names: Mapping[str, str]) -> Run:
 def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> ReportInputs:
     """The inputs with their learners renamed, and their stages as `RUN:STAGE`. The teacher and gold answers keep their names."""
 
-    def name(one: str) -> str:
+    def name(one: Any) -> Any:
         return names.get(one, one)
 
     def row(one: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: name(value) if key in ("learner", "source", "mentor") and value else value
-            for key, value in one.items()
-        }
+        return {key: name(value) if key in ("learner", "source", "mentor") else value for key, value in one.items()}
 
     def keyed(values: Mapping[tuple[str, int], Any]) -> dict[tuple[str, int], Any]:
         return {(name(learner), seed): value for (learner, seed), value in values.items()}
@@ -131,12 +128,11 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
             mentor_weights={name(mentor): weight for mentor, weight in info.mentor_weights.items()},
             scorers=[name(scorer) for scorer in info.scorers],
             filters={name(source): filters for source, filters in info.filters.items()},
-            variant_of=info.variant_of and name(info.variant_of),
+            variant_of=name(info.variant_of),
         )
 
     def stage(cost: StageCost) -> StageCost:
-        needs = [f"{run}:{need}" for need in cost.needs]
-        return replace(cost, learner=cost.learner and name(cost.learner), needs=needs)
+        return replace(cost, learner=name(cost.learner), needs=[f"{run}:{need}" for need in cost.needs])
 
     return replace(
         inputs,
@@ -166,10 +162,8 @@ def _check_questions(first: Run, other: Run) -> None:
     differences = []
     for run, extra in ((first, mine - theirs), (other, theirs - mine)):
         if extra:
-            total = len(run.inputs.questions)
-            differences.append(
-                f"{extra.total()} of {total} only in {run.name} ({_shortened(_find(run, next(iter(extra))))})"
-            )
+            one = next(question for question in run.inputs.questions if question.id in extra)
+            differences.append(f"{extra.total()} of {len(run.inputs.questions)} only in {run.name} ({_shortened(one)})")
     if regraded:
         one = regraded[0]
         differences.append(
@@ -184,10 +178,6 @@ def _check_questions(first: Run, other: Run) -> None:
             f"the test questions of {first.name} and {other.name} differ: {', '.join(differences)}; "
             "only runs with the same questions and answers can be compared"
         )
-
-
-def _find(run: Run, question_id: str) -> Question:
-    return next(question for question in run.inputs.questions if question.id == question_id)
 
 
 def _shortened(question: Question) -> str:

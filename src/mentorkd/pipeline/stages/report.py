@@ -67,6 +67,9 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     train, augment, evaluate = stages_of("train"), stages_of("augment"), stages_of("evaluate")
     trained = {run: folder.record_of(TrainRecord, name) for run, name in train.items()}
     prepared, annotated = folder.record_of(PrepareRecord, "prepare"), folder.record_of(AnnotateRecord, "annotate")
+    asked = annotated.asked
+    # The row before the filters of the teacher's rationales: the requested samples, and the replies.
+    replies = [] if asked is None else [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
     questions, teacher = folder.questions("prepare"), folder.rationales("annotate")
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
@@ -92,7 +95,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         filters=[
             {"learner": name, "seed": seed, **asdict(row)}
             for (name, seed), record in trained.items()
-            for row in [*_replies(annotated.asked, recipe.learners[name]), *record.filters]
+            for row in [*(replies if TEACHER in recipe.learners[name].rationales else []), *record.filters]
         ],
         dropped=[
             {"learner": name, "seed": seed, "reason": reason, "rows": rows}
@@ -124,7 +127,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows}),
         stages={name: _cost(folder.record(name)) for name in stage.needs},
         serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
-        teacher=None if annotated.asked is None else _account(annotated.asked, trained),
+        teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
         protocol=_protocol(recipe, trained),
         manifest=manifest,
@@ -146,8 +149,8 @@ def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
         filters={
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
         },
-        kd_weight=learner.kd_weight if learner.mentor_weights else None,
-        temperature=learner.temperature if learner.mentor_weights else None,
+        kd_weight=learner.kd_weight,
+        temperature=learner.temperature,
         parameters=records[0].parameters if records else None,
         select_on="last" if _validates_once(learner) else learner.training.select_on,
         rows=[record.rows for record in records],
@@ -167,13 +170,6 @@ def _judges(recipe: Recipe, name: str) -> list[str]:
     """The learners of the recipe whose likelihoods filter the rationales of a learner."""
     filters = [recipe.filter_of(name, source).perplexity for source in recipe.learners[name].rationales]
     return sorted({judge.model for judge in filters if judge and judge.model in recipe.learners})
-
-
-def _replies(asked: TeacherUsage | None, learner: Learner) -> list[FilterRow]:
-    """The row before the filters of a teacher's rationales: the samples that were asked for, and the replies."""
-    if asked is None or TEACHER not in learner.rationales:
-        return []
-    return [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
 
 
 def _account(asked: TeacherUsage, trained: Trained) -> TeacherAccount:
