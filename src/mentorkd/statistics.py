@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -57,16 +57,10 @@ class Contrast:
     """Factor by which seed-to-seed variation widened the interval; 1 with one seed or where seeds agree."""
     questions: int
     seeds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison(Contrast):
-    """Learner a against learner b."""
-
     only_a: int
-    """(question, seed) pairs that only a answers correctly."""
+    """(question, seed) pairs with a positive sum; for a pair, those that only a answers correctly."""
     only_b: int
-    """(question, seed) pairs that only b answers correctly."""
+    """(question, seed) pairs with a negative sum; for a pair, those that only b answers correctly."""
 
 
 def wilson_interval(successes: float, trials: float, confidence: float = CONFIDENCE) -> Interval:
@@ -271,12 +265,9 @@ def detectable_difference(
 
 def compare(
     a_QS: Array, b_QS: Array, *, peers: Sequence[Array] = (), pairs: int = 1, resamples: int = 10_000
-) -> Comparison:
+) -> Contrast:
     """Compare two learners on the same questions (rows) and seeds (columns): the `contrast` a - b."""
-    pair = contrast([a_QS, b_QS], [1, -1], peers=peers, pairs=pairs, resamples=resamples)
-    difference = np.asarray(a_QS, dtype=np.int64) - np.asarray(b_QS, dtype=np.int64)
-    only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
-    return Comparison(**{field.name: getattr(pair, field.name) for field in fields(pair)}, only_a=only_a, only_b=only_b)
+    return contrast([a_QS, b_QS], [1, -1], peers=peers, pairs=pairs, resamples=resamples)
 
 
 def contrast(
@@ -315,6 +306,8 @@ def contrast(
         inflation=inflation,
         questions=Q,
         seeds=S,
+        only_a=int((values_QS > 0).sum()),
+        only_b=int((values_QS < 0).sum()),
     )
 
 
@@ -329,7 +322,7 @@ def outcome(comparison: Contrast, *, p_adjusted: float | None = None) -> Outcome
     return "a_better" if comparison.difference > 0 else "b_better"
 
 
-def verdict(a: str, b: str, comparison: Comparison, *, p_adjusted: float | None = None, pairs: int = 1) -> str:
+def verdict(a: str, b: str, comparison: Contrast, *, p_adjusted: float | None = None, pairs: int = 1) -> str:
     """The `outcome` in a sentence: the difference in points, or the minimum detectable effect of this design.
 
     With one seed the sentence is about two trained models: neither the difference nor p covers the variation between trainings.

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from operator import attrgetter
 from typing import Literal
 
@@ -166,7 +165,7 @@ def _decomposition(
 
 def _uneven(arms: Sequence[LearnerInfo]) -> str | None:
     """A note where the arms of a part have different numbers of updates; None where they are equal."""
-    if all(list(one.updates) == list(other.updates) for one, other in pairwise(arms)):
+    if len({tuple(info.updates) for info in arms}) == 1:
         return None
     updates = ", ".join(f"{info.name} {sum(info.updates) / max(1, len(info.updates)):,.0f}" for info in arms)
     return f"includes the effect of different numbers of updates: {updates}"

@@ -132,15 +132,9 @@ def draw_decomposition(decomposition: Decomposition, first: LearnerResult) -> st
 
 
 @drawing()
-def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str | None:
-    """Accuracy with interval over the swept value; `colour` maps learners to colours. None without accuracies."""
-    series = {
-        name: [(value, learner) for value, learner in points if learner["accuracy"] is not None]
-        for name, points in sweep.series.items()
-    }
-    series = {name: points for name, points in series.items() if points}
-    if not series:
-        return None
+def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str:
+    """Accuracy with interval over the swept value; `colour` maps learners to colours."""
+    series = sweep.series
     hollow = any(learner["on_test"] for points in series.values() for _, learner in points)
     figure, axes = new_panel(ACCURACY + ("; hollow: selected on TEST" if hollow else ""), sweep.key)
     values = list(dict.fromkeys(value for points in series.values() for value, _ in points))

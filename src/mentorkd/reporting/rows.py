@@ -143,23 +143,21 @@ def fairness_rows(results: Results) -> Rows:
     Variants of one learner with equal numbers share a row.
     """
     validations = {curve["learner"]: len(curve["validation"]) for curve in results["curves"]}
-    groups: dict[tuple[str, ...], list[LearnerResult]] = {}
+    groups: dict[tuple[Any, ...], list[str]] = {}
     arms = [learner for learner in results["learners"] if learner["arm"] and learner["updates"]]
     for learner in arms:
         many = OBJECTIVES[learner["objective"]].rows_per_rationale
-        cells = (
-            format_range(learner["rows"]) + (f" ({many} per rationale)" if many > 1 else ""),
-            format_range(learner["updates"]),
-            format_range(learner["epochs"], 1),
-            format_range(learner["target_tokens"]),
-            format_count(validations.get(learner["name"])),
-        )
-        groups.setdefault((learner["variant_of"] or learner["name"], *cells), []).append(learner)
-    headings = ("rows", "updates", "passes over the rows", "target tokens", "validations")
+        cells = {
+            "rows": format_range(learner["rows"]) + (f" ({many} per rationale)" if many > 1 else ""),
+            "updates": format_range(learner["updates"]),
+            "passes over the rows": format_range(learner["epochs"], 1),
+            "target tokens": format_range(learner["target_tokens"]),
+            "validations": format_count(validations.get(learner["name"])),
+        }
+        groups.setdefault((learner["variant_of"] or learner["name"], *cells.items()), []).append(learner["name"])
     rows = [
-        {"arm": learners[0]["name"] if len(learners) == 1 else f"{name}, {len(learners)} variants"}
-        | dict(zip(headings, cells, strict=True))
-        for (name, *cells), learners in groups.items()
+        {"arm": names[0] if len(names) == 1 else f"{name}, {len(names)} variants", **dict(cells)}
+        for (name, *cells), names in groups.items()
     ]
     return rows if len(arms) > 1 else []
 
@@ -172,18 +170,14 @@ def settings_rows(results: Results) -> Rows:
     """
     learners = shown_learners(results)
     settings = _settings(learners)
-    if not settings:
-        return []
+    names = [learner["name"] for learner in learners]
     rows = [{"": "updates", **{learner["name"]: format_updates(learner["updates"]) for learner in learners}}]
     rows += [
-        {
-            "": key,
-            **{learner["name"]: format_setting(settings.get(learner["name"], {}).get(key)) for learner in learners},
-        }
+        {"": key, **{name: format_setting(settings.get(name, {}).get(key)) for name in names}}
         for key, values in _values(settings).items()
         if len(values) > 1
     ]
-    return rows
+    return rows if settings else []
 
 
 def shared_settings(results: Results) -> dict[str, str]:

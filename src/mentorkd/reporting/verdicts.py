@@ -61,15 +61,13 @@ def peers_of(
     if not all(infos[name].rationales for name in names):
         return []
     models = {infos[name].model_key for name in names}
-    known = {stacked(verdicts, name, seeds).tobytes() for name in names}
-    peers = []
-    for info in learners:
-        if info.model_key in models and info.rationales and all((info.name, seed) in verdicts for seed in seeds):
-            matrix = stacked(verdicts, info.name, seeds)
-            if matrix.tobytes() not in known:
-                known.add(matrix.tobytes())
-                peers.append(matrix)
-    return peers
+    own = {stacked(verdicts, name, seeds).tobytes() for name in names}
+    others = [
+        stacked(verdicts, info.name, seeds)
+        for info in learners
+        if info.model_key in models and info.rationales and all((info.name, seed) in verdicts for seed in seeds)
+    ]
+    return list({matrix.tobytes(): matrix for matrix in others if matrix.tobytes() not in own}.values())
 
 
 def rounded(value: float | None) -> float | None:

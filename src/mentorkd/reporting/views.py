@@ -54,13 +54,10 @@ def validated_on_test(learner: LearnerResult) -> bool:
 
 
 def sweeps_of(results: Results) -> list[Sweep]:
-    """The swept keys, each with its variants."""
-    variants = [learner for learner in results["learners"] if learner["swept"]]
-    references = [
-        learner
-        for learner in results["learners"]
-        if learner["rationales"] and not learner["swept"] and learner["accuracy"] is not None
-    ]
+    """The swept keys, each with its evaluated variants."""
+    evaluated = [learner for learner in results["learners"] if learner["accuracy"] is not None]
+    variants = [learner for learner in evaluated if learner["swept"]]
+    references = [learner for learner in evaluated if learner["rationales"] and not learner["swept"]]
     sweeps = []
     for key in dict.fromkeys(key for learner in variants for key in learner["swept"]):
         series: dict[str, list[tuple[Any, LearnerResult]]] = {}
