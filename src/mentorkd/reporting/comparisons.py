@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import headline_pairs, is_arm, leads
@@ -19,10 +20,7 @@ def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequenc
     """
     headline = _headline_pairs(inputs)
     others = [
-        (b, a)
-        for i, a in enumerate(inputs.learners)
-        for b in inputs.learners[i + 1 :]
-        if {(a.name, b.name), (b.name, a.name)}.isdisjoint(headline)
+        (b, a) for a, b in combinations(inputs.learners, 2) if {(a.name, b.name), (b.name, a.name)}.isdisjoint(headline)
     ]
     others.sort(key=lambda pair: max(_interest(info, inputs.learners) for info in pair))
     pairs_of_names = [*headline, *((a.name, b.name) for a, b in others)]

@@ -42,7 +42,7 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         most_pairs=MOST_PAIRS,
         pair_note=views.pair_note(results),
         palette=PALETTE,
-        headline=None if comparison is None else _headline(results["comparisons"][comparison], results),
+        headline=None if comparison is None else _headline(results["comparisons"][comparison], results["learners"]),
         accuracies=_accuracies(results["learners"]),
         cut=views.cut_lines(results),
         learners=views.shown_learners(results),
@@ -86,25 +86,23 @@ def _variants_on(learners: list[LearnerResult]) -> str:
     return "validation or TEST" if len(on_test) > 1 else "TEST" if True in on_test else "validation"
 
 
-def _headline(row: ComparisonResult, results: Results) -> dict[str, Any]:
+def _headline(row: Mapping[str, Any], learners: list[LearnerResult]) -> dict[str, Any]:
     """The headline with the better learner first, so that the difference is a gain."""
     swapped = row["outcome"] == "b_better"
-    sign, (low, high) = (-1, row["interval"][::-1]) if swapped else (1, row["interval"])
-    first, second = (row["b"], row["a"]) if swapped else (row["a"], row["b"])
-    accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
+    first, second = "ba" if swapped else "ab"
+    accuracy = {learner["name"]: learner["accuracy"] for learner in learners}
     return {
         "row": row,
         "shown": row["outcome"] != "unclear",
         "expected": not swapped,
-        "first": first,
-        "second": second,
-        "difference": sign * row["difference"],
-        "low": sign * low,
-        "high": sign * high,
-        "only_first": row["only_b"] if swapped else row["only_a"],
-        "only_second": row["only_a"] if swapped else row["only_b"],
-        "first_accuracy": accuracy[first],
-        "second_accuracy": accuracy[second],
+        "first": row[first],
+        "second": row[second],
+        "difference": -row["difference"] if swapped else row["difference"],
+        "interval": [-end for end in reversed(row["interval"])] if swapped else row["interval"],
+        "only_first": row[f"only_{first}"],
+        "only_second": row[f"only_{second}"],
+        "first_accuracy": accuracy[row[first]],
+        "second_accuracy": accuracy[row[second]],
     }
 
 

@@ -134,10 +134,9 @@ def draw_decomposition(decomposition: Decomposition, first: LearnerResult) -> st
 @drawing()
 def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str:
     """Accuracy with interval over the swept value; `colour` maps learners to colours."""
-    series = sweep.series
-    hollow = any(learner["on_test"] for points in series.values() for _, learner in points)
+    hollow = any(learner["on_test"] for points in sweep.series.values() for _, learner in points)
     figure, axes = new_panel(ACCURACY + ("; hollow: selected on TEST" if hollow else ""), sweep.key)
-    values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
+    values = list(dict.fromkeys(value for points in sweep.series.values() for value, _ in points))
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     place = dict(zip(values, values if numbers else range(len(values)), strict=True))
     if numbers and min(values) > 0 and max(values) > 20 * min(values):
@@ -145,7 +144,7 @@ def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str:
     if not numbers or len(values) <= 12:
         axes.set_xticks(list(place.values()), [format_setting(value) for value in values])
         axes.minorticks_off()
-    for name, points in series.items():
+    for name, points in sweep.series.items():
         points = sorted(points, key=lambda point: place[point[0]])
         xs, tint = [place[value] for value, _ in points], colour[points[0][1]["name"]]
         axes.plot(xs, [100 * (p["accuracy"] or 0) for _, p in points], color=tint, linewidth=1.6, label=name)
@@ -164,7 +163,7 @@ def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str:
             linestyle="--",
             label=_name(learner),
         )
-    add_legend(figure, [*series, *map(_name, sweep.references)])
+    add_legend(figure, [*sweep.series, *map(_name, sweep.references)])
     return to_svg(figure, f"Accuracy against {sweep.key}", f"sweep-{sweep.key}")
 
 

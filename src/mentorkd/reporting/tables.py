@@ -57,14 +57,13 @@ def latex_table(rows: Sequence[Mapping[str, str]], left: int) -> str:
 
 def learners_csv(results: Results) -> str:
     """One row for each learner and seed, accuracies as shares at full precision."""
-    columns = ("seed", "questions", "correct", "no_answer", "cut", "accuracy")
+    columns = ("seed", "questions", "correct", "no_answer", "cut", "accuracy", "low", "high")
     swept = dict.fromkeys(key for learner in results["learners"] for key in learner["swept"])
     return csv_table(
         [
             {"learner": learner["name"], "model": learner["model"]}
-            | {name: row[name] for name in columns}  # type: ignore[literal-required]
-            | {"low": row["interval"][0], "high": row["interval"][1], "on_test": learner["on_test"]}
-            | {key: learner["swept"].get(key) for key in swept}
+            | _cells(row, columns)
+            | {"on_test": learner["on_test"], **{key: learner["swept"].get(key) for key in swept}}
             for learner in results["learners"]
             for row in learner["per_seed"]
         ]
@@ -73,28 +72,25 @@ def learners_csv(results: Results) -> str:
 
 def comparisons_csv(results: Results) -> str:
     """One row for each pair, shares at full precision."""
-    first = ("a", "b", "difference", "p_value", "p_adjusted", "corrected_for", "detectable", "inflation")
-    columns = (*first, "only_a", "only_b", "questions")
-    return csv_table(
-        [
-            {name: row[name] for name in columns}  # type: ignore[literal-required]
-            | {"low": row["interval"][0], "high": row["interval"][1], "seeds": len(row["seeds"])}
-            | {"outcome": row["outcome"], "on_test": row["on_test"]}
-            for row in results["comparisons"]
-        ]
-    )
+    columns = ("a", "b", "difference", "p_value", "p_adjusted", "corrected_for", "detectable", "inflation", "only_a")
+    more = ("only_b", "questions", "low", "high", "seeds", "outcome", "on_test")
+    return csv_table([_cells({**row, "seeds": len(row["seeds"])}, (*columns, *more)) for row in results["comparisons"]])
 
 
 def decomposition_csv(results: Results) -> str:
     """One row for each part of each decomposition, shares at full precision."""
+    columns = ("part", "gain", "low", "high", "p", "shown", "arms", "on_test")
     return csv_table(
         [
-            {"model": decomposition["model"], "part": part["part"], "gain": part["gain"]}
-            | {"low": part["interval"][0], "high": part["interval"][1]}
-            | {"p": part["p"], "shown": part["shown"]}
-            | {"arms": " ".join(f"{weight:+d}*{name}" for name, weight in part["arms"].items())}
-            | {"on_test": part["on_test"]}
+            {"model": decomposition["model"]}
+            | _cells({**part, "arms": " ".join(f"{w:+d}*{name}" for name, w in part["arms"].items())}, columns)
             for decomposition in results["decompositions"]
             for part in decomposition["parts"]
         ]
     )
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """The columns of a row; `low` and `high` are the ends of its interval."""
+    cells = {**row, "low": row["interval"][0], "high": row["interval"][1]}
+    return {name: cells[name] for name in columns}
