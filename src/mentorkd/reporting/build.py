@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from mentorkd.records import Prediction
+from mentorkd.reporting import schema
 from mentorkd.reporting.caveats import build_protocol, build_warnings, on_test
 from mentorkd.reporting.comparisons import build_comparisons, build_headline, featured_learners
 from mentorkd.reporting.costs import build_costs, build_learner_costs
@@ -14,25 +15,11 @@ from mentorkd.reporting.decomposition import build_decompositions
 from mentorkd.reporting.examples import differing_examples, written_examples
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import is_arm, leads, role
-from mentorkd.reporting.schema import (
-    SCHEMA,
-    Curve,
-    DroppedRows,
-    FilterCount,
-    LearnerResult,
-    Results,
-    SeedResult,
-    SoftLabelResult,
-    TrainingPoint,
-    Trial,
-    ValidationPoint,
-    row_of,
-)
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, rounded, stacked, verdicts_of
 from mentorkd.statistics import accuracy_interval, mean_and_error, wilson_interval
 
 
-def build_results(inputs: ReportInputs) -> Results:
+def build_results(inputs: ReportInputs) -> schema.Results:
     """All numbers of the report.
 
     Raises RunError unless a learner has exactly one prediction for each test question, or none at all.
@@ -42,7 +29,7 @@ def build_results(inputs: ReportInputs) -> Results:
     comparisons = build_comparisons(inputs, verdicts, tested)
     accelerators = sorted({stage.accelerator for stage in inputs.stages.values() if stage.accelerator})
     return {
-        "schema": SCHEMA,
+        "schema": schema.SCHEMA,
         "name": inputs.name,
         "task": inputs.task,
         "seeds": list(inputs.seeds),
@@ -52,11 +39,11 @@ def build_results(inputs: ReportInputs) -> Results:
         "learners": learners,
         "comparisons": comparisons,
         "decompositions": build_decompositions(inputs, verdicts, tested),
-        "soft_labels": [cast(SoftLabelResult, dict(row)) for row in inputs.soft_labels],
+        "soft_labels": [cast(schema.SoftLabelResult, dict(row)) for row in inputs.soft_labels],
         "match": inputs.match,
-        "trials": [cast(Trial, dict(row)) for row in inputs.trials],
-        "filters": [row_of(FilterCount, row) for row in inputs.filters],
-        "dropped": [row_of(DroppedRows, row) for row in inputs.dropped],
+        "trials": [cast(schema.Trial, dict(row)) for row in inputs.trials],
+        "filters": [schema.row_of(schema.FilterCount, row) for row in inputs.filters],
+        "dropped": [schema.row_of(schema.DroppedRows, row) for row in inputs.dropped],
         "curves": [
             build_curve(info.name, seed, inputs.metrics[info.name, seed])
             for info in inputs.learners
@@ -76,7 +63,7 @@ def build_results(inputs: ReportInputs) -> Results:
     }
 
 
-def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested: bool) -> LearnerResult:
+def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested: bool) -> schema.LearnerResult:
     seeds = [seed for seed in inputs.seeds if (info.name, seed) in verdicts]
     per_seed = [_seed(seed, inputs.predictions[info.name, seed]) for seed in seeds]
     accuracy = error = interval = None
@@ -122,7 +109,7 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
     }
 
 
-def _seed(seed: int, predictions: Sequence[Prediction]) -> SeedResult:
+def _seed(seed: int, predictions: Sequence[Prediction]) -> schema.SeedResult:
     correct = sum(p.verdict == "correct" for p in predictions)
     interval = wilson_interval(correct, len(predictions))
     return {
@@ -140,11 +127,11 @@ def _seed(seed: int, predictions: Sequence[Prediction]) -> SeedResult:
 MOST_POINTS = 200
 
 
-def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> Curve:
+def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> schema.Curve:
     """The curve of one model. More than `MOST_POINTS` losses are averaged in equal groups; all validations are kept."""
     losses = [row for row in rows if _number(row.get("loss")) is not None]
     size = max(1, math.ceil(len(losses) / MOST_POINTS))
-    validation: list[ValidationPoint] = [
+    validation: list[schema.ValidationPoint] = [
         {"step": row["step"], "epoch": _number(row.get("epoch")), "accuracy": accuracy}
         for row in rows
         if (accuracy := _number(row.get("validation_accuracy"))) is not None
@@ -157,7 +144,7 @@ def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> C
     }
 
 
-def _point(group: Sequence[Mapping[str, Any]]) -> TrainingPoint:
+def _point(group: Sequence[Mapping[str, Any]]) -> schema.TrainingPoint:
     return {
         "step": group[-1]["step"],
         "epoch": _number(group[-1].get("epoch")),

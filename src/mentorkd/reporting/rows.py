@@ -40,7 +40,7 @@ def learner_rows(results: Results) -> Rows:
             "model": learner["model"],
             "learns from": learns_from(learner),
             "accuracy % [95 %]": mark_on_test(
-                format_share(learner["accuracy"], learner["interval"]), learner["on_test"] and bool(learner["per_seed"])
+                format_share(learner["accuracy"], learner["interval"]), learner["on_test"]
             ),
             "± over seeds": format_share(learner["standard_error"]),
             "no answer %": format_share(learner["no_answer"]),
@@ -109,9 +109,7 @@ def sweep_rows(results: Results) -> Rows:
                 format_share(learner["accuracy"], learner["interval"]), learner["on_test"]
             ),
             "± over seeds": format_share(learner["standard_error"]),
-            heading: mark_on_test(
-                format_share(learner["validation"]), learner["validation"] is not None and validated_on_test(learner)
-            ),
+            heading: mark_on_test(format_share(learner["validation"]), validated_on_test(learner)),
         }
         for learner in variants
     ]
@@ -265,14 +263,11 @@ def _nats(value: float | None) -> str:
 def learner_cost_rows(results: Results) -> Rows:
     """One row for each learner: its own cost, and its cost with all its dependencies."""
     shown = {learner["name"]: learner for learner in shown_learners(results)}
-    costs = [cost for cost in results["run"]["spent"] if cost["learner"] in shown]
     on_gpu = any(cost["whole_gpu_seconds"] for cost in results["run"]["spent"])
     return [
         {
             "learner": cost["learner"],
-            "accuracy %": mark_on_test(
-                format_share(shown[cost["learner"]]["accuracy"]), shown[cost["learner"]]["on_test"]
-            ),
+            "accuracy %": mark_on_test(format_share(learner["accuracy"]), learner["on_test"]),
             "own time": format_seconds(cost["own_seconds"]),
             "time with dependencies": format_seconds(cost["whole_seconds"]),
             "processor time": format_seconds(cost["whole_cpu_seconds"]),
@@ -281,7 +276,8 @@ def learner_cost_rows(results: Results) -> Rows:
             "peak memory": _megabytes(cost["peak_memory_mb"]),
             "teacher": format_dollars(cost["teacher_dollars"]),
         }
-        for cost in costs
+        for cost in results["run"]["spent"]
+        if (learner := shown.get(cost["learner"]))
     ]
 
 

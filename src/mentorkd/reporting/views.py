@@ -126,10 +126,7 @@ def pair_note(results: Results) -> str:
     )
 
 
-COUNTED = {
-    "tokens": "tokens of the learner's own tokenizer",
-    "characters": "characters, four per token",
-}
+COUNTED = {"tokens": "tokens of the learner's own tokenizer", "characters": "characters, four per token"}
 
 
 def funnel_notes(results: Results) -> list[str]:

@@ -196,14 +196,10 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     name, sampling = open_teacher(recipe).describe()
     lines += [f"The teacher: {name}; {sampling}."] if sampling else []
     lines += [f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
+    once = [name for name in names if _validates_once(recipe.learners[name])]
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
-        once = [
-            name
-            for name in names
-            if _validates_once(recipe.learners[name]) and bool(recipe.learners[name].search) == searched
-        ]
-        if once:
-            lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation {use}.")
+        if alike := [name for name in once if bool(recipe.learners[name].search) == searched]:
+            lines.append(f"Only one epoch of {', '.join(alike)} was validated, the last: validation {use}.")
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
     return lines
@@ -253,11 +249,11 @@ def _why_unequal(recipe: Recipe, trained: Trained) -> str:
         (None if one.tokens_per_batch else one.batch_size, one.tokens_per_batch, one.gradient_accumulation)
         for one in trainings
     }
-    reasons = []
-    if _differ(epochs.values()):
-        reasons.append(f"different numbers of epochs ({_ranges(epochs)})")
-    if _differ(rows.values()):
-        reasons.append(f"different numbers of rows ({_ranges(rows)})")
+    reasons = [
+        f"different numbers of {unit} ({_ranges(counts)})"
+        for unit, counts in (("epochs", epochs), ("rows", rows))
+        if _differ(counts.values())
+    ]
     if len(batches) > 1:
         reasons.append("batches of different sizes")
     equal = "" if _differ(epochs.values()) else f"the same number of epochs ({next(iter(epochs.values()))[0]}) over "
@@ -284,7 +280,7 @@ def _validates_once(learner: Learner) -> bool:
 def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
     """Settings that a fair comparison holds equal. Settings that only change speed or memory are left out."""
     if precision is None:
-        return learner.model_dump(include={"prompt"}) | {"max_new_tokens": learner.sampling.max_new_tokens}
+        return {"prompt": learner.prompt, "max_new_tokens": learner.sampling.max_new_tokens}
     unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
     speed = {"report_to", "torch_compile", "gradient_checkpointing", unused}
     return {
@@ -303,16 +299,10 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
 
 
 def _distillation(learner: Learner) -> dict[str, Any]:
-    if not learner.mentor_weights:
-        return {}
-    keys = {
-        "tau_squared",
-        "divergence",
-        "soft_label_store",
-        *(["top_k"] if learner.soft_label_store == "top_k" else []),
-        *(["layers"] if learner.layers else []),
-    }
-    return learner.model_dump(include=keys)
+    keys = {"tau_squared", "divergence", "soft_label_store"}
+    keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
+    keys |= {"layers"} if learner.layers else set()
+    return learner.model_dump(include=keys) if learner.mentor_weights else {}
 
 
 def _side_by_side(
