@@ -261,16 +261,13 @@ def _different_training_data(runs: Sequence[Run]) -> list[str]:
     """A sentence for each run with other training questions or rationales than the first run."""
     first, lines = runs[0], []
     for other in runs[1:]:
-        if first.questions != other.questions:
-            lines.append(
-                f"Trained on different questions: {first.name} {len(first.questions):,}, {other.name} {len(other.questions):,}, "
-                f"{len(first.questions & other.questions):,} of them the same."
-            )
-        if first.rationales != other.rationales:
-            lines.append(
-                f"Different rationales of the teacher: {first.name} {len(first.rationales):,}, {other.name} "
-                f"{len(other.rationales):,}, {len(first.rationales & other.rationales):,} of them the same."
-            )
+        for fact, mine, theirs in (
+            ("Trained on different questions", first.questions, other.questions),
+            ("Different rationales of the teacher", first.rationales, other.rationales),
+        ):
+            if mine != theirs:
+                counts = f"{first.name} {len(mine):,}, {other.name} {len(theirs):,}"
+                lines.append(f"{fact}: {counts}, {len(mine & theirs):,} of them the same.")
     return lines
 
 
@@ -290,11 +287,8 @@ def _manifest(runs: Sequence[Run], command: str) -> dict[str, Any]:
         for key in ("versions", "host", "git")
         if all(run.manifest[key] == runs[0].manifest[key] for run in runs)
     }
-    return {
-        "command": command,
-        **common,
-        **{
-            f"run {run.name}": {key: value for key, value in run.manifest.items() if value and key not in common}
-            for run in runs
-        },
+    own = {
+        f"run {run.name}": {key: value for key, value in run.manifest.items() if value and key not in common}
+        for run in runs
     }
+    return {"command": command, **common, **own}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 from mentorkd.records import Prediction
@@ -73,30 +74,16 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
         interval = accuracy_interval(stacked(verdicts, info.name, seeds), peers=peers)
     answers = sum(row["questions"] for row in per_seed)
     validated = [value for value in info.validation if value is not None]
-    return {
-        "name": info.name,
-        "model": info.model,
-        "parameters": info.parameters,
+    measured = {
         "role": role(info, inputs.learners),
-        "rationales": list(info.rationales),
-        "imitates": dict(info.mentor_weights),
-        "objective": info.objective,
+        "imitates": info.mentor_weights,
         "kd_weight": info.kd_weight if info.mentor_weights else None,
         "temperature": info.temperature if info.mentor_weights else None,
-        "select_on": info.select_on,
         "on_test": tested,
         "validation": rounded(sum(validated) / len(validated)) if validated else None,
-        "searched": {name: list(values) for name, values in info.searched.items()},
-        "swept": dict(info.swept),
-        "variant_of": info.variant_of,
         "leads": leads(info, inputs.learners),
         "arm": is_arm(info, inputs.learners),
-        "rows": list(info.rows),
-        "updates": list(info.updates),
-        "target_tokens": list(info.target_tokens),
         "epochs": [round(epochs, 3) for epochs in info.epochs],
-        "settings": dict(info.settings),
-        "distillation": dict(info.distillation),
         "accuracy": rounded(accuracy),
         "interval": bounds(interval.low, interval.high) if interval else None,
         "standard_error": rounded(error),
@@ -107,6 +94,7 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
         else None,
         "per_seed": per_seed,
     }
+    return schema.row_of(schema.LearnerResult, asdict(info) | measured)
 
 
 def _seed(seed: int, predictions: Sequence[Prediction]) -> schema.SeedResult:

@@ -72,18 +72,10 @@ def _seeds(verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[
     have = Counter(name for name, _ in verdicts)
     crossed = [row for row in comparisons if row["seeds"] != row["paired_with"]]
     short = [row for row in comparisons if len(row["seeds"]) < max(have[row["a"]], have[row["b"]])]
-    lines = []
-    if crossed:
-        lines.append(
-            f"No seed in common: {_pairs(crossed)}. Their seeds are paired by order, so effects that one seed has on both "
-            "learners do not cancel."
-        )
-    if short:
-        lines.append(
-            f"Compared over fewer seeds than the learners have: {_pairs(short)}. Differences are over the shared seeds, "
-            "accuracies over all seeds."
-        )
-    return lines
+    paired = "Their seeds are paired by order, so effects that one seed has on both learners do not cancel."
+    shared = "Differences are over the shared seeds, accuracies over all seeds."
+    lines = [f"No seed in common: {_pairs(crossed)}. {paired}"] if crossed else []
+    return lines + ([f"Compared over fewer seeds than the learners have: {_pairs(short)}. {shared}"] if short else [])
 
 
 def _pairs(rows: Sequence[ComparisonResult]) -> str:
@@ -103,11 +95,9 @@ def _uneven(inputs: ReportInputs) -> list[str]:
         uneven = any(set(row) != set(arms[0].updates) for row in counts.values())
     if not uneven:
         return []
-    reason = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own number)"}.get(
-        inputs.match, ""
-    )
+    reasons = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own number)"}
     return [
-        f"Arms were not trained for the same number of {unit}{reason}: {_grouped(counts)}. This may explain "
+        f"Arms were not trained for the same number of {unit}{reasons.get(inputs.match, '')}: {_grouped(counts)}. This may explain "
         "differences in accuracy as well as their different training data."
     ]
 

@@ -177,9 +177,8 @@ def _statement(arms: Arms, parts: Sequence[GainPart]) -> str:
     gains = ", ".join(f"{format_points(part['gain'])} {PART_NAMES[part['part']]}" for part in rest)
     whole = f"{arms.both.name} against {arms.base.name}: {format_points(total['gain'])} points"
     mark = " (SELECTED ON TEST)" if any(part["on_test"] for part in parts) else ""
-    if any(part["part"] == "interaction" for part in rest):
-        return f"{whole} = {gains}{mark}"
-    return f"{whole}; each alone: {gains}{mark}"
+    adds_up = any(part["part"] == "interaction" for part in rest)
+    return f"{whole}{' = ' if adds_up else '; each alone: '}{gains}{mark}"
 
 
 def _missing(arms: Arms) -> list[str]:

@@ -31,11 +31,11 @@ class LearnerInfo:
     temperature: float | None = None
     parameters: int | None = None
     select_on: Literal["validation", "test", "last"] = "validation"
-    rows: Sequence[int] = ()
+    rows: Sequence[int] = field(default_factory=list)
     """Training rows, one number for each seed; the next four fields also have one value for each seed."""
-    updates: Sequence[int] = ()
-    target_tokens: Sequence[int] = ()
-    epochs: Sequence[float] = ()
+    updates: Sequence[int] = field(default_factory=list)
+    target_tokens: Sequence[int] = field(default_factory=list)
+    epochs: Sequence[float] = field(default_factory=list)
     validation: Sequence[float | None] = ()
     """Validation accuracy at the selected epoch."""
     searched: Mapping[str, Sequence[Any]] = field(default_factory=dict)
