@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from mentorkd.reporting import rows, views
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import PALETTE
-from mentorkd.reporting.format import format_count, format_points, format_share, learns_from, soft_labels_of
+from mentorkd.reporting.format import format_count, format_points, format_share, soft_labels_of
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import MOST_PAIRS
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
@@ -28,15 +28,10 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "count": format_count,
-        "p": format_p,
-        "points": format_points,
-        "share": format_share,
-        "learns_from": learns_from,
-        "soft_labels_of": soft_labels_of,
-    }
+    environment.filters |= {"count": format_count, "points": format_points, "share": format_share, "p": format_p}
+    environment.filters["soft_labels_of"] = soft_labels_of
     comparison = results["headline"]["comparison"]
+    variants = [learner for learner in results["learners"] if learner["swept"]]
     return environment.get_template("template.html.jinja").render(
         r=results,
         most_pairs=MOST_PAIRS,
@@ -46,7 +41,7 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         accuracies=_accuracies(results["learners"]),
         cut=views.cut_lines(results),
         learners=views.shown_learners(results),
-        variants_on=_variants_on(results["learners"]),
+        variants_on=views.validated_on(variants, ("validation", "TEST", "validation or TEST")),
         forest=_forest(results["comparisons"][:MOST_PAIRS]),
         more_forest=_forest(results["comparisons"][MOST_PAIRS:]),
         breakable=_breakable,
@@ -78,12 +73,6 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
 def _breakable(name: str) -> Markup:
     """A name with optional line breaks before the values of a variant and after their signs."""
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?=@)|(?<=[=,/])", name))
-
-
-def _variants_on(learners: list[LearnerResult]) -> str:
-    """The questions that selected the shown variant of a sweep."""
-    on_test = {views.validated_on_test(learner) for learner in learners if learner["swept"]}
-    return "validation or TEST" if len(on_test) > 1 else "TEST" if True in on_test else "validation"
 
 
 def _headline(row: Mapping[str, Any], learners: list[LearnerResult]) -> dict[str, Any]:

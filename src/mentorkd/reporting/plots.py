@@ -9,7 +9,7 @@ from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import MARKS, add_legend, drawing, name_rows, new_figure, new_panel, to_svg
 from mentorkd.reporting.format import format_seconds, format_setting, mark_on_test
 from mentorkd.reporting.schema import ComparisonResult, Curve, Decomposition, LearnerResult, Results
-from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on_test, waterfall
+from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on, validated_on_test, waterfall
 
 MOST_PAIRS = 15
 """Maximum number of pairs in the forest plot; the table has all of them."""
@@ -101,11 +101,11 @@ def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], pane
 
 def _curves_title(panel: str, curves: Sequence[Curve], learners: Sequence[LearnerResult]) -> str:
     """The title of a panel; accuracies on test questions are not called validation."""
-    drawn = {curve["learner"] for curve in curves if curve["validation"]}
-    on_test = {validated_on_test(learner) for learner in learners if learner["name"] in drawn}
-    if panel != "accuracy" or True not in on_test:
+    if panel != "accuracy":
         return CURVE_PANELS[panel]
-    return "Accuracy (%) on TEST questions" if len(on_test) == 1 else "Accuracy (%): validation, or TEST where marked"
+    drawn = {curve["learner"] for curve in curves if curve["validation"]}
+    titles = (CURVE_PANELS[panel], "Accuracy (%) on TEST questions", "Accuracy (%): validation, or TEST where marked")
+    return validated_on([learner for learner in learners if learner["name"] in drawn], titles)
 
 
 @drawing()

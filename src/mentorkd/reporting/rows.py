@@ -20,7 +20,7 @@ from mentorkd.reporting.format import (
     mark_on_test,
 )
 from mentorkd.reporting.schema import Decomposition, FilterCount, LearnerResult, Results, StageCostResult
-from mentorkd.reporting.views import shown_learners, validated_on_test
+from mentorkd.reporting.views import shown_learners, validated_on, validated_on_test
 from mentorkd.statistics import format_p
 
 Rows = list[dict[str, str]]
@@ -97,10 +97,7 @@ def sweep_rows(results: Results) -> Rows:
     variants.sort(
         key=lambda learner: (order[learner["variant_of"]], [_rank(learner["swept"].get(key)) for key in keys])
     )
-    on_test = {validated_on_test(learner) for learner in variants}
-    heading = (
-        "validation or test %" if len(on_test) > 1 else "test % in training" if True in on_test else "validation %"
-    )
+    heading = validated_on(variants, ("validation %", "test % in training", "validation or test %"))
     return [
         {"learner": learner["variant_of"] or learner["name"]}
         | {key: format_setting(learner["swept"].get(key)) for key in keys}

@@ -53,6 +53,12 @@ def validated_on_test(learner: LearnerResult) -> bool:
     return "test" in (learner["select_on"], learner["settings"].get("select_on"))
 
 
+def validated_on(learners: Iterable[LearnerResult], names: tuple[str, str, str]) -> str:
+    """The name of the learners' validations, from `names`: on validation questions, on test questions, or on both."""
+    on_test = {validated_on_test(learner) for learner in learners}
+    return names[2] if len(on_test) > 1 else names[True in on_test]
+
+
 def sweeps_of(results: Results) -> list[Sweep]:
     """The swept keys, each with its evaluated variants."""
     evaluated = [learner for learner in results["learners"] if learner["accuracy"] is not None]
