@@ -248,17 +248,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable_difference(
-    difference_QS: Array, *, alpha: float = 0.05, power: float = 0.8, scatter: Scatter = Scatter()
-) -> float:
-    """Minimum detectable effect: the smallest true difference that this design detects with probability `power`.
+def detectable_difference(difference_QS: Array, *, alpha: float = 0.05, scatter: Scatter = Scatter()) -> float:
+    """Minimum detectable effect: the smallest true difference that this design detects with 80 % power.
 
-    (t_{1 - alpha/2} + t_{power}) standard errors, but at least the resolution of the sign-flip test: with k questions
+    (t_{1 - alpha/2} + t_{0.8}) standard errors, but at least the resolution of the sign-flip test: with k questions
     that all favour one learner its p is 2^(1-k). A value above 1 means that the design can detect no difference.
     """
     Q, _ = _shape(difference_QS)
     error = float(np.asarray(difference_QS).mean(axis=1).std()) / math.sqrt(Q) * scatter.factor
-    errors = scatter.quantile(1 - alpha / 2) + scatter.quantile(power)
+    errors = scatter.quantile(1 - alpha / 2) + scatter.quantile(0.8)
     fewest = math.ceil(1 - math.log2(alpha))
     return max(errors * error, fewest / Q)
 
@@ -291,8 +289,7 @@ def contrast(
                 f"got arrays of shapes {arms[0].shape} and {other.shape}; expected the same questions and seeds"
             )
     Q, S = _shape(arms[0])
-    values_QS = sum(w * np.asarray(arm, dtype=np.int64) for w, arm in zip(weights, arms, strict=True))
-    assert isinstance(values_QS, np.ndarray)
+    values_QS: Array = np.tensordot(weights, np.stack(arms).astype(np.int64), axes=1)
     between = _between_seeds([*arms, *peers], weights)
     scatter, null = seed_scatter(values_QS, *between), seed_scatter(values_QS, *between, if_zero=True)
     inflation = scatter.widening()

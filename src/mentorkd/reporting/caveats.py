@@ -174,13 +174,10 @@ def build_protocol(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]
     if comparisons and comparisons[0]["headline"]:
         leader = next(info for info in inputs.learners if info.name == comparisons[0]["a"])
         if leader.swept:
+            reason = f"it has the best {'TEST' if _chosen_on_test(leader) else 'validation'} accuracy"
+            if all(value is None for value in leader.validation):
+                reason = "it is the first of the sweep; no variant was validated"
             lines.append(
-                f"{leader.name} represents the variants of {leader.variant_of} in the first comparison: {_best_by(leader)}."
+                f"{leader.name} represents the variants of {leader.variant_of} in the first comparison: {reason}."
             )
     return lines
-
-
-def _best_by(leader: LearnerInfo) -> str:
-    if all(value is None for value in leader.validation):
-        return "it is the first of the sweep; no variant was validated"
-    return f"it has the best {'TEST' if _chosen_on_test(leader) else 'validation'} accuracy"

@@ -40,8 +40,7 @@ def _in_order(predictions: Sequence[Prediction], questions: Sequence[Question], 
     correct: dict[str, list[bool]] = {}
     for prediction in predictions:
         correct.setdefault(prediction.question_id, []).append(prediction.verdict == "correct")
-    waiting = {question_id: iter(flags) for question_id, flags in correct.items()}
-    return np.array([next(waiting[question.id]) for question in questions], dtype=np.int64)
+    return np.array([correct[question.id].pop(0) for question in questions], dtype=np.int64)
 
 
 def stacked(verdicts: Verdicts, name: str, seeds: Sequence[int]) -> NDArray[np.int64]:

@@ -111,12 +111,11 @@ def cut_lines(results: Results) -> list[str]:
         for learner in results["learners"]
         if learner["cut"] is not None and learner["cut"] > OFTEN_CUT
     ]
-    if not often:
-        return []
-    return [
+    line = (
         f"Answers were truncated at max_new_tokens; only the text before the cut is graded: {', '.join(often)}. Either the limit "
         "is too short, or the models do not learn to stop."
-    ]
+    )
+    return [line] if often else []
 
 
 def pair_note(results: Results) -> str:

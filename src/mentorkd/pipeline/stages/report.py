@@ -54,8 +54,7 @@ def report(context: RunContext, stage: Stage, workdir: Path) -> ReportRecord:
 def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mapping[str, Any]) -> ReportInputs:
     """What a run's report is made of, read from the finished stages that its stage `report` names.
 
-    Args:
-        manifest: command, git commit, versions and host of the stages, and what differs for the report itself.
+    `manifest` has command, git commit, versions and host of the stages, and what differs for the report itself.
     """
     runs = [(name, seed) for name in recipe.learners for seed in recipe.seeds]
 
