@@ -18,7 +18,7 @@ from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.pipeline.stages.report import read_inputs
 from mentorkd.records import Question, normalise_whitespace
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import headline_pairs, is_arm, is_baseline
 from mentorkd.reporting.schema import Results
 
@@ -131,9 +131,6 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
             variant_of=name(info.variant_of),
         )
 
-    def stage(cost: StageCost) -> StageCost:
-        return replace(cost, learner=name(cost.learner), needs=[f"{run}:{need}" for need in cost.needs])
-
     return replace(
         inputs,
         learners=[learner(info) for info in inputs.learners],
@@ -149,7 +146,10 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
             (question, [replace(one, source=name(one.source)) for one in written])
             for question, written in inputs.rationales
         ],
-        stages={f"{run}:{key}": stage(cost) for key, cost in inputs.stages.items()},
+        stages={
+            f"{run}:{key}": replace(cost, learner=name(cost.learner), needs=[f"{run}:{need}" for need in cost.needs])
+            for key, cost in inputs.stages.items()
+        },
         serving={key: [f"{run}:{one}" for one in stages] for key, stages in keyed(inputs.serving).items()},
     )
 

@@ -119,16 +119,15 @@ def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> s
     """The curve of one model. More than `MOST_POINTS` losses are averaged in equal groups; all validations are kept."""
     losses = [row for row in rows if _number(row.get("loss")) is not None]
     size = max(1, math.ceil(len(losses) / MOST_POINTS))
-    validation: list[schema.ValidationPoint] = [
-        {"step": row["step"], "epoch": _number(row.get("epoch")), "accuracy": accuracy}
-        for row in rows
-        if (accuracy := _number(row.get("validation_accuracy"))) is not None
-    ]
     return {
         "learner": learner,
         "seed": seed,
         "training": [_point(losses[start : start + size]) for start in range(0, len(losses), size)],
-        "validation": validation,
+        "validation": [
+            {"step": row["step"], "epoch": _number(row.get("epoch")), "accuracy": accuracy}
+            for row in rows
+            if (accuracy := _number(row.get("validation_accuracy"))) is not None
+        ],
     }
 
 

@@ -30,7 +30,9 @@ def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequen
     if inputs.match is None:
         lines += _seeds(verdicts, comparisons)
     if comparisons and comparisons[0]["headline"]:
-        lines += [*_unlike(inputs.learners, comparisons[0]), *_choices(inputs, comparisons[0])]
+        infos = {info.name: info for info in inputs.learners}
+        a, b = infos[comparisons[0]["a"]], infos[comparisons[0]["b"]]
+        lines += [*_unlike(a, b), *_choices(a, b, inputs)]
     return lines
 
 
@@ -116,17 +118,14 @@ def _grouped(counts: Mapping[str, Sequence[int]]) -> str:
     )
 
 
-def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]:
+def _unlike(a: LearnerInfo, b: LearnerInfo) -> list[str]:
     """A warning about settings in which the two learners of a comparison differ."""
-    a, b = (next(info for info in learners if info.name == row[side]) for side in ("a", "b"))
-    if not (a.settings and b.settings):
-        return []
     differences = [
         f"{name} {format_setting(a.settings.get(name))} against {format_setting(b.settings.get(name))}"
         for name in dict.fromkeys([*a.settings, *b.settings])
         if a.settings.get(name) != b.settings.get(name) and not (name in a.searched and name in b.searched)
     ]
-    if not differences:
+    if not (differences and a.settings and b.settings):
         return []
     return [
         f"{a.name} and {b.name} were trained or evaluated with different settings: {', '.join(differences)}. This may explain "
@@ -134,9 +133,8 @@ def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]
     ]
 
 
-def _choices(inputs: ReportInputs, row: ComparisonResult) -> list[str]:
+def _choices(a: LearnerInfo, b: LearnerInfo, inputs: ReportInputs) -> list[str]:
     """A warning where one learner of a comparison was selected among more trainings than the other."""
-    a, b = (next(info for info in inputs.learners if info.name == row[side]) for side in ("a", "b"))
     counts = [_tried(info, inputs) for info in (a, b)]
     if counts[0] == counts[1]:
         return []

@@ -77,8 +77,7 @@ def build_decompositions(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequ
             key = (both.model_key, *sorted(both.rationales), "|", *sorted(both.mentor_weights))
             if key not in best or len(arms.all) > len(best[key].all):
                 best[key] = arms
-    decompositions = [_decomposition(arms, inputs, verdicts, on_test) for arms in best.values()]
-    return [each for each in decompositions if each is not None]
+    return [each for arms in best.values() if (each := _decomposition(arms, inputs, verdicts, on_test))]
 
 
 def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:

@@ -73,7 +73,6 @@ class ReportInputs:
     """Everything `build_results` needs. Mappings have keys (learner, seed); a missing key means: not available yet."""
 
     name: str
-    """The recipe's name."""
     task: TaskResult
     seeds: Sequence[int]
     learners: Sequence[LearnerInfo]

@@ -38,7 +38,11 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         pair_note=views.pair_note(results),
         palette=PALETTE,
         headline=None if comparison is None else _headline(results["comparisons"][comparison], results["learners"]),
-        accuracies=_accuracies(results["learners"]),
+        accuracies={
+            learner["name"]: _place(learner["accuracy"], learner["interval"], 0.0, 1.0)
+            for learner in results["learners"]
+            if learner["accuracy"] is not None and learner["interval"] is not None
+        },
         cut=views.cut_lines(results),
         learners=views.shown_learners(results),
         variants_on=views.validated_on(variants, ("validation", "TEST", "validation or TEST")),
@@ -95,15 +99,6 @@ def _headline(row: Mapping[str, Any], learners: list[LearnerResult]) -> dict[str
     }
 
 
-def _accuracies(learners: list[LearnerResult]) -> dict[str, dict[str, float]]:
-    """Positions of points and intervals on a scale from 0 to 100 %, by learner."""
-    return {
-        learner["name"]: _place(learner["accuracy"], learner["interval"], 0.0, 1.0)
-        for learner in learners
-        if learner["accuracy"] is not None and learner["interval"] is not None
-    }
-
-
 def _forest(comparisons: list[ComparisonResult]) -> dict[str, Any]:
     low, high, ticks = views.axis(bound for row in comparisons for bound in row["interval"])
     return {
@@ -145,6 +140,7 @@ def _step(part: GainPart, start: float, low: float, high: float) -> dict[str, An
 
 
 def _place(value: float, bounds: list[float], low: float, high: float) -> dict[str, float]:
+    """The positions of a point and its interval on a scale from `low` to `high`, in per cent of the scale."""
     left, right = (_percent(bound, low, high) for bound in bounds)
     return {"dot": _percent(value, low, high), "left": left, "width": round(right - left, 3)}
 

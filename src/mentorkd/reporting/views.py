@@ -69,11 +69,8 @@ def sweeps_of(results: Results) -> list[Sweep]:
         series: dict[str, list[tuple[Any, LearnerResult]]] = {}
         for learner in variants:
             if key in learner["swept"]:
-                others = [
-                    f"{name.rsplit('.', 1)[-1]} {format_setting(value)}"
-                    for name, value in learner["swept"].items()
-                    if name != key
-                ]
+                fixed = {name: value for name, value in learner["swept"].items() if name != key}
+                others = [f"{name.rsplit('.', 1)[-1]} {format_setting(value)}" for name, value in fixed.items()]
                 name = ", ".join([learner["variant_of"] or learner["name"], *others])
                 series.setdefault(name, []).append((learner["swept"][key], learner))
         models = {learner["model"] for points in series.values() for _, learner in points}
@@ -86,8 +83,8 @@ def axis(bounds: Iterable[float]) -> tuple[float, float, list[float]]:
     values = [0.0, *bounds]
     span = max(max(values) - min(values), 0.02)
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if span / s <= 5)
-    first, last = math.floor(min(values) / step), math.ceil(max(values) / step)
-    last = max(last, first + 1)
+    first = math.floor(min(values) / step)
+    last = max(math.ceil(max(values) / step), first + 1)
     ticks = [round(index * step, 6) for index in range(first, last + 1)]
     return ticks[0], ticks[-1], ticks
 

@@ -27,6 +27,7 @@ from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
+from mentorkd.reporting.format import format_range
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
 from mentorkd.reporting.schema import TeacherAccount
 from mentorkd.reporting.write import write_report
@@ -265,9 +266,7 @@ def _differ(counts: Iterable[Sequence[int]]) -> bool:
 
 def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
     """`mentor 1,534, student 4,020-4,031`."""
-    return ", ".join(
-        f"{name} {min(row):,}" + (f"-{max(row):,}" if max(row) > min(row) else "") for name, row in counts.items()
-    )
+    return ", ".join(f"{name} {format_range(row).replace('–', '-')}" for name, row in counts.items())
 
 
 def _validates_once(learner: Learner) -> bool:
