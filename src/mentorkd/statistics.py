@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Outcome = Literal["a_better", "b_better", "unclear"]
+
+CONFIDENCE = 0.95
+"""The level of all intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +57,13 @@ class Contrast:
     """Factor by which seed-to-seed variation widened the interval; 1 with one seed or where seeds agree."""
     questions: int
     seeds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison(Contrast):
-    """Learner a against learner b."""
-
     only_a: int
-    """(question, seed) pairs that only a answers correctly."""
+    """(question, seed) pairs with a positive sum; for a pair, those that only a answers correctly."""
     only_b: int
-    """(question, seed) pairs that only b answers correctly."""
+    """(question, seed) pairs with a negative sum; for a pair, those that only b answers correctly."""
 
 
-def wilson_interval(successes: float, trials: float, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float, trials: float, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's score interval of a proportion; `trials` may be an effective, fractional number.
 
     Raises ValueError unless 0 <= successes <= trials and trials > 0.
@@ -96,9 +93,9 @@ class Scatter:
 
         return float(stdtrit(self.freedom, p))
 
-    def widening(self, confidence: float = 0.95) -> float:
+    def widening(self) -> float:
         """Factor for the width of an interval from question sampling alone: `factor`, with Student's t in place of z."""
-        tail = 0.5 + confidence / 2
+        tail = 0.5 + CONFIDENCE / 2
         return self.factor * self.quantile(tail) / Scatter().quantile(tail)
 
     def shrinkage(self, deviations: float) -> float:
@@ -111,7 +108,7 @@ class Scatter:
         return deviations / -NormalDist().inv_cdf(tail)
 
 
-def accuracy_interval(correct_QS: Array, confidence: float = 0.95, *, peers: Sequence[Array] = ()) -> Interval:
+def accuracy_interval(correct_QS: Array, *, peers: Sequence[Array] = ()) -> Interval:
     """Wilson's interval of the mean accuracy over seeds, with the effective number of trials.
 
     The effective number is Kish's, from the variance of the question means widened by `seed_scatter`. It lies between 1
@@ -121,10 +118,10 @@ def accuracy_interval(correct_QS: Array, confidence: float = 0.95, *, peers: Seq
     share = float(correct_QS.mean())
     trials = float(Q)
     if S > 1 and Q > 1 and 0 < share < 1:
-        widening = seed_scatter(correct_QS, *_between_seeds([correct_QS, *peers])).widening(confidence)
+        widening = seed_scatter(correct_QS, *_between_seeds([correct_QS, *peers])).widening()
         variance = float(correct_QS.mean(axis=1).var()) / Q * widening**2
         trials = min(float(Q * S), share * (1 - share) / variance) if variance > 0 else float(Q)
-    return wilson_interval(share * trials, trials, confidence)
+    return wilson_interval(share * trials, trials)
 
 
 def mean_and_error(per_seed: Sequence[float]) -> tuple[float, float | None]:
@@ -188,9 +185,7 @@ def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tupl
     return size * len(arms[0]) * float((off_KS**2).sum()) / (scale * (S - 1)), freedom
 
 
-def bootstrap_interval(
-    difference_QS: Array, *, confidence: float = 0.95, inflation: float = 1.0, resamples: int = 10_000, seed: int = 0
-) -> Interval:
+def bootstrap_interval(difference_QS: Array, *, inflation: float = 1.0, resamples: int = 10_000) -> Interval:
     """Percentile bootstrap interval of the mean difference: questions are resampled, each with all its seeds.
 
     A question's sum over seeds takes at most 2 S + 1 values, so a resample is one multinomial draw of their counts.
@@ -201,17 +196,13 @@ def bootstrap_interval(
     sums, counts = np.unique(np.asarray(difference_QS).sum(axis=1), return_counts=True)
     mean = float(sums @ counts) / (Q * S)
     if len(sums) == 1:
-        half = wilson_interval(0, Q, confidence).high
-        return _within(mean - half, mean + half, sums / S)
-    draws = np.random.default_rng(seed).multinomial(Q, counts / Q, size=resamples) @ sums / (Q * S)
-    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    low, high = mean + inflation * (float(low) - mean), mean + inflation * (float(high) - mean)
-    return _within(low, high, sums / S)
-
-
-def _within(low: float, high: float, seen: Array) -> Interval:
-    """The interval clipped to possible values: -1 to 1, or wider where a question exceeds that (a contrast of four)."""
-    edge = max(1.0, float(np.abs(seen).max()))
+        half = wilson_interval(0, Q).high
+        low, high = mean - half, mean + half
+    else:
+        draws = np.random.default_rng(0).multinomial(Q, counts / Q, size=resamples) @ sums / (Q * S)
+        ends = np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
+        low, high = (mean + inflation * (float(end) - mean) for end in ends)
+    edge = max(1.0, float(np.abs(sums / S).max()))  # the sum of one question can exceed 1 in a contrast of four
     return Interval(max(-edge, low), min(edge, high))
 
 
@@ -257,35 +248,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable_difference(
-    difference_QS: Array, *, alpha: float = 0.05, power: float = 0.8, scatter: Scatter = Scatter()
-) -> float:
-    """Minimum detectable effect: the smallest true difference that this design detects with probability `power`.
+def detectable_difference(difference_QS: Array, *, alpha: float = 0.05, scatter: Scatter = Scatter()) -> float:
+    """Minimum detectable effect: the smallest true difference that this design detects with 80 % power.
 
-    (t_{1 - alpha/2} + t_{power}) standard errors, but at least the resolution of the sign-flip test: with k questions
+    (t_{1 - alpha/2} + t_{0.8}) standard errors, but at least the resolution of the sign-flip test: with k questions
     that all favour one learner its p is 2^(1-k). A value above 1 means that the design can detect no difference.
     """
     Q, _ = _shape(difference_QS)
     error = float(np.asarray(difference_QS).mean(axis=1).std()) / math.sqrt(Q) * scatter.factor
-    errors = scatter.quantile(1 - alpha / 2) + scatter.quantile(power)
+    errors = scatter.quantile(1 - alpha / 2) + scatter.quantile(0.8)
     fewest = math.ceil(1 - math.log2(alpha))
     return max(errors * error, fewest / Q)
 
 
 def compare(
-    a_QS: Array,
-    b_QS: Array,
-    *,
-    peers: Sequence[Array] = (),
-    confidence: float = 0.95,
-    pairs: int = 1,
-    resamples: int = 10_000,
-) -> Comparison:
+    a_QS: Array, b_QS: Array, *, peers: Sequence[Array] = (), pairs: int = 1, resamples: int = 10_000
+) -> Contrast:
     """Compare two learners on the same questions (rows) and seeds (columns): the `contrast` a - b."""
-    pair = contrast([a_QS, b_QS], [1, -1], peers=peers, confidence=confidence, pairs=pairs, resamples=resamples)
-    difference = np.asarray(a_QS, dtype=np.int64) - np.asarray(b_QS, dtype=np.int64)
-    only_a, only_b = int((difference > 0).sum()), int((difference < 0).sum())
-    return Comparison(**{field.name: getattr(pair, field.name) for field in fields(pair)}, only_a=only_a, only_b=only_b)
+    return contrast([a_QS, b_QS], [1, -1], peers=peers, pairs=pairs, resamples=resamples)
 
 
 def contrast(
@@ -293,7 +273,6 @@ def contrast(
     weights: Sequence[int],
     *,
     peers: Sequence[Array] = (),
-    confidence: float = 0.95,
     pairs: int = 1,
     resamples: int = 10_000,
 ) -> Contrast:
@@ -310,44 +289,37 @@ def contrast(
                 f"got arrays of shapes {arms[0].shape} and {other.shape}; expected the same questions and seeds"
             )
     Q, S = _shape(arms[0])
-    values_QS = sum(w * np.asarray(arm, dtype=np.int64) for w, arm in zip(weights, arms, strict=True))
-    assert isinstance(values_QS, np.ndarray)
+    values_QS: Array = np.tensordot(weights, np.stack(arms).astype(np.int64), axes=1)
     between = _between_seeds([*arms, *peers], weights)
     scatter, null = seed_scatter(values_QS, *between), seed_scatter(values_QS, *between, if_zero=True)
-    inflation = scatter.widening(confidence)
+    inflation = scatter.widening()
     error = math.sqrt(float((values_QS.mean(axis=1) ** 2).mean()) / Q)
     deviations = abs(float(values_QS.mean())) / error if error else 0.0
     return Contrast(
         difference=float(values_QS.mean()),
-        interval=bootstrap_interval(values_QS, confidence=confidence, inflation=inflation, resamples=resamples),
+        interval=bootstrap_interval(values_QS, inflation=inflation, resamples=resamples),
         p_value=sign_flip(values_QS, inflation=null.shrinkage(deviations)),
-        detectable=detectable_difference(values_QS, alpha=(1 - confidence) / pairs, scatter=scatter),
+        detectable=detectable_difference(values_QS, alpha=(1 - CONFIDENCE) / pairs, scatter=scatter),
         inflation=inflation,
         questions=Q,
         seeds=S,
+        only_a=int((values_QS > 0).sum()),
+        only_b=int((values_QS < 0).sum()),
     )
 
 
-def outcome(comparison: Contrast, *, p_adjusted: float | None = None, alpha: float = 0.05) -> Outcome:
-    """The better learner (for a sum: its sign), if both p < `alpha` and the interval excludes 0; else `unclear`.
+def outcome(comparison: Contrast, *, p_adjusted: float | None = None) -> Outcome:
+    """The better learner (for a sum: its sign), if both p < 0.05 and the interval excludes 0; else `unclear`.
 
     `p_adjusted` replaces p where several pairs are tested together.
     """
     p = comparison.p_value if p_adjusted is None else p_adjusted
-    if p >= alpha or 0 in comparison.interval:
+    if p >= 0.05 or 0 in comparison.interval:
         return "unclear"
     return "a_better" if comparison.difference > 0 else "b_better"
 
 
-def verdict(
-    a: str,
-    b: str,
-    comparison: Comparison,
-    *,
-    p_adjusted: float | None = None,
-    pairs: int = 1,
-    alpha: float = 0.05,
-) -> str:
+def verdict(a: str, b: str, comparison: Contrast, *, p_adjusted: float | None = None, pairs: int = 1) -> str:
     """The `outcome` in a sentence: the difference in points, or the minimum detectable effect of this design.
 
     With one seed the sentence is about two trained models: neither the difference nor p covers the variation between trainings.
@@ -356,7 +328,7 @@ def verdict(
     difference, low, high = comparison.difference, comparison.interval.low, comparison.interval.high
     size = f"{_count(comparison.seeds, 'seed')}, {_count(comparison.questions, 'question')}"
     chance = f"{format_p(p)} (Holm, {pairs} pairs)" if pairs > 1 else format_p(p)
-    result = outcome(comparison, p_adjusted=p, alpha=alpha)
+    result = outcome(comparison, p_adjusted=p)
     if result == "b_better":
         a, b, difference, low, high = b, a, -difference, -high, -low
     if result != "unclear":

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from mentorkd.records import Prediction, Question, Rationale
-from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost, TaskInfo
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
+from mentorkd.reporting.schema import TaskResult
 
 __all__ = [
     "ACCURACY",
@@ -212,7 +213,7 @@ def make_inputs(
     }
     values: dict[str, Any] = {
         "name": "shuffled",
-        "task": TaskInfo(name="tracking_shuffled_objects", kind="choice", train=473, validation=52, test=size),
+        "task": TaskResult(name="tracking_shuffled_objects", kind="choice", train=473, validation=52, test=size),
         "seeds": seeds,
         "learners": learners,
         "questions": [puzzle(number, "test")[0] for number in range(size)],

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from mentorkd.statistics import (
-    Comparison,
+    Contrast,
     Interval,
     Scatter,
     _between_seeds,
@@ -362,19 +362,19 @@ def test_an_interaction_is_a_contrast_of_four():
     assert extreme.p_value == 1.0
 
 
-BEATEN = Comparison(0.093, Interval(0.051, 0.136), 0.0004, 0.06, 1.0, 225, 3, 90, 30)
+BEATEN = Contrast(0.093, Interval(0.051, 0.136), 0.0004, 0.06, 1.0, 225, 3, 90, 30)
 
 
 def test_verdict_names_the_winner():
     sentence = "student beats vanilla by 9.3 points [5.1, 13.6], p = 0.0004, 3 seeds, 225 questions"
     assert verdict("student", "vanilla", BEATEN) == sentence
-    turned = Comparison(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 225, 3, 30, 90)
+    turned = Contrast(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 225, 3, 30, 90)
     assert verdict("vanilla", "student", turned) == sentence
 
 
 def test_verdict_of_one_seed_speaks_of_these_two_models():
     """Two trainings of one learner may truly differ, by luck; their difference must not be read as the learners'."""
-    once = Comparison(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 225, 1, 30, 90)
+    once = Contrast(-0.093, Interval(-0.136, -0.051), 0.0004, 0.06, 1.0, 225, 1, 30, 90)
     assert verdict("vanilla", "student", once) == (
         "this student beats this vanilla by 9.3 points [5.1, 13.6], p = 0.0004, 1 seed, 225 questions; this says nothing "
         "about other seeds"
@@ -382,7 +382,7 @@ def test_verdict_of_one_seed_speaks_of_these_two_models():
 
 
 def test_verdict_of_no_difference_gives_the_minimum_detectable_effect():
-    unclear = Comparison(0.02, Interval(-0.019, 0.061), 0.31, 0.06, 1.0, 225, 1, 20, 15)
+    unclear = Contrast(0.02, Interval(-0.019, 0.061), 0.31, 0.06, 1.0, 225, 1, 20, 15)
     assert verdict("student", "vanilla", unclear) == (
         "no difference can be shown between student and vanilla (+2.0 points [-1.9, 6.1], p = 0.31, 1 seed, "
         "225 questions); minimum detectable effect: 6.0 points"
@@ -395,7 +395,7 @@ def test_verdict_says_when_p_is_corrected():
 
 def test_verdict_needs_both_p_and_interval():
     assert "beats" not in verdict("a", "b", BEATEN, p_adjusted=0.06)
-    touching = Comparison(0.093, Interval(0.0, 0.18), 0.04, 0.06, 1.0, 225, 3, 90, 30)
+    touching = Contrast(0.093, Interval(0.0, 0.18), 0.04, 0.06, 1.0, 225, 3, 90, 30)
     assert "beats" not in verdict("a", "b", touching)
 
 

@@ -18,7 +18,7 @@ from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.pipeline.stages.report import read_inputs
 from mentorkd.records import Question, normalise_whitespace
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import headline_pairs, is_arm, is_baseline
 from mentorkd.reporting.schema import Results
 
@@ -110,14 +110,11 @@ def _read(pipeline: Pipeline, name: str, names: Mapping[str, str]) -> Run:
 def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> ReportInputs:
     """The inputs with their learners renamed, and their stages as `RUN:STAGE`. The teacher and gold answers keep their names."""
 
-    def name(one: str) -> str:
+    def name(one: Any) -> Any:
         return names.get(one, one)
 
     def row(one: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: name(value) if key in ("learner", "source", "mentor") and value else value
-            for key, value in one.items()
-        }
+        return {key: name(value) if key in ("learner", "source", "mentor") else value for key, value in one.items()}
 
     def keyed(values: Mapping[tuple[str, int], Any]) -> dict[tuple[str, int], Any]:
         return {(name(learner), seed): value for (learner, seed), value in values.items()}
@@ -131,12 +128,8 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
             mentor_weights={name(mentor): weight for mentor, weight in info.mentor_weights.items()},
             scorers=[name(scorer) for scorer in info.scorers],
             filters={name(source): filters for source, filters in info.filters.items()},
-            variant_of=info.variant_of and name(info.variant_of),
+            variant_of=name(info.variant_of),
         )
-
-    def stage(cost: StageCost) -> StageCost:
-        needs = [f"{run}:{need}" for need in cost.needs]
-        return replace(cost, learner=cost.learner and name(cost.learner), needs=needs)
 
     return replace(
         inputs,
@@ -153,7 +146,10 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
             (question, [replace(one, source=name(one.source)) for one in written])
             for question, written in inputs.rationales
         ],
-        stages={f"{run}:{key}": stage(cost) for key, cost in inputs.stages.items()},
+        stages={
+            f"{run}:{key}": replace(cost, learner=name(cost.learner), needs=[f"{run}:{need}" for need in cost.needs])
+            for key, cost in inputs.stages.items()
+        },
         serving={key: [f"{run}:{one}" for one in stages] for key, stages in keyed(inputs.serving).items()},
     )
 
@@ -166,29 +162,22 @@ def _check_questions(first: Run, other: Run) -> None:
     differences = []
     for run, extra in ((first, mine - theirs), (other, theirs - mine)):
         if extra:
-            total = len(run.inputs.questions)
-            differences.append(
-                f"{extra.total()} of {total} only in {run.name} ({_shortened(_find(run, next(iter(extra))))})"
-            )
+            one = next(question for question in run.inputs.questions if question.id in extra)
+            differences.append(f"{extra.total()} of {len(run.inputs.questions)} only in {run.name} ({_shortened(one)})")
     if regraded:
         one = regraded[0]
         differences.append(
             f"{len(regraded)} with other gold answers ({_shortened(one)}: {gold[one.id]!r} in {first.name}, {one.answer!r} "
             f"in {other.name})"
         )
-    if first.inputs.task.kind != other.inputs.task.kind:
-        differences.append(
-            f"graded as {first.inputs.task.kind} in {first.name} and as {other.inputs.task.kind} in {other.name}"
-        )
+    kinds = [run.inputs.task["kind"] for run in (first, other)]
+    if kinds[0] != kinds[1]:
+        differences.append(f"graded as {kinds[0]} in {first.name} and as {kinds[1]} in {other.name}")
     if differences:
         raise RunError(
             f"the test questions of {first.name} and {other.name} differ: {', '.join(differences)}; "
             "only runs with the same questions and answers can be compared"
         )
-
-
-def _find(run: Run, question_id: str) -> Question:
-    return next(question for question in run.inputs.questions if question.id == question_id)
 
 
 def _shortened(question: Question) -> str:
@@ -272,16 +261,13 @@ def _different_training_data(runs: Sequence[Run]) -> list[str]:
     """A sentence for each run with other training questions or rationales than the first run."""
     first, lines = runs[0], []
     for other in runs[1:]:
-        if first.questions != other.questions:
-            lines.append(
-                f"Trained on different questions: {first.name} {len(first.questions):,}, {other.name} {len(other.questions):,}, "
-                f"{len(first.questions & other.questions):,} of them the same."
-            )
-        if first.rationales != other.rationales:
-            lines.append(
-                f"Different rationales of the teacher: {first.name} {len(first.rationales):,}, {other.name} "
-                f"{len(other.rationales):,}, {len(first.rationales & other.rationales):,} of them the same."
-            )
+        for fact, mine, theirs in (
+            ("Trained on different questions", first.questions, other.questions),
+            ("Different rationales of the teacher", first.rationales, other.rationales),
+        ):
+            if mine != theirs:
+                counts = f"{first.name} {len(mine):,}, {other.name} {len(theirs):,}"
+                lines.append(f"{fact}: {counts}, {len(mine & theirs):,} of them the same.")
     return lines
 
 
@@ -301,11 +287,8 @@ def _manifest(runs: Sequence[Run], command: str) -> dict[str, Any]:
         for key in ("versions", "host", "git")
         if all(run.manifest[key] == runs[0].manifest[key] for run in runs)
     }
-    return {
-        "command": command,
-        **common,
-        **{
-            f"run {run.name}": {key: value for key, value in run.manifest.items() if value and key not in common}
-            for run in runs
-        },
+    own = {
+        f"run {run.name}": {key: value for key, value in run.manifest.items() if value and key not in common}
+        for run in runs
     }
+    return {"command": command, **common, **own}

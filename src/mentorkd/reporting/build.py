@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, cast
 
 from mentorkd.records import Prediction
+from mentorkd.reporting import schema
 from mentorkd.reporting.caveats import build_protocol, build_warnings, on_test
 from mentorkd.reporting.comparisons import build_comparisons, build_headline, featured_learners
 from mentorkd.reporting.costs import build_costs, build_learner_costs
@@ -14,13 +16,11 @@ from mentorkd.reporting.decomposition import build_decompositions
 from mentorkd.reporting.examples import differing_examples, written_examples
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import is_arm, leads, role
-from mentorkd.reporting.schema import SCHEMA, LearnerResult, Results, SeedResult, SoftLabelResult, Trial
-from mentorkd.reporting.schema_details import Curve, DroppedRows, FilterCount, TrainingPoint, ValidationPoint
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, rounded, stacked, verdicts_of
 from mentorkd.statistics import accuracy_interval, mean_and_error, wilson_interval
 
 
-def build_results(inputs: ReportInputs) -> Results:
+def build_results(inputs: ReportInputs) -> schema.Results:
     """All numbers of the report.
 
     Raises RunError unless a learner has exactly one prediction for each test question, or none at all.
@@ -28,16 +28,11 @@ def build_results(inputs: ReportInputs) -> Results:
     verdicts, tested = verdicts_of(inputs), on_test(inputs.learners)
     learners = [_learner(info, inputs, verdicts, info.name in tested) for info in inputs.learners]
     comparisons = build_comparisons(inputs, verdicts, tested)
+    accelerators = sorted({stage.accelerator for stage in inputs.stages.values() if stage.accelerator})
     return {
-        "schema": SCHEMA,
+        "schema": schema.SCHEMA,
         "name": inputs.name,
-        "task": {
-            "name": inputs.task.name,
-            "kind": inputs.task.kind,
-            "train": inputs.task.train,
-            "validation": inputs.task.validation,
-            "test": inputs.task.test,
-        },
+        "task": inputs.task,
         "seeds": list(inputs.seeds),
         "headline": build_headline(inputs, learners, comparisons),
         "warnings": build_warnings(inputs, verdicts, comparisons),
@@ -45,11 +40,11 @@ def build_results(inputs: ReportInputs) -> Results:
         "learners": learners,
         "comparisons": comparisons,
         "decompositions": build_decompositions(inputs, verdicts, tested),
-        "soft_labels": [cast(SoftLabelResult, dict(row)) for row in inputs.soft_labels],
+        "soft_labels": [cast(schema.SoftLabelResult, dict(row)) for row in inputs.soft_labels],
         "match": inputs.match,
-        "trials": [cast(Trial, dict(row)) for row in inputs.trials],
-        "filters": [_filter(row) for row in inputs.filters],
-        "dropped": [_dropped(row) for row in inputs.dropped],
+        "trials": [cast(schema.Trial, dict(row)) for row in inputs.trials],
+        "filters": [schema.row_of(schema.FilterCount, row) for row in inputs.filters],
+        "dropped": [schema.row_of(schema.DroppedRows, row) for row in inputs.dropped],
         "curves": [
             build_curve(info.name, seed, inputs.metrics[info.name, seed])
             for info in inputs.learners
@@ -62,17 +57,14 @@ def build_results(inputs: ReportInputs) -> Results:
         "run": {
             "costs": build_costs(inputs),
             "spent": build_learner_costs(inputs),
-            "accelerator": ", ".join(
-                sorted({stage.accelerator for stage in inputs.stages.values() if stage.accelerator})
-            )
-            or None,
+            "accelerator": ", ".join(accelerators) or None,
             "teacher": inputs.teacher,
             "manifest": dict(inputs.manifest),
         },
     }
 
 
-def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested: bool) -> LearnerResult:
+def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested: bool) -> schema.LearnerResult:
     seeds = [seed for seed in inputs.seeds if (info.name, seed) in verdicts]
     per_seed = [_seed(seed, inputs.predictions[info.name, seed]) for seed in seeds]
     accuracy = error = interval = None
@@ -82,30 +74,16 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
         interval = accuracy_interval(stacked(verdicts, info.name, seeds), peers=peers)
     answers = sum(row["questions"] for row in per_seed)
     validated = [value for value in info.validation if value is not None]
-    return {
-        "name": info.name,
-        "model": info.model,
-        "parameters": info.parameters,
+    measured = {
         "role": role(info, inputs.learners),
-        "rationales": list(info.rationales),
-        "imitates": dict(info.mentor_weights),
-        "objective": info.objective,
+        "imitates": info.mentor_weights,
         "kd_weight": info.kd_weight if info.mentor_weights else None,
         "temperature": info.temperature if info.mentor_weights else None,
-        "select_on": info.select_on,
         "on_test": tested,
         "validation": rounded(sum(validated) / len(validated)) if validated else None,
-        "searched": {name: list(values) for name, values in info.searched.items()},
-        "swept": dict(info.swept),
-        "variant_of": info.variant_of,
         "leads": leads(info, inputs.learners),
         "arm": is_arm(info, inputs.learners),
-        "rows": list(info.rows),
-        "updates": list(info.updates),
-        "target_tokens": list(info.target_tokens),
         "epochs": [round(epochs, 3) for epochs in info.epochs],
-        "settings": dict(info.settings),
-        "distillation": dict(info.distillation),
         "accuracy": rounded(accuracy),
         "interval": bounds(interval.low, interval.high) if interval else None,
         "standard_error": rounded(error),
@@ -116,9 +94,10 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
         else None,
         "per_seed": per_seed,
     }
+    return schema.row_of(schema.LearnerResult, asdict(info) | measured)
 
 
-def _seed(seed: int, predictions: Sequence[Prediction]) -> SeedResult:
+def _seed(seed: int, predictions: Sequence[Prediction]) -> schema.SeedResult:
     correct = sum(p.verdict == "correct" for p in predictions)
     interval = wilson_interval(correct, len(predictions))
     return {
@@ -133,45 +112,26 @@ def _seed(seed: int, predictions: Sequence[Prediction]) -> SeedResult:
     }
 
 
-def _filter(row: Mapping[str, Any]) -> FilterCount:
-    return {
-        "learner": row.get("learner"),
-        "source": row["source"],
-        "seed": row.get("seed"),
-        "filter": row["filter"],
-        "before": row["before"],
-        "after": row["after"],
-        "counted_in": row.get("counted_in"),
-        "equations": row.get("equations"),
-        "unread": row.get("unread"),
-    }
-
-
-def _dropped(row: Mapping[str, Any]) -> DroppedRows:
-    return {"learner": row["learner"], "seed": row.get("seed"), "reason": row["reason"], "rows": row["rows"]}
-
-
 MOST_POINTS = 200
 
 
-def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> Curve:
+def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> schema.Curve:
     """The curve of one model. More than `MOST_POINTS` losses are averaged in equal groups; all validations are kept."""
     losses = [row for row in rows if _number(row.get("loss")) is not None]
     size = max(1, math.ceil(len(losses) / MOST_POINTS))
-    validation: list[ValidationPoint] = [
-        {"step": row["step"], "epoch": _number(row.get("epoch")), "accuracy": accuracy}
-        for row in rows
-        if (accuracy := _number(row.get("validation_accuracy"))) is not None
-    ]
     return {
         "learner": learner,
         "seed": seed,
         "training": [_point(losses[start : start + size]) for start in range(0, len(losses), size)],
-        "validation": validation,
+        "validation": [
+            {"step": row["step"], "epoch": _number(row.get("epoch")), "accuracy": accuracy}
+            for row in rows
+            if (accuracy := _number(row.get("validation_accuracy"))) is not None
+        ],
     }
 
 
-def _point(group: Sequence[Mapping[str, Any]]) -> TrainingPoint:
+def _point(group: Sequence[Mapping[str, Any]]) -> schema.TrainingPoint:
     return {
         "step": group[-1]["step"],
         "epoch": _number(group[-1].get("epoch")),

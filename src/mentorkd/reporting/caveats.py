@@ -30,7 +30,9 @@ def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequen
     if inputs.match is None:
         lines += _seeds(verdicts, comparisons)
     if comparisons and comparisons[0]["headline"]:
-        lines += [*_unlike(inputs.learners, comparisons[0]), *_choices(inputs, comparisons[0])]
+        infos = {info.name: info for info in inputs.learners}
+        a, b = infos[comparisons[0]["a"]], infos[comparisons[0]["b"]]
+        lines += [*_unlike(a, b), *_choices(a, b, inputs)]
     return lines
 
 
@@ -72,18 +74,10 @@ def _seeds(verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[
     have = Counter(name for name, _ in verdicts)
     crossed = [row for row in comparisons if row["seeds"] != row["paired_with"]]
     short = [row for row in comparisons if len(row["seeds"]) < max(have[row["a"]], have[row["b"]])]
-    lines = []
-    if crossed:
-        lines.append(
-            f"No seed in common: {_pairs(crossed)}. Their seeds are paired by order, so effects that one seed has on both "
-            "learners do not cancel."
-        )
-    if short:
-        lines.append(
-            f"Compared over fewer seeds than the learners have: {_pairs(short)}. Differences are over the shared seeds, "
-            "accuracies over all seeds."
-        )
-    return lines
+    paired = "Their seeds are paired by order, so effects that one seed has on both learners do not cancel."
+    shared = "Differences are over the shared seeds, accuracies over all seeds."
+    lines = [f"No seed in common: {_pairs(crossed)}. {paired}"] if crossed else []
+    return lines + ([f"Compared over fewer seeds than the learners have: {_pairs(short)}. {shared}"] if short else [])
 
 
 def _pairs(rows: Sequence[ComparisonResult]) -> str:
@@ -103,11 +97,9 @@ def _uneven(inputs: ReportInputs) -> list[str]:
         uneven = any(set(row) != set(arms[0].updates) for row in counts.values())
     if not uneven:
         return []
-    reason = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own number)"}.get(
-        inputs.match, ""
-    )
+    reasons = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own number)"}
     return [
-        f"Arms were not trained for the same number of {unit}{reason}: {_grouped(counts)}. This may explain "
+        f"Arms were not trained for the same number of {unit}{reasons.get(inputs.match, '')}: {_grouped(counts)}. This may explain "
         "differences in accuracy as well as their different training data."
     ]
 
@@ -126,17 +118,14 @@ def _grouped(counts: Mapping[str, Sequence[int]]) -> str:
     )
 
 
-def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]:
+def _unlike(a: LearnerInfo, b: LearnerInfo) -> list[str]:
     """A warning about settings in which the two learners of a comparison differ."""
-    a, b = (next(info for info in learners if info.name == row[side]) for side in ("a", "b"))
-    if not (a.settings and b.settings):
-        return []
     differences = [
         f"{name} {format_setting(a.settings.get(name))} against {format_setting(b.settings.get(name))}"
         for name in dict.fromkeys([*a.settings, *b.settings])
         if a.settings.get(name) != b.settings.get(name) and not (name in a.searched and name in b.searched)
     ]
-    if not differences:
+    if not (differences and a.settings and b.settings):
         return []
     return [
         f"{a.name} and {b.name} were trained or evaluated with different settings: {', '.join(differences)}. This may explain "
@@ -144,9 +133,8 @@ def _unlike(learners: Sequence[LearnerInfo], row: ComparisonResult) -> list[str]
     ]
 
 
-def _choices(inputs: ReportInputs, row: ComparisonResult) -> list[str]:
+def _choices(a: LearnerInfo, b: LearnerInfo, inputs: ReportInputs) -> list[str]:
     """A warning where one learner of a comparison was selected among more trainings than the other."""
-    a, b = (next(info for info in inputs.learners if info.name == row[side]) for side in ("a", "b"))
     counts = [_tried(info, inputs) for info in (a, b)]
     if counts[0] == counts[1]:
         return []
@@ -184,13 +172,10 @@ def build_protocol(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]
     if comparisons and comparisons[0]["headline"]:
         leader = next(info for info in inputs.learners if info.name == comparisons[0]["a"])
         if leader.swept:
+            reason = f"it has the best {'TEST' if _chosen_on_test(leader) else 'validation'} accuracy"
+            if all(value is None for value in leader.validation):
+                reason = "it is the first of the sweep; no variant was validated"
             lines.append(
-                f"{leader.name} represents the variants of {leader.variant_of} in the first comparison: {_best_by(leader)}."
+                f"{leader.name} represents the variants of {leader.variant_of} in the first comparison: {reason}."
             )
     return lines
-
-
-def _best_by(leader: LearnerInfo) -> str:
-    if all(value is None for value in leader.validation):
-        return "it is the first of the sweep; no variant was validated"
-    return f"it has the best {'TEST' if _chosen_on_test(leader) else 'validation'} accuracy"

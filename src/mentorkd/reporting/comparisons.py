@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import headline_pairs, is_arm, leads
 from mentorkd.reporting.schema import ComparisonResult, Headline, LearnerResult
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
-from mentorkd.statistics import Comparison, compare, holm, outcome, verdict
+from mentorkd.statistics import Contrast, compare, holm, outcome, verdict
 
 
 def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[ComparisonResult]:
@@ -19,51 +20,43 @@ def build_comparisons(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequenc
     """
     headline = _headline_pairs(inputs)
     others = [
-        (b, a)
-        for i, a in enumerate(inputs.learners)
-        for b in inputs.learners[i + 1 :]
-        if (a.name, b.name) not in headline and (b.name, a.name) not in headline
+        (b, a) for a, b in combinations(inputs.learners, 2) if {(a.name, b.name), (b.name, a.name)}.isdisjoint(headline)
     ]
     others.sort(key=lambda pair: max(_interest(info, inputs.learners) for info in pair))
-    paired = {
-        (a, b): _paired_seeds(a, b, inputs.seeds, verdicts)
-        for a, b in [*headline, *((a.name, b.name) for a, b in others)]
-    }
-    paired = {pair: seeds for pair, seeds in paired.items() if seeds}
+    pairs_of_names = [*headline, *((a.name, b.name) for a, b in others)]
+    paired = {(a, b): seeds for a, b in pairs_of_names if (seeds := _paired_seeds(a, b, inputs.seeds, verdicts))}
     first = int(next(iter(paired), None) in headline)
     families = [1] * first + [len(paired) - first] * (len(paired) - first)
-    compared: list[Comparison] = []
+    compared: list[Contrast] = []
     for ((a, b), seeds), pairs in zip(paired.items(), families, strict=True):
         mine, theirs = ([one[side] for one in seeds] for side in (0, 1))
         peers = peers_of([a, b], inputs.learners, verdicts, mine) if mine == theirs else []
         compared.append(compare(stacked(verdicts, a, mine), stacked(verdicts, b, theirs), peers=peers, pairs=pairs))
     p_values = [result.p_value for result in compared]
     adjusted = [*p_values[:first], *holm(p_values[first:])]
-    rows: list[ComparisonResult] = []
-    for (a, b), result, p, pairs in zip(paired, compared, adjusted, families, strict=True):
-        rows.append(
-            {
-                "a": a,
-                "b": b,
-                "difference": round(result.difference, 6),
-                "interval": bounds(result.interval.low, result.interval.high),
-                "p_value": float(f"{result.p_value:.6g}"),
-                "p_adjusted": float(f"{p:.6g}"),
-                "corrected_for": pairs,
-                "detectable": round(result.detectable, 6),
-                "inflation": round(result.inflation, 6),
-                "only_a": result.only_a,
-                "only_b": result.only_b,
-                "questions": result.questions,
-                "seeds": [one for one, _ in paired[a, b]],
-                "paired_with": [other for _, other in paired[a, b]],
-                "on_test": a in on_test or b in on_test,
-                "outcome": outcome(result, p_adjusted=p),
-                "verdict": verdict(a, b, result, p_adjusted=p, pairs=pairs),
-                "headline": (a, b) in headline,
-            }
-        )
-    return rows
+    return [
+        {
+            "a": a,
+            "b": b,
+            "difference": round(result.difference, 6),
+            "interval": bounds(result.interval.low, result.interval.high),
+            "p_value": float(f"{result.p_value:.6g}"),
+            "p_adjusted": float(f"{p:.6g}"),
+            "corrected_for": pairs,
+            "detectable": round(result.detectable, 6),
+            "inflation": round(result.inflation, 6),
+            "only_a": result.only_a,
+            "only_b": result.only_b,
+            "questions": result.questions,
+            "seeds": [one for one, _ in paired[a, b]],
+            "paired_with": [other for _, other in paired[a, b]],
+            "on_test": a in on_test or b in on_test,
+            "outcome": outcome(result, p_adjusted=p),
+            "verdict": verdict(a, b, result, p_adjusted=p, pairs=pairs),
+            "headline": (a, b) in headline,
+        }
+        for (a, b), result, p, pairs in zip(paired, compared, adjusted, families, strict=True)
+    ]
 
 
 def _interest(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> int:

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from mentorkd.reporting.inputs import ReportInputs, StageCost
-from mentorkd.reporting.schema_details import LearnerCostResult, StageCostResult
+from mentorkd.reporting.schema import LearnerCostResult, StageCostResult, row_of
 
 
 def build_costs(inputs: ReportInputs) -> list[StageCostResult]:
     """One row for each stage."""
-    return [
-        {
-            "stage": stage.kind,
-            "learner": stage.learner,
-            "seed": stage.seed,
-            "seconds": stage.seconds,
-            "cpu_seconds": stage.cpu_seconds,
-            "gpu_seconds": stage.gpu_seconds,
-            "tokens": stage.tokens,
-            "peak_memory_mb": stage.peak_memory_mb,
-            "accelerator": stage.accelerator,
-        }
-        for stage in inputs.stages.values()
-    ]
+    return [row_of(StageCostResult, asdict(stage) | {"stage": stage.kind}) for stage in inputs.stages.values()]
 
 
 def build_learner_costs(inputs: ReportInputs) -> list[LearnerCostResult]:
@@ -70,20 +58,17 @@ def _learner_cost(
 ) -> LearnerCostResult:
     queried = any(stage.kind == "annotate" for stages in whole for stage in stages)
     memory = [stage.peak_memory_mb for stages in whole for stage in stages if stage.peak_memory_mb is not None]
-    own_tokens, whole_tokens = (_mean(stages, "tokens") for stages in (own, whole))
-    return {
+    costs = {
+        f"{scope}_{field}": _mean(stages, field)
+        for field in ("seconds", "cpu_seconds", "gpu_seconds", "tokens")
+        for scope, stages in (("own", own), ("whole", whole))
+    }
+    more = {
         "learner": learner,
-        "own_seconds": _mean(own, "seconds"),
-        "whole_seconds": _mean(whole, "seconds"),
-        "own_cpu_seconds": _mean(own, "cpu_seconds"),
-        "whole_cpu_seconds": _mean(whole, "cpu_seconds"),
-        "own_gpu_seconds": _mean(own, "gpu_seconds"),
-        "whole_gpu_seconds": _mean(whole, "gpu_seconds"),
-        "own_tokens": None if own_tokens is None else round(own_tokens),
-        "whole_tokens": None if whole_tokens is None else round(whole_tokens),
-        "peak_memory_mb": max(memory) if memory else None,
+        "peak_memory_mb": max(memory, default=None),
         "teacher_dollars": _mean(whole, "dollars") if queried else 0.0,
     }
+    return row_of(LearnerCostResult, costs | more)
 
 
 def _mean(seeds: Sequence[Sequence[StageCost]], field: str) -> float | None:
@@ -93,4 +78,4 @@ def _mean(seeds: Sequence[Sequence[StageCost]], field: str) -> float | None:
         values = [value for stage in stages if (value := getattr(stage, field)) is not None]
         if values:
             sums.append(sum(values))
-    return round(sum(sums) / len(sums), 6) if sums else None
+    return round(sum(sums) / len(sums), None if field == "tokens" else 6) if sums else None

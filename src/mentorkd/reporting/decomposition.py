@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from operator import attrgetter
 from typing import Literal
 
 from mentorkd.records import GOLD, TEACHER
@@ -39,6 +39,9 @@ PART_NAMES: Mapping[Part, str] = {
     "total": "all together",
 }
 """Names of the parts in tables, in order."""
+
+DISTILLATION = attrgetter("mentor_weights", "kd_weight", "temperature", "distillation")
+"""How a learner uses soft labels."""
 
 LENGTH = {"epochs", "updates", "validate_every"}
 """Settings that determine the length of training."""
@@ -74,8 +77,7 @@ def build_decompositions(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequ
             key = (both.model_key, *sorted(both.rationales), "|", *sorted(both.mentor_weights))
             if key not in best or len(arms.all) > len(best[key].all):
                 best[key] = arms
-    decompositions = [_decomposition(arms, inputs, verdicts, on_test) for arms in best.values()]
-    return [each for each in decompositions if each is not None]
+    return [each for arms in best.values() if (each := _decomposition(arms, inputs, verdicts, on_test))]
 
 
 def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:
@@ -90,7 +92,7 @@ def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:
             info
             for info in comparable
             if set(info.rationales) == set(sources)
-            and (_same_distillation(info, both) if soft_labels else not info.mentor_weights)
+            and (DISTILLATION(info) == DISTILLATION(both) if soft_labels else not info.mentor_weights)
             and all(info.filters.get(s) == both.filters.get(s) for s in sources)
         ]
 
@@ -107,15 +109,6 @@ def _is_comparable(info: LearnerInfo, both: LearnerInfo) -> bool:
     return (info.run, info.model_key, info.objective, ours) == (both.run, both.model_key, both.objective, theirs)
 
 
-def _same_distillation(info: LearnerInfo, both: LearnerInfo) -> bool:
-    return (info.mentor_weights, info.kd_weight, info.temperature, info.distillation) == (
-        both.mentor_weights,
-        both.kd_weight,
-        both.temperature,
-        both.distillation,
-    )
-
-
 def _decomposition(
     arms: Arms, inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]
 ) -> Decomposition | None:
@@ -125,33 +118,33 @@ def _decomposition(
         return None
     base, longer, both = arms.base.name, arms.longer.name, arms.both.name
     text, labels = (None if info is None else info.name for info in (arms.rationales, arms.soft_labels))
-    sums: dict[Part, list[tuple[str, int]]] = {}
+    sums: dict[Part, dict[str, int]] = {}
     if longer != base:
-        sums["more_updates"] = [(longer, 1), (base, -1)]
+        sums["more_updates"] = {longer: 1, base: -1}
     if text:
-        sums["rationales"] = [(text, 1), (longer, -1)]
+        sums["rationales"] = {text: 1, longer: -1}
     if labels:
-        sums["soft_labels"] = [(labels, 1), (longer, -1)]
+        sums["soft_labels"] = {labels: 1, longer: -1}
     if text and labels:
-        sums["interaction"] = [(both, 1), (text, -1), (labels, -1), (longer, 1)]
-    sums["total"] = [(both, 1), (base, -1)]
+        sums["interaction"] = {both: 1, text: -1, labels: -1, longer: 1}
+    sums["total"] = {both: 1, base: -1}
     peers = peers_of(names, inputs.learners, verdicts, seeds)
     infos = {info.name: info for info in arms.all}
     matrices = {name: stacked(verdicts, name, seeds) for name in names}
     parts: list[GainPart] = []
-    for part, terms in sums.items():
-        others = [matrices[name] for name in names if name not in dict(terms)]
-        result = contrast([matrices[name] for name, _ in terms], [w for _, w in terms], peers=[*others, *peers])
+    for part, weights in sums.items():
+        others = [matrices[name] for name in names if name not in weights]
+        result = contrast([matrices[name] for name in weights], list(weights.values()), peers=[*others, *peers])
         parts.append(
             {
                 "part": part,
-                "arms": dict(terms),
+                "arms": weights,
                 "gain": round(result.difference, 6),
                 "interval": bounds(result.interval.low, result.interval.high),
                 "p": result.p_value,
                 "shown": outcome(result) != "unclear",
-                "on_test": any(name in on_test for name, _ in terms),
-                "note": None if part in ("more_updates", "total") else _uneven([infos[name] for name, _ in terms]),
+                "on_test": any(name in on_test for name in weights),
+                "note": None if part in ("more_updates", "total") else _uneven([infos[name] for name in weights]),
             }
         )
     return {
@@ -171,7 +164,7 @@ def _decomposition(
 
 def _uneven(arms: Sequence[LearnerInfo]) -> str | None:
     """A note where the arms of a part have different numbers of updates; None where they are equal."""
-    if all(list(one.updates) == list(other.updates) for one, other in pairwise(arms)):
+    if len({tuple(info.updates) for info in arms}) == 1:
         return None
     updates = ", ".join(f"{info.name} {sum(info.updates) / max(1, len(info.updates)):,.0f}" for info in arms)
     return f"includes the effect of different numbers of updates: {updates}"
@@ -183,9 +176,8 @@ def _statement(arms: Arms, parts: Sequence[GainPart]) -> str:
     gains = ", ".join(f"{format_points(part['gain'])} {PART_NAMES[part['part']]}" for part in rest)
     whole = f"{arms.both.name} against {arms.base.name}: {format_points(total['gain'])} points"
     mark = " (SELECTED ON TEST)" if any(part["on_test"] for part in parts) else ""
-    if any(part["part"] == "interaction" for part in rest):
-        return f"{whole} = {gains}{mark}"
-    return f"{whole}; each alone: {gains}{mark}"
+    adds_up = any(part["part"] == "interaction" for part in rest)
+    return f"{whole}{' = ' if adds_up else '; each alone: '}{gains}{mark}"
 
 
 def _missing(arms: Arms) -> list[str]:

@@ -7,8 +7,9 @@ embeds a style sheet with the same colours for a separate file.
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING
@@ -51,8 +52,8 @@ def standalone(svg: str) -> str:
 
 
 @contextmanager
-def drawing(salt: str) -> Iterator[None]:
-    """Context with matplotlib's defaults (not the user's matplotlibrc) and the report's settings."""
+def drawing() -> Iterator[None]:
+    """Context, or decorator, with matplotlib's defaults (not the user's matplotlibrc) and the report's settings."""
     import matplotlib as mpl
 
     with mpl.rc_context():
@@ -60,7 +61,6 @@ def drawing(salt: str) -> Iterator[None]:
         mpl.rcParams.update(
             {
                 "svg.fonttype": "none",
-                "svg.hashsalt": f"mentorkd-{salt}",
                 "text.parse_math": False,
                 "font.size": 9.5,
                 "axes.edgecolor": MARKS["edge"],
@@ -84,8 +84,42 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def to_svg(figure: Figure, label: str) -> str:
-    """The figure as one `<svg>` element for use inside a page: no prolog, no global style, no unused ids."""
+def new_panel(title: str, xlabel: str) -> tuple[Figure, Axes]:
+    """A small figure with a title and a horizontal grid, and its axes."""
+    figure, axes = new_figure(5.2, 3.3)
+    axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(xlabel)
+    axes.set_title(title, loc="left", fontsize=10.5, color=MARKS["ink"])
+    return figure, axes
+
+
+def name_rows(axes: Axes, names: Sequence[str], xlabel: str) -> None:
+    """Name the rows of a plot whose y is the number of the row, counted from the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(xlabel)
+
+
+def add_legend(figure: Figure, names: Collection[str]) -> None:
+    """A legend below the axes, in as many columns as fit; its rows add to the height of the figure."""
+    columns = max(1, min(4, int(72 * 5.2 / (28 + 5.2 * max(map(len, names))))))
+    figure.set_figheight(3.0 + 0.2 * math.ceil(len(names) / columns))
+    figure.legend(
+        loc="outside lower center", ncols=columns, frameon=False, labelcolor=MARKS["ink"], handlelength=1.2, fontsize=9
+    )
+
+
+def to_svg(figure: Figure, label: str, salt: str) -> str:
+    """The figure as one `<svg>` element for use inside a page: no prolog, no global style, no unused ids.
+
+    Ids that are used are hashed with `salt`, so that the plots of a page share none.
+    """
+    import matplotlib as mpl
+
+    mpl.rcParams["svg.hashsalt"] = f"mentorkd-{salt}"
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from mentorkd.grading.arithmetic import check_arithmetic
-from mentorkd.records import Prediction, Question
+from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting.inputs import ReportInputs
-from mentorkd.reporting.schema_details import Example, ExampleAnswer, Examples
+from mentorkd.reporting.schema import Example, ExampleAnswer, Examples
 
 MOST_DIFFERING = 20
 MOST_WRITTEN = 10
@@ -31,7 +31,7 @@ def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Example
     at = {name: (shared or own)[0] for name, own in seeds.items()}
     answers = {name: {p.question_id: p for p in inputs.predictions[name, seed]} for name, seed in at.items()}
     kinds: dict[tuple[bool, ...], list[Question]] = {}
-    for question in sorted(_unique(inputs.questions), key=lambda question: question.id):
+    for _, question in sorted({question.id: question for question in inputs.questions}.items()):
         correct = tuple(answers[name][question.id].verdict == "correct" for name in learners)
         if (len(learners) > 1 and len(set(correct)) > 1) or correct == (False,):
             kinds.setdefault(correct, []).append(question)
@@ -41,7 +41,11 @@ def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Example
     ]
     shown = turns[:MOST_DIFFERING]
     single = len(learners) == 1
-    subject = f"{learners[0]} is wrong" if single else f"some but not all of {_list(learners)} are correct"
+    subject = (
+        f"{learners[0]} is wrong"
+        if single
+        else f"some but not all of {', '.join(learners[:-1])} and {learners[-1]} are correct"
+    )
     choice = "alternating between the combinations of correct and wrong" if len(kinds) > 1 else "chosen by content id"
     return {
         "title": f"Where {learners[0]} fails" if single else "Where learners differ",
@@ -49,7 +53,7 @@ def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Example
         + (f"Shown: {len(shown)}, {choice}." if total else ""),
         "total": total,
         "entries": [
-            _example(question, [_predicted(answers[name][question.id]) for name in learners]) for question in shown
+            _example(question, [_answer(name, answers[name][question.id]) for name in learners]) for question in shown
         ],
     }
 
@@ -65,31 +69,19 @@ def written_examples(inputs: ReportInputs) -> Examples:
         else "There are no rationales to show.",
         "total": total,
         "entries": [
-            _example(
-                question,
-                [
-                    {
-                        "source": r.source,
-                        "verdict": r.verdict,
-                        "predicted": r.predicted,
-                        "text": r.text,
-                        "wrong_step": first_wrong_step(r.text),
-                    }
-                    for r in rationales
-                ],
-            )
+            _example(question, [_answer(rationale.source, rationale) for rationale in rationales])
             for question, rationales in shown
         ],
     }
 
 
-def _predicted(prediction: Prediction) -> ExampleAnswer:
+def _answer(source: str, record: Prediction | Rationale) -> ExampleAnswer:
     return {
-        "source": prediction.learner,
-        "verdict": prediction.verdict,
-        "predicted": prediction.predicted,
-        "text": prediction.text,
-        "wrong_step": first_wrong_step(prediction.text),
+        "source": source,
+        "verdict": record.verdict,
+        "predicted": record.predicted,
+        "text": record.text,
+        "wrong_step": first_wrong_step(record.text),
     }
 
 
@@ -105,16 +97,8 @@ def _example(question: Question, answers: list[ExampleAnswer]) -> Example:
     return {"question_id": question.id, "question": question.text, "answer": question.answer, "answers": answers}
 
 
-def _unique(questions: Iterable[Question]) -> list[Question]:
-    return list({question.id: question for question in questions}.values())
-
-
 def _seeds(at: Mapping[str, int]) -> str:
     """`seed 1`, or the seed of each learner where seeds differ."""
     if len(set(at.values())) == 1:
         return f"seed {next(iter(at.values()))}"
     return ", ".join(f"{name} with seed {seed}" for name, seed in at.items())
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1]

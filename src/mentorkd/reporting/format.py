@@ -86,5 +86,5 @@ def soft_labels_of(learner: LearnerResult) -> str:
 
 
 def mark_on_test(text: str, on_test: bool) -> str:
-    """The text; with the mark ` (TEST)` where the number was selected on test questions."""
-    return f"{text} (TEST)" if on_test else text
+    """The text; with the mark ` (TEST)` where the number was selected on test questions. A dash has no mark."""
+    return f"{text} (TEST)" if on_test and text != "–" else text

@@ -6,7 +6,7 @@ between, and a few barycentre sweeps place neighbours next to each other. Colour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -20,8 +20,14 @@ WIDTH, HEIGHT, SLOT = 176, 54, 18
 ALONG, ACROSS = 72, 20
 MARGIN = 6
 
+Edge = tuple[str, str]
+"""(source, target)"""
+
 Slot = tuple[str, ...]
 """(name,) for a node; (source, target, layer) for the slot in which a long edge crosses a layer."""
+
+Centres = dict[Slot, tuple[float, float]]
+"""The centre of each slot as (along the layers, across the layers)."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +43,16 @@ class Node:
     colour: int
 
 
-@dataclass(frozen=True)
-class Edge:
-    source: str
-    target: str
-    rationales: bool
-    soft_labels: bool
-
-
 def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> str:
     """The SVG element, with layers from left to right, or from top to bottom if `upright` (for narrow screens)."""
     nodes = _nodes(learners)
     edges = _edges(nodes)
-    sources = [name for name in (TEACHER, GOLD) if any(edge.source == name for edge in edges)]
+    sources = [name for name in (TEACHER, GOLD) if any(source == name for source, _ in edges)]
     names = sources + [node.name for node in nodes]
     layers, routes = _layers(names, edges)
     centres, size = _place(layers, upright)
     width, height = (size[1], size[0]) if upright else size
-    lines = "".join(_line(edge, routes, centres, upright) for edge in edges)
+    lines = "".join(_line(edge, styles, routes, centres, upright) for edge, styles in edges.items())
     boxes = "".join(_source_box(name, centres[name,], upright) for name in sources)
     boxes += "".join(_box(node, centres[node.name,], upright) for node in nodes)
     return (
@@ -95,61 +93,62 @@ def _caption(variants: Sequence[LearnerResult]) -> str:
     return "" if accuracy is None else mark_on_test(f"{format_share(accuracy)} %", variants[0]["on_test"])
 
 
-def _edges(nodes: Sequence[Node]) -> list[Edge]:
-    return [
-        Edge(source, node.name, source in node.rationales, source in node.soft_labels)
-        for node in nodes
-        for source in dict.fromkeys([*node.rationales, *node.soft_labels])
-    ]
+def _edges(nodes: Sequence[Node]) -> dict[Edge, list[str]]:
+    """The styles of the lines of each edge."""
+    edges: dict[Edge, list[str]] = {}
+    for node in nodes:
+        for source in (*node.rationales, *node.soft_labels):
+            drawn = {"solid": source in node.rationales, "dashed": source in node.soft_labels}
+            edges[source, node.name] = [style for style in drawn if drawn[style]]
+    return edges
 
 
-def _layers(names: Sequence[str], edges: Sequence[Edge]) -> tuple[list[list[Slot]], dict[Edge, list[Slot]]]:
+def _layers(names: Sequence[str], edges: Collection[Edge]) -> tuple[list[list[Slot]], dict[Edge, list[Slot]]]:
     depth = dict.fromkeys(names, 0)
     for _ in names:  # converges, because a recipe has no cycles
-        for edge in edges:
-            depth[edge.target] = max(depth[edge.target], depth[edge.source] + 1)
+        for source, target in edges:
+            depth[target] = max(depth[target], depth[source] + 1)
     layers: list[list[Slot]] = [[] for _ in range(max(depth.values()) + 1)]
     for name in names:
         layers[depth[name]].append((name,))
     routes: dict[Edge, list[Slot]] = {}
-    for edge in edges:
-        between = range(depth[edge.source] + 1, depth[edge.target])
-        bends: list[Slot] = [(edge.source, edge.target, str(layer)) for layer in between]
-        for layer, bend in zip(between, bends, strict=True):
-            layers[layer].append(bend)
-        routes[edge] = [(edge.source,), *bends, (edge.target,)]
+    for source, target in edges:
+        routes[source, target] = [(source,)]
+        for layer in range(depth[source] + 1, depth[target]):
+            layers[layer].append((source, target, str(layer)))
+            routes[source, target].append((source, target, str(layer)))
+        routes[source, target].append((target,))
     neighbours: dict[Slot, list[Slot]] = {slot: [] for layer in layers for slot in layer}
     for route in routes.values():
         for left, right in pairwise(route):
             neighbours[left].append(right)
             neighbours[right].append(left)
     for sweep in range(4):
-        order = range(1, len(layers)) if sweep % 2 == 0 else range(len(layers) - 2, -1, -1)
-        for index in order:
-            beside = layers[index - 1 if sweep % 2 == 0 else index + 1]
-            rank = {slot: (place + 0.5) / len(beside) for place, slot in enumerate(beside)}
-            here = {slot: (place + 0.5) / len(layers[index]) for place, slot in enumerate(layers[index])}
-            pull = {
-                slot: sum(known) / len(known)
-                if (known := [rank[n] for n in neighbours[slot] if n in rank])
-                else here[slot]
-                for slot in layers[index]
-            }
+        step = 1 if sweep % 2 == 0 else -1
+        for index in range(len(layers))[::step][1:]:
+            rank = _ranks(layers[index - step])
+            pull = _ranks(layers[index])
+            for slot in layers[index]:
+                if known := [rank[other] for other in neighbours[slot] if other in rank]:
+                    pull[slot] = sum(known) / len(known)
             layers[index].sort(key=pull.__getitem__)
     return layers, routes
 
 
-def _place(
-    layers: Sequence[Sequence[Slot]], upright: bool
-) -> tuple[dict[Slot, tuple[float, float]], tuple[float, float]]:
-    """Centres as (along the layers, across the layers), and the size of the drawing in the same order."""
+def _ranks(layer: Sequence[Slot]) -> dict[Slot, float]:
+    """The place of each slot in its layer, from 0 to 1."""
+    return {slot: (place + 0.5) / len(layer) for place, slot in enumerate(layer)}
+
+
+def _place(layers: Sequence[Sequence[Slot]], upright: bool) -> tuple[Centres, tuple[float, float]]:
+    """The centres, and the size of the drawing along and across the layers."""
     depth, breadth = (HEIGHT, WIDTH) if upright else (WIDTH, HEIGHT)
     gap_along = ALONG * 0.6 if upright else ALONG
     gap_across = ACROSS * 0.6 if upright else ACROSS
     sizes = [[breadth if len(slot) == 1 else SLOT for slot in layer] for layer in layers]
     spans = [sum(layer) + gap_across * (len(layer) - 1) for layer in sizes]
     total = max(spans)
-    centres: dict[Slot, tuple[float, float]] = {}
+    centres: Centres = {}
     for index, (layer, widths, span) in enumerate(zip(layers, sizes, spans, strict=True)):
         across = MARGIN + (total - span) / 2
         for slot, width in zip(layer, widths, strict=True):
@@ -158,15 +157,14 @@ def _place(
     return centres, (2 * MARGIN + len(layers) * (depth + gap_along) - gap_along, 2 * MARGIN + total)
 
 
-def _line(edge: Edge, routes: dict[Edge, list[Slot]], centres: dict[Slot, tuple[float, float]], upright: bool) -> str:
+def _line(edge: Edge, styles: Sequence[str], routes: dict[Edge, list[Slot]], centres: Centres, upright: bool) -> str:
     half = (HEIGHT if upright else WIDTH) / 2
-    out = sorted((e for e in routes if e.source == edge.source), key=lambda e: centres[routes[e][1]][1])
-    into = sorted((e for e in routes if e.target == edge.target), key=lambda e: centres[routes[e][-2]][1])
-    styles = [style for style, drawn in (("solid", edge.rationales), ("dashed", edge.soft_labels)) if drawn]
+    out = sorted((e for e in routes if e[0] == edge[0]), key=lambda e: centres[routes[e][1]][1])
+    into = sorted((e for e in routes if e[1] == edge[1]), key=lambda e: centres[routes[e][-2]][1])
+    start, *bends, end = [centres[slot] for slot in routes[edge]]
     parts = []
     for index, style in enumerate(styles):
         aside = 9 * (index - (len(styles) - 1) / 2)
-        start, *bends, end = [centres[slot] for slot in routes[edge]]
         points = [(start[0] + half, start[1] + _spread(out, edge) + aside)]
         for along, across in bends:
             points += [(along - half, across + aside), (along + half, across + aside)]

@@ -6,24 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mentorkd.records import AnswerKind, Prediction, Question, Rationale
-from mentorkd.reporting.schema_details import TeacherAccount
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskInfo:
-    """The task and the number of questions of each split."""
-
-    name: str
-    kind: AnswerKind
-    train: int
-    test: int
-    validation: int = 0
+from mentorkd.records import Prediction, Question, Rationale
+from mentorkd.reporting.schema import TaskResult, TeacherAccount
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerInfo:
-    """A learner of the recipe, with the results of its training."""
+    """A learner of the recipe, with the results of its training. Further fields are described in `LearnerResult`."""
 
     name: str
     model: str
@@ -31,7 +20,6 @@ class LearnerInfo:
     model_key: str
     """Equal for learners that start from the same model; a headline or a decomposition requires equal keys."""
     rationales: Sequence[str]
-    """Sources of its rationales; empty for an untrained model."""
     mentor_weights: Mapping[str, float] = field(default_factory=dict)
     """Mentor -> weight of its soft labels."""
     scorers: Sequence[str] = ()
@@ -43,27 +31,19 @@ class LearnerInfo:
     temperature: float | None = None
     parameters: int | None = None
     select_on: Literal["validation", "test", "last"] = "validation"
-    """The questions that selected its epoch; `last` where there was no choice."""
-    rows: Sequence[int] = ()
+    rows: Sequence[int] = field(default_factory=list)
     """Training rows, one number for each seed; the next four fields also have one value for each seed."""
-    updates: Sequence[int] = ()
-    """Optimiser updates."""
-    target_tokens: Sequence[int] = ()
-    """Target tokens trained on, including repetitions."""
-    epochs: Sequence[float] = ()
-    """Passes over the rows."""
+    updates: Sequence[int] = field(default_factory=list)
+    target_tokens: Sequence[int] = field(default_factory=list)
+    epochs: Sequence[float] = field(default_factory=list)
     validation: Sequence[float | None] = ()
     """Validation accuracy at the selected epoch."""
     searched: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Settings selected by a search, by name; one value for each seed. Arms of a fair comparison may differ in them."""
     swept: Mapping[str, Any] = field(default_factory=dict)
-    """The values of the recipe's sweep for this variant, by key."""
     variant_of: str | None = None
-    """The learner of the recipe that was swept."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of training and evaluation, as plain values; equal in a fair comparison."""
     distillation: Mapping[str, Any] = field(default_factory=dict)
-    """Further settings of soft labels, as plain values; empty without soft labels."""
     run: str | None = None
     """Its run, where several runs are compared; a decomposition needs arms of one run."""
 
@@ -93,8 +73,7 @@ class ReportInputs:
     """Everything `build_results` needs. Mappings have keys (learner, seed); a missing key means: not available yet."""
 
     name: str
-    """The recipe's name."""
-    task: TaskInfo
+    task: TaskResult
     seeds: Sequence[int]
     learners: Sequence[LearnerInfo]
     """In the recipe's order."""

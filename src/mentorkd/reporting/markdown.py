@@ -5,26 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from mentorkd.reporting.rows import (
-    cost_rows,
-    decomposition_rows,
-    fairness_rows,
-    funnel_rows,
-    learner_cost_rows,
-    learner_rows,
-    manifest_rows,
-    pair_rows,
-    settings_rows,
-    shared_settings,
-    soft_label_rows,
-    sweep_rows,
-    teacher_rows,
-    trial_rows,
-)
-from mentorkd.reporting.schema import Results
-from mentorkd.reporting.schema_details import Example
+from mentorkd.reporting import rows, views
+from mentorkd.reporting.schema import Example, Results
 from mentorkd.reporting.tables import markdown_table, plain_markdown
-from mentorkd.reporting.views import COSTS, SOFT_LABELS, cut_lines, dropped_lines, funnel_notes, pair_note
 
 FEW = 5
 """Number of examples of each kind."""
@@ -46,47 +29,47 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
         *(f"> **WARNING.** {plain_markdown(line)}" for line in results["warnings"]),
         f"**{plain_markdown(results['headline']['statement'])}.**",
         "## Learners",
-        markdown_table(learner_rows(results)),
+        markdown_table(rows.learner_rows(results)),
         "Accuracy on the test questions, mean over seeds, with Wilson's 95 % interval. Cut: answers truncated at "
         "max_new_tokens.",
-        *map(plain_markdown, cut_lines(results)),
+        *map(plain_markdown, views.cut_lines(results)),
     ]
     if results["comparisons"]:
         parts += [
             "## Comparisons",
-            markdown_table(pair_rows(results)),
+            markdown_table(rows.pair_rows(results)),
             f"Points: percentage points of accuracy. Detectable: minimum detectable effect at 80 % power, in points. {METHOD} "
-            f"{pair_note(results)}".rstrip(),
+            f"{views.pair_note(results)}".rstrip(),
         ]
     for decomposition in results["decompositions"]:
         parts += [
             f"## Where the gain comes from: {plain_markdown(decomposition['model'])}",
             f"{plain_markdown(decomposition['statement'])}.",
-            markdown_table(decomposition_rows(decomposition)),
+            markdown_table(rows.decomposition_rows(decomposition)),
             *(f"Not estimated: {plain_markdown(line)}." for line in decomposition["missing"]),
         ]
     parts += [f"![{title}]({file})" for title, file in plots.items()]
-    shared = ", ".join(f"{name} {value}" for name, value in shared_settings(results).items())
-    for title, rows, note in (
-        ("Sweep", sweep_rows(results), ""),
-        ("Search", trial_rows(results), "Settings tried, on validation questions only."),
+    shared = ", ".join(f"{name} {value}" for name, value in rows.shared_settings(results).items())
+    for title, table, note in (
+        ("Sweep", rows.sweep_rows(results), ""),
+        ("Search", rows.trial_rows(results), "Settings tried, on validation questions only."),
         (
             "Fairness",
-            fairness_rows(results),
+            rows.fairness_rows(results),
             "Length of training of each arm, and number of validations to select from.",
         ),
-        ("Settings", settings_rows(results), f"Equal for all trained learners: {shared}." if shared else ""),
-        ("Rationales after each filter", funnel_rows(results), " ".join(funnel_notes(results))),
-        ("Soft labels", soft_label_rows(results), SOFT_LABELS),
-        ("Cost of a learner", learner_cost_rows(results), COSTS),
-        ("Cost of the stages", cost_rows(results), ""),
+        ("Settings", rows.settings_rows(results), f"Equal for all trained learners: {shared}." if shared else ""),
+        ("Rationales after each filter", rows.funnel_rows(results), " ".join(views.funnel_notes(results))),
+        ("Soft labels", rows.soft_label_rows(results), views.SOFT_LABELS),
+        ("Cost of a learner", rows.learner_cost_rows(results), views.COSTS),
+        ("Cost of the stages", rows.cost_rows(results), ""),
     ):
-        if rows:
-            parts += [f"## {title}", markdown_table(rows), *([plain_markdown(note)] if note else [])]
+        if table:
+            parts += [f"## {title}", markdown_table(table), *([plain_markdown(note)] if note else [])]
     parts += _listed(
-        "The teacher", [f"{name}: {text}" for name, text in teacher_rows(results["run"]["teacher"]).items()]
+        "The teacher", [f"{name}: {text}" for name, text in rows.teacher_rows(results["run"]["teacher"]).items()]
     )
-    parts += _listed("Dropped training rows", dropped_lines(results))
+    parts += _listed("Dropped training rows", views.dropped_lines(results))
     parts += _listed("Faults in the data", results["faults"])
     for examples in (results["differing"], results["written"]):
         if examples["entries"]:
@@ -96,7 +79,7 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
             ]
             parts += [_example(example) for example in examples["entries"][:FEW]]
     parts += _listed("Protocol", results["protocol"])
-    parts += _listed("This run", [f"{name}: {value}" for name, value in manifest_rows(results)])
+    parts += _listed("This run", [f"{name}: {value}" for name, value in rows.manifest_rows(results)])
     return "\n\n".join(parts) + "\n"
 
 

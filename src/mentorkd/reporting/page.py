@@ -9,38 +9,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from mentorkd.reporting import rows, views
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import PALETTE
-from mentorkd.reporting.format import format_count, format_points, format_share, learns_from, soft_labels_of
+from mentorkd.reporting.format import format_count, format_points, format_share, soft_labels_of
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import MOST_PAIRS
-from mentorkd.reporting.rows import (
-    cost_rows,
-    fairness_rows,
-    formula,
-    funnel_rows,
-    learner_cost_rows,
-    manifest_rows,
-    settings_rows,
-    shared_settings,
-    soft_label_rows,
-    sweep_rows,
-    teacher_rows,
-    trial_rows,
-)
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
-from mentorkd.reporting.views import (
-    COSTS,
-    SOFT_LABELS,
-    axis,
-    cut_lines,
-    dropped_lines,
-    funnel_notes,
-    pair_note,
-    shown_learners,
-    validated_on_test,
-    waterfall,
-)
 from mentorkd.statistics import format_p
 
 
@@ -53,25 +28,24 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "count": format_count,
-        "p": format_p,
-        "points": format_points,
-        "share": format_share,
-        "learns_from": learns_from,
-        "soft_labels_of": soft_labels_of,
-    }
+    environment.filters |= {"count": format_count, "points": format_points, "share": format_share, "p": format_p}
+    environment.filters["soft_labels_of"] = soft_labels_of
     comparison = results["headline"]["comparison"]
+    variants = [learner for learner in results["learners"] if learner["swept"]]
     return environment.get_template("template.html.jinja").render(
         r=results,
         most_pairs=MOST_PAIRS,
-        pair_note=pair_note(results),
+        pair_note=views.pair_note(results),
         palette=PALETTE,
-        headline=None if comparison is None else _headline(results["comparisons"][comparison], results),
-        accuracies=_accuracies(results["learners"]),
-        cut=cut_lines(results),
-        learners=shown_learners(results),
-        variants_on=_variants_on(results["learners"]),
+        headline=None if comparison is None else _headline(results["comparisons"][comparison], results["learners"]),
+        accuracies={
+            learner["name"]: _place(learner["accuracy"], learner["interval"], 0.0, 1.0)
+            for learner in results["learners"]
+            if learner["accuracy"] is not None and learner["interval"] is not None
+        },
+        cut=views.cut_lines(results),
+        learners=views.shown_learners(results),
+        variants_on=views.validated_on(variants, ("validation", "TEST", "validation or TEST")),
         forest=_forest(results["comparisons"][:MOST_PAIRS]),
         more_forest=_forest(results["comparisons"][MOST_PAIRS:]),
         breakable=_breakable,
@@ -79,23 +53,23 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         upright=Markup(draw_graph(results["learners"], upright=True)),
         curves=[Markup(svg) for name, svg in plots.items() if name.startswith("curves-")],
         gains=[_gain(decomposition, results) for decomposition in results["decompositions"]],
-        sweep=sweep_rows(results),
+        sweep=rows.sweep_rows(results),
         sweep_plots=[Markup(svg) for name, svg in plots.items() if name.startswith("sweep")],
-        trials=trial_rows(results),
-        fairness=fairness_rows(results),
-        soft_labels=soft_label_rows(results),
-        soft_label_note=SOFT_LABELS,
-        learner_costs=learner_cost_rows(results),
-        cost_note=COSTS,
+        trials=rows.trial_rows(results),
+        fairness=rows.fairness_rows(results),
+        soft_labels=rows.soft_label_rows(results),
+        soft_label_note=views.SOFT_LABELS,
+        learner_costs=rows.learner_cost_rows(results),
+        cost_note=views.COSTS,
         cost_plot=Markup(plots["cost"]) if "cost" in plots else None,
-        settings=settings_rows(results),
-        shared=shared_settings(results),
-        funnel=funnel_rows(results),
-        funnel_notes=funnel_notes(results),
-        dropped=dropped_lines(results),
-        costs=cost_rows(results),
-        teacher=teacher_rows(results["run"]["teacher"]),
-        manifest=manifest_rows(results),
+        settings=rows.settings_rows(results),
+        shared=rows.shared_settings(results),
+        funnel=rows.funnel_rows(results),
+        funnel_notes=views.funnel_notes(results),
+        dropped=views.dropped_lines(results),
+        costs=rows.cost_rows(results),
+        teacher=rows.teacher_rows(results["run"]["teacher"]),
+        manifest=rows.manifest_rows(results),
         colour={learner["name"]: f"var(--c{i % 8})" for i, learner in enumerate(results["learners"])},
     )
 
@@ -105,45 +79,28 @@ def _breakable(name: str) -> Markup:
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?=@)|(?<=[=,/])", name))
 
 
-def _variants_on(learners: list[LearnerResult]) -> str:
-    """The questions that selected the shown variant of a sweep."""
-    on_test = {validated_on_test(learner) for learner in learners if learner["swept"]}
-    return "validation or TEST" if len(on_test) > 1 else "TEST" if True in on_test else "validation"
-
-
-def _headline(row: ComparisonResult, results: Results) -> dict[str, Any]:
+def _headline(row: Mapping[str, Any], learners: list[LearnerResult]) -> dict[str, Any]:
     """The headline with the better learner first, so that the difference is a gain."""
     swapped = row["outcome"] == "b_better"
-    sign, (low, high) = (-1, row["interval"][::-1]) if swapped else (1, row["interval"])
-    first, second = (row["b"], row["a"]) if swapped else (row["a"], row["b"])
-    accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
+    first, second = "ba" if swapped else "ab"
+    accuracy = {learner["name"]: learner["accuracy"] for learner in learners}
     return {
         "row": row,
         "shown": row["outcome"] != "unclear",
         "expected": not swapped,
-        "first": first,
-        "second": second,
-        "difference": sign * row["difference"],
-        "low": sign * low,
-        "high": sign * high,
-        "only_first": row["only_b"] if swapped else row["only_a"],
-        "only_second": row["only_a"] if swapped else row["only_b"],
-        "first_accuracy": accuracy[first],
-        "second_accuracy": accuracy[second],
-    }
-
-
-def _accuracies(learners: list[LearnerResult]) -> dict[str, dict[str, float]]:
-    """Positions of points and intervals on a scale from 0 to 100 %, by learner."""
-    return {
-        learner["name"]: _place(learner["accuracy"], learner["interval"], 0.0, 1.0)
-        for learner in learners
-        if learner["accuracy"] is not None and learner["interval"] is not None
+        "first": row[first],
+        "second": row[second],
+        "difference": -row["difference"] if swapped else row["difference"],
+        "interval": [-end for end in reversed(row["interval"])] if swapped else row["interval"],
+        "only_first": row[f"only_{first}"],
+        "only_second": row[f"only_{second}"],
+        "first_accuracy": accuracy[row[first]],
+        "second_accuracy": accuracy[row[second]],
     }
 
 
 def _forest(comparisons: list[ComparisonResult]) -> dict[str, Any]:
-    low, high, ticks = axis(bound for row in comparisons for bound in row["interval"])
+    low, high, ticks = views.axis(bound for row in comparisons for bound in row["interval"])
     return {
         "zero": _percent(0.0, low, high),
         "ticks": [(_percent(tick, low, high), format_points(tick).replace(".0", "")) for tick in ticks],
@@ -153,9 +110,9 @@ def _forest(comparisons: list[ComparisonResult]) -> dict[str, Any]:
 
 def _gain(decomposition: Decomposition, results: Results) -> dict[str, Any]:
     """The waterfall of a decomposition, on a scale of gains over the base."""
-    steps = waterfall(decomposition)
+    steps = views.waterfall(decomposition)
     ends = [start + bound for part, start in steps for bound in (*part["interval"], part["gain"])]
-    low, high, ticks = axis(ends)
+    low, high, ticks = views.axis(ends)
     return {
         "decomposition": decomposition,
         "base": next(learner for learner in results["learners"] if learner["name"] == decomposition["base"]),
@@ -178,11 +135,12 @@ def _step(part: GainPart, start: float, low: float, high: float) -> dict[str, An
         "low": first,
         "span": round(last - first, 3),
         "end": _percent(start + part["gain"], low, high),
-        "formula": formula(part["arms"]),
+        "formula": rows.formula(part["arms"]),
     }
 
 
 def _place(value: float, bounds: list[float], low: float, high: float) -> dict[str, float]:
+    """The positions of a point and its interval on a scale from `low` to `high`, in per cent of the scale."""
     left, right = (_percent(bound, low, high) for bound in bounds)
     return {"dot": _percent(value, low, high), "left": left, "width": round(right - left, 3)}
 

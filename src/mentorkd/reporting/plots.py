@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mentorkd.reporting.decomposition import PART_NAMES
-from mentorkd.reporting.drawing import MARKS, drawing, new_figure, to_svg
+from mentorkd.reporting.drawing import MARKS, add_legend, drawing, name_rows, new_figure, new_panel, to_svg
 from mentorkd.reporting.format import format_seconds, format_setting, mark_on_test
-from mentorkd.reporting.schema import ComparisonResult, Decomposition, LearnerResult, Results
-from mentorkd.reporting.schema_details import Curve
-from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on_test, waterfall
+from mentorkd.reporting.schema import ComparisonResult, Curve, Decomposition, LearnerResult, Results
+from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on, validated_on_test, waterfall
 
 MOST_PAIRS = 15
 """Maximum number of pairs in the forest plot; the table has all of them."""
+
+ACCURACY = "Test accuracy (%), 95 % interval"
 
 CURVE_PANELS = {
     "loss": "Training loss per target token",
@@ -25,7 +25,7 @@ CURVE_PANELS = {
 
 def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
     """All plots that have data: file name without suffix -> (title, SVG)."""
-    colour = {learner["name"]: MARKS[f"c{index % 8}"] for index, learner in enumerate(results["learners"])}
+    colour = _colours(results["learners"])
     learners = {learner["name"]: learner for learner in results["learners"]}
     plots: dict[str, tuple[str, str | None]] = {}
     if results["comparisons"]:
@@ -47,14 +47,10 @@ def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
     return {name: (title, svg) for name, (title, svg) in plots.items() if svg is not None}
 
 
+@drawing()
 def draw_forest(comparisons: Sequence[ComparisonResult]) -> str:
     """Paired differences with intervals, one row each; a filled point means that the difference is shown."""
-    rows = list(comparisons[:MOST_PAIRS])
-    with drawing("forest"):
-        return _forest(rows)
-
-
-def _forest(rows: Sequence[ComparisonResult]) -> str:
+    rows = comparisons[:MOST_PAIRS]
     figure, axes = new_figure(6.6, 0.9 + 0.34 * len(rows))
     axes.axvline(0, color=MARKS["edge"], linewidth=1)
     for place, row in enumerate(rows):
@@ -64,48 +60,28 @@ def _forest(rows: Sequence[ComparisonResult]) -> str:
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
         face = colour if shown else MARKS["card"]
         axes.plot([100 * row["difference"]], [place], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
-    axes.set_yticks(range(len(rows)), [mark_on_test(f"{row['a']} − {row['b']}", row["on_test"]) for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("difference of accuracy in points, 95 % interval")
-    return to_svg(figure, "Forest plot of paired differences")
+    names = [mark_on_test(f"{row['a']} − {row['b']}", row["on_test"]) for row in rows]
+    name_rows(axes, names, "difference of accuracy in points, 95 % interval")
+    return to_svg(figure, "Forest plot of paired differences", "forest")
 
 
+@drawing()
 def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], panel: str) -> str | None:
     """One panel of `CURVE_PANELS`, a line for each learner and seed; None without data."""
-    colour = {learner["name"]: MARKS[f"c{index % 8}"] for index, learner in enumerate(learners)}
     on_test = {learner["name"] for learner in learners if panel == "accuracy" and validated_on_test(learner)}
-    lines, tints = [], {}
+    scale = 100 if panel == "accuracy" else 1
+    lines: list[tuple[str, list[tuple[float, float]]]] = []
     for curve in curves:
         points: Sequence[Any] = curve["validation"] if panel == "accuracy" else curve["training"]
-        scale = 100 if panel == "accuracy" else 1
-        known = [(point["step"], scale * point[panel]) for point in points if point[panel] is not None]
-        if known:
-            label = mark_on_test(curve["learner"], curve["learner"] in on_test)
-            lines.append((label, known))
-            tints[label] = colour[curve["learner"]]
+        if known := [(point["step"], scale * point[panel]) for point in points if point[panel] is not None]:
+            lines.append((curve["learner"], known))
     if not lines:
         return None
-    with drawing(f"curves-{panel}"):
-        return _curves(lines, tints, panel, _curves_title(panel, curves, learners))
-
-
-def _curves_title(panel: str, curves: Sequence[Curve], learners: Sequence[LearnerResult]) -> str:
-    """The title of a panel; accuracies on test questions are not called validation."""
-    drawn = {curve["learner"] for curve in curves if curve["validation"]}
-    on_test = {validated_on_test(learner) for learner in learners if learner["name"] in drawn}
-    if panel != "accuracy" or True not in on_test:
-        return CURVE_PANELS[panel]
-    return "Accuracy (%) on TEST questions" if len(on_test) == 1 else "Accuracy (%): validation, or TEST where marked"
-
-
-def _curves(
-    lines: Sequence[tuple[str, list[tuple[float, float]]]], colour: Mapping[str, str], panel: str, title: str
-) -> str:
-    figure, axes = new_figure(5.2, 3.3)
-    labels: set[str] = set()
-    several = len(lines) > len({name for name, _ in lines})
+    title, colour = _curves_title(panel, curves, learners), _colours(learners)
+    labels = {name: mark_on_test(name, name in on_test) for name, _ in lines}
+    unlabelled = set(labels)
+    figure, axes = new_panel(title, "optimiser updates")
+    several = len(lines) > len(labels)
     for name, known in lines:
         axes.plot(
             *zip(*known, strict=True),
@@ -114,26 +90,27 @@ def _curves(
             alpha=0.75 if several else 1,
             marker="o" if len(known) < 30 else "",
             markersize=2.8,
-            label=None if name in labels else name,
+            label=labels[name] if name in unlabelled else None,
         )
-        labels.add(name)
-    axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("optimiser updates")
-    axes.set_title(title, loc="left", fontsize=10.5, color=MARKS["ink"])
+        unlabelled.discard(name)
     if panel == "accuracy":
         axes.set_ylim(0, max(10.0, 1.05 * max(value for _, known in lines for _, value in known)))
-    _legend(figure, list(labels))
-    return to_svg(figure, title)
+    add_legend(figure, labels.values())
+    return to_svg(figure, title, f"curves-{panel}")
 
 
-def draw_decomposition(decomposition: Decomposition, base: LearnerResult) -> str:
-    """A waterfall from the accuracy of the base to that of the arm with everything, with the interval of every gain."""
-    with drawing("decomposition"):
-        return _decomposition(decomposition, base)
+def _curves_title(panel: str, curves: Sequence[Curve], learners: Sequence[LearnerResult]) -> str:
+    """The title of a panel; accuracies on test questions are not called validation."""
+    if panel != "accuracy":
+        return CURVE_PANELS[panel]
+    drawn = {curve["learner"] for curve in curves if curve["validation"]}
+    titles = (CURVE_PANELS[panel], "Accuracy (%) on TEST questions", "Accuracy (%): validation, or TEST where marked")
+    return validated_on([learner for learner in learners if learner["name"] in drawn], titles)
 
 
-def _decomposition(decomposition: Decomposition, first: LearnerResult) -> str:
+@drawing()
+def draw_decomposition(decomposition: Decomposition, first: LearnerResult) -> str:
+    """A waterfall from the accuracy of the base, `first`, to that of the arm with everything, with the interval of every gain."""
     steps, base = waterfall(decomposition), first["accuracy"] or 0.0
     figure, axes = new_figure(6.6, 0.95 + 0.38 * (len(steps) + 1))
     axes.plot([100 * base], [0], marker="o", markersize=6.5, color=MARKS["ink"])
@@ -150,31 +127,16 @@ def _decomposition(decomposition: Decomposition, first: LearnerResult) -> str:
         axes.plot([end], [place], marker="o", markersize=5, color=colour)
     axes.axvline(100 * base, color=MARKS["edge"], linewidth=1)
     names = [mark_on_test(PART_NAMES[part["part"]], part["on_test"]) for part, _ in steps]
-    names.insert(0, mark_on_test(first["name"], first["on_test"]))
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0, labelcolor=MARKS["ink"])
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel("accuracy in per cent, 95 % interval of each gain")
-    return to_svg(figure, "Where the gain comes from")
+    name_rows(axes, [_name(first), *names], "accuracy in per cent, 95 % interval of each gain")
+    return to_svg(figure, "Where the gain comes from", "decomposition")
 
 
-def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str | None:
-    """Accuracy with interval over the swept value; `colour` maps learners to colours. None without accuracies."""
-    series = {
-        name: [(value, learner) for value, learner in points if learner["accuracy"] is not None]
-        for name, points in sweep.series.items()
-    }
-    series = {name: points for name, points in series.items() if points}
-    if not series:
-        return None
-    with drawing(f"sweep-{sweep.key}"):
-        return _sweep(sweep, series, colour)
-
-
-def _sweep(sweep: Sweep, series: Mapping[str, Sequence[tuple[Any, LearnerResult]]], colour: Mapping[str, str]) -> str:
-    figure, axes = new_figure(5.2, 3.3)
-    values = list(dict.fromkeys(value for points in series.values() for value, _ in points))
+@drawing()
+def draw_sweep(sweep: Sweep, colour: Mapping[str, str]) -> str:
+    """Accuracy with interval over the swept value; `colour` maps learners to colours."""
+    hollow = any(learner["on_test"] for points in sweep.series.values() for _, learner in points)
+    figure, axes = new_panel(ACCURACY + ("; hollow: selected on TEST" if hollow else ""), sweep.key)
+    values = list(dict.fromkeys(value for points in sweep.series.values() for value, _ in points))
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     place = dict(zip(values, values if numbers else range(len(values)), strict=True))
     if numbers and min(values) > 0 and max(values) > 20 * min(values):
@@ -182,7 +144,7 @@ def _sweep(sweep: Sweep, series: Mapping[str, Sequence[tuple[Any, LearnerResult]
     if not numbers or len(values) <= 12:
         axes.set_xticks(list(place.values()), [format_setting(value) for value in values])
         axes.minorticks_off()
-    for name, points in series.items():
+    for name, points in sweep.series.items():
         points = sorted(points, key=lambda point: place[point[0]])
         xs, tint = [place[value] for value, _ in points], colour[points[0][1]["name"]]
         axes.plot(xs, [100 * (p["accuracy"] or 0) for _, p in points], color=tint, linewidth=1.6, label=name)
@@ -201,16 +163,11 @@ def _sweep(sweep: Sweep, series: Mapping[str, Sequence[tuple[Any, LearnerResult]
             linestyle="--",
             label=_name(learner),
         )
-    axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(sweep.key)
-    hollow = any(learner["on_test"] for points in series.values() for _, learner in points)
-    title = "Test accuracy (%), 95 % interval" + ("; hollow: selected on TEST" if hollow else "")
-    axes.set_title(title, loc="left", fontsize=10.5, color=MARKS["ink"])
-    _legend(figure, [*series, *map(_name, sweep.references)])
-    return to_svg(figure, f"Accuracy against {sweep.key}")
+    add_legend(figure, [*sweep.series, *map(_name, sweep.references)])
+    return to_svg(figure, f"Accuracy against {sweep.key}", f"sweep-{sweep.key}")
 
 
+@drawing()
 def draw_cost(results: Results, colour: Mapping[str, str]) -> str | None:
     """Accuracy over time: a line from the own time of a learner to its time with dependencies."""
     learners = {learner["name"]: learner for learner in shown_learners(results) if learner["accuracy"] is not None}
@@ -221,43 +178,33 @@ def draw_cost(results: Results, colour: Mapping[str, str]) -> str | None:
     ]
     if len(costs) < 2:
         return None
-    with drawing("cost"):
-        figure, axes = new_figure(5.2, 3.3)
-        for learner, own, whole in costs:
-            tint, y = colour[learner["name"]], 100 * (learner["accuracy"] or 0)
-            low, high = (100 * bound for bound in learner["interval"] or [0, 0])
-            axes.plot([own, whole], [y, y], color=tint, linewidth=1.1, linestyle=":")
-            axes.plot([whole, whole], [low, high], color=tint, linewidth=1.3, alpha=0.6)
-            axes.plot([own], [y], marker="o", markersize=4.5, color=tint, markerfacecolor=MARKS["card"])
-            axes.plot([whole], [y], marker="o", markersize=5.5, color=tint, label=_name(learner))
-        times = [seconds for _, own, whole in costs for seconds in (own, whole)]
-        axes.set_xscale("log")
-        ticks = [t for t in TIMES if min(times) / 1.6 <= t <= max(times) * 1.6]
-        axes.set_xlim(min([*times, *ticks]) / 1.15, max([*times, *ticks]) * 1.15)
-        axes.set_xticks(
-            ticks, [format_seconds(t).replace(" 0 s", "").replace(" 0 min", "").removesuffix(".0 s") for t in ticks]
-        )
-        axes.minorticks_off()
-        axes.grid(axis="y", color=MARKS["line"], linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xlabel("time; hollow: own, filled: with dependencies")
-        axes.set_title("Test accuracy (%), 95 % interval", loc="left", fontsize=10.5, color=MARKS["ink"])
-        _legend(figure, [_name(learner) for learner, _, _ in costs])
-        return to_svg(figure, "Accuracy against cost")
+    figure, axes = new_panel(ACCURACY, "time; hollow: own, filled: with dependencies")
+    for learner, own, whole in costs:
+        tint, y = colour[learner["name"]], 100 * (learner["accuracy"] or 0)
+        low, high = (100 * bound for bound in learner["interval"] or [0, 0])
+        axes.plot([own, whole], [y, y], color=tint, linewidth=1.1, linestyle=":")
+        axes.plot([whole, whole], [low, high], color=tint, linewidth=1.3, alpha=0.6)
+        axes.plot([own], [y], marker="o", markersize=4.5, color=tint, markerfacecolor=MARKS["card"])
+        axes.plot([whole], [y], marker="o", markersize=5.5, color=tint, label=_name(learner))
+    times = [seconds for _, own, whole in costs for seconds in (own, whole)]
+    axes.set_xscale("log")
+    ticks = [t for t in TIMES if min(times) / 1.6 <= t <= max(times) * 1.6]
+    axes.set_xlim(min([*times, *ticks]) / 1.15, max([*times, *ticks]) * 1.15)
+    axes.set_xticks(
+        ticks, [format_seconds(t).replace(" 0 s", "").replace(" 0 min", "").removesuffix(".0 s") for t in ticks]
+    )
+    axes.minorticks_off()
+    add_legend(figure, [_name(learner) for learner, _, _ in costs])
+    return to_svg(figure, "Accuracy against cost", "cost")
 
 
 TIMES = [1, 3, 10, 30, 60, 180, 600, 1800, 3600, 3 * 3600, 10 * 3600, 30 * 3600, 100 * 3600, 300 * 3600]
 """Ticks of a time axis, in seconds."""
 
 
+def _colours(learners: Sequence[LearnerResult]) -> dict[str, str]:
+    return {learner["name"]: MARKS[f"c{index % 8}"] for index, learner in enumerate(learners)}
+
+
 def _name(learner: LearnerResult) -> str:
     return mark_on_test(learner["name"], learner["on_test"])
-
-
-def _legend(figure: Any, names: Sequence[str]) -> None:
-    """A legend below the axes, in as many columns as fit; its rows add to the height of the figure."""
-    columns = max(1, min(4, int(72 * 5.2 / (28 + 5.2 * max(map(len, names))))))
-    figure.set_figheight(3.0 + 0.2 * math.ceil(len(names) / columns))
-    figure.legend(
-        loc="outside lower center", ncols=columns, frameon=False, labelcolor=MARKS["ink"], handlelength=1.2, fontsize=9
-    )

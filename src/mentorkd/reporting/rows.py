@@ -19,9 +19,8 @@ from mentorkd.reporting.format import (
     learns_from,
     mark_on_test,
 )
-from mentorkd.reporting.schema import Decomposition, LearnerResult, Results
-from mentorkd.reporting.schema_details import FilterCount, StageCostResult
-from mentorkd.reporting.views import shown_learners, validated_on_test
+from mentorkd.reporting.schema import Decomposition, FilterCount, LearnerResult, Results, StageCostResult
+from mentorkd.reporting.views import shown_learners, validated_on, validated_on_test
 from mentorkd.statistics import format_p
 
 Rows = list[dict[str, str]]
@@ -41,7 +40,7 @@ def learner_rows(results: Results) -> Rows:
             "model": learner["model"],
             "learns from": learns_from(learner),
             "accuracy % [95 %]": mark_on_test(
-                format_share(learner["accuracy"], learner["interval"]), learner["on_test"] and bool(learner["per_seed"])
+                format_share(learner["accuracy"], learner["interval"]), learner["on_test"]
             ),
             "± over seeds": format_share(learner["standard_error"]),
             "no answer %": format_share(learner["no_answer"]),
@@ -98,10 +97,7 @@ def sweep_rows(results: Results) -> Rows:
     variants.sort(
         key=lambda learner: (order[learner["variant_of"]], [_rank(learner["swept"].get(key)) for key in keys])
     )
-    on_test = {validated_on_test(learner) for learner in variants}
-    heading = (
-        "validation or test %" if len(on_test) > 1 else "test % in training" if True in on_test else "validation %"
-    )
+    heading = validated_on(variants, ("validation %", "test % in training", "validation or test %"))
     return [
         {"learner": learner["variant_of"] or learner["name"]}
         | {key: format_setting(learner["swept"].get(key)) for key in keys}
@@ -110,9 +106,7 @@ def sweep_rows(results: Results) -> Rows:
                 format_share(learner["accuracy"], learner["interval"]), learner["on_test"]
             ),
             "± over seeds": format_share(learner["standard_error"]),
-            heading: mark_on_test(
-                format_share(learner["validation"]), learner["validation"] is not None and validated_on_test(learner)
-            ),
+            heading: mark_on_test(format_share(learner["validation"]), validated_on_test(learner)),
         }
         for learner in variants
     ]
@@ -144,23 +138,21 @@ def fairness_rows(results: Results) -> Rows:
     Variants of one learner with equal numbers share a row.
     """
     validations = {curve["learner"]: len(curve["validation"]) for curve in results["curves"]}
-    groups: dict[tuple[str, ...], list[LearnerResult]] = {}
+    groups: dict[tuple[Any, ...], list[str]] = {}
     arms = [learner for learner in results["learners"] if learner["arm"] and learner["updates"]]
     for learner in arms:
         many = OBJECTIVES[learner["objective"]].rows_per_rationale
-        cells = (
-            format_range(learner["rows"]) + (f" ({many} per rationale)" if many > 1 else ""),
-            format_range(learner["updates"]),
-            format_range(learner["epochs"], 1),
-            format_range(learner["target_tokens"]),
-            format_count(validations.get(learner["name"])),
-        )
-        groups.setdefault((learner["variant_of"] or learner["name"], *cells), []).append(learner)
-    headings = ("rows", "updates", "passes over the rows", "target tokens", "validations")
+        cells = {
+            "rows": format_range(learner["rows"]) + (f" ({many} per rationale)" if many > 1 else ""),
+            "updates": format_range(learner["updates"]),
+            "passes over the rows": format_range(learner["epochs"], 1),
+            "target tokens": format_range(learner["target_tokens"]),
+            "validations": format_count(validations.get(learner["name"])),
+        }
+        groups.setdefault((learner["variant_of"] or learner["name"], *cells.items()), []).append(learner["name"])
     rows = [
-        {"arm": learners[0]["name"] if len(learners) == 1 else f"{name}, {len(learners)} variants"}
-        | dict(zip(headings, cells, strict=True))
-        for (name, *cells), learners in groups.items()
+        {"arm": names[0] if len(names) == 1 else f"{name}, {len(names)} variants", **dict(cells)}
+        for (name, *cells), names in groups.items()
     ]
     return rows if len(arms) > 1 else []
 
@@ -173,18 +165,14 @@ def settings_rows(results: Results) -> Rows:
     """
     learners = shown_learners(results)
     settings = _settings(learners)
-    if not settings:
-        return []
+    names = [learner["name"] for learner in learners]
     rows = [{"": "updates", **{learner["name"]: format_updates(learner["updates"]) for learner in learners}}]
     rows += [
-        {
-            "": key,
-            **{learner["name"]: format_setting(settings.get(learner["name"], {}).get(key)) for learner in learners},
-        }
+        {"": key, **{name: format_setting(settings.get(name, {}).get(key)) for name in names}}
         for key, values in _values(settings).items()
         if len(values) > 1
     ]
-    return rows
+    return rows if settings else []
 
 
 def shared_settings(results: Results) -> dict[str, str]:
@@ -272,14 +260,11 @@ def _nats(value: float | None) -> str:
 def learner_cost_rows(results: Results) -> Rows:
     """One row for each learner: its own cost, and its cost with all its dependencies."""
     shown = {learner["name"]: learner for learner in shown_learners(results)}
-    costs = [cost for cost in results["run"]["spent"] if cost["learner"] in shown]
     on_gpu = any(cost["whole_gpu_seconds"] for cost in results["run"]["spent"])
     return [
         {
             "learner": cost["learner"],
-            "accuracy %": mark_on_test(
-                format_share(shown[cost["learner"]]["accuracy"]), shown[cost["learner"]]["on_test"]
-            ),
+            "accuracy %": mark_on_test(format_share(learner["accuracy"]), learner["on_test"]),
             "own time": format_seconds(cost["own_seconds"]),
             "time with dependencies": format_seconds(cost["whole_seconds"]),
             "processor time": format_seconds(cost["whole_cpu_seconds"]),
@@ -288,7 +273,8 @@ def learner_cost_rows(results: Results) -> Rows:
             "peak memory": _megabytes(cost["peak_memory_mb"]),
             "teacher": format_dollars(cost["teacher_dollars"]),
         }
-        for cost in costs
+        for cost in results["run"]["spent"]
+        if (learner := shown.get(cost["learner"]))
     ]
 
 

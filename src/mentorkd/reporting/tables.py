@@ -10,16 +10,17 @@ from typing import Any
 
 from mentorkd.reporting.schema import Results
 
-LATEX = (
-    {c: f"\\{c}" for c in "&%$#_{}"}
-    | {c: f"${c}$" for c in "<>|"}
-    | {
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-    }
-    | {"±": r"$\pm$", "–": "--", "−": "$-$", "✓": r"\checkmark"}
-)
+LATEX = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    **{c: f"${c}$" for c in "<>|"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "−": "$-$",
+    "✓": r"\checkmark",
+}
 
 
 def plain_markdown(text: str) -> str:
@@ -38,43 +39,31 @@ def markdown_table(rows: Sequence[dict[str, str]]) -> str:
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows with equal keys as CSV; None is an empty cell."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(list(rows[0]) if rows else [])
-    writer.writerows([["" if cell is None else cell for cell in row.values()] for row in rows])
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return file.getvalue()
 
 
 def latex_table(rows: Sequence[Mapping[str, str]], left: int) -> str:
     """Rows with equal keys as a booktabs table for a paper; the first `left` columns are left-aligned."""
-    lines = [
+    head, *body = [
         " & ".join("".join(LATEX.get(character, character) for character in cell) for cell in row) + r" \\"
         for row in [list(rows[0]), *(list(row.values()) for row in rows)]
     ]
-    columns = "l" * left + "r" * (len(rows[0]) - left)
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
+    begin = rf"\begin{{tabular}}{{{'l' * left + 'r' * (len(rows[0]) - left)}}}"
+    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def learners_csv(results: Results) -> str:
     """One row for each learner and seed, accuracies as shares at full precision."""
-    columns = ("seed", "questions", "correct", "no_answer", "cut", "accuracy")
+    columns = ("seed", "questions", "correct", "no_answer", "cut", "accuracy", "low", "high")
     swept = dict.fromkeys(key for learner in results["learners"] for key in learner["swept"])
     return csv_table(
         [
             {"learner": learner["name"], "model": learner["model"]}
-            | {name: row[name] for name in columns}  # type: ignore[literal-required]
-            | {"low": row["interval"][0], "high": row["interval"][1], "on_test": learner["on_test"]}
-            | {key: learner["swept"].get(key) for key in swept}
+            | _cells(row, columns)
+            | {"on_test": learner["on_test"], **{key: learner["swept"].get(key) for key in swept}}
             for learner in results["learners"]
             for row in learner["per_seed"]
         ]
@@ -83,28 +72,25 @@ def learners_csv(results: Results) -> str:
 
 def comparisons_csv(results: Results) -> str:
     """One row for each pair, shares at full precision."""
-    columns = ("a", "b", "difference", "p_value", "p_adjusted", "corrected_for", "detectable", "inflation")
-    counts = ("only_a", "only_b", "questions")
-    return csv_table(
-        [
-            {name: row[name] for name in (*columns, *counts)}  # type: ignore[literal-required]
-            | {"low": row["interval"][0], "high": row["interval"][1], "seeds": len(row["seeds"])}
-            | {"outcome": row["outcome"], "on_test": row["on_test"]}
-            for row in results["comparisons"]
-        ]
-    )
+    columns = ("a", "b", "difference", "p_value", "p_adjusted", "corrected_for", "detectable", "inflation", "only_a")
+    more = ("only_b", "questions", "low", "high", "seeds", "outcome", "on_test")
+    return csv_table([_cells({**row, "seeds": len(row["seeds"])}, (*columns, *more)) for row in results["comparisons"]])
 
 
 def decomposition_csv(results: Results) -> str:
     """One row for each part of each decomposition, shares at full precision."""
+    columns = ("part", "gain", "low", "high", "p", "shown", "arms", "on_test")
     return csv_table(
         [
-            {"model": decomposition["model"], "part": part["part"], "gain": part["gain"]}
-            | {"low": part["interval"][0], "high": part["interval"][1]}
-            | {"p": part["p"], "shown": part["shown"]}
-            | {"arms": " ".join(f"{weight:+d}*{name}" for name, weight in part["arms"].items())}
-            | {"on_test": part["on_test"]}
+            {"model": decomposition["model"]}
+            | _cells({**part, "arms": " ".join(f"{w:+d}*{name}" for name, w in part["arms"].items())}, columns)
             for decomposition in results["decompositions"]
             for part in decomposition["parts"]
         ]
     )
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """The columns of a row; `low` and `high` are the ends of its interval."""
+    cells = {**row, "low": row["interval"][0], "high": row["interval"][1]}
+    return {name: cells[name] for name in columns}

@@ -40,8 +40,7 @@ def _in_order(predictions: Sequence[Prediction], questions: Sequence[Question], 
     correct: dict[str, list[bool]] = {}
     for prediction in predictions:
         correct.setdefault(prediction.question_id, []).append(prediction.verdict == "correct")
-    waiting = {question_id: iter(flags) for question_id, flags in correct.items()}
-    return np.array([next(waiting[question.id]) for question in questions], dtype=np.int64)
+    return np.array([correct[question.id].pop(0) for question in questions], dtype=np.int64)
 
 
 def stacked(verdicts: Verdicts, name: str, seeds: Sequence[int]) -> NDArray[np.int64]:
@@ -61,15 +60,13 @@ def peers_of(
     if not all(infos[name].rationales for name in names):
         return []
     models = {infos[name].model_key for name in names}
-    known = {stacked(verdicts, name, seeds).tobytes() for name in names}
-    peers = []
-    for info in learners:
-        if info.model_key in models and info.rationales and all((info.name, seed) in verdicts for seed in seeds):
-            matrix = stacked(verdicts, info.name, seeds)
-            if matrix.tobytes() not in known:
-                known.add(matrix.tobytes())
-                peers.append(matrix)
-    return peers
+    own = {stacked(verdicts, name, seeds).tobytes() for name in names}
+    others = [
+        stacked(verdicts, info.name, seeds)
+        for info in learners
+        if info.model_key in models and info.rationales and all((info.name, seed) in verdicts for seed in seeds)
+    ]
+    return list({matrix.tobytes(): matrix for matrix in others if matrix.tobytes() not in own}.values())
 
 
 def rounded(value: float | None) -> float | None:

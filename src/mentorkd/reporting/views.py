@@ -53,24 +53,24 @@ def validated_on_test(learner: LearnerResult) -> bool:
     return "test" in (learner["select_on"], learner["settings"].get("select_on"))
 
 
+def validated_on(learners: Iterable[LearnerResult], names: tuple[str, str, str]) -> str:
+    """The name of the learners' validations, from `names`: on validation questions, on test questions, or on both."""
+    on_test = {validated_on_test(learner) for learner in learners}
+    return names[2] if len(on_test) > 1 else names[True in on_test]
+
+
 def sweeps_of(results: Results) -> list[Sweep]:
-    """The swept keys, each with its variants."""
-    variants = [learner for learner in results["learners"] if learner["swept"]]
-    references = [
-        learner
-        for learner in results["learners"]
-        if learner["rationales"] and not learner["swept"] and learner["accuracy"] is not None
-    ]
+    """The swept keys, each with its evaluated variants."""
+    evaluated = [learner for learner in results["learners"] if learner["accuracy"] is not None]
+    variants = [learner for learner in evaluated if learner["swept"]]
+    references = [learner for learner in evaluated if learner["rationales"] and not learner["swept"]]
     sweeps = []
     for key in dict.fromkeys(key for learner in variants for key in learner["swept"]):
         series: dict[str, list[tuple[Any, LearnerResult]]] = {}
         for learner in variants:
             if key in learner["swept"]:
-                others = [
-                    f"{name.rsplit('.', 1)[-1]} {format_setting(value)}"
-                    for name, value in learner["swept"].items()
-                    if name != key
-                ]
+                fixed = {name: value for name, value in learner["swept"].items() if name != key}
+                others = [f"{name.rsplit('.', 1)[-1]} {format_setting(value)}" for name, value in fixed.items()]
                 name = ", ".join([learner["variant_of"] or learner["name"], *others])
                 series.setdefault(name, []).append((learner["swept"][key], learner))
         models = {learner["model"] for points in series.values() for _, learner in points}
@@ -83,8 +83,8 @@ def axis(bounds: Iterable[float]) -> tuple[float, float, list[float]]:
     values = [0.0, *bounds]
     span = max(max(values) - min(values), 0.02)
     step = next(s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if span / s <= 5)
-    first, last = math.floor(min(values) / step), math.ceil(max(values) / step)
-    last = max(last, first + 1)
+    first = math.floor(min(values) / step)
+    last = max(math.ceil(max(values) / step), first + 1)
     ticks = [round(index * step, 6) for index in range(first, last + 1)]
     return ticks[0], ticks[-1], ticks
 
@@ -108,12 +108,11 @@ def cut_lines(results: Results) -> list[str]:
         for learner in results["learners"]
         if learner["cut"] is not None and learner["cut"] > OFTEN_CUT
     ]
-    if not often:
-        return []
-    return [
+    line = (
         f"Answers were truncated at max_new_tokens; only the text before the cut is graded: {', '.join(often)}. Either the limit "
         "is too short, or the models do not learn to stop."
-    ]
+    )
+    return [line] if often else []
 
 
 def pair_note(results: Results) -> str:
@@ -129,10 +128,7 @@ def pair_note(results: Results) -> str:
     )
 
 
-COUNTED = {
-    "tokens": "tokens of the learner's own tokenizer",
-    "characters": "characters, four per token",
-}
+COUNTED = {"tokens": "tokens of the learner's own tokenizer", "characters": "characters, four per token"}
 
 
 def funnel_notes(results: Results) -> list[str]:

@@ -23,10 +23,9 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     The same results give the same bytes. Files are written in place, without an atomic rename: the caller publishes `folder`.
     """
     plots = draw_plots(results)
-    files = {title: f"plots/{name}.svg" for name, (title, _) in plots.items()}
     texts = {
         "index.html": render_page(results, {name: svg for name, (_, svg) in plots.items()}),
-        "report.md": render_markdown(results, files),
+        "report.md": render_markdown(results, {title: f"plots/{name}.svg" for name, (title, _) in plots.items()}),
         "results.json": _json({name: value for name, value in results.items() if name != "run"}),
         "run.json": _json(results["run"]),
         "learners.csv": learners_csv(results),

@@ -20,9 +20,10 @@ from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.format import format_points, format_seconds
 from mentorkd.reporting.graph import draw_graph
-from mentorkd.reporting.inputs import LearnerInfo, StageCost, TaskInfo
+from mentorkd.reporting.inputs import LearnerInfo, StageCost
 from mentorkd.reporting.plots import draw_curves, draw_forest
 from mentorkd.reporting.rows import learner_rows
+from mentorkd.reporting.schema import TaskResult
 from mentorkd.reporting.tables import latex_table, markdown_table
 from mentorkd.reporting.views import axis
 from mentorkd.reporting.write import write_report
@@ -88,7 +89,7 @@ def planted(inputs):
         name=PLANT,
         seeds=(1,),
         learners=learners,
-        task=TaskInfo(name=PLANT, kind="text", train=1, test=8),
+        task=TaskResult(name=PLANT, kind="text", train=1, validation=0, test=8),
         questions=questions,
         predictions={
             (info.name, 1): [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.reporting import schema, schema_details
+from mentorkd.reporting import schema
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.inputs import StageCost
 from mentorkd.reporting.write import read_results, write_report
@@ -80,8 +80,7 @@ ACCOUNT = {
 
 def schema_rows() -> list[tuple[str, str, str, str]]:
     """(type, field, annotation, meaning) of every field, from the source."""
-    files = (schema, schema_details)
-    nodes = [node for file in files for node in ast.parse(Path(file.__file__).read_text(encoding="utf-8")).body]
+    nodes = ast.parse(Path(schema.__file__).read_text(encoding="utf-8")).body
     rows = []
     for node in nodes:
         if isinstance(node, ast.ClassDef):
@@ -119,8 +118,8 @@ def test_results_have_the_schema_s_keys(inputs, arms):
     shape(results, schema.Results)
     shape(results["task"], schema.TaskResult)
     shape(results["headline"], schema.Headline)
-    shape(results["run"], schema_details.RunFacts)
-    shape(results["differing"]["entries"][0]["answers"][0], schema_details.ExampleAnswer)
+    shape(results["run"], schema.RunFacts)
+    shape(results["differing"]["entries"][0]["answers"][0], schema.ExampleAnswer)
     for rows, kind in [
         (results["learners"], schema.LearnerResult),
         (results["learners"][0]["per_seed"], schema.SeedResult),
@@ -129,16 +128,16 @@ def test_results_have_the_schema_s_keys(inputs, arms):
         (results["decompositions"][0]["parts"], schema.GainPart),
         (results["soft_labels"], schema.SoftLabelResult),
         (results["trials"], schema.Trial),
-        (results["run"]["spent"], schema_details.LearnerCostResult),
-        (results["filters"], schema_details.FilterCount),
-        (results["dropped"], schema_details.DroppedRows),
-        (results["curves"], schema_details.Curve),
-        (results["curves"][0]["training"], schema_details.TrainingPoint),
-        (results["curves"][0]["validation"], schema_details.ValidationPoint),
-        ([results["differing"], results["written"]], schema_details.Examples),
-        (results["differing"]["entries"], schema_details.Example),
-        (results["run"]["costs"], schema_details.StageCostResult),
-        ([account], schema_details.TeacherAccount),
+        (results["run"]["spent"], schema.LearnerCostResult),
+        (results["filters"], schema.FilterCount),
+        (results["dropped"], schema.DroppedRows),
+        (results["curves"], schema.Curve),
+        (results["curves"][0]["training"], schema.TrainingPoint),
+        (results["curves"][0]["validation"], schema.ValidationPoint),
+        ([results["differing"], results["written"]], schema.Examples),
+        (results["differing"]["entries"], schema.Example),
+        (results["run"]["costs"], schema.StageCostResult),
+        ([account], schema.TeacherAccount),
     ]:
         assert rows
         for row in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,8 +27,9 @@ from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost, TaskInfo
-from mentorkd.reporting.schema_details import TeacherAccount
+from mentorkd.reporting.format import format_range
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
+from mentorkd.reporting.schema import TeacherAccount
 from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
 
@@ -48,14 +49,13 @@ def report(context: RunContext, stage: Stage, workdir: Path) -> ReportRecord:
     manifest = provenance.summary(records, provenance.here())
     inputs = read_inputs(context.recipe, context.folder, stage, manifest)
     write_report(build_results(inputs), workdir / "out")
-    return ReportRecord(learners=len(inputs.learners), test_questions=inputs.task.test)
+    return ReportRecord(learners=len(inputs.learners), test_questions=inputs.task["test"])
 
 
 def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mapping[str, Any]) -> ReportInputs:
     """What a run's report is made of, read from the finished stages that its stage `report` names.
 
-    Args:
-        manifest: command, git commit, versions and host of the stages, and what differs for the report itself.
+    `manifest` has command, git commit, versions and host of the stages, and what differs for the report itself.
     """
     runs = [(name, seed) for name in recipe.learners for seed in recipe.seeds]
 
@@ -67,19 +67,22 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     train, augment, evaluate = stages_of("train"), stages_of("augment"), stages_of("evaluate")
     trained = {run: folder.record_of(TrainRecord, name) for run, name in train.items()}
     prepared, annotated = folder.record_of(PrepareRecord, "prepare"), folder.record_of(AnnotateRecord, "annotate")
+    asked = annotated.asked
+    # The row before the filters of the teacher's rationales: the requested samples, and the replies.
+    replies = [] if asked is None else [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
     questions, teacher = folder.questions("prepare"), folder.rationales("annotate")
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
     assert recipe.task.answer is not None
     return ReportInputs(
         name=recipe.name,
-        task=TaskInfo(
-            name=recipe.task.name,
-            kind=recipe.task.answer,
-            train=prepared.questions["train"],
-            validation=prepared.questions["validation"],
-            test=prepared.questions["test"],
-        ),
+        task={
+            "name": recipe.task.name,
+            "kind": recipe.task.answer,
+            "train": prepared.questions["train"],
+            "validation": prepared.questions["validation"],
+            "test": prepared.questions["test"],
+        },
         seeds=recipe.seeds,
         learners=[_learner(name, recipe, trained) for name in recipe.learners],
         questions=[question for question in questions if question.split == "test"],
@@ -92,7 +95,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         filters=[
             {"learner": name, "seed": seed, **asdict(row)}
             for (name, seed), record in trained.items()
-            for row in [*_replies(annotated.asked, recipe.learners[name]), *record.filters]
+            for row in [*(replies if TEACHER in recipe.learners[name].rationales else []), *record.filters]
         ],
         dropped=[
             {"learner": name, "seed": seed, "reason": reason, "rows": rows}
@@ -124,7 +127,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows}),
         stages={name: _cost(folder.record(name)) for name in stage.needs},
         serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
-        teacher=None if annotated.asked is None else _account(annotated.asked, trained),
+        teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
         protocol=_protocol(recipe, trained),
         manifest=manifest,
@@ -146,8 +149,8 @@ def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
         filters={
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
         },
-        kd_weight=learner.kd_weight if learner.mentor_weights else None,
-        temperature=learner.temperature if learner.mentor_weights else None,
+        kd_weight=learner.kd_weight,
+        temperature=learner.temperature,
         parameters=records[0].parameters if records else None,
         select_on="last" if _validates_once(learner) else learner.training.select_on,
         rows=[record.rows for record in records],
@@ -169,13 +172,6 @@ def _judges(recipe: Recipe, name: str) -> list[str]:
     return sorted({judge.model for judge in filters if judge and judge.model in recipe.learners})
 
 
-def _replies(asked: TeacherUsage | None, learner: Learner) -> list[FilterRow]:
-    """The row before the filters of a teacher's rationales: the samples that were asked for, and the replies."""
-    if asked is None or TEACHER not in learner.rationales:
-        return []
-    return [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
-
-
 def _account(asked: TeacherUsage, trained: Trained) -> TeacherAccount:
     """The teacher's account with the rationales that training kept: of learners whose filters differ, the most."""
     last = [
@@ -188,19 +184,8 @@ def _account(asked: TeacherUsage, trained: Trained) -> TeacherAccount:
 
 def _cost(record: StageRecord) -> StageCost:
     asked = record.asked if isinstance(record, AnnotateRecord) else None
-    return StageCost(
-        kind=record.kind,
-        learner=record.learner,
-        seed=record.seed,
-        needs=record.needs,
-        seconds=record.seconds,
-        cpu_seconds=record.cpu_seconds,
-        gpu_seconds=record.gpu_seconds,
-        tokens=record.tokens,
-        peak_memory_mb=record.peak_memory_mb,
-        accelerator=record.accelerator,
-        dollars=None if asked is None else asked.dollars,
-    )
+    costs = {field.name: getattr(record, field.name) for field in fields(StageCost) if field.name != "dollars"}
+    return StageCost(**costs, dollars=None if asked is None else asked.dollars)
 
 
 def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
@@ -208,15 +193,13 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     names = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in names}
     lines = [PAPER] if recipe.protocol == "paper" else []
-    lines += [*_teacher(recipe), f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
+    name, sampling = open_teacher(recipe).describe()
+    lines += [f"The teacher: {name}; {sampling}."] if sampling else []
+    lines += [f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
+    once = [name for name in names if _validates_once(recipe.learners[name])]
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
-        once = [
-            name
-            for name in names
-            if _validates_once(recipe.learners[name]) and bool(recipe.learners[name].search) == searched
-        ]
-        if once:
-            lines.append(f"Only one epoch of {', '.join(once)} was validated, the last: validation {use}.")
+        if alike := [name for name in once if bool(recipe.learners[name].search) == searched]:
+            lines.append(f"Only one epoch of {', '.join(alike)} was validated, the last: validation {use}.")
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
     return lines
@@ -261,22 +244,20 @@ def _why_unequal(recipe: Recipe, trained: Trained) -> str:
     learners = {name: recipe.learners[name] for name in arms(recipe)}
     epochs = {name: [learner.training.epochs] for name, learner in learners.items()}
     rows = {name: [trained[name, seed].encoding.kept for seed in recipe.seeds] for name in learners}
-    batches = {_batch(learner) for learner in learners.values()}
-    reasons = []
-    if _differ(epochs.values()):
-        reasons.append(f"different numbers of epochs ({_ranges(epochs)})")
-    if _differ(rows.values()):
-        reasons.append(f"different numbers of rows ({_ranges(rows)})")
+    trainings = [learner.training for learner in learners.values()]
+    batches = {
+        (None if one.tokens_per_batch else one.batch_size, one.tokens_per_batch, one.gradient_accumulation)
+        for one in trainings
+    }
+    reasons = [
+        f"different numbers of {unit} ({_ranges(counts)})"
+        for unit, counts in (("epochs", epochs), ("rows", rows))
+        if _differ(counts.values())
+    ]
     if len(batches) > 1:
         reasons.append("batches of different sizes")
     equal = "" if _differ(epochs.values()) else f"the same number of epochs ({next(iter(epochs.values()))[0]}) over "
     return f"Numbers of updates are unequal: training took {equal}{' and '.join(reasons) or 'rows of unequal lengths'}."
-
-
-def _batch(learner: Learner) -> tuple[int | None, ...]:
-    config = learner.training
-    rows = config.batch_size if config.tokens_per_batch is None else None
-    return rows, config.tokens_per_batch, config.gradient_accumulation
 
 
 def _differ(counts: Iterable[Sequence[int]]) -> bool:
@@ -285,9 +266,7 @@ def _differ(counts: Iterable[Sequence[int]]) -> bool:
 
 def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
     """`mentor 1,534, student 4,020-4,031`."""
-    return ", ".join(
-        f"{name} {min(row):,}" + (f"-{max(row):,}" if max(row) > min(row) else "") for name, row in counts.items()
-    )
+    return ", ".join(f"{name} {format_range(row).replace('–', '-')}" for name, row in counts.items())
 
 
 def _validates_once(learner: Learner) -> bool:
@@ -299,7 +278,7 @@ def _validates_once(learner: Learner) -> bool:
 def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
     """Settings that a fair comparison holds equal. Settings that only change speed or memory are left out."""
     if precision is None:
-        return learner.model_dump(include={"prompt"}) | {"max_new_tokens": learner.sampling.max_new_tokens}
+        return {"prompt": learner.prompt, "max_new_tokens": learner.sampling.max_new_tokens}
     unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
     speed = {"report_to", "torch_compile", "gradient_checkpointing", unused}
     return {
@@ -318,22 +297,10 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
 
 
 def _distillation(learner: Learner) -> dict[str, Any]:
-    if not learner.mentor_weights:
-        return {}
-    keys = {
-        "tau_squared",
-        "divergence",
-        "soft_label_store",
-        *(["top_k"] if learner.soft_label_store == "top_k" else []),
-        *(["layers"] if learner.layers else []),
-    }
-    return learner.model_dump(include=keys)
-
-
-def _teacher(recipe: Recipe) -> list[str]:
-    """The LLM that wrote the first rationales, and how it was asked; nothing if nobody was asked."""
-    name, sampling = open_teacher(recipe).describe()
-    return [f"The teacher: {name}; {sampling}."] if sampling else []
+    keys = {"tau_squared", "divergence", "soft_label_store"}
+    keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
+    keys |= {"layers"} if learner.layers else set()
+    return learner.model_dump(include=keys) if learner.mentor_weights else {}
 
 
 def _side_by_side(
