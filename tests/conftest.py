@@ -50,6 +50,7 @@ def small_run(_small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a module that share a run go to one worker (`--dist loadgroup`), so that the run is made once."""
     for item in items:
