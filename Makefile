@@ -19,8 +19,8 @@ setup: $(STAMP)
 demo: $(STAMP)          ## from nothing to a report, without network, key or GPU
 	$(BIN)/mentorkd quickstart
 
-# Two workers of one thread each: most tests are too small to gain from more threads. Tests that share a run share a worker.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+# Two workers of one thread each: most tests are too small to gain from more threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 test: $(STAMP)          ## the default tests; one of them starts a real server with a real model (2 minutes of one core)
 	$(PYTEST)

@@ -48,13 +48,3 @@ def small_run(_small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     )
     copy_run(_small_run / "run", folder / "run")
     return folder
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a module that share a run go to one worker (`--dist loadgroup`), so that the run is made once."""
-    for item in items:
-        if "end_to_end" in item.path.parts and {"small_run", "runs", "run", "in_turn", "folder"} & set(
-            item.fixturenames
-        ):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
