@@ -19,8 +19,9 @@ setup: $(STAMP)
 demo: $(STAMP)          ## from nothing to a report, without network, key or GPU
 	$(BIN)/mentorkd quickstart
 
-# Two workers of one thread each: most tests are too small to gain from more threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+# Two workers of one thread each: most tests are too small to gain from more threads. A file stays with one worker, so that its
+# fixtures are made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)          ## the default tests; one of them starts a real server with a real model (2 minutes of one core)
 	$(PYTEST)

@@ -13,7 +13,7 @@ from mentorkd.records import Rationale, read_jsonl
 from places import RECIPES
 
 SMALL = [
-    "task.limit_train=30",
+    "task.limit_train=12",
     "task.limit_test=6",
     "training.epochs=1",
     "training.precision=float32",
@@ -32,11 +32,11 @@ def test_shuffled_goes_the_whole_way(shared_data: Path, shared_tokenizer: Path, 
     overrides += [f"learners.{name}.model.tokenizer={shared_tokenizer}" for name in ("mentor", "vanilla", "student")]
     manifest = Pipeline(load_recipe(RECIPES / "shuffled-from-scratch.yaml", overrides), tmp_path).run()
     stages = manifest["stages"]
-    assert stages["prepare"]["questions"] == {"train": 27, "validation": 3, "test": 6}
+    assert stages["prepare"]["questions"] == {"train": 11, "validation": 1, "test": 6}
     teacher = read_jsonl(tmp_path / "teacher" / "rationales.jsonl", Rationale)
-    assert len({rationale.question_id for rationale in teacher}) <= 30
+    assert len({rationale.question_id for rationale in teacher}) <= 12
     assert {rationale.verdict for rationale in teacher} == {"correct"}
-    assert sum(stages["learners/mentor/seed-42/augment"]["rationales"].values()) == 54
+    assert sum(stages["learners/mentor/seed-42/augment"]["rationales"].values()) == 22
     assert ("learners/mentor/seed-42/score/" in " ".join(stages)) == (store != "online")
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert [learner["name"] for learner in results["learners"]] == ["mentor", "vanilla", "student"]
