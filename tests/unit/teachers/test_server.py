@@ -35,7 +35,7 @@ Q: {{ question }}
 A:"""
 SETTINGS: dict[str, Any] = {
     "samples": 2,
-    "max_tokens": 24,
+    "max_tokens": 16,
     "stop": ["\n", "."],
     "concurrency": 2,
     "timeout": 300,
