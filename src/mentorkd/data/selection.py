@@ -288,10 +288,10 @@ def filters_of(
             seen["unread"] += equations.unread
             return not equations.wrong
 
-        add("steps_check", lambda rows: keep_arithmetic(rows, is_sound), facts=lambda: dict(seen))
+        add("arithmetic", lambda rows: keep_arithmetic(rows, is_sound), facts=lambda: dict(seen))
     if (perplexity := config.perplexity) is not None:
         assert nll is not None, "`perplexity` needs `nll`"
-        add("learnable", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))
+        add("perplexity", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))
     if (most := config.diverse) is not None:
         add("diverse", lambda rows: keep_diverse(rows, most))
     if (limit := config.max_per_question) is not None:

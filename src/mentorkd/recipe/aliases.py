@@ -1,4 +1,4 @@
-"""Recipe keys under the names that they had before: recipes that use them load, and fingerprints hash them."""
+"""Filters under the names that they had before: recipes and records that use them load, and fingerprints hash them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 """Renamed filters (of `select` and `reads`): the name today, and at birth. Fingerprints hash the latter, so runs stay finished."""
+
+RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
+"""Renamed filters: the name in records of earlier versions, and the name today."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 

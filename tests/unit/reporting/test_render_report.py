@@ -408,9 +408,9 @@ def test_funnel_notes_count_unchecked_equations_and_name_the_unit_of_length(inpu
         return {"learner": "student", "source": source, "filter": name, "before": 9, "after": 8, **more}
 
     filters = [
-        row("teacher", "steps_check", seed=1, equations=200, unread=50),
-        row("mentor", "steps_check", seed=1, equations=100, unread=10),
-        row("mentor", "steps_check", seed=2, equations=300, unread=50),
+        row("teacher", "arithmetic", seed=1, equations=200, unread=50),
+        row("mentor", "arithmetic", seed=1, equations=100, unread=10),
+        row("mentor", "arithmetic", seed=2, equations=300, unread=50),
         row("mentor", "length", seed=2, counted_in="tokens"),
     ]
     write_report(build_results(inputs(filters=filters)), tmp_path)
@@ -418,8 +418,8 @@ def test_funnel_notes_count_unchecked_equations_and_name_the_unit_of_length(inpu
         Page((tmp_path / "index.html").read_text(encoding="utf-8")).text,
         (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", ""),
     ):
-        assert "steps_check, teacher's rationales for student: 25.0 % of 200 equations could not be checked" in text
-        assert "steps_check, mentor's rationales for student: 15.0 % of 100–300 equations could not be checked" in text
+        assert "arithmetic, teacher's rationales for student: 25.0 % of 200 equations could not be checked" in text
+        assert "arithmetic, mentor's rationales for student: 15.0 % of 100–300 equations could not be checked" in text
         assert "length counts tokens of the learner's own tokenizer." in text
     told = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["filters"]
     assert [(each["equations"], each["unread"], each["counted_in"]) for each in told[-2:]] == [

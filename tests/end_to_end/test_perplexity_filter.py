@@ -49,7 +49,7 @@ LEARNERS = {
 
 @pytest.fixture(scope="module")
 def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    folder = tmp_path_factory.mktemp("learnable")
+    folder = tmp_path_factory.mktemp("perplexity")
     copy_run(small_run / "run", folder / "run")
     pipeline = Pipeline(loaded(folder, LEARNERS), folder / "run")
     pipeline.run()
@@ -63,8 +63,10 @@ def filters(run: Pipeline, learner: str) -> list[tuple[str, str, int, int]]:
 
 
 def test_a_learner_judges_the_texts_of_teacher_and_mentor(run: Pipeline) -> None:
-    assert "learnable" not in [row[1] for row in filters(run, "vanilla") + filters(run, "mentor")]
-    judged = {source: (before, after) for source, name, before, after in filters(run, "student") if name == "learnable"}
+    assert "perplexity" not in [row[1] for row in filters(run, "vanilla") + filters(run, "mentor")]
+    judged = {
+        source: (before, after) for source, name, before, after in filters(run, "student") if name == "perplexity"
+    }
     assert set(judged) == {"teacher", "mentor"}
     for before, after in judged.values():
         assert before - after == int(0.25 * before) > 0
@@ -73,7 +75,7 @@ def test_a_learner_judges_the_texts_of_teacher_and_mentor(run: Pipeline) -> None
 def test_its_judgements_are_kept_and_shared(run: Pipeline) -> None:
     (journal,) = (run.folder.root / ".engines").glob("likelihoods-*.jsonl")
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    asked = sum(before for _, name, before, _ in filters(run, "student") if name == "learnable")
+    asked = sum(before for _, name, before, _ in filters(run, "student") if name == "perplexity")
     assert len({key for key, _ in lines}) == len(lines) <= asked
     assert all(nll > 0 for _, nll in lines)
 
@@ -101,7 +103,7 @@ def test_a_changed_share_judges_nothing_again(run: Pipeline) -> None:
     before = journal.read_text()
     again.run()
     assert journal.read_text() == before
-    assert ("teacher", "learnable") in [row[:2] for row in filters(again, "student")]
+    assert ("teacher", "perplexity") in [row[:2] for row in filters(again, "student")]
 
 
 def test_any_model_judges_by_its_folder(run: Pipeline, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_any_model_judges_by_its_folder(run: Pipeline, tmp_path: Path) -> None:
     teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": judge}
     pipeline = Pipeline(loaded(tmp_path, {"vanilla": {}}, teacher=teacher), tmp_path / "run")
     pipeline.run(until="train")
-    ((before, after),) = [row[2:] for row in filters(pipeline, "vanilla") if row[1] == "learnable"]
+    ((before, after),) = [row[2:] for row in filters(pipeline, "vanilla") if row[1] == "perplexity"]
     assert before - after == int(0.5 * before) > 0
 
 
