@@ -7,8 +7,8 @@ so that no split into micro-batches, accumulation steps or processes changes an 
 `IGNORE_INDEX` are removed first; their contents cannot reach the loss or a gradient.
 
 A divergence D is one function in `DIVERGENCES`. To add one, write the function, enter it there, and add its name to
-the recipe's `divergence`. This module is the readable form, on whole logits. `fused_distillation_loss` computes the same
-loss without holding whole logits; it calls the same functions on a few tokens at a time.
+`DivergenceName` in `recipe/objectives.py`. This module is the readable form, on whole logits. `fused_distillation_loss`
+computes the same loss without holding whole logits; it calls the same functions on a few tokens at a time.
 
 Names end in their shape: N target tokens, V vocabulary, E mentor's width, K kept tokens.
 """
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.recipe.objectives import NOT_OF_TOP_K
 
 RULED_OUT = -1e4
 """Logits at or below this value, -inf among them, mean "impossible": probability 0 and no gradient, yet no 0 * inf."""
@@ -199,9 +200,6 @@ DIVERGENCES: dict[str, DivergenceFunction] = {
 
 ON_LOGITS = ("mse",)
 """Divergences whose function takes logits, not divided by the temperature, instead of log-probabilities."""
-
-NOT_OF_TOP_K = ("mse", "soft_ce")
-"""Divergences that need the mentor's whole distribution."""
 
 
 def distillation_loss(

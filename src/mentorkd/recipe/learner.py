@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveName, task_prompt
+from mentorkd.recipe.objectives import OBJECTIVES, DivergenceName, ObjectiveName, task_prompt
 from mentorkd.records import TEACHER
 
 
@@ -237,7 +237,7 @@ class Learner(Strict):
     """Softmax temperature tau of both distributions in the divergence."""
     tau_squared: bool = True
     """Multiply the divergence by tau^2, so that `kd_weight` has the same meaning at every temperature (the paper: false)."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce", "hidden_states"] = "forward_kl"
+    divergence: DivergenceName = "forward_kl"
     """Divergence of the student's distribution from the mentor's. `hidden_states` compares layers instead: it is the mean
     squared difference between learned projections of the student's hidden states and the mentor's (needs `soft_label_store:
     online`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from mentorkd.distillation.losses import (
     distillation_loss,
     top_k_of,
 )
+from mentorkd.recipe.objectives import NOT_OF_TOP_K, DivergenceName
 from tiny_training import learner, online, rows_for, run
 
 DIVERGENCES = ["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce"]
@@ -46,6 +47,11 @@ def _fixed_seed() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def test_a_recipe_names_every_divergence() -> None:
+    assert {*losses.DIVERGENCES, "hidden_states"} == {*get_args(DivergenceName)}
+    assert [name for name in losses.DIVERGENCES if name not in NOT_OF_TOP_K] == TOP_K_DIVERGENCES
 
 
 def labels_of(tokens: int = TOKENS, vocab: int = VOCAB, *, ignored: bool = True) -> Tensor:
