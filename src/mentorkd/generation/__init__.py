@@ -11,12 +11,12 @@ import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
-from mentorkd.generation.engine import Engine, EngineDtype, EngineName
-from mentorkd.recipe.learner import ModelConfig
+from mentorkd.generation.engine import Engine, EngineDtype
+from mentorkd.recipe.learner import EngineName, ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ def open_engine(
                 raise ModelError("the vllm engine reads a saved model: give `model_dir`")
             return VllmEngine(model_dir, device=device, dtype=dtype, **options)
         case _:
-            raise ModelError(f"got engine {name!r}, expected one of auto, transformers, ctranslate2, vllm")
+            raise ModelError(f"got engine {name!r}, expected one of {', '.join(get_args(EngineName))}")
 
 
 def choose_engine(

@@ -160,6 +160,10 @@ class TrainingConfig(Strict):
     """Experiment trackers. Runs are named by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
 
 
+EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
+"""Names of generation engines."""
+
+
 class SamplingConfig(Strict):
     """Sampling of text from a learner. A recipe-level `sampling:` gives the defaults of all learners."""
 
@@ -175,7 +179,7 @@ class SamplingConfig(Strict):
     """Longest text to generate, in augmentation, validation and evaluation."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences that are generated together."""
-    engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
+    engine: EngineName = "auto"
     """Generation engine; auto uses the fastest installed engine that supports the model."""
 
 
