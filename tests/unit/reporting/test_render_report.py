@@ -18,7 +18,7 @@ import pytest
 
 from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.format import format_points, format_seconds
+from mentorkd.reporting.format import format_dollars, format_points, format_seconds
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.inputs import LearnerInfo, StageCost
 from mentorkd.reporting.plots import draw_curves, draw_forest
@@ -391,6 +391,7 @@ def test_a_panel_without_data_is_not_drawn(inputs):
 
 
 def test_formats():
+    assert [format_dollars(x) for x in (12.3, 0.1, 0.000421, 0, None)] == ["$12.30", "$0.10", "$0.000421", "$0.00", "–"]
     assert [format_points(x) for x in (0.0934, -0.019, 0.0001, -0.0001)] == ["+9.3", "−1.9", "0.0", "0.0"]
     assert [format_seconds(x) for x in (None, 1.23, 42.4, 200, 7500)] == [
         "–",

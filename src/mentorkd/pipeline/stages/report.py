@@ -265,8 +265,8 @@ def _differ(counts: Iterable[Sequence[int]]) -> bool:
 
 
 def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
-    """`mentor 1,534, student 4,020-4,031`."""
-    return ", ".join(f"{name} {format_range(row).replace('–', '-')}" for name, row in counts.items())
+    """`mentor 1,534, student 4,020–4,031`."""
+    return ", ".join(f"{name} {format_range(row)}" for name, row in counts.items())
 
 
 def _validates_once(learner: Learner) -> bool:
