@@ -243,7 +243,7 @@ class _Worker:
 
 
 _Messages = queue.SimpleQueue[tuple[_Worker, str, Any]]
-"""_Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
+"""Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
 
 
 def _gpus() -> list[str]:

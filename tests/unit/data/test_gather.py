@@ -120,7 +120,7 @@ def test_length_is_counted_by_the_tokenizer_or_recorded_as_an_estimate() -> None
         assert count["counted_in"] == unit
 
 
-def test_the_model_of_learnable_is_asked_by_name() -> None:
+def test_the_model_of_perplexity_is_asked_by_name() -> None:
     asked: list[tuple[str, list[str]]] = []
 
     def nll(model: str, rationales: Sequence[Rationale]) -> dict[str, float]:
