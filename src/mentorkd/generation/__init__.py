@@ -1,7 +1,7 @@
-"""Text generation: one protocol, three engines, and an engine for tests that replays texts.
+"""Text generation: one protocol and three engines.
 
 `transformers` is always installed and serves every model. `ctranslate2` (an extra) converts a saved model once and runs
-it in float or int8. `vllm` (an extra) serves causal models on CUDA. `replay` returns the texts that it was built with.
+it in float or int8. `vllm` (an extra) serves causal models on CUDA.
 The docstring of `Engine` states what every engine guarantees.
 """
 
