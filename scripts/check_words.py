@@ -1,6 +1,6 @@
 """List the wordings that user-facing text should not contain, as `file:line: phrase: the line`.
 
-    python scripts/check_words.py                     # README, docs, recipes and src/mentorkd
+    python scripts/check_words.py                     # README, changelog, docs, recipes, benchmarks and src/mentorkd
     python scripts/check_words.py README.md docs      # these files and folders only
 
 It reads Markdown, comments of YAML files, Jinja templates, and the strings and docstrings of Python files (not their comments). In Python
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOTS = ("README.md", "docs", "recipes", "src/mentorkd")
+ROOTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "recipes", "benchmarks", "src/mentorkd")
 OLD_NAMES = "src/mentorkd/recipe/aliases.py"
 """The file that maps names of earlier versions; it may contain those of filters."""
 GENERATED = ("docs/results/decomposition", "src/mentorkd/quickstart/problems.py")
