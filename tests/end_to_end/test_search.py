@@ -10,7 +10,7 @@ import pytest
 
 from made_up_records import train_record
 from mentorkd.errors import RecipeError
-from mentorkd.pipeline.records import Search, Trial
+from mentorkd.pipeline.records import Search, TrialOutcome
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.stages.search import choose_trial
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -79,7 +79,7 @@ def test_the_best_trial_is_the_first_of_those_with_the_best_validation_accuracy(
     assert best == 1
     assert (record.validation_accuracy, record.updates, record.tokens) == (0.4, 7, None)
     assert record.search == Search(
-        tried=[Trial(values, accuracy) for values, accuracy in zip(trials, accuracies, strict=True)],
+        tried=[TrialOutcome(values, accuracy) for values, accuracy in zip(trials, accuracies, strict=True)],
         chosen={"kd_weight": 0.5},
     )
     assert record.as_json() == train_record(validation_accuracy=0.4, updates=7).as_json() | {

@@ -169,7 +169,7 @@ class TrainRecord(StageRecord):
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialOutcome:
     """The settings of one trial of a search, and its validation accuracy."""
 
     values: dict[str, Any]
@@ -180,7 +180,7 @@ class Trial:
 class Search:
     """All trials of a search, and the settings of the best one."""
 
-    tried: list[Trial]
+    tried: list[TrialOutcome]
     chosen: dict[str, Any]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mentorkd.files import link
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.records import Search, SearchRecord, TrainRecord, Trial
+from mentorkd.pipeline.records import Search, SearchRecord, TrainRecord, TrialOutcome
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.search import trials_of
 
@@ -28,7 +28,7 @@ def choose_trial(trials: Sequence[Mapping[str, Any]], records: Sequence[TrainRec
     tried = []
     for values, record in zip(trials, records, strict=True):
         assert record.validation_accuracy is not None, "the recipe's checks refuse a search without validation"
-        tried.append(Trial(dict(values), record.validation_accuracy))
+        tried.append(TrialOutcome(dict(values), record.validation_accuracy))
     best = max(range(len(tried)), key=lambda number: (tried[number].validation_accuracy, -number))
     outcome = Search(tried, tried[best].values)
     return best, SearchRecord(**(vars(records[best]) | {"kind": "search", "tokens": None, "search": outcome}))
