@@ -30,7 +30,7 @@ def arms(rng: np.random.Generator, first: float, learners: int, seeds: int, scat
 
 
 def hierarchical(difference: np.ndarray, rng: np.random.Generator, resamples: int = 1000) -> Interval:
-    """The alternative: questions and seeds both drawn anew, with replacement."""
+    """The alternative: questions and seeds both resampled with replacement."""
     Q, S = difference.shape
     questions = rng.multinomial(Q, [1 / Q] * Q, size=resamples) / Q
     seeds = rng.multinomial(S, [1 / S] * S, size=resamples) / S

@@ -351,9 +351,14 @@ def _shape(array_QS: Array) -> tuple[int, int]:
     return array_QS.shape[0], array_QS.shape[1]
 
 
+def signed_points(share: float) -> str:
+    """A share, or a difference of shares, in percentage points: `+9.3`, `-1.9` or `0.0`."""
+    text = f"{100 * share:+.1f}"
+    return "0.0" if float(text) == 0 else text
+
+
 def _points(share: float, *, sign: bool = False) -> str:
-    text = f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
-    return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
+    return signed_points(share) if sign else signed_points(share).removeprefix("+")
 
 
 def format_p(p: float) -> str:

@@ -231,7 +231,7 @@ def test_dry_run_and_plan_ask_for_nothing(cli: Cli, server: Running, tmp_path: P
         assert f"Q: What is {number} + {3 * number}?" in result.out
     assert "What is 3 + 9?" not in result.out
     assert f"requests: {ALL}, and 0 answered from the cache" in result.out
-    assert "(estimated by characters, four a token)" in result.out
+    assert "(estimated by characters, 4 a token)" in result.out
     assert "dollars: at most $0.00" in result.out
     plan = json.loads(cli("plan", recipe, "--run", run, "--json").out)
     rows = {stage["stage"]: stage for stage in plan["stages"]}

@@ -19,7 +19,6 @@ import psutil
 import pytest
 import torch
 
-from heard import Heard
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
 from mentorkd.pipeline import executors
 from mentorkd.pipeline.context import RunContext
@@ -29,6 +28,7 @@ from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages import step_of
 from mentorkd.recipe.load import load_recipe
+from recording_reporter import RecordingReporter
 from small_recipe import small_recipe
 
 TIMES = {"seconds", "cpu_seconds", "gpu_seconds", "peak_memory_mb", "made_by"}
@@ -105,13 +105,13 @@ def run_with_two(recipe: Path, run: Path) -> subprocess.Popen[str]:
 
 
 def test_two_at_a_time_make_what_one_after_the_other_makes(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
-    heard = Heard()
-    manifest = Pipeline(load_recipe(recipe), tmp_path / "run", heard).run(jobs=2)
+    reporter = RecordingReporter()
+    manifest = Pipeline(load_recipe(recipe), tmp_path / "run", reporter).run(jobs=2)
     assert made(tmp_path / "run") == made(in_turn)
     alone = json.loads((in_turn / "manifest.json").read_text())
     assert (alone["jobs"], manifest["jobs"]) == (1, 2)
     assert list(manifest["stages"]) == list(alone["stages"])
-    assert len(heard.ran) == len(alone["stages"])
+    assert len(reporter.ran) == len(alone["stages"])
     for name, record in alone["stages"].items():
         other = manifest["stages"][name]
         assert {k: v for k, v in record.items() if k not in TIMES} == {k: v for k, v in other.items() if k not in TIMES}
@@ -120,7 +120,7 @@ def test_two_at_a_time_make_what_one_after_the_other_makes(recipe: Path, in_turn
         at_work += 1 if json.loads(line)["event"] == "started" else -1
         most = max(most, at_work)
     assert most == 2
-    again = Heard()
+    again = RecordingReporter()
     Pipeline(load_recipe(recipe), tmp_path / "run", again).run(jobs=2)
     assert again.kept == list(alone["stages"])
     assert not again.ran
@@ -139,7 +139,7 @@ def test_a_failing_stage_says_the_same(recipe: Path, tmp_path: Path) -> None:
     assert "in run_stage" in str(caught.value.__cause__)
 
 
-class Killer(Heard):
+class Killer(RecordingReporter):
     """Kills the workers when a training makes progress."""
 
     def progress(self, stage: Any, done: int, total: int) -> None:

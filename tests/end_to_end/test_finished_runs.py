@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tarfile
 from pathlib import Path
@@ -13,9 +14,9 @@ import yaml
 
 from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.records import ArmUpdates, BudgetRecord, OwnLength
-from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.quickstart.task import write_task
-from mentorkd.recipe.aliases import BIRTH_NAMES
+from mentorkd.recipe.aliases import BIRTH_NAMES, warn_of_old_name
 from mentorkd.recipe.load import load_recipe
 from old_recipes import OLD_RECIPES, old_recipe
 from places import FIXTURES
@@ -48,6 +49,21 @@ def test_a_missing_output_is_made_again(tmp_path: Path) -> None:
     shutil.rmtree(folder / "run/learners/mentor/seed-1/model")
     planned = Pipeline(load_recipe(folder / "recipe.yaml"), folder / "run").plan()
     assert [p.stage.name for p in planned if p.state != "done"] == ["learners/mentor/seed-1/train", "report"]
+
+
+def test_nobody_is_warned_of_keys_that_mentorkd_wrote(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with tarfile.open(FIXTURES / "finished_run.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    run = tmp_path / "finished_run" / "run"
+    assert "steps: false" in (run / "recipe.yaml").read_text(encoding="utf-8")
+    warn_of_old_name.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        open_run(run)
+        load_recipe(run / "recipe.yaml", check_files=False)
+    assert caplog.messages == []
+    load_recipe(run / "recipe.yaml", ["teacher.select.steps=true"], check_files=False)
+    assert len(caplog.messages) == 1
+    warn_of_old_name.cache_clear()
 
 
 @pytest.mark.parametrize("name", OLD_RECIPES)

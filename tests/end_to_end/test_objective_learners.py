@@ -161,7 +161,7 @@ def test_learners_of_every_objective_run_to_the_end(small_run: Path, tmp_path: P
         assert len(read_jsonl(folder / "predictions.jsonl", Prediction)) == 10
     card = (tmp_path / "run/learners/steps/seed-1/model/README.md").read_text()
     assert "prompt = 'predict: {question}'" in card
-    assert "of the selected rationales (2 rows each" in card
+    assert "of the selected rationales (2 rows per rationale; 1 for a bare answer)" in card
 
 
 def test_top_k_labels_of_mentors_with_differently_padded_heads_use_the_shared_vocabulary(tmp_path: Path) -> None:

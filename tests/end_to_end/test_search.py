@@ -10,7 +10,7 @@ import pytest
 
 from made_up_records import train_record
 from mentorkd.errors import RecipeError
-from mentorkd.pipeline.records import Search, Trial
+from mentorkd.pipeline.records import Search, TrialOutcome
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.stages.search import choose_trial
 from mentorkd.recipe.load import dump_recipe, load_recipe, parse_recipe
@@ -65,6 +65,12 @@ def test_values_reach_their_places() -> None:
     assert trial_name({"learning_rate": 1e-4, "kd_weight": 0.9}) == "learning_rate=0.0001,kd_weight=0.9"
 
 
+def test_a_trial_without_validation_is_a_bug_and_not_left_out() -> None:
+    records = [train_record(validation_accuracy=each) for each in (None, 0.4)]
+    with pytest.raises(AssertionError, match="without validation"):
+        choose_trial([{"kd_weight": 0.1}, {"kd_weight": 0.5}], records)
+
+
 def test_the_best_trial_is_the_first_of_those_with_the_best_validation_accuracy() -> None:
     trials = [{"kd_weight": weight} for weight in (0.1, 0.5, 0.9)]
     accuracies = (0.2, 0.4, 0.4)
@@ -73,7 +79,7 @@ def test_the_best_trial_is_the_first_of_those_with_the_best_validation_accuracy(
     assert best == 1
     assert (record.validation_accuracy, record.updates, record.tokens) == (0.4, 7, None)
     assert record.search == Search(
-        tried=[Trial(values, accuracy) for values, accuracy in zip(trials, accuracies, strict=True)],
+        tried=[TrialOutcome(values, accuracy) for values, accuracy in zip(trials, accuracies, strict=True)],
         chosen={"kd_weight": 0.5},
     )
     assert record.as_json() == train_record(validation_accuracy=0.4, updates=7).as_json() | {

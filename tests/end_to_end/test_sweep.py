@@ -90,16 +90,18 @@ def test_whom_a_variant_learns_from_decides_what_reaches_it() -> None:
     ]
 
 
-def test_variants_of_a_judge_judge_for_variants_of_their_readers() -> None:
-    text = TEXT.replace("{rationales: c}", "{rationales: c, select: {perplexity: {model: judge, drop: 0.2}}}").replace(
-        "  mentor:", "  judge: {model: j, rationales: [gold]}\n  mentor:"
+def test_variants_of_a_scorer_score_for_variants_of_their_readers() -> None:
+    text = TEXT.replace("{rationales: c}", "{rationales: c, select: {perplexity: {model: scorer, drop: 0.2}}}").replace(
+        "  mentor:", "  scorer: {model: j, rationales: [gold]}\n  mentor:"
     )
-    recipe = parse("{judge.training.epochs: [1, 2]}", text=text)
-    assert set(values(recipe)) == {f"{n}@epochs={e}" for n in ("judge", "mentor", "vanilla", "student") for e in (1, 2)}
+    recipe = parse("{scorer.training.epochs: [1, 2]}", text=text)
+    assert set(values(recipe)) == {
+        f"{n}@epochs={e}" for n in ("scorer", "mentor", "vanilla", "student") for e in (1, 2)
+    }
     perplexity = recipe.filter_of("vanilla@epochs=2", "teacher").perplexity
     assert perplexity is not None
-    assert (perplexity.model, perplexity.drop) == ("judge@epochs=2", 0.2)
-    assert "judge" not in {name.partition("@")[0] for name in arms(recipe)}
+    assert (perplexity.model, perplexity.drop) == ("scorer@epochs=2", 0.2)
+    assert "scorer" not in {name.partition("@")[0] for name in arms(recipe)}
 
 
 def test_names_are_fit_for_folders_and_all_different() -> None:

@@ -16,6 +16,10 @@ PLANTED = {
         'def told(rows):\n    """Rows of whose text\n    a filter goes\n    on with."""\n    # anew\n    return f"{rows} anew"\n',
         ["1: told", "2: of whose", "3: goes on with", "6: anew"],
     ),
+    "filters.md": (
+        "`steps_check`, `learnable`\n\n`perplexity` was `learnable`; `learnable` are called so\n",
+        ["1: steps_check", "1: learnable"],
+    ),
     "clean.md": ("so many rows failed that it stopped; which the student has not seen; they can be told apart\n", []),
 }
 

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import mentorkd
 from mentorkd.data.selection import Filter, keep_correct
-from mentorkd.errors import StoreError
+from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.generation.engine import SamplingParams
 from mentorkd.models import LoadedModel
 from places import FIXTURES
@@ -87,8 +87,11 @@ def call_records(kind: Callable[..., Any]) -> Callable[[Path], None]:
 
 def call_grade(folder: Path) -> None:
     assert mentorkd.grade("1 + 1 = 2 --> 2", "2.0", "number") == mentorkd.Graded("2", "correct")
-    if find_spec("math_verify"):
-        assert mentorkd.grade("so --> 1/2", "0.5", "math") == mentorkd.Graded("1/2", "correct")
+
+
+def call_grade_of_math(folder: Path) -> None:
+    pytest.importorskip("math_verify", reason="the extra `math` is not installed; `make setup` installs it")
+    assert mentorkd.grade("so --> 1/2", "0.5", "math") == mentorkd.Graded("1/2", "correct")
 
 
 def call_select(folder: Path) -> None:
@@ -135,8 +138,16 @@ def call_runs(folder: Path) -> None:
 
 
 def call_store(folder: Path) -> None:
-    with pytest.raises(StoreError):
-        mentorkd.SoftLabelStore(folder / "run")
+    head = {"weight": torch.eye(3, 2)}
+    rows = {"labels": np.array([0, 2]), "hidden": np.arange(4, dtype=np.uint16).reshape(2, 2)}
+    writer = SoftLabelWriter(folder / "store", StoreMeta("hidden", "mentor", "tokenizer", "arrow", 3, 2), head)
+    writer.append([(RATIONALE.id, rows)])
+    writer.finish()
+    store = mentorkd.SoftLabelStore(folder / "store")
+    assert (store.ids, store.rows, store.tokens) == ([RATIONALE.id], 1, 2)
+    for name, values in store.row(RATIONALE.id).items():
+        np.testing.assert_array_equal(values, rows[name])
+    assert torch.equal(store.head()[0], head["weight"])
 
 
 def call_error(folder: Path) -> None:
@@ -175,7 +186,7 @@ def test_every_exported_callable_is_called() -> None:
     assert {name for name in PUBLIC if callable(getattr(mentorkd, name))} == set(CALLS)
 
 
-@pytest.mark.parametrize("call", list(dict.fromkeys(CALLS.values())), ids=lambda call: call.__name__)
+@pytest.mark.parametrize("call", [*dict.fromkeys(CALLS.values()), call_grade_of_math], ids=lambda call: call.__name__)
 def test_exported_callables_work_with_real_values(call: Callable[[Path], None], finished: Path) -> None:
     call(finished)
 

@@ -152,7 +152,9 @@ def _describe(record: records.StageRecord) -> str:
                 parts.append(f"{asked.requests:,} requests, {asked.cached:,} from the cache")
                 parts.append(f"{asked.input_tokens:,} + {asked.output_tokens:,} tokens")
                 if asked.dollars is not None:
-                    parts.append(f"${asked.dollars:.4f}")
+                    from mentorkd.reporting.format import format_dollars  # loads numpy
+
+                    parts.append(format_dollars(asked.dollars))
         case records.BudgetRecord():
             unit = "updates" if record.match == "updates" else "target tokens"
             parts.append(f"{record.number:,} {unit} for each of {len(record.arms)} arms")

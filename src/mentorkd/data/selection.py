@@ -270,7 +270,7 @@ def filters_of(
     if config.min_tokens > 0 or config.max_tokens is not None:
         add(
             "length",
-            lambda rows: keep_length(rows, tokens or _estimated_tokens, config.min_tokens, config.max_tokens),
+            lambda rows: keep_length(rows, tokens or characters_as_tokens, config.min_tokens, config.max_tokens),
             facts=lambda: {"counted_in": "characters" if tokens is None else "tokens"},
         )
     if config.answer_in_rationale:
@@ -288,10 +288,10 @@ def filters_of(
             seen["unread"] += equations.unread
             return not equations.wrong
 
-        add("steps_check", lambda rows: keep_arithmetic(rows, is_sound), facts=lambda: dict(seen))
+        add("arithmetic", lambda rows: keep_arithmetic(rows, is_sound), facts=lambda: dict(seen))
     if (perplexity := config.perplexity) is not None:
         assert nll is not None, "`perplexity` needs `nll`"
-        add("learnable", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))
+        add("perplexity", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))
     if (most := config.diverse) is not None:
         add("diverse", lambda rows: keep_diverse(rows, most))
     if (limit := config.max_per_question) is not None:
@@ -299,5 +299,6 @@ def filters_of(
     return filters
 
 
-def _estimated_tokens(text: str) -> int:
+def characters_as_tokens(text: str) -> int:
+    """A rough count of tokens."""
     return -(-len(text) // CHARACTERS_PER_TOKEN)

@@ -14,8 +14,8 @@ Names end in their shape: N target tokens, C tokens of a chunk, B tokens of a bl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,13 +29,15 @@ from mentorkd.distillation.losses import (
     MentorLogits,
     Mentors,
     MentorTargets,
+    MentorTopK,
     WeightedTargets,
     at_targets,
-    in_full_precision,
     shared_vocabulary,
     temperature_scaled,
     token_divergence,
 )
+
+WeightedLogits: TypeAlias = Sequence[tuple[float, MentorLogits | MentorTopK]]
 
 CPU_CHUNK, GPU_CHUNK = 256, 512
 """Most tokens of a chunk. 256 ran fastest on a CPU (`benchmarks/loss_memory.py --chunk`) with 32,128 and with 151,936
@@ -62,7 +64,7 @@ def fused_distillation_loss(
     """`distillation_loss` of the logits `student_hidden_ND @ student_weight_VD.T + bias`.
 
     Beside the gradients, the extra memory is one float32 (or better) buffer [chunk, V] of the student's logits, one of the
-    logits of each mentor that gives hidden states, and about ten blocks. `chunk_tokens` bounds the chunk; None chooses.
+    logits of each mentor that does not give its top k, and about ten blocks. `chunk_tokens` bounds the chunk; None chooses.
     Products are computed in the type of the hidden states (of autocast, under autocast), everything else, and the sums
     of gradients over chunks, in float32 or better. Gradients flow to hidden states, weight and bias, where they are
     required, and cannot be differentiated again. ValueError for settings or shapes that do not fit.
@@ -119,7 +121,7 @@ class _FusedLoss(torch.autograd.Function):
                 hidden_CD = hidden_ND[rows].to(product_type)
                 logits_CV = _product(hidden_CD, head_VD, bias_V, buffer_CV)
                 mentors_C = [
-                    (share, _as_logits(targets.rows(rows), buffer))
+                    (share, _with_logits(targets.rows(rows), buffer))
                     for (share, targets), buffer in zip(mentors, mentor_buffers, strict=True)
                 ]
                 ce_C, total_C = _loss_and_gradient(logits_CV, labels_N[rows], mentors_C, settings, differentiate)
@@ -175,17 +177,25 @@ def _with_head_in(targets: MentorTargets, dtype: torch.dtype | None) -> MentorTa
 
 
 def _buffer_like(buffer_CV: Tensor, targets: MentorTargets, mentors: WeightedTargets) -> Tensor | None:
-    """Memory for the logits of a mentor that gives hidden states, on the vocabulary that all heads share."""
-    if not isinstance(targets, MentorHidden):
+    """Memory for a mentor's logits on the vocabulary that all heads share; None for a mentor that gives its top k."""
+    if isinstance(targets, MentorTopK):
         return None
     return buffer_CV.new_empty(len(buffer_CV), shared_vocabulary(buffer_CV.shape[1], mentors))
 
 
-def _as_logits(targets: MentorTargets, buffer: Tensor | None) -> MentorTargets:
-    """The targets, with hidden states turned into logits in `buffer`, which serves all chunks: fresh pages cost time."""
-    if buffer is None or not isinstance(targets, MentorHidden):
+def _with_logits(targets: MentorTargets, buffer: Tensor | None) -> MentorLogits | MentorTopK:
+    """The targets as `token_divergence` reads them, with logits in `buffer`, which serves all chunks: fresh pages cost time.
+
+    Logits are clamped without a look at them, since a GPU would have to wait for the answer.
+    """
+    if isinstance(targets, MentorTopK):
         return targets
-    return MentorLogits(_product(targets.hidden_NE, *targets.head(buffer.shape[1]), buffer))
+    assert buffer is not None
+    if isinstance(targets, MentorHidden):
+        logits_CV = _product(targets.hidden_NE, *targets.head(buffer.shape[1]), buffer)
+    else:
+        logits_CV = buffer[: len(targets)].copy_(targets.logits(buffer.shape[1]))
+    return MentorLogits(logits_CV.clamp_(min=RULED_OUT))
 
 
 def _product(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, buffer: Tensor) -> Tensor:
@@ -210,7 +220,7 @@ def _add_product(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor) -> No
 
 
 def _loss_and_gradient(
-    logits_CV: Tensor, labels_C: Tensor, mentors: WeightedTargets, settings: LossSettings, differentiate: bool
+    logits_CV: Tensor, labels_C: Tensor, mentors: WeightedLogits, settings: LossSettings, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
     """CE and D of each token of a chunk; the loss's gradient on the logits overwrites `logits_CV`."""
     # Four rows at least: several threads sum a single row in another order than many rows.
@@ -226,7 +236,7 @@ def _loss_and_gradient(
 
 
 def _block_loss_and_gradient(
-    logits_BV: Tensor, labels_B: Tensor, mentors: WeightedTargets, settings: LossSettings, differentiate: bool
+    logits_BV: Tensor, labels_B: Tensor, mentors: WeightedLogits, settings: LossSettings, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
     label_B1 = labels_B[:, None]
     impossible_B1 = logits_BV.gather(1, label_B1) == -torch.inf
@@ -247,13 +257,13 @@ def _block_loss_and_gradient(
 
 
 def _divergence_and_gradient(
-    logits_BV: Tensor, targets: MentorTargets, settings: LossSettings, differentiate: bool
+    logits_BV: Tensor, targets: MentorLogits | MentorTopK, settings: LossSettings, differentiate: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """D of each token and, if `differentiate`, its gradient on the student's logits / tau."""
+    """D of each token and, if `differentiate`, its gradient on the student's logits / tau. No logit is below `RULED_OUT`."""
     closed_form = CLOSED_FORMS.get(settings.divergence)
     if closed_form and differentiate and isinstance(targets, MentorLogits):
-        mentor_BV = temperature_scaled(in_full_precision(targets.logits(logits_BV.shape[1])), settings)
-        value_B, pull_BV = closed_form(temperature_scaled(logits_BV, settings), mentor_BV)
+        student_BV, mentor_BV = (temperature_scaled(each, settings) for each in (logits_BV, targets.logits_NV))
+        value_B, pull_BV = closed_form(student_BV, mentor_BV)
         return value_B.clamp(min=0), pull_BV
     logits_BV = logits_BV.detach().requires_grad_(differentiate)
     with torch.set_grad_enabled(differentiate):

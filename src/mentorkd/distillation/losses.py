@@ -7,8 +7,8 @@ so that no split into micro-batches, accumulation steps or processes changes an 
 `IGNORE_INDEX` are removed first; their contents cannot reach the loss or a gradient.
 
 A divergence D is one function in `DIVERGENCES`. To add one, write the function, enter it there, and add its name to
-the recipe's `divergence`. This module is the readable form, on whole logits. `fused_distillation_loss` computes the same
-loss without holding whole logits; it calls the same functions on a few tokens at a time.
+`DivergenceName` in `recipe/objectives.py`. This module is the readable form, on whole logits. `fused_distillation_loss`
+computes the same loss without holding whole logits; it calls the same functions on a few tokens at a time.
 
 Names end in their shape: N target tokens, V vocabulary, E mentor's width, K kept tokens.
 """
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.recipe.objectives import NOT_OF_TOP_K
 
 RULED_OUT = -1e4
 """Logits at or below this value, -inf among them, mean "impossible": probability 0 and no gradient, yet no 0 * inf."""
@@ -200,9 +201,6 @@ DIVERGENCES: dict[str, DivergenceFunction] = {
 ON_LOGITS = ("mse",)
 """Divergences whose function takes logits, not divided by the temperature, instead of log-probabilities."""
 
-NOT_OF_TOP_K = ("mse", "soft_ce")
-"""Divergences that need the mentor's whole distribution."""
-
 
 def distillation_loss(
     student_logits_NV: Tensor,
@@ -228,8 +226,12 @@ def distillation_loss(
     ce = F.cross_entropy(logits_NV, labels_N, reduction="sum")
     if not mentors:
         return LossSums(ce, ce.detach(), torch.zeros_like(ce), len(labels_N))
-    student_NV = temperature_scaled(logits_NV[:, : shared_vocabulary(logits_NV.shape[1], mentors)], settings)
-    divergences = [share * token_divergence(student_NV, targets, settings).sum() for share, targets in mentors]
+    shared = shared_vocabulary(logits_NV.shape[1], mentors)
+    student_NV = temperature_scaled(_at_least_ruled_out(logits_NV[:, :shared]), settings)
+    divergences = [
+        share * token_divergence(student_NV, _with_logits(targets, shared), settings).sum()
+        for share, targets in mentors
+    ]
     total = torch.stack(divergences).sum()
     return LossSums((1 - kd_weight) * ce + settings.kd_scale * total, ce.detach(), total.detach(), len(labels_N))
 
@@ -296,22 +298,38 @@ def in_full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def temperature_scaled(logits_NV: Tensor, settings: LossSettings) -> Tensor:
-    """The argument of a divergence: log-probabilities at the temperature, or the logits for one that is `ON_LOGITS`."""
+def _at_least_ruled_out(logits_NV: Tensor) -> Tensor:
+    """The logits, none below `RULED_OUT`: a copy only where one is, because whole logits are large."""
     if logits_NV.numel() and bool(logits_NV.detach().amin() < RULED_OUT):
-        logits_NV = logits_NV.clamp(min=RULED_OUT)
+        return logits_NV.clamp(min=RULED_OUT)
+    return logits_NV
+
+
+@torch.no_grad()
+def _with_logits(targets: MentorTargets, vocab_size: int) -> MentorLogits | MentorTopK:
+    """The targets as `token_divergence` reads them, with the logits of the leading vocabulary entries."""
+    if isinstance(targets, MentorTopK):
+        return targets
+    return MentorLogits(_at_least_ruled_out(in_full_precision(targets.logits(vocab_size))))
+
+
+def temperature_scaled(logits_NV: Tensor, settings: LossSettings) -> Tensor:
+    """The argument of a divergence: log-probabilities at the temperature, or the logits for one that is `ON_LOGITS`.
+
+    No logit may be below `RULED_OUT`.
+    """
     if settings.divergence in ON_LOGITS:
         return logits_NV
     return F.log_softmax(logits_NV if settings.temperature == 1 else logits_NV / settings.temperature, dim=-1)
 
 
-def token_divergence(student_NV: Tensor, targets: MentorTargets, settings: LossSettings) -> Tensor:
-    """D of each token [N], for a student whose logits are `temperature_scaled`."""
+def token_divergence(student_NV: Tensor, targets: MentorLogits | MentorTopK, settings: LossSettings) -> Tensor:
+    """D of each token [N], for a student whose logits are `temperature_scaled`. No logit may be below `RULED_OUT`."""
     with torch.no_grad():
         if isinstance(targets, MentorTopK):
             mentor_NV = _events(in_full_precision(targets.log_probs_NK), in_full_precision(targets.log_tail_N))
         else:
-            mentor_NV = temperature_scaled(in_full_precision(targets.logits(student_NV.shape[1])), settings)
+            mentor_NV = temperature_scaled(targets.logits_NV, settings)
     if isinstance(targets, MentorTopK):
         tail_N = student_NV.scatter(1, targets.indices_NK, RULED_OUT).logsumexp(-1)
         student_NV = _events(student_NV.gather(1, targets.indices_NK), tail_N)

@@ -1,7 +1,7 @@
-"""Text generation: one protocol, three engines, and an engine for tests that replays texts.
+"""Text generation: one protocol and three engines.
 
 `transformers` is always installed and serves every model. `ctranslate2` (an extra) converts a saved model once and runs
-it in float or int8. `vllm` (an extra) serves causal models on CUDA. `replay` returns the texts that it was built with.
+it in float or int8. `vllm` (an extra) serves causal models on CUDA.
 The docstring of `Engine` states what every engine guarantees.
 """
 
@@ -11,12 +11,12 @@ import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
-from mentorkd.generation.engine import Engine, EngineDtype, EngineName
-from mentorkd.recipe.learner import ModelConfig
+from mentorkd.generation.engine import Engine, EngineDtype
+from mentorkd.recipe.learner import EngineName, ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ def open_engine(
                 raise ModelError("the vllm engine reads a saved model: give `model_dir`")
             return VllmEngine(model_dir, device=device, dtype=dtype, **options)
         case _:
-            raise ModelError(f"got engine {name!r}, expected one of auto, transformers, ctranslate2, vllm")
+            raise ModelError(f"got engine {name!r}, expected one of {', '.join(get_args(EngineName))}")
 
 
 def choose_engine(

@@ -8,7 +8,6 @@ from typing import Literal, Protocol
 
 from mentorkd.errors import MentorkdError
 
-EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
 EngineDtype = Literal["float32", "bfloat16", "float16", "int8"]
 FinishReason = Literal["stop", "length"]
 

@@ -12,6 +12,9 @@ from mentorkd.files import read_journal
 from mentorkd.generation.engine import Completion, Engine, SamplingParams
 from mentorkd.records import Progress, content_id
 
+CHUNK_BATCHES = 8
+"""Batches in a chunk of sampling. A kill loses one chunk: about a minute's work, yet long enough to be sorted by length."""
+
 
 def sample_resumably(
     engine: Engine,

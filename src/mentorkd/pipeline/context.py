@@ -20,9 +20,6 @@ from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.records import Progress, Question, Split
 
-CHUNK_BATCHES = 8
-"""Batches in a chunk of sampling. A kill loses one chunk: about a minute's work, yet long enough to be sorted by length."""
-
 
 class RunContext:
     """One recipe and its run folder, for one stage.

@@ -30,7 +30,7 @@ from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages import step_of
 from mentorkd.recipe.schema import Recipe
 
-Progress = Callable[[Stage, int, int], None]
+StageProgress = Callable[[Stage, int, int], None]
 Note = Callable[[str, Stage], None]
 
 # Small models make hundreds of steps a second; nobody reads that fast.
@@ -94,7 +94,7 @@ class StageExecutor(Protocol):
 class InlineExecutor:
     """Carries out one stage at a time, in this process."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, progress: Progress, note: Note) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, progress: StageProgress, note: Note) -> None:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
         self._stage: Stage | None = None
 
@@ -124,7 +124,7 @@ class InlineExecutor:
 class ProcessExecutor:
     """Carries out several stages at a time, each in a process that has its share of the cores, and one GPU."""
 
-    def __init__(self, jobs: int, recipe: Recipe, folder: RunFolder, progress: Progress, note: Note) -> None:
+    def __init__(self, jobs: int, recipe: Recipe, folder: RunFolder, progress: StageProgress, note: Note) -> None:
         self.progress, self.note = progress, note
         self._messages: _Messages = queue.SimpleQueue()
         self._running: dict[_Worker, Stage] = {}
@@ -243,7 +243,7 @@ class _Worker:
 
 
 _Messages = queue.SimpleQueue[tuple[_Worker, str, Any]]
-"""_Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
+"""Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
 
 
 def _gpus() -> list[str]:

@@ -11,8 +11,8 @@ arm changes and this number does not.
 | prepare | nothing |
 | annotate | `questions` |
 | score | `questions`, `rationales/SOURCE`, `model` |
-| budget | `questions`, `rationales/SOURCE` and `judge/LEARNER` of all arms |
-| train | `questions`, `rationales/SOURCE`, `judge/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
+| budget | `questions`, `rationales/SOURCE` and `scorer/LEARNER` of all arms |
+| train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
 | search | `trial/NUMBER` |
 | augment, evaluate | `questions`, `model` (if the learner is trained) |
 | report | `KIND/LEARNER/SEED` of every learner, and every other stage |
@@ -153,7 +153,7 @@ class _Seed:
         learners = {name: self.recipe.learners[name] for name in arms(self.recipe)}
         inputs, settings = {"questions": self.prepared}, []
         for name, learner in learners.items():
-            inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._judges(name)
+            inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._scorers(name)
             settings.append([name, self.models[name], learner.rationales, row_settings(self.recipe, name)])
         place, matching = f"budget/seed-{self.seed}", [self.recipe.match, self.seed, settings]
         self.budget = self.graph.add("budget", place, matching, inputs, name=place, seed=self.seed)
@@ -212,7 +212,7 @@ class _Seed:
 
     def _training_inputs(self, name: str, learner: Learner, trial: Mapping[str, Any]) -> dict[str, str]:
         inputs = {"questions": self.prepared}
-        inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._judges(name)
+        inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._scorers(name)
         for mentor in learner.mentor_weights:
             if mentor in self.trained:
                 inputs[f"model/{mentor}"] = self.trained[mentor]
@@ -223,10 +223,10 @@ class _Seed:
             inputs["budget"] = self.budget
         return inputs
 
-    def _judges(self, name: str) -> dict[str, str]:
+    def _scorers(self, name: str) -> dict[str, str]:
         """The trained learners whose likelihoods filter the rationales that a learner reads."""
-        judges = links_of(self.recipe)[name].perplexity_models
-        return {f"judge/{judge}": self.trained[judge] for judge in judges if judge in self.trained}
+        scorers = links_of(self.recipe)[name].perplexity_models
+        return {f"scorer/{scorer}": self.trained[scorer] for scorer in scorers if scorer in self.trained}
 
     def _add_score(self, name: str, learner: Learner, mentor: str, source: str, trial: Mapping[str, Any]) -> str:
         """Add a mentor's soft labels on a source's text. Students that need the same labels in the same form share them."""
@@ -273,16 +273,16 @@ def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:
     first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
     filters = select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
     if (perplexity := select.perplexity) is not None:
-        filters["perplexity"] = [perplexity.drop, _judge_identity(recipe, perplexity.model)]
+        filters["perplexity"] = [perplexity.drop, _scorer_identity(recipe, perplexity.model)]
     return birth_names(filters)
 
 
-def _judge_identity(recipe: Recipe, name: str) -> Any:
-    """The prompt and target of a judge, and its model unless a stage trains it: a trained judge is an input."""
-    judge = recipe.learners.get(name)
-    if judge is None:
+def _scorer_identity(recipe: Recipe, name: str) -> Any:
+    """The prompt and target of a scorer, and its model unless a stage trains it: a trained scorer is an input."""
+    scorer = recipe.learners.get(name)
+    if scorer is None:
         return _model_identity(ModelConfig(name=name))
-    return [judge.prompt, judge.target, None if judge.rationales else _model_identity(judge.model)]
+    return [scorer.prompt, scorer.target, None if scorer.rationales else _model_identity(scorer.model)]
 
 
 def _model_identity(config: ModelConfig) -> Any:

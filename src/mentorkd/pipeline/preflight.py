@@ -50,7 +50,7 @@ def check_models(recipe: Recipe) -> None:
             faults.append(Fault(key, f"{engine} is not installed; install it with: pip install 'mentorkd[{engine}]'"))
         elif engine == "vllm" and kinds[name] == "seq2seq":
             faults.append(Fault(key, "vllm serves causal models only; take auto, transformers or ctranslate2"))
-    faults += _judge_faults(recipe)
+    faults += _scorer_faults(recipe)
     for name, learner in recipe.learners.items():
         for mentor in learner.mentor_weights:
             if name not in digests or mentor not in digests:
@@ -76,7 +76,7 @@ def check_models(recipe: Recipe) -> None:
         raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
 
 
-def _judge_faults(recipe: Recipe) -> list[Fault]:
+def _scorer_faults(recipe: Recipe) -> list[Fault]:
     """Models named by `perplexity` filters that are not learners and cannot be loaded."""
     faults = []
     for name, learner in recipe.learners.items():

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from mentorkd.recipe.aliases import RECORDED_NAMES
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
 
 _OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
@@ -131,7 +132,7 @@ class FilterRow:
     """Rationales of a source before and after a filter."""
 
     source: str
-    filter: str
+    filter: Annotated[str, BeforeValidator(lambda name: RECORDED_NAMES.get(name, name))]
     before: int
     after: int
     counted_in: Literal["tokens", "characters"] | None = None
@@ -168,7 +169,7 @@ class TrainRecord(StageRecord):
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialOutcome:
     """The settings of one trial of a search, and its validation accuracy."""
 
     values: dict[str, Any]
@@ -179,7 +180,7 @@ class Trial:
 class Search:
     """All trials of a search, and the settings of the best one."""
 
-    tried: list[Trial]
+    tried: list[TrialOutcome]
     chosen: dict[str, Any]
 
 

@@ -48,11 +48,11 @@ def read_training_rows(
 
     def nll(model: str, rationales: Sequence[Rationale]) -> dict[str, float]:
         """Negative log-likelihoods under the model that a filter names: a learner's, or one of the hub."""
-        judge = context.recipe.learners.get(model)
-        folder = context.model_folder(model, stage.seed, stage.inputs.get(f"judge/{model}")) if judge else None
-        bfloat16 = context.precision(judge or learner) == "bfloat16"
+        scoring = context.recipe.learners.get(model)
+        folder = context.model_folder(model, stage.seed, stage.inputs.get(f"scorer/{model}")) if scoring else None
+        bfloat16 = context.precision(scoring or learner) == "bfloat16"
         scorer = perplexity_scorer(
-            model, judge, folder, device=context.device, bfloat16=bfloat16, journals=context.folder.engines
+            model, scoring, folder, device=context.device, bfloat16=bfloat16, journals=context.folder.engines
         )
         with context.folder.alone(scorer.journal.name):
             return likelihoods(scorer, rationales, questions, on_progress=context.progress)

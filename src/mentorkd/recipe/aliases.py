@@ -1,4 +1,4 @@
-"""Recipe keys under the names that they had before: recipes that use them load, and fingerprints hash them."""
+"""Filters under the names that they had before: recipes and records that use them load, and fingerprints hash them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 """Renamed filters (of `select` and `reads`): the name today, and at birth. Fingerprints hash the latter, so runs stay finished."""
+
+RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
+"""Renamed filters: the name in records of earlier versions, and the name today."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 
@@ -42,8 +45,11 @@ def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]
         yield from (((*place, *key), select) for key, select in filters.items() if isinstance(select, dict))
 
 
-def rename_old_keys(raw: Mapping[str, Any], places: Places) -> Iterator[tuple[KeyPath, str]]:
-    """Give filters in a raw recipe and in its `places` the names of today; yield the faults of those given by both names."""
+def rename_old_keys(raw: Mapping[str, Any], places: Places, *, stored: bool = False) -> Iterator[tuple[KeyPath, str]]:
+    """Give filters in a raw recipe and in its `places` the names of today; yield the faults of those given by both names.
+
+    Each old name is warned of, but in a recipe that mentorkd `stored` only where the command line gives it.
+    """
     for place, filters in filters_in(raw):
         for old, new in _CURRENT_NAMES.items():
             if old in filters:
@@ -51,7 +57,8 @@ def rename_old_keys(raw: Mapping[str, Any], places: Places) -> Iterator[tuple[Ke
                 if new in filters:
                     yield (*place, old), f"`{old}` is the old name of `{new}`, and both are given; remove `{old}`"
                 else:
-                    warn_of_old_name(old)
+                    if not stored or places.is_overridden((*place, old)):
+                        warn_of_old_name(old)
                     filters[new] = value
                     places.rename((*place, old), (*place, new))
 

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from mentorkd.files import digest_path
 from mentorkd.recipe.graph import Links, cycles, links_of
-from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveSpec
+from mentorkd.recipe.objectives import NOT_OF_TOP_K, OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
@@ -185,7 +185,7 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> It
     if learner.get("rationales") == []:
         why = "has no effect with `rationales: []`, since soft labels belong to text"
         yield (*place, "soft_labels"), f"{why}; name the authors of the text in `rationales`"
-    elif store == "top_k" and divergence in ("mse", "soft_ce"):
+    elif store == "top_k" and divergence in NOT_OF_TOP_K:
         need = f"`{divergence}` needs the mentor's whole distribution, and `top_k` keeps a part of it"
         yield (*place, "divergence"), f"{need}; set `soft_label_store` to `hidden` or `online`"
     elif divergence == "hidden_states":

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveName, task_prompt
+from mentorkd.recipe.objectives import OBJECTIVES, DivergenceName, ObjectiveName, task_prompt
 from mentorkd.records import TEACHER
 
 
@@ -160,6 +160,10 @@ class TrainingConfig(Strict):
     """Experiment trackers. Runs are named by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
 
 
+EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
+"""Names of generation engines."""
+
+
 class SamplingConfig(Strict):
     """Sampling of text from a learner. A recipe-level `sampling:` gives the defaults of all learners."""
 
@@ -175,7 +179,7 @@ class SamplingConfig(Strict):
     """Longest text to generate, in augmentation, validation and evaluation."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences that are generated together."""
-    engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
+    engine: EngineName = "auto"
     """Generation engine; auto uses the fastest installed engine that supports the model."""
 
 
@@ -237,7 +241,7 @@ class Learner(Strict):
     """Softmax temperature tau of both distributions in the divergence."""
     tau_squared: bool = True
     """Multiply the divergence by tau^2, so that `kd_weight` has the same meaning at every temperature (the paper: false)."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce", "hidden_states"] = "forward_kl"
+    divergence: DivergenceName = "forward_kl"
     """Divergence of the student's distribution from the mentor's. `hidden_states` compares layers instead: it is the mean
     squared difference between learned projections of the student's hidden states and the mentor's (needs `soft_label_store:
     online`)."""

@@ -41,13 +41,25 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool 
         raise RecipeError(str(path), [Fault("", f"not UTF-8 text ({error.reason}); save it as UTF-8")]) from None
     except OSError as error:
         raise RecipeError(str(path), [Fault("", f"cannot be read: {error.strerror}; expected a YAML recipe")]) from None
-    return parse_recipe(text, source=str(path), overrides=overrides, base=path.parent, check_files=check_files)
+    stored = (path.parent / ".stages").is_dir()  # in a run folder, with every default, under the names of its version
+    return parse_recipe(
+        text, source=str(path), overrides=overrides, base=path.parent, check_files=check_files, stored=stored
+    )
 
 
 def parse_recipe(
-    text: str, *, source: str, overrides: Sequence[str] = (), base: Path, check_files: bool = False
+    text: str,
+    *,
+    source: str,
+    overrides: Sequence[str] = (),
+    base: Path,
+    check_files: bool = False,
+    stored: bool = False,
 ) -> Recipe:
-    """As `load_recipe`, from a text; `source` names it in errors, and relative paths start from the folder `base`."""
+    """As `load_recipe`, from a text; `source` names it in errors, and relative paths start from the folder `base`.
+
+    `stored` says that mentorkd wrote the text, so nobody is warned of the names in it.
+    """
     try:
         raw, places, faults = read_yaml(text)
     except RecipeError as error:
@@ -63,11 +75,11 @@ def parse_recipe(
             faults.extend(error.faults)
     places.overridden += [("learners", name) for name in mapping(raw.get("learners")) if name not in written]
     fill_known_task(raw)
-    findings = list(rename_old_keys(raw, places))
+    findings = list(rename_old_keys(raw, places, stored=stored))
     if raw.get("variants") and any(path[0] == "sweep" for path in places.overridden):
         findings.append((("sweep",), "this recipe is the result of a sweep; give a sweep to the recipe before it"))
     findings += expand_sweep(raw)
-    findings += rename_old_keys(raw, places)  # in values of the sweep
+    findings += rename_old_keys(raw, places, stored=stored)  # in values of the sweep
     fill_protocol(raw)
     inherited = merge_defaults(raw) | merge_search(raw)
     _resolve_paths(raw, places, base)

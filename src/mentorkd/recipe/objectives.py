@@ -1,6 +1,6 @@
-"""The objectives that a learner can name: rows a rationale, evaluation prompt, settings, label.
+"""The objectives and divergences that a learner can name. Of an objective: rows a rationale, evaluation prompt, settings, label.
 
-`data.examples` makes the rows of an objective; `distillation.objectives` holds its loss.
+`data.examples` makes the rows of an objective; `distillation.objectives` holds its loss, `distillation.losses` the divergences.
 """
 
 from __future__ import annotations
@@ -12,6 +12,12 @@ from typing import Literal
 
 ObjectiveName = Literal["rationale", "step_by_step", "mcc"]
 """Names of objectives in a recipe."""
+
+DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce", "hidden_states"]
+"""Names of divergences in a recipe."""
+
+NOT_OF_TOP_K: tuple[DivergenceName, ...] = ("mse", "soft_ce")
+"""Divergences that need the mentor's whole distribution."""
 
 Task = Literal["predict", "explain"]
 """Tasks of objectives that learn several from one rationale: to write the answer, or to write the rationale."""

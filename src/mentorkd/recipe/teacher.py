@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mentorkd.recipe.learner import SelectConfig, Strict
+from mentorkd.recipe.learner import EngineName, SelectConfig, Strict
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _NEW_QUESTION = "\nQ:"
@@ -210,7 +210,7 @@ class LocalTeacherConfig(AskedTeacherConfig):
     """Sample from the k most likely tokens; 0 samples from all."""
     batch_size: int = Field(default=32, ge=1)
     """Sequences generated at once."""
-    engine: Literal["auto", "transformers", "ctranslate2", "vllm"] = "auto"
+    engine: EngineName = "auto"
     """Generation engine; auto takes the fastest installed one that serves the model."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave this off unless you have read the code."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.records import GOLD
 from mentorkd.reporting.schema import Bounds, LearnerResult
+from mentorkd.statistics import signed_points
 
 
 def format_points(share: float, bounds: Bounds | None = None) -> str:
     """A difference of shares as signed percentage points: `+9.3`, `−1.9`, `0.0`, or `+9.3 [+5.1, +13.6]`."""
-    text = f"{100 * share:+.1f}"
-    text = "0.0" if float(text) == 0 else text.replace("-", "−")
+    text = signed_points(share).replace("-", "−")
     return f"{text} [{', '.join(map(format_points, bounds))}]" if bounds else text
 
 
@@ -22,11 +23,11 @@ def format_count(number: float | None) -> str:
     return "–" if number is None else f"{number:,.0f}"
 
 
-def format_dollars(dollars: float | None) -> str:
-    """`$12.30`, or `$0.000421` below one dollar; a dash for an unknown cost."""
+def format_dollars(dollars: float | Decimal | None) -> str:
+    """`$12.30`; below one dollar with as many digits as the sum needs, `$0.10` or `$0.000421`; a dash for an unknown cost."""
     if dollars is None:
         return "–"
-    return f"${dollars:,.2f}" if dollars >= 1 or not dollars else f"${dollars:.6f}"
+    return f"${dollars:,.2f}" if dollars >= 1 or not dollars else f"${dollars:.6f}".rstrip("0").ljust(5, "0")
 
 
 def format_seconds(seconds: float | None) -> str:

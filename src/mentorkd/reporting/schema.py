@@ -330,7 +330,7 @@ class FilterCount(TypedDict):
     counted_in: str | None
     """Unit of the filter `length`: `tokens` of the learner's own tokenizer, or `characters`, four per token; else null."""
     equations: int | None
-    """Equations seen by `steps_check`, including those it could not check; null for other filters."""
+    """Equations seen by `arithmetic`, including those it could not check; null for other filters."""
     unread: int | None
     """Equations that could not be checked and were ignored."""
 

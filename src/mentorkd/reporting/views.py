@@ -132,7 +132,7 @@ COUNTED = {"tokens": "tokens of the learner's own tokenizer", "characters": "cha
 
 
 def funnel_notes(results: Results) -> list[str]:
-    """What the filters' counts do not show: equations that `steps_check` could not check, and the unit of `length`."""
+    """What the filters' counts do not show: equations that `arithmetic` could not check, and the unit of `length`."""
     notes, checks = [], [row for row in results["filters"] if row["equations"] is not None]
     for learner, source in dict.fromkeys((row["learner"], row["source"]) for row in checks):
         rows = [row for row in checks if (row["learner"], row["source"]) == (learner, source)]
@@ -140,7 +140,7 @@ def funnel_notes(results: Results) -> list[str]:
         unread = 100 * sum(row["unread"] or 0 for row in rows) / max(1, sum(counts))
         texts = f"{source}'s rationales" + (f" for {learner}" if learner else "")
         notes.append(
-            f"steps_check, {texts}: {unread:.1f} % of {format_range(counts)} equations could not be checked and were ignored."
+            f"arithmetic, {texts}: {unread:.1f} % of {format_range(counts)} equations could not be checked and were ignored."
         )
     units = dict.fromkeys(row["counted_in"] for row in results["filters"] if row["counted_in"])
     return notes + [f"length counts {COUNTED.get(unit, unit)}." for unit in units if unit]

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mentorkd.data.selection import CHARACTERS_PER_TOKEN, characters_as_tokens
 from mentorkd.recipe.teacher import AskedTeacherConfig
 from mentorkd.records import Question
 from mentorkd.teachers.limits import dollars_text
 from mentorkd.teachers.prompting import ANSWER_TRIGGER, Prompter
 
 _SHOWN = 3
-BY_CHARACTERS = "characters, four a token"
-
-
-def characters_as_tokens(text: str) -> int:
-    """A rough count of tokens: four characters each."""
-    return -(-len(text) // 4)
+BY_CHARACTERS = f"characters, {CHARACTERS_PER_TOKEN} a token"
 
 
 @dataclass(frozen=True)

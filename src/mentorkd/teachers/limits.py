@@ -65,9 +65,10 @@ def picodollars(dollars: float, *, per: int = 1) -> int:
 
 
 def dollars_text(picodollars: int) -> str:
-    """Dollars as text: with cents, or with as many digits as a smaller sum needs."""
-    dollars = Decimal(picodollars) / PICO
-    return f"${dollars:,.2f}" if dollars >= 1 or not dollars else f"${dollars:.6f}".rstrip("0").ljust(5, "0")
+    """Picodollars as dollars for a message."""
+    from mentorkd.reporting.format import format_dollars  # loads numpy
+
+    return format_dollars(Decimal(picodollars) / PICO)
 
 
 def backoff(attempt: int, rng: random.Random, *, base: float = 0.5, longest: float = 60.0) -> float:

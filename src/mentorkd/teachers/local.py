@@ -13,6 +13,7 @@ from mentorkd.errors import ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine, SamplingParams
+from mentorkd.generation.resumable import CHUNK_BATCHES
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.records import Progress, Question, content_id
@@ -27,8 +28,6 @@ from mentorkd.teachers.teacher import AnnotationContext
 if TYPE_CHECKING:
     import torch
 
-CHUNK_BATCHES = 8
-"""Batches that are sampled before their replies are kept. A kill loses at most these; a sort by length needs several."""
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 
 

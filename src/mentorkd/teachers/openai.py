@@ -14,13 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mentorkd.data.selection import characters_as_tokens
 from mentorkd.errors import BudgetError, MissingExtraError
 from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import Progress, Question, Rationale
 from mentorkd.teachers.annotation import AnnotationLedger, Grade, SamplingResult, outcome, rationale_of
 from mentorkd.teachers.asked import AskedTeacher, short_name
 from mentorkd.teachers.cache import RequestCache, request_key
-from mentorkd.teachers.dry_run import BY_CHARACTERS, DryRun, characters_as_tokens, dry_run, token_counter
+from mentorkd.teachers.dry_run import BY_CHARACTERS, DryRun, dry_run, token_counter
 from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, price_of, read_key
 from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.teacher import AnnotationContext

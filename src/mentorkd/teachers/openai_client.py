@@ -19,11 +19,11 @@ from functools import lru_cache, partial
 from typing import Any
 
 from mentorkd.data.prompts import cut_at
+from mentorkd.data.selection import characters_as_tokens
 from mentorkd.errors import TeacherError
 from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
-from mentorkd.teachers.dry_run import characters_as_tokens
 from mentorkd.teachers.limits import Budget, CircuitBreaker, RateLimiter, Spending, backoff, picodollars
 from mentorkd.teachers.wire import Body, Fault, build_request, classify_status, most_tokens, read_body, scrubber
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import fields
 
 import pytest
 from rich.console import Console
 
 from made_up_records import train_record
 from mentorkd.cli.console import ConsoleReporter, JsonReporter
+from mentorkd.pipeline.records import AnnotateRecord, TeacherUsage
 from mentorkd.pipeline.run_folder import Stage
 
 ONE, OTHER = (
@@ -49,6 +51,18 @@ def test_the_check_of_models_is_shown_until_a_stage_starts() -> None:
     reporter.started(ONE, 1, 9)
     assert [row.description for row in reporter._bars.tasks] == [f"[dim] 1/9[/dim] {ONE.name}"]
     reporter.close()
+
+
+def test_dollars_are_written_as_in_the_report() -> None:
+    usage = {field.name: 1 for field in fields(TeacherUsage)} | {"dollars": 0.25}
+    record = AnnotateRecord(
+        rationales={"correct": 1, "wrong": 0, "no_answer": 0}, faults=[], asked=TeacherUsage(**usage)
+    )
+    reporter, shown = ConsoleReporter(), io.StringIO()
+    reporter.console = Console(file=shown, width=200)
+    reporter.started(ONE, 1, 9)
+    reporter.finished(ONE, record)
+    assert " $0.25 " in shown.getvalue()
 
 
 def test_json_tells_the_stage_of_a_note(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def kept(texts: list[str], **filters: object) -> tuple[list[str], list[tuple[str
 def test_filters_of_reasoning_are_off_until_they_are_asked_for() -> None:
     texts = ["1 + 2 = 4, so 3", "1 + 2 = 3", "we have 5", "so it is clearly 3"]
     assert kept(texts) == (texts, [])
-    assert kept(texts, arithmetic=True) == (texts[1:], [("steps_check", 4, 3)])
+    assert kept(texts, arithmetic=True) == (texts[1:], [("arithmetic", 4, 3)])
     assert kept(texts, answer_in_rationale=True) == ([texts[0], texts[1], texts[3]], [("answer_in_rationale", 4, 3)])
     # Four characters are a token, a part of one is a whole one: 15, 9, 9 and 18 characters.
     assert kept(texts, min_tokens=4, max_tokens=4) == (texts[:1], [("length", 4, 1)])
@@ -99,7 +99,7 @@ def test_the_number_of_unread_equations_is_recorded() -> None:
     texts = ["1 + 2 = 3", "1 + 2 = 4", "Total = 3", "x + 1 = 4, so 2 + 1 = 3"]
     rows = [rationale(question, text, "teacher", sample=i) for i, text in enumerate(texts)]
     gathered = gather({"teacher": rows}, {"teacher": SelectConfig(arithmetic=True)}, QUESTIONS)
-    (count,) = [row for row in gathered.filters if row["filter"] == "steps_check"]
+    (count,) = [row for row in gathered.filters if row["filter"] == "arithmetic"]
     assert (count["before"], count["after"], count["equations"], count["unread"]) == (4, 3, 5, 2)
 
 
@@ -120,7 +120,7 @@ def test_length_is_counted_by_the_tokenizer_or_recorded_as_an_estimate() -> None
         assert count["counted_in"] == unit
 
 
-def test_the_model_of_learnable_is_asked_by_name() -> None:
+def test_the_model_of_perplexity_is_asked_by_name() -> None:
     asked: list[tuple[str, list[str]]] = []
 
     def nll(model: str, rationales: Sequence[Rationale]) -> dict[str, float]:

@@ -249,8 +249,8 @@ def test_all_filters_in_one() -> None:
         ("deduplicate", 0),
         ("length", 1),
         ("answer_in_rationale", 1),
-        ("steps_check", 1),
-        ("learnable", 1),
+        ("arithmetic", 1),
+        ("perplexity", 1),
         ("diverse", 0),
         ("max_per_question", 1),
     ]

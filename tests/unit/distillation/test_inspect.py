@@ -40,7 +40,7 @@ def test_nothing_measured_is_none_and_not_a_number(store: Path) -> None:
     assert description["tokens"] == 210
 
 
-def test_a_flipped_byte_is_description_in_a_rationale_that_is_not_measured(store: Path) -> None:
+def test_a_flipped_byte_is_found_in_a_rationale_that_is_not_measured(store: Path) -> None:
     file = store / "hidden.bin"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ from mentorkd.distillation.losses import (
     distillation_loss,
     top_k_of,
 )
+from mentorkd.recipe.objectives import NOT_OF_TOP_K, DivergenceName
 from tiny_training import learner, online, rows_for, run
 
 DIVERGENCES = ["forward_kl", "reverse_kl", "jsd", "mse", "soft_ce"]
@@ -46,6 +47,11 @@ def _fixed_seed() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+
+
+def test_a_recipe_names_every_divergence() -> None:
+    assert {*losses.DIVERGENCES, "hidden_states"} == {*get_args(DivergenceName)}
+    assert [name for name in losses.DIVERGENCES if name not in NOT_OF_TOP_K] == TOP_K_DIVERGENCES
 
 
 def labels_of(tokens: int = TOKENS, vocab: int = VOCAB, *, ignored: bool = True) -> Tensor:
@@ -279,6 +285,55 @@ class TestAddedDivergence:
         message = "divergence must be one of forward_kl, reverse_kl, jsd, mse, soft_ce, added, got 'ad'"
         with pytest.raises(ValueError, match=message):
             distillation_loss(torch.ones(1, 2), torch.tensor([0]), divergence="ad")
+
+
+class TestForwardKL:
+    @pytest.mark.parametrize("temperature", [1.0, 2.0])
+    def test_it_keeps_its_rounding(self, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The weights of finished trainings depend on these operations, chunk by chunk, to the last bit."""
+        monkeypatch.setattr(fused_losses, "CPU_BLOCK", 6 * VOCAB)
+        hidden, weight = torch.randn(TOKENS, WIDTH, requires_grad=True), torch.randn(VOCAB, WIDTH, requires_grad=True)
+        states, head = torch.randn(TOKENS, MENTOR_WIDTH), torch.randn(VOCAB, MENTOR_WIDTH)
+        labels, w, chunk = labels_of(ignored=False), 0.3, 12
+        how: dict[str, Any] = {"kd_weight": w, "temperature": temperature, "chunk_tokens": chunk}
+        fused = fused_distillation_loss(hidden, weight, labels, MentorHidden(states, head), **how)
+        ce, total, of_hidden, of_weight = torch.zeros(()), torch.zeros(()), [], torch.zeros(VOCAB, WIDTH)
+        with torch.no_grad():
+            for start in range(0, TOKENS, chunk):
+                rows = slice(start, start + chunk)
+                logits, label = hidden[rows] @ weight.T, labels[rows, None]
+                log_probs = logits.log_softmax(-1)
+                ce += -log_probs.gather(1, label)[:, 0].sum()
+                student = (logits / temperature).log_softmax(-1)
+                mentor = (states[rows] @ head.T / temperature).log_softmax(-1)
+                total += ((mentor - student) * mentor.exp()).sum(-1).clamp(min=0).sum()
+                gradient = log_probs.exp().scatter_add(1, label, -torch.ones_like(label, dtype=torch.float32)) * (1 - w)
+                gradient.add_(student.exp() - mentor.exp(), alpha=w * temperature**2 / temperature)
+                of_hidden.append(gradient @ weight)
+                of_weight.addmm_(gradient.T, hidden[rows])
+        expected = [(1 - w) * ce + w * temperature**2 * total, ce, total, torch.cat(of_hidden), of_weight]
+        actual = [fused.loss, fused.ce, fused.divergence, *torch.autograd.grad(fused.loss, [hidden, weight])]
+        assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
+
+
+class Waits(TorchDispatchMode):
+    """Counts reads of a tensor's value, for which the program waits until a GPU has computed it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@divergences_of("none", "logits", "hidden_bias", "top_k", "several")
+def test_the_fused_loss_waits_for_no_chunk(form: str, divergence: str) -> None:
+    hidden, weight = torch.randn(TOKENS, WIDTH, requires_grad=True), torch.randn(VOCAB, WIDTH, requires_grad=True)
+    mentor, labels = mentor_of(form, 2.0, torch.float32), labels_of()
+    how: dict[str, Any] = {"temperature": 2.0, "divergence": divergence, "chunk_tokens": 5}
+    with Waits() as waits:
+        fused_distillation_loss(hidden, weight, labels, mentor, **how).loss.backward()
+    assert waits.count == 1, "only whether any label is ignored is looked at"
 
 
 class LargestTensor(TorchDispatchMode):

@@ -8,7 +8,7 @@ import pytest
 
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation.engine import Completion, Engine, SamplingParams
-from mentorkd.generation.replay import ReplayEngine
+from replay_engine import ReplayEngine
 
 GREEDY = SamplingParams(max_new_tokens=8)
 SAMPLED = replace(GREEDY, n=2, temperature=0.7)

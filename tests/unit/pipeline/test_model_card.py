@@ -67,3 +67,6 @@ def test_the_card_says_where_the_test_accuracy_stands(tmp_path):
     assert "- rows: 8 of 9 of the selected rationales, the others too long" in card
     assert "| teacher | correct | 9 | 9 |" in card
     assert "- accuracy on the validation set: 50.0 %" in card
+    two_tasks = recipe.learners["vanilla"].model_copy(update={"objective": "step_by_step"})
+    card = model_card(recipe, "vanilla", two_tasks, 42, train_record())
+    assert "- rows: 8 of 9 of the selected rationales (2 rows per rationale; 1 for a bare answer), the others" in card

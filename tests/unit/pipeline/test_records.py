@@ -22,6 +22,8 @@ from mentorkd.pipeline.records import (
     read_record,
 )
 from mentorkd.pipeline.stages import step_of
+from mentorkd.recipe.aliases import RECORDED_NAMES
+from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import Rationale
 from places import FIXTURES
 
@@ -84,6 +86,16 @@ def test_a_filter_row_has_the_facts_of_its_filter_alone(more: dict) -> None:
     assert isinstance(record, TrainRecord)
     assert record.filters == [FilterRow(**row)]
     assert record.as_json()["filters"] == [row]
+
+
+@pytest.mark.parametrize("old", RECORDED_NAMES)
+def test_a_filter_that_an_earlier_version_recorded_has_the_name_of_today(old: str) -> None:
+    row = {"source": "teacher", "filter": old, "before": 2, "after": 1}
+    record = read_record({**mark("train"), "filters": [row]})
+    assert isinstance(record, TrainRecord)
+    (filters,) = record.filters
+    assert filters.filter == RECORDED_NAMES[old]
+    assert filters.filter in SelectConfig.model_fields
 
 
 @pytest.mark.parametrize("lacking", ["needs", "made_by", "cpu_seconds", "gpu_seconds", "accelerator", "soft_labels"])

@@ -59,7 +59,7 @@ def test_a_published_stage_is_finished_under_its_own_fingerprint_only(tmp_path: 
     assert not any((tmp_path / ".work").iterdir())
 
 
-def test_publishing_again_reworkdirs_outputs(tmp_path: Path) -> None:
+def test_publishing_again_replaces_outputs(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.lock():
         make(folder, stage("f1"), metrics="1")

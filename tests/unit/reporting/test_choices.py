@@ -9,7 +9,7 @@ import pytest
 
 from made_up_records import train_record
 from made_up_run import MENTOR, STUDENT, TEXT, VANILLA
-from mentorkd.pipeline.stages.report import _judges, _protocol, _settings
+from mentorkd.pipeline.stages.report import _protocol, _scorers, _settings
 from mentorkd.recipe.schema import Recipe
 from mentorkd.statistics import holm, mcnemar
 from ten_questions import ten
@@ -84,9 +84,9 @@ def test_protocol_names_the_search_that_selected_weights(inputs):
 
 
 def test_a_scorer_is_no_arm_and_passes_on_its_selection_on_test(inputs):
-    judge = replace(VANILLA, name="text", select_on="test", updates=[7])
-    judged = replace(STUDENT, mentor_weights={}, rationales=["teacher"], scorers=["text"])
-    results = ten(inputs, MARKS, [judge, VANILLA, judged])
+    scorer = replace(VANILLA, name="text", select_on="test", updates=[7])
+    scored = replace(STUDENT, mentor_weights={}, rationales=["teacher"], scorers=["text"])
+    results = ten(inputs, MARKS, [scorer, VANILLA, scored])
     assert [learner["arm"] for learner in results["learners"]] == [False, True, True]
     assert "also influenced student, which learns from them" in results["warnings"][0]
     assert not any("not trained for the same number" in line for line in results["warnings"])
@@ -122,7 +122,7 @@ def test_settings_include_the_parameters_of_the_objective():
     assert _settings(recipe(student=mcc).learners["student"], "float32")["objective_temperature"] == 3.0
 
 
-def test_judges_are_read_off_the_filters():
-    judged = {"reads": {"teacher": {"perplexity": {"model": "mentor", "drop": 0.25}}}}
-    assert _judges(recipe(student=judged), "student") == ["mentor"]
-    assert _judges(recipe(), "student") == []
+def test_scorers_are_read_off_the_filters():
+    scored = {"reads": {"teacher": {"perplexity": {"model": "mentor", "drop": 0.25}}}}
+    assert _scorers(recipe(student=scored), "student") == ["mentor"]
+    assert _scorers(recipe(), "student") == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from made_up_records import train_record
-from mentorkd.pipeline.stages.report import _protocol, _settings
+from mentorkd.pipeline.stages.report import _protocol, _ranges, _settings
 from mentorkd.recipe.schema import Recipe
 
 
@@ -72,6 +72,10 @@ def test_protocol_says_what_was_matched(match, held):
     lines = told(recipe({}, match=match), (80, 80), (40, 40))
     assert f"Matched by {match}: each of vanilla, student is {held}" in lines
     assert ("rows are cycled" in lines) == (match != "epochs")
+
+
+def test_numbers_that_differ_between_seeds_are_a_range():
+    assert _ranges({"vanilla": [40, 40], "student": [1534, 1540]}) == "vanilla 40, student 1,534–1,540"
 
 
 @pytest.mark.parametrize(("every", "once"), [(1, False), (3, False), (4, True), (9, True)])

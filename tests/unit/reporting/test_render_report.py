@@ -18,7 +18,7 @@ import pytest
 
 from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.format import format_points, format_seconds
+from mentorkd.reporting.format import format_dollars, format_points, format_seconds
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.inputs import LearnerInfo, StageCost
 from mentorkd.reporting.plots import draw_curves, draw_forest
@@ -391,6 +391,7 @@ def test_a_panel_without_data_is_not_drawn(inputs):
 
 
 def test_formats():
+    assert [format_dollars(x) for x in (12.3, 0.1, 0.000421, 0, None)] == ["$12.30", "$0.10", "$0.000421", "$0.00", "–"]
     assert [format_points(x) for x in (0.0934, -0.019, 0.0001, -0.0001)] == ["+9.3", "−1.9", "0.0", "0.0"]
     assert [format_seconds(x) for x in (None, 1.23, 42.4, 200, 7500)] == [
         "–",
@@ -408,9 +409,9 @@ def test_funnel_notes_count_unchecked_equations_and_name_the_unit_of_length(inpu
         return {"learner": "student", "source": source, "filter": name, "before": 9, "after": 8, **more}
 
     filters = [
-        row("teacher", "steps_check", seed=1, equations=200, unread=50),
-        row("mentor", "steps_check", seed=1, equations=100, unread=10),
-        row("mentor", "steps_check", seed=2, equations=300, unread=50),
+        row("teacher", "arithmetic", seed=1, equations=200, unread=50),
+        row("mentor", "arithmetic", seed=1, equations=100, unread=10),
+        row("mentor", "arithmetic", seed=2, equations=300, unread=50),
         row("mentor", "length", seed=2, counted_in="tokens"),
     ]
     write_report(build_results(inputs(filters=filters)), tmp_path)
@@ -418,8 +419,8 @@ def test_funnel_notes_count_unchecked_equations_and_name_the_unit_of_length(inpu
         Page((tmp_path / "index.html").read_text(encoding="utf-8")).text,
         (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", ""),
     ):
-        assert "steps_check, teacher's rationales for student: 25.0 % of 200 equations could not be checked" in text
-        assert "steps_check, mentor's rationales for student: 15.0 % of 100–300 equations could not be checked" in text
+        assert "arithmetic, teacher's rationales for student: 25.0 % of 200 equations could not be checked" in text
+        assert "arithmetic, mentor's rationales for student: 15.0 % of 100–300 equations could not be checked" in text
         assert "length counts tokens of the learner's own tokenizer." in text
     told = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["filters"]
     assert [(each["equations"], each["unread"], each["counted_in"]) for each in told[-2:]] == [

@@ -24,7 +24,7 @@ def test_estimate_of_one_call() -> None:
     assert (estimate.requests, estimate.input_tokens, estimate.output_tokens) == (300, 300 * (50 + 16), 300 * 64)
     assert estimate.lines() == [
         "requests: 300, and 0 answered from the cache",
-        "tokens: 19,800 in (estimated by characters, four a token), at most 19,200 out",
+        "tokens: 19,800 in (estimated by characters, 4 a token), at most 19,200 out",
         "dollars: at most $0.2118",
     ]
     spoken_to = dry_run_openai(sums(1), teacher("http://e/v1", system="Be brief."), ONE_CALL, count_tokens=lambda _: 50)
@@ -77,7 +77,7 @@ def test_estimate_of_no_questions() -> None:
 
 def test_tokens_are_counted_by_a_tokenizer_or_by_characters(shared_tokenizer: Path) -> None:
     count, how = token_counter(None)
-    assert (count("12345"), how) == (2, "characters, four a token")
+    assert (count("12345"), how) == (2, "characters, 4 a token")
     count, how = token_counter(str(shared_tokenizer))
     assert how == f"the tokenizer {shared_tokenizer}"
     assert 5 <= count("How many apples are there?") <= 9

@@ -23,7 +23,7 @@ Step = Callable[["RunContext", Stage, Path], StageRecord]
 
 
 def step_of(kind: str) -> Step:
-    """The function that carries out the stages of a kind; both have one name. Imported here, because most import torch."""
+    """The function that carries out the stages of a kind. Imported here, because most import torch."""
     from mentorkd.pipeline.stages.annotate import annotate
     from mentorkd.pipeline.stages.augment import augment
     from mentorkd.pipeline.stages.budget import budget
@@ -34,5 +34,15 @@ def step_of(kind: str) -> Step:
     from mentorkd.pipeline.stages.search import search
     from mentorkd.pipeline.stages.train import train
 
-    steps: list[Step] = [prepare, annotate, budget, score, train, search, augment, evaluate, report]
-    return {step.__name__: step for step in steps}[kind]
+    steps: dict[str, Step] = {
+        "prepare": prepare,
+        "annotate": annotate,
+        "budget": budget,
+        "score": score,
+        "train": train,
+        "search": search,
+        "augment": augment,
+        "evaluate": evaluate,
+        "report": report,
+    }
+    return steps[kind]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt, split_target
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.generation.resumable import sample_resumably
-from mentorkd.pipeline.context import CHUNK_BATCHES, RunContext
+from mentorkd.generation.resumable import CHUNK_BATCHES, sample_resumably
+from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import AugmentRecord, count_verdicts
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Rationale, write_jsonl

@@ -24,7 +24,7 @@ def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
     for name in arms(recipe):
         learner = recipe.learners[name]
         roles = [f"rationales/{source}" for source in learner.rationales]
-        roles += [f"judge/{judge}" for judge in links_of(recipe)[name].perplexity_models]
+        roles += [f"scorer/{scorer}" for scorer in links_of(recipe)[name].perplexity_models]
         inputs = [stage.inputs.get(role) for role in roles]
         key = fingerprint([learner.model.model_dump(), inputs, row_settings(recipe, name)])
         if key not in known:

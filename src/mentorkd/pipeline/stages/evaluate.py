@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt
 from mentorkd.generation.engine import Engine, SamplingParams
-from mentorkd.generation.resumable import sample_resumably
-from mentorkd.pipeline.context import CHUNK_BATCHES, RunContext
+from mentorkd.generation.resumable import CHUNK_BATCHES, sample_resumably
+from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import EvaluateRecord, count_verdicts
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Prediction, Question, write_jsonl

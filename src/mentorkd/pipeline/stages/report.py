@@ -144,7 +144,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
         model_key=fingerprint(learner.model.model_dump()),
         rationales=learner.rationales,
         mentor_weights=learner.mentor_weights,
-        scorers=_judges(recipe, name),
+        scorers=_scorers(recipe, name),
         objective=learner.objective,
         filters={
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
@@ -166,10 +166,10 @@ def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
     )
 
 
-def _judges(recipe: Recipe, name: str) -> list[str]:
+def _scorers(recipe: Recipe, name: str) -> list[str]:
     """The learners of the recipe whose likelihoods filter the rationales of a learner."""
     filters = [recipe.filter_of(name, source).perplexity for source in recipe.learners[name].rationales]
-    return sorted({judge.model for judge in filters if judge and judge.model in recipe.learners})
+    return sorted({scorer.model for scorer in filters if scorer and scorer.model in recipe.learners})
 
 
 def _account(asked: TeacherUsage, trained: Trained) -> TeacherAccount:
@@ -265,8 +265,8 @@ def _differ(counts: Iterable[Sequence[int]]) -> bool:
 
 
 def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
-    """`mentor 1,534, student 4,020-4,031`."""
-    return ", ".join(f"{name} {format_range(row).replace('–', '-')}" for name, row in counts.items())
+    """`mentor 1,534, student 4,020–4,031`."""
+    return ", ".join(f"{name} {format_range(row)}" for name, row in counts.items())
 
 
 def _validates_once(learner: Learner) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mentorkd.files import link
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.records import Search, SearchRecord, TrainRecord, Trial
+from mentorkd.pipeline.records import Search, SearchRecord, TrainRecord, TrialOutcome
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.search import trials_of
 
@@ -25,8 +25,10 @@ def search(context: RunContext, stage: Stage, workdir: Path) -> SearchRecord:
 
 def choose_trial(trials: Sequence[Mapping[str, Any]], records: Sequence[TrainRecord]) -> tuple[int, SearchRecord]:
     """The number of the best of `trials` (of equal ones the first), and the record of its training with all that was tried."""
-    accuracies = [record.validation_accuracy for record in records if record.validation_accuracy is not None]
-    tried = [Trial(dict(values), accuracy) for values, accuracy in zip(trials, accuracies, strict=True)]
+    tried = []
+    for values, record in zip(trials, records, strict=True):
+        assert record.validation_accuracy is not None, "the recipe's checks refuse a search without validation"
+        tried.append(TrialOutcome(dict(values), record.validation_accuracy))
     best = max(range(len(tried)), key=lambda number: (tried[number].validation_accuracy, -number))
     outcome = Search(tried, tried[best].values)
     return best, SearchRecord(**(vars(records[best]) | {"kind": "search", "tokens": None, "search": outcome}))

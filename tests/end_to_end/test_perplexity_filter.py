@@ -1,4 +1,4 @@
-"""The filter `perplexity` in recipes: a model judges what another one reads, and comes before it."""
+"""The filter `perplexity` in recipes: a model scores what another one reads, and comes before it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def loaded(folder: Path, learners: dict[str, Any], **changes: Any) -> Recipe:
 BY_MENTOR = {"perplexity": {"model": "mentor", "drop": 0.25}}
 LOOSE = {"correct": False, "deduplicate": False}
 LEARNERS = {
-    # The judge stands behind those that it judges for, on purpose.
+    # The scorer stands behind those that it scores for, on purpose.
     "student": {
         "rationales": ["teacher", "mentor"],
         "soft_labels": "mentor",
@@ -49,7 +49,7 @@ LEARNERS = {
 
 @pytest.fixture(scope="module")
 def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    folder = tmp_path_factory.mktemp("learnable")
+    folder = tmp_path_factory.mktemp("perplexity")
     copy_run(small_run / "run", folder / "run")
     pipeline = Pipeline(loaded(folder, LEARNERS), folder / "run")
     pipeline.run()
@@ -62,32 +62,34 @@ def filters(run: Pipeline, learner: str) -> list[tuple[str, str, int, int]]:
     return [(row.source, row.filter, row.before, row.after) for row in run.folder.record_of(TrainRecord, stage).filters]
 
 
-def test_a_learner_judges_the_texts_of_teacher_and_mentor(run: Pipeline) -> None:
-    assert "learnable" not in [row[1] for row in filters(run, "vanilla") + filters(run, "mentor")]
-    judged = {source: (before, after) for source, name, before, after in filters(run, "student") if name == "learnable"}
-    assert set(judged) == {"teacher", "mentor"}
-    for before, after in judged.values():
+def test_a_learner_scores_the_texts_of_teacher_and_mentor(run: Pipeline) -> None:
+    assert "perplexity" not in [row[1] for row in filters(run, "vanilla") + filters(run, "mentor")]
+    scored = {
+        source: (before, after) for source, name, before, after in filters(run, "student") if name == "perplexity"
+    }
+    assert set(scored) == {"teacher", "mentor"}
+    for before, after in scored.values():
         assert before - after == int(0.25 * before) > 0
 
 
-def test_its_judgements_are_kept_and_shared(run: Pipeline) -> None:
+def test_its_scores_are_kept_and_shared(run: Pipeline) -> None:
     (journal,) = (run.folder.root / ".engines").glob("likelihoods-*.jsonl")
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    asked = sum(before for _, name, before, _ in filters(run, "student") if name == "learnable")
+    asked = sum(before for _, name, before, _ in filters(run, "student") if name == "perplexity")
     assert len({key for key, _ in lines}) == len(lines) <= asked
     assert all(nll > 0 for _, nll in lines)
 
 
-def test_a_judge_comes_first_and_is_no_arm(run: Pipeline) -> None:
+def test_a_scorer_comes_first_and_is_no_arm(run: Pipeline) -> None:
     assert learning_order(run.recipe) == ["vanilla", "mentor", "student"]
     assert arms(run.recipe) == ["student", "vanilla"]
-    reader, judge = run.stage_of("train", "student", 1), run.stage_of("train", "mentor", 1)
+    reader, scorer = run.stage_of("train", "student", 1), run.stage_of("train", "mentor", 1)
     (stage,) = [stage for stage in run.stages if stage.name == reader]
-    assert stage.inputs["judge/mentor"] == judge
+    assert stage.inputs["scorer/mentor"] == scorer
     assert parse_recipe(dump_recipe(run.recipe), source="dump", base=Path("/")) == run.recipe
 
 
-def test_a_changed_share_judges_nothing_again(run: Pipeline) -> None:
+def test_a_changed_share_scores_nothing_again(run: Pipeline) -> None:
     learners = json.loads(json.dumps(LEARNERS))
     learners["student"]["reads"]["teacher"]["perplexity"]["drop"] = 0.5
     recipe = loaded(run.folder.root.parent, learners)
@@ -101,15 +103,15 @@ def test_a_changed_share_judges_nothing_again(run: Pipeline) -> None:
     before = journal.read_text()
     again.run()
     assert journal.read_text() == before
-    assert ("teacher", "learnable") in [row[:2] for row in filters(again, "student")]
+    assert ("teacher", "perplexity") in [row[:2] for row in filters(again, "student")]
 
 
-def test_any_model_judges_by_its_folder(run: Pipeline, tmp_path: Path) -> None:
-    judge = {"perplexity": {"model": str(run.folder.root / "learners/vanilla/seed-1/model"), "drop": 0.5}}
-    teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": judge}
+def test_any_model_scores_by_its_folder(run: Pipeline, tmp_path: Path) -> None:
+    scorer = {"perplexity": {"model": str(run.folder.root / "learners/vanilla/seed-1/model"), "drop": 0.5}}
+    teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": scorer}
     pipeline = Pipeline(loaded(tmp_path, {"vanilla": {}}, teacher=teacher), tmp_path / "run")
     pipeline.run(until="train")
-    ((before, after),) = [row[2:] for row in filters(pipeline, "vanilla") if row[1] == "learnable"]
+    ((before, after),) = [row[2:] for row in filters(pipeline, "vanilla") if row[1] == "perplexity"]
     assert before - after == int(0.5 * before) > 0
 
 
@@ -141,16 +143,16 @@ def test_faults_are_told_with_their_place(case: str, tmp_path: Path) -> None:
     assert len(caught.value.faults) == 1
 
 
-def test_a_judge_that_cannot_be_had_is_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_a_scorer_that_cannot_be_had_is_refused_before_anything_runs(tmp_path: Path) -> None:
     teacher = {"kind": "recorded", "rationales": "teacher.jsonl", "select": {"perplexity": {"model": "mentr!"}}}
     pipeline = Pipeline(loaded(tmp_path, {"mentor": {}}, teacher=teacher), tmp_path / "run")
     with pytest.raises(RecipeError, match=r"no learner of the recipe; did you mean `mentor`\?"):
         pipeline.run()
 
 
-def test_arms_that_differ_in_their_judge_alone_have_budgets_of_their_own(tmp_path: Path) -> None:
-    learners = {"judge": {}, "reader": {"reads": {"teacher": {"perplexity": {"model": "judge", "drop": 0.5}}}}}
-    sweep = {"judge.training.learning_rate": [1e-2, 1e-5]}
+def test_arms_that_differ_in_their_scorer_alone_have_budgets_of_their_own(tmp_path: Path) -> None:
+    learners = {"scorer": {}, "reader": {"reads": {"teacher": {"perplexity": {"model": "scorer", "drop": 0.5}}}}}
+    sweep = {"scorer.training.learning_rate": [1e-2, 1e-5]}
     pipeline = Pipeline(loaded(tmp_path, learners, sweep=sweep), tmp_path / "run")
     pipeline.run(until="budget")
     (stage,) = [stage for stage in pipeline.stages if stage.kind == "budget"]

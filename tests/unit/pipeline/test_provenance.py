@@ -1,3 +1,5 @@
+"""The provenance of a stage: what its work took, and the machine and versions that did it."""
+
 from __future__ import annotations
 
 import numpy as np

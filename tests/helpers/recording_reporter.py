@@ -1,14 +1,14 @@
-"""A reporter that remembers what it is told."""
+"""A reporter that keeps what the pipeline reports."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Heard"]
+__all__ = ["RecordingReporter"]
 
 
-class Heard:
-    """A Reporter that remembers."""
+class RecordingReporter:
+    """Names of the stages that ran and of those that were kept, and the notes."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from mentorkd.errors import ModelError
 from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
 
+__all__ = ["ReplayEngine"]
+
 
 class ReplayEngine:
     """Answers each prompt with its first `n` recorded texts, and starts over when they run out.
