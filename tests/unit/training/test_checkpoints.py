@@ -16,6 +16,7 @@ from mentorkd.data.batching import Collator
 from mentorkd.distillation.hidden_states import target_logits
 from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel, load_folder, save_model
+from mentorkd.pipeline.outdated import CONVERTED
 from mentorkd.recipe.learner import LoraConfig
 from mentorkd.training.checkpoints import WEIGHTS, last_checkpoint, load_weights, save_weights
 from mentorkd.training.train import TrainingResult
@@ -78,6 +79,8 @@ def test_the_best_epoch_and_a_resumed_run_have_exactly_their_weights(family: str
     assert resumed == result
 
     save_model(loaded, tmp_path / "model", card="")
+    names = load_file(tmp_path / "model/model.safetensors").keys()
+    assert (names <= seen[2].keys()) is (family not in CONVERTED)
     published = load_folder(tmp_path / "model", device=torch.device("cpu"))
     assert_same(weights(published), seen[2], rtol=0, atol=0)
     batch = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)(rows_for(loaded, 4))

@@ -68,6 +68,7 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         precision=precision,
         soft_labels=agreement(loaded, rows, objective, list(learner.mentor_weights), precision=precision),
         parameters=loaded.parameter_count,
+        checkpoint_format=2,
     )
     card = model_card(context.recipe, stage.learner, learner, stage.seed, record)
     save_model(merge_trained_adapters(loaded, rows), workdir / "out" / "model", card=card)
