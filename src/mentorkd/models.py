@@ -353,7 +353,7 @@ def load_folder(folder: Path, *, device: torch.device, dtype: torch.dtype | None
 
 def merge_adapters(loaded: LoadedModel) -> LoadedModel:
     """The model with its adapters merged into its weights, in place; the model itself if it has none."""
-    model = loaded.model.merge_and_unload() if loaded.has_adapters else loaded.model  # type: ignore[operator]
+    model = loaded.model.merge_and_unload() if loaded.has_adapters else loaded.model
     return replace(loaded, model=model)
 
 

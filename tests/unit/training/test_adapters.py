@@ -26,7 +26,8 @@ def adapted(family: str, folder: Path, targets: list[str] | None, dtype: str = "
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("family", "targets"), [("llama", ["q_proj", "lm_head", "embed_tokens"]), ("mixtral", None), ("t5", None)]
+    ("family", "targets"),
+    [("llama", ["q_proj", "lm_head", "embed_tokens"]), ("mixtral", ["q_proj", "o_proj"]), ("t5", None)],
 )
 def test_a_right_merge_passes(family: str, targets: list[str] | None, dtype: str, tmp_path: Path) -> None:
     merged = merge_trained_adapters(loaded := adapted(family, tmp_path, targets, dtype), rows_for(loaded, 4))
