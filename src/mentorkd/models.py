@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +57,10 @@ class LoadedModel:
     @property
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def has_adapters(self) -> bool:
+        return hasattr(self.model, "peft_config")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -210,6 +214,38 @@ def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if half else torch.float32
 
 
+def check_adapters(config: ModelConfig) -> None:
+    """Raise ModelError if the adapters of a model that is not loaded yet would adapt tied weights.
+
+    Builds the model without memory for its weights.
+    """
+    if config.lora is None or config.lora.target_modules is None:
+        return
+    settings = config_of(config)
+    if config.name is not None and getattr(settings, "scale_decoder_outputs", True) is False:
+        return  # T5 v1.1 and FlanT5 have a head of their own, and a config that ties it: the loaded weights decide
+    auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
+    with _loading(f"the model of type {settings.model_type!r}"), torch.device("meta"):
+        model = auto.from_config(settings, trust_remote_code=config.trust_remote_code)
+    _refuse_tied(model, config.lora)
+
+
+def _refuse_tied(model: nn.Module, lora: LoraConfig) -> None:
+    """Raise ModelError for adapters of a layer whose weights another layer has too: they are trained as a change of one layer,
+    and merged they change both."""
+    layers: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            layers.setdefault(id(parameter), []).append(name)
+    ends = tuple(f".{target}" for target in lora.target_modules or ())
+    for names in layers.values():
+        if len(names) > 1 and (adapted := [name for name in names if f".{name}".endswith(ends)]):
+            raise ModelError(
+                f"got `lora.target_modules` with {', '.join(adapted)}, but {' and '.join(names)} share their weights: merged, "
+                "the adapters of one would change the others; leave it out, or take a model whose embeddings are not tied"
+            )
+
+
 def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> LoadedModel:
     """Load a pretrained model, or build one with random weights from `seed`; with adapters if the config has `lora`.
 
@@ -293,6 +329,7 @@ def _add_adapters(model: PreTrainedModel, lora: LoraConfig, kind: ModelKind, see
         target_modules=lora.target_modules,
         task_type=TaskType.SEQ_2_SEQ_LM if kind == "seq2seq" else TaskType.CAUSAL_LM,
     )
+    _refuse_tied(model, lora)
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
             # peft warns that it adapts to GPT-2's transposed layers, and uses a name that newer transformers changed.
@@ -314,20 +351,46 @@ def load_folder(folder: Path, *, device: torch.device, dtype: torch.dtype | None
     return LoadedModel(model, tokenizer, model_kind(model.config))
 
 
+def merge_adapters(loaded: LoadedModel) -> LoadedModel:
+    """The model with its adapters merged into its weights, in place; the model itself if it has none."""
+    model = loaded.model.merge_and_unload() if loaded.has_adapters else loaded.model
+    return replace(loaded, model=model)
+
+
 def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:
     """Write a plain Hugging Face folder: safetensors, config, generation config, tokenizer, README.md.
 
-    Adapters are merged into the weights, so the folder loads without peft.
+    Adapters are merged into the weights, so the folder loads without peft. Raises ModelError if the folder does not load to
+    exactly these weights.
     """
-    model = loaded.model
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
+    model = merge_adapters(loaded).model
     with warnings.catch_warnings():
         # Sampling settings in the base model's generation config cause a warning on every save.
         warnings.filterwarnings("ignore", category=UserWarning, message=".*generation.*")
         model.save_pretrained(folder, safe_serialization=True)
     loaded.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    _check_saved(model, folder)
+
+
+@torch.no_grad()
+def _check_saved(model: PreTrainedModel, folder: Path) -> None:
+    """Raise ModelError unless `from_pretrained` makes the same weights of a folder.
+
+    Names and shapes in the file are those of the family's first release, and tied weights are there once. This check is the
+    proof that loading reverts both. It takes as long as the next stage's loading.
+    """
+    config = ModelConfig(name=str(folder), trust_remote_code=model.is_remote_code())
+    saved, weights = _pretrained(config, "auto").state_dict(), model.state_dict()
+    wrong = sorted(saved.keys() ^ weights.keys())
+    for name in saved.keys() & weights.keys():
+        if saved[name].dtype != weights[name].dtype or not torch.equal(saved[name], weights[name].cpu()):
+            wrong.append(name)
+    if wrong:
+        raise ModelError(
+            f"the model saved in {folder} does not load to the weights that were saved: {len(wrong)} of {len(weights)} differ "
+            f"({min(wrong)}); this version of transformers does not save {type(model).__name__} exactly, take another one"
+        )
 
 
 def cast_linear_layers(model: nn.Module) -> None:

@@ -53,3 +53,14 @@ def test_what_is_said_of_all_learners_is_said_once(tmp_path: Path, monkeypatch: 
         check_models(recipe)
     [fault] = caught.value.faults
     assert fault.key == ", ".join(f"learners.{name}.sampling.engine" for name in ("mentor", "vanilla", "student"))
+
+
+def test_adapters_of_tied_weights_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    raw = small_recipe(tmp_path)
+    raw["learners"]["student"]["model"]["lora"] = {"target_modules": ["q", "lm_head"]}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(raw))
+    with pytest.raises(RecipeError) as caught:
+        check_models(load_recipe(tmp_path / "recipe.yaml"))
+    [fault] = caught.value.faults
+    assert fault.key == "learners.student.model"
+    assert "got `lora.target_modules` with lm_head" in fault.message

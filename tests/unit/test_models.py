@@ -404,11 +404,18 @@ def test_merged_adapters_load_without_peft(tokenizer_folder: Path, tmp_path: Pat
 
 
 def test_a_head_with_adapters_is_not_linear(tokenizer_folder: Path) -> None:
-    lora = LoraConfig(r=4, target_modules=["q", "v", "lm_head"])
-    config = ModelConfig(from_config=T5_SIZES, tokenizer=str(tokenizer_folder), lora=lora)
-    with pytest.warns(UserWarning, match="tie"):
-        loaded = load_model(config, seed=0, device=CPU)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "lm_head"])
+    config = ModelConfig(from_config={"model_type": "llama", **DECODER}, tokenizer=str(tokenizer_folder), lora=lora)
+    loaded = load_model(config, seed=0, device=CPU)
     assert not head_is_linear(loaded.model, batch_for(loaded.model))
+
+
+def test_a_folder_that_does_not_load_to_the_saved_weights_is_an_error(tmp_path: Path) -> None:
+    loaded = LOADED["llama"]()
+    loaded.model.lm_head.to(torch.bfloat16)  # a folder has one data type
+    with pytest.raises(ModelError, match=rf"{tmp_path} does not load .*: 1 of \d+ differ \(lm_head.weight\)") as caught:
+        save_model(loaded, tmp_path, card="")
+    assert "\n" not in str(caught.value)
 
 
 # --- errors: one clear line ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from mentorkd.distillation.objectives.hidden_states import map_layers
 from mentorkd.errors import Fault, MentorkdError, RecipeError
-from mentorkd.models import config_of, kind_of, layer_count, load_tokenizer, tokenizer_digest
+from mentorkd.models import check_adapters, config_of, kind_of, layer_count, load_tokenizer, tokenizer_digest
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
@@ -36,6 +36,7 @@ def check_models(recipe: Recipe) -> None:
             model = learner.model.model_dump_json()
             if model not in known:
                 known[model] = kind_of(learner.model), tokenizer_digest(load_tokenizer(learner.model))
+                check_adapters(learner.model)
             kinds[name], digests[name] = known[model]
         except MentorkdError as error:
             faults.append(Fault(f"learners.{name}.model", str(error)))

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from mentorkd.recipe.aliases import RECORDED_NAMES
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
 
-_OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
+_OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 
@@ -166,6 +166,9 @@ class TrainRecord(StageRecord):
     soft_labels: list[dict[str, Any]] = field(default_factory=list)
     """One row for each mentor: the fields of the report's `SoftLabelResult` without learner and seed."""
     parameters: int
+    checkpoint_format: int | None = None
+    """2 where checkpoints held the model's own state dict; None where they were in the form of `from_pretrained`, from which the
+    weights of some families came back wrong (see `outdated`)."""
 
 
 @dataclass(frozen=True)

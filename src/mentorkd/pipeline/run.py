@@ -29,7 +29,8 @@ from mentorkd.files import write_json
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages
-from mentorkd.pipeline.records import StageRecord
+from mentorkd.pipeline.outdated import is_outdated
+from mentorkd.pipeline.records import StageRecord, TrainRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
@@ -97,14 +98,15 @@ class Pipeline:
         if any(stage.kind == "budget" and not self.folder.finished(stage) for stage in self.stages):
             last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name))
             with_last_budget = {stage.name: stage for stage in last}
-        planned = []
+        planned, outdated = [], {stage.name for stage in self._forced(self._outdated())}
         for stage in self.stages:
-            record, state = self.folder.finished(stage), "runs"
+            again = stage.name in outdated
+            record, state = None if again else self.folder.finished(stage), "runs"
             if record:
                 state = "done"
             elif self.folder.begun(stage):
                 state = "resumes"
-            elif stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
+            elif not again and stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
                 state = "may run"
             planned.append(PlannedStage(stage, state, record))
         return planned
@@ -113,7 +115,8 @@ class Pipeline:
         """Run every stage that is not done, and return the manifest.
 
         Args:
-            force: kinds or names of stages to run again, with all stages that depend on them.
+            force: kinds or names of stages to run again, with all stages that depend on them. Trainings whose weights an earlier
+                version restored wrongly are among them.
             until: the kind of stage to stop after; None runs all.
             jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
                 with a share of the cores and one GPU.
@@ -125,7 +128,7 @@ class Pipeline:
         stages = self.stages
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
-        forced = self._forced(force)
+        forced = self._forced([*force, *(outdated := self._outdated())])
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
         with closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
@@ -136,6 +139,8 @@ class Pipeline:
             with self.folder.lock():
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
+                    if stage.name in outdated:
+                        self.reporter.note(f"{stage.name} runs again: an earlier version restored other weights", stage)
                     self.folder.forget(stage)
                 self._stages = None
                 (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
@@ -185,6 +190,12 @@ class Pipeline:
             self.reporter.finished(stage, record)
             if stage.kind == "budget":
                 self._stages = None  # its updates are part of the arms' fingerprints
+
+    def _outdated(self) -> list[str]:
+        """The finished trainings whose weights an earlier version may have restored wrongly."""
+        # Of any fingerprint: that of an arm is not known before its budget is finished.
+        trained = {s.name: self.folder.last(s.name) for s in self.stages if s.kind == "train"}
+        return [n for n, r in trained.items() if isinstance(r, TrainRecord) and is_outdated(r, self.folder.root)]
 
     def _forced(self, force: Sequence[str]) -> list[Stage]:
         """The stages that `force` names, and all stages that need them."""

@@ -77,7 +77,8 @@ class LoraConfig(Strict):
     dropout: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Dropout probability of the adapter's input."""
     target_modules: list[str] | None = None
-    """Names of the linear layers with adapters; null uses peft's default for the architecture (q and v for T5)."""
+    """Names of the linear layers with adapters; null uses peft's default for the architecture (q and v for T5). Layers that share
+    their weights, as a tied `lm_head` and `embed_tokens` do, cannot have adapters."""
 
 
 class ModelConfig(Strict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -14,7 +13,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_model as load_weights
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.integrations import TensorBoardCallback
@@ -28,8 +26,9 @@ from mentorkd.models import LoadedModel
 from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
+from mentorkd.training.checkpoints import discard_old_checkpoints, last_checkpoint
 from mentorkd.training.schedule import Schedule, schedule_training
-from mentorkd.training.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
+from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,8 @@ def train(
         project, run_name: names of this training for the trackers of `config.report_to`.
         tensorboard: folder for TensorBoard's event files, if `config.report_to` names it.
 
-    Raises TrainingError if the rows lack what the objective needs, and before an update with a non-finite loss.
+    Raises TrainingError if the rows lack what the objective needs, before an update with a non-finite loss, and for a checkpoint
+    that does not have exactly the model's trained weights.
     """
     if not rows:
         raise TrainingError("got no training row, expected at least one; loosen `select` or raise `max_target_tokens`")
@@ -97,12 +97,14 @@ def train(
     fused = _can_fuse(loaded, batches[0])
     if config.torch_compile:
         _compile(loaded)
+    if arguments.should_save:
+        discard_old_checkpoints(folder)
     checkpoint = last_checkpoint(folder)
     validations = config.validate_every if validate is not None else None
     callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress)]
     if tensorboard is not None and "tensorboard" in config.report_to:
         callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
-    with _trained_with(loaded.model, objective.weights, checkpoint):
+    with _trained_with(loaded.model, objective.weights):
         trainer = MentorTrainer(
             model=loaded.model,
             args=arguments,
@@ -129,26 +131,12 @@ def train(
     return TrainingResult(history, state.global_step, best or state.global_step, next(accuracies, None), trainer.fused)
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint (the Trainer writes its state last)."""
-    checkpoints: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        try:
-            step = json.loads((path / "trainer_state.json").read_text())["global_step"]
-        except (OSError, ValueError, KeyError):
-            continue
-        checkpoints.append((step, path))
-    return max(checkpoints)[1] if checkpoints else None
-
-
 @contextmanager
-def _trained_with(model: nn.Module, weights: nn.Module | None, checkpoint: Path | None) -> Iterator[None]:
-    """Make an objective's own weights a part of the model, so that one optimiser and one gradient clipping include both."""
+def _trained_with(model: nn.Module, weights: nn.Module | None) -> Iterator[None]:
+    """Make an objective's own weights a part of the model, so that one optimiser, gradient clipping and checkpoint have both."""
     if weights is None:
         yield
         return
-    if checkpoint is not None:
-        load_weights(weights, checkpoint / OWN_WEIGHTS)
     model.add_module("objective", weights)
     try:
         yield

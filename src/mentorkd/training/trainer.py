@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
@@ -19,11 +18,9 @@ from mentorkd.distillation.objectives.base import Objective, Student
 from mentorkd.errors import TrainingError
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
+from mentorkd.training.checkpoints import load_weights, save_weights
 
 Batch = dict[str, Any]
-
-OWN_WEIGHTS = "objective.safetensors"
-"""File with an objective's own weights in a checkpoint."""
 
 
 class PlannedBatches(Dataset[Batch]):
@@ -65,8 +62,14 @@ class MentorTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        # The fused loss needs the whole head; these hold shards of it.
-        self.fused = fused and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        # A process has shards of the weights: the fused loss, which needs the whole head, and whole checkpoints are out.
+        self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        self.fused = fused and not self.sharded
+        if self.sharded and objective.weights is not None and hasattr(self.model, "peft_config"):
+            raise TrainingError(
+                "got adapters, an objective with weights of its own, and a sharded model, whose checkpoints have adapters alone; "
+                "train all weights, choose another divergence, or train without FSDP and DeepSpeed"
+            )
         self.objective, self.precision, self.validate = objective, precision, validate
         # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
@@ -147,11 +150,28 @@ class MentorTrainer(Trainer):
             self._positions.clear()
         super().log(logs, start_time)
 
+    # Three hooks of the Trainer: its own files and keys are those of `from_pretrained`, and it reads them without conversion.
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, and the objective's own weights in a file beside it: a checkpoint of adapters omits them."""
-        super().save_model(output_dir, _internal_call)
-        if self.objective.weights is not None and self.args.should_save:
-            save_file(self.objective.weights.state_dict(), Path(output_dir or self.args.output_dir) / OWN_WEIGHTS)
+        """Save the trained weights, an objective's own among them."""
+        if self.sharded:
+            super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            # Of a sharded model, the file only says that this version wrote the checkpoint.
+            save_weights(torch.nn.Module() if self.sharded else self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if self.sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if self.sharded:
+            super()._load_best_model()
+        else:
+            # The state has the path that the folder had when the checkpoint was written.
+            load_weights(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
 
 
 class RoundEnds(TrainerCallback):

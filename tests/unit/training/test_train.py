@@ -27,7 +27,8 @@ from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.errors import TrainingError
 from mentorkd.models import load_model
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
-from mentorkd.training.train import TrainingResult, last_checkpoint, train
+from mentorkd.training.checkpoints import WEIGHTS, last_checkpoint
+from mentorkd.training.train import TrainingResult, train
 from places import HELPERS
 from tiny_models import tiny_tokenizer
 from tiny_training import (
@@ -245,6 +246,7 @@ def test_an_incomplete_checkpoint_is_ignored(tmp_path: Path) -> None:
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+        (tmp_path / f"checkpoint-{step}" / WEIGHTS).touch()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     assert last_checkpoint(tmp_path / "absent") is None
 
@@ -265,7 +267,7 @@ def test_the_best_epoch_is_restored_and_the_later_wins_ties(accuracies: list[flo
     assert len(seen) == 3
     assert (result.best_step, result.validation_accuracy) == (2 * best, accuracies[best - 1])
     assert_same(weights(loaded), seen[best - 1], rtol=0, atol=0)
-    on_disk = load_file(tmp_path / f"checkpoint-{2 * best}" / "model.safetensors")
+    on_disk = load_file(tmp_path / f"checkpoint-{2 * best}" / WEIGHTS)
     assert_same(on_disk, {name: seen[best - 1][name] for name in on_disk}, rtol=0, atol=0)
     other = seen[0] if best != 1 else seen[1]
     assert any(not torch.equal(other[name], value) for name, value in weights(loaded).items())
@@ -297,7 +299,7 @@ def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     loaded = learner()
     result = run(loaded, rows_for(loaded, 8), tmp_path, epochs=2)
     assert (result.best_step, result.validation_accuracy) == (4, None)
-    on_disk = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    on_disk = load_file(tmp_path / "checkpoint-4" / WEIGHTS)
     assert_same(on_disk, {name: weights(loaded)[name] for name in on_disk}, rtol=0, atol=0)
 
 

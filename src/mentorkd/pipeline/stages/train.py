@@ -22,6 +22,7 @@ from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import EncodingCounts
+from mentorkd.training.adapters import merge_trained_adapters
 from mentorkd.training.train import train as train_model
 
 
@@ -67,9 +68,10 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         precision=precision,
         soft_labels=agreement(loaded, rows, objective, list(learner.mentor_weights), precision=precision),
         parameters=loaded.parameter_count,
+        checkpoint_format=2,
     )
     card = model_card(context.recipe, stage.learner, learner, stage.seed, record)
-    save_model(loaded, workdir / "out" / "model", card=card)
+    save_model(merge_trained_adapters(loaded, rows), workdir / "out" / "model", card=card)
     return record
 
 
