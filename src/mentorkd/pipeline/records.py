@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
+from mentorkd.seals import FileSeal
 
-_OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
+_OMITTED_IF_NONE = {"asked", "files", "tokens", "counted_in", "equations", "unread"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 
@@ -33,6 +34,9 @@ class StageRecord:
     """Folder of the outputs, relative to the run folder."""
     outputs: list[str] = field(default_factory=list)
     """Names of the files and folders in `target` that the stage made."""
+    files: dict[str, FileSeal] | None = None
+    """Size and hash of every output file, by its path in `target`; empty for soft labels, which have checksums of their own. None
+    in marks of earlier versions."""
     needs: list[str] = field(default_factory=list)
     """Names of the stages that it read from."""
     kind: str = ""

@@ -29,7 +29,8 @@ from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
 from mentorkd.training.schedule import Schedule, schedule_training
-from mentorkd.training.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds
+from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
+from mentorkd.training.trainer import OWN_WEIGHTS, Batch, MentorTrainer, PlannedBatches, RoundEnds, SealedCheckpoints
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def train(
     project: str = "",
     run_name: str = "",
     tensorboard: Path | None = None,
+    verify: bool = True,
 ) -> TrainingResult:
     """Train `loaded.model` in place on `rows`; on return it holds the chosen weights.
 
@@ -76,6 +78,7 @@ def train(
         on_progress: called with (step, steps).
         project, run_name: names of this training for the trackers of `config.report_to`.
         tensorboard: folder for TensorBoard's event files, if `config.report_to` names it.
+        verify: remove checkpoints that have changed since they were written; training resumes from an older one, or starts again.
 
     Raises TrainingError if the rows lack what the objective needs, and before an update with a non-finite loss.
     """
@@ -97,9 +100,11 @@ def train(
     fused = _can_fuse(loaded, batches[0])
     if config.torch_compile:
         _compile(loaded)
+    if verify:
+        discard_damaged_checkpoints(folder)
     checkpoint = last_checkpoint(folder)
     validations = config.validate_every if validate is not None else None
-    callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress)]
+    callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress), SealedCheckpoints()]
     if tensorboard is not None and "tensorboard" in config.report_to:
         callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
     with _trained_with(loaded.model, objective.weights, checkpoint):

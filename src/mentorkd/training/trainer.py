@@ -19,6 +19,8 @@ from mentorkd.distillation.objectives.base import Objective, Student
 from mentorkd.errors import TrainingError
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
+from mentorkd.seals import seal_folder
+from mentorkd.training.sealed_checkpoints import check_checkpoint
 
 Batch = dict[str, Any]
 
@@ -147,6 +149,10 @@ class MentorTrainer(Trainer):
             self._positions.clear()
         super().log(logs, start_time)
 
+    def _load_best_model(self) -> None:
+        check_checkpoint(Path(self.state.best_model_checkpoint))
+        super()._load_best_model()
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the objective's own weights in a file beside it: a checkpoint of adapters omits them."""
         super().save_model(output_dir, _internal_call)
@@ -171,3 +177,13 @@ class RoundEnds(TrainerCallback):
             control.should_log = control.should_save = True
         if state.global_step in self.validations:
             control.should_evaluate = True
+
+
+class SealedCheckpoints(TrainerCallback):
+    """Seals every checkpoint when it is complete."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # each process writes a file
+        if args.should_save:
+            seal_folder(Path(args.output_dir, f"checkpoint-{state.global_step}"))
