@@ -129,7 +129,7 @@ class Pipeline:
         with closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
                 self.reporter.checking()
-                self._tell_unsealed(stages)  # here, because each worker would
+                self._warn_unsealed(stages)  # here, because each worker would
             # A run whose stages are all finished must not wait for torch.
             if kinds := CHECKED_KINDS & {stage.kind for stage in waiting}:
                 executor.check(kinds)
@@ -198,10 +198,10 @@ class Pipeline:
                 forced[stage.name] = stage
         return list(forced.values())
 
-    def _tell_unsealed(self, stages: Sequence[Stage]) -> None:
+    def _warn_unsealed(self, stages: Sequence[Stage]) -> None:
         records = filter(None, map(self.folder.finished, stages))
         if self.folder.verify and any(record.files is None for record in records):
-            self.folder.tell_unsealed()
+            self.folder.warn_unsealed()
 
     def _manifest_is_behind(self) -> bool:
         """Whether a kill came after a stage finished and before the manifest was written, or the manifest was damaged since."""

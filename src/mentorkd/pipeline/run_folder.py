@@ -76,7 +76,7 @@ class RunFolder:
         self._marks = root / ".stages"
         self._work = root / ".work"
         self._checked: set[tuple[Path, FileSeal]] = set()
-        self._told_unsealed = False
+        self._warned_unsealed = False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -296,7 +296,7 @@ class RunFolder:
 
     def _check(self, record: StageRecord, output: str) -> None:
         if record.files is None:
-            self.tell_unsealed()
+            self.warn_unsealed()
             return
         for name, seal in record.files.items():
             if not f"{name}/".startswith(f"{output}/") or _is_editable(name):
@@ -310,11 +310,11 @@ class RunFolder:
                 )
             self._checked.add((file, seal))
 
-    def tell_unsealed(self) -> None:
+    def warn_unsealed(self) -> None:
         """Warn, once, that outputs are read whose marks are of an earlier version and hold no hashes."""
-        if not self._told_unsealed:
+        if not self._warned_unsealed:
             log.warning("%s: outputs of an earlier version have no hashes, and are read without a check", self.root)
-            self._told_unsealed = True
+            self._warned_unsealed = True
 
     def model(self, stage: str) -> Path:
         """The model that a stage trained, as a Hugging Face folder. Raises RunError if it is not there."""
