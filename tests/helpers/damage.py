@@ -150,10 +150,11 @@ def finished_artefacts(root: Path) -> Iterator[Artefact]:
         yield Artefact(f"soft labels: {file.name}", root, file.relative_to(root).as_posix(), store)
 
 
-def unfinished_artefacts(root: Path, small_run: Path) -> Iterator[Artefact]:
-    """The artefacts that a killed run leaves, and caches: each in a folder in `root`."""
+def unfinished_artefacts(root: Path, small_run: Path, *, checkpoints: bool) -> Iterator[Artefact]:
+    """The artefacts that a killed run leaves, and caches: each in a folder in `root`. Checkpoints take a training each time."""
     yield _commit(root / "commit")
-    yield from _checkpoints(root / "training" / "checkpoints")
+    if checkpoints:
+        yield from _checkpoints(root / "training" / "checkpoints")
     yield _journal(root / "sampling")
     yield _likelihoods(root / "likelihoods")
     yield from _store(root / "store")
