@@ -63,6 +63,10 @@ class RunError(MentorkdError):
     """A run folder that is locked, damaged, or without the requested data."""
 
 
+class DamagedError(RunError):
+    """A file of a run that is not as it was written."""
+
+
 class StoreError(RunError):
     """A soft-label store that is truncated, corrupt or of another mentor."""
 

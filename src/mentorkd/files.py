@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RunError
+
+log = logging.getLogger(__name__)
 
 DIGITS = 16
 
@@ -42,35 +46,60 @@ def digest_path(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, through a temporary file and a rename."""
+    """Write JSON atomically."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, through a temporary file and a rename."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
+def journal_line(value: Any) -> str:
+    """A line of a journal: the JSON value, a tab (JSON has none) and the CRC-32 of the value's bytes, as eight hex digits."""
+    text = json.dumps(value, ensure_ascii=False)
+    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
+
+
 def read_journal(path: Path) -> list[Any]:
-    """The JSON values of a file of one per line; an empty list if the file does not exist.
+    """The values of a file of journal lines; an empty list if the file does not exist.
 
     A kill can tear the last line. The part of a line without a line end is cut off from the file, so that the next append
-    is not glued to it. Raises RunError for a whole line that is not JSON.
+    is not glued to it. A damaged line is removed from the file, too, with a warning, so its work is done again. Lines without a
+    checksum, as earlier versions wrote them, need only be JSON.
     """
     if not path.exists():
         return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        os.truncate(path, len(whole))
-    values = []
-    for number, line in enumerate(whole.splitlines(), start=1):
+    lines = read_lines(path)
+    whole = [line for line in lines if line is not None]
+    if damaged := len(lines) - len(whole):
+        log.warning(
+            "%s: %d of %d lines are damaged, and are left out; their work is done again", path, damaged, len(lines)
+        )
+    text = b"".join(line for line, _ in whole)
+    if len(text) < path.stat().st_size:
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_bytes(text)
+        temporary.replace(path)
+    return [value for _, value in whole]
+
+
+def read_lines(path: Path) -> list[tuple[bytes, Any] | None]:
+    """Every whole line of a journal with its value; None for a damaged one. A last line without a line end is left out."""
+    lines: list[tuple[bytes, Any] | None] = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        text, tab, checksum = line.partition(b"\t")
         try:
-            values.append(json.loads(line))
+            whole = not tab or int(checksum, 16) == zlib.crc32(text)
+            lines.append((line + b"\n", json.loads(text)) if whole else None)
         except ValueError:
-            raise RunError(f"{path}: line {number} is damaged (no JSON); remove the file and run again") from None
-    return values
+            lines.append(None)
+    return lines
 
 
 def link(source: Path, target: Path) -> None:

@@ -142,13 +142,14 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     """Read a file written by `write_jsonl`; DataError with the row and its fields if a line is not a record of `kind`."""
     names = [f.name for f in fields(kind)]
     records: list[R] = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = json.loads(line.decode())
+            except ValueError as error:
+                why = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
                 raise DataError(
-                    f"{path}, row {number}: not JSON ({error.msg}); remove the row or write the file again"
+                    f"{path}, row {number}: not JSON ({why}); remove the row or write the file again"
                 ) from None
             if not isinstance(row, dict) or set(row) != set(names):
                 got = sorted(row) if isinstance(row, dict) else type(row).__name__

@@ -10,6 +10,7 @@ import pytest
 
 from finished import copy_run
 from mentorkd.errors import RecipeError
+from mentorkd.files import read_journal
 from mentorkd.pipeline.records import BudgetRecord, TrainRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.graph import arms, learning_order
@@ -74,7 +75,7 @@ def test_a_learner_scores_the_texts_of_teacher_and_mentor(run: Pipeline) -> None
 
 def test_its_scores_are_kept_and_shared(run: Pipeline) -> None:
     (journal,) = (run.folder.root / ".engines").glob("likelihoods-*.jsonl")
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = read_journal(journal)
     asked = sum(before for _, name, before, _ in filters(run, "student") if name == "perplexity")
     assert len({key for key, _ in lines}) == len(lines) <= asked
     assert all(nll > 0 for _, nll in lines)

@@ -16,6 +16,7 @@ from places import ROOT, SOURCE
 FLOORS = [
     ["errors", "precision", "quickstart"],
     ["records", "statistics", "files"],
+    ["seals"],
     ["paper", "grading"],
     ["recipe"],
     ["models", "reporting"],
@@ -36,6 +37,7 @@ LIGHT = [
     "errors",
     "records",
     "files",
+    "seals",
     "recipe.schema",
     "recipe.load",
     "grading.grade",

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.errors import RunError
-from mentorkd.files import read_journal
+from mentorkd.files import journal_line, read_journal
 
 
 def test_a_journal_that_does_not_exist_is_empty(tmp_path: Path) -> None:
@@ -35,8 +34,29 @@ def test_read_journal_drops_half_a_character(tmp_path: Path) -> None:
     assert journal.read_bytes() == b'"a"\n'
 
 
-def test_read_journal_names_a_damaged_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", ['{"b', '"b"\t00000000', '"b"\t', '"b"\tx'])
+def test_read_journal_leaves_a_damaged_line_out_and_says_so_once(
+    damaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     journal = tmp_path / "j"
-    journal.write_text('"a"\n{"b\n"c"\n', encoding="utf-8")
-    with pytest.raises(RunError, match=r"j: line 2 is damaged \(no JSON\); remove the file and run again"):
-        read_journal(journal)
+    journal.write_text(f'"a"\n{damaged}\n"c"\n', encoding="utf-8")
+    assert read_journal(journal) == ["a", "c"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{journal}: 1 of 3 lines are damaged, and are left out; their work is done again"
+    ]
+    assert read_journal(journal) == ["a", "c"]
+    assert len(caplog.records) == 1
+
+
+def test_every_flipped_bit_of_a_journal_is_found(tmp_path: Path) -> None:
+    journal = tmp_path / "j"
+    lines = [journal_line(value).encode() for value in ({"key": "é", "n": [1, 2.5]}, ["k", None])]
+    whole = b"".join(lines)
+    for bit in range(8 * len(whole)):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        journal.write_bytes(data)
+        values = read_journal(journal)
+        assert all(value in ({"key": "é", "n": [1, 2.5]}, ["k", None]) for value in values)
+        # Case does not matter in a checksum's digits.
+        assert len(values) <= 1 or data.lower() == whole.lower()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mentorkd.cli.console import open_reporter, show_table
-from mentorkd.cli.options import AsJson, Quiet, RunPath
+from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import count_verdicts
 from mentorkd.pipeline.run import open_run
@@ -25,6 +25,7 @@ def evaluate(
     learner: Annotated[str, typer.Option(help="The learner to ask.")],
     questions: Annotated[Path, typer.Option(help="Questions with answers, in any supported shape.")],
     output: Annotated[Path | None, typer.Option(help="Write the predictions here, as JSON Lines.")] = None,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +39,7 @@ def evaluate(
     from mentorkd.pipeline.stages.evaluate import predict
     from mentorkd.statistics import wilson_interval
 
-    pipeline = open_run(folder)
+    pipeline = open_run(folder, verify=not no_verify)
     config, task = _learner(pipeline.recipe, learner), pipeline.recipe.task
     assert task.answer is not None
     test = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
@@ -94,6 +95,7 @@ def ask(
     learner: Annotated[
         str | None, typer.Option(help="The learner to ask. Default: the last one of the recipe.")
     ] = None,
+    no_verify: NoVerify = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the rationale and the answer of a trained learner to a question."""
@@ -101,7 +103,7 @@ def ask(
     from mentorkd.generation.engine import SamplingParams
     from mentorkd.pipeline.context import RunContext
 
-    pipeline = open_run(folder)
+    pipeline = open_run(folder, verify=not no_verify)
     name, seed = learner or list(pipeline.recipe.learners)[-1], pipeline.recipe.seeds[0]
     config = _learner(pipeline.recipe, name)
     context = RunContext(pipeline.recipe, pipeline.folder)

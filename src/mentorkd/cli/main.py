@@ -14,7 +14,7 @@ import typer
 from mentorkd import __version__
 from mentorkd.cli.data import data_app, import_data, init
 from mentorkd.cli.evaluate import ask, evaluate
-from mentorkd.cli.report import compare, inspect, report
+from mentorkd.cli.report import compare, inspect, report, verify
 from mentorkd.cli.reproduce import reproduce
 from mentorkd.cli.run import plan, quickstart, recipes, run, schema
 from mentorkd.cli.teacher import annotate, cache_app
@@ -36,6 +36,7 @@ for command in (
     evaluate,
     ask,
     report,
+    verify,
     inspect,
     schema,
 ):

@@ -26,6 +26,9 @@ Jobs = Annotated[
         help="Stages to run at the same time. From 2 on, each has its own process, with a share of the cores and one GPU."
     ),
 ]
+NoVerify = Annotated[
+    bool, typer.Option("--no-verify", help="Read outputs of stages without checking that they are what was published.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 

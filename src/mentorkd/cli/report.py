@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mentorkd.cli.console import open_reporter, show_results, show_table
-from mentorkd.cli.options import AsJson, Quiet, RunPath
+from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath
 from mentorkd.errors import RunError
 from mentorkd.pipeline.provenance import command_line
 
@@ -23,6 +24,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the report. Default: runs/comparisons/RUN-RUN.")
     ] = None,
+    no_verify: NoVerify = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one report of several finished runs with the same test questions. No stage runs again."""
@@ -35,17 +37,17 @@ def compare(
         raise RunError(
             f"got --out {folder}; expected a new folder outside the runs, or the folder of an earlier comparison"
         )
-    results = compare_runs(runs, shlex.join(command_line()))
+    results = compare_runs(runs, shlex.join(command_line()), verify=not no_verify)
     write_report(results, folder)
     show_results(folder, as_json)
 
 
-def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> None:
+def report(folder: RunPath, no_verify: NoVerify = False, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Write the report of a finished run again."""
     from mentorkd.pipeline.run import open_run
 
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
-        pipeline = open_run(folder, reporter)
+        pipeline = open_run(folder, reporter, verify=not no_verify)
         unfinished = [p.stage.name for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
         if unfinished:
             raise RunError(
@@ -54,6 +56,28 @@ def report(folder: RunPath, quiet: Quiet = False, as_json: AsJson = False) -> No
             )
         pipeline.run(force=["report"])
     show_results(folder / "report", as_json)
+
+
+def verify(folder: RunPath, as_json: AsJson = False) -> None:
+    """Check every file of a run against what was published. Exit code 2 if any differs."""
+    from mentorkd.pipeline.verify import verify_run
+
+    result = verify_run(folder)
+    if as_json:
+        print(json.dumps(asdict(result), ensure_ascii=False))
+    else:
+        for file, damage in result.damaged.items():
+            print(f"{file}: {damage}")
+        if result.unchecked:
+            print(
+                f"{len(result.unchecked)} outputs of an earlier version have no hashes: {', '.join(result.unchecked)}"
+            )
+        print(f"{result.files} files checked, {len(result.damaged)} damaged")
+    if result.damaged:
+        raise RunError(
+            f"{folder}: {len(result.damaged)} of {result.files} files are not what was written; remove them, and "
+            "`mentorkd run` makes them again"
+        )
 
 
 def inspect(

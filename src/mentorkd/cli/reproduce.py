@@ -75,8 +75,9 @@ def reproduce(
     learners = []
     if recipe.learners:
         with open_reporter(quiet=quiet, as_json=as_json) as reporter:
-            Pipeline(recipe, root, reporter).run()
-        learners = read_results(root / "report")["learners"]
+            pipeline = Pipeline(recipe, root, reporter)
+            pipeline.run()
+        learners = read_results(pipeline.folder.report())["learners"]
     rows = tables.table_rows(whole, table, known, learners, left_out)
     notes = _notes(rows, smoke)
     if as_json:

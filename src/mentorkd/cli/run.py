@@ -11,7 +11,17 @@ from typing import Annotated, Any
 import typer
 
 from mentorkd.cli.console import open_reporter, ranges, show_results, show_table
-from mentorkd.cli.options import AsJson, Jobs, Overrides, Quiet, RecipePath, RunOption, load_named, shipped_titles
+from mentorkd.cli.options import (
+    AsJson,
+    Jobs,
+    NoVerify,
+    Overrides,
+    Quiet,
+    RecipePath,
+    RunOption,
+    load_named,
+    shipped_titles,
+)
 from mentorkd.pipeline.provenance import cores
 from mentorkd.recipe.schema import Recipe
 
@@ -27,11 +37,12 @@ def run(
         list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all stages that depend on it.")
     ] = None,
     jobs: Jobs = 1,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its questions to its report. Finished stages do not run again."""
-    _run(load_named(recipe, overrides), folder, force or (), jobs, quiet, as_json)
+    _run(load_named(recipe, overrides), folder, force or (), jobs, quiet, as_json, verify=not no_verify)
 
 
 def recipes(as_json: AsJson = False) -> None:
@@ -64,13 +75,23 @@ def quickstart(
     _run(load_recipe(recipe, overrides or ()), folder, (), jobs, quiet, as_json)
 
 
-def _run(recipe: Recipe, folder: Path | None, force: Sequence[str], jobs: int, quiet: bool, as_json: bool) -> None:
+def _run(
+    recipe: Recipe,
+    folder: Path | None,
+    force: Sequence[str],
+    jobs: int,
+    quiet: bool,
+    as_json: bool,
+    *,
+    verify: bool = True,
+) -> None:
     from mentorkd.pipeline.run import Pipeline
 
     root = folder or Path("runs") / recipe.name
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
-        Pipeline(recipe, root, reporter).run(force=force, jobs=jobs)
-    show_results(root / "report", as_json)
+        pipeline = Pipeline(recipe, root, reporter, verify=verify)
+        pipeline.run(force=force, jobs=jobs)
+    show_results(pipeline.folder.report(), as_json)
 
 
 def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = None, as_json: AsJson = False) -> None:

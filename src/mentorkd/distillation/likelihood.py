@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from mentorkd.data.batching import Collator, sorted_batches
 from mentorkd.data.encoding import TextEncoder, encode_rows
 from mentorkd.data.prompts import TargetForm, render_prompt, render_target
 from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel
-from mentorkd.files import digest_path, fingerprint, read_journal
+from mentorkd.files import digest_path, fingerprint, journal_line, read_journal
 from mentorkd.models import LoadedModel, load_folder, load_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import Progress, Question, Rationale, content_id
@@ -70,7 +69,7 @@ def likelihoods(
         scorer.journal.parent.mkdir(parents=True, exist_ok=True)
         with scorer.journal.open("a", encoding="utf-8") as file:
             for batch_scores in _score(scorer.load(), missing, scorer.bfloat16):
-                file.writelines(json.dumps([key, nll]) + "\n" for key, nll in batch_scores.items())
+                file.writelines(journal_line([key, nll]) for key, nll in batch_scores.items())
                 file.flush()
                 scores |= batch_scores
                 on_progress(sum(key in scores for key in missing), len(missing))

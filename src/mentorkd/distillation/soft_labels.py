@@ -17,9 +17,11 @@ resumes after the last whole line. meta.json says `complete` only at the end.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +35,21 @@ from safetensors.torch import load_file, save_file
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.errors import StoreError
-from mentorkd.files import read_journal, write_json
+from mentorkd.files import read_journal, write_json, write_text
+
+log = logging.getLogger(__name__)
 
 Form = Literal["hidden", "top_k"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 AGAIN = "remove it and run the recipe again to compute the soft labels again"
+_ADVICE = {
+    "mentor": "the mentor's model has changed since: if it is damaged (`mentorkd verify` tells), remove its folder; if it was changed "
+    "on purpose, remove the soft labels; then run the recipe again",
+    "tokenizer": AGAIN,
+    "target": AGAIN,
+}
+"""What to do about soft labels of another origin, by the part that differs."""
 PLACE = "learners/MENTOR/seed-N/soft_labels"
 
 
@@ -71,7 +82,7 @@ class StoreMeta:
 
     @property
     def bytes_per_token(self) -> int:
-        return sum(width * np.dtype(kind).itemsize for kind, width in self.columns().values())
+        return sum(map(_bytes_per_token, self.columns().values()))
 
 
 def _checksum(parts: Iterable[Any]) -> int:
@@ -86,6 +97,20 @@ def _file_checksum(file: Path) -> int:
         return _checksum(iter(lambda: stream.read(1 << 22), b""))
 
 
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        described["complete"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StoreError(f"{folder}/meta.json cannot be read; {AGAIN}") from None
+    return described
+
+
+def _bytes_per_token(column: tuple[str, int]) -> int:
+    kind, width = column
+    return width * np.dtype(kind).itemsize
+
+
 def _sealed(described: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(described, sort_keys=True).encode())
 
@@ -93,7 +118,8 @@ def _sealed(described: Mapping[str, Any]) -> int:
 class SoftLabelWriter:
     """Appends rationales to a store; opened on an unfinished store with the same meta, it resumes after the last row.
 
-    Raises StoreError for a folder with other soft labels, and for one with less data than its index lists.
+    Rows that do not fit their checksum, and all behind them, are cut off with a warning: they are to be written again.
+    Raises StoreError for a folder with other soft labels.
     """
 
     def __init__(self, folder: Path, meta: StoreMeta, head: Mapping[str, torch.Tensor] | None = None) -> None:
@@ -101,7 +127,7 @@ class SoftLabelWriter:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "meta.json"
         if file.exists():
-            stored = json.loads(file.read_text(encoding="utf-8"))
+            stored = _read_meta(folder)
             differences = [
                 f"{name} {stored.get(name)} where {value} was expected"
                 for name, value in asdict(meta).items()
@@ -109,23 +135,41 @@ class SoftLabelWriter:
             ]
             if differences:
                 raise StoreError(f"{folder} holds other soft labels ({', '.join(differences)}); {AGAIN}")
-        if head is not None and not (folder / "head.safetensors").exists():
+        if head is not None:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.items()}, folder / "head.tmp")
             (folder / "head.tmp").replace(folder / "head.safetensors")
         write_json(file, {**asdict(meta), "complete": False})
-        # Data that a kill left without an index line is cut off.
-        self._index = read_journal(folder / "index.jsonl")
-        self.tokens = sum(row[2] for row in self._index)
-        self.done = {str(row[0]) for row in self._index}
-        sizes = {name: self.tokens * width * np.dtype(kind).itemsize for name, (kind, width) in meta.columns().items()}
-        for name, size in sizes.items():
-            file = folder / f"{name}.bin"
-            file.touch()
-            if file.stat().st_size < size:
-                raise StoreError(f"{file} has {file.stat().st_size} bytes, its index lists {size}; {AGAIN}")
-            os.truncate(file, size)
-        self._files = {name: (folder / f"{name}.bin").open("ab") for name in sizes}
+        rows = self._whole_rows()
+        self.tokens = sum(row[2] for row in rows)
+        self.done = {str(row[0]) for row in rows}
+        self._files = {name: (folder / f"{name}.bin").open("ab") for name in meta.columns()}
         self._lines = (folder / "index.jsonl").open("a", encoding="utf-8")
+
+    def _whole_rows(self) -> list[list[Any]]:
+        """The index's rows up to the first whose data are not what was written. What stands behind them is cut off."""
+        index = self.folder / "index.jsonl"
+        listed, rows, tokens = read_journal(index), list[list[Any]](), 0
+        files = {self.folder / f"{name}.bin": _bytes_per_token(column) for name, column in self.meta.columns().items()}
+        with ExitStack() as stack:
+            streams = [(stack.enter_context(file.open("a+b")), size) for file, size in files.items()]
+            for stream, _ in streams:
+                stream.seek(0)
+            for row in listed:
+                rationale_id, start, count, checksum = row
+                if start != tokens or _checksum(stream.read(count * size) for stream, size in streams) != checksum:
+                    log.warning(
+                        "%s: the soft labels of rationale %s are damaged; they and all behind them are computed again",
+                        self.folder,
+                        rationale_id,
+                    )
+                    break
+                rows.append(row)
+                tokens += count
+        for file, size in files.items():
+            os.truncate(file, tokens * size)  # a kill can leave data without an index line, too
+        if len(rows) < len(listed):
+            write_text(index, "".join(json.dumps(row) + "\n" for row in rows))
+        return rows
 
     def close(self) -> None:
         """Close the files; the store stays unfinished, and another writer can resume it."""
@@ -171,12 +215,8 @@ class SoftLabelStore:
     def __init__(self, folder: Path) -> None:
         if not (folder / "meta.json").exists():
             raise StoreError(f"{folder} is no soft-label store; a run keeps its stores in {PLACE}")
-        try:
-            described = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            complete = described["complete"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise StoreError(f"{folder}/meta.json cannot be read; {AGAIN}") from None
-        if not complete:
+        described = _read_meta(folder)
+        if not described["complete"]:
             raise StoreError(f"{folder} is unfinished; run the recipe again, and scoring resumes where it stopped")
         self.folder = folder
         if described.pop("seal", None) != _sealed(described):
@@ -199,7 +239,7 @@ class SoftLabelStore:
 
     def _map(self, name: str, kind: str, width: int) -> npt.NDArray[Any]:
         file = self.folder / f"{name}.bin"
-        expected = self.tokens * width * np.dtype(kind).itemsize
+        expected = self.tokens * _bytes_per_token((kind, width))
         size = file.stat().st_size if file.exists() else None
         if size != expected:
             got = "is missing" if size is None else f"has {size} bytes"
@@ -261,7 +301,9 @@ class StoredSoftLabels:
             for part, wanted in {"mentor": mentor, "tokenizer": tokenizer, "target": target}.items():
                 got = getattr(store.meta, part)
                 if wanted is not None and got != wanted:
-                    raise StoreError(f"{store.folder} was written with {part} {got}, expected {wanted}; {AGAIN}")
+                    raise StoreError(
+                        f"{store.folder} was written with {part} {got}, expected {wanted}; {_ADVICE[part]}"
+                    )
             if store.meta != self.meta:
                 raise StoreError(f"{store.folder} and {self.stores[0].folder} hold soft labels of two kinds; {AGAIN}")
 

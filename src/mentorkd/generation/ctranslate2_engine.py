@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import shutil
@@ -23,6 +24,9 @@ from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, Sampl
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
+from mentorkd.seals import damage_in, seal_folder
+
+log = logging.getLogger(__name__)
 
 CONVERSION = "1"
 """Version of the conversion. A higher number makes cached conversions invalid."""
@@ -149,6 +153,9 @@ def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
 
     key = content_id(digest_path(model_dir), ctranslate2.__version__, CONVERSION)
     folder = cache_dir / f"ctranslate2-{key}"
+    if damage := damage_in(folder):
+        log.warning("%s; the model is converted again", damage)
+        shutil.rmtree(folder)
     if folder.exists():
         return folder
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -156,6 +163,7 @@ def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
     try:
         _convert(model_dir, temporary)
         _check(model_dir, _open(temporary, kind, {"compute_type": "float32"}))
+        seal_folder(temporary)
         try:
             os.rename(temporary, folder)
         except OSError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mentorkd.files import read_journal
+from mentorkd.files import journal_line, read_journal
 from mentorkd.generation.engine import Completion, Engine, SamplingParams
 from mentorkd.records import Progress, content_id
 
@@ -52,7 +51,7 @@ def sample_resumably(
             done[key] = engine.sample(texts, params, seed=int(key, 16) % 2**31, on_progress=advance)
             row = {"key": key, "completions": [[asdict(c) for c in completions] for completions in done[key]]}
             with journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(journal_line(row))
         for i, completions in zip(indices, done[key], strict=True):
             results[i] = completions
         on_progress(min(start + chunk, len(prompts)), len(prompts))

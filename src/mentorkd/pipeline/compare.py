@@ -38,15 +38,16 @@ class Run:
     """The name of each learner in the run, and of each that a sweep made variants of -> its name in the comparison."""
 
 
-def compare_runs(folders: Sequence[Path], command: str) -> Results:
-    """The results of several runs as those of one; `command` is the command that the report shows.
+def compare_runs(folders: Sequence[Path], command: str, *, verify: bool = True) -> Results:
+    """The results of several runs as those of one; `command` is the command that the report shows. `verify` checks
+    the outputs of their stages against their marks.
 
     Raises RunError for fewer than two different folders, for a folder without a finished run of this version, and for runs
     with different test questions.
     """
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise RunError(f"got {', '.join(map(str, folders))}; expected two or more different run folders")
-    pipelines = [_finished(folder) for folder in folders]
+    pipelines = [_finished(folder, verify) for folder in folders]
     counts = Counter(name for pipeline in pipelines for name in _names(pipeline))
     runs = [
         _read(pipeline, run, {name: f"{run}/{name}" if counts[name] > 1 else name for name in _names(pipeline)})
@@ -57,10 +58,10 @@ def compare_runs(folders: Sequence[Path], command: str) -> Results:
     return build_results(_together(runs, command))
 
 
-def _finished(folder: Path) -> Pipeline:
+def _finished(folder: Path, verify: bool) -> Pipeline:
     """The pipeline of a run folder whose stages are all done, except perhaps the report. Changes nothing."""
     try:
-        pipeline = open_run(folder)
+        pipeline = open_run(folder, verify=verify)
     except RecipeError as error:
         raise RunError(
             f"{folder}: its recipe.yaml is not of this version of mentorkd ({error.faults[0]}); run the recipe again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.records import Progress, Question, Split
+from mentorkd.seals import damage_in, seal_folder
 
 
 class RunContext:
@@ -73,9 +75,13 @@ class RunContext:
         config = self.recipe.learners[name].model.model_copy(update={"lora": None})
         folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), seed])}"
         with self.folder.alone(folder.name):
+            if self.folder.verify and (damage := damage_in(folder)):
+                self.note(f"{damage}; it is made again")
+                shutil.rmtree(folder)
             if not folder.is_dir():
                 half = folder.with_name(f".{folder.name}.tmp")
                 save_model(load_model(config, seed=seed, device=self.device), half, card=f"# {name}, not trained\n")
+                seal_folder(half)
                 half.replace(folder)
         return folder
 

@@ -134,7 +134,7 @@ class ProcessExecutor:
             environment = {"OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": _KERNELS, **os.environ}
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            self._workers.append(_Worker(environment, self._messages, (number, sys.argv, recipe, folder.root)))
+            self._workers.append(_Worker(environment, self._messages, (number, sys.argv, recipe, folder)))
 
     def check(self, kinds: Set[str]) -> None:
         """A worker checks, because a worker imports torch anyway and this process never needs to."""
@@ -278,7 +278,7 @@ def serve() -> None:
     try:
         import mentorkd.pipeline.stages.train  # noqa: F401  (slow, and done while the other process checks the recipe)
 
-        number, sys.argv, recipe, root = tasks.get()
+        number, sys.argv, recipe, folder = tasks.get()
         task = tasks.get()
         if isinstance(task, frozenset):
             from mentorkd.pipeline.preflight import check
@@ -286,7 +286,6 @@ def serve() -> None:
             check(recipe, task)
             send("checked", None)
             task = tasks.get()
-        folder = RunFolder(root)
         with folder.in_use(number):
             while True:
                 send("finished", run_stage(task, recipe, folder, _throttled(send), partial(send, "note")))

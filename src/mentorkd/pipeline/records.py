@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from mentorkd.recipe.aliases import RECORDED_NAMES
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
+from mentorkd.seals import FileSeal
 
-_OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
+_OMITTED_IF_NONE = {"asked", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 
@@ -34,6 +35,9 @@ class StageRecord:
     """Folder of the outputs, relative to the run folder."""
     outputs: list[str] = field(default_factory=list)
     """Names of the files and folders in `target` that the stage made."""
+    files: dict[str, FileSeal] | None = None
+    """Size and hash of every output file, by its path in `target`; empty for soft labels, which have checksums of their own. None
+    in marks of earlier versions."""
     needs: list[str] = field(default_factory=list)
     """Names of the stages that it read from."""
     kind: str = ""

@@ -17,15 +17,13 @@ only the stages that the change reaches, and a killed run goes on where it stopp
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mentorkd.errors import RunError
-from mentorkd.files import write_json
+from mentorkd.errors import DamagedError, RunError
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages
@@ -34,6 +32,7 @@ from mentorkd.pipeline.records import StageRecord, TrainRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
+from mentorkd.seals import read_sealed, write_sealed
 
 _MOST_JOBS = 64
 
@@ -66,19 +65,19 @@ class Reporter:
     def close(self) -> None: ...
 
 
-def open_run(folder: Path, reporter: Reporter | None = None) -> Pipeline:
-    """The pipeline of an existing run folder, from the recipe stored in it."""
+def open_run(folder: Path, reporter: Reporter | None = None, *, verify: bool = True) -> Pipeline:
+    """The pipeline of an existing run folder, from the recipe stored in it; `verify` as for Pipeline."""
     if not (folder / "recipe.yaml").is_file():
         raise RunError(f"{folder} is not a run folder (it has no recipe.yaml); give a folder that `mentorkd run` made")
-    return Pipeline(load_recipe(folder / "recipe.yaml", check_files=False), folder, reporter)
+    return Pipeline(load_recipe(folder / "recipe.yaml", check_files=False), folder, reporter, verify=verify)
 
 
 class Pipeline:
-    """A recipe and its run folder."""
+    """A recipe and its run folder; `verify` checks the outputs of stages against their marks when they are read."""
 
-    def __init__(self, recipe: Recipe, root: Path, reporter: Reporter | None = None) -> None:
+    def __init__(self, recipe: Recipe, root: Path, reporter: Reporter | None = None, *, verify: bool = True) -> None:
         self.recipe = recipe
-        self.folder = RunFolder(root)
+        self.folder = RunFolder(root, verify=verify)
         self.reporter = reporter or Reporter()
         self._stages: list[Stage] | None = None
 
@@ -133,6 +132,7 @@ class Pipeline:
         with closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
                 self.reporter.checking()
+                self._warn_unsealed(stages)  # here, because each worker would
             # A run whose stages are all finished must not wait for torch.
             if kinds := CHECKED_KINDS & {stage.kind for stage in waiting}:
                 executor.check(kinds)
@@ -209,8 +209,13 @@ class Pipeline:
                 forced[stage.name] = stage
         return list(forced.values())
 
+    def _warn_unsealed(self, stages: Sequence[Stage]) -> None:
+        records = filter(None, map(self.folder.finished, stages))
+        if self.folder.verify and any(record.files is None for record in records):
+            self.folder.warn_unsealed()
+
     def _manifest_is_behind(self) -> bool:
-        """Whether a kill came after a stage finished and before the manifest was written."""
+        """Whether a kill came after a stage finished and before the manifest was written, or the manifest was damaged since."""
         try:
             stages = self.manifest()["stages"]
         except RunError:
@@ -230,14 +235,17 @@ class Pipeline:
             "tokens": sum(record.tokens or 0 for record in records.values()),
             "stages": {name: record.as_json() for name, record in records.items()},
         }
-        write_json(self.folder.root / "manifest.json", manifest)
+        write_sealed(self.folder.root / "manifest.json", manifest)
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest as last written."""
+        """The manifest as last written. Raises RunError if there is none, and DamagedError if it has changed since."""
         file = self.folder.root / "manifest.json"
         if not file.is_file():
             raise RunError(f"{self.folder.root} has no manifest.json; run the recipe first")
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        try:
+            return read_sealed(file)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; `mentorkd run` writes it again") from None
 
 
 def _chains(stages: Sequence[Stage]) -> dict[str, int]:

@@ -3,11 +3,14 @@
 A stage works in `.work/<stage>@<fingerprint>/` and leaves its outputs under `out/` there. One atomic rename publishes a
 stage: that of `commit.json`. The outputs are then moved to their places, at once or, after a kill, by the next process
 that opens the folder; this step only rolls forward. So at any instant a stage is either finished or not, never half.
+
+A stage's mark holds the size and hash of every file that it published. Whoever reads an output checks it first, once a process.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -18,13 +21,17 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from mentorkd.errors import RunError
-from mentorkd.files import write_json
+from mentorkd.errors import DamagedError, RunError
 from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
+from mentorkd.seals import FileSeal, read_sealed, seal_files, sync, sync_one, write_sealed
+
+log = logging.getLogger(__name__)
 
 _WORKERS_SECONDS = 10
+_SELF_CHECKED = {"score"}
+"""Kinds of stages whose outputs have checksums of their own."""
 
 R = TypeVar("R", bound=StageRecord)
 
@@ -63,10 +70,13 @@ def role(kind: str, learner: str, seed: int) -> str:
 class RunFolder:
     """One run's folder. Open it for writing with `lock()`. Reading finished stages needs no lock."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, verify: bool = True) -> None:
+        """`verify`: check outputs against their marks when they are read."""
+        self.root, self.verify = root, verify
         self._marks = root / ".stages"
         self._work = root / ".work"
+        self._checked: set[tuple[Path, FileSeal]] = set()
+        self._warned_unsealed = False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -110,7 +120,8 @@ class RunFolder:
         if record is None or record.fingerprint != stage.fingerprint:
             return None
         target = self.root / record.target
-        return record if all((target / name).exists() for name in record.outputs) else None
+        names = [*record.outputs, *(name for name in record.files or () if not _is_editable(name))]
+        return record if all((target / name).exists() for name in names) else None
 
     def last(self, stage: str) -> StageRecord | None:
         """What the stage of a name recorded when it last finished, with any fingerprint. None if it never did, or if another
@@ -119,9 +130,9 @@ class RunFolder:
         if not file.is_file():
             return None
         try:
-            return read_record(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError:
-            raise RunError(f"{file} is damaged; remove it and the stage {stage} will run again") from None
+            return read_record(read_sealed(file))
+        except DamagedError as error:
+            raise DamagedError(f"{error}; remove it and the stage {stage} will run again") from None
 
     def record(self, stage: str) -> StageRecord:
         """What the stage of a name recorded when it last finished. Raises RunError if it never did."""
@@ -135,6 +146,19 @@ class RunFolder:
         record = self.record(stage)
         assert isinstance(record, kind), f"{stage} has a {type(record).__name__}, not a {kind.__name__}"
         return record
+
+    def marks(self) -> list[Path]:
+        """The marks of all stages that ever finished."""
+        return [file for file in sorted(self._marks.glob("*.json")) if file != self.measured_precision]
+
+    def work(self, pattern: str) -> list[Path]:
+        """The files and folders of a name or pattern in the working folders of unfinished stages."""
+        return sorted(self._work.glob(f"*/{pattern}"))
+
+    @property
+    def measured_precision(self) -> Path:
+        """The file that keeps which arithmetic was measured to be fast."""
+        return self._marks / "precision.json"
 
     def mark(self, stage: str) -> Path:
         """The file that says that the stage of a name is finished."""
@@ -168,24 +192,29 @@ class RunFolder:
     def publish(self, stage: Stage, record: R) -> R:
         """Publish what stands under the working folder's `out/` into the stage's target; return the whole record."""
         workdir = self._workdir(stage)
+        sync(workdir / "out")
         record = replace(
             record,
             stage=stage.name,
             fingerprint=stage.fingerprint,
             target=stage.target,
             outputs=sorted(path.name for path in (workdir / "out").iterdir()),
+            files={} if stage.kind in _SELF_CHECKED else seal_files(workdir / "out"),
             needs=list(stage.needs),
             learner=stage.learner or None,
             seed=stage.seed if stage.learner else None,
         )
-        write_json(workdir / "commit.json", record.as_json())
+        write_sealed(workdir / "commit.json", record.as_json())
         self._roll_forward(workdir)
         return record
 
     def _is_published(self, workdir: str) -> bool:
         slug, _, fingerprint = workdir.rpartition("@")
         file = self._marks / f"{slug}.json"
-        return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == fingerprint
+        try:
+            return file.is_file() and read_sealed(file).get("fingerprint") == fingerprint
+        except DamagedError:  # told when the stage's record is read
+            return False
 
     def _workdir(self, stage: Stage) -> Path:
         return self._work / f"{_slug(stage.name)}@{stage.fingerprint}"
@@ -195,7 +224,12 @@ class RunFolder:
 
     def _roll_forward(self, workdir: Path) -> None:
         file = workdir / "commit.json"
-        commit = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            commit = read_sealed(file)
+        except DamagedError as error:
+            file.unlink()
+            log.warning("%s, so its stage goes on from where it was before", error)
+            return
         target = self.root / commit["target"]
         target.mkdir(parents=True, exist_ok=True)
         for name in commit["outputs"]:
@@ -206,7 +240,12 @@ class RunFolder:
                     old.mkdir(exist_ok=True)
                     (target / name).rename(old / f"{name}-{time.time_ns()}")
                 output.rename(target / name)
+        for folder in (target, *target.parents):
+            sync_one(folder)
+            if folder == self.root:
+                break
         file.replace(self.mark(commit["stage"]))
+        sync_one(self._marks)
         shutil.rmtree(workdir)
 
     def log(self, event: str, **fields: Any) -> None:
@@ -230,8 +269,11 @@ class RunFolder:
     @property
     def precisions(self) -> dict[str, Any]:
         """The arithmetic that was measured to be fast, by the type of device, with the measurement."""
-        file = self._marks / "precision.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        file = self.measured_precision
+        try:
+            return read_sealed(file) if file.is_file() else {}
+        except DamagedError as error:
+            raise DamagedError(f"{error}; remove it and the arithmetic will be measured again") from None
 
     def precision(self, device_type: str) -> Precision:
         """The arithmetic that was measured to be fast on this type of device. The run's first stage on one measures it."""
@@ -239,43 +281,83 @@ class RunFolder:
             precisions = self.precisions
             if device_type not in precisions:
                 precisions[device_type] = list(choose_precision(device_type))
-                write_json(self._marks / "precision.json", precisions)
+                write_sealed(self.measured_precision, precisions)
         chosen: Precision = precisions[device_type][0]
         return chosen
 
-    def outputs(self, stage: str) -> Path:
-        """The folder of a stage's outputs. Raises RunError if it is not finished; so do all methods below."""
-        return self.root / self.record(stage).target
+    def output(self, stage: str, name: str) -> Path:
+        """A file or folder that a stage published. Raises RunError if the stage is not finished, and DamagedError if what was
+        published has changed; so do all methods below.
+        """
+        record = self.record(stage)
+        if self.verify:
+            self._check(record, name)
+        return self.root / record.target / name
+
+    def _check(self, record: StageRecord, output: str) -> None:
+        if record.files is None:
+            self.warn_unsealed()
+            return
+        for name, seal in record.files.items():
+            if not f"{name}/".startswith(f"{output}/") or _is_editable(name):
+                continue
+            file = self.root / record.target / name
+            if (file, seal) in self._checked:
+                continue
+            if damage := seal.damage(file):
+                raise DamagedError(
+                    f"{file} {damage}; remove it and `mentorkd run` makes it again (--no-verify reads it as it is)"
+                )
+            self._checked.add((file, seal))
+
+    def warn_unsealed(self) -> None:
+        """Warn, once, that outputs are read whose marks are of an earlier version and hold no hashes."""
+        if not self._warned_unsealed:
+            log.warning("%s: outputs of an earlier version have no hashes, and are read without a check", self.root)
+            self._warned_unsealed = True
 
     def model(self, stage: str) -> Path:
         """The model that a stage trained, as a Hugging Face folder. Raises RunError if it is not there."""
-        folder = self.outputs(stage) / "model"
+        folder = self.root / self.record(stage).target / "model"
         if not folder.is_dir():
             raise RunError(f"{folder} is not there; `mentorkd run` makes it again")
-        return folder
+        return self.output(stage, "model")
 
     def questions(self, stage: str, split: Split | None = None) -> list[Question]:
         """The questions of a split, or all."""
-        questions = read_jsonl(self.outputs(stage) / "questions.jsonl", Question)
+        questions = read_jsonl(self.output(stage, "questions.jsonl"), Question)
         return [question for question in questions if split in (None, question.split)]
 
     def rationales(self, stage: str) -> list[Rationale]:
         """All rationales of the teacher, or all that a stage sampled from a learner."""
-        return read_jsonl(self.outputs(stage) / "rationales.jsonl", Rationale)
+        return read_jsonl(self.output(stage, "rationales.jsonl"), Rationale)
 
     def predictions(self, stage: str) -> list[Prediction]:
         """Answers to the test questions."""
-        return read_jsonl(self.outputs(stage) / "predictions.jsonl", Prediction)
+        return read_jsonl(self.output(stage, "predictions.jsonl"), Prediction)
 
     def metrics(self, stage: str) -> list[dict[str, Any]]:
         """The log of a training."""
-        text = (self.outputs(stage) / "metrics.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        file = self.output(stage, "metrics.jsonl")
+        try:
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except ValueError:
+            raise DamagedError(f"{file} is damaged (no JSON); remove it and `mentorkd run` makes it again") from None
+
+    def report(self) -> Path:
+        """The folder of the report, whose files in JSON are checked."""
+        self.output("report", "run.json")
+        return self.output("report", "results.json").parent
 
     def soft_labels(self, stage: str) -> Path:
         """The store that a score stage wrote."""
         record = self.record(stage)
         return self.root / record.target / record.outputs[0]
+
+
+def _is_editable(file: str) -> bool:
+    """Whether a file is for people to read and edit, such as a model card. It is not checked when its folder is read."""
+    return file.endswith("/README.md")
 
 
 def _slug(stage: str) -> str:

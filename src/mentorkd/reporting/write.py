@@ -65,10 +65,8 @@ def read_results(folder: Path) -> Results:
             parts[name] = json.loads((folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{folder}: no {name}; expected a report folder; `mentorkd report` writes one") from None
-        except json.JSONDecodeError as error:
-            raise RunError(
-                f"{folder / name}: not JSON ({error.msg}); write the report again with `mentorkd report`"
-            ) from None
+        except ValueError:
+            raise RunError(f"{folder / name}: not JSON; write the report again with `mentorkd report`") from None
     got = parts["results.json"].get("schema")
     if got != SCHEMA:
         raise RunError(

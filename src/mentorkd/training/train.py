@@ -28,7 +28,8 @@ from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
 from mentorkd.training.checkpoints import discard_old_checkpoints, last_checkpoint
 from mentorkd.training.schedule import Schedule, schedule_training
-from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds
+from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
+from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds, SealedCheckpoints
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def train(
     project: str = "",
     run_name: str = "",
     tensorboard: Path | None = None,
+    verify: bool = True,
 ) -> TrainingResult:
     """Train `loaded.model` in place on `rows`; on return it holds the chosen weights.
 
@@ -75,6 +77,7 @@ def train(
         on_progress: called with (step, steps).
         project, run_name: names of this training for the trackers of `config.report_to`.
         tensorboard: folder for TensorBoard's event files, if `config.report_to` names it.
+        verify: remove checkpoints that have changed since they were written; training resumes from an older one, or starts again.
 
     Raises TrainingError if the rows lack what the objective needs, before an update with a non-finite loss, and for a checkpoint
     that does not have exactly the model's trained weights.
@@ -99,9 +102,11 @@ def train(
         _compile(loaded)
     if arguments.should_save:
         discard_old_checkpoints(folder)
+    if verify:
+        discard_damaged_checkpoints(folder)
     checkpoint = last_checkpoint(folder)
     validations = config.validate_every if validate is not None else None
-    callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress)]
+    callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress), SealedCheckpoints()]
     if tensorboard is not None and "tensorboard" in config.report_to:
         callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
     with _trained_with(loaded.model, objective.weights):

@@ -18,7 +18,9 @@ from mentorkd.distillation.objectives.base import Objective, Student
 from mentorkd.errors import TrainingError
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
+from mentorkd.seals import seal_folder
 from mentorkd.training.checkpoints import load_weights, save_weights
+from mentorkd.training.sealed_checkpoints import check_checkpoint
 
 Batch = dict[str, Any]
 
@@ -167,11 +169,13 @@ class MentorTrainer(Trainer):
             load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
+        # The state has the path that the folder had when the checkpoint was written.
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        check_checkpoint(best)
         if self.sharded:
             super()._load_best_model()
         else:
-            # The state has the path that the folder had when the checkpoint was written.
-            load_weights(self.model, Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}")
+            load_weights(self.model, best)
 
 
 class RoundEnds(TrainerCallback):
@@ -191,3 +195,13 @@ class RoundEnds(TrainerCallback):
             control.should_log = control.should_save = True
         if state.global_step in self.validations:
             control.should_evaluate = True
+
+
+class SealedCheckpoints(TrainerCallback):
+    """Seals every checkpoint when it is complete."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # each process writes a file
+        if args.should_save:
+            seal_folder(Path(args.output_dir, f"checkpoint-{state.global_step}"))

@@ -182,13 +182,29 @@ def test_a_writer_refuses_the_store_of_another_mentor(tmp_path: Path) -> None:
         SoftLabelWriter(tmp_path, other, HEAD)
 
 
-def test_a_writer_refuses_data_shorter_than_its_index(tmp_path: Path) -> None:
-    """Zeros would stand there otherwise."""
-    with closing(SoftLabelWriter(tmp_path, HIDDEN, HEAD)) as writer:
-        writer.append([("a", arrays("a"))])
-    file = tmp_path / "hidden.bin"
-    file.write_bytes(file.read_bytes()[:-2])
-    with pytest.raises(StoreError, match=r"hidden\.bin has 46 bytes, its index lists 48"):
+@pytest.mark.parametrize("harm", ["hidden.bin is short", "hidden.bin", "labels.bin", "index.jsonl", "head.safetensors"])
+def test_a_writer_writes_damaged_rows_again(harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Zeros would stand where data are missing."""
+    folder = tmp_path / "store"
+    with closing(SoftLabelWriter(folder, HIDDEN, HEAD)) as writer:
+        writer.append([(each, arrays(each)) for each in "abc"])
+    file = folder / harm.partition(" ")[0]
+    if harm.endswith("short"):
+        file.write_bytes(file.read_bytes()[:-2])
+    else:
+        flip(file, file.stat().st_size // 2)
+    again = SoftLabelWriter(folder, HIDDEN, HEAD)
+    assert again.done == (set("abc") if harm.startswith("head") else set("ab") if "short" in harm else set("a"))
+    assert bool(caplog.records) == (not harm.startswith("head"))
+    again.append([(each, arrays(each)) for each in "abcd" if each not in again.done])
+    again.finish()
+    assert_whole(folder)
+
+
+def test_a_writer_refuses_an_unreadable_description(tmp_path: Path) -> None:
+    SoftLabelWriter(tmp_path, HIDDEN, HEAD).close()
+    (tmp_path / "meta.json").write_text("{")
+    with pytest.raises(StoreError, match="cannot be read; remove it"):
         SoftLabelWriter(tmp_path, HIDDEN, HEAD)
 
 
@@ -291,6 +307,13 @@ def test_the_store_of_another_mentor_tokenizer_or_target_is_refused(part: str, g
     StoredSoftLabels([tmp_path], device=CPU, **{part: got})
     with pytest.raises(StoreError, match=f"was written with {part} {got}, expected another"):
         StoredSoftLabels([tmp_path], device=CPU, **{part: "another"})
+
+
+def test_the_advice_for_a_changed_mentor_is_not_to_remove_the_soft_labels(tmp_path: Path) -> None:
+    with pytest.raises(
+        StoreError, match=r"the mentor's model has changed since: if it is damaged .*, remove its folder"
+    ):
+        StoredSoftLabels([write(tmp_path)], device=CPU, mentor="another")
 
 
 def test_stores_of_two_kinds_are_refused(tmp_path: Path) -> None:

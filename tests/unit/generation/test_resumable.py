@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def test_a_line_torn_by_a_kill_is_sampled_again(tmp_path: Path) -> None:
 
 def test_a_journal_of_older_code_is_read(tmp_path: Path) -> None:
     whole = run(Echo(), tmp_path / "a")
-    text = (tmp_path / "a").read_text().replace('"finish_reason": "stop"', '"finished": true')
+    text = re.sub(r"\t.*", "", (tmp_path / "a").read_text()).replace('"finish_reason": "stop"', '"finished": true')
     assert text.count('"finished": true') == 2 * len(PROMPTS)
     (tmp_path / "a").write_text(text)
     assert run(Echo(dies_after=0), tmp_path / "a") == whole

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mentorkd.errors import RunError
+from mentorkd.errors import DamagedError, RunError
 from mentorkd.files import digest_path, fingerprint, write_json
+from mentorkd.pipeline import run_folder
 from mentorkd.pipeline.records import EvaluateRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 
@@ -130,6 +132,88 @@ def test_a_damaged_mark_is_refused_with_what_to_do(tmp_path: Path) -> None:
     next((tmp_path / ".stages").glob("*.json")).write_text("{")
     with pytest.raises(RunError, match="remove it and the stage"):
         folder.finished(stage())
+
+
+def test_a_changed_mark_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        make(folder, stage(), metrics="1")
+    mark = folder.mark(stage().name)
+    mark.write_text(mark.read_text().replace('"correct": 1', '"correct": 3'))
+    with pytest.raises(DamagedError, match=r"its seal differs.*remove it and the stage"):
+        folder.record(stage().name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"seal": 1}'])
+def test_a_damaged_commit_is_told_once_and_its_stage_goes_on(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        (folder.begin(stage()) / "checkpoint").write_text("half")
+        (folder.begin(stage()) / "commit.json").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            with RunFolder(tmp_path).lock():
+                assert (RunFolder(tmp_path).begin(stage()) / "checkpoint").read_text() == "half"
+    assert ["commit.json is damaged" in record.getMessage() for record in caplog.records] == [True]
+    assert folder.finished(stage()) is None
+
+
+def test_outputs_reach_the_disk_before_the_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, events = RunFolder(tmp_path), []
+    for name in ("sync", "sync_one", "write_sealed"):
+        real = getattr(run_folder, name)
+
+        def called(path: Path, *rest: Any, name: str = name, real: Any = real) -> None:
+            events.append((name, path.relative_to(tmp_path).parts[-1] if path != tmp_path else "."))
+            real(path, *rest)
+
+        monkeypatch.setattr(run_folder, name, called)
+    with folder.lock():
+        make(folder, stage(), metrics="1")
+    assert events == [
+        ("sync", "out"),
+        ("write_sealed", "commit.json"),
+        *[("sync_one", part) for part in ("seed-1", "a", "learners", ".")],
+        ("sync_one", ".stages"),
+    ]
+
+
+def test_a_mark_names_every_file_with_its_size_and_hash(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        workdir = folder.begin(stage())
+        (workdir / "out" / "model" / "sub").mkdir(parents=True)
+        (workdir / "out" / "model" / "sub" / "x").write_text("abc")
+        (workdir / "out" / "empty").write_text("")
+        folder.publish(stage(), RECORD)
+    files = folder.record(stage().name).files
+    assert files is not None
+    assert {name: seal.bytes for name, seal in files.items()} == {"model/sub/x": 3, "empty": 0}
+    assert files["model/sub/x"].sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_changed_output_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        make(folder, stage(), **{"rationales.jsonl": "", "metrics.jsonl": '{"step": 1}\n'})
+    assert folder.metrics(stage().name) == [{"step": 1}]
+    file = tmp_path / "learners/a/seed-1/metrics.jsonl"
+    file.write_text('{"step": 2}\n')
+    with pytest.raises(DamagedError, match="has changed since it was written"):
+        RunFolder(tmp_path).metrics(stage().name)
+    assert RunFolder(tmp_path, verify=False).metrics(stage().name) == [{"step": 2}]
+    file.unlink()
+    assert RunFolder(tmp_path).finished(stage()) is None
+
+
+def test_a_torn_log_of_a_training_without_a_hash_is_told(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, verify=False)
+    with folder.lock():
+        make(folder, stage(), **{"metrics.jsonl": '{"step": 1}\n{"st'})
+    with pytest.raises(DamagedError, match=r"metrics.jsonl is damaged \(no JSON\); remove it"):
+        folder.metrics(stage().name)
 
 
 def test_a_mark_of_another_version_is_there_and_not_finished(tmp_path: Path) -> None:

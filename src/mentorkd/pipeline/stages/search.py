@@ -19,7 +19,7 @@ def search(context: RunContext, stage: Stage, workdir: Path) -> SearchRecord:
     names = [stage.inputs[f"trial/{number}"] for number in range(len(trials))]
     best, record = choose_trial(trials, [context.folder.record_of(TrainRecord, name) for name in names])
     for output in ("model", "metrics.jsonl"):
-        link(context.folder.outputs(names[best]) / output, workdir / "out" / output)
+        link(context.folder.output(names[best], output), workdir / "out" / output)
     return record
 
 

@@ -49,6 +49,7 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         project=context.recipe.name,
         run_name=run_name,
         tensorboard=context.folder.root / "tensorboard" / run_name,
+        verify=context.folder.verify,
     )
     with (workdir / "out" / "metrics.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in result.history)

@@ -1,0 +1,122 @@
+"""Seals: a file is known by the size and hash that it had when it was written, so that damage is found when it is read.
+
+Outputs of stages have theirs in the stage's mark, and a folder of its own (a checkpoint, a cached model) in a file inside it. JSON files
+that the pipeline lives by (marks, commits, the manifest) hold their own hash under the key `seal`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mentorkd.errors import DamagedError
+from mentorkd.files import write_json
+
+_HASHES = ".hashes.json"
+"""File with the hashes of its folder. It is hidden, so that the digest of a model's folder does not change."""
+
+
+@dataclass(frozen=True)
+class FileSeal:
+    """Size in bytes and SHA-256 of a file, as `sha256sum` prints it."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, file: Path) -> FileSeal:
+        # SHA-256, because processors have instructions for it: it is as fast as a checksum, and faster than BLAKE2.
+        digest, size = hashlib.sha256(), 0
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+        return cls(size, digest.hexdigest())
+
+    def damage(self, file: Path) -> str | None:
+        """What is wrong with the file, in a few words; None if it is as it was written."""
+        try:
+            size = file.stat().st_size
+            if size != self.bytes:
+                return f"has {size:,} bytes, expected {self.bytes:,}"
+            return None if FileSeal.of(file) == self else "has changed since it was written (its SHA-256 differs)"
+        except FileNotFoundError:
+            return "is missing"
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+
+
+def seal_files(folder: Path) -> dict[str, FileSeal]:
+    """The seal of every file in a folder, by its path there."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != _HASHES]
+    return {file.relative_to(folder).as_posix(): FileSeal.of(file) for file in files}
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or a folder with all that it holds, to the disk: after a power cut a rename may outlive the data behind it."""
+    for each in [*path.rglob("*"), path]:
+        sync_one(each)
+
+
+def sync_one(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    if os.name == "nt":  # which cannot open a folder, and keeps names in a journal of its own
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal_folder(folder: Path) -> None:
+    """Flush a complete folder to the disk and write the hashes of its files beside them."""
+    sync(folder)
+    write_sealed(folder / _HASHES, {name: asdict(seal) for name, seal in seal_files(folder).items()})
+
+
+def damage_in(folder: Path) -> str | None:
+    """What is wrong with a folder that `seal_folder` sealed, in one line; None if nothing is, or if it has no hashes."""
+    if not (folder / _HASHES).is_file():
+        return None
+    try:
+        seals = read_sealed(folder / _HASHES)
+    except DamagedError as error:
+        return str(error)
+    for name, seal in seals.items():
+        if damage := FileSeal(**seal).damage(folder / name):
+            return f"{folder / name} {damage}"
+    return None
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically, with its hash under the key `seal`, and flush it to the disk."""
+    write_json(path, {**value, "seal": _seal(value)})
+    sync_one(path.parent)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A JSON object that `write_sealed` wrote, or an earlier version without a seal.
+
+    Raises DamagedError for anything else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise DamagedError(f"{path} is damaged (no JSON)") from None
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} is damaged (got {type(value).__name__}, expected an object)")
+    if "seal" in value and value.pop("seal") != _seal(value):
+        raise DamagedError(f"{path} is damaged (its seal differs)")
+    return value
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    # Through JSON once more, where keys are text and tuples are lists: the same values are hashed before and after the file.
+    plain = json.loads(json.dumps(value))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
