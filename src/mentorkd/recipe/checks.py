@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from mentorkd.files import digest_path
 from mentorkd.recipe.graph import Links, cycles, links_of
 from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveSpec
-from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.schema import FILE_NAME, Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
@@ -288,6 +288,9 @@ def _translated(details: ErrorDetails, raw: Any) -> Finding:
     if kind == "too_short":
         return path, "empty; expected at least one"
     if kind == "string_pattern_mismatch":
+        if context["pattern"] == FILE_NAME:
+            first, anywhere = "a space, a dot or a hyphen at its start", '/ \\ : * ? " < > |'
+            return path, f"got {_shown(value)}; expected a name for a folder, without {first} and without {anywhere}"
         signs = context["pattern"].split("[")[-1].split("]")[0].replace("A-Za-z0-9", "letters, digits, ")
         return path, f"got {_shown(value)}; expected a letter or digit, then only {signs}"
     expected = _EXPECTED.get(kind.split("_")[0])

@@ -50,6 +50,9 @@ class TaskConfig(Strict):
     """Number of test questions to use, from the first on (for trials); null uses all."""
 
 
+FILE_NAME = r'^[^\s.\-/\\:*?"<>|\x00-\x1f\x7f]([^/\\:*?"<>|\x00-\x1f\x7f]*[^\s/\\:*?"<>|\x00-\x1f\x7f])?$'
+"""A name for a folder of any system, which starts neither as a hidden folder nor as an option."""
+
 # The name of a sweep's variant (`student@kd_weight=0.3`), or a name that the recipe gives.
 _NAME = r"^([A-Za-z0-9_-]+@[A-Za-z0-9@=+,._-]+|[A-Za-z0-9][A-Za-z0-9_-]*)$"
 
@@ -66,8 +69,8 @@ class Variant(Strict):
 class Recipe(Strict):
     """Questions, a teacher, and a graph of learners."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the recipe, and of the run folder: runs/<name>."""
+    name: str = Field(pattern=FILE_NAME)
+    """Name of the recipe, and of the run folder: runs/<name>. It may have letters of any script, and spaces."""
     data: DataConfig = DataConfig()
     task: TaskConfig
     teacher: Annotated[TeacherConfig, Field(discriminator="kind"), BeforeValidator(with_kind)]
