@@ -52,6 +52,7 @@ LIGHT = [
     "pipeline.graph",
     "pipeline.records",
     "pipeline.stages",
+    "cli.app",
     "cli.main",
     "pipeline.plan",
     "cli.console",

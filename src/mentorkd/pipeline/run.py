@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mentorkd.errors import RunError
+from mentorkd.errors import RunError, explaining
 from mentorkd.files import write_json, write_text
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
@@ -146,7 +146,7 @@ class Pipeline:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
         forced = self._forced(force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
-        with closing(self._executor(min(jobs, len(waiting)))) as executor:
+        with explaining(folder=self.folder.root), closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
                 self.reporter.checking()
             # A run whose stages are all finished must not wait for torch.
@@ -178,8 +178,9 @@ class Pipeline:
         announced = self._announce_replaced(total, set())
         while True:
             ready = []
+            begun = finished | running
             for number, stage in enumerate(self.stages[:total], 1):
-                if stage.name in finished | running or not finished.issuperset(stage.needs):
+                if stage.name in begun or not finished.issuperset(stage.needs):
                     continue
                 if self.folder.finished(stage):
                     finished.add(stage.name)

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from mentorkd.files import digest_path
 from mentorkd.recipe.graph import Links, cycles, links_of
 from mentorkd.recipe.objectives import OBJECTIVES, ObjectiveSpec
-from mentorkd.recipe.schema import FILE_NAME, Recipe
+from mentorkd.recipe.schema import FILE_NAME, MOST_SEEDS, Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
@@ -80,7 +80,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
     yield from _validation_faults(raw, learners)
     seeds = raw.get("seeds")
-    if isinstance(seeds, list):
+    if isinstance(seeds, list) and len(seeds) <= MOST_SEEDS:
         for index, seed in enumerate(seeds):
             if seed in seeds[:index]:
                 yield ("seeds", index), f"{seed} is given twice; each seed is one run"
@@ -287,6 +287,8 @@ def _translated(details: ErrorDetails, raw: Any) -> Finding:
         return path, f"got {_shown(value)}; expected one of {choices}{close}"
     if kind == "too_short":
         return path, "empty; expected at least one"
+    if kind == "too_long":
+        return path, f"got {context['actual_length']:,}; expected at most {context['max_length']:,}"
     if kind == "string_pattern_mismatch":
         if context["pattern"] == FILE_NAME:
             first, anywhere = "a space, a dot or a hyphen at its start", '/ \\ : * ? " < > |'
