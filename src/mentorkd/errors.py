@@ -123,6 +123,7 @@ _CAUSES = (
             "file too large",
             "storagefull",
             "file write failed",
+            "unexpected pos",  # torch.save: it wrote less than it meant to
             "no usable temporary directory",
         ),
     ),

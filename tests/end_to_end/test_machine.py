@@ -24,8 +24,10 @@ def folder(small_run: Path) -> Path:
     return small_run
 
 
-@pytest.mark.parametrize("size", [1_000, 40_000])
-def test_a_run_on_a_full_disk_gives_one_line_and_goes_on(cli: Cli, folder: Path, size: int) -> None:
+@pytest.mark.parametrize("models", [0, 0.5, 1.5], ids=["notes", "weights", "optimiser"])
+def test_a_run_on_a_full_disk_gives_one_line_and_goes_on(cli: Cli, folder: Path, models: float) -> None:
+    weights = folder / "run" / "learners" / "vanilla" / "seed-1" / "model" / "model.safetensors"
+    size = int(models * weights.stat().st_size) or 1_000
     stage = "learners/vanilla/seed-1/train"
     command = ["run", folder / "recipe.yaml", "--run", folder / "run", "--quiet"]
     (folder / "run" / "log.jsonl").unlink(missing_ok=True)

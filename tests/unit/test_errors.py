@@ -48,6 +48,8 @@ def test_a_full_disk_is_told_with_the_file_that_could_not_be_written(tmp_path: P
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you"), MEMORY),
         (Exception("No space left on device (os error 28)"), f"/run: {FULL}"),
         (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), f"/run: {FULL}"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 43392 vs 43280"), f"/run: {FULL}"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), f"/run: {FULL}"),
         (OSError(errno.ENOSPC, "No space left on device"), f"/run: {FULL}"),
         (OSError(errno.EROFS, "Read-only file system", "/run/a"), "/run/a: the disk is read-only; make it writable"),
         (OSError(errno.ENOLCK, "No locks available"), "/run: this file system has no locks; put the run folder on"),
