@@ -9,9 +9,11 @@ import os
 import resource
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from command_line import Cli
 from mentorkd.pipeline import executors
@@ -174,6 +176,15 @@ def test_recipes_of_absurd_size_are_refused_at_once(cli: Cli, folder: Path, over
     assert outcome.code == 2
     assert message in outcome.err
     assert len(outcome.err) < 1000
+
+
+def test_a_chain_of_learners_may_be_longer_than_the_stack(folder: Path, tmp_path: Path) -> None:
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    names = [f"l{number}" for number in range(1100)]
+    recipe["learners"] = {names[0]: {"model": "m"}}
+    recipe["learners"] |= {name: {"model": "m", "rationales": [before]} for before, name in pairwise(names)}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    assert list(load_recipe(tmp_path / "recipe.yaml").learners) == names
 
 
 def test_a_few_trials_are_drawn_from_a_grid_of_any_size(folder: Path) -> None:

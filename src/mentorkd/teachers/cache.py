@@ -90,6 +90,10 @@ class Reply:
     model: str = ""
 
 
+LookUp = Callable[[str, int], Reply | None]
+"""Gives the reply to a (request key, sample), or None."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     write: Callable[[sqlite3.Connection], Any]
@@ -161,12 +165,11 @@ class RequestCache:
 
     def get(self, key: str, sample: int) -> Reply | None:
         """The reply to a sample of a request, or None if there is none or a damaged one."""
-        sql = "SELECT CAST(body AS BLOB) FROM replies WHERE key = ? AND sample = ?"
         with _file_faults(self.path):
-            row = self._connection().execute(sql, (key, sample)).fetchone()
-        if row is None:
+            body = _find(self._connection(), key, sample)
+        if body is None:
             return None
-        reply = _read_reply(key, sample, row[0])
+        reply = _read_reply(key, sample, body)
         if reply is None and (key, sample) not in self._damaged:
             self._damaged.add((key, sample))
             if len(self._damaged) <= _NAMED:
@@ -259,6 +262,18 @@ class RequestCache:
                 return
 
 
+@contextmanager
+def open_replies(path: Path) -> Iterator[LookUp]:
+    """Look replies up in a cache file that is opened for reading only. Raises RunError if there is none."""
+    with _reading(path) as connection:
+
+        def look_up(key: str, sample: int) -> Reply | None:
+            body = _find(connection, key, sample)
+            return None if body is None else _read_reply(key, sample, body)
+
+        yield look_up
+
+
 def export(source: Path, target: Path) -> int:
     """Write every reply of a cache file as a JSON line `{key, sample, at, request, reply}`, sorted; return their number.
 
@@ -318,6 +333,12 @@ class _SoundRows(Iterator[tuple[str, int, float, str, Reply]]):
             log.warning("%s: %d damaged replies are left out: %s", self._path, len(self._damaged), names)
             self._damaged.clear()
         raise StopIteration
+
+
+def _find(connection: sqlite3.Connection, key: str, sample: int) -> bytes | None:
+    sql = "SELECT CAST(body AS BLOB) FROM replies WHERE key = ? AND sample = ?"
+    row = connection.execute(sql, (key, sample)).fetchone()
+    return None if row is None else bytes(row[0])
 
 
 def _row_name(key: str, sample: int) -> str:

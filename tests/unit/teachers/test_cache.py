@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.teachers.cache import Reply, RequestCache, export, request_key
+from mentorkd.teachers.cache import Reply, RequestCache, export, open_replies, request_key
 from mentorkd.teachers.limits import Spending
 
 
@@ -161,6 +161,9 @@ def test_export_leaves_the_cache_as_it_is(tmp_path: Path) -> None:
         assert export(path, tmp_path / "while-open.jsonl") == 1
     before = path.read_bytes()
     assert export(path, tmp_path / "out.jsonl") == 1
+    with open_replies(path) as look_up:
+        assert look_up(request_key(asked(1)), 0) == reply(1)
+        assert look_up(request_key(asked(1)), 1) is None
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["c"]
 
