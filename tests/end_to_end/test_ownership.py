@@ -97,6 +97,16 @@ def test_a_damaged_recipe_of_a_folder_is_refused_until_overwritten(cli: Cli, fol
     assert Pipeline(recipe, tmp_path / "run").conflict() is None
 
 
+def test_questions_that_were_removed_are_made_again(folder: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(load_recipe(folder / "recipe.yaml"), tmp_path / "run")
+    pipeline.run(until="prepare")
+    questions = tmp_path / "run" / "data" / "questions.jsonl"
+    before = questions.read_bytes()
+    questions.unlink()
+    pipeline.run(until="prepare")
+    assert questions.read_bytes() == before
+
+
 def test_overwriting_on_purpose_takes_the_folder_over(folder: Path, tmp_path: Path) -> None:
     Pipeline(load_recipe(folder / "recipe.yaml"), tmp_path / "run").run(until="prepare")
     other = load_recipe(changed(folder, tmp_path / "other.yaml", name="other"))
