@@ -43,7 +43,7 @@ def main() -> None:
             _end(int(stop.code))
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
