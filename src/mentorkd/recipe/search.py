@@ -33,11 +33,10 @@ def trials_of(learner: Learner) -> list[dict[str, Any]]:
 
 def _combination(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
     """One of all combinations, in the order of itertools.product. The whole grid may be too large for the memory."""
-    combination = {}
-    for key, choices in reversed(values.items()):
-        number, place = divmod(number, len(choices))
-        combination[key] = choices[place]
-    return dict(reversed(combination.items()))
+    places = {}
+    for key in reversed(list(values)):
+        number, places[key] = divmod(number, len(values[key]))
+    return {key: choices[places[key]] for key, choices in values.items()}
 
 
 def with_values(learner: Learner, values: Mapping[str, Any]) -> Learner:
