@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from places import SHARED
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _light_collections() -> Iterator[None]:
+def _light_collections() -> None:
     """Takes what lives as long as the process, torch and transformers above all, out of the garbage collector's sight.
 
     Every full collection walks over these millions of objects, a third of a second each time, and every training asks for
@@ -24,7 +23,6 @@ def _light_collections() -> Iterator[None]:
     """
     gc.collect()
     gc.freeze()
-    yield
 
 
 @pytest.fixture(scope="session")

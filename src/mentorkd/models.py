@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 import tempfile
 import time
 import warnings
@@ -368,6 +369,8 @@ def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:
         # Sampling settings in the base model's generation config cause a warning on every save.
         warnings.filterwarnings("ignore", category=UserWarning, message=".*generation.*")
         model.save_pretrained(folder, safe_serialization=True)
+    for weights in folder.glob("*.safetensors"):  # safetensors gives rights to their owner alone
+        shutil.copymode(folder / "config.json", weights)
     loaded.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
     _check_saved(model, folder)

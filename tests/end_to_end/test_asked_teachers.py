@@ -20,7 +20,7 @@ from command_line import Cli
 from hostile_server import Running, running
 from mentorkd.recipe.load import parse_recipe
 from mentorkd.records import Question, Rationale, read_jsonl
-from mentorkd.teachers.cache import RequestCache
+from mentorkd.teachers.cache import RequestCache, export
 from places import ROOT
 from small_recipe import small_recipe
 from tiny_models import memorise, tiny_llama, tiny_tokenizer
@@ -278,6 +278,11 @@ def test_caches_are_merged_and_exported(cli: Cli, server: Running, tmp_path: Pat
     assert len(rows) == QUESTIONS
     assert {row["request"]["body"]["model"] for row in rows} == {"m"}
     assert cli("cache", "export", tmp_path / "none", tmp_path / "x").code == 2
+    for present in (tmp_path / "all.jsonl", tmp_path / "all.sqlite"):
+        before = present.read_bytes()
+        refused = cli("cache", "export", tmp_path / "all.sqlite", present)
+        assert (refused.code, present.read_bytes()) == (2, before)
+        assert "which exists already" in refused.err
     with RequestCache(tmp_path / "all.sqlite") as cache:
         assert cache.spending().requests == 0
 
@@ -313,8 +318,7 @@ def test_base_model_reads_the_papers_words_and_ends_before_the_next_question(cli
     recipe = write_recipe(tmp_path, {"kind": "local", "model": "teacher", "engine": "transformers", **asked})
     result = cli("annotate", recipe, "--run", tmp_path / "run")
     assert result.code == 0, result.err
-    with RequestCache(tmp_path / "run" / "teacher" / "requests.sqlite") as cache:
-        cache.export(tmp_path / "replies.jsonl")
+    export(tmp_path / "run" / "teacher" / "requests.sqlite", tmp_path / "replies.jsonl")
     bodies = [json.loads(line)["request"]["body"] for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
     assert {first, second} <= {body["prompt"] for body in bodies}
     assert all(body["stop"] == ["\nQ:"] for body in bodies)

@@ -111,6 +111,19 @@ def test_evaluate_on_other_questions(cli: Cli, folder: Path, tmp_path: Path) -> 
     assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 2
 
 
+def test_evaluate_writes_over_no_file(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    shutil.copy(folder / "data" / "test.jsonl", questions)
+    before = questions.read_bytes()
+    arguments = ["evaluate", folder / "run", "--learner=student", f"--questions={questions}", f"--output={questions}"]
+    outcome = cli(*arguments)
+    expected = (
+        f"mentorkd: got the output {questions}, which exists already; expected a new file in a folder that exists\n"
+    )
+    assert (outcome.code, outcome.err) == (2, expected)
+    assert questions.read_bytes() == before
+
+
 def test_ask_shows_rationale_and_answer(cli: Cli, folder: Path) -> None:
     told = cli("ask", folder / "run", "Tom has 3 apples and buys 4 more. How many?", "--json")
     assert told.code == 0, told.err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mentorkd.cli.main import app
+from mentorkd.cli.app import app
 from mentorkd.quickstart.problems import generate_problems
 from mentorkd.quickstart.teacher import annotate
 from mentorkd.recipe.load import load_recipe

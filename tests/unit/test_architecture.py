@@ -54,6 +54,7 @@ LIGHT = [
     "pipeline.graph",
     "pipeline.records",
     "pipeline.stages",
+    "cli.app",
     "cli.main",
     "pipeline.plan",
     "cli.console",

@@ -340,6 +340,8 @@ def test_a_saved_model_is_a_plain_folder_that_gives_the_same_logits(name: str, t
     assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "README.md"} <= files
     assert not [file for file in files if file.endswith((".bin", ".pt", ".pkl"))]
     assert (tmp_path / "README.md").read_text() == "# A model\n"
+    (tmp_path / "neighbour").touch()
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1  # by the umask
 
     auto = AutoModelForSeq2SeqLM if loaded.kind == "seq2seq" else AutoModelForCausalLM
     batch = batch_for(loaded.model)

@@ -33,6 +33,8 @@ from mentorkd.records import Verdict
 # Redrawing costs time that small models would rather train in.
 _REDRAWS_PER_SECOND = 4
 _WIDEST = 1000
+_NAMED = 6
+"""Stages that a message names before it counts."""
 
 
 class ConsoleReporter(Reporter):
@@ -48,6 +50,9 @@ class ConsoleReporter(Reporter):
     def checking(self) -> None:
         """Show that models are being checked, until the first stage starts. It takes seconds, mostly for imports."""
         self._open_bars().add_task("checking models and engines", total=None)
+
+    def replacing(self, stages: Sequence[Stage]) -> None:
+        self.console.print(f"[yellow]![/yellow] {escape(replaced([stage.name for stage in stages]))}", soft_wrap=True)
 
     def started(self, stage: Stage, number: int, total: int) -> None:
         self._show_skipped()
@@ -119,6 +124,9 @@ class JsonReporter(Reporter):
     def checking(self) -> None:
         self._emit(event="checking")
 
+    def replacing(self, stages: Sequence[Stage]) -> None:
+        self._emit(event="replacing", stages=[stage.name for stage in stages])
+
     def started(self, stage: Stage, number: int, total: int) -> None:
         self._emit(event="started", stage=stage.name, number=number, total=total)
 
@@ -138,6 +146,12 @@ class JsonReporter(Reporter):
 def open_reporter(*, quiet: bool, as_json: bool) -> closing[ConsoleReporter | JsonReporter]:
     """The reporter of a command, as a context that closes it."""
     return closing(JsonReporter() if as_json else ConsoleReporter(quiet=quiet))
+
+
+def replaced(stages: Sequence[str]) -> str:
+    """A line for the user about finished results that other settings replace."""
+    names = ", ".join(stages[:_NAMED]) + (f" and {len(stages) - _NAMED:,} more" if len(stages) > _NAMED else "")
+    return f"replaces finished results of other settings: {names}; to keep them, give another folder with --run"
 
 
 def _describe(record: records.StageRecord) -> str:

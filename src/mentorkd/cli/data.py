@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -139,6 +141,7 @@ def init(
     if recipe.exists():
         raise RunError(f"{recipe} already exists; give another folder, or remove the file")
     folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "mine"
-    write_own_recipe(recipe, name)
-    print(f'edit the four lines marked "yours" in {recipe}, then: mentorkd run {recipe}')
+    # What no folder of every system can be called (`name` in recipe/schema.py).
+    name = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]+', "-", unicodedata.normalize("NFC", folder.resolve().name))
+    write_own_recipe(recipe, name.lstrip(" .-").rstrip() or "mine")
+    print(f'edit the four lines marked "yours" in {recipe}, then: mentorkd run {shlex.quote(str(recipe))}')

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mentorkd.cli.console import open_reporter, show_table
-from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath
+from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath, new_file
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import count_verdicts
 from mentorkd.pipeline.run import open_run
@@ -32,8 +32,8 @@ def evaluate(
     """Grade a trained learner on other questions of the same task, for each of its seeds."""
     import tempfile
 
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise RunError(f"got --output {output}; expected a file in a folder that exists")
+    if output is not None:
+        new_file(output)
     from mentorkd.data.readers import read_questions
     from mentorkd.pipeline.context import RunContext
     from mentorkd.pipeline.stages.evaluate import predict

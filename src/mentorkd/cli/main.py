@@ -1,81 +1,56 @@
-"""The command line. Only commands that train or generate import torch.
+"""The entry point of the command line.
 
-Exit codes: 0 success, 1 unexpected error (with traceback), 2 user error (one line), 130 interrupted.
+Exit codes: 0 success, 1 unexpected error (with traceback), 2 user error (one line), 130 interrupted, 143 terminated.
+
+Little is imported before `main` runs, so that Ctrl-C in the first second gives a line, too.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated
+from typing import NoReturn
 
-import typer
-
-from mentorkd import __version__
-from mentorkd.cli.data import data_app, import_data, init
-from mentorkd.cli.evaluate import ask, evaluate
-from mentorkd.cli.report import compare, inspect, report, verify
-from mentorkd.cli.reproduce import reproduce
-from mentorkd.cli.run import plan, quickstart, recipes, run, schema
-from mentorkd.cli.teacher import annotate, cache_app
-from mentorkd.errors import MentorkdError
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(data_app, name="data")
-app.add_typer(cache_app, name="cache")
-app.command("import")(import_data)
-for command in (
-    annotate,
-    init,
-    reproduce,
-    compare,
-    run,
-    recipes,
-    quickstart,
-    plan,
-    evaluate,
-    ask,
-    report,
-    verify,
-    inspect,
-    schema,
-):
-    app.command()(command)
-
-
-def _version(value: bool) -> None:
-    if value:
-        print(f"mentorkd {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Reasoning distillation: train a small language model on rationales of a teacher and a mentor."""
+_ENDINGS = {
+    128 + signal.SIGINT: "interrupted; the same command resumes",
+    128 + signal.SIGTERM: "terminated (SIGTERM); the same command resumes",
+}
 
 
 def main() -> None:
-    """Entry point. A MentorkdError or an unusable path gives one line on stderr and exit code 2."""
+    """Run a command. A MentorkdError or what the machine refuses gives one line on stderr and exit code 2."""
+    from mentorkd.errors import MentorkdError, explaining
+
     # Hides progress bars and warnings of libraries; must be set before these are imported.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        with explaining():
+            from mentorkd.cli.app import app
+
+            app()
     except MentorkdError as error:
         print(f"mentorkd: {error}", file=sys.stderr)
         sys.exit(2)
-    except (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        if error.filename is None:  # not an error of a path
-            raise
-        print(f"mentorkd: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+    except KeyboardInterrupt:  # typer turns one that comes while a command runs into an exit code
+        _end(128 + signal.SIGINT)
     except SystemExit as stop:
-        if stop.code == 130:  # typer's code for a KeyboardInterrupt
-            print("mentorkd: interrupted; the same command resumes", file=sys.stderr)
+        if stop.code in _ENDINGS:
+            _end(int(stop.code))
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal ends the process at once
+    raise SystemExit(128 + number)
+
+
+def _end(code: int) -> NoReturn:
+    print(f"mentorkd: {_ENDINGS[code]}", file=sys.stderr)
+    sys.exit(code)

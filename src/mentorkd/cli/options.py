@@ -20,6 +20,9 @@ Overrides = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/shuffled.")]
 RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; by default runs/<the recipe's name>.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the results of another recipe that has the run folder.")
+]
 Jobs = Annotated[
     int,
     typer.Option(
@@ -49,6 +52,14 @@ def shipped_titles() -> dict[str, str]:
     """The first line of each shipped recipe, a comment, by name."""
     files = shipped_recipes().items()
     return {name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in files}
+
+
+def new_file(path: Path) -> Path:
+    """`path`, which a command is about to write. Raises RunError if something is there already, or its folder is not."""
+    if path.exists() or not path.parent.is_dir():
+        why = "which exists already" if path.exists() else f"but there is no folder {path.parent}"
+        raise RunError(f"got the output {path}, {why}; expected a new file in a folder that exists")
+    return path
 
 
 def load_named(recipe: Path, overrides: Sequence[str] | None) -> Recipe:

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli.console import open_reporter, ranges, show_results, show_table
+from mentorkd.cli.console import open_reporter, ranges, replaced, show_results, show_table
 from mentorkd.cli.options import (
     AsJson,
     Jobs,
     NoVerify,
     Overrides,
+    Overwrite,
     Quiet,
     RecipePath,
     RunOption,
@@ -36,13 +37,14 @@ def run(
     force: Annotated[
         list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all stages that depend on it.")
     ] = None,
+    overwrite: Overwrite = False,
     jobs: Jobs = 1,
     no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its questions to its report. Finished stages do not run again."""
-    _run(load_named(recipe, overrides), folder, force or (), jobs, quiet, as_json, verify=not no_verify)
+    _run(load_named(recipe, overrides), folder, force or (), overwrite, jobs, quiet, as_json, verify=not no_verify)
 
 
 def recipes(as_json: AsJson = False) -> None:
@@ -58,6 +60,7 @@ def recipes(as_json: AsJson = False) -> None:
 def quickstart(
     folder: Annotated[Path, typer.Option("--run", help="The run folder.")] = Path("runs/quickstart"),
     overrides: Overrides = None,
+    overwrite: Overwrite = False,
     jobs: Jobs = _QUICKSTART_JOBS,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -72,13 +75,14 @@ def quickstart(
         write_recipe(recipe)
     if not (quiet or as_json):
         print(f"recipe: {recipe} (edit it for your own data)", file=sys.stderr)
-    _run(load_recipe(recipe, overrides or ()), folder, (), jobs, quiet, as_json)
+    _run(load_recipe(recipe, overrides or ()), folder, (), overwrite, jobs, quiet, as_json)
 
 
 def _run(
     recipe: Recipe,
     folder: Path | None,
     force: Sequence[str],
+    overwrite: bool,
     jobs: int,
     quiet: bool,
     as_json: bool,
@@ -90,7 +94,7 @@ def _run(
     root = folder or Path("runs") / recipe.name
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         pipeline = Pipeline(recipe, root, reporter, verify=verify)
-        pipeline.run(force=force, jobs=jobs)
+        pipeline.run(force=force, jobs=jobs, overwrite=overwrite)
     show_results(pipeline.folder.report(), as_json)
 
 
@@ -101,14 +105,26 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
 
     loaded = load_named(recipe, overrides)
     root = folder or Path("runs") / loaded.name
-    planned = Pipeline(loaded, root).plan()
+    pipeline = Pipeline(loaded, root)
+    planned, conflict = pipeline.plan(), pipeline.conflict()
     estimates = estimate(loaded, root)
+    names, notes = [p.stage.name for p in planned if p.replaces], estimates.notes
+    if names:
+        notes.insert(0, replaced(names))
+    if conflict:
+        notes.insert(0, f"{conflict}; `run` refuses it without --overwrite")
     rows = [
-        {"stage": p.stage.name, "state": p.state, "needs": list(p.stage.needs), **estimates.of(p.stage)}
+        {
+            "stage": p.stage.name,
+            "state": p.state,
+            "replaces": p.replaces,
+            "needs": list(p.stage.needs),
+            **estimates.of(p.stage),
+        }
         for p in planned
     ]
     if as_json:
-        print(json.dumps({"recipe": loaded.name, "stages": rows, "notes": estimates.notes}, ensure_ascii=False))
+        print(json.dumps({"recipe": loaded.name, "stages": rows, "notes": notes}, ensure_ascii=False))
         return
     numbers = {p.stage.name: number for number, p in enumerate(planned, 1)}
     show_table(
@@ -128,7 +144,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
         ],
         whole=True,
     )
-    for note in estimates.notes:
+    for note in notes:
         print(note)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mentorkd.cli.console import open_reporter, show_table
-from mentorkd.cli.options import AsJson, Overrides, Quiet, RecipePath, RunOption, load_named
+from mentorkd.cli.options import AsJson, Overrides, Overwrite, Quiet, RecipePath, RunOption, load_named, new_file
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import AnnotateRecord
 from mentorkd.recipe.schema import Recipe
@@ -31,6 +31,7 @@ def annotate(
             "--dry-run", help="Show three prompts and estimate requests, tokens and dollars. Asks for nothing."
         ),
     ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +45,7 @@ def annotate(
         return
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         pipeline = Pipeline(loaded, root, reporter)
-        pipeline.run(until="annotate")
+        pipeline.run(until="annotate", overwrite=overwrite)
     _show_record(pipeline.folder.record_of(AnnotateRecord, "annotate"), root, as_json)
 
 
@@ -109,11 +110,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write every reply with its request as JSON Lines."""
-    from mentorkd.teachers.cache import RequestCache
+    from mentorkd.teachers import cache
 
-    file = _existing(source)
-    with RequestCache(file) as cache:
-        count = cache.export(output)
+    count = cache.export(_existing(source), new_file(output))
     print(json.dumps({"replies": count, "file": str(output)}) if as_json else f"{output}: {count:,} replies")
 
 

@@ -63,6 +63,8 @@ def source_identity(source: str) -> str:
     if source.startswith(HUB):
         local = Path(source.removeprefix(HUB).split("@")[0].split(":")[0])
         return f"{source} {digest_path(local)}" if local.is_dir() else source
+    if Path(source).exists() and not Path(source).is_file():
+        raise RunError(f"{source} is a folder or a device; expected a file, or hub:{source} for a data set in a folder")
     if not Path(source).is_file():
         raise RunError(
             f"{source} is not there; put it back, or say where it is now: "
@@ -80,6 +82,8 @@ def _file(path: Path) -> Numbered:
         raise DataError(f"{path}: got a folder, expected a file; write hub:{path} for a Hugging Face data set in it")
     if read is None:
         raise DataError(f"{path}: unknown file type, expected one of {', '.join(_FORMATS)}, or hub:NAME")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: got a device, expected a file")
     if not path.is_file():
         raise DataError(f"{path}: no such file; check the path and `data.root`")
     try:
@@ -100,7 +104,7 @@ def _json(path: Path) -> Numbered:
     except json.JSONDecodeError as error:
         place = f"row {_objects_before(text, error.pos) + 1} (line {error.lineno})"
         raise DataError(f"{path}, {place}: not JSON ({error.msg}); correct it or download the file again") from None
-    except ValueError as error:  # a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists thousands deep
         raise DataError(f"{path}: not readable JSON ({error})") from None
 
 
@@ -126,7 +130,7 @@ def _json_lines(path: Path) -> Numbered:
             continue
         try:
             rows.append((number, json.loads(line)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             expected = "expected one JSON object a line" + (", or a list of them" if path.suffix == ".json" else "")
             raise DataError(f"{path}, row {number}: not JSON ({error}); {expected}") from None
     return rows

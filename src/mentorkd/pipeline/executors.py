@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mentorkd.errors import DataError, WorkerError
+from mentorkd.errors import DataError, WorkerError, explaining
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage
@@ -53,22 +53,23 @@ def run_stage(
     note: Callable[[str], None] = lambda text: None,
 ) -> StageRecord:
     """Carry out a stage, publish its outputs, and return its record."""
-    from mentorkd.pipeline.context import RunContext  # imports torch
+    with explaining(stage.name, folder.root):
+        from mentorkd.pipeline.context import RunContext  # imports torch
 
-    context, step = RunContext(recipe, folder, progress, note), step_of(stage.kind)
-    folder.log("started", stage=stage.name, fingerprint=stage.fingerprint)
-    workdir = folder.begin(stage)
-    try:
-        with provenance.measured() as cost:
-            record = step(context, stage, workdir)
-    except DataError:
-        folder.discard_if_empty(stage)
-        raise
-    if context.holds_gpu:
-        cost.gpu_seconds, cost.accelerator = cost.seconds, provenance.accelerator()
-    record = folder.publish(stage, replace(record, **asdict(cost), made_by=provenance.here()))
-    folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
-    return record
+        context, step = RunContext(recipe, folder, progress, note), step_of(stage.kind)
+        folder.log("started", stage=stage.name, fingerprint=stage.fingerprint)
+        workdir = folder.begin(stage)
+        try:
+            with provenance.measured() as cost:
+                record = step(context, stage, workdir)
+        except DataError:
+            folder.discard_if_empty(stage)
+            raise
+        if context.holds_gpu:
+            cost.gpu_seconds, cost.accelerator = cost.seconds, provenance.accelerator()
+        record = folder.publish(stage, replace(record, **asdict(cost), made_by=provenance.here()))
+        folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
+        return record
 
 
 class StageExecutor(Protocol):

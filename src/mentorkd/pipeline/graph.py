@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, role
 from mentorkd.recipe.aliases import birth_names, canonical_dump
 from mentorkd.recipe.checks import unused_settings
-from mentorkd.recipe.graph import arms, learning_order, links_of, matched_arms, writers
+from mentorkd.recipe.graph import Links, arms, learning_order, links_of, matched_arms, writers
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe
@@ -137,12 +138,20 @@ class _Seed:
     updates: Mapping[str, int] = field(default_factory=dict)
     """The updates that the finished budget gave each arm."""
 
+    @cached_property
+    def _links(self) -> Mapping[str, Links]:
+        return links_of(self.recipe)
+
+    @cached_property
+    def _writers(self) -> set[str]:
+        return writers(self.recipe)
+
     def add_learner(self, name: str) -> None:
         learner = self.recipe.learners[name]
         if learner.rationales:
             self.trained[name] = self._add_search(name) if learner.search else self._add_training(name, {})
         model = self._model(name)
-        if name in writers(self.recipe):
+        if name in self._writers:
             sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, self.seed]
             self.text[name] = self._add("augment", name, [*sampling, self._untrained(name)], model)
         answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.eval_prompt]
@@ -225,7 +234,7 @@ class _Seed:
 
     def _scorers(self, name: str) -> dict[str, str]:
         """The trained learners whose likelihoods filter the rationales that a learner reads."""
-        scorers = links_of(self.recipe)[name].perplexity_models
+        scorers = self._links[name].perplexity_models
         return {f"scorer/{scorer}": self.trained[scorer] for scorer in scorers if scorer in self.trained}
 
     def _add_score(self, name: str, learner: Learner, mentor: str, source: str, trial: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mentorkd.data.prepare import prepare_recipe
@@ -43,7 +44,7 @@ class Estimates:
             f"tokens are estimated as characters / {CHARACTERS_PER_TOKEN}; rationales yet to be written are taken to be as long "
             f"{length}, and all to be kept, so stages that read them may handle fewer"
         ]
-        if matched := matched_arms(self.recipe):
+        if matched := self._matched:
             least, most = min(map(self._own_updates, matched)), max(map(self._own_updates, matched))
             unit = "updates" if self.recipe.match == "updates" else "target tokens"
             notes.append(
@@ -88,13 +89,23 @@ class Estimates:
 
     def _updates(self, name: str) -> int:
         """Updates of a training; those of arms are matched."""
-        matched, given = matched_arms(self.recipe), self.recipe.learners[name].training.updates
-        if given is not None or name not in matched:
+        if self.recipe.learners[name].training.updates is not None or name not in self._matched:
             return self._own_updates(name)
         if self.recipe.match == "updates":
-            return max(map(self._own_updates, matched))
-        tokens = max(self._own_updates(arm) * self._rows_an_update(arm) * self._tokens_a_row(arm) for arm in matched)
-        return math.ceil(tokens / (self._rows_an_update(name) * self._tokens_a_row(name)))
+            return self._most
+        return math.ceil(self._most / (self._rows_an_update(name) * self._tokens_a_row(name)))
+
+    @cached_property
+    def _matched(self) -> list[str]:
+        return matched_arms(self.recipe)
+
+    @cached_property
+    def _most(self) -> int:
+        """The most updates, or tokens, that a matched arm does by its own settings."""
+        if self.recipe.match == "updates":
+            return max(map(self._own_updates, self._matched))
+        arms = self._matched
+        return max(self._own_updates(arm) * self._rows_an_update(arm) * self._tokens_a_row(arm) for arm in arms)
 
     def _own_updates(self, name: str) -> int:
         training = self.recipe.learners[name].training

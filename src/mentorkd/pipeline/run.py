@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mentorkd.errors import DamagedError, RunError
+from mentorkd.errors import DamagedError, RunError, explaining
+from mentorkd.files import write_text
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.outdated import is_outdated
+from mentorkd.pipeline.ownership import conflict
 from mentorkd.pipeline.records import StageRecord, TrainRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
@@ -35,6 +37,8 @@ from mentorkd.recipe.schema import Recipe
 from mentorkd.seals import read_sealed, write_sealed
 
 _MOST_JOBS = 64
+_DERIVED = {"budget", "report"}
+"""Kinds of stages that take seconds and are made from the results of others."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,17 @@ class PlannedStage:
     stage: Stage
     state: str
     record: StageRecord | None
+    replaces: bool = False
+    """Whether it would replace finished results of other settings, which take longer than seconds to make."""
 
 
 class Reporter:
     """Is called with what the pipeline does. This one shows nothing; those of the command line override its methods."""
 
     def checking(self) -> None: ...
+
+    def replacing(self, stages: Sequence[Stage]) -> None:
+        """Finished results of these stages, made with other settings, are about to be replaced."""
 
     def started(self, stage: Stage, number: int, total: int) -> None: ...
 
@@ -67,7 +76,7 @@ class Reporter:
 
 def open_run(folder: Path, reporter: Reporter | None = None, *, verify: bool = True) -> Pipeline:
     """The pipeline of an existing run folder, from the recipe stored in it; `verify` as for Pipeline."""
-    if not (folder / "recipe.yaml").is_file():
+    if not RunFolder(folder).recipe.is_file():
         raise RunError(f"{folder} is not a run folder (it has no recipe.yaml); give a folder that `mentorkd run` made")
     return Pipeline(load_recipe(folder / "recipe.yaml", check_files=False), folder, reporter, verify=verify)
 
@@ -107,10 +116,16 @@ class Pipeline:
                 state = "resumes"
             elif not again and stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
                 state = "may run"
-            planned.append(PlannedStage(stage, state, record))
+            planned.append(PlannedStage(stage, state, record, self._replaces(stage)))
         return planned
 
-    def run(self, *, force: Sequence[str] = (), until: str | None = None, jobs: int = 1) -> dict[str, Any]:
+    def conflict(self) -> str | None:
+        """Why `run` would refuse the folder, which belongs to another recipe; None if it would not."""
+        return conflict(self.recipe, self.folder, self.stages[0])
+
+    def run(
+        self, *, force: Sequence[str] = (), until: str | None = None, jobs: int = 1, overwrite: bool = False
+    ) -> dict[str, Any]:
         """Run every stage that is not done, and return the manifest.
 
         Args:
@@ -119,17 +134,22 @@ class Pipeline:
             until: the kind of stage to stop after; None runs all.
             jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
                 with a share of the cores and one GPU.
+            overwrite: take over a folder that belongs to a recipe of another name or with other questions.
 
-        Raises RunError for a wrong argument, or if another process writes to the folder, and what a stage raises.
+        Raises RunError for a wrong argument, a folder of another recipe, or one that another process writes to, and what a
+        stage raises.
         """
         if not 1 <= jobs <= _MOST_JOBS:
             raise RunError(f"got --jobs {jobs}; expected a number from 1 to {_MOST_JOBS}")
+        if not overwrite and (why := self.conflict()):
+            how = "give another folder with --run, or --overwrite to replace the results there"
+            raise RunError(f"{why}; {how}")
         stages = self.stages
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
         forced = self._forced([*force, *(outdated := self._outdated())])
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
-        with closing(self._executor(min(jobs, len(waiting)))) as executor:
+        with explaining(folder=self.folder.root), closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
                 self.reporter.checking()
                 self._warn_unsealed(stages)  # here, because each worker would
@@ -143,7 +163,7 @@ class Pipeline:
                         self.reporter.note(f"{stage.name} runs again: an earlier version restored other weights", stage)
                     self.folder.forget(stage)
                 self._stages = None
-                (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
+                write_text(self.folder.recipe, dump_recipe(self.recipe))
                 if not self._run_stages(executor, len(stages), jobs) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
@@ -161,10 +181,12 @@ class Pipeline:
         finished: set[str] = set()
         running: set[str] = set()
         ran = False
+        announced = self._announce_replaced(total, set())
         while True:
             ready = []
+            begun = finished | running
             for number, stage in enumerate(self.stages[:total], 1):
-                if stage.name in finished | running or not finished.issuperset(stage.needs):
+                if stage.name in begun or not finished.issuperset(stage.needs):
                     continue
                 if self.folder.finished(stage):
                     finished.add(stage.name)
@@ -190,6 +212,23 @@ class Pipeline:
             self.reporter.finished(stage, record)
             if stage.kind == "budget":
                 self._stages = None  # its updates are part of the arms' fingerprints
+                announced |= self._announce_replaced(total, announced)
+
+    def _replaces(self, stage: Stage) -> bool:
+        if stage.kind in _DERIVED or self.folder.finished(stage):
+            return False
+        return self.folder.last(stage.name) is not None
+
+    def _announce_replaced(self, total: int, announced: set[str]) -> set[str]:
+        """Say which of the first `total` stages replace results, apart from those that a later budget may leave as they are."""
+        replaced = [
+            planned.stage
+            for planned in self.plan()[:total]
+            if planned.replaces and planned.state != "may run" and planned.stage.name not in announced
+        ]
+        if replaced:
+            self.reporter.replacing(replaced)
+        return {stage.name for stage in replaced}
 
     def _outdated(self) -> list[str]:
         """The finished trainings whose weights an earlier version may have restored wrongly."""

@@ -114,6 +114,11 @@ class RunFolder:
         with FileLock(self.root / f".worker-{worker}.lock"):
             yield
 
+    @property
+    def recipe(self) -> Path:
+        """The recipe that the folder belongs to, with the overrides of its last run."""
+        return self.root / "recipe.yaml"
+
     def finished(self, stage: Stage) -> StageRecord | None:
         """The record of a stage that is finished with this fingerprint and whose outputs are there, else None."""
         record = self.last(stage.name)

@@ -64,8 +64,9 @@ def write_recipe(path: Path) -> Path:
 def write_own_recipe(path: Path, name: str) -> Path:
     """Write the recipe, for a run `name` on the user's own files beside it, to `path` and return `path`."""
     text = RECIPE.read_text(encoding="utf-8").partition("name: quickstart\n")[2]
-    text = re.sub(r"  validation: .*\n", "", text).replace("  name: running-totals\n", f"  name: {name}\n")
-    path.write_text(f"{OWN}name: {name}\n{_beside(text)}", encoding="utf-8")
+    quoted = json.dumps(name, ensure_ascii=False)  # a folder may be called 2024 or no
+    text = re.sub(r"  validation: .*\n", "", text).replace("  name: running-totals\n", f"  name: {quoted}\n")
+    path.write_text(f"{OWN}name: {quoted}\n{_beside(text)}", encoding="utf-8")
     return path
 
 

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from mentorkd.files import digest_path
 from mentorkd.recipe.graph import Links, cycles, links_of
 from mentorkd.recipe.objectives import NOT_OF_TOP_K, OBJECTIVES, ObjectiveSpec
-from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.schema import FILE_NAME, MOST_SEEDS, Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
 from mentorkd.records import GOLD, TEACHER, normalise_whitespace
 
@@ -80,7 +80,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
     yield from _validation_faults(raw, learners)
     seeds = raw.get("seeds")
-    if isinstance(seeds, list):
+    if isinstance(seeds, list) and len(seeds) <= MOST_SEEDS:
         for index, seed in enumerate(seeds):
             if seed in seeds[:index]:
                 yield ("seeds", index), f"{seed} is given twice; each seed is one run"
@@ -287,7 +287,12 @@ def _translated(details: ErrorDetails, raw: Any) -> Finding:
         return path, f"got {_shown(value)}; expected one of {choices}{close}"
     if kind == "too_short":
         return path, "empty; expected at least one"
+    if kind == "too_long":
+        return path, f"got {context['actual_length']:,}; expected at most {context['max_length']:,}"
     if kind == "string_pattern_mismatch":
+        if context["pattern"] == FILE_NAME:
+            first, anywhere = "a space, a dot or a hyphen at its start", '/ \\ : * ? " < > |'
+            return path, f"got {_shown(value)}; expected a name for a folder, without {first} and without {anywhere}"
         signs = context["pattern"].split("[")[-1].split("]")[0].replace("A-Za-z0-9", "letters, digits, ")
         return path, f"got {_shown(value)}; expected a letter or digit, then only {signs}"
     expected = _EXPECTED.get(kind.split("_")[0])

@@ -104,16 +104,18 @@ def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """
     closed: list[list[str]] = []
     done: set[str] = set()
-
-    def visit(name: str, trail: list[str]) -> None:
-        if name in trail:
+    trail: list[str] = []
+    waiting = [iter(needs)]  # a stack and no recursion: a chain of learners may be long
+    while waiting:
+        name = next(waiting[-1], None)
+        if name is None:
+            waiting.pop()
+            if trail:
+                done.add(trail.pop())
+        elif name in trail:
             closed.append(trail[trail.index(name) :])
         elif name in needs and name not in done:
-            for needed in needs[name]:
-                if needed != name:
-                    visit(needed, [*trail, name])
-            done.add(name)
-
-    for name in needs:
-        visit(name, [])
+            others = [needed for needed in needs[name] if needed != name]
+            trail.append(name)
+            waiting.append(iter(others))
     return closed

@@ -20,7 +20,7 @@ from mentorkd.recipe.aliases import filters_in, rename_old_keys
 from mentorkd.recipe.checks import Finding, combined_faults, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
 from mentorkd.recipe.schema import Recipe
-from mentorkd.recipe.search import merge_search, search_faults
+from mentorkd.recipe.search import merge_search, search_faults, size_faults
 from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep
 from mentorkd.recipe.teacher import model_keys
 from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, mapping, read_yaml, set_override, suggestion
@@ -35,6 +35,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, check_files: bool 
 
     Raises RecipeError with all faults.
     """
+    if path.exists() and not (path.is_file() or path.is_fifo()):  # a pipe holds what a shell's <(...) writes
+        raise RecipeError(str(path), [Fault("", "a folder or a device; expected a file, a YAML recipe")])
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -90,7 +92,7 @@ def parse_recipe(
         # A fault of an inherited value is reported once, at the value's own place.
         invalid = plain_faults(error, raw)
         findings += [each for each in invalid if not any(each[0][: len(place)] == place for place in inherited)]
-    findings += [*combined_faults(raw), *search_faults(raw), *_task_faults(raw)]
+    findings += [*combined_faults(raw), *search_faults(raw), *size_faults(raw), *_task_faults(raw)]
     if check_files:
         findings += _absent(raw)
     findings = _unknown_learners(attribute_to_sweep(findings, raw), written)
@@ -223,10 +225,15 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
                 if find_task(str(mapping(raw.get("task")).get("name"))):
                     hint = f"`mentorkd data paper DIR` fetches the paper's data, {hint}"
                 yield (section, key), f"no file at {path}; {hint}"
+            elif not os.path.isfile(path):
+                yield (
+                    (section, key),
+                    f"{path} is a folder or a device; expected a file, or hub:{path} for a data set in a folder",
+                )
     template = str(mapping(raw.get("teacher")).get("template"))
     path = template.removeprefix(_TEMPLATE_FILE)
-    if path != template and not os.path.exists(path):
+    if path != template and not os.path.isfile(path):
         yield ("teacher", "template"), f"no file at {path}"
     for place, part, key in _models_in(raw):
-        if _is_path(part[key]) and not os.path.exists(part[key]):
+        if _is_path(part[key]) and not (os.path.isfile(part[key]) or os.path.isdir(part[key])):
             yield (*place, key), f"no file or folder at {part[key]}"

@@ -50,6 +50,12 @@ class TaskConfig(Strict):
     """Number of test questions to use, from the first on (for trials); null uses all."""
 
 
+FILE_NAME = r'^[^\s.\-/\\:*?"<>|\x00-\x1f\x7f]([^/\\:*?"<>|\x00-\x1f\x7f]*[^\s/\\:*?"<>|\x00-\x1f\x7f])?$'
+"""A name for a folder of any system, which starts neither as a hidden folder nor as an option."""
+
+MOST_SEEDS = 1000
+"""Seeds of a recipe."""
+
 # The name of a sweep's variant (`student@kd_weight=0.3`), or a name that the recipe gives.
 _NAME = r"^([A-Za-z0-9_-]+@[A-Za-z0-9@=+,._-]+|[A-Za-z0-9][A-Za-z0-9_-]*)$"
 
@@ -66,8 +72,8 @@ class Variant(Strict):
 class Recipe(Strict):
     """Questions, a teacher, and a graph of learners."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the recipe, and of the run folder: runs/<name>."""
+    name: str = Field(pattern=FILE_NAME)
+    """Name of the recipe, and of the run folder: runs/<name>. It may have letters of any script, and spaces."""
     data: DataConfig = DataConfig()
     task: TaskConfig
     teacher: Annotated[TeacherConfig, Field(discriminator="kind"), BeforeValidator(with_kind)]
@@ -78,7 +84,9 @@ class Recipe(Strict):
     """Defaults of every learner's `training`."""
     sampling: SamplingConfig = SamplingConfig()
     """Defaults of every learner's `sampling`."""
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default_factory=lambda: [42], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        default_factory=lambda: [42], min_length=1, max_length=MOST_SEEDS
+    )
     """Seeds of initial weights, data order, dropout and sampling. The whole graph is trained once per seed."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device of the models; auto uses an accelerator if there is one."""
@@ -91,7 +99,8 @@ class Recipe(Strict):
     search: SearchConfig | None = None
     """Settings to choose by validation, for every arm that has no `search` of its own."""
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    """Lists of values for keys like `student.kd_weight`. Each learner that a key reaches gets one variant per combination of values."""
+    """Lists of values for keys like `student.kd_weight`. Each learner that a key reaches gets one variant per combination of values,
+    of which there may be 1,000."""
     variants: dict[str, Variant] = Field(default_factory=dict)
     """The variants of the sweep; written by mentorkd."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -19,14 +18,25 @@ _OF_TRAINING = ("learning_rate", "weight_decay")
 _DRAW = 0
 """Seed of the draw: learners with equal `search` try the same combinations, whatever the seed of the training."""
 
+_MOST_TRAININGS = 10_000
+"""Trainings of a recipe: of all learners, with all trials and seeds."""
+
 
 def trials_of(learner: Learner) -> list[dict[str, Any]]:
     """The values of each trial: the whole grid, or `trials` combinations drawn from it without repetition, in its order."""
     assert learner.search is not None
     values = learner.search.model_dump(exclude={"trials"}, exclude_none=True)
-    grid = [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
-    count = min(learner.search.trials or len(grid), len(grid))
-    return [grid[number] for number in sorted(random.Random(_DRAW).sample(range(len(grid)), count))]
+    size = prod(map(len, values.values()))
+    count = min(learner.search.trials or size, size)
+    return [_combination(values, number) for number in sorted(random.Random(_DRAW).sample(range(size), count))]
+
+
+def _combination(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
+    """One of all combinations, in the order of itertools.product. The whole grid may be too large for the memory."""
+    places = {}
+    for key in reversed(list(values)):
+        number, places[key] = divmod(number, len(values[key]))
+    return {key: choices[places[key]] for key, choices in values.items()}
 
 
 def with_values(learner: Learner, values: Mapping[str, Any]) -> Learner:
@@ -52,6 +62,16 @@ def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
             learner["search"] = {key: values for key, values in mapping(common).items() if key not in unused}
             filled.add(("learners", name, "search"))
     return filled
+
+
+def size_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
+    """The fault of a recipe that asks for more trainings than a run folder is made for."""
+    learners, seeds = mapping(raw.get("learners")), raw.get("seeds")
+    trials = sum(_trials(mapping(mapping(learner).get("search"))) or 1 for learner in learners.values())
+    count = trials * (len(seeds) if isinstance(seeds, list) else 1)
+    if count > _MOST_TRAININGS:
+        parts = "learners, trials of their `search`, and seeds"
+        yield ("learners",), f"makes {count:,} trainings ({parts}); expected at most {_MOST_TRAININGS:,}"
 
 
 def search_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import prod
 from typing import Any
 
 from mentorkd.files import fingerprint
@@ -33,6 +34,8 @@ from mentorkd.records import TEACHER
 
 _NOT_SWEPT = {"search", "select"}
 _LONGEST_NAME = 100
+_MOST_POINTS = 1000
+"""Combinations of a sweep's values."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ def expand_sweep(raw: dict[str, Any]) -> list[Finding]:
     learners = {name: each for name, each in mapping(raw.get("learners")).items() if isinstance(each, dict)}
     if not keys or raw.get("variants") or not all(isinstance(key.values, list) and key.values for key in keys):
         return []  # nothing to do, or values of a wrong shape, which pydantic reports
+    points = prod(len(key.values) for key in keys)
+    if points > _MOST_POINTS:
+        return [(("sweep",), f"makes {points:,} combinations; expected at most {_MOST_POINTS:,}")]
     faults: list[Finding] = [(("sweep", key.text), what) for key in keys for what in _faults(key, learners)]
     if faults:
         return faults

@@ -147,7 +147,7 @@ def set_override(raw: MutableMapping[Any, Any], assignment: str) -> KeyPath:
 
     Missing mappings on the way are created. A learner's `model: NAME` becomes `{name: NAME}` if a key inside it is set.
     Raises RecipeError if `assignment` has no `=`, an empty key, a value that is not YAML, or a path through something that
-    is not a mapping.
+    is not a mapping, or nesting of more than MAX_DEPTH levels.
     """
     key, equals, text = assignment.partition("=")
     key = key.strip()
@@ -158,6 +158,8 @@ def set_override(raw: MutableMapping[Any, Any], assignment: str) -> KeyPath:
         value, _, faults = read_yaml(text)
     except RecipeError as error:
         faults = list(error.faults)
+    if not faults and len(parts) + _depth(value) > MAX_DEPTH:
+        faults = list(_too_deep((), 0).faults)
     if faults:
         raise _refusal(f"{faults[0].message} (in the value given on the command line)", (key,))
     outer = raw
@@ -182,6 +184,11 @@ def _refusal(message: str, path: KeyPath = (), line: int | None = None) -> Recip
 
 def _too_deep(path: KeyPath, line: int) -> RecipeError:
     return _refusal(f"nested more than {MAX_DEPTH} levels deep; expected a recipe", path, line)
+
+
+def _depth(value: Any) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inside), default=0)
 
 
 def _line(node: Node) -> int:

@@ -5,12 +5,16 @@ and its real cost, in one transaction, before the reply is used. A process that 
 counted, so a budget holds over kills, and only that request can be sent a second time.
 
 One thread writes, and commits all waiting writes at once: under load one fsync serves many replies.
+
+A reply carries a digest of itself, and a request's key is its hash. A row that does not fit its digest is as one that is not
+there: it is named in the log, asked for again and then replaced.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import queue
 import sqlite3
@@ -21,19 +25,25 @@ from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from mentorkd.errors import RunError
+from mentorkd.records import content_id
 from mentorkd.teachers.limits import Spending
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x6D6B6463
 _VERSION = 1
 _BUSY_SECONDS = 60.0
+_NAMED = 5
+"""Damaged rows that the log names before it counts."""
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
@@ -58,6 +68,14 @@ INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET
     output_tokens = output_tokens + excluded.output_tokens, picodollars = picodollars + excluded.picodollars,
     unsure_picodollars = unsure_picodollars + excluded.unsure_picodollars
 """
+_ADD_REQUEST = """
+INSERT INTO requests VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body
+    WHERE CAST(requests.body AS BLOB) != CAST(excluded.body AS BLOB)
+"""
+_ADD_REPLY = """
+INSERT INTO replies VALUES (?, ?, ?, ?) ON CONFLICT (key, sample) DO UPDATE SET at = excluded.at, body = excluded.body
+    WHERE damaged(replies.key, replies.sample, CAST(replies.body AS BLOB))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +88,10 @@ class Reply:
     output_tokens: int
     estimated: bool = False
     model: str = ""
+
+
+LookUp = Callable[[str, int], Reply | None]
+"""Gives the reply to a (request key, sample), or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +121,12 @@ class RequestCache:
         self._guard = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._damaged: set[tuple[str, int]] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         with _file_faults(path):
-            connection = self._connection()
-            if not _is_cache(connection, path):
-                _enter_wal(connection)
-                connection.executescript(_SCHEMA)
+            if not path.exists():
+                _create(path)
+            _check(self._connection(), path)
         self._writer = threading.Thread(target=self._write, name="request-cache", daemon=True)
         self._writer.start()
 
@@ -142,11 +164,20 @@ class RequestCache:
             lock.release()
 
     def get(self, key: str, sample: int) -> Reply | None:
-        """The reply to a sample of a request, or None."""
-        sql = "SELECT body FROM replies WHERE key = ? AND sample = ?"
+        """The reply to a sample of a request, or None if there is none or a damaged one."""
         with _file_faults(self.path):
-            row = self._connection().execute(sql, (key, sample)).fetchone()
-            return None if row is None else Reply(**json.loads(row[0]))
+            body = _find(self._connection(), key, sample)
+        if body is None:
+            return None
+        reply = _read_reply(key, sample, body)
+        if reply is None and (key, sample) not in self._damaged:
+            self._damaged.add((key, sample))
+            if len(self._damaged) <= _NAMED:
+                row_name = _row_name(key, sample)
+                log.warning("%s: the reply %s is damaged and is asked for again", self.path, row_name)
+            elif len(self._damaged) == _NAMED + 1:
+                log.warning("%s: more replies are damaged and are asked for again", self.path)
+        return reply
 
     def put(self, request: Mapping[str, Any], sample: int, reply: Reply) -> Future[None]:
         """Keep a reply that cost nothing."""
@@ -190,39 +221,18 @@ class RequestCache:
             return int(self._connection().execute("SELECT count(*) FROM replies").fetchone()[0])
 
     def merge(self, other: Path) -> int:
-        """Copy the replies of another cache file that this one lacks; return their number. Ledgers are not merged."""
-        if not other.is_file():
-            raise RunError(f"{other}: no such cache file; expected the requests.sqlite of a run")
-
-        with _file_faults(other), closing(_connect(other)) as source:
-            if not _is_cache(source, other):
-                raise RunError(f"{other}: an empty file; expected the requests.sqlite of a run")
-            cursor = source.execute("SELECT key, sample, at, replies.body, requests.body" + _JOINED)
-            added = 0
-            while chunk := cursor.fetchmany(1000):
-                added += self._submit(partial(_insert, rows=chunk)).result()
+        """Copy the replies of another cache file that this one lacks; return their number. Ledgers are not merged, and damaged
+        rows are left out and named in the log."""
+        added = 0
+        with _reading(other) as source:
+            cursor = _SoundRows(source, other)
+            while chunk := list(islice(cursor, 1000)):
+                rows = [
+                    (key, sample, at, _write_reply(key, sample, reply), request)
+                    for key, sample, at, request, reply in chunk
+                ]
+                added += self._submit(partial(_insert, rows=rows)).result()
         return added
-
-    def export(self, path: Path) -> int:
-        """Write every reply as a JSON line `{key, sample, at, request, reply}`, sorted; return their number."""
-        count = 0
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            for row in self.rows():
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return count
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every reply with its request, sorted by key and sample."""
-        with _file_faults(self.path):
-            sql = "SELECT key, sample, at, requests.body, replies.body" + _JOINED
-            for key, sample, at, request, reply in self._connection().execute(sql):
-                bodies = {"request": json.loads(request), "reply": json.loads(reply)}
-                yield {"key": key, "sample": sample, "at": at, **bodies}
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -252,7 +262,34 @@ class RequestCache:
                 return
 
 
-_JOINED = " FROM replies JOIN requests USING (key) ORDER BY key, sample"
+@contextmanager
+def open_replies(path: Path) -> Iterator[LookUp]:
+    """Look replies up in a cache file that is opened for reading only. Raises RunError if there is none."""
+    with _reading(path) as connection:
+
+        def look_up(key: str, sample: int) -> Reply | None:
+            body = _find(connection, key, sample)
+            return None if body is None else _read_reply(key, sample, body)
+
+        yield look_up
+
+
+def export(source: Path, target: Path) -> int:
+    """Write every reply of a cache file as a JSON line `{key, sample, at, request, reply}`, sorted; return their number.
+
+    The cache is opened for reading only. Damaged rows are left out and named in the log.
+    """
+    count = 0
+    temporary = target.with_name(f".{target.name}.tmp")
+    with _reading(source) as connection, temporary.open("w", encoding="utf-8") as file:
+        for key, sample, at, request, reply in _SoundRows(connection, source):
+            row = {"key": key, "sample": sample, "at": at, "request": json.loads(request), "reply": asdict(reply)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target)
+    return count
 
 
 def _canonical(request: Mapping[str, Any]) -> str:
@@ -260,18 +297,71 @@ def _canonical(request: Mapping[str, Any]) -> str:
 
 
 def _keep(connection: sqlite3.Connection, request: Mapping[str, Any], sample: int, reply: Reply) -> None:
-    body = json.dumps(asdict(reply), ensure_ascii=False)
-    _insert(connection, [(request_key(request), sample, time.time(), body, _canonical(request))])
+    key = request_key(request)
+    _insert(connection, [(key, sample, time.time(), _write_reply(key, sample, reply), _canonical(request))])
 
 
 def _insert(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> int:
-    """Insert (key, sample, at, reply, request) rows; the first reply to a sample stays. Return the number of new ones."""
+    """Insert (key, sample, at, reply, request) rows; the first sound reply to a sample stays. Return the number of new ones."""
+    connection.create_function("damaged", 3, lambda *row: _read_reply(*row) is None)
     added = 0
     for key, sample, at, reply, request in rows:
-        connection.execute("INSERT OR IGNORE INTO requests VALUES (?, ?)", (key, request))
-        sql = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?)"
-        added += connection.execute(sql, (key, sample, at, reply)).rowcount
+        connection.execute(_ADD_REQUEST, (key, request))
+        added += connection.execute(_ADD_REPLY, (key, sample, at, reply)).rowcount
     return added
+
+
+class _SoundRows(Iterator[tuple[str, int, float, str, Reply]]):
+    """The (key, sample, at, request, reply) of every sound row, sorted by key and sample; at the end, the log names the others."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._path = path
+        self._damaged: list[str] = []
+        columns = "CAST(key AS BLOB), sample, at, CAST(requests.body AS BLOB), CAST(replies.body AS BLOB)"
+        joined = "replies LEFT JOIN requests USING (key) ORDER BY key, sample"
+        self._rows = connection.execute(f"SELECT {columns} FROM {joined}")
+
+    def __next__(self) -> tuple[str, int, float, str, Reply]:
+        for name, sample, at, request, body in self._rows:
+            key = name.decode(errors="replace")
+            reply = _read_reply(key, sample, body)
+            if reply is not None and request is not None and hashlib.sha256(request).hexdigest() == key:
+                return key, sample, at, request.decode(), reply
+            self._damaged.append(_row_name(key, sample))
+        if self._damaged:
+            names = ", ".join(self._damaged[:_NAMED]) + (", ..." if len(self._damaged) > _NAMED else "")
+            log.warning("%s: %d damaged replies are left out: %s", self._path, len(self._damaged), names)
+            self._damaged.clear()
+        raise StopIteration
+
+
+def _find(connection: sqlite3.Connection, key: str, sample: int) -> bytes | None:
+    sql = "SELECT CAST(body AS BLOB) FROM replies WHERE key = ? AND sample = ?"
+    row = connection.execute(sql, (key, sample)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def _row_name(key: str, sample: int) -> str:
+    return f"{key[:12]} (sample {sample})"
+
+
+def _write_reply(key: str, sample: int, reply: Reply) -> str:
+    fields = asdict(reply)
+    return json.dumps({**fields, "digest": _digest(key, sample, fields)}, ensure_ascii=False)
+
+
+def _read_reply(key: str, sample: int, body: bytes) -> Reply | None:
+    """The reply in a row; None if it is damaged. Rows of earlier versions have no digest."""
+    try:
+        fields = json.loads(body)
+        digest = fields.pop("digest", None)
+        return Reply(**fields) if digest in (None, _digest(key, sample, fields)) else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _digest(key: str, sample: int, fields: Mapping[str, Any]) -> str:
+    return content_id(key, str(sample), _canonical(fields))
 
 
 def _commit(connection: sqlite3.Connection, jobs: list[_Job], path: Path) -> None:
@@ -290,47 +380,64 @@ def _commit(connection: sqlite3.Connection, jobs: list[_Job], path: Path) -> Non
             job.done.set_result(result)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, options: str = "") -> sqlite3.Connection:
     # Autocommit: transactions are begun by hand. FULL: a commit is on disk when it returns, even if the power fails then.
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{options}",
+        uri=True,
+        timeout=_BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
 
 
-def _is_cache(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file holds a cache; False if it is empty. Raises RunError if it holds anything else."""
-    # In one transaction: another process may create the cache between two of these reads.
-    connection.execute("BEGIN")
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """The cache in a file, for reading only. Raises RunError if there is none."""
+    if not path.is_file():
+        raise RunError(f"{path}: no such cache file; expected the requests.sqlite of a run")
+    # A file that nobody writes to has no -wal file. SQLite would make one even to read, unless the file is called immutable.
+    in_use = path.with_name(f"{path.name}-wal").exists()
+    with _file_faults(path), closing(_connect(path, "mode=ro" if in_use else "immutable=1")) as connection:
+        _check(connection, path)
+        yield connection
+
+
+def _create(path: Path) -> None:
+    """Make an empty cache. It appears whole, so that an empty file is always damage."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    with closing(_connect(temporary)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(_SCHEMA)
     try:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    finally:
-        if connection.in_transaction:  # some faults of a file end the transaction
-            connection.execute("ROLLBACK")
+        os.link(temporary, path)
+        temporary.unlink()
+    except FileExistsError:  # another process was first
+        temporary.unlink()
+    except OSError:  # a file system without hard links
+        temporary.rename(path)
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise RunError if the file does not hold a cache."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
     if (application, version) == (_APPLICATION_ID, _VERSION):
-        return True
+        return
     if application == _APPLICATION_ID:
         raise RunError(
             f"{path}: a request cache of version {version}, expected {_VERSION}; use the version of mentorkd that made it"
         )
-    if tables:
-        raise RunError(f"{path}: a SQLite file, but no request cache; give another path")
-    return False
-
-
-def _enter_wal(connection: sqlite3.Connection) -> None:
-    # SQLite does not wait for a lock here as it does elsewhere, so two processes that start together must retry.
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    if path.stat().st_size == 0:
+        raise RunError(
+            f"{path}: the request cache is empty (0 bytes), so paid replies may be lost; put a copy back, or remove the file "
+            "to start with an empty cache"
+        )
+    what = "a SQLite file, but no request cache" if connection.execute("SELECT 1 FROM sqlite_master").fetchone() else ""
+    raise RunError(f"{path}: {what or 'not a request cache'}; give another path")
 
 
 @contextmanager

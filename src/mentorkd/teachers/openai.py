@@ -20,7 +20,7 @@ from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import Progress, Question, Rationale
 from mentorkd.teachers.annotation import AnnotationLedger, Grade, SamplingResult, outcome, rationale_of
 from mentorkd.teachers.asked import AskedTeacher, short_name
-from mentorkd.teachers.cache import RequestCache, request_key
+from mentorkd.teachers.cache import LookUp, RequestCache, open_replies, request_key
 from mentorkd.teachers.dry_run import BY_CHARACTERS, DryRun, dry_run, token_counter
 from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, price_of, read_key
 from mentorkd.teachers.prompting import Prompter
@@ -52,9 +52,10 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
 
     def preview(self, questions: Sequence[Question], root: Path, *, roughly: bool) -> DryRun:
         count_tokens, counted_by = token_counter(None if roughly else self.config.tokenizer)
-        with self.open_cache(root) if self.cache_file(root).is_file() else nullcontext() as cache:
+        file = self.cache_file(root)
+        with open_replies(file) if file.is_file() else nullcontext() as look_up:
             return dry_run_openai(
-                questions, self.config, self.prompter, cache=cache, count_tokens=count_tokens, counted_by=counted_by
+                questions, self.config, self.prompter, look_up=look_up, count_tokens=count_tokens, counted_by=counted_by
             )
 
     def sample(self, questions: Sequence[Question], cache: RequestCache, context: AnnotationContext) -> SamplingResult:
@@ -86,20 +87,20 @@ def dry_run_openai(
     teacher: OpenAITeacherConfig,
     prompter: Prompter,
     *,
-    cache: RequestCache | None = None,
+    look_up: LookUp | None = None,
     count_tokens: Callable[[str], int] = characters_as_tokens,
     counted_by: str = BY_CHARACTERS,
 ) -> DryRun:
-    """Estimate the annotation of `questions` by an endpoint, beyond what `cache` holds (see `dry_run`)."""
+    """Estimate the annotation of `questions` by an endpoint, beyond the replies that `look_up` finds (see `dry_run`)."""
     wrapping = 0
     if teacher.endpoint == "chat":
         wrapping = _CHAT_MARKS + (count_tokens(teacher.system) if teacher.system else 0)
 
     def is_cached(prompt: str, sample: int) -> bool:
-        if cache is None:
+        if look_up is None:
             return False
         request = build_request(teacher, prompt, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
-        return cache.get(request_key(request), sample) is not None
+        return look_up(request_key(request), sample) is not None
 
     return dry_run(
         questions,

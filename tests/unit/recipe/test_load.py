@@ -333,8 +333,15 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         [Fault("learners", "empty; expected at least one", 9)],
     ),
     "a bad name": (
-        changed("name: demo", "name: my demo"),
-        [Fault("name", "got 'my demo'; expected a letter or digit, then only letters, digits, ._-", 1)],
+        changed("name: demo", "name: my/demo"),
+        [
+            Fault(
+                "name",
+                "got 'my/demo'; expected a name for a folder, without a space, a dot or a hyphen at its start and without "
+                '/ \\ : * ? " < > |',
+                1,
+            )
+        ],
     ),
     "two sources of a model": (
         changed("revision: main", "from_config: {model_type: t5}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -11,14 +12,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.teachers import cache as cache_module
-from mentorkd.teachers.cache import Reply, RequestCache, request_key
+from mentorkd.teachers.cache import Reply, RequestCache, export, open_replies, request_key
 from mentorkd.teachers.limits import Spending
 
 
@@ -104,29 +105,126 @@ def test_cache_is_shared_by_processes(tmp_path: Path) -> None:
 def test_cache_that_another_process_creates_meanwhile_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "c"
-    other = threading.Thread(target=lambda: RequestCache(path).close())
+    path, link = tmp_path / "c", os.link
 
-    def look_away(statement: str) -> None:
-        if statement == "PRAGMA user_version" and other.ident is None:
-            other.start()
-            other.join(1)  # made by now, unless it must wait for us
+    def fill() -> None:
+        with RequestCache(path) as first:
+            first.put(asked(1), 0, reply(1)).result()
 
-    connect = cache_module._connect
+    def second(source: Path, target: Path) -> None:
+        monkeypatch.undo()
+        other = threading.Thread(target=fill)
+        other.start()
+        other.join()
+        link(source, target)
 
-    def traced(file: Path) -> sqlite3.Connection:
-        connection = connect(file)
-        if threading.current_thread() is threading.main_thread():
-            connection.set_trace_callback(look_away)
-        return connection
-
-    monkeypatch.setattr(cache_module, "_connect", traced)
+    monkeypatch.setattr(os, "link", second)
     with RequestCache(path) as cache:
-        assert len(cache) == 0
-    assert other.ident is not None
-    other.join(60)
+        assert len(cache) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["c"]
+
+
+def test_cache_is_created_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with RequestCache(tmp_path / "c") as cache:
+        cache.put(asked(1), 0, reply(1)).result()
+    with RequestCache(tmp_path / "c") as cache:
+        assert len(cache) == 1
+
+
+def test_cache_that_shrank_to_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").touch()
+    with pytest.raises(RunError, match="is empty \\(0 bytes\\), so paid replies may be lost; put a copy back"):
+        RequestCache(tmp_path / "c")
+    assert (tmp_path / "c").stat().st_size == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 5000])
+def test_commands_that_read_leave_a_file_that_is_no_cache_as_it_is(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(RunError):
+        export(tmp_path / "c", tmp_path / "out.jsonl")
+    with RequestCache(tmp_path / "into") as cache, pytest.raises(RunError):
+        cache.merge(tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"c", "into"}
+
+
+def test_export_leaves_the_cache_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a b#1").mkdir()
+    path = tmp_path / "a b#1" / "c"
     with RequestCache(path) as cache:
-        assert len(cache) == 0
+        cache.put(asked(1), 0, reply(1)).result()
+        assert export(path, tmp_path / "while-open.jsonl") == 1
+    before = path.read_bytes()
+    assert export(path, tmp_path / "out.jsonl") == 1
+    with open_replies(path) as look_up:
+        assert look_up(request_key(asked(1)), 0) == reply(1)
+        assert look_up(request_key(asked(1)), 1) is None
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["c"]
+
+
+DAMAGE = {
+    "cut": "UPDATE replies SET body = substr(body, 1, 20) WHERE key = ?",
+    "edited": "UPDATE replies SET body = replace(body, 'réponse', 'response') WHERE key = ?",
+    "no text": "UPDATE replies SET body = CAST(x'80ff' AS TEXT) WHERE key = ?",
+    "not an object": "UPDATE replies SET body = '[]' WHERE key = ?",
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "request"])
+def test_a_damaged_row_costs_that_row_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    path, key = tmp_path / "c", request_key(asked(2))
+    with RequestCache(path) as cache:
+        for number in range(4):
+            cache.put(asked(number), 0, reply(number)).result()
+    with closing(sqlite3.connect(path)) as vandal:
+        vandal.execute(DAMAGE.get(damage, "UPDATE requests SET body = '{}' WHERE key = ?"), (key,))
+        vandal.commit()
+    name = f"{key[:12]} (sample 0)"
+
+    assert export(path, tmp_path / "out.jsonl") == 3
+    with RequestCache(tmp_path / "other") as other:
+        assert other.merge(path) == 3
+    assert [name in message for message in caplog.messages] == [True, True]
+    caplog.clear()
+
+    with RequestCache(path) as cache:
+        if damage != "request":
+            assert cache.get(key, 0) is None
+            assert cache.get(key, 0) is None
+            assert [name in message for message in caplog.messages] == [True]
+        assert cache.get(request_key(asked(3)), 0) == reply(3)
+        cache.put(asked(2), 0, reply(2)).result()
+        assert cache.get(key, 0) == reply(2)
+    assert export(path, tmp_path / "out.jsonl") == 4
+
+
+def test_merging_replaces_a_damaged_row(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "a") as a, RequestCache(tmp_path / "b") as b:
+        a.put(asked(1), 0, reply(1)).result()
+        b.put(asked(1), 0, reply(5)).result()
+        with closing(sqlite3.connect(tmp_path / "a")) as vandal:
+            vandal.execute("UPDATE replies SET body = 'x'")
+            vandal.commit()
+        assert a.merge(tmp_path / "b") == 1
+        assert a.get(request_key(asked(1)), 0) == reply(5)
+
+
+def test_replies_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "c") as cache:
+        cache.put(asked(1), 0, reply(1)).result()
+        with closing(sqlite3.connect(tmp_path / "c")) as old:
+            [[body]] = old.execute("SELECT body FROM replies").fetchall()
+            fields = json.loads(body)
+            del fields["digest"]
+            old.execute("UPDATE replies SET body = ?", (json.dumps(fields),))
+            old.commit()
+        assert cache.get(request_key(asked(1)), 0) == reply(1)
 
 
 def test_one_process_asks_at_a_time_and_a_killed_one_holds_no_lock(tmp_path: Path) -> None:
@@ -181,7 +279,7 @@ def test_caches_merge_and_export(tmp_path: Path) -> None:
         assert a.merge(tmp_path / "b") == 0
         assert a.get(request_key(asked(4)), 0) == reply(4)
         assert a.get(request_key(asked(8)), 0) == reply(108)
-        assert a.export(tmp_path / "out.jsonl") == 9
+        assert export(tmp_path / "a", tmp_path / "out.jsonl") == 9
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert all(request_key(row["request"]) == row["key"] for row in rows)
     assert sorted(row["reply"]["text"] for row in rows)[-1] == "réponse 4"

@@ -49,7 +49,7 @@ def test_cached_replies_are_free_and_nothing_is_asked(tmp_path: Path) -> None:
     with running("friendly") as server:
         annotate(server.url, tmp_path / "c", sums(5))
         with RequestCache(tmp_path / "c") as cache:
-            estimate = dry_run_openai(sums(9), teacher(server.url), ONE_CALL, cache=cache)
+            estimate = dry_run_openai(sums(9), teacher(server.url), ONE_CALL, look_up=cache.get)
         assert (estimate.cached, estimate.requests) == (15, 12)
         assert len(server.statistics()["arrivals"]) == 15
 

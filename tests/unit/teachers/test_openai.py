@@ -242,10 +242,9 @@ def test_key_is_in_no_file_and_no_message(tmp_path: Path, profile: str) -> None:
     """Not in the cache, the export, the log at its chattiest, the output or the error, whatever the server says."""
     script = (
         "import logging, sys; logging.basicConfig(filename=sys.argv.pop(1), level=logging.DEBUG); "
-        "from pathlib import Path; import asking; from mentorkd.teachers.cache import RequestCache\n"
+        "from pathlib import Path; import asking; from mentorkd.teachers.cache import export\n"
         "try: asking.main()\n"
-        "finally:\n"
-        "    with RequestCache(Path(sys.argv[2])) as cache: cache.export(Path(sys.argv[2] + '.jsonl'))"
+        "finally: export(Path(sys.argv[2]), Path(sys.argv[2] + '.jsonl'))"
     )
     run = tmp_path / "run"
     run.mkdir()
