@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ class Pipeline:
                     self.folder.forget(stage)
                 self._stages = None
                 (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
-                if not self._run_stages(executor, len(stages), jobs) and self._manifest_is_behind():
+                if not self._run_stages(executor, len(stages), jobs, force) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
 
@@ -147,7 +147,7 @@ class Pipeline:
         setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
         return ProcessExecutor(jobs, *setup) if jobs > 1 else InlineExecutor(*setup)
 
-    def _run_stages(self, executor: StageExecutor, total: int, jobs: int) -> bool:
+    def _run_stages(self, executor: StageExecutor, total: int, jobs: int, force: Sequence[str]) -> bool:
         """Start each of the first `total` stages when all of its needs are finished. One job runs them in the order of the
         plan. Several jobs start the stage first that has the longest chain of stages waiting for it.
 
@@ -173,7 +173,7 @@ class Pipeline:
                 if executor.free:
                     running.add(stage.name)
                     self.reporter.started(stage, number, total)
-                    executor.start(stage)
+                    executor.start(replace(stage, forced=stage.kind in force or stage.name in force))
             if ran:
                 self._write_manifest(jobs)
             if not running:
