@@ -89,7 +89,7 @@ class StageExecutor(Protocol):
         """Wait for one of the started stages; return it and its record. Raises what the stage raises."""
 
     def close(self) -> None:
-        """Stop the stages that still run, as a kill would."""
+        """Stop the stages that still run, as a SIGTERM would."""
 
 
 class InlineExecutor:

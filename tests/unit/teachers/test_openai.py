@@ -22,7 +22,6 @@ from hostile_server import running
 from mentorkd.errors import TeacherError
 from mentorkd.teachers.annotation import SamplingResult
 from mentorkd.teachers.cache import RequestCache
-from mentorkd.teachers.interrupts import Interrupts
 from mentorkd.teachers.openai import annotate_openai
 from mentorkd.teachers.openai_client import OpenAIClient, read_key
 from mentorkd.teachers.prompting import Prompter
@@ -209,16 +208,6 @@ def test_second_interrupt_abandons_what_is_in_flight(tmp_path: Path) -> None:
     with RequestCache(tmp_path / "c") as cache:
         assert (len(cache), cache.spending().requests) == (0, 4)
         assert cache.spending().unsure_dollars > 0
-
-
-def test_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with Interrupts():
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def test_rate_limits_hold(tmp_path: Path) -> None:
