@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -316,7 +317,9 @@ def test_worker_that_asks_keeps_what_is_in_flight_when_the_run_is_interrupted(tm
     with running("steady") as server:
         recipe, run = write_recipe(tmp_path, endpoint(server, concurrency=8)), tmp_path / "run"
         command = [sys.executable, "-m", "mentorkd", "run", str(recipe), "--run", str(run), "--jobs", "2"]
-        with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        obeying = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who started the tests may ignore it
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, env=environment, preexec_fn=obeying) as process:
             while requests_to(server) < 10 and process.poll() is None:
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)

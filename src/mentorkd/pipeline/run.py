@@ -113,7 +113,8 @@ class Pipeline:
         """Run every stage that is not done, and return the manifest.
 
         Args:
-            force: kinds or names of stages to run again, with all stages that depend on them.
+            force: kinds or names of stages to run again, with all stages that depend on them. An annotation that is named
+                here finishes even if most samples get no reply.
             until: the kind of stage to stop after; None runs all.
             jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
                 with a share of the cores and one GPU.

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,13 @@ from places import HELPERS
 def asking(url: str, cache: Path, **settings: Any) -> subprocess.Popen[str]:
     """A process that asks 100 questions, three samples each."""
     command = [sys.executable, str(HELPERS / "asking.py"), url, str(cache), "100", json.dumps(settings)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # who started the tests may ignore it
+    )
 
 
 def test_rationales_of_a_hostile_and_a_friendly_server_are_equal_and_nothing_is_paid_twice(tmp_path: Path) -> None:
@@ -145,7 +152,7 @@ def test_endless_reply_is_read_up_to_a_bound(tmp_path: Path, profile: str) -> No
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     result = json.loads(done.stdout)
     assert (result["account"]["lost"], result["account"]["malformed"]) == (4, 4)
-    assert result["megabytes"] < 300
+    assert result["megabytes"] < 200
 
 
 def test_redirect_to_another_host_is_refused_and_to_the_same_host_followed(tmp_path: Path) -> None:
