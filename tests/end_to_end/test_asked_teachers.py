@@ -304,6 +304,14 @@ def test_few_missing_samples_are_told_and_asked_for_again_by_force(cli: Cli, tmp
         assert requests_to(server) == 16
 
 
+def test_training_without_any_usable_rationale_blames_no_length(cli: Cli, server: Running, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, endpoint(server, samples=1, select={"min_tokens": 5000}))
+    result = cli("run", recipe, "--run", tmp_path / "run")
+    assert result.code == 2
+    assert f"student: `select` keeps none of the rationales of its sources ({QUESTIONS} of teacher)" in result.err
+    assert "max_source_tokens" not in result.err
+
+
 def test_reply_of_another_model_is_on_record(cli: Cli, tmp_path: Path) -> None:
     with running("other model") as server:
         result = cli("annotate", write_recipe(tmp_path, endpoint(server)), "--run", tmp_path / "run")

@@ -271,7 +271,7 @@ def test_budget_of_dollars_is_never_crossed(tmp_path: Path) -> None:
     charged = (statistics["input_tokens"] * 10.0 + statistics["output_tokens"] * 40.0) / 1e6
     assert annotation.stopped is not None
     assert charged <= annotation.spending.dollars <= 0.05
-    assert annotation.spending.dollars > 0.045
+    assert annotation.spending.dollars > 0.044
     assert annotation.spending.unsure_picodollars > 0
 
 
