@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,97 @@ def test_dry_run_and_plan_ask_for_nothing(cli: Cli, server: Running, tmp_path: P
     after = json.loads(cli("annotate", recipe, "teacher.samples=3", "--dry-run", "--run", run, "--json").out)
     assert (after["requests"], after["cached"]) == (QUESTIONS, ALL)
     assert requests_to(server) == ALL
+
+
+@pytest.mark.parametrize(
+    ("profile", "cause"),
+    [
+        ("refusing", "8 rejected (HTTP 400: "),
+        ("dead", "8 server error (HTTP 500: "),
+        ("babbling", "8 malformed (got a reply that is not JSON: "),
+    ],
+)
+def test_dead_teacher_is_no_finished_annotation(cli: Cli, tmp_path: Path, profile: str, cause: str) -> None:
+    """Fewer requests than those after which the client gives up."""
+    with running(profile) as server:
+        recipe, run = write_recipe(tmp_path, endpoint(server, retries=0)), tmp_path / "run"
+        for command in ("annotate", "run"):
+            result = cli(command, recipe, "task.limit_train=4", "--run", run)
+            assert result.code == 2
+            assert f"8 of the 8 samples asked for got no reply: {cause}" in result.err
+            words = {"refusing": "fate 400", "dead": "fate 500", "babbling": "Bad gateway"}[profile]
+            assert result.err.count(words) == 1
+            assert "max_source_tokens" not in result.err
+        forced = cli("annotate", recipe, "task.limit_train=4", "--run", run, "--force")
+        assert forced.code == 2  # with no rationale at all there is nothing to go on with
+        assert "--force" not in forced.err
+    assert not (run / "teacher" / "rationales.jsonl").exists()
+
+
+def test_teacher_that_dies_before_the_last_questions_is_no_finished_annotation(cli: Cli, tmp_path: Path) -> None:
+    with running("dying") as server:
+        settings = endpoint(server, retries=0, concurrency=1, budget={"requests": 12})
+        recipe, run = write_recipe(tmp_path, settings), tmp_path / "run"
+        command = ("annotate", recipe, "task.limit_train=7", "--run", run)
+        assert "budget of 12 requests" in cli(*command).err
+        result = cli(*command, "teacher.budget.requests=99")
+        assert result.code == 2
+        assert "2 of the 2 samples asked for got no reply: 2 server error (HTTP 500: " in result.err
+        assert "mentorkd annotate RECIPE --force" in result.err
+        assert cli(*command, "teacher.budget.requests=99").code == 2
+        asked = requests_to(server)
+        forced = cli(*command, "teacher.budget.requests=99", "--force", "--json")
+        assert forced.code == 0, forced.err
+        assert (json.loads(forced.out)["lost"], json.loads(forced.out)["replies"]) == (2, 12)
+        assert requests_to(server) == asked + 2
+        # What was accepted stays accepted, until it is asked for again.
+        assert cli(*command, "teacher.budget.requests=99").code == 0
+        assert requests_to(server) == asked + 2
+
+
+def test_few_missing_samples_are_told_and_asked_for_again_by_force(cli: Cli, tmp_path: Path) -> None:
+    with running("dying") as server:
+        recipe = write_recipe(tmp_path, endpoint(server, retries=0, concurrency=1))
+        command = ("annotate", recipe, "task.limit_train=7", "--run", tmp_path / "run")
+        result = cli(*command)
+        assert result.code == 0
+        assert "2 of the 14 samples asked for got no reply: 2 server error (HTTP 500: " in result.err
+        assert cli(*command, "--force").code == 0
+        assert requests_to(server) == 16
+
+
+def test_training_without_any_usable_rationale_blames_no_length(cli: Cli, server: Running, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, endpoint(server, samples=1, select={"min_tokens": 5000}))
+    result = cli("run", recipe, "--run", tmp_path / "run")
+    assert result.code == 2
+    assert f"student: `select` keeps none of the rationales of its sources ({QUESTIONS} of teacher)" in result.err
+    assert "max_source_tokens" not in result.err
+
+
+def test_reply_of_another_model_is_on_record(cli: Cli, tmp_path: Path) -> None:
+    with running("other model") as server:
+        result = cli("annotate", write_recipe(tmp_path, endpoint(server)), "--run", tmp_path / "run")
+    assert result.code == 0, result.err
+    record = json.loads((tmp_path / "run" / "manifest.json").read_text())["stages"]["annotate"]
+    # The endpoint's own filter names no model; it refuses one question.
+    assert record["faults"] == [f"{ALL - SAMPLES} of {ALL} replies are of the model a-cheaper-one, not of m"]
+
+
+def test_worker_that_asks_keeps_what_is_in_flight_when_the_run_is_interrupted(tmp_path: Path) -> None:
+    with running("steady") as server:
+        recipe, run = write_recipe(tmp_path, endpoint(server, concurrency=8)), tmp_path / "run"
+        command = [sys.executable, "-m", "mentorkd", "run", str(recipe), "--run", str(run), "--jobs", "2"]
+        obeying = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who started the tests may ignore it
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, env=environment, preexec_fn=obeying) as process:
+            while requests_to(server) < 10 and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+        assert process.returncode == 130
+        arrivals = requests_to(server)
+    with RequestCache(run / "teacher" / "requests.sqlite") as cache:
+        assert 10 <= len(cache) == cache.spending().requests == arrivals < ALL
+        assert cache.spending().unsure_dollars == 0.0
 
 
 def test_worked_examples_may_come_from_the_training_file(cli: Cli, tmp_path: Path) -> None:

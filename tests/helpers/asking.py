@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import sys
 import time
@@ -49,6 +50,15 @@ def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) 
         return annotate_openai(questions, config, prompter, opened, grade=graded, first_backoff=0.05)
 
 
+def peak_megabytes() -> float:
+    """Peak memory of this process. `ru_maxrss` starts with that of the process which started this one, on Linux."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
+    return int(peak) / 1024
+
+
 def main() -> None:
     """asking.py URL CACHE QUESTIONS SETTINGS: annotate, then print the account, the traffic, the seconds and the peak memory in MB.
 
@@ -62,7 +72,6 @@ def main() -> None:
     began = clock()
     annotation = annotate(url, Path(cache), questions, **json.loads(settings))
     seconds = clock() - began
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
             {
@@ -70,7 +79,7 @@ def main() -> None:
                 "traffic": annotation.traffic,
                 "seconds": seconds,
                 "clock": clock.__name__,
-                "megabytes": megabytes,
+                "megabytes": peak_megabytes(),
             }
         )
     )

@@ -55,6 +55,22 @@ PROFILES: dict[str, dict[str, float]] = {
     "echo 400": {"echo 400": 1.0},
     "bankrupt": {"no credit": 1.0},
     "rambling": {"ramble": 1.0},
+    "steady": {"delay": 0.5},
+    "refusing": {"400": 1.0},
+    "babbling": {"not json": 1.0},
+    "mostly refusing": {"400": 0.8},
+    "hidden prompt": {"delay": 0.05, "hidden tokens": 5000},
+    "hidden prompt, half broken": {"delay": 0.05, "hidden tokens": 5000, "no choices": 0.5},
+    "silent about usage": {"delay": 0.02, "no usage": 1.0},
+    "dying": {"dies after": 12},
+    "stuck": {"slow": 1.0},
+    "overloaded": {"429": 1.0},
+    "closed for an hour": {"429 for an hour": 1.0},
+    "endless": {"endless": 1.0},
+    "endless 500": {"endless 500": 1.0},
+    "redirecting": {"redirect": 1.0},
+    "moved": {"moved": 1.0},
+    "other model": {"other model": 1.0},
 }
 RETRY_AFTER = 0.3
 SLOW = 3.0
@@ -93,9 +109,11 @@ class Server:
         # An overload begins with the first request, however long its client took to start.
         if time.monotonic() - self.arrivals[0] < self.profile.get("overload seconds", 0.0):
             return "429"
+        if len(self.arrivals) > self.profile.get("dies after", float("inf")):
+            return "500"
         chance = self.random.random()
         for name, share in self.profile.items():
-            if name in ("delay", "overload seconds", "no usage", "ramble"):
+            if name in ("delay", "overload seconds", "no usage", "ramble", "hidden tokens", "dies after"):
                 continue
             chance -= share
             if chance < 0:
@@ -108,7 +126,7 @@ class Server:
         self.most_in_flight = max(self.in_flight, self.most_in_flight)
         try:
             return await self.answer(request)
-        except ConnectionResetError:  # the client was killed
+        except ConnectionError:  # the client was killed, or had enough
             return web.Response()
         finally:
             self.in_flight -= 1
@@ -126,7 +144,19 @@ class Server:
             case "429 with wait":
                 self.waits.append((prompt, time.monotonic(), RETRY_AFTER))
                 return web.json_response(error("slow down"), status=429, headers={"Retry-After": str(RETRY_AFTER)})
-            case "429" | "500" | "503" | "401":
+            case "429 for an hour":
+                return web.json_response(error("quota of the day"), status=429, headers={"Retry-After": "3600"})
+            case "redirect":  # the same server by another name
+                port = request.url.port
+                raise web.HTTPTemporaryRedirect(f"http://localhost:{port}{request.path}")
+            case "moved" if not request.path.startswith("/v1/moved"):
+                raise web.HTTPTemporaryRedirect(request.path.replace("/v1/", "/v1/moved/"))
+            case "endless" | "endless 500":
+                endless = web.StreamResponse(status=500 if fate.endswith("500") else 200)
+                await endless.prepare(request)
+                while True:
+                    await endless.write(b" " * 2**20)
+            case "429" | "500" | "503" | "401" | "400":
                 return web.json_response(error(f"fate {fate}"), status=int(fate))
             case "no credit":
                 return web.json_response(error("You exceeded your current quota", "insufficient_quota"), status=429)
@@ -143,13 +173,16 @@ class Server:
             text = f"{request.headers['Authorization']} {text}"
         if reason == "stop" and self.profile.get("ramble"):
             text, reason = text + RAMBLING, "length"
-        usage = {"prompt_tokens": len(prompt.split()) + 9, "completion_tokens": len(text.split())}
+        read = len(prompt.split()) + 9 + int(self.profile.get("hidden tokens", 0))
+        usage = {"prompt_tokens": read, "completion_tokens": len(text.split())}
         # From here on the model has written, and the provider charges.
         self.input_tokens += usage["prompt_tokens"]
         self.output_tokens += usage["completion_tokens"]
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
         choice |= {"text": text} if "prompt" in body else {"message": {"role": "assistant", "content": text}}
         reply: dict[str, Any] = {"id": "x", "object": "x", "created": 1, "model": body["model"], "choices": [choice]}
+        if fate == "other model":
+            reply["model"] = "a-cheaper-one"
         if self.random.random() >= self.profile.get("no usage", 0.0):
             reply["usage"] = usage
         match fate:
@@ -211,6 +244,7 @@ async def serve(profile: str, seed: int) -> None:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", server.ask)
     app.router.add_post("/v1/completions", server.ask)
+    app.router.add_post("/v1/moved/chat/completions", server.ask)
     app.router.add_get("/statistics", server.statistics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -31,6 +31,14 @@ def annotate(
             "--dry-run", help="Show three prompts and estimate requests, tokens and dollars. Asks for nothing."
         ),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Annotate again: ask for the samples that have no reply, and go on without those that get none, even if "
+            "these are most.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -45,7 +53,7 @@ def annotate(
         return
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         pipeline = Pipeline(loaded, root, reporter)
-        pipeline.run(until="annotate", overwrite=overwrite)
+        pipeline.run(force=["annotate"] if force else (), until="annotate", overwrite=overwrite)
     _show_record(pipeline.folder.record_of(AnnotateRecord, "annotate"), root, as_json)
 
 

@@ -1,7 +1,8 @@
 """Where stages run: one after the other in this process, or several at a time, each in a worker process.
 
-A worker reads stages from its stdin and writes progress, notes and records to its stdout. It ends at once when its stdin closes, so
-none outlives the pipeline that started it, however the pipeline ended. What a worker leaves then is what a kill leaves.
+A worker reads stages from its stdin and writes progress, notes and records to its stdout. It ends when its stdin closes, so
+none outlives the pipeline that started it, however the pipeline ended. What a worker leaves then is what a SIGTERM leaves: it ends
+at once, or, while it asks a teacher, when the replies in flight are kept.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class StageExecutor(Protocol):
         """Wait for one of the started stages; return it and its record. Raises what the stage raises."""
 
     def close(self) -> None:
-        """Stop the stages that still run, as a kill would."""
+        """Stop the stages that still run, as a SIGTERM would."""
 
 
 class InlineExecutor:
@@ -179,7 +180,9 @@ class ProcessExecutor:
         for worker in self._workers:
             worker.hang_up()
         for worker in self._workers:
-            worker.wait()
+            stage = self._running.get(worker)
+            # Replies of a teacher that are in flight are paid for. How long they take is the recipe's `timeout`.
+            worker.wait(None if stage is not None and stage.kind == "annotate" else _EXIT_SECONDS)
 
 
 class _WorkerTraceback(Exception):
@@ -228,9 +231,10 @@ class _Worker:
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def wait(self) -> None:
+    def wait(self, seconds: float | None) -> None:
+        """Wait until it has ended, and end it by force after `seconds`; None waits for as long as it takes."""
         try:
-            self._process.wait(_EXIT_SECONDS)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -300,7 +304,7 @@ def _read_tasks(tasks: queue.SimpleQueue[Any]) -> None:
     with suppress(EOFError, pickle.UnpicklingError):
         while True:
             tasks.put(pickle.load(sys.stdin.buffer))
-    os._exit(0)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _throttled(send: Callable[[str, Any], None]) -> Callable[[int, int], None]:

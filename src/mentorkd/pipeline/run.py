@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,8 @@ class Pipeline:
 
         Args:
             force: kinds or names of stages to run again, with all stages that depend on them. Trainings whose weights an earlier
-                version restored wrongly are among them.
+                version restored wrongly are among them. An annotation that is named here finishes even if most samples get no
+                reply.
             until: the kind of stage to stop after; None runs all.
             jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
                 with a share of the cores and one GPU.
@@ -164,7 +165,7 @@ class Pipeline:
                     self.folder.forget(stage)
                 self._stages = None
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
-                if not self._run_stages(executor, len(stages), jobs) and self._manifest_is_behind():
+                if not self._run_stages(executor, len(stages), jobs, force) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
 
@@ -172,7 +173,7 @@ class Pipeline:
         setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
         return ProcessExecutor(jobs, *setup) if jobs > 1 else InlineExecutor(*setup)
 
-    def _run_stages(self, executor: StageExecutor, total: int, jobs: int) -> bool:
+    def _run_stages(self, executor: StageExecutor, total: int, jobs: int, force: Sequence[str]) -> bool:
         """Start each of the first `total` stages when all of its needs are finished. One job runs them in the order of the
         plan. Several jobs start the stage first that has the longest chain of stages waiting for it.
 
@@ -200,7 +201,7 @@ class Pipeline:
                 if executor.free:
                     running.add(stage.name)
                     self.reporter.started(stage, number, total)
-                    executor.start(stage)
+                    executor.start(replace(stage, forced=stage.kind in force or stage.name in force))
             if ran:
                 self._write_manifest(jobs)
             if not running:

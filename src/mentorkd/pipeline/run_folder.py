@@ -55,6 +55,8 @@ class Stage:
     """The learner whose distributions a score stage writes."""
     trial: Mapping[str, Any] = field(default_factory=dict)
     """Settings that the learner has in this stage of its search."""
+    forced: bool = False
+    """The user asked for this very stage to run again."""
 
     @property
     def needs(self) -> tuple[str, ...]:

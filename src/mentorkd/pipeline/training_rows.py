@@ -58,6 +58,12 @@ def read_training_rows(
             return likelihoods(scorer, rationales, questions, on_progress=context.progress)
 
     gathered = gather(sources, selects, questions, tokens=reader.count, conclude=context.grader.find, nll=nll)
+    if not gathered.rationales and not scored:
+        written = ", ".join(f"{len(rationales):,} of {source}" for source, rationales in sources.items())
+        raise TrainingError(
+            f"{name}: `select` keeps none of the rationales of its sources ({written}); "
+            "look at their texts and verdicts in the sources' rationales.jsonl, then loosen `select` or improve the source"
+        )
     rows, counts = training_rows(gathered.rationales, questions, learner, reader)
     if not rows and not scored:
         raise TrainingError(

@@ -148,7 +148,8 @@ class OpenAITeacherConfig(AskedTeacherConfig):
     retries: int = Field(default=6, ge=0)
     """Retries of a request after an overload, a server error, a lost connection, a timeout or an unreadable reply."""
     max_wait: float = Field(default=600.0, gt=0.0)
-    """Longest Retry-After to obey, in seconds; a request with a longer one is given up."""
+    """Longest wait for an endpoint that fails, in seconds: a request with a longer Retry-After is given up, and the annotation
+    stops where requests fail for this time and none gets a reply."""
     tokenizer: str | None = None
     """Tokenizer (hub name or folder) for estimates; null counts four characters as a token."""
     budget: BudgetConfig = BudgetConfig()

@@ -503,7 +503,7 @@ class TeacherAccount(TypedDict):
     empty: int
     """Replies without reasoning."""
     malformed: int
-    """Replies that could not be parsed and were requested again, in this run."""
+    """Replies that could not be parsed, over all attempts at this run."""
     lost: int
     """Samples abandoned without a reply."""
     kept: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -35,9 +35,9 @@ class Answer:
 class SamplingResult:
     """The rationales that were sampled, in the order of questions and samples, and the sums beside them.
 
-    `lost` holds the faults of samples without a reply. `spending` is what this account has spent over all runs; `traffic`
-    counts this run's requests, cache hits and faults. `stopped` says why the budget ended sampling, if it did. What came
-    before that is here and in the cache.
+    `lost` holds the faults of samples without a reply. `spending` is what this account has spent over all runs, and `faults`
+    counts its failed requests by kind; `traffic` counts the requests, cache hits and faults of this one. `stopped` says why
+    the budget ended sampling, if it did. What came before that is here and in the cache.
     """
 
     questions: int
@@ -46,6 +46,7 @@ class SamplingResult:
     spending: Spending
     traffic: Mapping[str, int]
     stopped: str | None = None
+    faults: Mapping[str, int] = field(default_factory=dict)
 
     def usage(self) -> dict[str, int]:
         """Tokens of all prompts and replies behind the rationales, whichever run paid for them."""
@@ -66,7 +67,7 @@ class SamplingResult:
             "cut": outcomes["length"],
             "refused": outcomes["refusal"],
             "empty": outcomes["empty"],
-            "malformed": self.traffic.get("fault_malformed", 0),
+            "malformed": self.faults.get("malformed", 0),
             "lost": len(self.lost),
             "cached": self.traffic["cached"],
         }
@@ -170,7 +171,13 @@ class AnnotationLedger:
         self._results[index, sample] = result
         self.queue.done(index, isinstance(result, Rationale) and result.verdict == "correct")
 
-    def close(self, spending: Spending, traffic: Mapping[str, int], stopped: str | None = None) -> SamplingResult:
+    def close(
+        self,
+        spending: Spending,
+        traffic: Mapping[str, int],
+        stopped: str | None = None,
+        faults: Mapping[str, int] | None = None,
+    ) -> SamplingResult:
         results = [self._results[place] for place in sorted(self._results)]
         return SamplingResult(
             questions=len(self.questions),
@@ -179,4 +186,5 @@ class AnnotationLedger:
             spending=spending,
             traffic=traffic,
             stopped=stopped,
+            faults=faults or {},
         )

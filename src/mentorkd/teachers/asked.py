@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from mentorkd.data.prepare import prepare_recipe
 from mentorkd.data.readers import read_rationales
 from mentorkd.data.sources import source_identity
-from mentorkd.errors import BudgetError
+from mentorkd.errors import BudgetError, TeacherError
 from mentorkd.files import digest_path
 from mentorkd.grading.grade import Grader
 from mentorkd.recipe.load import data_path
@@ -23,6 +23,7 @@ from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.dry_run import DryRun
 from mentorkd.teachers.prompting import Exemplar, Prompter, exemplars_from, open_prompter
 from mentorkd.teachers.teacher import Annotation, AnnotationContext, Description, TeacherEstimate
+from mentorkd.teachers.wire import causes
 
 CACHE = Path("teacher") / "requests.sqlite"
 """Where a run folder keeps replies. No stage publishes this file, so it outlives kills, changed recipes and `--force`."""
@@ -57,6 +58,10 @@ class AskedTeacher(ABC, Generic[Config]):
     @abstractmethod
     def cost(self, result: SamplingResult) -> Mapping[str, Any]:
         """`requests`, `input_tokens`, `output_tokens`, `dollars` and `unsure_dollars` of the report's TeacherAccount."""
+
+    def remarks(self, result: SamplingResult) -> list[str]:
+        """What is strange about the replies, a line each."""
+        return []
 
     @cached_property
     def prompter(self) -> Prompter:
@@ -98,10 +103,19 @@ class AskedTeacher(ABC, Generic[Config]):
         if result.stopped is not None:
             context.note(f"teacher: {account['replies']} rationales so far, {account['correct']} of them correct")
             raise BudgetError(result.stopped)
-        faults = []
+        faults = self.remarks(result)
         if result.lost:
-            lost, first = f"{len(result.lost)} sample(s) of the teacher got no reply and are missing", result.lost[0]
-            faults = [f"{lost}; `--force annotate` asks for them again; the first: {first.kind}: {first.message}"]
+            new = sum(not rationale.meta["cached"] for rationale in result.rationales)
+            lost = f"{len(result.lost):,} of the {len(result.lost) + new:,} samples asked for got no reply"
+            why = causes(result.lost)
+            kept = f"replies are kept in {self.cache_file(context.root)}"
+            if not result.rationales:
+                raise TeacherError(f"{self.name}: {lost}: {why}; run again when the endpoint works")
+            # Of a resumed annotation, what this run asked for tells whether the endpoint still answers.
+            if len(result.lost) > new and not context.accept_missing:
+                hint = "run again when the endpoint works, or go on without these samples: mentorkd annotate RECIPE --force"
+                raise TeacherError(f"{self.name}: {lost}: {why}; {kept}; {hint}")
+            faults.append(f"{lost}: {why}; `mentorkd annotate RECIPE --force` asks for them again")
         return Annotation(result.rationales, faults, account, sum(result.usage().values()))
 
     def open_cache(self, root: Path) -> RequestCache:

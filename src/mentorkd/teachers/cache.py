@@ -62,6 +62,13 @@ PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_VERSION};
 COMMIT;
 """
+# Caches of earlier versions lack this table, which the first fault adds.
+_FAULTS = """
+CREATE TABLE IF NOT EXISTS faults (
+    account TEXT NOT NULL, kind TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (account, kind)
+) WITHOUT ROWID
+"""
+_ADD_FAULT = "INSERT INTO faults VALUES (?, ?, 1) ON CONFLICT (account, kind) DO UPDATE SET count = count + 1"
 _ADD_SPENT = """
 INSERT INTO spent VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (account) DO UPDATE SET
     requests = requests + excluded.requests, input_tokens = input_tokens + excluded.input_tokens,
@@ -194,13 +201,21 @@ class RequestCache:
         return self._submit(write)
 
     def settle(
-        self, pending: int, cost: Spending, reply: tuple[Mapping[str, Any], int, Reply] | None = None
+        self,
+        pending: int,
+        cost: Spending,
+        reply: tuple[Mapping[str, Any], int, Reply] | None = None,
+        fault: str | None = None,
     ) -> Future[None]:
-        """Replace a pending request's worst cost by its real one and keep its (request, sample, reply), in one transaction."""
+        """Replace a pending request's worst cost by its real one, and keep its (request, sample, reply) or count the kind of its
+        fault, in one transaction."""
 
         def write(connection: sqlite3.Connection) -> None:
             if reply is not None:
                 _keep(connection, *reply)
+            if fault is not None:
+                connection.execute(_FAULTS)
+                connection.execute(_ADD_FAULT, (self.account, fault))
             connection.execute("DELETE FROM pending WHERE id = ?", (pending,))
             connection.execute(_ADD_SPENT, (self.account, *cost.values()))
 
@@ -215,6 +230,27 @@ class RequestCache:
             settled = connection.execute(f"SELECT {columns} FROM spent WHERE account = ?", (self.account,)).fetchone()
             pending = connection.execute(f"SELECT {sums} FROM pending WHERE account = ?", (self.account,)).fetchone()
         return Spending(*(settled or ())) + Spending(*(value or 0 for value in pending))
+
+    def faults(self) -> dict[str, int]:
+        """How many requests of this account failed, by the kind of fault."""
+        with _file_faults(self.path):
+            connection = self._connection()
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'faults'").fetchone():
+                return {}
+            sql = "SELECT kind, count FROM faults WHERE account = ?"
+            return dict(connection.execute(sql, (self.account,)).fetchall())
+
+    def most_tokens(self, endpoint: str, model: str) -> tuple[int, int]:
+        """The most tokens that a model of an endpoint reported for a prompt, and for a reply; 0 without such replies."""
+        whole = "CASE WHEN json_valid({0}.body) THEN {0}.body ELSE '{{}}' END"
+        rows = f"SELECT {whole.format('replies')} AS reply, {whole.format('requests')} AS request" + _JOINED
+        most = "max(json_extract(reply, '$.input_tokens')), max(json_extract(reply, '$.output_tokens'))"
+        sql = f"""
+        SELECT {most} FROM ({rows}) WHERE NOT json_extract(reply, '$.estimated')
+        AND json_extract(request, '$.endpoint') = ? AND json_extract(request, '$.body.model') = ?"""
+        with _file_faults(self.path):
+            read, written = self._connection().execute(sql, (endpoint, model)).fetchone()
+            return read or 0, written or 0
 
     def __len__(self) -> int:
         with _file_faults(self.path):

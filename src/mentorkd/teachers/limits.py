@@ -188,13 +188,16 @@ class CircuitBreaker:
         self._in_flight += 1
         return self._epoch
 
-    def leave(self, epoch: int, outcome: bool | None, retry_after: float = 0.0) -> None:
-        """Note that a request has ended: True with a reply, False rejected by an overloaded endpoint, None otherwise."""
+    def leave(self, epoch: int, outcome: bool | None, retry_after: float = 0.0) -> float:
+        """Note that a request has ended: True with a reply, False rejected by an overloaded endpoint, None otherwise.
+
+        Returns the seconds of the pause that begins with it; 0 if none does.
+        """
         self._in_flight -= 1
         self._changed.set()
         # A request that started before the last overload was noted says nothing about the time after it.
         if outcome is None or epoch != self._epoch:
-            return
+            return 0.0
         self._recent.append((outcome, retry_after))
         if outcome:
             self._open = min(
@@ -203,22 +206,25 @@ class CircuitBreaker:
             if self._open >= self._threshold:
                 self._streak = 0
         elif self._is_overloaded():
-            self._trip()
+            return self._trip()
+        return 0.0
 
     def _is_overloaded(self) -> bool:
         probing = self._open < 2.0 and self._streak > 0
         rejected = sum(not outcome for outcome, _ in self._recent)
         return probing or (len(self._recent) >= 8 and 2 * rejected >= len(self._recent))
 
-    def _trip(self) -> None:
+    def _trip(self) -> float:
         longest_wait = max(retry_after for _, retry_after in self._recent)
-        self._until = self._clock() + max(longest_wait, min(self._longest, self._pause * 2.0**self._streak))
+        pause = max(longest_wait, min(self._longest, self._pause * 2.0**self._streak))
+        self._until = self._clock() + pause
         self._threshold = max(self._threshold / 2.0 if self._streak else self._open / 2.0, 1.0)
         self._open = 1.0
         self._streak += 1
         self.overloads += 1
         self._epoch += 1
         self._recent.clear()
+        return pause
 
 
 class Budget:

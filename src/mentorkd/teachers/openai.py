@@ -22,10 +22,11 @@ from mentorkd.teachers.annotation import AnnotationLedger, Grade, SamplingResult
 from mentorkd.teachers.asked import AskedTeacher, short_name
 from mentorkd.teachers.cache import LookUp, RequestCache, open_replies, request_key
 from mentorkd.teachers.dry_run import BY_CHARACTERS, DryRun, dry_run, token_counter
+from mentorkd.teachers.interrupts import Interrupts
 from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, price_of, read_key
 from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.teacher import AnnotationContext
-from mentorkd.teachers.wire import Fault, build_request
+from mentorkd.teachers.wire import Fault, build_request, same_model
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
 
     def check(self) -> None:
         super().check()
-        if find_spec("openai") is None:
+        if find_spec("httpx") is None:
             raise MissingExtraError("teacher: {kind: openai}", "openai")
         read_key(self.config.api_key_env)
 
@@ -80,6 +81,14 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
             "dollars": spending.dollars if priced else None,
             "unsure_dollars": spending.unsure_dollars if priced else None,
         }
+
+    def remarks(self, result: SamplingResult) -> list[str]:
+        models = Counter(rationale.meta["model"] for rationale in result.rationales)
+        return [
+            f"{count:,} of {len(result.rationales):,} replies are of the model {model}, not of {self.config.model}"
+            for model, count in models.items()
+            if not same_model(self.config.model, model)
+        ]
 
 
 def dry_run_openai(
@@ -129,8 +138,9 @@ def annotate_openai(
     """Ask an endpoint for rationales of `questions`, until each has its samples or the budget ends it (`stopped`).
 
     Processes that share a cache ask one after the other, so that the second finds the replies to the first and both
-    draw on one budget. Raises TeacherError if the endpoint cannot be used, RunError if the cache cannot be written,
-    and DataError, before anything is sent, if a gold answer cannot be read.
+    draw on one budget. Ctrl-C and SIGTERM act when the replies in flight have come and are kept. Raises TeacherError if the
+    endpoint cannot be used, RunError if the cache cannot be written, and DataError, before anything is sent, if a gold
+    answer cannot be read.
 
     Args:
         grade_in_threads: keep a slow grader off the event loop.
@@ -142,11 +152,17 @@ def annotate_openai(
         ledger = AnnotationLedger(questions, teacher, grade)
         async with OpenAIClient(teacher, cache, count_tokens=count_tokens, first_backoff=first_backoff) as client:
             workers = _Workers(client, teacher, prompter, ledger, grade_in_threads, on_progress)
+            loop = asyncio.get_running_loop()
+            interrupts.call(lambda: loop.call_soon_threadsafe(workers.interrupt))
             stopped = await workers.all()
+            interrupts.call(lambda: None)  # the loop is about to close
             traffic = {**client.traffic, "overloads": client.breaker.overloads}
-            return ledger.close(cache.spending(), traffic, stopped)
+            return ledger.close(cache.spending(), traffic, stopped, cache.faults())
 
-    with cache.asking(lambda: log.warning("another process asks through %s; waiting until it is done", cache.path)):
+    with (
+        cache.asking(lambda: log.warning("another process asks through %s; waiting until it is done", cache.path)),
+        Interrupts() as interrupts,
+    ):
         return _run(run)
 
 
@@ -161,6 +177,7 @@ class _Workers:
     grade_in_threads: bool
     on_progress: Progress | None
     error: Exception | None = None
+    interrupted: bool = False
 
     def __post_init__(self) -> None:
         self._first = lru_cache(maxsize=1024)(self.prompter.first)
@@ -169,7 +186,7 @@ class _Workers:
     async def all(self) -> str | None:
         """Ask until the queue is over. Returns the reason if the budget stopped it, and raises any other error.
 
-        After an error nothing new is sent. What is in flight is waited for and kept, since it is paid for.
+        After an error or `interrupt` nothing new is sent. What is in flight is waited for and kept, since it is paid for.
         """
         workers = [asyncio.create_task(self._work()) for _ in range(self.teacher.concurrency)]
         try:
@@ -184,9 +201,20 @@ class _Workers:
             raise self.error
         return None
 
+    def interrupt(self) -> None:
+        """Send nothing more, so that `all` returns when what is in flight has ended."""
+        self.interrupted = True
+        self.client.stop()
+        self._more.set()
+        if count := self.client.in_flight:
+            what = (
+                "interrupted; waiting for %d replies in flight, which are paid for (a second interrupt abandons them)"
+            )
+            log.warning(what, count)
+
     async def _work(self) -> None:
         queue = self.ledger.queue
-        while self.error is None and not queue.over:
+        while self.error is None and not self.interrupted and not queue.over:
             job = queue.next()
             if job is None:
                 self._more.clear()

@@ -2,7 +2,7 @@
 
 A request is looked up in the cache first. If it is not there, it waits for room in flight, for the budget, for its ledger
 entry to be on disk and for the rate limits. Then it is sent once, and settled together with its reply before the reply is
-used. The `openai` package does the transport; its own retries are off, since each attempt is counted here.
+used. Where a budget of tokens or dollars is set, requests go one at a time until a reply has told how the endpoint counts.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import asyncio
 import logging
 import os
 import random
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -25,7 +26,18 @@ from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
 from mentorkd.teachers.limits import Budget, CircuitBreaker, RateLimiter, Spending, backoff, picodollars
-from mentorkd.teachers.wire import Body, Fault, build_request, classify_status, most_tokens, read_body, scrubber
+from mentorkd.teachers.transport import Transport
+from mentorkd.teachers.wire import (
+    Body,
+    Fault,
+    build_request,
+    causes,
+    classify_status,
+    most_tokens,
+    read_body,
+    same_model,
+    scrubber,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +50,10 @@ _HOPELESS_AFTER = 20
 """Requests that are given up in a row, without a reply in between, before the endpoint counts as down."""
 _CHAT_OVERHEAD = 64
 """Tokens that a chat template may add around a message."""
+_SILENT_ABOUT_USAGE = 3
+"""Replies without a count of tokens after which the endpoint is taken to give none."""
+_LONG_WAIT = 10.0
+"""Seconds from which on a wait that the endpoint asks for is worth a line."""
 
 
 def read_key(variable: str | None) -> str | None:
@@ -75,8 +91,6 @@ class OpenAIClient:
         count_tokens: Callable[[str], int] = characters_as_tokens,
         first_backoff: float = 0.5,
     ) -> None:
-        import openai
-
         key = read_key(teacher.api_key_env)
         self.traffic = Counter({"sent": 0, "cached": 0})
         self.breaker = CircuitBreaker(teacher.concurrency, sleep=self._pause)
@@ -86,19 +100,27 @@ class OpenAIClient:
         self._count_tokens = count_tokens
         self._first_backoff = first_backoff
         self._rng = random.Random()
-        self._scrub = scrubber(key)
+        self._scrub, self._scrub_reply = scrubber(key), scrubber(key, keep_words=True)
         self._stopped = asyncio.Event()
         self._rate_limiter = RateLimiter(teacher.requests_per_minute, teacher.tokens_per_minute, sleep=self._pause)
         hint = f"every reply is kept in {cache.path}; raise `teacher.budget` and run again to go on"
         self.budget = Budget(cache.spending(), **teacher.budget.model_dump(), hint=hint)
-        self._excess = (0, 0)
-        self._given_up = 0
+        # Tokens that the endpoint may count beyond our bounds: for a hidden system prompt, or hidden reasoning.
+        self._more_read = self._more_written = 0
+        self._usage_is_known = teacher.budget.dollars is None and teacher.budget.tokens is None
+        self._replies_without_usage = 0
+        self._first = asyncio.Lock()
+        self._in_flight = 0
+        self._given_up: list[Fault] = []
+        self._failing_since: float | None = None
+        self._other_models: set[str] = set()
         self._flights: dict[tuple[str, int], asyncio.Task[Answer | Fault]] = {}
         # The samples of a question follow one another.
         self._identify = lru_cache(maxsize=1024)(partial(_identify, teacher))
-        self._transport: Any = openai.AsyncOpenAI(
-            api_key=key or "none", base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
-        )
+        self._transport = Transport(key, timeout=teacher.timeout, connections=teacher.concurrency)
+        if not self._usage_is_known:
+            endpoint = build_request(teacher, "", max_tokens=1, temperature=0.0)["endpoint"]
+            self._learn_usage(*cache.most_tokens(endpoint, teacher.model))
 
     async def __aenter__(self) -> OpenAIClient:
         return self
@@ -110,6 +132,11 @@ class OpenAIClient:
         """Send nothing more: requests in flight end as usual, requests that wait raise StoppedError."""
         self._stopped.set()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent and have no reply yet."""
+        return self._in_flight
+
     async def ask(self, prompt: str, sample: int, *, max_tokens: int, temperature: float) -> Answer | Fault:
         """The answer to a prompt's sample: from the cache, from an equal request in flight, or by a new request.
 
@@ -120,6 +147,7 @@ class OpenAIClient:
         known = self._cache.get(key, sample)
         if known is not None:
             self.traffic["cached"] += 1
+            self._check_model(known)
             return Answer(key, self._cut_at_stop(known), cached=True)
         flight = self._flights.get((key, sample))
         if flight is None:
@@ -131,66 +159,133 @@ class OpenAIClient:
     async def _ask_endpoint(
         self, request: Mapping[str, Any], key: str, sample: int, prompt: str, longest: int
     ) -> Answer | Fault:
-        kept = f"replies so far are kept in {self._cache.path}"
+        most = self._teacher.max_wait
         attempt = 0
         while True:
-            outcome = await self._attempt(request, sample, prompt, longest)
+            outcome, pause = await self._attempt(request, sample, prompt, longest)
             if isinstance(outcome, Reply):
-                self._given_up = 0
+                self._given_up.clear()
+                self._failing_since = None
+                self._check_model(outcome)
                 return Answer(key, self._cut_at_stop(outcome))
             self.traffic[f"fault_{outcome.kind}"] += 1
             if outcome.kind == "fatal":
-                raise TeacherError(f"{request['endpoint']}: {outcome.message} ({kept})")
-            too_long = outcome.retry_after > self._teacher.max_wait
-            if outcome.kind == "rejected" or attempt == self._teacher.retries or too_long:
+                raise self._failed(request, outcome.message)
+            if outcome.retry_after > most:
+                asked = f"the endpoint asks to wait {_seconds(outcome.retry_after)}, and `max_wait` is {_seconds(most)}"
+                outcome = replace(outcome, message=f"{outcome.message}; {asked}")
+            if outcome.kind != "rejected":
+                self._note_failure(request, outcome, pause)
+            if outcome.kind == "rejected" or attempt == self._teacher.retries or outcome.retry_after > most:
                 break
             wait = backoff(attempt, self._rng, base=self._first_backoff)
             if outcome.retry_after:
                 # Other requests got the same time; without jitter all would come back at once.
                 wait = outcome.retry_after + min(wait, 0.1 + 0.1 * outcome.retry_after)
+                if wait >= _LONG_WAIT and not pause:
+                    log.warning("the endpoint asks to wait %s before a retry: %s", _seconds(wait), outcome.message)
             await self._pause(wait)
             attempt += 1
-        self._given_up += 1
-        log.warning("gave up a request: %s", outcome.message)
-        if self._given_up >= _HOPELESS_AFTER:
-            what = f"{_HOPELESS_AFTER} requests in a row got no reply, the last one: {outcome.message}"
-            raise TeacherError(f"{request['endpoint']}: {what}; {kept}; run again when the endpoint works")
+        self._given_up.append(outcome)
+        log.warning("gave up a request (%s)", outcome.kind.replace("_", " "))
+        log.info("gave up a request: %s", outcome.message)
+        if len(self._given_up) >= _HOPELESS_AFTER:
+            what = f"{_HOPELESS_AFTER} requests in a row got no reply: {causes(self._given_up)}"
+            raise self._failed(request, what, "run again when the endpoint works")
         return outcome
 
-    async def _attempt(self, request: Mapping[str, Any], sample: int, prompt: str, longest: int) -> Reply | Fault:
+    def _failed(self, request: Mapping[str, Any], what: str, next_step: str = "") -> TeacherError:
+        kept = f"replies so far are kept in {self._cache.path}"
+        return TeacherError("; ".join([f"{request['endpoint']}: {what}", kept, *filter(None, [next_step])]))
+
+    def _note_failure(self, request: Mapping[str, Any], fault: Fault, pause: float) -> None:
+        """Tell of a pause of all requests. Raises TeacherError if it is not worth while to wait until its end."""
+        now, most = time.monotonic(), self._teacher.max_wait
+        if self._failing_since is None:
+            self._failing_since = now
+        failing = now - self._failing_since
+        if failing + pause > most:
+            what = f"no request got a reply for {_seconds(failing)}"
+            next_wait = f", and the next pause would take {_seconds(pause)}" if pause else ""
+            hint = f"run again when the endpoint works, or raise `teacher.max_wait` ({_seconds(most)})"
+            raise self._failed(request, f"{what}{next_wait}: {fault.message}", hint)
+        if pause:
+            log.warning(
+                "the endpoint is overloaded (%s); no request is sent for %s, then they continue slowly; "
+                "the annotation stops after %s without a reply (`max_wait`)",
+                *(fault.message, _seconds(pause), _seconds(most)),
+            )
+
+    def _check_model(self, reply: Reply) -> None:
+        if reply.model in self._other_models or same_model(self._teacher.model, reply.model):
+            return
+        self._other_models.add(reply.model)
+        log.warning("the endpoint answers with the model %s; the recipe asks for %s", reply.model, self._teacher.model)
+
+    @asynccontextmanager
+    async def _alone_at_first(self) -> AsyncIterator[None]:
+        """Wait for the request before, as long as it is not known how the endpoint counts tokens."""
+        if not self._usage_is_known:
+            async with self._first:
+                if not self._usage_is_known:
+                    yield
+                    return
+        yield
+
+    async def _attempt(
+        self, request: Mapping[str, Any], sample: int, prompt: str, longest: int
+    ) -> tuple[Reply | Fault, float]:
+        """One request: its reply or fault, and the seconds of the pause of all requests that begins with it."""
+        async with self._alone_at_first():
+            outcome: Reply | Fault | None = None
+            pause = 0.0
+            epoch = await self.breaker.enter()
+            try:
+                outcome = await self._send_within_budget(request, sample, prompt, longest)
+            finally:
+                overloaded = isinstance(outcome, Fault) and outcome.kind == "overloaded"
+                wait = outcome.retry_after if isinstance(outcome, Fault) else 0.0
+                success = False if overloaded else (True if isinstance(outcome, Reply) else None)
+                pause = self.breaker.leave(epoch, success, wait)
+            return outcome, pause
+
+    async def _send_within_budget(
+        self, request: Mapping[str, Any], sample: int, prompt: str, longest: int
+    ) -> Reply | Fault:
         worst = self._worst_cost(prompt, longest)
         reserved = self._count_tokens(prompt) + longest
         outcome: Reply | Fault | None = None
-        epoch = await self.breaker.enter()
+        await self.budget.reserve(worst)
+        if self._stopped.is_set():
+            self.budget.settle(worst, Spending())
+            raise StoppedError
+        cost = Spending()
+        pending: int | None = None
         try:
-            await self.budget.reserve(worst)
-            if self._stopped.is_set():
-                self.budget.settle(worst, Spending())
-                raise StoppedError
-            cost = Spending()
-            pending: int | None = None
+            pending = await asyncio.wrap_future(self._cache.open(worst))
+            await self._rate_limiter.start(reserved)
+            self.traffic["sent"] += 1
+            cost = worst + Spending(unsure_picodollars=worst.picodollars)
+            self._in_flight += 1
             try:
-                pending = await asyncio.wrap_future(self._cache.open(worst))
-                await self._rate_limiter.start(reserved)
-                self.traffic["sent"] += 1
-                cost = worst + Spending(unsure_picodollars=worst.picodollars)
                 outcome = self._with_tokens(await self._send(request), prompt, longest)
-                if isinstance(outcome, Reply):
-                    cost = self._cost(outcome.input_tokens, outcome.output_tokens)
-                    self._rate_limiter.settle(reserved, cost.tokens)
-                elif not outcome.billed:
-                    cost = Spending(1)
             finally:
-                # Also if this task is cancelled: what was sent stays counted, at its worst cost.
-                self.budget.settle(worst, cost)
-                reply = (request, sample, outcome) if isinstance(outcome, Reply) else None
-                settled = None if pending is None else self._cache.settle(pending, cost, reply)
-            if settled is not None:
-                await asyncio.wrap_future(settled)
+                self._in_flight -= 1
+            read, written = outcome.input_tokens, outcome.output_tokens
+            if read is not None and written is not None:
+                cost = self._cost(read, written)
+            elif isinstance(outcome, Fault) and not outcome.billed:
+                cost = Spending(1)
+            if isinstance(outcome, Reply):
+                self._rate_limiter.settle(reserved, cost.tokens)
         finally:
-            overloaded = isinstance(outcome, Fault) and outcome.kind == "overloaded"
-            wait = outcome.retry_after if isinstance(outcome, Fault) else 0.0
-            self._leave(epoch, False if overloaded else (True if isinstance(outcome, Reply) else None), wait)
+            # Also if this task is cancelled: what was sent stays counted, at its worst cost.
+            self.budget.settle(worst, cost)
+            reply = (request, sample, outcome) if isinstance(outcome, Reply) else None
+            fault = outcome.kind if isinstance(outcome, Fault) else None
+            settled = None if pending is None else self._cache.settle(pending, cost, reply, fault)
+        if settled is not None:
+            await asyncio.wrap_future(settled)
         return outcome
 
     def _cut_at_stop(self, reply: Reply) -> Reply:
@@ -204,64 +299,59 @@ class OpenAIClient:
             await asyncio.wait_for(self._stopped.wait(), seconds)
             raise StoppedError
 
-    def _leave(self, epoch: int, outcome: bool | None, wait: float) -> None:
-        overloads = self.breaker.overloads
-        self.breaker.leave(epoch, outcome, min(wait, self._teacher.max_wait))
-        if self.breaker.overloads > overloads:
-            log.warning("the endpoint is overloaded; all requests pause, then continue slowly")
-
     def _with_tokens(self, body: Body | Fault, prompt: str, longest: int) -> Reply | Fault:
-        """A reply with its tokens, or with upper bounds if the endpoint reported none."""
+        """A reply with its tokens, or with upper bounds if the endpoint reported none; a fault without the key."""
+        bound = self._worst_cost(prompt, longest)
+        read, written = body.input_tokens, body.output_tokens
+        if read is not None or written is not None:
+            self._learn_usage(read or 0, written or 0)
         if isinstance(body, Fault):
             return replace(body, message=self._scrub(body.message))
-        reported = body.input_tokens is not None and body.output_tokens is not None
-        bound = self._worst_cost(prompt, longest)
-        read = body.input_tokens if body.input_tokens is not None else bound.input_tokens
-        written = body.output_tokens if body.output_tokens is not None else min(most_tokens(body.text) + 1, longest)
-        if reported:
-            # An endpoint that counts more than the bounds (for a hidden system prompt, say) will do so again.
-            more_read, more_written = read - bound.input_tokens, written - bound.output_tokens
-            self._excess = (self._excess[0] + max(0, more_read), self._excess[1] + max(0, more_written))
-        text, reason, model = map(self._scrub, (body.text, body.finish_reason, body.model))
-        return Reply(text, reason, read, written, not reported, model)
+        if read is None or written is None:
+            self._replies_without_usage += 1
+            self._usage_is_known |= self._replies_without_usage >= _SILENT_ABOUT_USAGE
+        text, reason, model = map(self._scrub_reply, (body.text, body.finish_reason, body.model))
+        return Reply(
+            text,
+            reason,
+            bound.input_tokens if read is None else read,
+            min(most_tokens(body.text) + 1, longest) if written is None else written,
+            estimated=read is None or written is None,
+            model=model,
+        )
 
-    def _scrubbed(self, content: bytes) -> bytes:
-        # Before an excerpt is taken for a message: half a key would not be found.
-        return self._scrub(content.decode(errors="replace")).encode()
+    def _learn_usage(self, read: int, written: int) -> None:
+        """Note what the endpoint has counted for a prompt and for a reply.
+
+        What it hides in every prompt is no longer than the longest that it ever counted. A reply that was longer than its
+        limit shows that the limit does not hold.
+        """
+        self._more_read = max(self._more_read, read)
+        if written > self._teacher.max_tokens:
+            self._more_written = max(self._more_written, written)
+        self._usage_is_known |= read > 0
 
     def _worst_cost(self, prompt: str, longest: int) -> Spending:
         """The most that a request can cost."""
-        teacher, (more_read, more_written) = self._teacher, self._excess
-        read = most_tokens(prompt) + most_tokens(teacher.system or "") + _CHAT_OVERHEAD + more_read
-        return self._cost(read, longest + more_written)
+        read = most_tokens(prompt) + most_tokens(self._teacher.system or "") + _CHAT_OVERHEAD + self._more_read
+        return self._cost(read, longest + self._more_written)
 
     def _cost(self, read: int, written: int) -> Spending:
         return Spending(1, read, written, price_of(self._teacher, read, written) or 0)
 
     async def _send(self, request: Mapping[str, Any]) -> Body | Fault:
         """One HTTP request; every way it can fail becomes a Fault."""
-        import openai
+        response = await self._transport.post(request["endpoint"], request["body"])
+        if isinstance(response, Fault):
+            return response
+        # Before an excerpt is taken for a message: half a key would not be found.
+        text, good = response.content.decode(errors="replace"), 200 <= response.status < 300
+        content = (self._scrub_reply if good else self._scrub)(text).encode()
+        return read_body(content) if good else classify_status(response.status, response.headers, content)
 
-        api = self._transport.chat if self._teacher.endpoint == "chat" else self._transport
-        extra = self._teacher.extra_body
-        fields = {name: value for name, value in request["body"].items() if name not in extra}
-        call = api.completions.with_raw_response.create(**fields, extra_body=extra or None)
-        try:
-            # The transport has a limit of its own; this one is for replies that trickle in without end.
-            raw = await asyncio.wait_for(call, 2 * self._teacher.timeout)
-            return read_body(self._scrubbed(raw.http_response.content))
-        except openai.APIStatusError as error:
-            response = error.response
-            return classify_status(response.status_code, response.headers, self._scrubbed(response.content))
-        except (asyncio.TimeoutError, openai.APITimeoutError) as error:
-            never_sent = type(error.__cause__).__name__ in ("ConnectTimeout", "PoolTimeout")
-            return Fault("timeout", f"no reply within {self._teacher.timeout:g} s", billed=not never_sent)
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            kind = type(cause).__name__
-            return Fault("connection", f"the connection failed ({kind}: {cause})", billed=kind != "ConnectError")
-        except openai.OpenAIError as error:
-            return Fault("malformed", f"{type(error).__name__}: {error}", billed=True)
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _identify(

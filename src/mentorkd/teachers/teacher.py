@@ -53,6 +53,8 @@ class AnnotationContext:
     on_progress: Progress
     note: Callable[[str], None]
     """Shows a line to the user."""
+    accept_missing: bool = False
+    """Take the annotation as finished even if most samples got no reply."""
 
 
 @dataclass(frozen=True)
@@ -93,5 +95,6 @@ class Teacher(Protocol):
         """The rationales of `questions`, which are those of every split.
 
         A teacher that is asked gets the training questions alone. Raises DataError for data that cannot be used,
-        BudgetError if the recipe's budget ends it, and TeacherError or ModelError if the teacher cannot be asked.
+        BudgetError if the recipe's budget ends it, and TeacherError or ModelError if the teacher cannot be asked, or if no
+        sample got a reply, or if most got none and the context does not accept that.
         """

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ FaultKind = Literal["overloaded", "server_error", "connection", "timeout", "malf
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A request without a reply. `billed`: it may have cost money nevertheless.
+    """A request without a reply. `billed`: it may have cost money nevertheless; what it cost, if the endpoint says so.
 
     Kinds other than `rejected` (this request is at fault) and `fatal` (every request would fail) are worth a retry.
     """
@@ -27,6 +28,17 @@ class Fault:
     message: str
     billed: bool = False
     retry_after: float = 0.0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+def causes(faults: Sequence[Fault]) -> str:
+    """Faults counted by kind, each with the first message of its kind: `3 rejected (HTTP 400: ...), 1 timeout (...)`."""
+    messages: dict[str, str] = {}
+    for fault in faults:
+        messages.setdefault(fault.kind, fault.message)
+    counts = Counter(fault.kind for fault in faults).most_common()
+    return ", ".join(f"{count:,} {kind.replace('_', ' ')} ({messages[kind]})" for kind, count in counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +82,25 @@ def read_body(content: bytes) -> Body | Fault:
         return Fault("malformed", f"got a reply that is not JSON: {_excerpt(content)}", billed=True)
     if not isinstance(data, dict):
         return Fault("malformed", f"got a reply that is not a JSON object: {_excerpt(content)}", billed=True)
-    error, choices = data.get("error"), data.get("choices")
+    error, choices, (read, written) = data.get("error"), data.get("choices"), _usage(data)
     if error and not choices:
         # Some gateways wrap an error of the model in a reply of status 200.
         code = error.get("code") if isinstance(error, dict) else None
-        return classify_status(code if isinstance(code, int) and code >= 400 else 500, {}, content)
-    usage = data.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
+        wrapped = classify_status(code if isinstance(code, int) and code >= 400 else 500, {}, content)
+        return (
+            wrapped if (read, written) == (None, None) else replace(wrapped, input_tokens=read, output_tokens=written)
+        )
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     text, refused = _text(choice) if choice is not None else (None, False)
     if choice is None or text is None:
-        return Fault("malformed", f"got a reply without a choice that holds text: {_excerpt(content)}", billed=True)
+        what = f"got a reply without a choice that holds text: {_excerpt(content)}"
+        return Fault("malformed", what, billed=True, input_tokens=read, output_tokens=written)
     reason = str(choice.get("finish_reason") or "stop").lower()
     return Body(
         text=text,
         finish_reason="refusal" if refused else _NATIVE_REASONS.get(reason, reason),
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
+        input_tokens=read,
+        output_tokens=written,
         model=str(data.get("model") or ""),
     )
 
@@ -113,6 +127,14 @@ def _text(choice: Mapping[str, Any]) -> tuple[str | None, bool]:
     if isinstance(refusal, str) and refusal and not content:
         return refusal, True
     return content or "", False
+
+
+def _usage(data: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of the prompt and of the reply, as far as the endpoint reports them."""
+    usage = data.get("usage")
+    if not isinstance(usage, dict):
+        return None, None
+    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
 
 
 def _count(value: Any) -> int | None:
@@ -157,16 +179,23 @@ def classify_status(status: int, headers: Mapping[str, str], content: bytes) -> 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
     """Seconds that the endpoint asks to wait (headers in lower case); 0 if it gives no time that can be read.
 
-    `retry-after-ms`, or `Retry-After` as seconds or as an HTTP date (`now` in seconds since the epoch).
+    `retry-after-ms`, or `Retry-After` as seconds or as an HTTP date. A date is compared with the reply's own `Date`, since
+    the endpoint's clock may differ from ours; without one, with `now` (in seconds since the epoch).
     """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         value = headers.get(name, "").strip()
         if re.fullmatch(r"\d{1,9}(?:\.\d+)?", value):
             return float(value) * unit
+    until, sent = (_timestamp(headers.get(name, "")) for name in ("retry-after", "date"))
+    return 0.0 if until is None else max(0.0, until - (now if sent is None else sent))
+
+
+def _timestamp(date: str) -> float | None:
+    """An HTTP date in seconds since the epoch; None for another text."""
     try:
-        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - now)
+        return parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
-        return 0.0
+        return None
 
 
 def _excerpt(content: bytes) -> str:
@@ -174,15 +203,37 @@ def _excerpt(content: bytes) -> str:
     return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."
 
 
-def scrubber(key: str | None) -> Callable[[str], str]:
+_LONG_KEY = 8
+"""Characters from which on a text that equals the key is no coincidence."""
+
+
+def scrubber(key: str | None, *, keep_words: bool = False) -> Callable[[str], str]:
     """A function that removes the key from a text, and makes the text encodable (JSON can spell half a surrogate pair).
 
-    Keys under 8 characters stay: they are dummies for servers that need none, and may be words ("none", "ollama").
+    A key under 8 characters is removed where it stands alone. With `keep_words`, such a key that is a plain word or a number
+    ("ollama", "none", "42": dummies for servers that need no key) is removed only where a text presents it as a key, since
+    a teacher's solution may hold that word or number.
     """
-    secret = key if key is not None and len(key) >= 8 else None
+    if not key:
+        return _encodable
+    secret, shown_as_key = re.escape(key), ""
+    if len(key) < _LONG_KEY:
+        secret = rf"(?<![^\W_]){secret}(?![^\W_])"
+        if keep_words and (key.isalpha() or key.isdigit()):
+            shown_as_key = r"(?i:\b(?:bearer|api[-_ ]?key|authorization)\b)[\"'\s:=]*"
+    pattern = re.compile(f"({shown_as_key}){secret}")
+    return lambda text: pattern.sub(r"\1[key]", _encodable(text))
 
-    def scrub(text: str) -> str:
-        text = text.encode(errors="replace").decode()
-        return text if secret is None else text.replace(secret, "[key]")
 
-    return scrub
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+_VERSION = re.compile(r"(?:@.*|[-:](?:latest|\d{3,8}(?:-\d{2}){0,2}|\d{2}-\d{2,4}))+$")
+"""What endpoints add to the name of a model: a date, a release number, a revision."""
+
+
+def same_model(requested: str, answered: str) -> bool:
+    """Whether an endpoint's name of a model can be that of the requested one: up to owner, case, date and release."""
+    names = [_VERSION.sub("", name.rstrip("/").rpartition("/")[2].lower()) for name in (requested, answered)]
+    return not answered or names[0] == names[1]

@@ -114,7 +114,7 @@ def test_ledger_sums() -> None:
         ledger.enter(index, sample, rationale_of(question, sample, [answer(reply)], ONE_CALL, graded))
     ledger.enter(1, 0, Fault("timeout", "no reply"))
     spending = Spending(5, 100, 40, 2 * 10**9, 10**9)
-    result = ledger.close(spending, {"sent": 4, "cached": 1, "fault_malformed": 2}, "stopped before the budget")
+    result = ledger.close(spending, {"sent": 4, "cached": 1, "fault_malformed": 1}, "stopped", {"malformed": 2})
     assert [(r.question_id == ledger.questions[1].id, r.sample) for r in result.rationales] == [
         (False, 0),
         (False, 1),
@@ -136,4 +136,4 @@ def test_ledger_sums() -> None:
         "cached": 1,
     }
     assert result.usage() == {"input_tokens": 30, "output_tokens": 12}
-    assert (result.spending, result.stopped) == (spending, "stopped before the budget")
+    assert (result.spending, result.stopped) == (spending, "stopped")

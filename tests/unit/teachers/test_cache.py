@@ -64,6 +64,40 @@ def test_ledger_counts_open_requests_at_their_worst_cost(tmp_path: Path) -> None
         assert cache.spending() == Spending()
 
 
+def test_faults_are_counted_over_runs_also_in_caches_of_earlier_versions(tmp_path: Path) -> None:
+    with RequestCache(tmp_path / "a.sqlite") as cache:
+        assert cache.faults() == {}  # the table is not there, as in a cache of an earlier version
+        for kind in ("malformed", "timeout", "malformed"):
+            cache.settle(cache.open(Spending(1)).result(), Spending(1), fault=kind).result()
+    with RequestCache(tmp_path / "a.sqlite") as cache:
+        cache.settle(cache.open(Spending(1)).result(), Spending(1), fault="timeout").result()
+        assert cache.faults() == {"malformed": 2, "timeout": 2}
+    with RequestCache(tmp_path / "a.sqlite", account="another recipe") as cache:
+        assert cache.faults() == {}
+
+
+def test_cache_knows_the_most_tokens_that_a_model_reported(tmp_path: Path) -> None:
+    def asked(endpoint: str, model: str, n: int) -> dict[str, Any]:
+        return {"endpoint": endpoint, "body": {"model": model, "n": n}}
+
+    with RequestCache(tmp_path / "a.sqlite") as cache:
+        assert cache.most_tokens("e", "m") == (0, 0)
+        for n, (endpoint, model, reply) in enumerate(
+            [
+                ("e", "m", Reply("", "stop", 50, 4)),
+                ("e", "m", Reply("", "stop", 9, 70)),
+                ("e", "m", Reply("", "stop", 900, 900, estimated=True)),
+                ("e", "n", Reply("", "stop", 800, 800)),
+                ("f", "m", Reply("", "stop", 800, 800)),
+            ]
+        ):
+            cache.put(asked(endpoint, model, n), 0, reply).result()
+        assert cache.most_tokens("e", "m") == (50, 70)
+        with sqlite3.connect(cache.path) as damaged:
+            damaged.execute("UPDATE replies SET body = '{' WHERE body LIKE '%70%'")
+        assert cache.most_tokens("e", "m") == (50, 4)
+
+
 def test_cache_is_shared_by_threads(tmp_path: Path) -> None:
     others = threading.active_count()
     with RequestCache(tmp_path / "c") as cache, ThreadPoolExecutor(8) as pool:

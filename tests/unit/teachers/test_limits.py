@@ -155,8 +155,8 @@ def test_breaker_waits_for_the_longest_retry_after() -> None:
     async def run() -> float:
         breaker = CircuitBreaker(8, clock=time.clock, sleep=time.sleep)
         epochs = [await breaker.enter() for _ in range(8)]
-        for epoch, wait in zip(epochs, [0.0, 7.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0], strict=True):
-            breaker.leave(epoch, False, wait)
+        waits = [0.0, 7.0, 1.0, 0.0, 3.0, 0.0, 0.0, 0.0]
+        assert [breaker.leave(*left) for left in zip(epochs, [False] * 8, waits, strict=True)] == [0.0] * 7 + [7.0]
         await breaker.enter()
         return time.now
 

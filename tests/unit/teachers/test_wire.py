@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from email.utils import formatdate
 from typing import Any
 
@@ -16,10 +17,12 @@ from mentorkd.teachers.wire import (
     Body,
     Fault,
     build_request,
+    causes,
     classify_status,
     most_tokens,
     read_body,
     retry_after,
+    same_model,
     scrubber,
 )
 
@@ -206,9 +209,67 @@ def test_bytes_bound_the_tokens(text: str) -> None:
     assert most_tokens(text) >= len(text)
 
 
+def test_a_date_to_retry_after_is_read_by_the_clock_that_wrote_it() -> None:
+    """The endpoint's clock may be hours off ours."""
+    headers = {"retry-after": formatdate(1030.0, usegmt=True), "date": formatdate(1000.0, usegmt=True)}
+    assert retry_after(headers, 90_000.0) == 30.0
+    assert retry_after(headers, 0.0) == 30.0
+    assert retry_after(headers | {"date": "yesterday"}, 1010.0) == 20.0
+
+
+def test_usage_is_read_from_replies_that_cannot_be_used() -> None:
+    usage = {"prompt_tokens": 5000, "completion_tokens": 7}
+    for reply in ({"choices": []}, {"error": {"message": "upstream", "code": 502}}, {"choices": [{"message": {}}]}):
+        outcome = read_body(json.dumps({**reply, "usage": usage}).encode())
+        assert (outcome.input_tokens, outcome.output_tokens) == (5000, 7)
+    fault = read_body(b'{"choices": []}')
+    assert (fault.input_tokens, fault.output_tokens) == (None, None)
+
+
+def test_causes_are_counted_and_each_is_worded_once() -> None:
+    faults = [Fault("timeout", "no reply"), *[Fault("rejected", f"HTTP 400: {n}") for n in range(3)]]
+    assert causes(faults) == "3 rejected (HTTP 400: 0), 1 timeout (no reply)"
+
+
+@pytest.mark.parametrize(
+    ("requested", "answered", "same"),
+    [
+        ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", True),
+        ("openai/gpt-4o-mini", "gpt-4o-mini", True),
+        ("claude-3-5-sonnet-latest", "claude-3-5-sonnet-20241022", True),
+        ("gemini-1.5-flash", "models/gemini-1.5-flash-002", True),
+        ("llama3.2", "llama3.2:latest", True),
+        ("Qwen/Qwen3-8B", "qwen3-8b@main", True),
+        ("/models/m", "/models/m/", True),
+        ("m", "", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4", "gpt-3.5", False),
+        ("llama3:70b", "llama3:8b", False),
+        ("m", "n", False),
+    ],
+)
+def test_another_model_is_told_from_another_spelling(requested: str, answered: str, same: bool) -> None:
+    assert same_model(requested, answered) is same
+
+
 def test_scrubber_removes_the_key_and_makes_text_encodable() -> None:
     scrub = scrubber("sk-0123456789")
     assert scrub("Bearer sk-0123456789!") == "Bearer [key]!"
     assert scrub("half \ud800 pair").encode() == b"half ? pair"
-    assert scrubber("none")("none of them") == "none of them"
     assert scrubber(None)("text") == "text"
+
+
+@pytest.mark.parametrize("key", ["k", "k3y", "sk-1", "none", "42", "(a+"])
+def test_short_keys_are_removed_from_messages(key: str) -> None:
+    message = f"HTTP 500: got Authorization: Bearer {key}; the key {key!r} is unknown"
+    for text in (scrubber(key)(message), scrubber(key)(key)):
+        assert not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", text)
+        assert "[key]" in text
+
+
+def test_short_keys_that_are_words_stay_in_solutions_only() -> None:
+    assert scrubber("none", keep_words=True)("none of them") == "none of them"
+    assert scrubber("42", keep_words=True)("40 + 2 = 42") == "40 + 2 = 42"
+    assert scrubber("none", keep_words=True)("Bearer none, api_key='none'") == "Bearer [key], api_key='[key]'"
+    assert scrubber("k3y", keep_words=True)("the key is k3y.") == "the key is [key]."
+    assert scrubber("k3y", keep_words=True)("hockey k3yboard") == "hockey k3yboard"

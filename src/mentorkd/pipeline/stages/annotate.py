@@ -22,6 +22,7 @@ def annotate(context: RunContext, stage: Stage, workdir: Path) -> AnnotateRecord
             device=lambda: context.device,
             on_progress=context.progress,
             note=context.note,
+            accept_missing=stage.forced,
         ),
     )
     for line in annotation.faults:
