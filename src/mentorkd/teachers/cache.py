@@ -243,7 +243,7 @@ class RequestCache:
     def most_tokens(self, endpoint: str, model: str) -> tuple[int, int]:
         """The most tokens that a model of an endpoint reported for a prompt, and for a reply; 0 without such replies."""
         whole = "CASE WHEN json_valid({0}.body) THEN {0}.body ELSE '{{}}' END"
-        rows = f"SELECT {whole.format('replies')} AS reply, {whole.format('requests')} AS request" + _JOINED
+        rows = f"SELECT {whole.format('replies')} AS reply, {whole.format('requests')} AS request FROM replies JOIN requests USING (key)"
         most = "max(json_extract(reply, '$.input_tokens')), max(json_extract(reply, '$.output_tokens'))"
         sql = f"""
         SELECT {most} FROM ({rows}) WHERE NOT json_extract(reply, '$.estimated')
