@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 unexpected error (with traceback), 2 user error (one li
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Annotated
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from mentorkd import __version__
+from mentorkd.cli.console import say
 from mentorkd.cli.data import data_app, import_data, init
 from mentorkd.cli.evaluate import ask, evaluate
 from mentorkd.cli.report import compare, inspect, report
@@ -44,7 +46,7 @@ for command in (
 
 def _version(value: bool) -> None:
     if value:
-        print(f"mentorkd {__version__}")
+        say(f"mentorkd {__version__}")
         raise typer.Exit
 
 
@@ -57,6 +59,16 @@ def options(
     """Reasoning distillation: train a small language model on rationales of a teacher and a mentor."""
 
 
+def _shown_warnings() -> logging.Handler:
+    """Shows warnings that no stage hands to its reporter, like every other line of the command line."""
+
+    class Saying(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(f"! {record.getMessage()}", error=True)
+
+    return Saying(logging.WARNING)
+
+
 def main() -> None:
     """Entry point. A MentorkdError or an unusable path gives one line on stderr and exit code 2."""
     # Hides progress bars and warnings of libraries; must be set before these are imported.
@@ -64,17 +76,18 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.lastResort = _shown_warnings()
     try:
         app()
     except MentorkdError as error:
-        print(f"mentorkd: {error}", file=sys.stderr)
+        say(f"mentorkd: {error}", error=True)
         sys.exit(2)
     except (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         if error.filename is None:  # not an error of a path
             raise
-        print(f"mentorkd: {error.filename}: {error.strerror}", file=sys.stderr)
+        say(f"mentorkd: {error.filename}: {error.strerror}", error=True)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # typer's code for a KeyboardInterrupt
-            print("mentorkd: interrupted; the same command resumes", file=sys.stderr)
+            say("mentorkd: interrupted; the same command resumes", error=True)
         raise

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mentorkd.cli.console import open_reporter, show_results, show_table
+from mentorkd.cli.console import open_reporter, show_json, show_results, show_table
 from mentorkd.cli.options import AsJson, Quiet, RunPath
 from mentorkd.errors import RunError
 from mentorkd.pipeline.provenance import command_line
@@ -66,7 +65,7 @@ def inspect(
 
     facts = inspect_store(store, sample=sample)
     if as_json:
-        print(json.dumps(facts))
+        show_json(facts)
         return
     texts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in facts.items()}
     show_table(str(store), ["", ""], [[key.replace("_", " "), text] for key, text in texts.items()])

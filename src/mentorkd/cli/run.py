@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli.console import open_reporter, ranges, show_results, show_table
+from mentorkd.cli.console import open_reporter, ranges, say, show_json, show_results, show_table
 from mentorkd.cli.options import AsJson, Jobs, Overrides, Quiet, RecipePath, RunOption, load_named, shipped_titles
 from mentorkd.pipeline.provenance import cores
 from mentorkd.recipe.schema import Recipe
@@ -38,10 +37,10 @@ def recipes(as_json: AsJson = False) -> None:
     """List the shipped recipes. `mentorkd run NAME` runs one on the data in the folder `data`."""
     titles = shipped_titles()
     if as_json:
-        print(json.dumps(titles))
+        show_json(titles)
         return
     for name, title in titles.items():
-        print(f"{name:<24}{title}")
+        say(f"{name:<24}{title}")
 
 
 def quickstart(
@@ -60,7 +59,7 @@ def quickstart(
         write_task(recipe.parent)
         write_recipe(recipe)
     if not (quiet or as_json):
-        print(f"recipe: {recipe} (edit it for your own data)", file=sys.stderr)
+        say(f"recipe: {recipe} (edit it for your own data)", error=True)
     _run(load_recipe(recipe, overrides or ()), folder, (), jobs, quiet, as_json)
 
 
@@ -87,7 +86,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
         for p in planned
     ]
     if as_json:
-        print(json.dumps({"recipe": loaded.name, "stages": rows, "notes": estimates.notes}, ensure_ascii=False))
+        show_json({"recipe": loaded.name, "stages": rows, "dropped": list(estimates.dropped), "notes": estimates.notes})
         return
     numbers = {p.stage.name: number for number, p in enumerate(planned, 1)}
     show_table(
@@ -107,8 +106,10 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
         ],
         whole=True,
     )
+    for line in estimates.dropped:
+        say(f"! {line}")
     for note in estimates.notes:
-        print(note)
+        say(note)
 
 
 def _number(value: Any) -> str:
@@ -119,4 +120,4 @@ def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from mentorkd.recipe.load import recipe_schema
 
-    print(json.dumps(recipe_schema(), indent=1))
+    say(json.dumps(recipe_schema(), indent=1))
