@@ -44,7 +44,7 @@ def say(text: str, *, error: bool = False) -> None:
 
 def show_json(value: Any) -> None:
     """Print the result of a command as one line of JSON."""
-    say(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    say(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str))
 
 
 class ConsoleReporter(Reporter):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -84,10 +85,14 @@ def main() -> None:
         sys.exit(2)
     except (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         if error.filename is None:  # not an error of a path
-            raise
+            say(traceback.format_exc().rstrip(), error=True)
+            sys.exit(1)
         say(f"mentorkd: {error.filename}: {error.strerror}", error=True)
         sys.exit(2)
     except SystemExit as stop:
         if stop.code == 130:  # typer's code for a KeyboardInterrupt
             say("mentorkd: interrupted; the same command resumes", error=True)
         raise
+    except Exception:  # Python's own traceback would show the message as it is, terminal escapes included
+        say(traceback.format_exc().rstrip(), error=True)
+        sys.exit(1)
