@@ -195,7 +195,7 @@ def _graded(
     choices: Sequence[str] | None,
 ) -> Iterator[_Item]:
     for row in rows:
-        own = _own_id(row, names)
+        own = _own_id(row, names) if ids else None
         question = _stated_question(row, names, own)
         if own is not None and question.id not in known:
             question = known.get(ids.get(own, ""), question)
@@ -218,9 +218,12 @@ def _graded(
 
 
 def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) -> Question:
-    """The question that a row repeats; one without text and answer for a row that has its `own` id instead."""
-    if own is not None and not {names.get("question"), names.get("answer")} <= row.fields.keys():
-        return Question(content_id("id", own), "", "", "train")
+    """The question that a row repeats. A row with the `own` id of a question may leave out text and answer."""
+    if own is not None:
+        if names.get("question") not in row.fields:
+            return Question(content_id("id", own), "", "", "train")
+        if names.get("answer") not in row.fields:
+            return Question.create(_text(row, names["question"]), "", "train")
     if lacking := [ours for ours in _REQUIRED if ours not in names]:
         raise row.error(f"no {' and no '.join(lacking)}, and no id that names a question; give the row one of them")
     return Question.create(_text(row, names["question"]), _answer(row, names["answer"]), "train")

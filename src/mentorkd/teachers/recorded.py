@@ -30,10 +30,10 @@ class RecordedTeacher:
         """Nothing: loading the recipe has looked for the file, and reading it is the first thing a run does."""
 
     def identity(self) -> list[Any]:
-        later = (
-            {"columns"} if self.config.columns is None else set()
-        )  # named only where set, so that old runs stay finished
-        return [self.config.model_dump(exclude={"select", *later}), source_identity(self.file)]
+        settings = self.config.model_dump(exclude={"select"})
+        if self.config.columns is None:  # a key of later versions is named only where it is set
+            del settings["columns"]
+        return [settings, source_identity(self.file)]
 
     def describe(self) -> Description:
         return Description("recorded")

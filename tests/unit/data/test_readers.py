@@ -59,6 +59,7 @@ def test_a_rationale_belongs_to_the_question_of_its_id(tmp_path: Path) -> None:
         {"question_id": 2, "id": "r2", "question": "reworded: 2 + 1?", "answer": "3", "rationale": "It is 4."},
         {"question_id": 0, "id": "r3", "question": "0 + 1?", "answer": "1", "rationale": "0 + 1 = 1"},
         {"question_id": 99, "id": "r4", "rationale": "It is 5."},
+        {"question_id": 3, "id": "r5", "question": "3 + 1?", "rationale": "3 + 1 = 4"},
     ]
     path = dump(tmp_path / "r.json", rows)
     read = read_rationales(path, source.questions, kind="number", ids=lambda: source.ids)
@@ -68,7 +69,10 @@ def test_a_rationale_belongs_to_the_question_of_its_id(tmp_path: Path) -> None:
         ("2 + 1?", "wrong"),
         ("0 + 1?", "correct"),
         (None, "no_answer"),
+        ("3 + 1?", "correct"),
     ]
+    with pytest.raises(DataError, match="no field for the question"):
+        read_rationales(dump(tmp_path / "s.json", rows[:1]), source.questions, kind="number")
     assert audit(source.questions, read, kind="number").faults.counts == {"unknown_question": 1}
 
 
