@@ -158,7 +158,9 @@ def test_plan_shows_what_is_dropped_and_why(cli: Cli, tmp_path: Path) -> None:
     train = tmp_path / "data" / "train.jsonl"
     train.write_text(train.read_text() + train.read_text().splitlines()[0] + "\n")
     teacher = tmp_path / "data" / "teacher.jsonl"
-    teacher.write_text(teacher.read_text() + '{"question": "unknown?", "answer": "1", "rationale": "It is 1."}\n')
+    teacher.write_text(
+        teacher.read_text() + '{"question": "unknown?", "answer": "1", "rationale": "It is 1.", "completion": "1"}\n'
+    )
     dropped = json.loads(cli("plan", recipe, "--json").out)["dropped"]
     assert "1 repeated question(s) within a split" in dropped[0]
     assert "(row 41)" in dropped[0]

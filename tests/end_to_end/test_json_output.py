@@ -136,7 +136,8 @@ def test_a_command_prints_one_object_of_its_form(
         monkeypatch.setattr("mentorkd.pipeline.run.Pipeline.run", lambda self, **_: None)
         (folder / "quick").mkdir(exist_ok=True)
         (folder / "quick" / "report").symlink_to(folder / "run" / "report")
-    told = cli(*(argument.format(folder=folder, store=store) for argument in arguments), "--json")
+    places = [argument.replace("{folder}", str(folder)).replace("{store}", str(store)) for argument in arguments]
+    told = cli(*places, "--json")
     assert told.code == 0, told.err
     check(told.out, command, form)
     assert all(json.loads(line)["event"] for line in told.err.splitlines())

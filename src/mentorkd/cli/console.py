@@ -51,7 +51,7 @@ class ConsoleReporter(Reporter):
     """Shows a live bar for each running stage and prints a line for each finished one. With `quiet` it shows notes alone."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
         self.quiet = quiet
         self._bars: Progress | None = None
         self._rows: dict[str, tuple[TaskID, str]] = {}
@@ -207,7 +207,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
         table.add_column(_safe(column), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    Console(highlight=False, width=_WIDEST if whole else None).print(table)
+    Console(highlight=False, emoji=False, width=_WIDEST if whole else None).print(table)
 
 
 def show_results(report: Path, as_json: bool) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mentorkd.cli.console import open_reporter, say, show_json, show_table
 from mentorkd.cli.options import AsJson, Quiet, RunPath
+from mentorkd.cli.outputs import LearnerAccuracy, SeedAccuracy
 from mentorkd.errors import DataError, RunError
 from mentorkd.pipeline.records import count_verdicts
 from mentorkd.pipeline.run import Pipeline, Reporter, open_run
@@ -114,7 +115,7 @@ def _predictions(
 
 def _accuracies(
     recipe: Recipe, names: Sequence[str], predictions: Mapping[tuple[str, int], Sequence[Prediction]]
-) -> list[dict[str, Any]]:
+) -> list[LearnerAccuracy]:
     """Each learner's mean over seeds with the interval of the report: peers are trained learners of the same model."""
     import numpy as np
 
@@ -124,19 +125,28 @@ def _accuracies(
         name: np.array([[p.verdict == "correct" for p in predictions[name, seed]] for seed in recipe.seeds]).T * 1
         for name in names
     }
-    rows = []
+    rows: list[LearnerAccuracy] = []
     for name in names:
         learner = recipe.learners[name]
         alike = [other for other in names if other != name and recipe.learners[other].model == learner.model]
         peers = [correct[other] for other in alike if learner.rationales and recipe.learners[other].rationales]
         different = {peer.tobytes(): peer for peer in peers if peer.tobytes() != correct[name].tobytes()}
         interval = accuracy_interval(correct[name], peers=list(different.values()))
-        seeds = []
+        seeds: list[SeedAccuracy] = []
         for seed in recipe.seeds:
             verdicts = count_verdicts(predictions[name, seed])
             own = wilson_interval(verdicts["correct"], len(predictions[name, seed]))
             share = verdicts["correct"] / len(predictions[name, seed])
-            seeds.append({"seed": seed, **verdicts, "accuracy": share, "interval": [own.low, own.high]})
+            seeds.append(
+                {
+                    "seed": seed,
+                    "correct": verdicts["correct"],
+                    "wrong": verdicts["wrong"],
+                    "no_answer": verdicts["no_answer"],
+                    "accuracy": share,
+                    "interval": [own.low, own.high],
+                }
+            )
         answers = len(seeds) * len(predictions[name, recipe.seeds[0]])
         rows.append(
             {

@@ -67,7 +67,9 @@ def load_named(recipe: Path, overrides: Sequence[str] | None) -> Recipe:
     except RecipeError as error:
         folder, _, table = name.partition("/")
         lacking = {fault.key for fault in error.faults} & {"task.train", "task.test"}
-        if folder == "paper" and lacking and "train" in read_yaml(shipped[name].read_text(encoding="utf-8"))[0]["task"]:
+        given = any(each.startswith(("task.train=", "task.test=")) for each in overrides or ())
+        own = "train" in read_yaml(shipped[name].read_text(encoding="utf-8"))[0]["task"]
+        if folder == "paper" and lacking and own and not given:
             raise RunError(
                 f"{name} asks questions that `mentorkd reproduce {table}` writes before it runs them; use that command, or "
                 "name files of your own with task.train=FILE task.test=FILE"
