@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import yaml
 
 import mentorkd
 from command_line import Cli, processor_seconds
+from finished import copy_run
+from places import ROOT
 from small_recipe import small_recipe, write_small_recipe
 
 
@@ -88,27 +91,37 @@ def test_json_is_one_object_on_stdout(cli: Cli, folder: Path) -> None:
     assert all(json.loads(line) for line in told.err.splitlines())
 
 
-def test_evaluate_on_other_questions(cli: Cli, folder: Path, tmp_path: Path) -> None:
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text(
-        '{"question": "Tom has 3 apples. How many?", "answer": "3"}\n{"question": "2 + 2?", "answer": "4"}\n'
-    )
-    told = cli(
-        "evaluate",
-        folder / "run",
-        "--learner",
-        "student",
-        "--questions",
-        questions,
-        "--output",
-        tmp_path / "p.jsonl",
-        "--json",
-    )
+def test_evaluate_audits_the_questions_as_a_run_does_and_asks_all_learners(
+    cli: Cli, folder: Path, tmp_path: Path
+) -> None:
+    questions, trained = tmp_path / "questions.jsonl", (folder / "data" / "train.jsonl").read_text().splitlines()
+    held_out = (folder / "data" / "validation.jsonl").read_text().splitlines()[0]
+    rows = [
+        '{"question": "Tom has 3 apples. How many?", "answer": "3"}',
+        '{"question": "2 + 2?", "answer": "4"}',
+        '{"question": "2 + 2?", "answer": "4"}',
+        '{"question": "How many?", "answer": "many"}',
+        trained[0],
+        held_out,
+    ]
+    questions.write_text("\n".join(rows))
+    arguments = ["evaluate", folder / "run", "--questions", questions]
+    told = cli(*arguments, "--output", tmp_path / "p.jsonl", "--quiet")
     assert told.code == 0, told.err
-    [row] = json.loads(told.out)
-    assert row["questions"] == 2
+    for place in ("(row 3)", "(row 4) has `many`", "(row 5) is in train", "(row 6) is in validation"):
+        assert place in told.err
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 3 * 2
+    result = json.loads(cli(*arguments, "--learner", "student", "--json").out)
+    assert result["questions"] == 2
+    assert result["faults"] == {"duplicate_question": 1, "impossible_answer": 1, "seen_question": 2}
+    [row] = result["learners"]
     assert 0 <= row["interval"][0] <= row["accuracy"] <= row["interval"][1] <= 1
-    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 2
+    assert [seed["seed"] for seed in row["seeds"]] == [1]
+    questions.write_text(trained[0])
+    refused = cli(*arguments)
+    assert refused.code == 2
+    assert "no question remains to ask" in refused.err
+    assert "(row 1) is in train" in refused.err
 
 
 def test_evaluate_writes_over_no_file(cli: Cli, folder: Path, tmp_path: Path) -> None:
@@ -124,11 +137,100 @@ def test_evaluate_writes_over_no_file(cli: Cli, folder: Path, tmp_path: Path) ->
     assert questions.read_bytes() == before
 
 
-def test_ask_shows_rationale_and_answer(cli: Cli, folder: Path) -> None:
-    told = cli("ask", folder / "run", "Tom has 3 apples and buys 4 more. How many?", "--json")
-    assert told.code == 0, told.err
-    assert set(json.loads(told.out)) == {"learner", "rationale", "answer", "finished"}
-    assert "answer:" in cli("ask", folder / "run", "How many?", "--learner", "mentor").out
+def test_evaluate_gives_the_reports_mean_and_interval(cli: Cli, folder: Path) -> None:
+    recipe = folder / "run" / "recipe.yaml"
+    raw = yaml.safe_load(recipe.read_text())
+    test = Path(raw["data"]["root"]) / "test.jsonl"
+    told = json.loads(cli("evaluate", folder / "run", "--questions", test, "--json").out)
+    report = json.loads((folder / "run" / "report" / "results.json").read_text())
+    reported = {learner["name"]: (learner["accuracy"], learner["interval"]) for learner in report["learners"]}
+    assert {row["learner"]: (row["accuracy"], [round(e, 6) for e in row["interval"]]) for row in told["learners"]} == (
+        reported
+    )
+
+
+def test_ask_takes_the_headlines_student_and_says_who_answers(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    run = copy_run(folder / "run", tmp_path / "run")
+    raw = yaml.safe_load((run / "recipe.yaml").read_text())
+    raw["learners"] = {name: raw["learners"][name] for name in ("vanilla", "student", "mentor")}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    arguments = ["ask", run, "Tom has 3 apples and buys 4 more. How many?"]
+    reply = json.loads(cli(*arguments, "--json").out)
+    assert (reply["learner"], reply["seed"]) == ("student", 1)
+    shown = cli(*arguments, "--learner", "mentor", "--seed", 1).out
+    assert shown.startswith("mentor, seed 1:\n")
+    assert "answer:" in shown
+    shutil.rmtree(run / "report")
+    assert json.loads(cli(*arguments, "--json").out)["learner"] == "student"
+    refused = cli(*arguments, "--seed", 2)
+    assert (refused.code, refused.err) == (2, "mentorkd: got --seed 2; expected one of 1, the recipe's seeds\n")
+
+
+def test_plan_shows_what_is_dropped_and_why(cli: Cli, tmp_path: Path) -> None:
+    recipe = write_small_recipe(tmp_path)
+    train = tmp_path / "data" / "train.jsonl"
+    train.write_text(train.read_text() + train.read_text().splitlines()[0] + "\n")
+    teacher = tmp_path / "data" / "teacher.jsonl"
+    teacher.write_text(
+        teacher.read_text() + '{"question": "unknown?", "answer": "1", "rationale": "It is 1.", "completion": "1"}\n'
+    )
+    dropped = json.loads(cli("plan", recipe, "--json").out)["dropped"]
+    assert "1 repeated question(s) within a split" in dropped[0]
+    assert "(row 41)" in dropped[0]
+    assert "1 rationale(s) of a question that is missing" in dropped[1]
+    assert "mentor, vanilla, student: " in dropped[2]
+    assert "`correct`" in dropped[2]
+    shown = cli("plan", recipe).out
+    assert all(f"! {line}" in shown for line in dropped)
+
+
+def test_quiet_hides_no_warning(cli: Cli, tmp_path: Path) -> None:
+    recipe = write_small_recipe(tmp_path)
+    test = tmp_path / "data" / "test.jsonl"
+    test.write_text(test.read_text() + '{"question": "How many\u202e?", "answer": "a few"}\n')
+    told = cli("annotate", recipe, "--run", tmp_path / "run", "--quiet")
+    assert told.code == 0
+    [line] = told.err.splitlines()
+    assert line.startswith("! 1 question(s) with a gold answer that is not of the task's kind")
+    assert r"How many\u202e?" in line
+
+
+def test_a_figure_whose_questions_reproduce_writes_names_that_command(
+    cli: Cli, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").symlink_to(shared_data / "mentor-kd")
+    monkeypatch.chdir(tmp_path)
+    for command in ("plan", "run"):
+        told = cli(command, "paper/figure4")
+        assert told.code == 2
+        assert "`mentorkd reproduce figure4` writes" in told.err
+        assert "mentorkd data paper" not in told.err
+    assert "no file at" in cli("plan", "paper/figure4", "task.train=mine.jsonl").err
+
+
+def test_the_import_of_the_documents_works(cli: Cli, folder: Path, tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"`mentorkd (import FILE [^`]*)`", document)
+    words = command.replace("FILE", str(folder / "data" / "teacher.jsonl")).split()
+    assert cli(*words, "--output", tmp_path).code == 0
+    refused = cli("import", folder / "data" / "teacher.jsonl", "--task", "mine", "--output", tmp_path)
+    assert "`mine` is not a task of the paper" in refused.err
+    assert "for a task of your own give --answer" in refused.err
+
+
+def test_escapes_in_an_error_are_shown(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = cli("plan", tmp_path / "no\x1b[31m\u202e.yaml")
+    assert told.code == 2
+    assert r"no\u001b[31m\u202e.yaml" in told.err
+
+    def fail() -> dict[str, str]:
+        raise ValueError("got \x1b[31m")
+
+    monkeypatch.setattr("mentorkd.cli.run.shipped_titles", fail)
+    unexpected = cli("recipes")
+    assert unexpected.code == 1
+    assert unexpected.err.startswith("Traceback")
+    assert unexpected.err.endswith("ValueError: got \\u001b[31m\n")
 
 
 def test_report_is_made_anew(cli: Cli, folder: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from places import ROOT, SOURCE
 
 FLOORS = [
-    ["errors", "precision", "quickstart"],
+    ["errors", "precision", "printable", "quickstart"],
     ["records", "statistics", "files"],
     ["seals"],
     ["paper", "grading"],

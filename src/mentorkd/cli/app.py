@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mentorkd import __version__
+from mentorkd.cli.console import say
 from mentorkd.cli.data import data_app, import_data, init
 from mentorkd.cli.evaluate import ask, evaluate
 from mentorkd.cli.report import compare, inspect, report, verify
@@ -39,7 +40,7 @@ for command in (
 
 def _version(value: bool) -> None:
     if value:
-        print(f"mentorkd {__version__}")
+        say(f"mentorkd {__version__}")
         raise typer.Exit
 
 

@@ -24,10 +24,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from mentorkd.pipeline import records
 from mentorkd.pipeline.run import Reporter
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.printable import printable
 from mentorkd.records import Verdict
 
 # Redrawing costs time that small models would rather train in.
@@ -37,11 +39,22 @@ _NAMED = 6
 """Stages that a message names before it counts."""
 
 
+def say(text: str, *, error: bool = False) -> None:
+    """Print a line on stdout, or on stderr. Every command prints through here, `show_table` or `show_json`."""
+    print(printable(text), file=sys.stderr if error else sys.stdout)
+
+
+def show_json(value: Any) -> None:
+    """Print the result of a command as one line of JSON."""
+    say(json.dumps(value, ensure_ascii=False, allow_nan=False, default=str))
+
+
 class ConsoleReporter(Reporter):
-    """Shows a live bar for each running stage and prints a line for each finished one."""
+    """Shows a live bar for each running stage and prints a line for each finished one. With `quiet` it shows notes alone."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
+        self.quiet = quiet
         self._bars: Progress | None = None
         self._rows: dict[str, tuple[TaskID, str]] = {}
         self._drawn: dict[str, float] = {}
@@ -61,7 +74,7 @@ class ConsoleReporter(Reporter):
             for row in bars.task_ids:
                 bars.remove_task(row)
         place = f"[dim]{number:>2}/{total}[/dim]"
-        self._rows[stage.name] = bars.add_task(f"{place} {stage.name}", total=None), place
+        self._rows[stage.name] = bars.add_task(f"{place} {_safe(stage.name)}", total=None), place
 
     def _open_bars(self) -> Progress:
         if self._bars is None:
@@ -76,7 +89,7 @@ class ConsoleReporter(Reporter):
                 console=self.console,
                 refresh_per_second=_REDRAWS_PER_SECOND,
                 transient=True,
-                disable=not self.console.is_terminal,
+                disable=self.quiet or not self.console.is_terminal,
             )
             self._bars.start()
         return self._bars
@@ -95,14 +108,15 @@ class ConsoleReporter(Reporter):
             self._bars.remove_task(row)
         if not self._rows:
             self.close()
-        line = f"[green]✓[/green] {place} {stage.name:<34} {_describe(record)}"
-        self.console.print(line, soft_wrap=True)
+        if not self.quiet:
+            line = f"[green]✓[/green] {place} {_safe(stage.name):<34} {_describe(record)}"
+            self.console.print(line, soft_wrap=True)
 
     def skipped(self, stage: Stage) -> None:
         self._skipped += 1
 
     def note(self, text: str, stage: Stage) -> None:
-        self.console.print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)
+        self.console.print(f"[yellow]![/yellow] {_safe(text)}", soft_wrap=True)
 
     def close(self) -> None:
         """Take the live bars off the screen."""
@@ -113,7 +127,7 @@ class ConsoleReporter(Reporter):
         self._show_skipped()
 
     def _show_skipped(self) -> None:
-        if self._skipped:
+        if self._skipped and not self.quiet:
             self.console.print(f"[dim]· {self._skipped} finished stages kept[/dim]")
             self._skipped = 0
 
@@ -140,7 +154,7 @@ class JsonReporter(Reporter):
         self._emit(event="note", stage=stage.name, text=text)
 
     def _emit(self, **fields: Any) -> None:
-        print(json.dumps(fields, ensure_ascii=False), file=sys.stderr, flush=True)
+        say(json.dumps(fields, ensure_ascii=False), error=True)
 
 
 def open_reporter(*, quiet: bool, as_json: bool) -> closing[ConsoleReporter | JsonReporter]:
@@ -152,6 +166,11 @@ def replaced(stages: Sequence[str]) -> str:
     """A line for the user about finished results that other settings replace."""
     names = ", ".join(stages[:_NAMED]) + (f" and {len(stages) - _NAMED:,} more" if len(stages) > _NAMED else "")
     return f"replaces finished results of other settings: {names}; to keep them, give another folder with --run"
+
+
+def _safe(text: str) -> str:
+    """Text for rich, without control characters and without markup of its own."""
+    return escape(printable(text))
 
 
 def _describe(record: records.StageRecord) -> str:
@@ -199,12 +218,12 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
     Cells are folded to the terminal's width. With `whole` they are not, so that they can be copied.
     """
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=_safe(title), title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(_safe(column), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, width=_WIDEST if whole else None).print(table)
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(highlight=False, emoji=False, width=_WIDEST if whole else None).print(table)
 
 
 def show_results(report: Path, as_json: bool) -> None:
@@ -214,14 +233,14 @@ def show_results(report: Path, as_json: bool) -> None:
 
     results = read_results(report)
     if as_json:
-        print(json.dumps(results, ensure_ascii=False))
+        show_json(results)
         return
     rows = summary_rows(results)
     show_table(results["name"], list(rows[0]), [list(row.values()) for row in rows])
     for warning in results["warnings"]:
-        print(f"! {warning}")
-    print(results["headline"]["statement"])
-    print(f"report: {report / 'index.html'}")
+        say(f"! {warning}")
+    say(results["headline"]["statement"])
+    say(f"report: {report / 'index.html'}")
 
 
 def ranges(numbers: Iterable[int]) -> str:

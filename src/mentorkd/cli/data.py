@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import unicodedata
@@ -13,7 +12,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from mentorkd.cli.console import show_table
+from mentorkd.cli.console import say, show_json, show_table
 from mentorkd.cli.options import AsJson, Quiet
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import count_verdicts
@@ -72,16 +71,16 @@ def import_data(
         counts["verdicts"] = count_verdicts(audited.rationales)
     counts["faults"] = audited.faults.counts
     if as_json:
-        print(json.dumps(counts))
+        show_json(counts)
         return
     for line in audited.faults.lines():
-        print(f"! {line}")
+        say(f"! {line}")
     rows = [[name, str(value)] for name, value in counts.items() if isinstance(value, int)]
     rows += [[f"  {verdict}", str(count)] for verdict, count in counts.get("verdicts", {}).items()]
     show_table(str(output), ["", "count"], rows)
     for target in targets:
         if target.exists():
-            print(f"{target.stem}: {target}")
+            say(f"{target.stem}: {target}")
 
 
 @data_app.command("paper")
@@ -105,9 +104,9 @@ def data_paper(
             on_progress=lambda done, total: bar.update(job, completed=done, total=total),
         )
     if as_json:
-        print(json.dumps(asdict(fetched), default=str))
+        show_json(asdict(fetched))
         return
-    print(
+    say(
         f"{folder}: {len(fetched.fetched)} files downloaded, {len(fetched.replaced)} replaced (they differed from the published "
         f"ones), {len(fetched.present)} already present; all verified, {fetched.bytes / 2**20:.1f} MB"
     )
@@ -122,10 +121,11 @@ def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequ
         return answer, None  # type: ignore[return-value]
     known = find_task(task) if task else None
     if known is None:
-        got = f"got --task {task}" if task else "neither --task nor --answer is given"
-        raise RunError(
-            f"{got}; expected one of {', '.join(PAPER_TASKS)}, or --answer number, choice, yes_no, text or math"
+        kinds = ", ".join(get_args(AnswerKind))
+        got = (
+            f"`{task}` is not a task of the paper ({', '.join(PAPER_TASKS)})" if task else "no kind of answer is given"
         )
+        raise RunError(f"{got}; for a task of your own give --answer with one of {kinds}")
     return known.answer, known.choices
 
 
@@ -144,4 +144,4 @@ def init(
     # What no folder of every system can be called (`name` in recipe/schema.py).
     name = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]+', "-", unicodedata.normalize("NFC", folder.resolve().name))
     write_own_recipe(recipe, name.lstrip(" .-").rstrip() or "mine")
-    print(f'edit the four lines marked "yours" in {recipe}, then: mentorkd run {shlex.quote(str(recipe))}')
+    say(f'edit the four lines marked "yours" in {recipe}, then: mentorkd run {shlex.quote(str(recipe))}')

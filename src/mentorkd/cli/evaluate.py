@@ -2,99 +2,172 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentorkd.cli.console import open_reporter, show_table
+from mentorkd.cli.console import open_reporter, say, show_json, show_table
 from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath, new_file
-from mentorkd.errors import RunError
+from mentorkd.cli.outputs import LearnerAccuracy, SeedAccuracy
+from mentorkd.errors import DataError, RunError
 from mentorkd.pipeline.records import count_verdicts
-from mentorkd.pipeline.run import open_run
+from mentorkd.pipeline.run import Pipeline, Reporter, open_run
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.recipe.graph import headline_student
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Prediction, Question, write_jsonl
 
+if TYPE_CHECKING:
+    from mentorkd.data.audit import DataFaults
+
 
 def evaluate(
     folder: RunPath,
-    learner: Annotated[str, typer.Option(help="The learner to ask.")],
-    questions: Annotated[Path, typer.Option(help="Questions with answers, in any supported shape.")],
+    questions: Annotated[str, typer.Option(help="Questions with answers: a file in any supported shape, or hub:NAME.")],
+    learner: Annotated[
+        list[str] | None, typer.Option(help="A learner to ask; may be repeated. Default: all learners.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the predictions here, as JSON Lines.")] = None,
     no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Grade a trained learner on other questions of the same task, for each of its seeds."""
-    import tempfile
-
+    """Grade trained learners on other questions of the same task. Questions that the run has trained on are left out."""
     if output is not None:
         new_file(output)
-    from mentorkd.data.readers import read_questions
-    from mentorkd.pipeline.context import RunContext
-    from mentorkd.pipeline.stages.evaluate import predict
-    from mentorkd.statistics import wilson_interval
-
     pipeline = open_run(folder, verify=not no_verify)
-    config, task = _learner(pipeline.recipe, learner), pipeline.recipe.task
-    assert task.answer is not None
-    test = read_questions(questions, split="test", kind=task.answer, choices=task.choices, columns=task.columns)
-    rows: list[dict[str, Any]] = []
-    predictions: list[Prediction] = []
-    seeds = pipeline.recipe.seeds
-    for number, seed in enumerate(seeds, 1):
-        stage = Stage(f"{learner}/seed-{seed} on {questions.name}", "evaluate", "", {}, "")
-        with open_reporter(quiet=quiet, as_json=as_json) as reporter, tempfile.TemporaryDirectory() as scratch:
-            reporter.started(stage, number, len(seeds))
-            context = RunContext(pipeline.recipe, pipeline.folder, partial(reporter.progress, stage))
-            model = context.model_folder(learner, seed, pipeline.stage_of("train", learner, seed))
-            journal = Path(scratch) / "journal.jsonl"
-            answers = predict(context, context.engine(config, model), learner, seed, test, journal)
-        verdicts = count_verdicts(answers)
-        interval = wilson_interval(verdicts["correct"], len(answers))
-        rows.append(
-            {
-                "learner": learner,
-                "seed": seed,
-                "questions": len(answers),
-                "correct": verdicts["correct"],
-                "accuracy": verdicts["correct"] / len(answers),
-                "interval": [interval.low, interval.high],
-                "no_answer": verdicts["no_answer"],
-            }
-        )
-        predictions += answers
+    names = list(dict.fromkeys(learner or pipeline.recipe.learners))
+    for name in names:
+        _learner(pipeline.recipe, name)
+    test, faults = _test_questions(pipeline, questions)
+    with open_reporter(quiet=quiet, as_json=as_json) as reporter:
+        for line in faults.lines():
+            reporter.note(line, Stage("evaluate", "evaluate", "", {}, ""))
+        predictions = _predictions(pipeline, names, test, Path(questions).name, reporter)
     if output is not None:
-        write_jsonl(output, predictions)
+        write_jsonl(output, [row for rows in predictions.values() for row in rows])
+    rows = _accuracies(pipeline.recipe, names, predictions)
     if as_json:
-        print(json.dumps(rows))
+        show_json({"questions": len(test), "faults": faults.counts, "learners": rows})
         return
     show_table(
-        f"{learner} on {questions.name}",
-        ["seed", "questions", "accuracy", "95 % interval", "no answer"],
+        f"{len(test)} questions of {questions}",
+        ["learner", "accuracy %", "95 %", "seeds", "each seed %", "no answer %"],
         [
             [
-                str(row["seed"]),
-                str(row["questions"]),
-                f"{100 * row['accuracy']:.1f} %",
+                row["learner"],
+                f"{100 * row['accuracy']:.1f}",
                 "{:.1f} - {:.1f}".format(*(100 * edge for edge in row["interval"])),
-                str(row["no_answer"]),
+                str(len(row["seeds"])),
+                " ".join(f"{100 * seed['accuracy']:.1f}" for seed in row["seeds"]),
+                f"{100 * row['no_answer']:.1f}",
             ]
             for row in rows
         ],
     )
 
 
+def _test_questions(pipeline: Pipeline, source: str) -> tuple[list[Question], DataFaults]:
+    """The questions of a source without those with faults, audited as a run audits its test questions."""
+    from mentorkd.data.audit import audit
+    from mentorkd.data.prepare import read_split
+
+    recipe = pipeline.recipe
+    assert recipe.task.answer is not None, "the recipe's checks fill this in"
+    used = {q.id: q.split for q in pipeline.folder.questions("prepare") if q.split != "test"}
+    read = read_split(recipe, "test", source)
+    audited = audit(read.questions, kind=recipe.task.answer, choices=recipe.task.choices, rows=read.rows, seen=used)
+    audited.faults.raise_if_strict(recipe.data.strict)
+    if not audited.questions:
+        raise DataError("\n  ".join([f"{source}: no question remains to ask", *audited.faults.lines()]))
+    return audited.questions, audited.faults
+
+
+def _predictions(
+    pipeline: Pipeline, names: Sequence[str], questions: Sequence[Question], title: str, reporter: Reporter
+) -> dict[tuple[str, int], list[Prediction]]:
+    """The answers of every learner and seed."""
+    import tempfile
+
+    from mentorkd.pipeline.context import RunContext
+    from mentorkd.pipeline.stages.evaluate import predict
+
+    runs = [(name, seed) for name in names for seed in pipeline.recipe.seeds]
+    trained = {run: pipeline.stage_of("train", *run) for run in runs}
+    for stage_name in filter(None, trained.values()):
+        pipeline.folder.record(stage_name)  # an unfinished one is named before the first is asked
+    predictions = {}
+    for number, (name, seed) in enumerate(runs, 1):
+        stage = Stage(f"{name}/seed-{seed} on {title}", "evaluate", "", {}, "")
+        with tempfile.TemporaryDirectory() as scratch:
+            reporter.started(stage, number, len(runs))
+            context = RunContext(pipeline.recipe, pipeline.folder, partial(reporter.progress, stage))
+            model = context.model_folder(name, seed, trained[name, seed])
+            engine = context.engine(pipeline.recipe.learners[name], model)
+            predictions[name, seed] = predict(context, engine, name, seed, questions, Path(scratch) / "journal.jsonl")
+            reporter.close()  # the bar of this one
+    return predictions
+
+
+def _accuracies(
+    recipe: Recipe, names: Sequence[str], predictions: Mapping[tuple[str, int], Sequence[Prediction]]
+) -> list[LearnerAccuracy]:
+    """Each learner's mean over seeds with the interval of the report: peers are trained learners of the same model."""
+    import numpy as np
+
+    from mentorkd.statistics import accuracy_interval, wilson_interval
+
+    correct = {
+        name: np.array([[p.verdict == "correct" for p in predictions[name, seed]] for seed in recipe.seeds]).T * 1
+        for name in names
+    }
+    rows: list[LearnerAccuracy] = []
+    for name in names:
+        learner = recipe.learners[name]
+        alike = [other for other in names if other != name and recipe.learners[other].model == learner.model]
+        peers = [correct[other] for other in alike if learner.rationales and recipe.learners[other].rationales]
+        different = {peer.tobytes(): peer for peer in peers if peer.tobytes() != correct[name].tobytes()}
+        interval = accuracy_interval(correct[name], peers=list(different.values()))
+        seeds: list[SeedAccuracy] = []
+        for seed in recipe.seeds:
+            verdicts = count_verdicts(predictions[name, seed])
+            own = wilson_interval(verdicts["correct"], len(predictions[name, seed]))
+            share = verdicts["correct"] / len(predictions[name, seed])
+            seeds.append(
+                {
+                    "seed": seed,
+                    "correct": verdicts["correct"],
+                    "wrong": verdicts["wrong"],
+                    "no_answer": verdicts["no_answer"],
+                    "accuracy": share,
+                    "interval": [own.low, own.high],
+                }
+            )
+        answers = len(seeds) * len(predictions[name, recipe.seeds[0]])
+        rows.append(
+            {
+                "learner": name,
+                "accuracy": float(correct[name].mean()),
+                "interval": [interval.low, interval.high],
+                "no_answer": sum(seed["no_answer"] for seed in seeds) / answers,
+                "seeds": seeds,
+            }
+        )
+    return rows
+
+
 def ask(
     folder: RunPath,
     question: Annotated[str, typer.Argument(help="A question of the task.")],
     learner: Annotated[
-        str | None, typer.Option(help="The learner to ask. Default: the last one of the recipe.")
+        str | None, typer.Option(help="The learner to ask. Default: the student of the report's headline.")
     ] = None,
+    seed: Annotated[int | None, typer.Option(help="Its seed. Default: the first of the recipe.")] = None,
     no_verify: NoVerify = False,
     as_json: AsJson = False,
 ) -> None:
@@ -104,7 +177,10 @@ def ask(
     from mentorkd.pipeline.context import RunContext
 
     pipeline = open_run(folder, verify=not no_verify)
-    name, seed = learner or list(pipeline.recipe.learners)[-1], pipeline.recipe.seeds[0]
+    seeds = pipeline.recipe.seeds
+    if seed is not None and seed not in seeds:
+        raise RunError(f"got --seed {seed}; expected one of {', '.join(map(str, seeds))}, the recipe's seeds")
+    name, seed = learner or _headline_student(pipeline), seeds[0] if seed is None else seed
     config = _learner(pipeline.recipe, name)
     context = RunContext(pipeline.recipe, pipeline.folder)
     model = context.model_folder(name, seed, pipeline.stage_of("train", name, seed))
@@ -115,13 +191,26 @@ def ask(
     rationale, _ = split_target(completion.text, config.target)
     answer = context.grader.find(completion.text, Question.create(question, "", "test"))
     if as_json:
-        reply = {"learner": name, "rationale": rationale, "answer": answer, "finished": finished}
-        print(json.dumps(reply, ensure_ascii=False))
+        show_json({"learner": name, "seed": seed, "rationale": rationale, "answer": answer, "finished": finished})
         return
-    print(rationale)
-    print(f"answer: {answer}" if answer is not None else "answer: none found")
+    say(f"{name}, seed {seed}:")
+    say(rationale)
+    say(f"answer: {answer}" if answer is not None else "answer: none found")
     if not finished:
-        print(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
+        say(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
+
+
+def _headline_student(pipeline: Pipeline) -> str:
+    """The learner that the run's report compares with its baseline; for a run without a report, that of the recipe."""
+    from mentorkd.reporting.write import read_results
+
+    with suppress(RunError):
+        results = read_results(pipeline.folder.root / "report")
+        if (number := results["headline"]["comparison"]) is not None:
+            student = results["comparisons"][number]["a"]
+            if student in pipeline.recipe.learners:
+                return student
+    return headline_student(pipeline.recipe)
 
 
 def _learner(recipe: Recipe, name: str) -> Learner:

@@ -7,15 +7,31 @@ Little is imported before `main` runs, so that Ctrl-C in the first second gives 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import traceback
 from typing import NoReturn
 
 _ENDINGS = {
     128 + signal.SIGINT: "interrupted; the same command resumes",
     128 + signal.SIGTERM: "terminated (SIGTERM); the same command resumes",
 }
+
+
+def _say(text: str) -> None:
+    """Print a line on stderr as the commands do (cli/console.py), without what they import."""
+    from mentorkd.printable import printable
+
+    sys.stderr.write(f"{printable(text)}\n")
+
+
+class _Warnings(logging.Handler):
+    """Shows warnings that no stage hands to its reporter."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(f"! {record.getMessage()}")
 
 
 def main() -> None:
@@ -27,6 +43,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.lastResort = _Warnings(logging.WARNING)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         with explaining():
@@ -34,7 +51,7 @@ def main() -> None:
 
             app()
     except MentorkdError as error:
-        print(f"mentorkd: {error}", file=sys.stderr)
+        _say(f"mentorkd: {error}")
         sys.exit(2)
     except KeyboardInterrupt:  # typer turns one that comes while a command runs into an exit code
         _end(128 + signal.SIGINT)
@@ -42,6 +59,9 @@ def main() -> None:
         if stop.code in _ENDINGS:
             _end(int(stop.code))
         raise
+    except Exception:  # Python's own traceback would show the message as it is, terminal escapes included
+        _say(traceback.format_exc().rstrip())
+        sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
@@ -52,5 +72,5 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    print(f"mentorkd: {_ENDINGS[code]}", file=sys.stderr)
+    _say(f"mentorkd: {_ENDINGS[code]}")
     sys.exit(code)

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from mentorkd.errors import RunError
+from mentorkd.errors import RecipeError, RunError
 from mentorkd.recipe.schema import Recipe
-from mentorkd.recipe.yaml import suggestion
+from mentorkd.recipe.yaml import read_yaml, suggestion
 
 RecipePath = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file, or the name of a shipped one.")
@@ -76,4 +76,16 @@ def load_named(recipe: Path, overrides: Sequence[str] | None) -> Recipe:
     if name not in shipped:
         expected = suggestion(name, shipped) or f"; expected a YAML file or one of {', '.join(shipped)}"
         raise RunError(f"got recipe {recipe}, which is neither a file nor a shipped recipe{expected}")
-    return load_recipe(shipped[name], ["data.root=data", *(overrides or ())])
+    try:
+        return load_recipe(shipped[name], ["data.root=data", *(overrides or ())])
+    except RecipeError as error:
+        folder, _, table = name.partition("/")
+        lacking = {fault.key for fault in error.faults} & {"task.train", "task.test"}
+        given = any(each.startswith(("task.train=", "task.test=")) for each in overrides or ())
+        own = "train" in read_yaml(shipped[name].read_text(encoding="utf-8"))[0]["task"]
+        if folder == "paper" and lacking and own and not given:
+            raise RunError(
+                f"{name} asks questions that `mentorkd reproduce {table}` writes before it runs them; use that command, or "
+                "name files of your own with task.train=FILE task.test=FILE"
+            ) from None
+        raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mentorkd.cli.console import open_reporter, show_results, show_table
+from mentorkd.cli.console import open_reporter, say, show_json, show_results, show_table
 from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath
 from mentorkd.errors import RunError
 from mentorkd.pipeline.provenance import command_line
@@ -64,15 +63,13 @@ def verify(folder: RunPath, as_json: AsJson = False) -> None:
 
     result = verify_run(folder)
     if as_json:
-        print(json.dumps(asdict(result), ensure_ascii=False))
+        show_json(asdict(result))
     else:
         for file, damage in result.damaged.items():
-            print(f"{file}: {damage}")
+            say(f"{file}: {damage}")
         if result.unchecked:
-            print(
-                f"{len(result.unchecked)} outputs of an earlier version have no hashes: {', '.join(result.unchecked)}"
-            )
-        print(f"{result.files} files checked, {len(result.damaged)} damaged")
+            say(f"{len(result.unchecked)} outputs of an earlier version have no hashes: {', '.join(result.unchecked)}")
+        say(f"{result.files} files checked, {len(result.damaged)} damaged")
     if result.damaged:
         raise RunError(
             f"{folder}: {len(result.damaged)} of {result.files} files are not what was written; remove them, and "
@@ -90,7 +87,7 @@ def inspect(
 
     facts = inspect_store(store, sample=sample)
     if as_json:
-        print(json.dumps(facts))
+        show_json(facts)
         return
     texts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in facts.items()}
     show_table(str(store), ["", ""], [[key.replace("_", " "), text] for key, text in texts.items()])

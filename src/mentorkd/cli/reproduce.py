@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentorkd.cli.console import open_reporter, show_table
+from mentorkd.cli.console import open_reporter, say, show_json, show_table
 from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, shipped_recipes, shipped_titles
 from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
@@ -53,9 +52,13 @@ def reproduce(
 
     recipes = {name.removeprefix(_PAPER): path for name, path in shipped_recipes().items() if name.startswith(_PAPER)}
     if table is None:
-        for name, title in shipped_titles().items():
-            if name.startswith(_PAPER):
-                print(f"{name.removeprefix(_PAPER):<10}{title}")
+        titles = {name: title for name, title in shipped_titles().items() if name.startswith(_PAPER)}
+        titles = {name.removeprefix(_PAPER): title for name, title in titles.items()}
+        if as_json:
+            show_json(titles)
+            return
+        for name, title in titles.items():
+            say(f"{name:<10}{title}")
         return
     table = _SAME.get(table, table)
     if table not in recipes:
@@ -79,18 +82,28 @@ def reproduce(
             pipeline.run()
         learners = read_results(pipeline.folder.report())["learners"]
     rows = tables.table_rows(whole, table, known, learners, left_out)
-    notes = _notes(rows, smoke)
+    reasons, notes = _reasons(rows), _notes(rows, smoke)
     if as_json:
-        shown = {"table": table, "task": known.key, "run": str(root), "rows": [*map(asdict, rows)], "notes": notes}
-        print(json.dumps(shown))
+        shown = {"table": table, "task": known.key, "run": str(root)}
+        show_json({**shown, "rows": [*map(asdict, rows)], "notes": reasons + notes})
     else:
-        _show(f"{table} on {known.title}", rows, notes, root)
+        _show(f"{table} on {known.title}", rows, reasons * bool(learners) + notes, root)
     if not learners:
-        raise RunError(f"no learner of {table} on {known.key} could be run: {next(iter(left_out.values()))}")
+        why = "\n  ".join(["", *reasons]) if len(set(left_out.values())) > 1 else f" {next(iter(left_out.values()))}"
+        raise RunError(f"no learner of {table} on {known.key} could be run:{why}")
+
+
+def _reasons(rows: Sequence[TableRow]) -> list[str]:
+    """Why learners were not run, each reason once with its learners."""
+    learners: dict[str, list[str]] = {}
+    for row in rows:
+        if row.why:
+            learners.setdefault(row.why, []).append(row.learner)
+    return [f"{', '.join(names)}: {why}" for why, names in learners.items()]
 
 
 def _notes(rows: Sequence[TableRow], smoke: bool) -> list[str]:
-    notes = [f"{row.learner}: {row.why}" for row in rows if row.why]
+    notes = []
     if any(row.paper for row in rows):
         notes.append(_PAPERS)
     if any(score and score.selected_on_test for row in rows for score in (row.paper, row.ours)):
@@ -113,9 +126,9 @@ def _show(title: str, rows: Sequence[TableRow], notes: Sequence[str], root: Path
         ],
     )
     for note in notes:
-        print(note if note.startswith("*") else f"! {note}")
+        say(note if note.startswith("*") else f"! {note}")
     if (root / "report").is_dir():
-        print(f"report: {root / 'report' / 'index.html'}")
+        say(f"report: {root / 'report' / 'index.html'}")
 
 
 def _cells(score: Score) -> tuple[str, str]:

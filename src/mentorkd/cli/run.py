@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli.console import open_reporter, ranges, replaced, show_results, show_table
+from mentorkd.cli.console import open_reporter, ranges, replaced, say, show_json, show_results, show_table
 from mentorkd.cli.options import (
     AsJson,
     Jobs,
@@ -51,10 +50,10 @@ def recipes(as_json: AsJson = False) -> None:
     """List the shipped recipes. `mentorkd run NAME` runs one on the data in the folder `data`."""
     titles = shipped_titles()
     if as_json:
-        print(json.dumps(titles))
+        show_json(titles)
         return
     for name, title in titles.items():
-        print(f"{name:<24}{title}")
+        say(f"{name:<24}{title}")
 
 
 def quickstart(
@@ -74,7 +73,7 @@ def quickstart(
         write_task(recipe.parent)
         write_recipe(recipe)
     if not (quiet or as_json):
-        print(f"recipe: {recipe} (edit it for your own data)", file=sys.stderr)
+        say(f"recipe: {recipe} (edit it for your own data)", error=True)
     _run(load_recipe(recipe, overrides or ()), folder, (), overwrite, jobs, quiet, as_json)
 
 
@@ -108,7 +107,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     pipeline = Pipeline(loaded, root)
     planned, conflict = pipeline.plan(), pipeline.conflict()
     estimates = estimate(loaded, root)
-    names, notes = [p.stage.name for p in planned if p.replaces], estimates.notes
+    names, notes = [p.stage.name for p in planned if p.replaces], list(estimates.notes)
     if names:
         notes.insert(0, replaced(names))
     if conflict:
@@ -124,7 +123,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
         for p in planned
     ]
     if as_json:
-        print(json.dumps({"recipe": loaded.name, "stages": rows, "notes": notes}, ensure_ascii=False))
+        show_json({"recipe": loaded.name, "stages": rows, "dropped": list(estimates.dropped), "notes": notes})
         return
     numbers = {p.stage.name: number for number, p in enumerate(planned, 1)}
     show_table(
@@ -144,8 +143,10 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
         ],
         whole=True,
     )
+    for line in estimates.dropped:
+        say(f"! {line}")
     for note in notes:
-        print(note)
+        say(note)
 
 
 def _number(value: Any) -> str:
@@ -156,4 +157,4 @@ def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
     from mentorkd.recipe.load import recipe_schema
 
-    print(json.dumps(recipe_schema(), indent=1))
+    say(json.dumps(recipe_schema(), indent=1))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mentorkd.cli.console import open_reporter, show_table
+from mentorkd.cli.console import open_reporter, say, show_json, show_table
 from mentorkd.cli.options import AsJson, Overrides, Overwrite, Quiet, RecipePath, RunOption, load_named, new_file
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import AnnotateRecord
@@ -67,27 +66,27 @@ def _show_preview(recipe: Recipe, root: Path, as_json: bool) -> None:
         name = teacher.describe().name
         raise RunError(f"the teacher of this recipe is {name}, so nobody is asked; --dry-run is for other kinds")
     if as_json:
-        print(json.dumps(asdict(estimate), ensure_ascii=False))
+        show_json(asdict(estimate))
         return
     training = sum(question.split == "train" for question in questions)
     for number, prompt in enumerate(estimate.prompts, 1):
-        print(f"--- prompt {number} of {training} " + "-" * 60)
-        print(prompt)
-    print("-" * 78)
-    print("\n".join(estimate.lines()))
+        say(f"--- prompt {number} of {training} " + "-" * 60)
+        say(prompt)
+    say("-" * 78)
+    say("\n".join(estimate.lines()))
 
 
 def _show_record(record: AnnotateRecord, root: Path, as_json: bool) -> None:
     file = root / "teacher" / "rationales.jsonl"
     usage = {} if record.asked is None else asdict(record.asked)
     if as_json:
-        print(json.dumps({"rationales": record.rationales, **usage, "file": str(file)}))
+        show_json({"rationales": record.rationales, **usage, "file": str(file)})
         return
     from mentorkd.reporting.rows import teacher_rows
 
     rows = teacher_rows(usage) if usage else record.rationales
     show_table("teacher", ["", "count"], [[name.replace("_", " "), str(value)] for name, value in rows.items()])
-    print(f"rationales: {file}")
+    say(f"rationales: {file}")
 
 
 @cache_app.command()
@@ -104,11 +103,11 @@ def merge(
         added = {name: cache.merge(source) for name, source in sources.items()}
         total = len(cache)
     if as_json:
-        print(json.dumps({"added": added, "replies": total}))
+        show_json({"added": added, "replies": total})
         return
     for other, count in added.items():
-        print(f"{count:,} new replies from {other}")
-    print(f"{_file(into)}: {total:,} replies")
+        say(f"{count:,} new replies from {other}")
+    say(f"{_file(into)}: {total:,} replies")
 
 
 @cache_app.command()
@@ -121,7 +120,10 @@ def export(
     from mentorkd.teachers import cache
 
     count = cache.export(_existing(source), new_file(output))
-    print(json.dumps({"replies": count, "file": str(output)}) if as_json else f"{output}: {count:,} replies")
+    if as_json:
+        show_json({"replies": count, "file": str(output)})
+        return
+    say(f"{output}: {count:,} replies")
 
 
 def _existing(place: Path) -> Path:

@@ -22,6 +22,7 @@ FaultKind = Literal[
     "conflicting_answers",
     "impossible_answer",
     "overlapping_question",
+    "seen_question",
     "empty_rationale",
     "unknown_question",
     "held_out_rationale",
@@ -32,6 +33,7 @@ _DESCRIPTIONS: dict[FaultKind, str] = {
     "conflicting_answers": "question(s) with different answers, dropped",
     "impossible_answer": "question(s) with a gold answer that is not of the task's kind or not among the options, dropped",
     "overlapping_question": "question(s) in several splits, kept for test, else for validation, never for training",
+    "seen_question": "question(s) that the run trained or validated on, dropped",
     "empty_rationale": "empty rationale(s), dropped",
     "unknown_question": "rationale(s) of a question that is missing or was dropped, dropped",
     "held_out_rationale": "rationale(s) of a test or validation question, dropped",
@@ -83,32 +85,42 @@ def audit(
     *,
     kind: AnswerKind,
     choices: Sequence[str] | None = None,
+    rows: Sequence[int] = (),
+    seen: Mapping[str, Split] | None = None,
 ) -> Audit:
-    """Find the faults in a run's data: the questions of all splits, and the rationales recorded for them."""
-    questions = list(questions)
+    """Find the faults in a run's data: the questions of all splits, and the rationales recorded for them.
+
+    Args:
+        rows: the row of each question in its file, for the places of faults; empty if they are unknown.
+        seen: questions that a finished run has used, by id with their split there; `questions` are to score its learners.
+    """
+    questions, seen = list(questions), seen or {}
+    numbers: Sequence[int | None] = rows or [None] * len(questions)
     places: dict[FaultKind, list[str]] = {}
     kept: dict[tuple[Split, str], Question] = {}
     answers: dict[tuple[Split, str], str] = {}
     bad: set[tuple[Split, str]] = set()
-    for question in questions:
+    first_rows: dict[tuple[Split, str], int | None] = {}
+    for question, row in zip(questions, numbers, strict=True):
         key = (question.split, question.id)
         answer = normalise_answer(question.answer, kind, choices_of(question.text, kind, choices))
         if answer is None:
-            places.setdefault("impossible_answer", []).append(f"{_short(question)} has `{question.answer}`")
-            continue
-        if key not in kept:
-            kept[key], answers[key] = question, answer
+            places.setdefault("impossible_answer", []).append(f"{_short(question, row)} has `{question.answer}`")
+        elif question.id in seen:
+            places.setdefault("seen_question", []).append(f"{_short(question, row)} is in {seen[question.id]}")
+        elif key not in kept:
+            kept[key], answers[key], first_rows[key] = question, answer, row
         elif answer == answers[key]:
-            places.setdefault("duplicate_question", []).append(_short(question))
+            places.setdefault("duplicate_question", []).append(_short(question, row))
         elif key not in bad:
-            place = f"{_short(question)} has `{kept[key].answer}` and `{question.answer}`"
+            place = f"{_short(question, row)} has `{kept[key].answer}` and `{question.answer}`"
             places.setdefault("conflicting_answers", []).append(place)
             bad.add(key)
     home: dict[str, Split] = {}
     for split in _PRECEDENCE:
         for key in kept:
             if key[0] == split and key not in bad and home.setdefault(key[1], split) != split:
-                place = f"{_short(kept[key])} is also in {home[key[1]]}"
+                place = f"{_short(kept[key], first_rows[key])} is also in {home[key[1]]}"
                 places.setdefault("overlapping_question", []).append(place)
     clean = [q for key, q in kept.items() if key not in bad and home[q.id] == q.split]
     known = {question.id for question in questions}
@@ -122,13 +134,14 @@ def audit(
         elif home.get(rationale.question_id) in ("test", "validation"):
             fault = "held_out_rationale"
         if fault is not None:
-            row = rationale.meta.get("row")
-            place = f"row {row}" if row is not None else rationale.id
+            number = rationale.meta.get("row")
+            place = f"row {number}" if number is not None else rationale.id
             places.setdefault(fault, []).append(f"{rationale.source}, {place}")
         elif rationale.question_id in home:
             clean_rationales.append(rationale)
     return Audit(clean, clean_rationales, DataFaults(places))
 
 
-def _short(question: Question) -> str:
-    return f'{question.split} question "{textwrap.shorten(question.text, 60, placeholder="...")}"'
+def _short(question: Question, row: int | None) -> str:
+    place = "" if row is None else f" (row {row})"
+    return f'{question.split} question "{textwrap.shorten(question.text, 60, placeholder="...")}"{place}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mentorkd.data.audit import DataFaults, audit
-from mentorkd.data.readers import read_questions
+from mentorkd.data.readers import SourceQuestions, read_source
 from mentorkd.data.selection import split_validation
 from mentorkd.errors import DataError
 from mentorkd.recipe.load import data_path
@@ -21,17 +21,15 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
     held-out question. Raises DataError if no training or test question remains.
     """
     task = recipe.task
-    kind = task.answer
-    assert kind is not None, "the checks of a recipe set `task.answer`"
-
-    def read(source: str, split: Split) -> list[Question]:
-        path = data_path(recipe, source)
-        return read_questions(path, split=split, kind=kind, choices=task.choices, columns=task.columns)
-
-    questions = [*read(task.train, "train")[: task.limit_train], *read(task.test, "test")[: task.limit_test]]
-    if task.validation:
-        questions += read(task.validation, "validation")
-    audited = audit(questions, kind=kind, choices=task.choices)
+    assert task.answer is not None, "the checks of a recipe set `task.answer`"
+    questions: list[Question] = []
+    rows: list[int] = []
+    limits: dict[Split, int | None] = {"train": task.limit_train, "test": task.limit_test}
+    for split in _files(recipe):
+        source, limit = read_split(recipe, split), limits.get(split)
+        questions += source.questions[:limit]
+        rows += source.rows[:limit]
+    audited = audit(questions, kind=task.answer, choices=task.choices, rows=rows)
     by_split: dict[Split, list[Question]] = {"train": [], "validation": [], "test": []}
     for question in audited.questions:
         by_split[question.split].append(question)
@@ -42,3 +40,26 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
         if not group:
             raise DataError(f"no {name} question remains from {data_path(recipe, source)}; expected at least one")
     return [question for group in by_split.values() for question in group], audited.faults
+
+
+def read_split(recipe: Recipe, split: Split, source: str | None = None) -> SourceQuestions:
+    """All questions of one of the task's files, or of another file that is read like it."""
+    task = recipe.task
+    assert task.answer is not None, "the checks of a recipe set `task.answer`"
+    path = data_path(recipe, _files(recipe)[split]) if source is None else source
+    return read_source(path, split=split, kind=task.answer, choices=task.choices, columns=task.columns_of(split))
+
+
+def question_ids(recipe: Recipe) -> dict[str, str]:
+    """`Question.id` by the ids that the task's files give their questions. The training file has the first word."""
+    ids: dict[str, str] = {}
+    for split in sorted(_files(recipe), key=("train", "validation", "test").index):
+        ids = read_split(recipe, split).ids | ids
+    return ids
+
+
+def _files(recipe: Recipe) -> dict[Split, str]:
+    """The task's files, in the order in which questions are read."""
+    task = recipe.task
+    files: dict[Split, str] = {"train": task.train, "test": task.test}
+    return files | ({"validation": task.validation} if task.validation else {})

@@ -9,6 +9,9 @@ A row has a `question` and its gold `answer`. It may have a `rationale` (one tex
     {instruction, output: [...], label}                  prompt/ and MCC-KD; its dev files have `output: ""`
     {question, answer, rationale, completion}            JSON Lines, CSV, Parquet, hub; `columns` maps other names
 
+Names match without regard to capitals and outer spaces (` Question `) where no field has the exact name. Rows may have an
+`id` of their own; a rationale with the id of a question belongs to it, and need not repeat the question's text and answer.
+
 JSON Lines that this package wrote (`Question`, `Rationale`) are read unchanged. The fields decide the shape, not the
 name of the file. Readers translate rows exactly or raise a DataError with file, row, field and fix. Faults of content
 (duplicates, overlap, empty rationales, ...) are left to `audit`, which sees all data at once.
@@ -19,15 +22,15 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
 from mentorkd.data.sources import SourceRow, read_rows, type_name
 from mentorkd.errors import DataError
 from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
-from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict
+from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict, content_id
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +40,10 @@ _NAMES = {
     "rationale": ("rationale", "chain", "output"),
     "completion": ("completion",),
     "correct": ("initial_correct",),
+    "id": ("question_id", "id"),
 }
 _REQUIRED = ("question", "answer")
-_MAPPABLE = ("question", "answer", "rationale", "completion")
+_MAPPABLE = ("question", "answer", "rationale", "completion", "id")
 _QUESTION = {f.name for f in fields(Question)}
 _RATIONALE = {f.name for f in fields(Rationale)}
 _LONGEST_ANSWER = 80
@@ -47,8 +51,19 @@ _LONGEST_ANSWER = 80
 _MARKER = re.compile(r"-->|####|therefore,? the answer is:?", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class SourceQuestions:
+    """The questions of a source, in its order."""
+
+    questions: list[Question]
+    rows: list[int]
+    """The row of each question."""
+    ids: dict[str, str]
+    """`Question.id` by the source's own id. An id that several questions share is left out."""
+
+
 def columns_of(source: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The fields of the source that are read as `question`, `answer`, `rationale`, `completion` and `correct`.
+    """The fields of the source that are read as `question`, `answer`, `rationale`, `completion`, `correct` and `id`.
 
     The key `rationale` is present only if some row has a rationale.
     """
@@ -66,7 +81,19 @@ def read_questions(
     choices: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> list[Question]:
-    """The questions of a source, in its order.
+    """The questions of a source, in its order; see `read_source`."""
+    return read_source(source, split=split, kind=kind, choices=choices, columns=columns).questions
+
+
+def read_source(
+    source: str | Path,
+    *,
+    split: Split,
+    kind: AnswerKind,
+    choices: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> SourceQuestions:
+    """The questions of a source with their rows and ids.
 
     Gold answers are normalised ("A. ignore" becomes A, "... #### 1,000" becomes 1000). Answers of kind text stay as
     written, and so do strings that are not an answer of the kind, which `audit` finds.
@@ -82,10 +109,13 @@ def read_questions(
         mine = [row for row in rows if _text(row, "split") == split]
         if not mine:
             raise DataError(f"{source}: no question of the split `{split}` in {len(rows)} records; give another file")
-        rows, names = mine, {"question": "text", "answer": "answer"}
+        rows, names = mine, {"question": "text", "answer": "answer", "id": "id"}
     else:
         names = _resolve(rows, columns)
     questions: list[Question] = []
+    numbers: list[int] = []
+    ids: dict[str, str] = {}
+    shared: set[str] = set()
     seen: set[tuple[str, str]] = set()
     for row in rows:
         text, gold = _text(row, names["question"]), _answer(row, names["answer"])
@@ -95,8 +125,11 @@ def read_questions(
         repeats = "rationale" in names and isinstance(row.fields.get(names["rationale"]), str)
         if not (repeats and (question.id, question.answer) in seen):
             questions.append(question)
+            numbers.append(row.number)
         seen.add((question.id, question.answer))
-    return questions
+        if (own := _own_id(row, names)) is not None and ids.setdefault(own, question.id) != question.id:
+            shared.add(own)
+    return SourceQuestions(questions, numbers, {own: each for own, each in ids.items() if own not in shared})
 
 
 def read_rationales(
@@ -106,6 +139,7 @@ def read_rationales(
     kind: AnswerKind,
     choices: Sequence[str] | None = None,
     columns: Mapping[str, str] | None = None,
+    ids: Callable[[], Mapping[str, str]] = dict,
     source_name: str = "teacher",
 ) -> list[Rationale]:
     """The rationales of a source, in its order, graded against the gold answers of `questions`.
@@ -116,6 +150,10 @@ def read_rationales(
     closing `--> y`, `#### y` or `Therefore, the answer is y.` is then removed, so that `text` holds the reasoning alone.
     `Rationale` records keep their answer and verdict.
 
+    `ids` gives `Question.id` by the questions' own ids; it is called only if the source has ids. A row belongs to the question
+    of its text. A row without a known text belongs to the question of its id, unless the texts of other rows contradict
+    these ids, so that the two sources must be numbered independently.
+
     The list includes empty rationales, and rationales of questions outside `questions` (graded against the answer of
     their row): `audit` counts and drops them. `meta["row"]` is the row number in the source.
     """
@@ -125,13 +163,16 @@ def read_rationales(
     if _are_records(rows, _RATIONALE):
         items = _recorded(rows)
     else:
-        names = _resolve(rows, columns)
+        own_ids = _resolve(rows, columns, required=()).get("id")
+        known_ids = ids() if own_ids else {}
+        names = _resolve(rows, columns, required=() if known_ids else _REQUIRED)
         if "rationale" not in names:
             raise DataError(
                 f"{source}: no rationale in {len(rows)} rows, got the fields {_names(rows)}; if one of these fields "
                 "holds rationales, name it with columns: {rationale: NAME}"
             )
-        items = _graded(rows, names, {q.id: q for q in reversed(questions)}, kind, choices)
+        by_id = {q.id: q for q in reversed(questions)}
+        items = _graded(rows, names, by_id, _agreeing(known_ids, rows, names, by_id), kind, choices)
     samples: Counter[str] = Counter()
     rationales = []
     for identity, text, graded, meta in items:
@@ -149,12 +190,17 @@ def _graded(
     rows: Sequence[SourceRow],
     names: Mapping[str, str],
     known: Mapping[str, Question],
+    ids: Mapping[str, str],
     kind: AnswerKind,
     choices: Sequence[str] | None,
 ) -> Iterator[_Item]:
     for row in rows:
-        question = Question.create(_text(row, names["question"]), _answer(row, names["answer"]), "train")
-        stated = _normalised(question.answer, question.text, kind, choices)
+        own = _own_id(row, names) if ids else None
+        question = _stated_question(row, names, own)
+        if own is not None and question.id not in known:
+            question = known.get(ids.get(own, ""), question)
+        answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else question.answer
+        stated = _normalised(answer, question.text, kind, choices)
         gold = _normalised(known.get(question.id, question).answer, question.text, kind, choices)
         completion = _completion(row, names["completion"]) if "completion" in names else None
         correct = _correct(row, names["correct"]) if "correct" in names else None
@@ -169,6 +215,43 @@ def _graded(
                 graded = grade(text, gold, kind, choices_of(question.text, kind, choices))
                 text = _reasoning(text)
             yield question.id, text, graded, {"row": row.number}
+
+
+def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) -> Question:
+    """The question that a row repeats. A row with the `own` id of a question may leave out text and answer."""
+    if own is not None:
+        if names.get("question") not in row.fields:
+            return Question(content_id("id", own), "", "", "train")
+        if names.get("answer") not in row.fields:
+            return Question.create(_text(row, names["question"]), "", "train")
+    if lacking := [ours for ours in _REQUIRED if ours not in names]:
+        raise row.error(f"no {' and no '.join(lacking)}, and no id that names a question; give the row one of them")
+    return Question.create(_text(row, names["question"]), _answer(row, names["answer"]), "train")
+
+
+def _agreeing(
+    ids: Mapping[str, str], rows: Sequence[SourceRow], names: Mapping[str, str], known: Mapping[str, Question]
+) -> Mapping[str, str]:
+    """`ids` if no row contradicts them, else nothing: a row whose text is a known question, under another question's id."""
+    if not ids or "question" not in names:
+        return ids
+    for row in rows:
+        text = row.fields.get(names["question"])
+        stated = Question.create(text, "", "train").id if isinstance(text, str) else None
+        if stated in known and ids.get(_own_id(row, names) or "", stated) != stated:
+            logger.warning(
+                "%s, row %s: `%s` is the id of another question, so rows are matched by their text alone",
+                row.source,
+                row.number,
+                names["id"],
+            )
+            return {}
+    return ids
+
+
+def _own_id(row: SourceRow, names: Mapping[str, str]) -> str | None:
+    value = row.fields.get(names["id"]) if "id" in names else None
+    return str(value).strip() or None if isinstance(value, str | int) else None
 
 
 def _reasoning(text: str) -> str:
@@ -193,7 +276,9 @@ def _recorded(rows: Sequence[SourceRow]) -> Iterator[_Item]:
         yield _text(row, "question_id"), text, Graded(predicted, verdict), {"row": row.number, **meta}
 
 
-def _resolve(rows: Sequence[SourceRow], columns: Mapping[str, str] | None) -> dict[str, str]:
+def _resolve(
+    rows: Sequence[SourceRow], columns: Mapping[str, str] | None, required: Sequence[str] = _REQUIRED
+) -> dict[str, str]:
     """Our fields mapped to the fields of the source, from `columns` or else from `_NAMES`; the mapping is logged."""
     source, columns, present = rows[0].source, columns or {}, _names(rows)
     for ours in columns:
@@ -202,14 +287,14 @@ def _resolve(rows: Sequence[SourceRow], columns: Mapping[str, str] | None) -> di
     names: dict[str, str] = {}
     for ours, usual in _NAMES.items():
         # A field that `columns` maps to one of our fields is no guess for an optional one.
-        guesses = [n for n in usual if n in present and (ours in _REQUIRED or n not in columns.values())]
-        candidates = [n for n in [columns[ours]] if n in present] if ours in columns else guesses
-        if len(candidates) > 1:
+        guesses = [n for n in _matches(usual, present, _folded) if ours in _REQUIRED or n not in columns.values()]
+        candidates = _matches([columns[ours]], present, str.strip) if ours in columns else guesses
+        if len(candidates) > 1 and ours != "id":
             raise DataError(
                 f"{source}: {' and '.join(f'`{n}`' for n in candidates)} could each be the {ours}; "
                 f"choose one with columns: {{{ours}: {candidates[0]}}}"
             )
-        if not candidates and ours in _REQUIRED:
+        if not candidates and ours in required:
             expected = f"`{columns[ours]}`, as columns says" if ours in columns else f"one of {', '.join(usual)}"
             raise DataError(
                 f"{source}: no field for the {ours}: got {present}, expected {expected}; "
@@ -221,6 +306,16 @@ def _resolve(rows: Sequence[SourceRow], columns: Mapping[str, str] | None) -> di
         del names["rationale"]
     logger.info("%s: %s", source, ", ".join(f"{ours} from `{theirs}`" for ours, theirs in names.items()))
     return names
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _matches(wanted: Sequence[str], present: Sequence[str], plain: Callable[[str], str]) -> list[str]:
+    """The fields with a wanted name; if there is none, those that have it in the form that `plain` gives."""
+    exact = [name for name in wanted if name in present]
+    return exact or [name for name in present if plain(name) in map(plain, wanted)]
 
 
 def _are_records(rows: Sequence[SourceRow], names: set[str]) -> bool:
@@ -240,11 +335,10 @@ def _normalised(answer: str, question: str, kind: AnswerKind, choices: Sequence[
     return normalise_answer(answer, kind, choices_of(question, kind, choices))
 
 
-def _value(row: SourceRow, name: str) -> Any:
+def _value(row: SourceRow, name: str, *, optional: bool = False) -> Any:
     if name not in row.fields:
-        raise row.error(
-            f"field `{name}` is missing, got {list(row.fields)}; every row needs this field; write null for no value"
-        )
+        way = "; write null for no value" if optional else ""
+        raise row.error(f"field `{name}` is missing, got {list(row.fields)}; every row needs this field{way}")
     value = row.fields[name]
     return None if value != value else value  # tables write a missing value as NaN
 
@@ -274,7 +368,7 @@ def _answer(row: SourceRow, name: str) -> str:
 
 
 def _rationales(row: SourceRow, name: str) -> list[str]:
-    value = _value(row, name)
+    value = _value(row, name, optional=True)
     if value is None:
         return []
     if isinstance(value, list):
@@ -283,14 +377,14 @@ def _rationales(row: SourceRow, name: str) -> list[str]:
 
 
 def _completion(row: SourceRow, name: str) -> str | None:
-    value = _value(row, name)
+    value = _value(row, name, optional=True)
     if value is None or isinstance(value, str | bool | int | float):
         return None if value is None else str(value)
     raise row.error(f"field `{name}`: got {type_name(value)}, expected the text that states the answer, or null")
 
 
 def _correct(row: SourceRow, name: str) -> bool | None:
-    value = _value(row, name)
+    value = _value(row, name, optional=True)
     if isinstance(value, str):  # CSV has no booleans
         value = {"true": True, "false": False}.get(value.lower(), value)
     if value is None or isinstance(value, bool):

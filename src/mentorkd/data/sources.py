@@ -70,7 +70,17 @@ def source_identity(source: str) -> str:
             f"{source} is not there; put it back, or say where it is now: "
             "mentorkd run RUN/recipe.yaml --run RUN data.root=DIR"
         )
+    _check_is_file(Path(source))
     return digest_path(Path(source))
+
+
+def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        raise DataError(f"{path}: got a folder, expected a file; write hub:{path} for a Hugging Face data set in it")
+    if path.exists() and not path.is_file():
+        raise DataError(
+            f"{path}: got a pipe or a device, which can be read only once; expected a file, so save its data"
+        )
 
 
 Numbered = Iterable[tuple[int, Any]]
@@ -78,8 +88,7 @@ Numbered = Iterable[tuple[int, Any]]
 
 def _file(path: Path) -> Numbered:
     read = _FORMATS.get(path.suffix.lower())
-    if path.is_dir():
-        raise DataError(f"{path}: got a folder, expected a file; write hub:{path} for a Hugging Face data set in it")
+    _check_is_file(path)
     if read is None:
         raise DataError(f"{path}: unknown file type, expected one of {', '.join(_FORMATS)}, or hub:NAME")
     if path.exists() and not path.is_file():
@@ -137,7 +146,13 @@ def _json_lines(path: Path) -> Numbered:
 
 
 def _separated(path: Path, delimiter: str) -> Numbered:
+    """The rows below the header. A header that is one cell by `,` and several by `;` or tab is of a file separated by these:
+    spreadsheets write `;` where the comma is the decimal sign."""
     text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
+    first = text.readline()
+    text.seek(0)
+    if delimiter == "," and "," not in first:
+        delimiter = next((sign for sign in ";\t" if sign in first), delimiter)
     lines = csv.reader(text, delimiter=delimiter, strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     number = 0

@@ -152,6 +152,7 @@ _NUMBER = re.compile(
 )
 _DECIMAL = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]*\.?[0-9]+")
 _OPERATOR = re.compile(r"[+*×÷/=]|(?<![A-Za-z])[xX-](?![A-Za-z])")
+_SHARE_OF = re.compile(r"\s?(?:%|percent)?\s?of\s", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"[,;!?\n]|\.\s")
 
 _DENIED_BEFORE = re.compile(r"(?:\bnot|n't)\s+(?:option\s|choice\s)?[(\[$]?$", re.IGNORECASE)
@@ -180,7 +181,7 @@ def _number(text: str, _: str, first: bool) -> str | None:
 
     Labels ("Step 2", "2nd", "x2", "cm^2", list numerals) and asides (in brackets or after a preposition such as "than",
     "by" or "after") count only if the text has no other number: "So 90 are left after spending 38" is 90. After a marker
-    a calculation gives its result: "5 + 3 = 8" is 8.
+    a calculation gives its result: "5 + 3 = 8" is 8, and "20% of 50 = 10" is 10.
     """
     text = _plain_number_text(text)
     matches = _numbers(text)
@@ -256,12 +257,17 @@ def _result(text: str, matches: Sequence[re.Match[str]]) -> Fraction | None:
     result, calculates = None, "/" in matches[0]["run"]
     for left, right in pairwise(matches):
         gap = text[left.end() : min(right.start("run"), left.end() + 41)]
-        if len(gap) > 40 or _CLAUSE_END.search(gap) or not _OPERATOR.search(gap):
+        if len(gap) > 40 or _CLAUSE_END.search(gap) or not (_OPERATOR.search(gap) or _is_share(left, gap)):
             break
         if "=" in gap and calculates:
             result = _value(text, right, True)
         calculates = "=" not in gap or "/" in right["run"]
     return result
+
+
+def _is_share(left: re.Match[str], gap: str) -> bool:
+    """Whether a number is a share of the next one: "20% of 50", "1/4 of 20"."""
+    return bool(_SHARE_OF.match(gap)) and ("/" in left["run"] or "%" in gap or "percent" in gap.lower())
 
 
 def _show_number(value: Fraction) -> str:
@@ -307,16 +313,18 @@ def _choice(text: str, letters: str, first: bool) -> str | None:
 _JUDGEMENTS = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _JUDGEMENT = re.compile(
     r"""\b(?:yes(?:\sor\s|/)no|true(?:\sor\s|/)false)\b     # names both choices
-    | (?<![\w-])(?P<yes>yes)(?![\w-])
-    | (?<![\w-])(?P<no>no)(?![\w-]|\.?\s?[0-9]|[ ](?!because\b|since\b|as\b|it\b)\w)
-    | (?:(?P<not>\bnot\s|n't\s)|(?<![\w-]))(?P<truth>true|false)(?![\w-]|[ ](?!that\b|because\b|since\b|as\b)\w)""",
+    | (?:(?P<not>(?:\bnot|n['’]t|\bcan(?:not|['’]t)\sbe)\s(?:an?\s|the\s)?["'“‘*]{0,3})|(?<![\w-]))
+      (?:(?P<yes>yes)(?![\w-])
+      | (?P<no>no)(?![\w-]|\.?\s?[0-9]|[ ](?!because\b|since\b|as\b|it\b)\w)
+      | (?P<truth>true|false)(?![\w-]|[ ](?!that\b|because\b|since\b|as\b)\w))""",
     re.VERBOSE | re.IGNORECASE,
 )
 _FLAT_NO = re.compile(r"\W*no(?![\w-]|\sone\b)", re.IGNORECASE)
 
 
 def _yes_no(text: str, _: str, first: bool) -> str | None:
-    """The first or last yes, no, true or false of `text`, as "yes" or "no"; "not true" is no, "not false" is yes.
+    """The first or last yes, no, true or false of `text`, as "yes" or "no"; "not yes" and "not true" are no,
+    "not no" and "not false" are yes.
 
     Ignored are parts of words (know, yesterday), "no" before a word ("no one", "no evidence") unless it directly follows
     a marker or precedes a reason ("no because"), "No. 5", a descriptive true ("a true story"), and "yes or no".

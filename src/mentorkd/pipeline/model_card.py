@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.pipeline.records import TrainRecord
+from mentorkd.printable import printable
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
@@ -54,7 +55,7 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         "repr": repr,
         "yaml": dump_yaml,
     }
-    return environment.get_template("model_card.md.jinja").render(
+    card = environment.get_template("model_card.md.jinja").render(
         recipe=recipe,
         name=name,
         learner=learner,
@@ -65,6 +66,7 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         separator=CAUSAL_SEPARATOR,
         gold=GOLD,
     )
+    return printable(card)
 
 
 def _author(recipe: Recipe, source: str) -> str:

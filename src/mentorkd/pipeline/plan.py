@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from mentorkd.data.prepare import prepare_recipe
-from mentorkd.data.selection import CHARACTERS_PER_TOKEN, gather
+from mentorkd.data.selection import CHARACTERS_PER_TOKEN, Gathered, gather
 from mentorkd.grading.grade import Grader
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.graph import matched_arms
@@ -36,6 +36,8 @@ class Estimates:
     tokens_per_question: int
     dry_run: DryRun | None = None
     """What asking the teacher takes; None if nobody is asked."""
+    dropped: Sequence[str] = ()
+    """Faults in the data, and what the filters leave of the teacher's rationales, a line each."""
 
     @property
     def notes(self) -> list[str]:
@@ -139,7 +141,7 @@ class Estimates:
 
 def estimate(recipe: Recipe, root: Path) -> Estimates:
     """Read the recipe's data and count. The run folder `root` may already hold replies of the teacher."""
-    questions, _ = prepare_recipe(recipe)
+    questions, faults = prepare_recipe(recipe)
     counts = {split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")}
     training = [question for question in questions if question.split == "train"]
     per_question = _tokens(question.text for question in training)
@@ -147,18 +149,44 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     expected = open_teacher(recipe).estimate(questions, root, roughly=True)
     if expected.max_tokens is not None:
         kept = dict.fromkeys(readers, expected.rationales)
-        return Estimates(recipe, counts, expected.rationales, kept, expected.max_tokens, per_question, expected.dry_run)
+        return Estimates(
+            recipe,
+            counts,
+            expected.rationales,
+            kept,
+            expected.max_tokens,
+            per_question,
+            expected.dry_run,
+            faults.lines(),
+        )
     assert recipe.task.answer is not None
     grader = Grader(recipe.task.answer, recipe.task.choices)
     filters = {name: recipe.filter_of(name, TEACHER) for name in readers}
     taken: dict[SelectConfig, int] = {}
-    for select in {*filters.values()}:
+    dropped = [*faults.lines(), *expected.faults]
+    for select in dict.fromkeys(filters.values()):
         first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
         gathered = gather({TEACHER: expected.recorded}, {TEACHER: first}, training, conclude=grader.find)
         taken[select] = len(gathered.rationales)
+        dropped.append(_filtered(gathered, [name for name in readers if filters[name] == select]))
     kept = {name: taken[select] for name, select in filters.items()}
     per_rationale = _tokens(rationale.text for rationale in expected.recorded)
-    return Estimates(recipe, counts, expected.rationales, kept, per_rationale, per_question)
+    return Estimates(
+        recipe, counts, expected.rationales, kept, per_rationale, per_question, dropped=list(filter(None, dropped))
+    )
+
+
+def _filtered(gathered: Gathered, readers: Sequence[str]) -> str:
+    """What the filters leave of the teacher's rationales for some learners; empty if they leave all."""
+    drops = [
+        f"`{row['filter']}` {row['before'] - row['after']}" for row in gathered.filters if row["before"] != row["after"]
+    ]
+    before, after = gathered.filters[0]["before"], len(gathered.rationales)
+    return (
+        f"{', '.join(readers)}: {after} of the teacher's {before} rationales; dropped by {', '.join(drops)}"
+        if drops
+        else ""
+    )
 
 
 def _tokens(texts: Iterable[str]) -> int:

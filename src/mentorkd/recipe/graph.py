@@ -90,6 +90,16 @@ def arms(recipe: Recipe | Mapping[str, Any]) -> list[str]:
     return [name for name in trained if isinstance(learners[name], dict | Learner)]  # a raw one may have any shape
 
 
+def headline_student(recipe: Recipe) -> str:
+    """The arm that learns most from mentors, by text and by soft labels; the first of equals. Without arms, the last learner."""
+    links = links_of(recipe)
+
+    def ways(name: str) -> int:
+        return bool(links[name].soft_labels) + any(source not in (TEACHER, GOLD) for source in links[name].rationales)
+
+    return max(arms(recipe), key=ways, default=list(recipe.learners)[-1])
+
+
 def matched_arms(recipe: Recipe) -> list[str]:
     """The arms, if the number of updates of any of them depends on the others; else none."""
     names = arms(recipe)

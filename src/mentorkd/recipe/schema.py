@@ -6,13 +6,16 @@ distributions it imitates. The other keys set how models are trained, sampled an
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from mentorkd.recipe.learner import Learner, SamplingConfig, SearchConfig, SelectConfig, Strict, TrainingConfig
 from mentorkd.recipe.teacher import TeacherConfig, with_kind
-from mentorkd.records import GOLD, TEACHER, AnswerKind
+from mentorkd.records import GOLD, TEACHER, AnswerKind, Split
+
+_FILES = get_args(Split)
+"""The task's files that may have a column mapping of their own."""
 
 
 class DataConfig(Strict):
@@ -42,12 +45,29 @@ class TaskConfig(Strict):
     """Kind of the answers, which sets how they are graded; null uses the kind of the known task."""
     choices: list[str] | None = None
     """Option letters of a choice task; null reads them from the text of each question."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`) -> theirs."""
+    columns: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`, `id`) ->
+    theirs, for all files of the task and for the teacher's. `train`, `test` and `validation` hold mappings of one file, which
+    go before: `{answer: solution, test: {question: query}}`."""
     limit_train: int | None = Field(default=None, ge=1)
     """Number of training questions to use, from the first on (for trials); null uses all."""
     limit_test: int | None = Field(default=None, ge=1)
     """Number of test questions to use, from the first on (for trials); null uses all."""
+
+    @field_validator("columns")
+    @classmethod
+    def _mappings_are_of_files(cls, columns: dict[str, Any]) -> dict[str, Any]:
+        for key, value in columns.items():
+            if isinstance(value, dict) != (key in _FILES):
+                got = f"got `{key}: {value}`"
+                raise ValueError(f"{got}; expected OURS: THEIRS, or a mapping of these under {', '.join(_FILES)}")
+        return columns
+
+    def columns_of(self, file: str) -> dict[str, str]:
+        """The column mapping of one of the task's files, by split, or of `teacher`."""
+        shared = {ours: theirs for ours, theirs in self.columns.items() if isinstance(theirs, str)}
+        own = self.columns.get(file, {})
+        return shared | (own if isinstance(own, dict) else {})
 
 
 FILE_NAME = r'^[^\s.\-/\\:*?"<>|\x00-\x1f\x7f]([^/\\:*?"<>|\x00-\x1f\x7f]*[^\s/\\:*?"<>|\x00-\x1f\x7f])?$'

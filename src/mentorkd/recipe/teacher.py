@@ -24,6 +24,9 @@ class RecordedTeacherConfig(Strict):
     kind: Literal["recorded"] = "recorded"
     rationales: str
     """File of recorded rationales, in any of the supported shapes."""
+    columns: dict[str, str] | None = None
+    """Column mapping of this file: our field (`question`, `answer`, `rationale`, `completion`, `id`) -> its field. Null takes the
+    mapping that `task.columns` has for all files; `{}` takes the usual names."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mentorkd.errors import RunError
+from mentorkd.printable import printable
 from mentorkd.reporting.drawing import standalone
 from mentorkd.reporting.markdown import render_markdown
 from mentorkd.reporting.page import render_page
@@ -35,7 +36,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     }
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+        (folder / name).write_text(printable(text), encoding="utf-8", newline="\n")
     return [folder / name for name in texts]
 
 

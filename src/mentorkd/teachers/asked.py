@@ -131,7 +131,9 @@ class AskedTeacher(ABC, Generic[Config]):
         """Correct rationales that the training file holds for its questions, apart from those held out."""
         task, (questions, _) = self.recipe.task, prepare_recipe(self.recipe)
         source, kind = data_path(self.recipe, task.train), self.grader.kind
-        rationales = read_rationales(source, questions, kind=kind, choices=task.choices, columns=task.columns)
+        rationales = read_rationales(
+            source, questions, kind=kind, choices=task.choices, columns=task.columns_of("train")
+        )
         return exemplars_from(questions, rationales)
 
 

@@ -34,6 +34,8 @@ class DryRun:
     picodollars: int | None
     most_picodollars: int | None
     counted_by: str
+    warnings: tuple[str, ...] = ()
+    """What to know before anything is sent."""
 
     def lines(self) -> list[str]:
         """The estimate as text, a line each for requests, tokens and dollars."""
@@ -42,7 +44,8 @@ class DryRun:
             return show(low) if low == high else f"{show(low)} to {show(high)}"
 
         cached = "less those in the cache" if self.cached is None else f"and {self.cached:,} answered from the cache"
-        lines = [
+        lines = [f"warning: {warning}" for warning in self.warnings]
+        lines += [
             f"requests: {span(self.requests, self.most_requests)}, {cached}",
             f"tokens: {span(self.input_tokens, self.most_input_tokens)} in (estimated by {self.counted_by}), "
             f"at most {span(self.output_tokens, self.most_output_tokens)} out",

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mentorkd.data.selection import characters_as_tokens
 from mentorkd.errors import BudgetError, MissingExtraError
@@ -55,11 +57,15 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
         count_tokens, counted_by = token_counter(None if roughly else self.config.tokenizer)
         file = self.cache_file(root)
         with open_replies(file) if file.is_file() else nullcontext() as look_up:
-            return dry_run_openai(
+            estimate = dry_run_openai(
                 questions, self.config, self.prompter, look_up=look_up, count_tokens=count_tokens, counted_by=counted_by
             )
+        warning = exposed_key(self.config)
+        return estimate if warning is None else replace(estimate, warnings=(warning,))
 
     def sample(self, questions: Sequence[Question], cache: RequestCache, context: AnnotationContext) -> SamplingResult:
+        if (warning := exposed_key(self.config)) is not None:
+            context.note(warning)
         with _warnings_as_notes(context.note):
             return annotate_openai(
                 questions,
@@ -89,6 +95,22 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
             for model, count in models.items()
             if not same_model(self.config.model, model)
         ]
+
+
+def exposed_key(teacher: OpenAITeacherConfig) -> str | None:
+    """A warning if the key would travel unencrypted to another machine, where anyone on the way can read it."""
+    address = urlsplit(teacher.base_url)
+    if teacher.api_key_env is None or address.scheme != "http" or _is_this_machine(address.hostname or ""):
+        return None
+    where = f"the key in {teacher.api_key_env} is sent unencrypted to {address.hostname}, since `base_url` is http"
+    return f"{where}; use https, or set `api_key_env: null` if the endpoint needs no key"
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def dry_run_openai(

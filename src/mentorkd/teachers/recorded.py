@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mentorkd.data.audit import audit
+from mentorkd.data.audit import Audit, audit
+from mentorkd.data.prepare import question_ids
 from mentorkd.data.readers import read_rationales
 from mentorkd.data.sources import source_identity
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.teacher import RecordedTeacherConfig
-from mentorkd.records import Question, Rationale
+from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.teachers.teacher import Annotation, AnnotationContext, Description, TeacherEstimate
 
 
@@ -29,17 +30,28 @@ class RecordedTeacher:
         """Nothing: loading the recipe has looked for the file, and reading it is the first thing a run does."""
 
     def identity(self) -> list[Any]:
-        return [self.config.model_dump(exclude={"select"}), source_identity(self.file)]
+        settings = self.config.model_dump(exclude={"select"})
+        if self.config.columns is None:  # a key of later versions is named only where it is set
+            del settings["columns"]
+        return [settings, source_identity(self.file)]
 
     def describe(self) -> Description:
         return Description("recorded")
 
     def estimate(self, questions: Sequence[Question], root: Path, *, roughly: bool = False) -> TeacherEstimate:
-        rationales = self._read(questions)
-        return TeacherEstimate(len(rationales), recorded=rationales)
+        audited = self._audited(questions)
+        rationales = audited.rationales
+        return TeacherEstimate(len(rationales), recorded=rationales, faults=audited.faults.lines())
 
     def annotate(self, questions: Sequence[Question], context: AnnotationContext) -> Annotation:
-        """All rationales that the file has for `questions`, correct and wrong ones alike, and their faults.
+        """All rationales that the file has for `questions`, correct and wrong ones alike, and their faults."""
+        audited = self._audited(questions)
+        if self.recipe.data.strict:
+            audited.faults.raise_if_strict()
+        return Annotation(audited.rationales, audited.faults.lines())
+
+    def _audited(self, questions: Sequence[Question]) -> Audit:
+        """The rationales without those that have faults.
 
         Rationales of validation questions are kept here and left out of training later: the split is this tool's own,
         not a fault of the data.
@@ -51,11 +63,15 @@ class RecordedTeacher:
             known = {question.id for question in questions}
             rationales = [rationale for rationale in rationales if rationale.question_id in known]
         merged = [replace(each, split="train") if each.split == "validation" else each for each in questions]
-        audited = audit(merged, rationales, kind=self.kind, choices=task.choices)
-        if self.recipe.data.strict:
-            audited.faults.raise_if_strict()
-        return Annotation(audited.rationales, audited.faults.lines())
+        return audit(merged, rationales, kind=self.kind, choices=task.choices)
 
     def _read(self, questions: Sequence[Question]) -> list[Rationale]:
-        task = self.recipe.task
-        return read_rationales(self.file, questions, kind=self.kind, choices=task.choices, columns=task.columns)
+        task, own = self.recipe.task, self.config.columns
+        return read_rationales(
+            self.file,
+            questions,
+            kind=self.kind,
+            choices=task.choices,
+            columns=task.columns_of(TEACHER) if own is None else own,
+            ids=lambda: question_ids(self.recipe),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 from dataclasses import fields
@@ -10,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from made_up_records import train_record
-from mentorkd.cli.console import ConsoleReporter, JsonReporter
+from mentorkd.cli.console import ConsoleReporter, JsonReporter, say, show_json, show_table
 from mentorkd.pipeline.records import AnnotateRecord, TeacherUsage
 from mentorkd.pipeline.run_folder import Stage
+from places import SOURCE
 
 ONE, OTHER = (
     Stage(name, "train", "", {}, "") for name in ("learners/mentor/seed-1/train", "learners/vanilla/seed-1/train")
@@ -63,6 +65,59 @@ def test_dollars_are_written_as_in_the_report() -> None:
     reporter.started(ONE, 1, 9)
     reporter.finished(ONE, record)
     assert " $0.25 " in shown.getvalue()
+
+
+EVIL = "red \x1b[31m[bold]text[/bold]\x9b0m \u202egnp.exe\u202c"
+SHOWN = r"red \u001b[31m[bold]text[/bold]\u009b0m \u202egnp.exe\u202c"
+
+
+def test_what_data_holds_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    say(EVIL)
+    say(EVIL, error=True)
+    show_json({"text": EVIL})
+    show_table(EVIL, ["name", EVIL], [[EVIL, EVIL]], whole=True)
+    ConsoleReporter().note(EVIL, ONE)
+    JsonReporter().note(EVIL, ONE)
+    out, err = capsys.readouterr()
+    first, second, *table = out.splitlines()
+    assert (first, json.loads(second)) == (SHOWN, {"text": EVIL})
+    assert "\n".join(table).count(SHOWN) == 4
+    lines = err.splitlines()
+    assert lines[:2] == [SHOWN, f"! {SHOWN}"]
+    assert json.loads(lines[2])["text"] == EVIL
+    assert not set(out + err) & set("\x1b\x9b\u202e\u202c")
+
+
+def test_a_stage_name_is_shown_and_not_obeyed() -> None:
+    reporter, shown = ConsoleReporter(), io.StringIO()
+    reporter.console = Console(file=shown, width=200, color_system=None)
+    stage = Stage(EVIL, "evaluate", "", {}, "")
+    reporter.started(stage, 1, 1)
+    reporter.finished(stage, train_record(seconds=1.5))
+    assert SHOWN in shown.getvalue()
+
+
+def test_every_command_prints_through_the_console() -> None:
+    """A bare `print` would show a terminal escape that data or an error holds."""
+    bare = [
+        f"{path.name}:{node.lineno}"
+        for path in sorted((SOURCE / "cli").glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert len(bare) == 1, bare
+    assert bare[0].startswith("console.py")
+
+
+def test_quiet_hides_stages_and_no_note(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = ConsoleReporter(quiet=True)
+    reporter.checking()
+    reporter.skipped(OTHER)
+    reporter.started(ONE, 3, 9)
+    reporter.note("11 rows are too long", ONE)
+    reporter.finished(ONE, train_record(seconds=1.5))
+    reporter.close()
+    assert capsys.readouterr().err == "! 11 rows are too long\n"
 
 
 def test_json_tells_the_stage_of_a_note(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,23 @@ def test_an_impossible_answer_is_dropped(kind: str, choices: tuple[str, ...], te
     assert f"has `{bad}`" in done.faults.lines()[0]
 
 
+def test_places_of_faults_name_the_row() -> None:
+    questions = [q("a"), q("b", "many"), q("a"), q("c", "1"), q("c", "2"), q("d"), q("d", split="test")]
+    lines = "\n".join(audit(questions, kind="number", rows=[2, 3, 5, 6, 7, 8, 1]).faults.lines())
+    for place in ("(row 3) has `many`", '"a" (row 5)', '"c" (row 7) has `1` and `2`', '"d" (row 8) is also in test'):
+        assert place in lines
+
+
+def test_questions_that_a_run_has_used_do_not_score_it() -> None:
+    seen: dict[str, Split] = {q("a").id: "train", q("b").id: "validation"}
+    done = audit([q(text, split="test") for text in "abc"], kind="number", rows=[1, 2, 3], seen=seen)
+    assert done.questions == [q("c", split="test")]
+    assert done.faults.examples("seen_question") == [
+        'test question "a" (row 1) is in train',
+        'test question "b" (row 2) is in validation',
+    ]
+
+
 def test_empty_and_unknown_rationales_are_dropped() -> None:
     rationales = [r(q("a"), " ", row=3), r(q("a")), *(r(q("b"), row=n) for n in range(10, 15))]
     done = audit([q("a")], rationales, kind="number")

@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from mentorkd.data.audit import audit
-from mentorkd.data.readers import columns_of, read_questions, read_rationales
+from mentorkd.data.readers import columns_of, read_questions, read_rationales, read_source
 from mentorkd.errors import DataError
 from mentorkd.records import Question, Rationale, normalise_whitespace, write_jsonl
 
@@ -21,6 +21,77 @@ CHOICE = "Who has it? Answer choices: (A) Ann, (B) Bob, (C) Claire."
 def dump(path: Path, rows: Any) -> Path:
     path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     return path
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        (" Question ,Answer", None),
+        ("QUESTION;answer", None),
+        ("Problem\t Gold", {"question": "Problem", "answer": "Gold"}),
+        ('"question ","ANSWER"', None),
+    ],
+)
+def test_capitals_spaces_and_other_separators_in_a_header(
+    header: str, columns: dict[str, str] | None, tmp_path: Path
+) -> None:
+    sign = next(sign for sign in ";\t," if sign in header)
+    path = tmp_path / "data.csv"
+    path.write_text(f"{header}\n{QUESTION}{sign}5\n", encoding="utf-8")
+    [question] = read_questions(path, split="train", kind="number", columns=columns)
+    assert (question.text, question.answer) == (QUESTION, "5")
+
+
+def test_an_exact_name_goes_before_one_with_capitals(tmp_path: Path) -> None:
+    path = dump(tmp_path / "q.json", [{"question": QUESTION, "Question": "a title", "answer": 5}])
+    [question] = read_questions(path, split="train", kind="number")
+    assert question.text == QUESTION
+
+
+def test_a_rationale_belongs_to_the_question_of_its_id(tmp_path: Path) -> None:
+    asked = [{"id": number, "question": f"{number} + 1?", "answer": number + 1} for number in range(4)]
+    source = read_source(dump(tmp_path / "q.json", asked), split="train", kind="number")
+    rows = [
+        {"question_id": 2, "id": "r1", "rationale": "2 + 1 = 3"},
+        {"question_id": 2, "id": "r2", "question": "reworded: 2 + 1?", "answer": "3", "rationale": "It is 4."},
+        {"question_id": 0, "id": "r3", "question": "0 + 1?", "answer": "1", "rationale": "0 + 1 = 1"},
+        {"question_id": 99, "id": "r4", "rationale": "It is 5."},
+        {"question_id": 3, "id": "r5", "question": "3 + 1?", "rationale": "3 + 1 = 4"},
+    ]
+    path = dump(tmp_path / "r.json", rows)
+    read = read_rationales(path, source.questions, kind="number", ids=lambda: source.ids)
+    by_text = {question.id: question.text for question in source.questions}
+    assert [(by_text.get(r.question_id), r.verdict) for r in read] == [
+        ("2 + 1?", "correct"),
+        ("2 + 1?", "wrong"),
+        ("0 + 1?", "correct"),
+        (None, "no_answer"),
+        ("3 + 1?", "correct"),
+    ]
+    with pytest.raises(DataError, match="no field for the question"):
+        read_rationales(dump(tmp_path / "s.json", rows[:1]), source.questions, kind="number")
+    assert audit(source.questions, read, kind="number").faults.counts == {"unknown_question": 1}
+
+
+def test_ids_that_the_texts_contradict_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = [{"id": number, "question": f"{number} + 1?", "answer": number + 1} for number in range(3)]
+    source = read_source(dump(tmp_path / "q.json", asked), split="train", kind="number")
+    rows = [
+        {"id": 0, "question": "2 + 1?", "answer": "3", "rationale": "It is 3."},  # numbered by itself
+        {"id": 1, "question": "another", "answer": "1", "rationale": "It is 1."},
+    ]
+    path = dump(tmp_path / "r.json", rows)
+    read = read_rationales(path, source.questions, kind="number", ids=lambda: source.ids)
+    assert [r.question_id for r in read] == [source.questions[2].id, Question.create("another", "1", "train").id]
+    assert "r.json, row 1: `id` is the id of another question, so rows are matched by their text alone" in caplog.text
+
+
+def test_an_id_of_several_questions_names_none(tmp_path: Path) -> None:
+    asked = [{"id": 7, "question": f"{number} + 1?", "answer": number + 1} for number in range(2)]
+    assert read_source(dump(tmp_path / "q.json", asked), split="train", kind="number").ids == {}
 
 
 # Shapes ------------------------------------------------------------------------------------------------------------

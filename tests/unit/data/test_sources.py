@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import datasets
 import pytest
 
-from mentorkd.data.sources import read_rows
-from mentorkd.errors import DataError, MissingExtraError
+from mentorkd.data.sources import read_rows, source_identity
+from mentorkd.errors import DataError, MissingExtraError, RunError
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "A, or\n“B”?\u2028", "answer": "B"}]
 
@@ -98,6 +99,17 @@ def test_a_missing_file_and_a_folder_have_different_messages(tmp_path: Path) -> 
         read_rows(tmp_path / "none.json")
     with pytest.raises(DataError, match=f"write hub:{tmp_path} for a Hugging Face data set"):
         read_rows(tmp_path)
+
+
+def test_a_folder_and_a_pipe_are_named_as_what_they_are(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for read in (read_rows, source_identity):
+        with pytest.raises(DataError, match="got a pipe or a device"):
+            read(str(tmp_path / "pipe.jsonl"))
+        with pytest.raises(DataError, match="got a folder, expected a file"):
+            read(str(tmp_path))
+    with pytest.raises(RunError, match="is not there; put it back"):
+        source_identity(str(tmp_path / "none.json"))
 
 
 def test_a_hub_name_reads_a_folder_of_data_files(tmp_path: Path) -> None:

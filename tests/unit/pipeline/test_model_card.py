@@ -61,7 +61,8 @@ def test_the_card_says_where_the_test_accuracy_stands(tmp_path):
             "learners": {"vanilla": {"model": str(tmp_path)}},
         }
     )
-    card = model_card(recipe, "vanilla", recipe.learners["vanilla"], 42, train_record())
+    card = model_card(recipe, "vanilla", recipe.learners["vanilla"], 42, train_record(epochs=5.4321))
+    assert "- updates: 5 (5.4 passes over the rows), weights of update 5" in card
     assert "[paper on Mentor-KD](https://arxiv.org/abs/2410.09037)" in card
     assert "`report/index.html` in the run folder" in card
     assert "- rows: 8 of 9 of the selected rationales, the others too long" in card

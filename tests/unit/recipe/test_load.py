@@ -161,6 +161,17 @@ def test_overrides_create_mappings_expand_the_model_and_keep_what_stands_beside(
     assert recipe.task.validation == "dev.json"
 
 
+def test_columns_are_of_all_files_or_of_one() -> None:
+    shared = parse(GOOD, "task.columns.answer=gold", "task.columns.test={question: query}")
+    assert shared.task.columns_of("train") == {"answer": "gold"}
+    assert shared.task.columns_of("test") == {"answer": "gold", "question": "query"}
+    assert shared.teacher.columns is None
+    assert parse(GOOD, "teacher.columns={rationale: text}").teacher.columns == {"rationale": "text"}
+    for wrong in ("task.columns.question={test: query}", "task.columns.test=query"):
+        with pytest.raises(RecipeError, match="expected OURS: THEIRS, or a mapping of these under train"):
+            parse(GOOD, wrong)
+
+
 def test_the_last_override_of_a_key_holds() -> None:
     assert parse(GOOD, "seeds=[5]", "seeds=[6, 7]").seeds == [6, 7]
 

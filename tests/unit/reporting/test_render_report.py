@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -26,7 +27,7 @@ from mentorkd.reporting.rows import learner_rows
 from mentorkd.reporting.schema import TaskResult
 from mentorkd.reporting.tables import latex_table, markdown_table
 from mentorkd.reporting.views import axis
-from mentorkd.reporting.write import write_report
+from mentorkd.reporting.write import read_results, write_report
 
 PLANT = "<script>document.title='planted'</script><img src=x onerror=\"document.title='planted'\">"
 ROW = {"seed": 1, "rationales": 1, "tokens": 1, "mentor_nll": 0.1, "student_nll": 0.1, "mentor_entropy": None}
@@ -108,6 +109,17 @@ def planted(inputs):
         protocol=[PLANT],
         manifest={"command": PLANT, PLANT: {PLANT: PLANT}},
     )
+
+
+def test_terminal_escapes_and_reversed_text_are_shown_in_every_file(inputs, tmp_path, monkeypatch):
+    evil = "a\x1b]0;owned\x07 \x9b31m \u202egnp.exe\u202c \u2066b\u2069 \u200f"
+    monkeypatch.setattr(sys.modules[__name__], "PLANT", evil)
+    results = build_results(planted(inputs))
+    for file in write_report(results, tmp_path):
+        text = file.read_text(encoding="utf-8")
+        assert not set(text) & set("\x1b\x07\x9b\u202e\u202c\u2066\u2069\u200f"), file
+    assert r"\u001b]0;owned\u0007 \u009b31m \u202egnp.exe" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert read_results(tmp_path) == json.loads(json.dumps(results))  # the data itself is unchanged
 
 
 def test_all_files_are_there(report):

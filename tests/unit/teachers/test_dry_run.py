@@ -8,12 +8,20 @@ import pytest
 
 from asking import annotate, sums, teacher
 from hostile_server import running
+from mentorkd.recipe.load import parse_recipe
 from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.dry_run import dry_run, token_counter
-from mentorkd.teachers.openai import dry_run_openai
+from mentorkd.teachers.openai import OpenAITeacher, dry_run_openai, exposed_key
 from mentorkd.teachers.prompting import Prompter
+from mentorkd.teachers.teacher import AnnotationContext
 
+RECIPE = """
+name: r
+task: {name: svamp, train: a.json, test: b.json}
+teacher: {kind: openai, model: m, base_url: "http://gpu-box/v1"}
+learners: {vanilla: {model: a/b}}
+"""
 ONE_CALL = Prompter("zero_shot_cot", answer_kind="number")
 
 
@@ -31,6 +39,38 @@ def test_estimate_of_one_call() -> None:
     assert spoken_to.input_tokens == 3 * (50 + 16 + 50)
     bare = dry_run_openai(sums(1), teacher("http://e/v1", endpoint="completions"), ONE_CALL, count_tokens=lambda _: 50)
     assert bare.input_tokens == 3 * 50
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [
+        ("http://gpu-box:8000/v1", True),
+        ("http://192.168.1.7/v1", True),
+        ("https://gpu-box/v1", False),
+        ("http://localhost:11434/v1", False),
+        ("http://127.0.0.1:8000/v1", False),
+        ("http://[::1]:8000/v1", False),
+    ],
+)
+def test_a_key_over_plain_http_to_another_machine_is_warned_of(address: str, warned: bool) -> None:
+    warning = exposed_key(teacher(address, api_key_env="SOME_KEY"))
+    assert (warning is not None) == warned
+    if warning:
+        assert "the key in SOME_KEY is sent unencrypted to" in warning
+    assert exposed_key(teacher(address, api_key_env=None)) is None
+
+
+def test_the_warning_of_an_exposed_key_comes_before_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = teacher("http://gpu-box/v1", api_key_env="SOME_KEY")
+    recipe = parse_recipe(RECIPE, source="recipe", base=tmp_path)
+    opened, notes = OpenAITeacher(recipe, config), []
+    monkeypatch.setattr("mentorkd.teachers.openai.annotate_openai", lambda *_, **__: notes.append("asked"))
+    context = AnnotationContext(tmp_path, tmp_path, lambda: None, lambda done, total: None, notes.append)  # type: ignore[arg-type, return-value]
+    opened.sample(sums(1), None, context)  # type: ignore[arg-type]
+    assert [note.startswith("the key in SOME_KEY") for note in notes] == [True, False]
+    assert opened.preview(sums(1), tmp_path, roughly=True).lines()[0].startswith("warning: the key in SOME_KEY")
 
 
 def test_estimate_of_two_calls_until_correct() -> None:
