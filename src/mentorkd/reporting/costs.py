@@ -11,18 +11,22 @@ from mentorkd.reporting.schema import LearnerCostResult, StageCostResult, row_of
 
 def build_costs(inputs: ReportInputs) -> list[StageCostResult]:
     """One row for each stage."""
-    return [row_of(StageCostResult, asdict(stage) | {"stage": stage.kind}) for stage in inputs.stages.values()]
+    return [
+        row_of(StageCostResult, asdict(stage) | {"name": name, "stage": stage.kind, "needs": list(stage.needs)})
+        for name, stage in inputs.stages.items()
+    ]
 
 
 def build_learner_costs(inputs: ReportInputs) -> list[LearnerCostResult]:
     """One row for each evaluated learner; `LearnerCostResult` defines its two kinds of cost."""
     rows = []
     for info in inputs.learners:
-        seeds = [inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving]
-        if seeds:
+        stages = {seed: inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving}
+        if seeds := list(stages.values()):
             own = [[inputs.stages[name] for name in _with_trials(names, inputs)] for names in seeds]
             whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in seeds]
-            rows.append(_learner_cost(info.name, own, whole))
+            served = {str(seed): list(names) for seed, names in stages.items()}
+            rows.append(_learner_cost(info.name, own, whole) | {"stages": served})
     return rows
 
 
