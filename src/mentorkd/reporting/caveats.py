@@ -104,11 +104,11 @@ def _sources_compared(inputs: ReportInputs, comparisons: Sequence[ComparisonResu
     for row in comparisons:
         sources = [name for name in (row["a"], row["b"]) if not is_arm(infos[name], inputs.learners)]
         if row["headline"] and row["unmatched"] and sources:
-            each = f"{' and '.join(sources)} {'are' if len(sources) > 1 else 'is'} trained by {'their' if len(sources) > 1 else 'its'}"
+            who, it = ("is trained by its", "it") if len(sources) == 1 else ("are trained by their", "them")
             lines.append(
-                f"{row['a']} and {row['b']} were not trained equally ({row['unmatched']}): {each} own epochs, because another "
-                "learner learns from it. This may explain their difference in accuracy as well as their different training data; "
-                "`training.updates` sets equal numbers."
+                f"{row['a']} and {row['b']} were not trained equally ({row['unmatched']}): {' and '.join(sources)} {who} own "
+                f"epochs, because another learner learns from {it}. This may explain their difference in accuracy as well as "
+                "their different training data; `training.updates` sets equal numbers."
             )
     return lines
 

@@ -50,7 +50,8 @@ def error_of(arms, weights, peers):
     spread += residual**2 / ((questions - 1) * (seeds - 1)) if seeds > 1 else 0
     bounds = [max(residual, freedom * between / stats.chi2.ppf(p, freedom)) for p in (0.975, 0.025)]
     scatter = [math.sqrt(max(0.0, one - residual) / questions) for one in (between, *bounds)]
-    return math.sqrt(variance / values.size), variance**2 / spread, math.sqrt(variance / question), scatter, values
+    degrees = max(variance**2 / spread, min(freedom, questions - 1))
+    return math.sqrt(variance / values.size), degrees, math.sqrt(variance / question), scatter, values
 
 
 def test_every_p_and_interval_of_a_sum_is_computed_again(results):
