@@ -303,7 +303,9 @@ def contrast(arms: Sequence[Array], weights: Sequence[int], *, peers: Sequence[A
     squares = mean_squares(values_QS, *_between_seeds([*arms, *peers], weights))
     error, difference = squares.error(), float(values_QS.mean())
     alpha = (1 - CONFIDENCE) / pairs
-    scatter = scatter_interval = detectable_interval = None
+    scatter: float | None = None
+    scatter_interval: Interval | None = None
+    detectable_interval: Interval | None = None
     grain, seed = fewest_questions(alpha) / Q, np.array([squares.residual])
     if S > 1:
         seed, ends = squares.possible_seed(GRID), squares.possible_seed(np.array([TAIL, 1 - TAIL]))

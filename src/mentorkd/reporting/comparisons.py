@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from mentorkd.reporting.families import Seeds, Tests
+from mentorkd.reporting.families import Seeds, Tests, pair_sum
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.matching import unequal_training
 from mentorkd.reporting.roles import headline_pairs, is_arm, leads
@@ -32,7 +32,7 @@ def build_comparisons(
     headline, infos = headlines(inputs), {info.name: info for info in inputs.learners}
     rows: list[ComparisonResult] = []
     for a, b in pairs:
-        tested = tests[frozenset({(a, 1), (b, -1)})]
+        tested = tests[pair_sum(a, b)]
         result = tested.result
         rows.append(
             {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from mentorkd.reporting.inputs import ReportInputs, StageCost
@@ -25,8 +25,7 @@ def build_learner_costs(inputs: ReportInputs) -> list[LearnerCostResult]:
         if seeds := list(stages.values()):
             own = [[inputs.stages[name] for name in _with_trials(names, inputs)] for names in seeds]
             whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in seeds]
-            served = {str(seed): list(names) for seed, names in stages.items()}
-            rows.append(_learner_cost(info.name, own, whole) | {"stages": served})
+            rows.append(_learner_cost(info.name, stages, own, whole))
     return rows
 
 
@@ -58,7 +57,10 @@ def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:
 
 
 def _learner_cost(
-    learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Sequence[StageCost]]
+    learner: str,
+    stages: Mapping[int, Sequence[str]],
+    own: Sequence[Sequence[StageCost]],
+    whole: Sequence[Sequence[StageCost]],
 ) -> LearnerCostResult:
     queried = any(stage.kind == "annotate" for stages in whole for stage in stages)
     memory = [stage.peak_memory_mb for stages in whole for stage in stages if stage.peak_memory_mb is not None]
@@ -69,6 +71,7 @@ def _learner_cost(
     }
     more = {
         "learner": learner,
+        "stages": {str(seed): list(names) for seed, names in stages.items()},
         "peak_memory_mb": max(memory, default=None),
         "teacher_dollars": _mean(whole, "dollars") if queried else 0.0,
     }

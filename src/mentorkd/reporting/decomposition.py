@@ -23,7 +23,7 @@ from operator import attrgetter
 from typing import Literal
 
 from mentorkd.records import GOLD, TEACHER
-from mentorkd.reporting.families import Seeds, Tests, turned
+from mentorkd.reporting.families import Seeds, Sum, Tests, turned
 from mentorkd.reporting.format import format_points
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.matching import unequal_training
@@ -108,7 +108,7 @@ def find_splits(inputs: ReportInputs, verdicts: Verdicts) -> list[Split]:
     return [split for split in splits if split.seeds]
 
 
-def parts_of(splits: Sequence[Split]) -> dict[frozenset[tuple[str, int]], Seeds]:
+def parts_of(splits: Sequence[Split]) -> dict[Sum, Seeds]:
     """All parts with their seeds."""
     return {
         frozenset(weights.items()): [(seed, seed) for seed in split.seeds]
@@ -150,7 +150,7 @@ def build_decomposition(split: Split, inputs: ReportInputs, tests: Tests, on_tes
     """The decomposition with its tested parts; `on_test` names the learners influenced by the test set."""
     arms, sums = split.arms, split.sums
     infos = {info.name: info for info in arms.all}
-    parts = []
+    parts: list[GainPart] = []
     for part, weights in sums.items():
         unequal = unequal_training([infos[name] for name in weights], inputs.match)
         hidden = unequal is None or part in ("more_updates", "total")

@@ -11,7 +11,7 @@ A pair that is a part of a decomposition has one p, wherever the report shows it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,6 +22,9 @@ from mentorkd.statistics import Contrast, Outcome, contrast, holm, outcome
 
 Family = Literal["headline", "parts", "pairs"]
 
+Sum = frozenset[tuple[str, int]]
+"""A weighted sum of learners: (learner, weight)."""
+
 Seeds = Sequence[tuple[int, int]]
 """Paired seeds: of the first learner, and of the second; they differ only between runs without a common seed."""
 
@@ -30,7 +33,6 @@ Seeds = Sequence[tuple[int, int]]
 class Tested:
     """A weighted sum of accuracies and its test."""
 
-    weights: Mapping[str, int]
     seeds: Seeds
     peers: Sequence[str]
     """Further learners in the estimate of the scatter over seeds."""
@@ -68,29 +70,28 @@ class Tested:
         }
 
 
-Tests = Mapping[frozenset[tuple[str, int]], Tested]
+Tests = Mapping[Sum, Tested]
 """Weighted sum -> its test. A pair is there once, as the comparisons show it."""
 
 
 def run_tests(
-    headline: Iterable[tuple[str, str]],
+    headline: Sequence[tuple[str, str]],
     pairs: Mapping[tuple[str, str], Seeds],
-    parts: Mapping[frozenset[tuple[str, int]], Seeds],
+    parts: Mapping[Sum, Seeds],
     learners: Sequence[LearnerInfo],
     verdicts: Verdicts,
 ) -> Tests:
     """Test all pairs and parts; `headline` has the first pair of `pairs` if the recipe states one."""
-    sums = {frozenset({(a, 1), (b, -1)}): seeds for (a, b), seeds in pairs.items()}
-    first = next(iter(pairs), None)
-    hypothesis = {frozenset({(first[0], 1), (first[1], -1)})} if first in list(headline) and first else set()
+    sums = {pair_sum(a, b): seeds for (a, b), seeds in pairs.items()}
+    hypothesis = {pair_sum(*pair) for pair in list(pairs)[:1] if pair in headline}
     known = {key if key in sums or turned(key) not in sums else turned(key): seeds for key, seeds in parts.items()}
     sums |= known  # a part's pair is compared over the seeds that all arms share, so that parts add up
-    families: dict[Family, list[frozenset[tuple[str, int]]]] = {
+    families: dict[Family, list[Sum]] = {
         "headline": [key for key in sums if key in hypothesis],
         "parts": [key for key in sums if key in known and key not in hypothesis],
         "pairs": [key for key in sums if key not in known and key not in hypothesis],
     }
-    tests: dict[frozenset[tuple[str, int]], Tested] = {}
+    tests: dict[Sum, Tested] = {}
     for family, keys in families.items():
         results = [_test(dict(key), sums[key], family, len(keys), learners, verdicts) for key in keys]
         adjusted = holm([one.result.p_value for one in results])
@@ -98,7 +99,12 @@ def run_tests(
     return tests
 
 
-def turned(key: frozenset[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+def pair_sum(a: str, b: str) -> Sum:
+    """Learner a minus learner b."""
+    return frozenset({(a, 1), (b, -1)})
+
+
+def turned(key: Sum) -> Sum:
     """The negative of a weighted sum."""
     return frozenset((name, -weight) for name, weight in key)
 
@@ -117,4 +123,4 @@ def _test(
     arms = [stacked(verdicts, name, mine if weights[name] > 0 else theirs) for name in names]
     signs = [weights[name] for name in names]
     result = contrast(arms, signs, peers=list(peers.values()), pairs=size)
-    return Tested(dict(zip(names, signs, strict=True)), seeds, list(peers), result, result.p_value, family, size)
+    return Tested(seeds, list(peers), result, result.p_value, family, size)

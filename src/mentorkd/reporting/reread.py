@@ -84,9 +84,9 @@ def _written(example: Example) -> tuple[Question, list[Rationale]]:
     return question, rationales
 
 
-def _metrics(curve: Curve) -> list[dict[str, Any]]:
-    validations = [
+def _metrics(curve: Curve) -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = [*curve["training"]]
+    return rows + [
         {"step": point["step"], "epoch": point["epoch"], "validation_accuracy": point["accuracy"]}
         for point in curve["validation"]
     ]
-    return [*map(dict, curve["training"]), *validations]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentorkd.reporting.format import format_range, format_setting
-from mentorkd.reporting.schema import Decomposition, GainPart, LearnerResult, Results
+from mentorkd.reporting.schema import ContrastResult, Decomposition, GainPart, LearnerResult, Results
 
 SOFT_LABELS = (
     "Mentor and trained student on the same target tokens, a sample of the student's training rows. NLL and entropy in nats per "
@@ -117,7 +117,10 @@ def cut_lines(results: Results) -> list[str]:
 
 def pair_note(results: Results) -> str:
     """For how many tests p is corrected, that intervals are not, and what one seed means; empty where nothing of this applies."""
-    tests = [*results["comparisons"], *(part for each in results["decompositions"] for part in each["parts"])]
+    tests: list[ContrastResult] = [
+        *results["comparisons"],
+        *(part for each in results["decompositions"] for part in each["parts"]),
+    ]
     sizes = {test["family"]: test["corrected_for"] for test in tests if test["corrected_for"] > 1}
     names = {
         "parts": "parts of decompositions",
