@@ -1,15 +1,16 @@
 """Intervals, tests and verdicts for accuracies measured on Q questions with S training seeds.
 
 Arrays are named by their axes: `correct_QS[q, s]` is 1 where the model of seed s answers question q correctly, and
-`difference_QS` is one learner's array minus another's, paired by question and by seed.
+`values_QS` is a weighted sum of learners' arrays, paired by question and by seed.
 
-Two decisions determine every number:
+A weighted sum has one standard error and one Student's t, which give its interval, its p and its minimum detectable
+effect. Two decisions determine the standard error:
 
-- The unit of resampling and of sign flipping is the question with all its seeds. The seeds of one question are not
-  independent (a hard question is hard for every seed). Q x S independent observations, or one pooled McNemar table,
-  would overstate the evidence. With one seed the test is McNemar's.
-- Seeds are a sample too. Where learners vary from seed to seed by more than the questions explain, `seed_scatter` widens
-  intervals and tests. One seed gives no estimate of this: its verdict holds for those two trained models only.
+- The unit is the question with all its seeds. The seeds of one question are not independent (a hard question is hard for
+  every seed). Q x S independent observations, or one pooled McNemar table, would overstate the evidence.
+- Seeds are a sample too. Where learners vary from seed to seed by more than the questions explain, the standard error grows.
+  Where they seem not to, the few degrees of freedom stay: a scatter of zero is an estimate as well. One seed gives no
+  estimate: its verdict holds for those two trained models only.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ Outcome = Literal["a_better", "b_better", "unclear"]
 CONFIDENCE = 0.95
 """The level of all intervals."""
 
+TAIL = (1 - CONFIDENCE) / 2
+"""The probability on either side of an interval."""
+
+POWER = 0.8
+"""The power of the minimum detectable effect."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -47,14 +54,24 @@ class Contrast:
 
     difference: float
     """The weighted sum, mean over seeds; for a pair, accuracy of a minus accuracy of b."""
+    standard_error: float
+    """Standard error of `difference`, with questions and seeds as samples; with one seed, questions alone."""
+    freedom: float
+    """Degrees of freedom of `standard_error` (Satterthwaite)."""
+    factor: float
+    """Ratio of `standard_error` to that of question sampling alone; at least 1."""
     interval: Interval
-    """Paired bootstrap interval of `difference`."""
+    """Student's t interval of `difference`."""
     p_value: float
-    """Two-sided p of the sign-flip test over questions (exact McNemar for a pair with one seed)."""
+    """Two-sided p of `difference` / `standard_error` by Student's t."""
+    scatter: float | None
+    """Standard deviation of the sum from seed to seed beyond what the questions explain; None for one seed."""
+    scatter_interval: Interval | None
+    """The scatter that is compatible with these seeds (chi-square)."""
     detectable: float
-    """Minimum detectable effect: the smallest true difference that this design detects with 80 % power."""
-    inflation: float
-    """Factor by which seed-to-seed variation widened the interval; 1 with one seed or where seeds agree."""
+    """Minimum detectable effect: the smallest true difference that this design detects with 80 % power; above 1: none."""
+    detectable_interval: Interval | None
+    """`detectable` at both ends of `scatter_interval`."""
     questions: int
     seeds: int
     only_a: int
@@ -79,48 +96,111 @@ def wilson_interval(successes: float, trials: float, confidence: float = CONFIDE
 
 
 @dataclass(frozen=True, slots=True)
-class Scatter:
-    """The uncertainty that seeds add to a mean over questions and seeds."""
+class MeanError:
+    """The standard error of a mean over questions and seeds."""
 
-    factor: float = 1.0
-    """Ratio of the standard error with seeds as a sample to that of question sampling alone; at least 1."""
-    freedom: float = math.inf
-    """Degrees of freedom of that standard error; few where a large scatter is estimated from few seeds."""
+    error: float
+    freedom: float
+    """Its degrees of freedom."""
+    factor: float
+    """Ratio to the standard error of question sampling alone; at least 1."""
 
-    def quantile(self, p: float) -> float:
-        """Quantile of Student's t at `freedom`; of the normal distribution where that is infinite."""
-        from scipy.special import stdtrit
+    def margin(self) -> float:
+        """Half the width of the interval."""
+        return t_quantile(self.freedom, 1 - TAIL) * self.error
 
-        return float(stdtrit(self.freedom, p))
 
-    def widening(self) -> float:
-        """Factor for the width of an interval from question sampling alone: `factor`, with Student's t in place of z."""
-        tail = 0.5 + CONFIDENCE / 2
-        return self.factor * self.quantile(tail) / Scatter().quantile(tail)
+def t_quantile(freedom: float, p: float) -> float:
+    """Quantile of Student's t."""
+    from scipy.special import stdtrit
 
-    def shrinkage(self, deviations: float) -> float:
-        """Divisor that turns an observation, in standard errors of question sampling, into a standard normal one."""
-        from scipy.special import stdtr
+    return float(stdtrit(freedom, p))
 
-        if deviations == 0 or math.isinf(self.freedom):
-            return self.factor
-        tail = max(float(stdtr(self.freedom, -deviations / self.factor)), 1e-300)
-        return deviations / -NormalDist().inv_cdf(tail)
+
+@dataclass(frozen=True, slots=True)
+class MeanSquares:
+    """Two-way random effects, question x seed: mean squares on the scale of one verdict."""
+
+    questions: int
+    seeds: int
+    question: float
+    residual: float
+    """0 with one seed."""
+    seed: float
+    """Estimated from more learners than the values; 0 with one seed."""
+    seed_freedom: float
+    """Degrees of freedom of `seed`."""
+
+    def error(self) -> MeanError:
+        """The standard error of the mean."""
+        if self.questions == 1:
+            return MeanError(0.0, 1.0, 1.0)
+        error, freedom = (float(one) for one in self.errors(np.array(self.seed)))
+        alone = math.sqrt(self.question / (self.questions * self.seeds))
+        return MeanError(error, freedom, max(1.0, error / alone) if alone > 1e-9 else 1.0)
+
+    def errors(self, seed: Array) -> tuple[Array, Array]:
+        """Standard errors of the mean and their degrees of freedom, for measured mean squares between seeds.
+
+        The variance of the mean is (question + max(0, seed - residual)) / QS, its degrees of freedom are Satterthwaite's. Seeds
+        that agree more than chance would let them add no variance, and their degrees of freedom count all the same. As of any
+        sum of variances, these are at least the fewest of its parts.
+        """
+        Q, S = self.questions, self.seeds
+        variance = self.question + np.maximum(0.0, seed - self.residual)
+        spread = self.question**2 / (Q - 1) + seed**2 / self.seed_freedom
+        spread = spread + self.residual**2 / ((Q - 1) * max(1, S - 1))
+        freedom = np.where(variance > 1e-12, variance**2 / np.maximum(spread, 1e-24), Q - 1)
+        return np.sqrt(variance / (Q * S)), np.maximum(freedom, min(self.seed_freedom, Q - 1))
+
+    def scatter(self, seed: float) -> float:
+        """Standard deviation between seeds of the mean over these questions, for a mean square between seeds."""
+        return math.sqrt(max(0.0, seed - self.residual) / self.questions)
+
+    def possible_seed(self, p: Array) -> Array:
+        """The expectations of `seed` that are compatible with the measured one, by their chi-square confidence level p."""
+        from scipy.special import chdtri
+
+        return np.maximum(self.residual, self.seed_freedom * self.seed / chdtri(self.seed_freedom, p))
+
+    def detectable(self, alpha: float, seed: Array) -> float:
+        """The smallest true difference that a repetition of this design detects with 80 % power.
+
+        `seed` has equally likely expectations of the mean square between seeds. The power is that of the non-central t, written as
+        a mixture over the mean square that the repetition will measure, because only this part of its variance is uncertain.
+        """
+        from scipy.special import chdtri, ndtr, stdtrit
+
+        if self.questions == 1:
+            return 0.0  # `fewest_questions` decides
+        measured = np.ones(1) if self.seeds == 1 else chdtri(self.seed_freedom, GRID) / self.seed_freedom
+        errors, freedoms = self.errors(seed[:, None] * measured)
+        critical = stdtrit(freedoms, 1 - alpha / 2) * errors
+        true = np.sqrt((self.question + seed[:, None] - self.residual) / (self.questions * self.seeds)) + 1e-12
+        low, high = 0.0, float(critical.max() + 4 * true.max())
+        while high - low > 1e-5:
+            middle = (low + high) / 2
+            low, high = (low, middle) if ndtr((middle - critical) / true).mean() >= POWER else (middle, high)
+        return high
+
+
+GRID = (np.arange(20) + 0.5) / 20
+"""Equally likely probabilities that stand for a distribution."""
 
 
 def accuracy_interval(correct_QS: Array, *, peers: Sequence[Array] = ()) -> Interval:
     """Wilson's interval of the mean accuracy over seeds, with the effective number of trials.
 
-    The effective number is Kish's, from the variance of the question means widened by `seed_scatter`. It lies between 1
+    The effective number is Kish's, from the standard error with seeds as a sample and its Student's t. It lies between 1
     and Q x S. With one seed it is Q, and the interval equals `wilson_interval`. `peers` as for `compare`.
     """
     Q, S = _shape(correct_QS)
     share = float(correct_QS.mean())
     trials = float(Q)
     if S > 1 and Q > 1 and 0 < share < 1:
-        widening = seed_scatter(correct_QS, *_between_seeds([correct_QS, *peers])).widening()
-        variance = float(correct_QS.mean(axis=1).var()) / Q * widening**2
-        trials = min(float(Q * S), share * (1 - share) / variance) if variance > 0 else float(Q)
+        margin = mean_squares(correct_QS, *_between_seeds([correct_QS, *peers])).error().margin()
+        z = NormalDist().inv_cdf(1 - TAIL)
+        trials = min(float(Q * S), share * (1 - share) * (z / margin) ** 2) if margin else float(Q)
     return wilson_interval(share * trials, trials)
 
 
@@ -138,28 +218,24 @@ def mean_and_error(per_seed: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(variance / len(per_seed))
 
 
-def seed_scatter(values_QS: Array, ms_seed: float, freedom: float, *, if_zero: bool = False) -> Scatter:
-    """How much seeds widen the standard error of the mean of `values_QS`.
+def mean_squares(values_QS: Array, ms_seed: float, freedom: float) -> MeanSquares:
+    """The mean squares of `values_QS`.
 
-    Two-way random effects, question x seed: the variance of the mean is (MS_question + max(0, MS_seed - MS_residual)) /
-    QS, its degrees of freedom are Satterthwaite's. `ms_seed` and its `freedom` may be estimated from more learners than
-    `values_QS`: three seeds alone estimate the scatter badly, and t with two degrees of freedom is 4.3. `if_zero` takes the
-    questions' variance around a true mean of 0, the null hypothesis of the sign-flip test.
+    `ms_seed` and its `freedom` may be estimated from more learners than `values_QS`: three seeds alone estimate the scatter
+    badly, and t with two degrees of freedom is 4.3.
     """
     Q, S = _shape(values_QS)
-    if S == 1 or Q == 1:
-        return Scatter()
     values = np.asarray(values_QS, dtype=float)
     by_question, by_seed, mean = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True), values.mean()
-    ms_question = S * float((by_question**2).mean() if if_zero else ((by_question - mean) ** 2).sum() / (Q - 1))
     rest = (Q - 1) * (S - 1)
-    ms_residual = float(((values - by_question - by_seed + mean) ** 2).sum()) / rest
-    added = ms_seed - ms_residual
-    if ms_question <= 1e-12 or added <= 1e-12:
-        return Scatter()
-    variance = ms_question + added
-    spread = ms_question**2 / (Q - 1) + ms_seed**2 / freedom + ms_residual**2 / rest
-    return Scatter(math.sqrt(variance / ms_question), variance**2 / spread)
+    return MeanSquares(
+        Q,
+        S,
+        S * float(((by_question - mean) ** 2).sum()) / max(1, Q - 1),
+        float(((values - by_question - by_seed + mean) ** 2).sum()) / rest if rest else 0.0,
+        ms_seed,
+        freedom,
+    )
 
 
 def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tuple[float, float]:
@@ -185,59 +261,6 @@ def _between_seeds(arms: Sequence[Array], weights: Sequence[int] = (1,)) -> tupl
     return size * len(arms[0]) * float((off_KS**2).sum()) / (scale * (S - 1)), freedom
 
 
-def bootstrap_interval(difference_QS: Array, *, inflation: float = 1.0, resamples: int = 10_000) -> Interval:
-    """Percentile bootstrap interval of the mean difference: questions are resampled, each with all its seeds.
-
-    A question's sum over seeds takes at most 2 S + 1 values, so a resample is one multinomial draw of their counts.
-    Where all questions have the same sum, the bootstrap has no variance. The half-width is then Wilson's upper limit for
-    0 of Q: the largest rate of disagreement that is compatible with Q questions without one.
-    """
-    Q, S = _shape(difference_QS)
-    sums, counts = np.unique(np.asarray(difference_QS).sum(axis=1), return_counts=True)
-    mean = float(sums @ counts) / (Q * S)
-    if len(sums) == 1:
-        half = wilson_interval(0, Q).high
-        low, high = mean - half, mean + half
-    else:
-        draws = np.random.default_rng(0).multinomial(Q, counts / Q, size=resamples) @ sums / (Q * S)
-        ends = np.quantile(draws, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2])
-        low, high = (mean + inflation * (float(end) - mean) for end in ends)
-    edge = max(1.0, float(np.abs(sums / S).max()))  # the sum of one question can exceed 1 in a contrast of four
-    return Interval(max(-edge, low), min(edge, high))
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided McNemar p of two learners with one seed, from the questions that only one answers correctly."""
-    from scipy.special import bdtr
-
-    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
-
-
-def sign_flip(difference_QS: Array, *, inflation: float = 1.0) -> float:
-    """Exact two-sided sign-flip p over questions. Under the null hypothesis a question's sum is n or -n, equally likely.
-
-    With one seed this is `mcnemar`. The null distribution of the total over all 2^Q flips is computed from its
-    characteristic function, the product of cos(n_q w). `inflation` divides the observed total before the comparison.
-    """
-    _, S = _shape(difference_QS)
-    sums = np.rint(np.asarray(difference_QS, dtype=float).sum(axis=1)).astype(np.int64)
-    if S == 1 and np.abs(sums).max() <= 1:
-        return mcnemar(int((sums > 0).sum()), int((sums < 0).sum()))
-    sizes = np.abs(sums[sums != 0])
-    total, reach = abs(int(sums.sum())), int(sizes.sum())
-    if total == 0:
-        return 1.0
-    period = 2 * reach + 1
-    frequency = 2 * math.pi * np.arange(period) / period
-    characteristic = np.ones(period)
-    for size, count in zip(*np.unique(sizes, return_counts=True), strict=True):
-        characteristic *= np.cos(size * frequency) ** count
-    chance = np.fft.ifft(characteristic).real  # chance[t]: probability of a total t; negative totals at the end
-    bound = math.ceil(total / inflation - 1e-9)
-    p = 2 * float(chance[bound : reach + 1].sum())
-    return min(1.0, max(p, 2.0 ** (1 - len(sizes))))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given; they control the family-wise error rate."""
     adjusted = [0.0] * len(p_values)
@@ -248,40 +271,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable_difference(difference_QS: Array, *, alpha: float = 0.05, scatter: Scatter = Scatter()) -> float:
-    """Minimum detectable effect: the smallest true difference that this design detects with 80 % power.
-
-    (t_{1 - alpha/2} + t_{0.8}) standard errors, but at least the resolution of the sign-flip test: with k questions
-    that all favour one learner its p is 2^(1-k). A value above 1 means that the design can detect no difference.
-    """
-    Q, _ = _shape(difference_QS)
-    error = float(np.asarray(difference_QS).mean(axis=1).std()) / math.sqrt(Q) * scatter.factor
-    errors = scatter.quantile(1 - alpha / 2) + scatter.quantile(0.8)
-    fewest = math.ceil(1 - math.log2(alpha))
-    return max(errors * error, fewest / Q)
+def fewest_questions(alpha: float) -> int:
+    """The fewest differing questions that can show a difference: k that all favour one learner have p >= 2^(1-k)."""
+    return math.ceil(1 - math.log2(alpha))
 
 
-def compare(
-    a_QS: Array, b_QS: Array, *, peers: Sequence[Array] = (), pairs: int = 1, resamples: int = 10_000
-) -> Contrast:
+def compare(a_QS: Array, b_QS: Array, *, peers: Sequence[Array] = (), pairs: int = 1) -> Contrast:
     """Compare two learners on the same questions (rows) and seeds (columns): the `contrast` a - b."""
-    return contrast([a_QS, b_QS], [1, -1], peers=peers, pairs=pairs, resamples=resamples)
+    return contrast([a_QS, b_QS], [1, -1], peers=peers, pairs=pairs)
 
 
-def contrast(
-    arms: Sequence[Array],
-    weights: Sequence[int],
-    *,
-    peers: Sequence[Array] = (),
-    pairs: int = 1,
-    resamples: int = 10_000,
-) -> Contrast:
+def contrast(arms: Sequence[Array], weights: Sequence[int], *, peers: Sequence[Array] = (), pairs: int = 1) -> Contrast:
     """The weighted sum of learners' accuracies, e.g. [1, -1] or, for an interaction, [1, -1, -1, 1].
 
     `peers` are further learners on the same questions and seeds whose scatter over seeds is assumed equal (other arms of
-    the same model). More peers give a better estimate of the scatter. `pairs` is the number of contrasts that are shown
-    together: `detectable` then allows for Holm's correction of the smallest p. Deterministic: the bootstrap's own seed
-    is fixed. Raises ValueError where the shapes of the arrays differ.
+    the same model). More peers give a better estimate of the scatter. `pairs` is the number of contrasts that are tested
+    together: `detectable` then allows for Holm's correction of the smallest p. Raises ValueError where the shapes of the
+    arrays differ.
+
+    With few differing questions t is too sure: of k questions, all favour one learner by chance with probability 2^(1-k), and p is
+    at least that. Where no question differs from another, the standard error is 0, and the half-width of the interval is
+    Wilson's upper limit for 0 of Q: the largest rate of disagreement that is compatible with Q questions without one.
     """
     for other in (*arms, *peers):
         if arms[0].shape != other.shape:
@@ -290,22 +300,50 @@ def contrast(
             )
     Q, S = _shape(arms[0])
     values_QS: Array = np.tensordot(weights, np.stack(arms).astype(np.int64), axes=1)
-    between = _between_seeds([*arms, *peers], weights)
-    scatter, null = seed_scatter(values_QS, *between), seed_scatter(values_QS, *between, if_zero=True)
-    inflation = scatter.widening()
-    error = math.sqrt(float((values_QS.mean(axis=1) ** 2).mean()) / Q)
-    deviations = abs(float(values_QS.mean())) / error if error else 0.0
+    squares = mean_squares(values_QS, *_between_seeds([*arms, *peers], weights))
+    error, difference = squares.error(), float(values_QS.mean())
+    alpha = (1 - CONFIDENCE) / pairs
+    scatter: float | None = None
+    scatter_interval: Interval | None = None
+    detectable_interval: Interval | None = None
+    grain, seed = fewest_questions(alpha) / Q, np.array([squares.residual])
+    if S > 1:
+        seed, ends = squares.possible_seed(GRID), squares.possible_seed(np.array([TAIL, 1 - TAIL]))
+        scatter, scatter_interval = squares.scatter(squares.seed), Interval(*map(squares.scatter, ends))
+        low, high = (max(grain, squares.detectable(alpha, ends[[end]])) for end in (0, 1))
+        detectable_interval = Interval(low, high)
     return Contrast(
-        difference=float(values_QS.mean()),
-        interval=bootstrap_interval(values_QS, inflation=inflation, resamples=resamples),
-        p_value=sign_flip(values_QS, inflation=null.shrinkage(deviations)),
-        detectable=detectable_difference(values_QS, alpha=(1 - CONFIDENCE) / pairs, scatter=scatter),
-        inflation=inflation,
+        difference=difference,
+        standard_error=error.error,
+        freedom=error.freedom,
+        factor=error.factor,
+        interval=_interval(difference, error, values_QS),
+        p_value=_p_value(difference, error, values_QS),
+        scatter=scatter,
+        scatter_interval=scatter_interval,
+        detectable=max(grain, squares.detectable(alpha, seed)),
+        detectable_interval=detectable_interval,
         questions=Q,
         seeds=S,
         only_a=int((values_QS > 0).sum()),
         only_b=int((values_QS < 0).sum()),
     )
+
+
+def _interval(difference: float, error: MeanError, values_QS: Array) -> Interval:
+    half = error.margin() if error.error else wilson_interval(0, len(values_QS)).high
+    edge = max(
+        1.0, float(np.abs(values_QS.mean(axis=1)).max())
+    )  # one question's sum can exceed 1 in a contrast of four
+    return Interval(max(-edge, difference - half), min(edge, difference + half))
+
+
+def _p_value(difference: float, error: MeanError, values_QS: Array) -> float:
+    from scipy.special import stdtr
+
+    by_t = 2 * float(stdtr(error.freedom, -abs(difference) / error.error)) if error.error else 0.0
+    differing = int(np.count_nonzero(values_QS.sum(axis=1)))
+    return max(by_t, 2.0 ** (1 - differing)) if difference and differing else 1.0
 
 
 def outcome(comparison: Contrast, *, p_adjusted: float | None = None) -> Outcome:
@@ -327,22 +365,30 @@ def verdict(a: str, b: str, comparison: Contrast, *, p_adjusted: float | None = 
     p = comparison.p_value if p_adjusted is None else p_adjusted
     difference, low, high = comparison.difference, comparison.interval.low, comparison.interval.high
     size = f"{_count(comparison.seeds, 'seed')}, {_count(comparison.questions, 'question')}"
-    chance = f"{format_p(p)} (Holm, {pairs} pairs)" if pairs > 1 else format_p(p)
+    chance = f"{format_p(p)} (Holm, {pairs} tests)" if pairs > 1 else format_p(p)
     result = outcome(comparison, p_adjusted=p)
     if result == "b_better":
         a, b, difference, low, high = b, a, -difference, -high, -low
+    scope = ""
+    if comparison.seeds == 1:
+        a, b, scope = f"this {a}", f"this {b}", "; this says nothing about other seeds"
     if result != "unclear":
-        winner, loser, scope = (
-            (a, b, "") if comparison.seeds > 1 else (f"this {a}", f"this {b}", "; this says nothing about other seeds")
+        return (
+            f"{a} beats {b} by {_points(difference)} points [{_points(low)}, {_points(high)}], {chance}, {size}{scope}"
         )
-        return f"{winner} beats {loser} by {_points(difference)} points [{_points(low)}, {_points(high)}], {chance}, {size}{scope}"
-    power = (
-        f"minimum detectable effect: {_points(comparison.detectable)} points"
-        if comparison.detectable <= 1
-        else "this design has too few questions to detect any difference"
-    )
     measured = f"{_points(difference, sign=True)} points [{_points(low)}, {_points(high)}], {chance}, {size}"
-    return f"no difference can be shown between {a} and {b} ({measured}); {power}"
+    return f"no difference can be shown between {a} and {b} ({measured}); {format_detectable(comparison)}{scope}"
+
+
+def format_detectable(comparison: Contrast) -> str:
+    """`minimum detectable effect: 6.0 points (5.4 to 11.2 for the scatter that these seeds allow)`."""
+    if comparison.detectable > 1:
+        return "this design has too few questions to detect any difference"
+    text = f"minimum detectable effect: {_points(comparison.detectable)} points"
+    if (ends := comparison.detectable_interval) is None:
+        return text
+    high = f"{_points(ends.high)}" if ends.high <= 1 else "more than 100"
+    return f"{text} ({_points(ends.low)} to {high} for the scatter that these seeds allow)"
 
 
 def _shape(array_QS: Array) -> tuple[int, int]:

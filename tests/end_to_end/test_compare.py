@@ -162,6 +162,60 @@ def edited(run: Path, place: Path, file: str, change: Callable[[Any], Any]) -> P
     return place
 
 
+def without_report(run: Path, place: Path) -> Path:
+    """A copy of a run without its report: it is read from its stages."""
+    shutil.copytree(run, place)
+    shutil.rmtree(place / "report")
+    return place
+
+
+def same(results: Results) -> dict[str, Any]:
+    """What a comparison computes, without its examples of training rationales, which a report limits, and without its run."""
+    return {key: value for key, value in results.items() if key not in ("run", "written")}
+
+
+def test_results_and_stages_give_the_same_comparison(runs: Path, tmp_path: Path, two: Results) -> None:
+    bare = without_report(runs / "first", tmp_path / "first"), without_report(runs / "second", tmp_path / "second")
+    from_stages = compare_runs(bare, "mentorkd compare first second")
+    assert same(from_stages) == same(two)
+    assert from_stages["run"]["spent"] == two["run"]["spent"]
+
+
+def test_reports_alone_can_be_compared_and_so_can_runs_of_another_version(
+    runs: Path, tmp_path: Path, two: Results
+) -> None:
+    shutil.copytree(runs / "second" / "report", tmp_path / "second")
+    old = tmp_path / "first"
+    shutil.copytree(runs / "first", old)
+    mark = old / ".stages/learners.vanilla.seed-1.train.json"
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"fingerprint": "0" * 16}))
+    results = compare_runs([old, tmp_path / "second"], "")
+    assert results["comparisons"] == two["comparisons"]
+    assert results["headline"] == two["headline"]
+    assert "The texts of second/" in results["differing"]["note"]
+    assert "first" not in results["differing"]["note"].split("The texts of ")[1]
+
+
+def test_a_report_of_an_earlier_schema_is_read_from_the_stages(runs: Path, tmp_path: Path, two: Results) -> None:
+    old = tmp_path / "second"
+    shutil.copytree(runs / "second", old)
+    file = old / "report" / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"schema": "mentorkd.results/2"}))
+    assert same(compare_runs([runs / "first", old], "")) == same(two)
+    with pytest.raises(MentorkdError, match=r"got schema 'mentorkd\.results/2'"):
+        compare_runs([runs / "first", old / "report"], "")
+
+
+def test_a_report_of_another_recipe_than_the_run_s_is_not_used(runs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(runs / "lone", other)
+    recipe = other / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("- 5\n", "- 6\n").replace("[5]", "[6]"))
+    assert recipe.read_text() != (runs / "lone" / "recipe.yaml").read_text()
+    with pytest.raises(MentorkdError, match="is not finished"):
+        compare_runs([runs / "first", other], "")
+
+
 def test_other_questions_and_answers_are_refused_with_what_differs(runs: Path, tmp_path: Path) -> None:
     def change(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         test = [row for row in rows if row["split"] == "test"]
@@ -170,7 +224,7 @@ def test_other_questions_and_answers_are_refused_with_what_differs(runs: Path, t
         test[2] |= {"answer": "-1"}
         return rows
 
-    other = edited(runs / "lone", tmp_path / "other", "data/questions.jsonl", change)
+    other = edited(without_report(runs / "lone", tmp_path / "bare"), tmp_path / "other", "data/questions.jsonl", change)
     with pytest.raises(MentorkdError) as told:
         compare_runs([runs / "first", other], "")
     line = str(told.value)
@@ -184,7 +238,9 @@ def test_what_was_taught_from_other_text_is_a_caveat(runs: Path, tmp_path: Path)
     def change(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [rows[0] | {"text": "Changed."}, *rows[1:]]
 
-    other = edited(runs / "lone", tmp_path / "other", "teacher/rationales.jsonl", change)
+    other = edited(
+        without_report(runs / "lone", tmp_path / "bare"), tmp_path / "other", "teacher/rationales.jsonl", change
+    )
     warnings = compare_runs([runs / "first", other], "")["warnings"]
     assert any(line.startswith("Different rationales of the teacher: first ") for line in warnings)
 
@@ -193,9 +249,10 @@ def test_runs_that_cannot_be_compared_give_one_line_and_an_exit_code(runs: Path,
     def aged(rows: list[Any]) -> list[Any]:
         return [rows[0] | {"fingerprint": "0" * 16}]
 
-    old = edited(runs / "lone", tmp_path / "old", ".stages/learners.vanilla.seed-5.train.json", aged)
+    bare = without_report(runs / "lone", tmp_path / "bare")
+    old = edited(bare, tmp_path / "old", ".stages/learners.vanilla.seed-5.train.json", aged)
     odd = tmp_path / "odd"
-    shutil.copytree(runs / "lone", odd)
+    shutil.copytree(bare, odd)
     with (odd / "recipe.yaml").open("a") as file:
         file.write("\nfrom_the_future: 1\n")
     other = tmp_path / "other"

@@ -1,7 +1,8 @@
 """Several finished runs in one report: their learners side by side, on the same test questions.
 
-Nothing is trained or asked again. The report inputs of every run are read from its folder, learners get distinct names, and
-one report is built from the inputs of all runs.
+Nothing is trained or asked again. The report inputs of every run are read from the `results.json` of its report, learners get
+distinct names, and one report is built from the inputs of all runs. The stages of a run are read only where its report is of an
+earlier version.
 """
 
 from __future__ import annotations
@@ -13,26 +14,25 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mentorkd.errors import RecipeError, RunError
+from mentorkd.errors import DamagedError, MentorkdError, RecipeError, RunError
 from mentorkd.pipeline.run import Pipeline, open_run
-from mentorkd.pipeline.stages.report import read_inputs
-from mentorkd.records import Question, normalise_whitespace
+from mentorkd.pipeline.run_folder import RunFolder
+from mentorkd.pipeline.stages.report import read_inputs, recipe_digest
+from mentorkd.records import Prediction, Question, normalise_whitespace
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
+from mentorkd.reporting.reread import inputs_of
 from mentorkd.reporting.roles import headline_pairs, is_arm, is_baseline
 from mentorkd.reporting.schema import Results
+from mentorkd.reporting.write import read_results
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the inputs of its report, and its training questions and rationales."""
+    """A finished run: the inputs of its report."""
 
     name: str
     inputs: ReportInputs
-    questions: frozenset[str]
-    """Ids of the training questions."""
-    rationales: frozenset[tuple[str, str]]
-    """Question and text of the teacher's rationales."""
     manifest: Mapping[str, Any]
     names: Mapping[str, str]
     """The name of each learner in the run, and of each that a sweep made variants of -> its name in the comparison."""
@@ -42,20 +42,63 @@ def compare_runs(folders: Sequence[Path], command: str, *, verify: bool = True) 
     """The results of several runs as those of one; `command` is the command that the report shows. `verify` checks
     the outputs of their stages against their marks.
 
-    Raises RunError for fewer than two different folders, for a folder without a finished run of this version, and for runs
-    with different test questions.
+    A folder is a run folder, or a folder with only its report. Raises RunError for fewer than two different folders, for a folder
+    without a finished run, and for runs with different test questions.
     """
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise RunError(f"got {', '.join(map(str, folders))}; expected two or more different run folders")
-    pipelines = [_finished(folder, verify) for folder in folders]
-    counts = Counter(name for pipeline in pipelines for name in _names(pipeline))
+    inputs = [_read(folder, verify) for folder in folders]
+    counts = Counter(name for one in inputs for name in _names(one))
     runs = [
-        _read(pipeline, run, {name: f"{run}/{name}" if counts[name] > 1 else name for name in _names(pipeline)})
-        for pipeline, run in zip(pipelines, _distinct_names(folders), strict=True)
+        _run(folder, one, run, {name: f"{run}/{name}" if counts[name] > 1 else name for name in _names(one)})
+        for folder, one, run in zip(folders, inputs, _distinct_names(folders), strict=True)
     ]
     for other in runs[1:]:
         _check_questions(runs[0], other)
     return build_results(_together(runs, command))
+
+
+def _read(folder: Path, verify: bool) -> ReportInputs:
+    """The report inputs of a finished run: from its results, or from its stages if these are of an earlier version."""
+    run = RunFolder(folder, verify=verify)
+    is_run = run.recipe.is_file()
+    place = folder / "report" if is_run else folder
+    if (place / "results.json").is_file() and (not is_run or run.mark("report").is_file()):
+        try:
+            results = read_results(run.report() if is_run else place)
+        except RunError:
+            if not is_run:
+                raise
+        else:
+            if not is_run or results["run"]["recipe_digest"] == recipe_digest(run):
+                return inputs_of(results, _answers(results, run) if is_run else {})
+    pipeline = _finished(folder, verify)
+    return read_inputs(pipeline.recipe, pipeline.folder, pipeline.stages[-1], pipeline.manifest())
+
+
+def _answers(results: Results, folder: RunFolder) -> dict[tuple[str, int], list[Prediction]]:
+    """The predictions of each learner and seed that are still in the run folder and have the verdicts of the results."""
+    served = {
+        (row["learner"], int(seed)): stages[-1]
+        for row in results["run"]["spent"]
+        for seed, stages in row["stages"].items()
+        if stages
+    }
+    order = [question["id"] for question in results["questions"]]
+    answers = {}
+    for learner in results["learners"]:
+        for row in learner["per_seed"]:
+            key = learner["name"], row["seed"]
+            try:
+                rows = folder.predictions(served[key])
+            except DamagedError:
+                raise
+            except (KeyError, OSError, MentorkdError):
+                continue
+            marks = "".join(str(int(one.verdict == "correct")) for one in rows)
+            if ([one.question_id for one in rows], marks) == (order, row["verdicts"]):
+                answers[key] = [replace(one, learner=key[0], seed=key[1]) for one in rows]
+    return answers
 
 
 def _finished(folder: Path, verify: bool) -> Pipeline:
@@ -78,10 +121,10 @@ def _finished(folder: Path, verify: bool) -> Pipeline:
     raise RunError(f"{folder} is not finished ({count} left, first {missing[0].name}); use `mentorkd run`")
 
 
-def _names(pipeline: Pipeline) -> list[str]:
+def _names(inputs: ReportInputs) -> list[str]:
     """The learners of a run, and the learners that a sweep made variants of."""
-    recipe = pipeline.recipe
-    return list(dict.fromkeys([*recipe.learners, *(variant.of for variant in recipe.variants.values())]))
+    swept = [info.variant_of for info in inputs.learners if info.variant_of]
+    return list(dict.fromkeys([*(info.name for info in inputs.learners), *swept]))
 
 
 def _distinct_names(folders: Sequence[Path]) -> list[str]:
@@ -91,21 +134,10 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(path[-depth:]) for path in paths]
 
 
-def _read(pipeline: Pipeline, name: str, names: Mapping[str, str]) -> Run:
-    folder, manifest = pipeline.folder, pipeline.manifest()
-    inputs = read_inputs(pipeline.recipe, folder, pipeline.stages[-1], manifest)
-    return Run(
-        name,
-        _renamed(inputs, name, names),
-        frozenset(question.id for question in folder.questions("prepare", "train")),
-        frozenset((rationale.question_id, rationale.text) for rationale in folder.rationales("annotate")),
-        {
-            "folder": folder.root.as_posix(),
-            "recipe": pipeline.recipe.name,
-            **{key: manifest.get(key) for key in ("command", "versions", "host", "git")},
-        },
-        names,
-    )
+def _run(folder: Path, inputs: ReportInputs, name: str, names: Mapping[str, str]) -> Run:
+    manifest = {key: inputs.manifest.get(key) for key in ("command", "versions", "host", "git")}
+    place = {"folder": folder.as_posix(), "recipe": inputs.name}
+    return Run(name, _renamed(inputs, name, names), {**place, **manifest}, names)
 
 
 def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> ReportInputs:
@@ -138,6 +170,8 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
         predictions={
             key: [replace(one, learner=key[0]) for one in rows] for key, rows in keyed(inputs.predictions).items()
         },
+        seed_results=keyed(inputs.seed_results),
+        textless=frozenset((name(learner), seed) for learner, seed in inputs.textless),
         metrics=keyed(inputs.metrics),
         filters=[row(one) for one in inputs.filters],
         dropped=[row(one) for one in inputs.dropped],
@@ -196,7 +230,7 @@ def _together(runs: Sequence[Run], command: str) -> ReportInputs:
     }
     keyed: dict[str, Any] = {
         part: {key: one for run in runs for key, one in getattr(run.inputs, part).items()}
-        for part in ("predictions", "metrics", "stages", "serving")
+        for part in ("predictions", "seed_results", "metrics", "stages", "serving")
     }
     return ReportInputs(
         name=" against ".join(run.name for run in runs),
@@ -204,6 +238,7 @@ def _together(runs: Sequence[Run], command: str) -> ReportInputs:
         seeds=list(dict.fromkeys(seed for run in runs for seed in run.inputs.seeds)),
         questions=first.questions,
         headline=_headline(runs),
+        textless=frozenset(key for run in runs for key in run.inputs.textless),
         match=None,
         rationales=_side_by_side(runs),
         teacher=accounts[0] if accounts and all(account == accounts[0] for account in accounts) else None,
@@ -260,15 +295,18 @@ def _side_by_side(runs: Sequence[Run]) -> list[tuple[Question, list[Any]]]:
 
 def _different_training_data(runs: Sequence[Run]) -> list[str]:
     """A sentence for each run with other training questions or rationales than the first run."""
-    first, lines = runs[0], []
+    lines = []
     for other in runs[1:]:
-        for fact, mine, theirs in (
-            ("Trained on different questions", first.questions, other.questions),
-            ("Different rationales of the teacher", first.rationales, other.rationales),
+        mine, theirs = runs[0].inputs.training, other.inputs.training
+        if mine is None or theirs is None:
+            raise RunError(f"got a comparison of several runs among {runs[0].name}, {other.name}; expected single runs")
+        for fact, count, digest in (
+            ("Trained on different questions", "questions", "questions_digest"),
+            ("Different rationales of the teacher", "rationales", "rationales_digest"),
         ):
-            if mine != theirs:
-                counts = f"{first.name} {len(mine):,}, {other.name} {len(theirs):,}"
-                lines.append(f"{fact}: {counts}, {len(mine & theirs):,} of them the same.")
+            counts: list[dict[str, Any]] = [dict(mine), dict(theirs)]
+            if counts[0][digest] != counts[1][digest]:
+                lines.append(f"{fact}: {runs[0].name} {counts[0][count]:,}, {other.name} {counts[1][count]:,}.")
     return lines
 
 

@@ -50,7 +50,7 @@ CODE_VERSIONS = {
     "search": 1,
     "augment": 2,
     "evaluate": 3,
-    "report": 7,
+    "report": 8,
 }
 
 Finished = Callable[[Stage], StageRecord | None]

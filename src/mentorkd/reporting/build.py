@@ -10,14 +10,15 @@ from typing import Any, cast
 from mentorkd.records import Prediction
 from mentorkd.reporting import schema
 from mentorkd.reporting.caveats import build_protocol, build_warnings, on_test
-from mentorkd.reporting.comparisons import build_comparisons, build_headline, featured_learners
+from mentorkd.reporting.comparisons import build_comparisons, build_headline, featured_learners, headlines, pairs_of
 from mentorkd.reporting.costs import build_costs, build_learner_costs
-from mentorkd.reporting.decomposition import build_decompositions
+from mentorkd.reporting.decomposition import build_decomposition, find_splits, parts_of
 from mentorkd.reporting.examples import differing_examples, written_examples
+from mentorkd.reporting.families import run_tests
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import is_arm, leads, role
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, rounded, stacked, verdicts_of
-from mentorkd.statistics import accuracy_interval, mean_and_error, wilson_interval
+from mentorkd.statistics import Array, accuracy_interval, mean_and_error, wilson_interval
 
 
 def build_results(inputs: ReportInputs) -> schema.Results:
@@ -27,19 +28,23 @@ def build_results(inputs: ReportInputs) -> schema.Results:
     """
     verdicts, tested = verdicts_of(inputs), on_test(inputs.learners)
     learners = [_learner(info, inputs, verdicts, info.name in tested) for info in inputs.learners]
-    comparisons = build_comparisons(inputs, verdicts, tested)
+    pairs, splits = pairs_of(inputs, verdicts), find_splits(inputs, verdicts)
+    tests = run_tests(headlines(inputs), pairs, parts_of(splits), inputs.learners, verdicts)
+    comparisons = build_comparisons(inputs, pairs, tests, tested)
     accelerators = sorted({stage.accelerator for stage in inputs.stages.values() if stage.accelerator})
     return {
         "schema": schema.SCHEMA,
         "name": inputs.name,
         "task": inputs.task,
         "seeds": list(inputs.seeds),
+        "questions": [{"id": one.id, "text": one.text, "answer": one.answer} for one in inputs.questions],
+        "training": inputs.training,
         "headline": build_headline(inputs, learners, comparisons),
         "warnings": build_warnings(inputs, verdicts, comparisons),
         "protocol": build_protocol(inputs, comparisons),
         "learners": learners,
         "comparisons": comparisons,
-        "decompositions": build_decompositions(inputs, verdicts, tested),
+        "decompositions": [build_decomposition(split, inputs, tests, tested) for split in splits],
         "soft_labels": [cast(schema.SoftLabelResult, dict(row)) for row in inputs.soft_labels],
         "match": inputs.match,
         "trials": [cast(schema.Trial, dict(row)) for row in inputs.trials],
@@ -59,6 +64,7 @@ def build_results(inputs: ReportInputs) -> schema.Results:
             "spent": build_learner_costs(inputs),
             "accelerator": ", ".join(accelerators) or None,
             "teacher": inputs.teacher,
+            "recipe_digest": inputs.recipe_digest,
             "manifest": dict(inputs.manifest),
         },
     }
@@ -66,17 +72,24 @@ def build_results(inputs: ReportInputs) -> schema.Results:
 
 def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested: bool) -> schema.LearnerResult:
     seeds = [seed for seed in inputs.seeds if (info.name, seed) in verdicts]
-    per_seed = [_seed(seed, inputs.predictions[info.name, seed]) for seed in seeds]
+    per_seed = [
+        inputs.seed_results.get(key) or _seed(seed, inputs.predictions[key], verdicts[key])
+        for seed in seeds
+        if (key := (info.name, seed))
+    ]
     accuracy = error = interval = None
+    peers: Mapping[str, Any] = {}
     if per_seed:
         accuracy, error = mean_and_error([row["accuracy"] for row in per_seed])
         peers = peers_of([info.name], inputs.learners, verdicts, seeds)
-        interval = accuracy_interval(stacked(verdicts, info.name, seeds), peers=peers)
+        interval = accuracy_interval(stacked(verdicts, info.name, seeds), peers=list(peers.values()))
     answers = sum(row["questions"] for row in per_seed)
     validated = [value for value in info.validation if value is not None]
     measured = {
         "role": role(info, inputs.learners),
         "imitates": info.mentor_weights,
+        "peers": list(peers),
+        "scorers": list(info.scorers),
         "kd_weight": info.kd_weight if info.mentor_weights else None,
         "temperature": info.temperature if info.mentor_weights else None,
         "on_test": tested,
@@ -97,7 +110,7 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
     return schema.row_of(schema.LearnerResult, asdict(info) | measured)
 
 
-def _seed(seed: int, predictions: Sequence[Prediction]) -> schema.SeedResult:
+def _seed(seed: int, predictions: Sequence[Prediction], verdicts: Array) -> schema.SeedResult:
     correct = sum(p.verdict == "correct" for p in predictions)
     interval = wilson_interval(correct, len(predictions))
     return {
@@ -109,6 +122,7 @@ def _seed(seed: int, predictions: Sequence[Prediction]) -> schema.SeedResult:
         "accuracy": round(correct / len(predictions), 6),
         "interval": bounds(interval.low, interval.high),
         "tokens_per_answer": round(sum(p.tokens for p in predictions) / len(predictions), 6),
+        "verdicts": "".join(map(str, verdicts.tolist())),
     }
 
 

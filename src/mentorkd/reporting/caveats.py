@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from mentorkd.reporting.format import format_range, format_setting
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
+from mentorkd.reporting.matching import are_unequal, training_lengths
 from mentorkd.reporting.roles import descendants, is_arm
 from mentorkd.reporting.schema import ComparisonResult
 from mentorkd.reporting.verdicts import Verdicts
 
 MOST_NAMED = 3
 """A warning names at most this many learners or pairs of the same kind."""
-
-SAME_TOKENS = 0.02
-"""Arms matched by tokens may differ by this share, because training ends with a complete update."""
 
 
 def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
@@ -27,6 +25,7 @@ def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
 def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
     """One line for each reason to trust the numbers less."""
     lines = [*_on_test(inputs), *inputs.warnings, *_missing(inputs, verdicts), *_uneven(inputs)]
+    lines += _sources_compared(inputs, comparisons)
     if inputs.match is None:
         lines += _seeds(verdicts, comparisons)
     if comparisons and comparisons[0]["headline"]:
@@ -87,21 +86,31 @@ def _pairs(rows: Sequence[ComparisonResult]) -> str:
 
 def _uneven(inputs: ReportInputs) -> list[str]:
     """A warning where training lengths of arms differ, in the unit that the recipe matches."""
-    arms = [info for info in inputs.learners if is_arm(info, inputs.learners) and info.updates]
-    if inputs.match == "tokens":
-        counts, unit = {info.name: info.target_tokens for info in arms}, "target tokens"
-        lengths = [count for row in counts.values() for count in row]
-        uneven = bool(lengths) and max(lengths) - min(lengths) > SAME_TOKENS * max(lengths)
-    else:
-        counts, unit = {info.name: info.updates for info in arms}, "optimiser updates"
-        uneven = any(set(row) != set(arms[0].updates) for row in counts.values())
-    if not uneven:
+    arms = [info for info in inputs.learners if is_arm(info, inputs.learners)]
+    if not are_unequal(arms, inputs.match):
         return []
+    counts, unit = training_lengths(arms, inputs.match)
     reasons = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own number)"}
     return [
         f"Arms were not trained for the same number of {unit}{reasons.get(inputs.match, '')}: {_grouped(counts)}. This may explain "
         "differences in accuracy as well as their different training data."
     ]
+
+
+def _sources_compared(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]) -> list[str]:
+    """A warning for each headline pair of unequal training with a learner that another learner learns from."""
+    infos = {info.name: info for info in inputs.learners}
+    lines = []
+    for row in comparisons:
+        sources = [name for name in (row["a"], row["b"]) if not is_arm(infos[name], inputs.learners)]
+        if row["headline"] and row["unmatched"] and sources:
+            who, it = ("is trained by its", "it") if len(sources) == 1 else ("are trained by their", "them")
+            lines.append(
+                f"{row['a']} and {row['b']} were not trained equally ({row['unmatched']}): {' and '.join(sources)} {who} own "
+                f"epochs, because another learner learns from {it}. This may explain their difference in accuracy as well as "
+                "their different training data; `training.updates` sets equal numbers."
+            )
+    return lines
 
 
 def _grouped(counts: Mapping[str, Sequence[int]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from mentorkd.reporting.inputs import ReportInputs, StageCost
@@ -11,18 +11,21 @@ from mentorkd.reporting.schema import LearnerCostResult, StageCostResult, row_of
 
 def build_costs(inputs: ReportInputs) -> list[StageCostResult]:
     """One row for each stage."""
-    return [row_of(StageCostResult, asdict(stage) | {"stage": stage.kind}) for stage in inputs.stages.values()]
+    return [
+        row_of(StageCostResult, asdict(stage) | {"name": name, "stage": stage.kind, "needs": list(stage.needs)})
+        for name, stage in inputs.stages.items()
+    ]
 
 
 def build_learner_costs(inputs: ReportInputs) -> list[LearnerCostResult]:
     """One row for each evaluated learner; `LearnerCostResult` defines its two kinds of cost."""
     rows = []
     for info in inputs.learners:
-        seeds = [inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving]
-        if seeds:
+        stages = {seed: inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving}
+        if seeds := list(stages.values()):
             own = [[inputs.stages[name] for name in _with_trials(names, inputs)] for names in seeds]
             whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in seeds]
-            rows.append(_learner_cost(info.name, own, whole))
+            rows.append(_learner_cost(info.name, stages, own, whole))
     return rows
 
 
@@ -54,7 +57,10 @@ def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:
 
 
 def _learner_cost(
-    learner: str, own: Sequence[Sequence[StageCost]], whole: Sequence[Sequence[StageCost]]
+    learner: str,
+    stages: Mapping[int, Sequence[str]],
+    own: Sequence[Sequence[StageCost]],
+    whole: Sequence[Sequence[StageCost]],
 ) -> LearnerCostResult:
     queried = any(stage.kind == "annotate" for stages in whole for stage in stages)
     memory = [stage.peak_memory_mb for stages in whole for stage in stages if stage.peak_memory_mb is not None]
@@ -65,6 +71,7 @@ def _learner_cost(
     }
     more = {
         "learner": learner,
+        "stages": {str(seed): list(names) for seed, names in stages.items()},
         "peak_memory_mb": max(memory, default=None),
         "teacher_dollars": _mean(whole, "dollars") if queried else 0.0,
     }

@@ -23,11 +23,12 @@ from operator import attrgetter
 from typing import Literal
 
 from mentorkd.records import GOLD, TEACHER
+from mentorkd.reporting.families import Seeds, Sum, Tests, turned
 from mentorkd.reporting.format import format_points
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
+from mentorkd.reporting.matching import unequal_training
 from mentorkd.reporting.schema import Decomposition, GainPart
-from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, stacked
-from mentorkd.statistics import contrast, outcome
+from mentorkd.reporting.verdicts import Verdicts
 
 Part = Literal["more_updates", "rationales", "soft_labels", "interaction", "total"]
 
@@ -64,11 +65,34 @@ class Arms:
         return list({info.name: info for info in arms if info is not None}.values())
 
 
-def build_decompositions(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]) -> list[Decomposition]:
-    """One decomposition for each model and set of mentors, with the arms that give the most parts; the first arms win ties.
+@dataclass(frozen=True)
+class Split:
+    """A decomposition before its parts are tested."""
 
-    `on_test` names the learners influenced by the test set.
-    """
+    arms: Arms
+    seeds: Sequence[int]
+    """The seeds shared by all arms."""
+
+    @property
+    def sums(self) -> dict[Part, dict[str, int]]:
+        """The parts as weighted sums of arms."""
+        base, longer, both = self.arms.base.name, self.arms.longer.name, self.arms.both.name
+        text, labels = (None if info is None else info.name for info in (self.arms.rationales, self.arms.soft_labels))
+        sums: dict[Part, dict[str, int]] = {}
+        if longer != base:
+            sums["more_updates"] = {longer: 1, base: -1}
+        if text:
+            sums["rationales"] = {text: 1, longer: -1}
+        if labels:
+            sums["soft_labels"] = {labels: 1, longer: -1}
+        if text and labels:
+            sums["interaction"] = {both: 1, text: -1, labels: -1, longer: 1}
+        sums["total"] = {both: 1, base: -1}
+        return sums
+
+
+def find_splits(inputs: ReportInputs, verdicts: Verdicts) -> list[Split]:
+    """One for each model and set of mentors, with the arms that give the most parts; the first arms win ties."""
     trained = [info for info in inputs.learners if any(info.name == name for name, _ in verdicts)]
     best: dict[tuple[str, ...], Arms] = {}
     for both in trained:
@@ -77,7 +101,20 @@ def build_decompositions(inputs: ReportInputs, verdicts: Verdicts, on_test: Sequ
             key = (both.model_key, *sorted(both.rationales), "|", *sorted(both.mentor_weights))
             if key not in best or len(arms.all) > len(best[key].all):
                 best[key] = arms
-    return [each for arms in best.values() if (each := _decomposition(arms, inputs, verdicts, on_test))]
+    splits = [
+        Split(arms, [seed for seed in inputs.seeds if all((info.name, seed) in verdicts for info in arms.all)])
+        for arms in best.values()
+    ]
+    return [split for split in splits if split.seeds]
+
+
+def parts_of(splits: Sequence[Split]) -> dict[Sum, Seeds]:
+    """All parts with their seeds."""
+    return {
+        frozenset(weights.items()): [(seed, seed) for seed in split.seeds]
+        for split in splits
+        for weights in split.sums.values()
+    }
 
 
 def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:
@@ -109,72 +146,55 @@ def _is_comparable(info: LearnerInfo, both: LearnerInfo) -> bool:
     return (info.run, info.model_key, info.objective, ours) == (both.run, both.model_key, both.objective, theirs)
 
 
-def _decomposition(
-    arms: Arms, inputs: ReportInputs, verdicts: Verdicts, on_test: Sequence[str]
-) -> Decomposition | None:
-    names = [info.name for info in arms.all]
-    seeds = [seed for seed in inputs.seeds if all((name, seed) in verdicts for name in names)]
-    if not seeds:
-        return None
-    base, longer, both = arms.base.name, arms.longer.name, arms.both.name
-    text, labels = (None if info is None else info.name for info in (arms.rationales, arms.soft_labels))
-    sums: dict[Part, dict[str, int]] = {}
-    if longer != base:
-        sums["more_updates"] = {longer: 1, base: -1}
-    if text:
-        sums["rationales"] = {text: 1, longer: -1}
-    if labels:
-        sums["soft_labels"] = {labels: 1, longer: -1}
-    if text and labels:
-        sums["interaction"] = {both: 1, text: -1, labels: -1, longer: 1}
-    sums["total"] = {both: 1, base: -1}
-    peers = peers_of(names, inputs.learners, verdicts, seeds)
+def build_decomposition(split: Split, inputs: ReportInputs, tests: Tests, on_test: Sequence[str]) -> Decomposition:
+    """The decomposition with its tested parts; `on_test` names the learners influenced by the test set."""
+    arms, sums = split.arms, split.sums
     infos = {info.name: info for info in arms.all}
-    matrices = {name: stacked(verdicts, name, seeds) for name in names}
     parts: list[GainPart] = []
     for part, weights in sums.items():
-        others = [matrices[name] for name in names if name not in weights]
-        result = contrast([matrices[name] for name in weights], list(weights.values()), peers=[*others, *peers])
-        parts.append(
-            {
-                "part": part,
-                "arms": weights,
-                "gain": round(result.difference, 6),
-                "interval": bounds(result.interval.low, result.interval.high),
-                "p": result.p_value,
-                "shown": outcome(result) != "unclear",
-                "on_test": any(name in on_test for name in weights),
-                "note": None if part in ("more_updates", "total") else _uneven([infos[name] for name in weights]),
-            }
-        )
+        unequal = unequal_training([infos[name] for name in weights], inputs.match)
+        hidden = unequal is None or part in ("more_updates", "total")
+        note = None if hidden else f"includes the effect of different numbers of {unequal}"
+        parts.append(_part(part, weights, tests, note, any(name in on_test for name in weights)))
     return {
         "model": arms.both.model,
-        "base": base,
-        "longer": None if longer == base else longer,
-        "rationales": text,
-        "soft_labels": labels,
-        "both": both,
+        "base": arms.base.name,
+        "longer": None if arms.longer is arms.base else arms.longer.name,
+        "rationales": None if arms.rationales is None else arms.rationales.name,
+        "soft_labels": None if arms.soft_labels is None else arms.soft_labels.name,
+        "both": arms.both.name,
         "parts": parts,
-        "statement": _statement(arms, parts),
+        "statement": _statement(arms, parts, len(split.seeds)),
         "missing": _missing(arms),
         "questions": len(inputs.questions),
-        "seeds": seeds,
+        "seeds": list(split.seeds),
     }
 
 
-def _uneven(arms: Sequence[LearnerInfo]) -> str | None:
-    """A note where the arms of a part have different numbers of updates; None where they are equal."""
-    if len({tuple(info.updates) for info in arms}) == 1:
-        return None
-    updates = ", ".join(f"{info.name} {sum(info.updates) / max(1, len(info.updates)):,.0f}" for info in arms)
-    return f"includes the effect of different numbers of updates: {updates}"
+def _part(part: Part, weights: Mapping[str, int], tests: Tests, note: str | None, on_test: bool) -> GainPart:
+    key = frozenset(weights.items())
+    sign = 1 if key in tests else -1  # the comparisons may have the pair the other way round
+    tested = tests[key if sign == 1 else turned(key)]
+    fields = tested.fields()
+    if sign < 0:
+        fields["interval"] = [-end for end in reversed(fields["interval"])]
+    return {
+        "part": part,
+        "arms": dict(weights),
+        "gain": round(sign * tested.result.difference, 6),
+        **fields,
+        "shown": tested.outcome != "unclear",
+        "on_test": on_test,
+        "note": note,
+    }
 
 
-def _statement(arms: Arms, parts: Sequence[GainPart]) -> str:
+def _statement(arms: Arms, parts: Sequence[GainPart], seeds: int) -> str:
     total = next(part for part in parts if part["part"] == "total")
     rest = [part for part in parts if part["part"] != "total"]
     gains = ", ".join(f"{format_points(part['gain'])} {PART_NAMES[part['part']]}" for part in rest)
-    whole = f"{arms.both.name} against {arms.base.name}: {format_points(total['gain'])} points"
+    this = "this " if seeds == 1 else ""
+    whole = f"{this}{arms.both.name} against {this}{arms.base.name}: {format_points(total['gain'])} points"
     mark = " (SELECTED ON TEST)" if any(part["on_test"] for part in parts) else ""
     adds_up = any(part["part"] == "interaction" for part in rest)
     return f"{whole}{' = ' if adds_up else '; each alone: '}{gains}{mark}"

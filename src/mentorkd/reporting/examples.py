@@ -39,7 +39,8 @@ def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Example
     turns = [
         question for turn in zip_longest(*(kinds[kind] for kind in sorted(kinds))) for question in turn if question
     ]
-    shown = turns[:MOST_DIFFERING]
+    untold = [name for name, seed in at.items() if (name, seed) in inputs.textless]
+    shown = [] if untold else turns[:MOST_DIFFERING]
     single = len(learners) == 1
     subject = (
         f"{learners[0]} is wrong"
@@ -50,7 +51,8 @@ def differing_examples(inputs: ReportInputs, learners: Sequence[str]) -> Example
     return {
         "title": f"Where {learners[0]} fails" if single else "Where learners differ",
         "note": f"On {total} of {len(inputs.questions)} test questions {subject} ({_seeds(at)}). "
-        + (f"Shown: {len(shown)}, {choice}." if total else ""),
+        + (f"The texts of {', '.join(untold)} are not in the compared folders." if untold else "")
+        + (f"Shown: {len(shown)}, {choice}." if shown else ""),
         "total": total,
         "entries": [
             _example(question, [_answer(name, answers[name][question.id]) for name in learners]) for question in shown

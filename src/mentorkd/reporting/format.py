@@ -8,7 +8,7 @@ from typing import Any
 
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.records import GOLD
-from mentorkd.reporting.schema import Bounds, LearnerResult
+from mentorkd.reporting.schema import Bounds, ComparisonResult, LearnerResult
 from mentorkd.statistics import signed_points
 
 
@@ -84,6 +84,12 @@ def soft_labels_of(learner: LearnerResult) -> str:
     """`mentor`, or `large 67 %, base 33 %`."""
     shares = learner["imitates"]
     return ", ".join(shares if len(shares) == 1 else (f"{name} {100 * share:.0f} %" for name, share in shares.items()))
+
+
+def pair_of(row: ComparisonResult) -> tuple[str, str]:
+    """The names of a pair: of two learners, or with one seed of `this student` and `this vanilla`, two trained models."""
+    this = "this " if len(row["seeds"]) == 1 else ""
+    return f"{this}{row['a']}", f"{this}{row['b']}"
 
 
 def mark_on_test(text: str, on_test: bool) -> str:

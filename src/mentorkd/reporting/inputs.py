@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mentorkd.records import Prediction, Question, Rationale
-from mentorkd.reporting.schema import TaskResult, TeacherAccount
+from mentorkd.reporting.schema import SeedResult, TaskResult, TeacherAccount, TrainingData
+
+Match = Literal["updates", "epochs", "tokens"] | None
+"""The quantity that a recipe matches between arms; None for a comparison of several runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,9 +84,17 @@ class ReportInputs:
     """The test questions."""
     predictions: Mapping[tuple[str, int], Sequence[Prediction]]
     """One prediction for each test question, or none at all."""
+    seed_results: Mapping[tuple[str, int], SeedResult] = field(default_factory=dict)
+    """Results that an earlier report computed from all predictions; then `predictions` may lack texts, tokens and `no_answer`."""
+    textless: frozenset[tuple[str, int]] = frozenset()
+    """Learners and seeds whose predictions have no text."""
+    training: TrainingData | None = None
+    """Identity of the training questions and of the teacher's rationales."""
+    recipe_digest: str | None = None
+    """Digest of the run folder's recipe."""
     headline: Sequence[tuple[str, str]] | None = None
     """Pairs to list first in the comparisons; None derives them from the graph of learners."""
-    match: Literal["updates", "epochs", "tokens"] | None = "updates"
+    match: Match = "updates"
     """The quantity that the recipe matches between arms; None for a comparison of several runs."""
     metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """Rows of metrics.jsonl: `step`, `epoch`, `loss`, `ce`, `divergence`, `learning_rate`, `validation_accuracy`; all

@@ -13,8 +13,8 @@ FEW = 5
 """Number of examples of each kind."""
 
 METHOD = (
-    "Interval: paired bootstrap over questions, each with all its seeds. p: exact sign-flip test over questions (McNemar's with "
-    "one seed). Both are widened where seeds disagree."
+    "Interval and p: Student's t over questions, each with all its seeds; the standard error grows where seeds disagree. Scatter: "
+    "standard deviation of the difference from seed to seed, in points, with the range that these seeds allow."
 )
 
 

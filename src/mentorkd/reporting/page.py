@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from mentorkd.reporting import rows, views
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import PALETTE
-from mentorkd.reporting.format import format_count, format_points, format_share, soft_labels_of
+from mentorkd.reporting.format import format_count, format_points, format_share, pair_of, soft_labels_of
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.plots import MOST_PAIRS
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
@@ -29,7 +29,7 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": format_count, "points": format_points, "share": format_share, "p": format_p}
-    environment.filters["soft_labels_of"] = soft_labels_of
+    environment.filters |= {"soft_labels_of": soft_labels_of, "pair": pair_of, "detectable": rows.format_detectable}
     comparison = results["headline"]["comparison"]
     variants = [learner for learner in results["learners"] if learner["swept"]]
     return environment.get_template("template.html.jinja").render(

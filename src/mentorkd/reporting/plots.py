@@ -7,7 +7,7 @@ from typing import Any
 
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import MARKS, add_legend, drawing, name_rows, new_figure, new_panel, to_svg
-from mentorkd.reporting.format import format_seconds, format_setting, mark_on_test
+from mentorkd.reporting.format import format_seconds, format_setting, mark_on_test, pair_of
 from mentorkd.reporting.schema import ComparisonResult, Curve, Decomposition, LearnerResult, Results
 from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on, validated_on_test, waterfall
 
@@ -60,7 +60,7 @@ def draw_forest(comparisons: Sequence[ComparisonResult]) -> str:
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
         face = colour if shown else MARKS["card"]
         axes.plot([100 * row["difference"]], [place], marker="o", markersize=6.5, color=colour, markerfacecolor=face)
-    names = [mark_on_test(f"{row['a']} − {row['b']}", row["on_test"]) for row in rows]
+    names = [mark_on_test(" − ".join(pair_of(row)), row["on_test"]) for row in rows]
     name_rows(axes, names, "difference of accuracy in points, 95 % interval")
     return to_svg(figure, "Forest plot of paired differences", "forest")
 

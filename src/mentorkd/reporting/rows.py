@@ -18,8 +18,16 @@ from mentorkd.reporting.format import (
     format_updates,
     learns_from,
     mark_on_test,
+    pair_of,
 )
-from mentorkd.reporting.schema import Decomposition, FilterCount, LearnerResult, Results, StageCostResult
+from mentorkd.reporting.schema import (
+    ContrastResult,
+    Decomposition,
+    FilterCount,
+    LearnerResult,
+    Results,
+    StageCostResult,
+)
 from mentorkd.reporting.views import shown_learners, validated_on, validated_on_test
 from mentorkd.statistics import format_p
 
@@ -53,20 +61,32 @@ def learner_rows(results: Results) -> Rows:
 
 def pair_rows(results: Results) -> Rows:
     """One row for each comparison."""
-    better = {"a_better": "a", "b_better": "b"}
+    better = {"a_better": 0, "b_better": 1}
+    unmatched = any(row["unmatched"] for row in results["comparisons"])
     return [
         {
-            "pair": mark_on_test(f"{row['a']} − {row['b']}", row["on_test"]),
+            "pair": mark_on_test(" − ".join(pair_of(row)), row["on_test"]),
             "difference in points [95 %]": format_points(row["difference"], row["interval"]),
             "p": format_p(row["p_adjusted"]),
-            "verdict": f"{row[better[row['outcome']]]} is better"  # type: ignore[literal-required]
+            "verdict": f"{pair_of(row)[better[row['outcome']]]} is better"
             if row["outcome"] in better
             else "no difference can be shown",
             "only one correct": f"{row['only_a']} : {row['only_b']}",
-            "detectable": format_share(row["detectable"]) if row["detectable"] <= 1 else "none",
+            "scatter over seeds [95 %]": format_share(row["scatter"], row["scatter_interval"]),
+            "detectable": format_detectable(row),
+            **({"unequal training": row["unmatched"] or ""} if unmatched else {}),
         }
         for row in results["comparisons"]
     ]
+
+
+def format_detectable(row: ContrastResult) -> str:
+    """`6.0 (5.4 to 11.2)` in points; `none` where the design can detect no difference."""
+    if row["detectable"] > 1:
+        return "none"
+    low, high = row["detectable_interval"] or (row["detectable"], row["detectable"])
+    ends = "" if row["detectable_interval"] is None else f" ({format_share(low)} to {format_share(min(1.0, high))})"
+    return format_share(row["detectable"]) + ends
 
 
 def decomposition_rows(decomposition: Decomposition) -> Rows:
@@ -75,7 +95,7 @@ def decomposition_rows(decomposition: Decomposition) -> Rows:
         {
             "part": mark_on_test(PART_NAMES[part["part"]], part["on_test"]),
             "points [95 %]": format_points(part["gain"], part["interval"]),
-            "p": format_p(part["p"]),
+            "p": format_p(part["p_adjusted"]),
             "arms": formula(part["arms"]),
             "note": part["note"] or "",
         }
@@ -133,13 +153,14 @@ def trial_rows(results: Results) -> Rows:
 
 
 def fairness_rows(results: Results) -> Rows:
-    """Length of training and number of validations of each arm; no rows for a single arm.
+    """Length of training and number of validations of each arm, and of sources in headline pairs; no rows for a single arm.
 
     Variants of one learner with equal numbers share a row.
     """
     validations = {curve["learner"]: len(curve["validation"]) for curve in results["curves"]}
     groups: dict[tuple[Any, ...], list[str]] = {}
-    arms = [learner for learner in results["learners"] if learner["arm"] and learner["updates"]]
+    paired = {name for row in results["comparisons"] if row["headline"] for name in (row["a"], row["b"])}
+    arms = [one for one in results["learners"] if (one["arm"] or one["name"] in paired) and one["updates"]]
     for learner in arms:
         many = OBJECTIVES[learner["objective"]].rows_per_rationale
         cells = {

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from mentorkd.records import AnswerKind, Verdict
 
-SCHEMA = "mentorkd.results/2"
+SCHEMA = "mentorkd.results/3"
 """Value of `Results.schema`; the number increases when a field changes its meaning or is removed."""
 
 Bounds = list[float]
@@ -41,6 +41,30 @@ class TaskResult(TypedDict):
     """Test questions."""
 
 
+class TestQuestion(TypedDict):
+    """A test question."""
+
+    id: str
+    """Content id."""
+    text: str
+    """Text."""
+    answer: str
+    """Gold answer."""
+
+
+class TrainingData(TypedDict):
+    """What all learners of a run learn from. Equal digests mean equal data, in any order."""
+
+    questions: int
+    """Number of training questions."""
+    questions_digest: str
+    """Digest of their content ids."""
+    rationales: int
+    """Number of different rationales of the teacher, before all filters."""
+    rationales_digest: str
+    """Digest of their questions and texts."""
+
+
 class SeedResult(TypedDict):
     """One model of a learner (one seed) on the test questions."""
 
@@ -60,6 +84,8 @@ class SeedResult(TypedDict):
     """Wilson's interval of `accuracy`."""
     tokens_per_answer: float
     """Mean number of generated tokens."""
+    verdicts: str
+    """One character for each of `questions`, in their order: 1 for a correct answer, else 0."""
 
 
 class LearnerResult(TypedDict):
@@ -69,6 +95,8 @@ class LearnerResult(TypedDict):
     """The learner's name in the recipe."""
     model: str
     """The model that training starts from."""
+    model_key: str
+    """Equal for learners that start from the same model."""
     parameters: int | None
     """Number of parameters; null if unknown."""
     role: Literal["mentor", "student", "baseline", "untrained"]
@@ -78,6 +106,12 @@ class LearnerResult(TypedDict):
     """Sources of its rationales; empty for an untrained model."""
     imitates: dict[str, float]
     """Mentors of its soft labels, with their weights (sum 1); empty without soft labels."""
+    scorers: list[str]
+    """Learners whose perplexity filters its rationales."""
+    filters: dict[str, Any]
+    """Source -> filters of its rationales for this learner."""
+    run: str | None
+    """Its run, where several runs are compared; else null."""
     objective: str
     """Its objective, by the name in the recipe."""
     kd_weight: float | None
@@ -117,6 +151,8 @@ class LearnerResult(TypedDict):
     """Mean over seeds; null without predictions."""
     interval: Bounds | None
     """Wilson's interval of `accuracy`; with several seeds, for the effective number of trials."""
+    peers: list[str]
+    """Further learners of its model, whose scatter over seeds contributes to `interval`."""
     standard_error: float | None
     """Standard error over seeds; null with fewer than two."""
     no_answer: float | None
@@ -129,8 +165,40 @@ class LearnerResult(TypedDict):
     """The seeds with predictions, in the recipe's order."""
 
 
-class ComparisonResult(TypedDict):
-    """Learner `a` against learner `b`, paired by question and seed."""
+class ContrastResult(TypedDict):
+    """The test of a weighted sum of accuracies; fields of every comparison and of every part of a decomposition."""
+
+    interval: Bounds
+    """Student's t interval: the sum, plus or minus t x `standard_error`; not corrected for the number of tests."""
+    standard_error: float
+    """Standard error over questions and seeds; with one seed, over questions alone."""
+    freedom: float
+    """Degrees of freedom of `standard_error`."""
+    factor: float
+    """Ratio of `standard_error` to that of question sampling alone; 1 with one seed or where seeds agree."""
+    scatter: float | None
+    """Standard deviation of the sum from seed to seed, beyond what the questions explain; null with one seed."""
+    scatter_interval: Bounds | None
+    """The scatter that is compatible with these seeds; null with one seed."""
+    detectable: float
+    """Minimum detectable effect: smallest true value that a repetition of this design detects with 80 % power; above 1: none."""
+    detectable_interval: Bounds | None
+    """Minimum detectable effect at both ends of `scatter_interval`; null with one seed."""
+    peers: list[str]
+    """Further learners of the same models, whose scatter over seeds contributes to the estimate."""
+    p_value: float
+    """Two-sided p by Student's t; at least 2^(1-k), where k questions differ."""
+    p_adjusted: float
+    """`p_value` after Holm's correction over `corrected_for` tests."""
+    family: Literal["headline", "parts", "pairs"]
+    """The tests corrected together. headline: the first headline pair, by itself; parts: the parts of all decompositions; pairs: all
+    other pairs."""
+    corrected_for: int
+    """Number of tests in the family."""
+
+
+class ComparisonResult(ContrastResult):
+    """Learner `a` against learner `b`, paired by question and seed. It also has the fields of `ContrastResult`."""
 
     a: str
     """The learner whose gain is measured."""
@@ -138,18 +206,6 @@ class ComparisonResult(TypedDict):
     """The learner it is compared with."""
     difference: float
     """Accuracy of `a` minus accuracy of `b`, mean over `seeds`."""
-    interval: Bounds
-    """Paired bootstrap interval over questions, widened by `inflation`; not corrected for the number of pairs."""
-    p_value: float
-    """Two-sided p of the exact sign-flip test over questions (McNemar's with one seed)."""
-    p_adjusted: float
-    """`p_value` after Holm's correction over `corrected_for` pairs."""
-    corrected_for: int
-    """Number of pairs tested together: 1 for the first headline pair, else all other pairs."""
-    detectable: float
-    """Minimum detectable effect: smallest true difference that this design detects with 80 % power; above 1: none."""
-    inflation: float
-    """Factor by which variation between seeds widened interval and test; 1 with one seed or where seeds agree."""
     only_a: int
     """(question, seed) pairs that only `a` answered correctly."""
     only_b: int
@@ -162,6 +218,8 @@ class ComparisonResult(TypedDict):
     """Seeds of `b`, paired with those of `a`; they differ only without shared seeds (comparisons of runs)."""
     on_test: bool
     """Whether the test set influenced either learner."""
+    unmatched: str | None
+    """Their numbers of optimiser updates (target tokens with `match: tokens`) where these differ; else null."""
     outcome: Literal["a_better", "b_better", "unclear"]
     """a_better or b_better requires both `p_adjusted` < 0.05 and an interval without 0."""
     verdict: str
@@ -179,8 +237,11 @@ class Headline(TypedDict):
     """Index into `comparisons`; null if the recipe has no student with its baseline."""
 
 
-class GainPart(TypedDict):
-    """One part of a decomposition: a weighted sum of accuracies."""
+class GainPart(ContrastResult):
+    """One part of a decomposition: a weighted sum of accuracies. It also has the fields of `ContrastResult`.
+
+    A part that is a pair has the numbers of the pair in `comparisons`.
+    """
 
     part: Literal["more_updates", "rationales", "soft_labels", "interaction", "total"]
     """What was added. interaction: the gain of both together beyond the sum of their gains; total: the full gain over the base."""
@@ -188,12 +249,8 @@ class GainPart(TypedDict):
     """The weighted sum: learner -> weight."""
     gain: float
     """Value of the sum, a share; mean over seeds."""
-    interval: Bounds
-    """Paired bootstrap interval over questions, widened by variation between seeds."""
-    p: float
-    """Two-sided p of the sign-flip test over questions, not corrected for the number of parts."""
     shown: bool
-    """Whether the gain differs from 0: p below 0.05 and an interval without 0."""
+    """Whether the gain differs from 0: `p_adjusted` below 0.05 and an interval without 0."""
     on_test: bool
     """Whether the test set influenced any of `arms`."""
     note: str | None
@@ -271,13 +328,17 @@ class Results(TypedDict):
     """Everything that the report shows. `results.json` has all keys except `run`."""
 
     schema: str
-    """`mentorkd.results/2`."""
+    """`mentorkd.results/3`."""
     name: str
     """The recipe's name."""
     task: TaskResult
     """The task."""
     seeds: list[int]
     """The recipe's seeds."""
+    questions: list[TestQuestion]
+    """The test questions, in the order of `verdicts`."""
+    training: TrainingData | None
+    """Identity of the training questions and of the teacher's rationales; null for a comparison of several runs."""
     headline: Headline
     """The main result."""
     warnings: list[str]
@@ -431,6 +492,12 @@ class Examples(TypedDict):
 class StageCostResult(TypedDict):
     """The cost of one stage."""
 
+    name: str
+    """Name of the stage in the run folder."""
+    needs: list[str]
+    """Names of its input stages."""
+    dollars: float | None
+    """Cost of its queries to the teacher; null without any."""
     stage: str
     """Kind of stage: annotate, train, augment, score or evaluate."""
     learner: str | None
@@ -459,6 +526,8 @@ class LearnerCostResult(TypedDict):
 
     learner: str
     """The learner."""
+    stages: dict[str, list[str]]
+    """Seed -> names of the stages that train and evaluate it."""
     own_seconds: float | None
     """Wall-clock time of its own stages."""
     whole_seconds: float | None
@@ -535,6 +604,8 @@ class RunFacts(TypedDict):
     """The accelerators that stages held; null if all ran only on the processor."""
     teacher: TeacherAccount | None
     """Work and cost of the teacher; null for recorded rationales."""
+    recipe_digest: str | None
+    """Digest of the recipe in the run folder; null for a comparison of several runs."""
     manifest: dict[str, Any]
     """Command, git commit, versions and host of the stages behind the results; a list where stages differ. `report` has the
     values that differ for the report itself, if it was written again later."""

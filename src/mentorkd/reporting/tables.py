@@ -23,6 +23,11 @@ LATEX = {
 }
 
 
+TEST = ("standard_error", "freedom", "factor", "scatter", "detectable", "p_value", "p_adjusted")
+TEST += ("family", "corrected_for")
+"""Columns of a test."""
+
+
 def plain_markdown(text: str) -> str:
     """Text on one line, escaped so that it makes no tag, code, emphasis, link or table cell."""
     return re.sub(r"([\\`*|]|<(?=[A-Za-z/!?])|(?<=\])\()", r"\\\1", " ".join(text.split()))
@@ -72,14 +77,14 @@ def learners_csv(results: Results) -> str:
 
 def comparisons_csv(results: Results) -> str:
     """One row for each pair, shares at full precision."""
-    columns = ("a", "b", "difference", "p_value", "p_adjusted", "corrected_for", "detectable", "inflation", "only_a")
-    more = ("only_b", "questions", "low", "high", "seeds", "outcome", "on_test")
+    columns = ("a", "b", "difference", "low", "high", *TEST, "only_a", "only_b", "questions", "seeds", "outcome")
+    more = ("unmatched", "on_test")
     return csv_table([_cells({**row, "seeds": len(row["seeds"])}, (*columns, *more)) for row in results["comparisons"]])
 
 
 def decomposition_csv(results: Results) -> str:
     """One row for each part of each decomposition, shares at full precision."""
-    columns = ("part", "gain", "low", "high", "p", "shown", "arms", "on_test")
+    columns = ("part", "gain", "low", "high", *TEST, "shown", "arms", "on_test")
     return csv_table(
         [
             {"model": decomposition["model"]}

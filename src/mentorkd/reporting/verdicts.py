@@ -50,7 +50,7 @@ def stacked(verdicts: Verdicts, name: str, seeds: Sequence[int]) -> NDArray[np.i
 
 def peers_of(
     names: Sequence[str], learners: Sequence[LearnerInfo], verdicts: Verdicts, seeds: Sequence[int]
-) -> list[NDArray[np.int64]]:
+) -> dict[str, NDArray[np.int64]]:
     """Verdicts [questions, seeds] of further learners of the same models, for the estimate of the scatter over seeds.
 
     Empty if one of `names` is untrained, since its seeds do not scatter like those of trained learners. Learners that
@@ -58,15 +58,17 @@ def peers_of(
     """
     infos = {info.name: info for info in learners}
     if not all(infos[name].rationales for name in names):
-        return []
+        return {}
     models = {infos[name].model_key for name in names}
     own = {stacked(verdicts, name, seeds).tobytes() for name in names}
-    others = [
-        stacked(verdicts, info.name, seeds)
-        for info in learners
-        if info.model_key in models and info.rationales and all((info.name, seed) in verdicts for seed in seeds)
-    ]
-    return list({matrix.tobytes(): matrix for matrix in others if matrix.tobytes() not in own}.values())
+    peers: dict[str, NDArray[np.int64]] = {}
+    for info in learners:
+        if info.model_key in models and info.rationales and all((info.name, seed) in verdicts for seed in seeds):
+            matrix = stacked(verdicts, info.name, seeds)
+            if (key := matrix.tobytes()) not in own:
+                own.add(key)
+                peers[info.name] = matrix
+    return peers
 
 
 def rounded(value: float | None) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentorkd.reporting.format import format_range, format_setting
-from mentorkd.reporting.schema import Decomposition, GainPart, LearnerResult, Results
+from mentorkd.reporting.schema import ContrastResult, Decomposition, GainPart, LearnerResult, Results
 
 SOFT_LABELS = (
     "Mentor and trained student on the same target tokens, a sample of the student's training rows. NLL and entropy in nats per "
@@ -116,16 +116,30 @@ def cut_lines(results: Results) -> list[str]:
 
 
 def pair_note(results: Results) -> str:
-    """For how many pairs p is corrected, and that intervals are not; empty where nothing is corrected."""
-    families = [row["corrected_for"] for row in results["comparisons"]]
-    pairs = max(families, default=1)
-    if pairs == 1:
-        return ""
-    first = "The first pair is tested by itself; p of all other pairs" if families[0] == 1 else "p of all pairs"
-    return (
-        f"{first} is corrected for their number, {pairs} (Holm). Each interval is that of one pair and is not corrected. So an "
-        "interval without 0 beside a p above 0.05 is no contradiction: that difference is not shown."
-    )
+    """For how many tests p is corrected, that intervals are not, and what one seed means; empty where nothing of this applies."""
+    tests: list[ContrastResult] = [
+        *results["comparisons"],
+        *(part for each in results["decompositions"] for part in each["parts"]),
+    ]
+    sizes = {test["family"]: test["corrected_for"] for test in tests if test["corrected_for"] > 1}
+    names = {
+        "parts": "parts of decompositions",
+        "pairs": "other pairs" if len(tests) > sizes.get("pairs", 0) else "pairs",
+    }
+    families = [f"of the {sizes[family]} {name}" for family, name in names.items() if family in sizes]
+    lines = []
+    if families:
+        first = "The first pair is tested by itself; p" if tests[0]["family"] == "headline" else "p"
+        verb = "are each" if len(families) > 1 else "is"
+        lines.append(
+            f"{first} {' and p '.join(families)} {verb} corrected for their number (Holm). Each interval is that of one test and is not "
+            "corrected. So an interval without 0 beside a p above 0.05 is no contradiction: that difference is not shown."
+        )
+    if any(len(row["seeds"]) == 1 for row in results["comparisons"]):
+        lines.append(
+            "With one seed, a pair is two trained models, not two learners: it says nothing about other seeds."
+        )
+    return " ".join(lines)
 
 
 COUNTED = {"tokens": "tokens of the learner's own tokenizer", "characters": "characters, four per token"}

@@ -27,6 +27,14 @@ def test_a_shipped_recipe_loads_and_survives_its_dump(path: Path) -> None:
     assert path.stem in (recipe.name, "recipe")
 
 
+def test_shipped_recipes_have_three_seeds() -> None:
+    """One seed compares two trained models. The recipes of the paper's tables have the paper's one run."""
+    recipes = [load_recipe(path, check_files=False) for path in RECIPES]
+    fair = [recipe for recipe in recipes if recipe.protocol == "fair"]
+    assert len(fair) >= 7
+    assert {recipe.name: len(recipe.seeds) for recipe in fair if len(recipe.seeds) != 3} == {}
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_a_recipe_of_the_paper_finds_its_files_in_the_papers_data(name: str, shared_data: Path) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [f"data.root={shared_data / 'mentor-kd'}"])

@@ -14,7 +14,7 @@ from mentorkd.reporting.inputs import LearnerInfo
 from mentorkd.reporting.page import _step
 from mentorkd.reporting.plots import draw_decomposition
 from mentorkd.reporting.views import waterfall
-from mentorkd.statistics import compare, contrast
+from mentorkd.statistics import compare, contrast, holm
 
 SEEDS = (1, 2, 3)
 SETTINGS = {"epochs": 5, "updates": None, "learning_rate": 1e-3}
@@ -86,11 +86,37 @@ def test_a_part_is_shown_by_its_p_and_its_interval_both(inputs):
         arms = part["arms"]
         peers = [known[info.name] for info in (BASE, LONGER, TEXT, LABELS, BOTH) if info.name not in arms]
         alone = contrast([known[name] for name in arms], list(arms.values()), peers=peers)
-        assert part["p"] == alone.p_value
-        assert part["shown"] == (part["p"] < 0.05 and not part["interval"][0] <= 0 <= part["interval"][1])
+        assert part["p_value"] == pytest.approx(alone.p_value, rel=1e-5)
+        assert part["shown"] == (part["p_adjusted"] < 0.05 and not part["interval"][0] <= 0 <= part["interval"][1])
     shown = {part["part"]: part["shown"] for part in row["parts"]}
     assert shown["total"]
     assert not shown["interaction"]
+
+
+def test_parts_are_corrected_together_and_a_pair_has_one_p(inputs):
+    results, _ = found(inputs)
+    [row] = results["decompositions"]
+    pairs = {frozenset((pair["a"], pair["b"])): pair for pair in results["comparisons"]}
+    tested = [part for part in row["parts"] if part["family"] == "parts"]
+    assert [part["p_adjusted"] for part in tested] == pytest.approx(
+        holm([part["p_value"] for part in tested]), rel=1e-4
+    )
+    assert {part["corrected_for"] for part in tested} == {len(tested)}
+    for part in row["parts"]:
+        if len(part["arms"]) == 2:
+            pair = pairs[frozenset(part["arms"])]
+            for field in ("p_value", "p_adjusted", "corrected_for", "family", "standard_error", "freedom", "peers"):
+                assert part[field] == pair[field], field
+            assert part["shown"] == (pair["outcome"] != "unclear")
+            assert abs(part["gain"]) == abs(pair["difference"])
+    others = [pair for pair in results["comparisons"] if pair["family"] == "pairs"]
+    assert {pair["corrected_for"] for pair in others} == {len(others)}
+    assert len([pair for pair in results["comparisons"] if pair["family"] == "headline"]) == 1
+
+
+def test_a_decomposition_of_one_seed_speaks_of_these_models(inputs):
+    [row] = found(inputs, seeds=(1,))[0]["decompositions"]
+    assert row["statement"].startswith("this x2 against this x5: ")
 
 
 def test_a_part_that_is_not_shown_is_grey_on_the_page(inputs):
@@ -125,7 +151,7 @@ def test_a_base_with_as_many_updates_leaves_nothing_to_more_updates(inputs):
 def test_without_a_longer_base_the_parts_note_different_updates(inputs):
     [row] = found(inputs, tuple(info for info in ARMS if info is not LONGER))[0]["decompositions"]
     assert row["base"] == "x5"
-    assert row["parts"][0]["note"] == "includes the effect of different numbers of updates: x3 900, x5 300"
+    assert row["parts"][0]["note"] == "includes the effect of different numbers of optimiser updates: x3 900, x5 300"
     assert row["missing"] == ["more updates: there is no arm like x5 with as many updates as x2"]
 
 

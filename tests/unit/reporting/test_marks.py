@@ -176,13 +176,15 @@ def test_a_search_behind_a_mentor_of_the_test_set_is_marked(inputs, arms):
 
 def test_page_and_markdown_say_what_is_corrected_for_the_number_of_pairs(paper, inputs):
     note = pair_note(paper)
-    others = len(paper["comparisons"]) - 1
-    assert f"The first pair is tested by itself; p of all other pairs is corrected for their number, {others}" in note
-    assert "Each interval is that of one pair and is not corrected" in note
+    pairs = sum(row["family"] == "pairs" for row in paper["comparisons"])
+    assert (
+        f"The first pair is tested by itself; p of the 3 parts of decompositions and p of the {pairs} other pairs are each "
+        "corrected for their number (Holm). Each interval is that of one test and is not corrected"
+    ) in note
     table = section(render_page(paper, {}), '<section id="comparisons">')
     assert table.index("</table>") < table.index(note)
     assert note in render_markdown(paper, {})
-    two = build_results(inputs(inputs().learners[:2], seeds=(42,), size=10))
+    two = build_results(inputs(inputs().learners[:2], size=10))
     assert pair_note(two) == ""
 
 

@@ -29,7 +29,7 @@ from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.format import format_range
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
-from mentorkd.reporting.schema import TeacherAccount
+from mentorkd.reporting.schema import TeacherAccount, TrainingData
 from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
 
@@ -90,6 +90,8 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
             (name, seed): [replace(row, learner=name, seed=seed) for row in folder.predictions(stage_name)]
             for (name, seed), stage_name in evaluate.items()
         },
+        training=_training_data(questions, teacher),
+        recipe_digest=recipe_digest(folder),
         match=recipe.match,
         metrics={run: folder.metrics(name) for run, name in train.items()},
         filters=[
@@ -132,6 +134,23 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         protocol=_protocol(recipe, trained),
         manifest=manifest,
     )
+
+
+def recipe_digest(folder: RunFolder) -> str | None:
+    """Digest of the recipe that the run folder was last run with."""
+    recipe = folder.root / "recipe.yaml"
+    return fingerprint(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+
+
+def _training_data(questions: Sequence[Question], teacher: Sequence[Rationale]) -> TrainingData:
+    ids = sorted({question.id for question in questions if question.split == "train"})
+    texts = sorted({(rationale.question_id, rationale.text) for rationale in teacher})
+    return {
+        "questions": len(ids),
+        "questions_digest": fingerprint(ids),
+        "rationales": len(texts),
+        "rationales_digest": fingerprint(texts),
+    }
 
 
 def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
