@@ -15,7 +15,8 @@ from places import ROOT, SOURCE
 
 FLOORS = [
     ["errors", "precision", "quickstart"],
-    ["records", "statistics", "files"],
+    ["records", "statistics", "files", "chat"],
+    ["hub"],
     ["paper", "grading"],
     ["recipe"],
     ["models", "reporting"],
@@ -36,6 +37,8 @@ LIGHT = [
     "errors",
     "records",
     "files",
+    "chat",
+    "hub",
     "recipe.schema",
     "recipe.load",
     "grading.grade",

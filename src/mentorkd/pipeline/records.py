@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
 
-_OMITTED_IF_NONE = {"asked", "tokens", "counted_in", "equations", "unread"}
+_OMITTED_IF_NONE = {"asked", "chat", "tokens", "counted_in", "equations", "unread"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 
@@ -142,6 +142,16 @@ class FilterRow:
     """Equations that could not be read."""
 
 
+@dataclass(frozen=True)
+class ChatRecord:
+    """The chat template with which a model's prompts were made."""
+
+    template: str
+    """Hash of its text, which is saved with the model."""
+    date: str | None
+    """The date that a template which asks for today's was given; None for others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRecord(StageRecord):
     """A learner's rows, the length of its training, and its validation."""
@@ -162,6 +172,8 @@ class TrainRecord(StageRecord):
     validation_accuracy: float | None
     fused_loss: bool
     precision: str
+    chat: ChatRecord | None = None
+    """The chat template of its prompts; None for a model without one."""
     soft_labels: list[dict[str, Any]] = field(default_factory=list)
     """One row for each mentor: the fields of the report's `SoftLabelResult` without learner and seed."""
     parameters: int

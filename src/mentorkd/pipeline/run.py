@@ -28,7 +28,7 @@ from mentorkd.errors import RunError
 from mentorkd.files import write_json
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
-from mentorkd.pipeline.graph import compile_stages
+from mentorkd.pipeline.graph import compile_stages, hub_models
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
@@ -84,7 +84,7 @@ class Pipeline:
     @property
     def stages(self) -> list[Stage]:
         if self._stages is None:
-            self._stages = compile_stages(self.recipe, self.folder.finished)
+            self._stages = compile_stages(self.recipe, self.folder.finished, self.folder.hub_models)
         return self._stages
 
     def stage_of(self, kind: str, learner: str, seed: int) -> str | None:
@@ -95,7 +95,8 @@ class Pipeline:
         """Every stage and its state. Changes nothing."""
         with_last_budget: dict[str, Stage] = {}
         if any(stage.kind == "budget" and not self.folder.finished(stage) for stage in self.stages):
-            last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name))
+            hub = self.folder.hub_models
+            last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name), hub)
             with_last_budget = {stage.name: stage for stage in last}
         planned = []
         for stage in self.stages:
@@ -137,6 +138,8 @@ class Pipeline:
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
                     self.folder.forget(stage)
+                # The checks have loaded configs and tokenizers, so the cache knows the commit of every model.
+                self.folder.keep_hub_models(self.folder.hub_models.after_use(hub_models(self.recipe)))
                 self._stages = None
                 (self.folder.root / "recipe.yaml").write_text(dump_recipe(self.recipe), encoding="utf-8")
                 if not self._run_stages(executor, len(stages), jobs) and self._manifest_is_behind():
@@ -213,6 +216,7 @@ class Pipeline:
             "recipe": self.recipe.name,
             **provenance.summary(records.values(), None if report is None else report.made_by),
             "jobs": jobs,
+            "hub_commits": {model: commits[-1] for model, commits in self.folder.hub_models.commits.items()},
             "precision": self.folder.precisions or "as the recipe says",
             "seeds": self.recipe.seeds,
             "seconds": round(sum(record.seconds for record in records.values()), 1),

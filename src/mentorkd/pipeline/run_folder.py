@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from mentorkd.errors import RunError
 from mentorkd.files import write_json
+from mentorkd.hub import UNKNOWN, HubModels
 from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
@@ -242,6 +243,17 @@ class RunFolder:
                 write_json(self._marks / "precision.json", precisions)
         chosen: Precision = precisions[device_type][0]
         return chosen
+
+    @property
+    def hub_models(self) -> HubModels:
+        """What is known of the hub models that the run has used."""
+        file = self._marks / "hub.json"
+        return HubModels(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else UNKNOWN
+
+    def keep_hub_models(self, models: HubModels) -> None:
+        """Write down what is known of the hub models that the run uses."""
+        if models != self.hub_models:
+            write_json(self._marks / "hub.json", asdict(models))
 
     def outputs(self, stage: str) -> Path:
         """The folder of a stage's outputs. Raises RunError if it is not finished; so do all methods below."""

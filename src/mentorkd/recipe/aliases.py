@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 """Renamed filters (of `select` and `reads`): the name today, and at birth. Fingerprints hash the latter, so runs stay finished."""
 
+LATER_KEYS = {"chat_date", "chat_template_kwargs"}
+"""Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
+
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 
 
@@ -29,6 +32,10 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     for _, filters in filters_in(raw):
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)
+    for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
+        for key in LATER_KEYS & part.keys():
+            if not part[key]:
+                del part[key]
     return raw
 
 
