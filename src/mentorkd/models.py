@@ -34,7 +34,9 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
+from mentorkd.chat import fixed_template
 from mentorkd.errors import ModelError
+from mentorkd.hub import cached_commit
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.records import ModelKind
 
@@ -107,6 +109,61 @@ def kind_of(config: ModelConfig) -> ModelKind:
     return model_kind(config_of(config))
 
 
+def decoder_start_id(config: PretrainedConfig) -> int:
+    """The token from which the decoder starts: the config's, or else the decoder's BOS (T5Gemma). Raises ModelError without both."""
+    start = getattr(config, "decoder_start_token_id", None)
+    if start is None:
+        start = getattr(config.get_text_config(decoder=True), "bos_token_id", None)
+    if start is None:
+        raise ModelError(
+            f"the config of this {config.model_type} has neither `decoder_start_token_id` nor a BOS for its decoder; set the "
+            "first in its config.json (T5's is the padding token, 0)"
+        )
+    return int(start)
+
+
+def has_own_decoder(config: PretrainedConfig) -> bool:
+    """Whether the decoder has a config of its own (T5Gemma). Such a decoder takes padding ids for padding unless it gets a mask."""
+    return isinstance(getattr(config, "decoder", None), PretrainedConfig)
+
+
+_LOGIT_CHANGES: dict[str, float | None] = {
+    "final_logit_softcapping": None,  # Gemma 2, Gemma 3n, Gemma 4, T5Gemma, VaultGemma, nanochat
+    "logits_soft_cap": None,  # RecurrentGemma
+    "logit_scale": 1.0,  # Cohere
+    "logits_scaling": 1.0,  # Granite
+    "lm_head_multiplier": 1.0,  # Falcon H1
+    "output_multiplier": 1.0,
+}
+"""Settings by which families change their logits after the head, each with the value that changes nothing."""
+
+_BALANCING = ("router_aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
+"""Settings that weight the loss by which a mixture of experts keeps its experts equally busy."""
+
+
+def logit_change(config: PretrainedConfig) -> str | None:
+    """The setting by which a model changes its logits after the head, as `name: value`; None if the config tells of none.
+
+    What a config does not tell, `head_is_linear` measures once the model is loaded.
+    """
+    text = config.get_text_config(decoder=True)
+    for name, neutral in _LOGIT_CHANGES.items():
+        value = getattr(text, name, None)
+        if value is not None and value != neutral:
+            return f"{name}: {value:g}"
+    return None
+
+
+def balancing_loss(config: PretrainedConfig) -> str | None:
+    """The weight of the loss that balances a model's experts, as `name: value`; None for a model without one."""
+    text = config.get_text_config(decoder=True)
+    for part in (text, getattr(text, "ffn_config", None)):
+        for name in _BALANCING:
+            if isinstance(value := getattr(part, name, None), float) and value > 0:
+                return f"{name}: {value:g}"
+    return None
+
+
 def layer_count(config: PretrainedConfig) -> int:
     """Layers of the stack below the head: of the decoder, if there is one."""
     text = config.get_text_config(decoder=True)
@@ -116,8 +173,10 @@ def layer_count(config: PretrainedConfig) -> int:
 
 def vocabulary_size(config: ModelConfig) -> int:
     """Rows of the head of a model that is not loaded yet."""
-    if config.from_config is not None and "vocab_size" not in config.from_config:
-        return _embedding_rows(load_tokenizer(config))
+    if config.from_config is not None:
+        decoder = config.from_config.get("decoder")
+        given = {**config.from_config, **(decoder if isinstance(decoder, dict) else {})}
+        return int(given["vocab_size"]) if "vocab_size" in given else _embedding_rows(load_tokenizer(config))
     return int(config_of(config).get_text_config().vocab_size)
 
 
@@ -131,11 +190,13 @@ def config_of(config: ModelConfig) -> PretrainedConfig:
     assert config.name is not None
     _refuse_absent("model", config.name)
     with _loading(f"the model {config.name!r}"):
-        return AutoConfig.from_pretrained(config.name, **_origin(config))
+        return AutoConfig.from_pretrained(config.name, **_origin(config, config.name))
 
 
-def _origin(config: ModelConfig) -> dict[str, Any]:
-    return {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+def _origin(config: ModelConfig, source: str) -> dict[str, Any]:
+    """The commit in the local cache, if there is one: it is the commit that fingerprints hash."""
+    revision = cached_commit(source, config.revision) or config.revision
+    return {"revision": revision, "trust_remote_code": config.trust_remote_code}
 
 
 def _embedding_rows(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -176,8 +237,9 @@ def _hub_error() -> str | None:
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a model: its own, or the one that `tokenizer` names (folder, hub name or SentencePiece file).
 
-    A tokenizer without a padding token pads with its end token; attention masks, not ids, separate padding from text. Raises
-    ModelError for a tokenizer that cannot be loaded or has no end token.
+    A tokenizer without a padding token pads with its end token; attention masks, not ids, separate padding from text. Its chat
+    template gets a fixed date and the config's variables. Raises ModelError for a tokenizer that cannot be loaded, has no end
+    token, or has no use for the config's `chat_date` or `chat_template_kwargs`.
     """
     source = config.tokenizer or config.name
     assert source is not None
@@ -186,7 +248,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         if source.endswith(".model"):
             tokenizer = _load_sentencepiece(Path(source))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(source, **_origin(config))
+            tokenizer = AutoTokenizer.from_pretrained(source, **_origin(config, source))
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer {source!r} has no end token, without which a model cannot learn to stop; "
@@ -194,7 +256,31 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    _fix_chat_template(tokenizer, source, config)
     return tokenizer
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template of a tokenizer's chats without tools; None if it has none."""
+    templates = tokenizer.chat_template
+    template = templates.get("default") if isinstance(templates, dict) else templates
+    return template or None
+
+
+def _fix_chat_template(tokenizer: PreTrainedTokenizerBase, source: str, config: ModelConfig) -> None:
+    template, day, variables = chat_template(tokenizer), config.chat_date, config.chat_template_kwargs
+    if template is None:
+        if day is not None or variables:
+            unused = "chat_date" if day is not None else "chat_template_kwargs"
+            raise ModelError(f"the tokenizer {source!r} has no chat template; remove `{unused}`")
+        return
+    try:
+        fixed = fixed_template(template, day, variables)
+    except ModelError as error:
+        raise ModelError(f"the tokenizer {source!r}: {error}") from None
+    if fixed != template:
+        named = tokenizer.chat_template
+        tokenizer.chat_template = {**named, "default": fixed} if isinstance(named, dict) else fixed
 
 
 def _load_sentencepiece(file: Path) -> PreTrainedTokenizerBase:
@@ -275,16 +361,14 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
 def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
     auto = AutoModelForSeq2SeqLM if config_of(config).is_encoder_decoder else AutoModelForCausalLM
     with _loading(f"the model {config.name!r}"):
-        return auto.from_pretrained(config.name, dtype=dtype, use_safetensors=True, **_origin(config))
+        assert config.name is not None
+        return auto.from_pretrained(config.name, dtype=dtype, use_safetensors=True, **_origin(config, config.name))
 
 
 def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     settings = dict(values)
     model_type = settings.pop("model_type")
-    settings.setdefault("vocab_size", _embedding_rows(tokenizer))
-    settings.setdefault("pad_token_id", tokenizer.pad_token_id)
-    settings.setdefault("eos_token_id", tokenizer.eos_token_id)
-    settings.setdefault("bos_token_id", tokenizer.bos_token_id)
+    _fill_vocabulary(settings, tokenizer)
     if settings["vocab_size"] < len(tokenizer):
         raise ModelError(
             f"`from_config` has vocab_size {settings['vocab_size']}, its tokenizer {len(tokenizer)} tokens; "
@@ -295,6 +379,8 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
         if config.is_encoder_decoder and "decoder_start_token_id" not in settings:
             # The default of a model type (BART's 2) is an id of its own vocabulary, not of this tokenizer's.
             config.decoder_start_token_id = config.pad_token_id
+            if has_own_decoder(config) and config.decoder.bos_token_id is not None:
+                config.decoder_start_token_id = config.decoder.bos_token_id
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         # Initial weights depend only on the seed, not on what ran before in this process.
         with torch.random.fork_rng():
@@ -303,6 +389,17 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
     except LOADING_ERRORS as error:
         raise ModelError(f"cannot build {model_type!r} from `from_config`: {_line(error)}; check its values") from error
     return model
+
+
+def _fill_vocabulary(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a config, and those of its encoder and decoder where it has such (T5Gemma), what the tokenizer decides."""
+    settings.setdefault("vocab_size", _embedding_rows(tokenizer))
+    for token in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        settings.setdefault(token, getattr(tokenizer, token))
+    vocabulary = {name: settings[name] for name in ("vocab_size", "pad_token_id", "eos_token_id", "bos_token_id")}
+    for part in ("encoder", "decoder"):
+        if isinstance(settings.get(part), dict):
+            settings[part] = vocabulary | settings[part]
 
 
 def _optimize_for_training(model: PreTrainedModel, device: torch.device) -> None:
@@ -344,9 +441,16 @@ def _add_adapters(model: PreTrainedModel, lora: LoraConfig, kind: ModelKind, see
         ) from error
 
 
-def load_folder(folder: Path, *, device: torch.device, dtype: torch.dtype | None = None) -> LoadedModel:
-    """Load a model that `save_model` wrote, for inference."""
-    config = ModelConfig(name=str(folder))
+def load_folder(
+    folder: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    chat_date: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """Load a model that `save_model` wrote, or another in a folder, for inference."""
+    config = ModelConfig(name=str(folder), chat_date=chat_date, chat_template_kwargs=dict(chat_template_kwargs or {}))
     tokenizer = load_tokenizer(config)
     model = _pretrained(config, dtype or "auto").to(device).eval()
     return LoadedModel(model, tokenizer, model_kind(model.config))

@@ -15,8 +15,8 @@ from places import ROOT, SOURCE
 
 FLOORS = [
     ["errors", "precision", "printable", "quickstart"],
-    ["records", "statistics", "files"],
-    ["seals"],
+    ["records", "statistics", "files", "chat"],
+    ["seals", "hub"],
     ["paper", "grading"],
     ["recipe"],
     ["models", "reporting"],
@@ -38,6 +38,8 @@ LIGHT = [
     "records",
     "files",
     "seals",
+    "chat",
+    "hub",
     "recipe.schema",
     "recipe.load",
     "grading.grade",

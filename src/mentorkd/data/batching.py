@@ -20,6 +20,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.data.encoding import Example
+from mentorkd.models import decoder_start_id, has_own_decoder
 from mentorkd.records import ModelKind
 
 IGNORE_INDEX = -100
@@ -181,28 +182,31 @@ class Collator:
     """Pads a micro-batch of rows to its longest row, rounded up to a `multiple`.
 
     Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models, `decoder_input_ids`,
-    all [rows, tokens], padded on the right. The decoder needs no mask: it is causal, so no target position attends to the
-    padding after it.
+    all [rows, tokens], padded on the right. A decoder is causal, so no target position attends to the padding after it, and most
+    need no mask. With `masks_decoder` there is a `decoder_attention_mask`, for decoders that would guess one from the ids.
     """
 
     kind: ModelKind
     pad_token_id: int
     decoder_start_token_id: int | None = None
     multiple: int = 1
+    masks_decoder: bool = False
 
     @classmethod
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
-        start = config.decoder_start_token_id if kind == "seq2seq" else None
+        start = decoder_start_id(config) if kind == "seq2seq" else None
         assert tokenizer.pad_token_id is not None, "load_tokenizer sets one"
         # Multiples of 8 give fewer different shapes, for each of which libraries keep code (a quarter of a small model's memory
         # on a CPU), and suit tensor cores. Not with learned positions that a rounded-up row could exceed.
         positions = getattr(config, "max_position_embeddings", None) or MULTIPLE
-        return cls(kind, tokenizer.pad_token_id, start, multiple=1 if positions % MULTIPLE else MULTIPLE)
+        multiple = 1 if positions % MULTIPLE else MULTIPLE
+        return cls(kind, tokenizer.pad_token_id, start, multiple, masks_decoder=has_own_decoder(config))
 
     def __call__(self, rows: Sequence[Example]) -> dict[str, torch.Tensor]:
         if self.kind == "seq2seq":
             assert self.decoder_start_token_id is not None
             sources = [row.source_ids for row in rows]
+            mask = self._pad([[1] * len(row.target_ids) for row in rows], 0)
             return {
                 "input_ids": self._pad(sources, self.pad_token_id),
                 "attention_mask": self._pad([[1] * len(ids) for ids in sources], 0),
@@ -210,6 +214,7 @@ class Collator:
                     [[self.decoder_start_token_id, *row.target_ids[:-1]] for row in rows], self.pad_token_id
                 ),
                 "labels": self._pad([row.target_ids for row in rows], IGNORE_INDEX),
+                **({"decoder_attention_mask": mask} if self.masks_decoder else {}),
             }
         # The last target token is predicted but never read.
         inputs = [[*row.source_ids, *row.target_ids[:-1]] for row in rows]

@@ -35,6 +35,9 @@ TOKENS_PER_BATCH = 2048
 EXAMINED_TOKENS = 32
 """Target positions on which `head_is_linear` examines the head; few, since their whole logits are computed."""
 
+HEAD_ROWS = 32768
+"""Rows of a head in bfloat16 that are cast to float32 at once."""
+
 LOGIT_ROWS = 256
 """Target positions whose whole logits `FrozenModel.logits` computes at once."""
 
@@ -79,12 +82,14 @@ def target_states(
     *,
     owner: nn.Module | None = None,
     logits: bool = False,
+    exact: bool = False,
     layers: Collection[int] = (),
 ) -> tuple[Tensor, Layers]:
     """One forward pass: hidden states [N, D] as the head receives them, and the hidden states of `layers`.
 
     With `logits` the model's own logits [N, V] take the place of the former; the head computes them at the target positions
-    alone. `owner` is the model that owns the head when `model` is a wrapper of it (DistributedDataParallel).
+    alone, and with `exact` in float32, in which the model then changes them. `owner` is the model that owns the head when
+    `model` is a wrapper of it (DistributedDataParallel).
     """
     head, target = _head(owner or model), batch["labels"] != IGNORE_INDEX
     own_forward, received = head.forward, []
@@ -94,7 +99,11 @@ def target_states(
         return hidden.new_zeros(1, 1, len(head.weight))  # models like BART add a bias to the result
 
     def apply(hidden: Tensor) -> Tensor:
-        result: Tensor = own_forward(hidden[target][None])
+        few = hidden[target][None]
+        if exact and isinstance(head, nn.Linear):
+            with torch.autocast(few.device.type, enabled=False):
+                return _float32_product(few, head.weight, head.bias)
+        result: Tensor = own_forward(few)
         return result
 
     with _head_replaced(head, apply if logits else take):
@@ -104,14 +113,23 @@ def target_states(
     return states, {layer: of_layers[layer][target] for layer in layers}
 
 
+def _float32_product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """hidden @ weight.T + bias in float32. A weight of another type is cast a part at a time: a copy of the head can be large."""
+    if weight.dtype == torch.float32:
+        return F.linear(hidden.float(), weight, bias)
+    parts = [F.linear(hidden.float(), part.float()) for part in torch.split(weight, HEAD_ROWS)]
+    product = torch.cat(parts, -1)
+    return product if bias is None else product + bias
+
+
 def target_hidden(model: nn.Module, batch: Batch) -> Tensor:
     """Hidden states [N, D] as the head receives them."""
     return target_states(model, batch)[0]
 
 
-def target_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's own logits [N, V]."""
-    return target_states(model, batch, logits=True)[0]
+def target_logits(model: nn.Module, batch: Batch, *, exact: bool = False) -> Tensor:
+    """The model's own logits [N, V]; with `exact` in float32, whatever the type of the model."""
+    return target_states(model, batch, logits=True, exact=exact)[0]
 
 
 def head_is_linear(model: nn.Module, batch: Batch) -> bool:
@@ -172,7 +190,7 @@ class FrozenModel:
         batch = self._on_device(batch)
         labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
         with self._autocast():
-            states = target_states(self.loaded.model, batch, logits=not self.head_is_linear)[0]
+            states = target_states(self.loaded.model, batch, logits=not self.head_is_linear, exact=True)[0]
         weight, bias = head_parameters(self.loaded.model)
         for start in range(0, len(states), LOGIT_ROWS):
             part = states[start : start + LOGIT_ROWS]

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from mentorkd.chat import DATE
 from mentorkd.data.batching import Collator, sorted_batches
 from mentorkd.data.encoding import TextEncoder, encode_rows
 from mentorkd.data.prompts import TargetForm, render_prompt, render_target
 from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel
 from mentorkd.files import digest_path, fingerprint, journal_line, read_journal
+from mentorkd.hub import UNKNOWN, cached_commit
 from mentorkd.models import LoadedModel, load_folder, load_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import Progress, Question, Rationale, content_id
@@ -42,14 +44,15 @@ def perplexity_scorer(
     `learner` is None, any model by its hub name or folder. Its journal lies in the folder `journals`."""
     if learner is None:
         config = ModelConfig(name=name, dtype="bfloat16" if bfloat16 else "auto")
-        identity = digest_path(Path(name)) if Path(name).is_dir() else name
+        identity = digest_path(Path(name)) if Path(name).is_dir() else f"{name}@{cached_commit(name, None)}"
         scorer = PerplexityScorer(partial(load_model, config, seed=0, device=device), Path(), bfloat16=bfloat16)
     else:
         assert folder is not None, "a learner's model lies in a folder"
         identity = digest_path(folder)
         load = partial(load_folder, folder, device=device)
         scorer = PerplexityScorer(load, Path(), learner.prompt, learner.target, bfloat16)
-    return replace(scorer, journal=journals / f"likelihoods-{fingerprint([identity, bfloat16])}.jsonl")
+    dated = [DATE] if UNKNOWN.asks_for_date(str(folder or name), None) else []
+    return replace(scorer, journal=journals / f"likelihoods-{fingerprint([identity, bfloat16, *dated])}.jsonl")
 
 
 def likelihoods(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from mentorkd.distillation.hidden_states import (
     Batch,
@@ -17,6 +18,7 @@ from mentorkd.distillation.hidden_states import (
     target_states,
 )
 from mentorkd.distillation.losses import MentorHidden, MentorLogits, MentorTargets
+from mentorkd.distillation.vocabularies import EndTokens
 from mentorkd.models import LoadedModel, cast_linear_layers
 
 
@@ -29,17 +31,22 @@ class SoftLabelSource(Protocol):
 
 
 class OnlineMentor:
-    """A live mentor: one forward pass a step (`soft_label_store: online`)."""
+    """A live mentor: one forward pass a step (`soft_label_store: online`). With `ends`, its end token is read as the student's."""
 
-    def __init__(self, mentor: LoadedModel) -> None:
+    def __init__(self, mentor: LoadedModel, ends: EndTokens | None = None) -> None:
         self.model = mentor.model.eval().requires_grad_(False)
+        self.ends = ends or EndTokens(0, 0)
+        self._head: tuple[Tensor, Tensor | None] | None = None
         self._linear: bool | None = None
 
     @torch.no_grad()
     def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:
         if not self._head_is_linear(batch):
-            return MentorLogits(target_logits(self.model, batch))
-        return MentorHidden(target_hidden(self.model, batch), *head_parameters(self.model))
+            return MentorLogits(self.ends.columns(target_logits(self.model, batch, exact=True), 1))
+        if self._head is None:  # exchanged once, not in every step
+            weight, bias = head_parameters(self.model)
+            self._head = self.ends.columns(weight, 0), None if bias is None else self.ends.columns(bias, 0)
+        return MentorHidden(target_hidden(self.model, batch), *self._head)
 
     @torch.no_grad()
     def layer_states(self, layers: Collection[int], batch: Batch) -> Layers:

@@ -34,6 +34,7 @@ from safetensors.torch import load_file, save_file
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
+from mentorkd.distillation.vocabularies import EndTokens
 from mentorkd.errors import StoreError
 from mentorkd.files import read_journal, write_json, write_text
 
@@ -282,7 +283,8 @@ MATRICES = ("hidden", "log_probs", "indices")
 class StoredSoftLabels:
     """Gives the trainer a mentor's distributions from one or more stores (one per source of rationales).
 
-    The stores must have been written with `mentor`, `tokenizer` and `target`, where these are given: StoreError if not.
+    The stores must have been written with `mentor`, `tokenizer` and `target`, where these are given: StoreError if not. With
+    `ends`, the mentor's end token is read as the student's.
     """
 
     def __init__(
@@ -293,7 +295,9 @@ class StoredSoftLabels:
         mentor: str | None = None,
         tokenizer: str | None = None,
         target: str | None = None,
+        ends: EndTokens | None = None,
     ) -> None:
+        self.ends = ends or EndTokens(0, 0)
         self.stores = [SoftLabelStore(folder) for folder in folders]
         self.device = device
         self.meta = self.stores[0].meta
@@ -320,8 +324,11 @@ class StoredSoftLabels:
                 raise StoreError(f"{folders}: no soft labels of rationale {rationale_id}; {AGAIN}")
             rows.append(store.row(rationale_id))
         joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        labels = batch["labels"]
-        if not np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), joined["labels"]):
+        labels, scored = batch["labels"], joined["labels"].copy()
+        if self.ends.differ:  # the last token of each row is the end of the text
+            last = np.cumsum([len(row["labels"]) for row in rows]) - 1
+            scored[last] = np.where(scored[last] == self.ends.mentor, self.ends.student, scored[last])
+        if not np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), scored):
             raise StoreError(
                 f"{self.stores[0].folder}: the target tokens of {', '.join(rationale_ids)} differ from those that the mentor "
                 f"scored (another tokenizer or target format); {AGAIN}"
@@ -333,7 +340,7 @@ class StoredSoftLabels:
         assert self.meta.temperature is not None
         return MentorTopK(
             torch.from_numpy(joined["log_probs"]).to(self.device),
-            torch.from_numpy(joined["indices"].astype(np.int64)).to(self.device),
+            self.ends.ids(torch.from_numpy(joined["indices"].astype(np.int64)).to(self.device)),
             torch.from_numpy(joined["log_tail"]).to(self.device),
             self.meta.vocab_size,
             self.meta.temperature,
@@ -343,6 +350,7 @@ class StoredSoftLabels:
     def _head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The head on the device; under autocast in the type of autocast, so that no step casts it again."""
         weight, bias = self.stores[0].head()
+        weight, bias = self.ends.columns(weight, 0), None if bias is None else self.ends.columns(bias, 0)
         kind = self.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         return weight.to(self.device, dtype), None if bias is None else bias.to(self.device)

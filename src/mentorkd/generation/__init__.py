@@ -8,7 +8,7 @@ The docstring of `Engine` states what every engine guarantees.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -44,13 +44,16 @@ def open_engine(
     dtype: EngineDtype | None = None,
     separator: str = CAUSAL_SEPARATOR,
     stop: Sequence[str] = (),
+    chat_date: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Engine:
     """Open an engine over a saved model (`model_dir`) or one in memory (`loaded`).
 
     A batch holds `batch_size` sequences, or at most `tokens_per_batch` padded tokens (prompt and `max_new_tokens`) if
     given; vllm does its own batching. `dtype` is the arithmetic, by default that of the weights.
     `separator` follows each prompt to a causal model without a chat template; "" passes prompts unchanged.
-    A text ends before the first of the `stop` texts that the model writes.
+    A text ends before the first of the `stop` texts that the model writes. `chat_date` and `chat_template_kwargs` are settings of
+    a recipe's `model`, for the chat template of a saved model.
     `cache_dir` keeps converted models, keyed by the content of the model. `choose_engine` decides for `auto`; if the
     conversion that it chose is refused, `auto` opens the transformers engine and logs the reason.
 
@@ -59,6 +62,7 @@ def open_engine(
     if (model_dir is None) == (loaded is None):
         raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
     options: dict[str, Any] = {"separator": separator, "stop": stop}
+    chat: dict[str, Any] = {"chat_date": chat_date, "chat_template_kwargs": dict(chat_template_kwargs or {})}
     limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
     if auto := name == "auto":
         name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
@@ -71,7 +75,7 @@ def open_engine(
                 raise ModelError("the transformers engine has no int8; set `engine: ctranslate2` or another dtype")
             if loaded is None:
                 assert model_dir is not None
-                loaded = load_folder(model_dir, device=device)
+                loaded = load_folder(model_dir, device=device, **chat)
             return TransformersEngine(loaded.model, loaded.tokenizer, loaded.kind, dtype=dtype, **limits)
         case "ctranslate2":
             from mentorkd.generation.ctranslate2_engine import CTranslate2Engine
@@ -79,18 +83,19 @@ def open_engine(
             if model_dir is None or cache_dir is None:
                 raise ModelError("the ctranslate2 engine converts a saved model: give `model_dir` and `cache_dir`")
             try:
-                return CTranslate2Engine(model_dir, cache_dir=cache_dir, device=device, dtype=dtype, **limits)
+                how = {"device": device, "dtype": dtype, "chat": chat, **limits}
+                return CTranslate2Engine(model_dir, cache_dir=cache_dir, **how)
             except ModelError as refusal:
                 if not auto or dtype == "int8":
                     raise
                 log.warning("`engine: auto` uses transformers: %s", refusal)
-                return open_engine("transformers", model_dir=model_dir, device=device, dtype=dtype, **limits)
+                return open_engine("transformers", model_dir=model_dir, device=device, dtype=dtype, **limits, **chat)
         case "vllm":
             from mentorkd.generation.vllm_engine import VllmEngine
 
             if model_dir is None:
                 raise ModelError("the vllm engine reads a saved model: give `model_dir`")
-            return VllmEngine(model_dir, device=device, dtype=dtype, **options)
+            return VllmEngine(model_dir, device=device, dtype=dtype, chat=chat, **options)
         case _:
             raise ModelError(f"got engine {name!r}, expected one of {', '.join(get_args(EngineName))}")
 

@@ -7,8 +7,8 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class CTranslate2Engine:
     dtype: EngineDtype | None = None
     separator: str = CAUSAL_SEPARATOR
     stop: Sequence[str] = ()
+    chat: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if find_spec("ctranslate2") is None:
@@ -78,7 +79,7 @@ class CTranslate2Engine:
             raise ModelError(f"ctranslate2 has no {dtype} on this {device.type}, it has {', '.join(sorted(known))}")
         self.config = AutoConfig.from_pretrained(model_dir)
         self.kind: ModelKind = model_kind(self.config)
-        self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir)))
+        self.tokenizer = load_tokenizer(ModelConfig(name=str(model_dir), **self.chat))
         self.end_ids = sampling.saved_end_token_ids(model_dir, self.tokenizer)
         self._options = {
             "device": device.type,

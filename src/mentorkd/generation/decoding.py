@@ -130,6 +130,11 @@ def decode(
     return written
 
 
+def first_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """Logits [prompts, V] of the first new tokens of a causal model, from one batch."""
+    return _Rows(model, "causal", prompts, pad_id).read(None)
+
+
 class _Rows:
     """A batch of sequences at the same step, with their caches."""
 

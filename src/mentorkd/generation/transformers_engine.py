@@ -17,10 +17,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import ModelError
 from mentorkd.generation import sampling
-from mentorkd.generation.decoding import FAMILIES, choose, decode, pad
+from mentorkd.generation.decoding import FAMILIES, choose, decode, first_logits, pad
 from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
+from mentorkd.models import decoder_start_id
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import ModelKind
+
+MOST_CHANGE, ROUGH_CHANGE = 1e-3, 0.05
+"""Largest changes of logits by padding, as a share of their range, that are rounding: in float32, and in shorter types."""
 
 
 @dataclass(eq=False)
@@ -34,6 +38,8 @@ class TransformersEngine:
     prompts and of the batch size, unless a draw falls within rounding (about 1e-7) of the border between two tokens.
     With `generate` the random state of each batch is set from `seed` and the prompts of the batch: the same call gives
     the same result, but another batch size may give another result.
+
+    Prompts of causal models are padded on the left. A model that does not ignore that padding (RWKV) is refused.
 
     The model is in evaluation mode while it generates; its mode is restored afterwards. `dtype` turns autocast on. The
     other options are those of `open_engine`.
@@ -57,6 +63,7 @@ class TransformersEngine:
         # Adapters are part of the base model's layers; peft's wrapper only hides the signature of the base model.
         self._base: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._by_generate = self.use_generate or self._base.config.model_type not in FAMILIES
+        self._padding_is_ignored = False
 
     def sample(
         self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
@@ -71,6 +78,7 @@ class TransformersEngine:
         write = self._by_own_generate if self._by_generate else self._by_loop
         with self._ready():
             for batch in sampling.group(lengths, n, limit, rows=self.batch_size, tokens=self.tokens_per_batch):
+                self._check_padding([encoded[piece.prompt] for piece in batch], end_ids)
                 chosen = [seeds[piece.prompt][piece.first : piece.first + piece.count] for piece in batch]
                 written = iter(write([encoded[piece.prompt] for piece in batch], chosen, params, end_ids))
                 for piece in batch:
@@ -80,6 +88,44 @@ class TransformersEngine:
                     ]
                 on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
         return results
+
+    def _check_padding(self, prompts: list[list[int]], end_ids: list[int]) -> None:
+        """Raise ModelError if the padding before a causal prompt changes its logits. Measured on the first batch that has any."""
+        short, long = min(prompts, key=len), max(prompts, key=len)
+        if self.kind == "seq2seq" or self._padding_is_ignored or len(short) == len(long):
+            return
+        alone_V, padded_V = self._first_logits([short], end_ids)[0], self._first_logits([long, short], end_ids)[1]
+        change = float((padded_V - alone_V).abs().max() / (alone_V.max() - alone_V.min()).clamp(min=1e-9))
+        rough = self.dtype not in (None, "float32") or self._base.dtype != torch.float32
+        if not change <= (ROUGH_CHANGE if rough else MOST_CHANGE):
+            raise ModelError(
+                f"{type(self._base).__name__} does not ignore the padding before a prompt: {len(long) - len(short)} tokens of it "
+                f"change the logits of the first answer token by {change:.2g} of their range, so prompts of different lengths "
+                "cannot share a batch; set `batch_size: 1` (of the learner's `sampling`, or of the teacher), which pads nothing"
+            )
+        self._padding_is_ignored = True
+
+    def _first_logits(self, prompts: list[list[int]], end_ids: list[int]) -> Tensor:
+        """Logits [prompts, V] of the first new tokens, in float32."""
+        pad_id = self._pad_id(end_ids)
+        if not self._by_generate:
+            return first_logits(self._base, prompts, pad_id).float()
+        ids, mask = pad(prompts, pad_id, left=True, device=self._base.device)
+        settings = GenerationConfig(
+            max_new_tokens=1, do_sample=False, pad_token_id=pad_id, output_logits=True, return_dict_in_generate=True
+        )
+        with self._own_settings_aside():
+            logits: Tensor = self._base.generate(ids, attention_mask=mask, generation_config=settings).logits[0]
+        return logits.float()
+
+    @contextmanager
+    def _own_settings_aside(self) -> Iterator[None]:
+        """`generate` takes every setting that a call leaves open from the model's own generation config."""
+        own, self._base.generation_config = self._base.generation_config, GenerationConfig()
+        try:
+            yield
+        finally:
+            self._base.generation_config = own
 
     def _by_loop(
         self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, end_ids: list[int]
@@ -123,16 +169,12 @@ class TransformersEngine:
         )
         start, stopped = 1 if self.kind == "seq2seq" else ids.shape[1], self._stopped
         criteria = StoppingCriteriaList() if stopped is None else StoppingCriteriaList([_each_row(stopped, start)])
-        # `generate` takes every setting that a call leaves open from the model's own generation config.
-        own, self._base.generation_config = self._base.generation_config, GenerationConfig()
-        try:
-            with torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else []):
-                torch.manual_seed(random.Random(str([of_prompt[0] for of_prompt in seeds])).getrandbits(63))
-                output = self._base.generate(
-                    ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
-                )
-        finally:
-            self._base.generation_config = own
+        forked = torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else [])
+        with self._own_settings_aside(), forked:
+            torch.manual_seed(random.Random(str([of_prompt[0] for of_prompt in seeds])).getrandbits(63))
+            output = self._base.generate(
+                ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
+            )
         rows: list[list[int]] = output[:, start:].tolist()
         return rows
 
@@ -140,11 +182,8 @@ class TransformersEngine:
         """The token that a decoder starts from; None for causal models."""
         if self.kind == "causal":
             return None
-        for settings in (self._base.generation_config, self._base.config):
-            start_id = getattr(settings, "decoder_start_token_id", None)
-            if start_id is not None:
-                return int(start_id)
-        raise ModelError("the model's config has no `decoder_start_token_id`; set it (T5's is the padding token, 0)")
+        start_id = getattr(self._base.generation_config, "decoder_start_token_id", None)
+        return decoder_start_id(self._base.config) if start_id is None else int(start_id)
 
     def _pad_id(self, end_ids: list[int]) -> int:
         pad_id = self.tokenizer.pad_token_id

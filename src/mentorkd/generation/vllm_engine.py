@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -37,6 +38,7 @@ class VllmEngine:
     dtype: EngineDtype | None = None
     separator: str = CAUSAL_SEPARATOR
     stop: Sequence[str] = ()
+    chat: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if find_spec("vllm") is None:
@@ -52,7 +54,7 @@ class VllmEngine:
             raise ModelError("the vllm engine has no int8; set `engine: ctranslate2` or another dtype")
         from vllm import LLM
 
-        self.tokenizer = load_tokenizer(ModelConfig(name=str(self.model_dir)))
+        self.tokenizer = load_tokenizer(ModelConfig(name=str(self.model_dir), **self.chat))
         self.end_ids = sampling.saved_end_token_ids(self.model_dir, self.tokenizer)
         # generation_config="vllm" ignores the sampling settings of the model's own file.
         self.llm = LLM(model=str(self.model_dir), dtype=self.dtype or "auto", generation_config="vllm")

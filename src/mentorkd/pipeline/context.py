@@ -13,6 +13,7 @@ from mentorkd.files import fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine
 from mentorkd.grading.grade import Grader
+from mentorkd.hub import cached_commit
 from mentorkd.models import load_model, resolve_device, save_model
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.precision import Precision
@@ -73,7 +74,8 @@ class RunContext:
         if trained is not None:
             return self.folder.model(trained)
         config = self.recipe.learners[name].model.model_copy(update={"lora": None})
-        folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), seed])}"
+        commits = [cached_commit(source, config.revision) for source in (config.name, config.tokenizer) if source]
+        folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), commits, seed])}"
         with self.folder.alone(folder.name):
             if self.folder.verify and (damage := damage_in(folder)):
                 self.note(f"{damage}; it is made again")

@@ -26,8 +26,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mentorkd.chat import DATE
 from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
+from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
 from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, role
 from mentorkd.recipe.aliases import birth_names, canonical_dump
@@ -61,10 +63,11 @@ LENGTH |= {"max_source_tokens", "max_target_tokens"}
 """Settings of a training that decide how many updates its epochs take."""
 
 
-def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None) -> list[Stage]:
+def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub: HubModels = UNKNOWN) -> list[Stage]:
     """All stages of a recipe, each after the stages that it needs. Reads data files and local models to hash them.
 
-    `finished` decides the fingerprints of arms: until their budget is finished, they contain the budget's own fingerprint.
+    A model on the hub is hashed by its name and commit: `hub` tells the commits that the run used before. `finished` decides the
+    fingerprints of arms: until their budget is finished, they contain the budget's own fingerprint.
     """
     graph = _Graph()
     task = recipe.task.model_dump()
@@ -72,12 +75,12 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None) -> l
         part: source_identity(data_path(recipe, task[part])) for part in ("train", "test", "validation") if task[part]
     }
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
-    annotated = graph.add("annotate", "teacher", open_teacher(recipe).identity(), {"questions": prepared})
-    models = {name: _model_identity(learner.model) for name, learner in recipe.learners.items()}
+    annotated = graph.add("annotate", "teacher", _teacher_identity(recipe, hub), {"questions": prepared})
+    models = {name: _model_identity(learner.model, hub) for name, learner in recipe.learners.items()}
     matched, order = matched_arms(recipe), learning_order(recipe)
     by_role: dict[str, str] = {}
     for seed in recipe.seeds:
-        learners = _Seed(recipe, seed, graph, models, prepared, {TEACHER: annotated, GOLD: prepared})
+        learners = _Seed(recipe, seed, graph, hub, models, prepared, {TEACHER: annotated, GOLD: prepared})
         for name in sorted(order, key=matched.__contains__):  # the budget needs the texts of all sources of its arms
             if name in matched and learners.budget is None:
                 learners.add_budget(finished)
@@ -126,6 +129,7 @@ class _Seed:
     recipe: Recipe
     seed: int
     graph: _Graph
+    hub: HubModels
     models: Mapping[str, Any]
     prepared: str
     text: dict[str, str]
@@ -163,7 +167,7 @@ class _Seed:
         inputs, settings = {"questions": self.prepared}, []
         for name, learner in learners.items():
             inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._scorers(name)
-            settings.append([name, self.models[name], learner.rationales, row_settings(self.recipe, name)])
+            settings.append([name, self.models[name], learner.rationales, row_settings(self.recipe, name, self.hub)])
         place, matching = f"budget/seed-{self.seed}", [self.recipe.match, self.seed, settings]
         self.budget = self.graph.add("budget", place, matching, inputs, name=place, seed=self.seed)
         if isinstance(record := finished(self.graph.stages[self.budget]), BudgetRecord):
@@ -214,7 +218,7 @@ class _Seed:
             learner.training.model_dump(exclude={"report_to"}),
             own,
             learner.sampling.max_new_tokens,
-            [_filters(self.recipe, self.recipe.filter_of(name, source)) for source in learner.rationales],
+            [_filters(self.recipe, self.recipe.filter_of(name, source), self.hub) for source in learner.rationales],
             list(learner.mentor_weights.values()),
             self.seed,
         ]
@@ -242,7 +246,7 @@ class _Seed:
         form: str = learner.soft_label_store
         settings = [
             [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],
-            _filters(self.recipe, self.recipe.filter_of(name, source).of_each()),
+            _filters(self.recipe, self.recipe.filter_of(name, source).of_each(), self.hub),
             [self._untrained(mentor), self.recipe.learners[mentor].training.precision],
         ]
         if form == "top_k":
@@ -269,35 +273,73 @@ class _Seed:
         )
 
 
-def row_settings(recipe: Recipe, name: str) -> list[Any]:
+def row_settings(recipe: Recipe, name: str, hub: HubModels = UNKNOWN) -> list[Any]:
     """Settings that decide a learner's training rows and the length of its epochs. Its model and its sources' texts do too."""
     learner = recipe.learners[name]
     form = learner.model_dump(include={"prompt", "target", "objective"})
-    filters = [_filters(recipe, recipe.filter_of(name, source)) for source in learner.rationales]
+    filters = [_filters(recipe, recipe.filter_of(name, source), hub) for source in learner.rationales]
     return [form, learner.training.model_dump(include=LENGTH), filters]
 
 
-def _filters(recipe: Recipe, select: SelectConfig) -> dict[str, Any]:
+def _filters(recipe: Recipe, select: SelectConfig, hub: HubModels) -> dict[str, Any]:
     """The filters of a source. Filters of later versions are named only where they are on, so that old runs stay finished."""
     first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
     filters = select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
     if (perplexity := select.perplexity) is not None:
-        filters["perplexity"] = [perplexity.drop, _scorer_identity(recipe, perplexity.model)]
+        filters["perplexity"] = [perplexity.drop, _scorer_identity(recipe, perplexity.model, hub)]
     return birth_names(filters)
 
 
-def _scorer_identity(recipe: Recipe, name: str) -> Any:
+def _scorer_identity(recipe: Recipe, name: str, hub: HubModels) -> Any:
     """The prompt and target of a scorer, and its model unless a stage trains it: a trained scorer is an input."""
     scorer = recipe.learners.get(name)
     if scorer is None:
-        return _model_identity(ModelConfig(name=name))
-    return [scorer.prompt, scorer.target, None if scorer.rationales else _model_identity(scorer.model)]
+        return _model_identity(ModelConfig(name=name), hub)
+    return [scorer.prompt, scorer.target, None if scorer.rationales else _model_identity(scorer.model, hub)]
 
 
-def _model_identity(config: ModelConfig) -> Any:
-    """A model's settings, with local folders and files replaced by the hash of their content."""
+def _model_identity(config: ModelConfig, hub: HubModels) -> Any:
+    """A model's settings, with local folders and files replaced by the hash of their content, and hub names by name and commit."""
     settings = config.model_dump()
     for part in ("name", "tokenizer"):
-        if settings[part] and Path(settings[part]).exists():
-            settings[part] = digest_path(Path(settings[part]))
-    return settings
+        if source := settings[part]:
+            local = Path(source).exists()
+            settings[part] = digest_path(Path(source)) if local else hub.identity(source, config.revision)
+    source = config.tokenizer or config.name
+    assert source is not None, "a config without a name has a tokenizer"
+    return settings | _chat_identity(settings, source, config.revision, hub)
+
+
+def _teacher_identity(recipe: Recipe, hub: HubModels) -> list[Any]:
+    """What decides a teacher's rationales, with the hub models that it runs by their commit."""
+    identity = open_teacher(recipe).identity()
+    if not recipe.teacher.model_keys:
+        return identity
+    settings, *others = identity
+    for key in settings.keys() & set(recipe.teacher.model_keys):
+        source, revision = getattr(recipe.teacher, key), settings.get("revision")
+        if on_hub(source):
+            settings[key] = hub.identity(source, revision)
+        settings |= _chat_identity(settings, source, revision, hub)
+    return [settings, *others]
+
+
+def _chat_identity(settings: dict[str, Any], source: str, revision: str | None, hub: HubModels) -> dict[str, Any]:
+    """Takes the chat settings out of `settings`, and gives those that decide the prompts: of a template that asks for today's
+    date, the fixed date. Templates themselves are part of the model's content."""
+    day, variables = settings.pop("chat_date", None), settings.pop("chat_template_kwargs", None)
+    if day is None and hub.asks_for_date(source, revision):
+        day = DATE
+    return {name: value for name, value in {"chat_date": day, "chat_template_kwargs": variables}.items() if value}
+
+
+def hub_models(recipe: Recipe) -> list[Named]:
+    """The models and tokenizers that a recipe names on the hub, or in folders."""
+    teacher = recipe.teacher.model_dump()
+    named = [(teacher[key], teacher.get("revision")) for key in recipe.teacher.model_keys if teacher[key]]
+    for name, learner in recipe.learners.items():
+        model = learner.model
+        named += [(source, model.revision) for source in (model.name, model.tokenizer) if source]
+        scorers = [recipe.filter_of(name, source).perplexity for source in learner.rationales]
+        named += [(scorer.model, None) for scorer in scorers if scorer and scorer.model not in recipe.learners]
+    return list(dict.fromkeys(named))

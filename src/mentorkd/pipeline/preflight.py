@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 from mentorkd.distillation.objectives.hidden_states import map_layers
-from mentorkd.errors import Fault, MentorkdError, RecipeError
-from mentorkd.models import check_adapters, config_of, kind_of, layer_count, load_tokenizer, tokenizer_digest
+from mentorkd.distillation.vocabularies import end_tokens
+from mentorkd.errors import Fault, MentorkdError, ModelError, RecipeError
+from mentorkd.models import (
+    balancing_loss,
+    check_adapters,
+    config_of,
+    layer_count,
+    load_tokenizer,
+    logit_change,
+    model_kind,
+    vocabulary_size,
+)
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import ModelKind
 from mentorkd.teachers.annotate import open_teacher
+
+log = logging.getLogger(__name__)
 
 
 def check(recipe: Recipe, kinds: Collection[str]) -> None:
@@ -25,19 +40,22 @@ def check(recipe: Recipe, kinds: Collection[str]) -> None:
 
 def check_models(recipe: Recipe) -> None:
     """Raise RecipeError with all faults: models that cannot be loaded, engines and trackers that are not installed, engines
-    that do not serve a model, soft labels between models of different kinds or vocabularies, and layers that a model does not
-    have. Loads configs and tokenizers, no weights."""
+    that do not serve a model, soft labels between models of different kinds or vocabularies, hidden states of mentors that change
+    their logits after the head, layers that a model does not have, and settings of a chat template that it does not use. Loads
+    configs and tokenizers, no weights."""
     faults: list[Fault] = []
     kinds: dict[str, ModelKind] = {}
-    digests: dict[str, str] = {}
-    known: dict[str, tuple[ModelKind, str]] = {}  # most arms share a model
+    tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+    known: dict[str, tuple[PretrainedConfig, PreTrainedTokenizerBase]] = {}  # most arms share a model
+    configs: dict[str, PretrainedConfig] = {}
     for name, learner in recipe.learners.items():
         try:
             model = learner.model.model_dump_json()
             if model not in known:
-                known[model] = kind_of(learner.model), tokenizer_digest(load_tokenizer(learner.model))
+                known[model] = config_of(learner.model), load_tokenizer(learner.model)
                 check_adapters(learner.model)
-            kinds[name], digests[name] = known[model]
+            configs[name], tokenizers[name] = known[model]
+            kinds[name] = model_kind(configs[name])
         except MentorkdError as error:
             faults.append(Fault(f"learners.{name}.model", str(error)))
             continue
@@ -51,22 +69,35 @@ def check_models(recipe: Recipe) -> None:
             faults.append(Fault(key, f"{engine} is not installed; install it with: pip install 'mentorkd[{engine}]'"))
         elif engine == "vllm" and kinds[name] == "seq2seq":
             faults.append(Fault(key, "vllm serves causal models only; take auto, transformers or ctranslate2"))
+        if kinds[name] == "seq2seq" and (unused := _chat_settings(learner.model)):
+            what = f"{name} is an encoder-decoder model, whose prompts have no chat template; remove `{unused}`"
+            faults.append(Fault(f"learners.{name}.model.{unused}", what))
+        if learner.rationales and (balancing := balancing_loss(configs[name])) is not None:
+            log.warning(
+                "learners.%s: the model has experts and a loss that balances them (%s); mentorkd trains without that loss, by "
+                "the learner's objective alone",
+                name,
+                balancing,
+            )
     faults += _scorer_faults(recipe)
     for name, learner in recipe.learners.items():
         for mentor in learner.mentor_weights:
-            if name not in digests or mentor not in digests:
+            if name not in configs or mentor not in configs:
                 continue
-            key, pair = f"learners.{name}.soft_labels", f"{mentor} and {name}"
+            key = f"learners.{name}.soft_labels"
             if kinds[name] != kinds[mentor]:
                 what = f"the mentor {mentor} is a {kinds[mentor]} model, {name} a {kinds[name]} one; take one kind"
                 faults.append(Fault(key, what))
-            elif digests[name] != digests[mentor]:
-                what = f"{pair} have different vocabularies, so their token distributions cannot be compared"
-                how = "take models of one family, or learn from its `rationales` alone"
-                faults.append(Fault(key, f"{what}; {how}"))
+            else:
+                different = _vocabulary_fault(recipe, mentor, name, tokenizers)
+                faults += [] if different is None else [Fault(key, different)]
+            change = logit_change(configs[mentor])
+            if change is not None and learner.soft_label_store == "hidden":
+                what = f"the mentor {mentor} changes its logits after the head ({change}), so hidden states cannot stand for them"
+                faults.append(Fault(f"learners.{name}.soft_label_store", f"{what}; set `top_k` or `online`"))
             try:
                 if learner.divergence == "hidden_states":
-                    student, taught = (layer_count(config_of(recipe.learners[each].model)) for each in (name, mentor))
+                    student, taught = (layer_count(configs[each]) for each in (name, mentor))
                     map_layers(student, taught, learner.layers)
             except MentorkdError as error:
                 faults.append(Fault(f"learners.{name}.layers", str(error)))
@@ -75,6 +106,35 @@ def check_models(recipe: Recipe) -> None:
         for fault in faults:  # the same message for several learners is one fault
             places.setdefault(fault.message, []).append(fault.key)
         raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
+
+
+def _chat_settings(model: ModelConfig) -> str | None:
+    """The first chat setting that a model has, by its key."""
+    given = {"chat_date": model.chat_date, "chat_template_kwargs": model.chat_template_kwargs}
+    return next((key for key, value in given.items() if value), None)
+
+
+def _vocabulary_fault(
+    recipe: Recipe, mentor: str, student: str, tokenizers: Mapping[str, PreTrainedTokenizerBase]
+) -> str | None:
+    """Why a student cannot read a mentor's distributions; None if it can. Warns of one that ends its texts with another token."""
+    try:
+        ends = end_tokens(tokenizers[mentor], tokenizers[student])
+    except ModelError as error:
+        return f"{mentor} and {student} {error}; take models of one family, or learn from its `rationales` alone"
+    if not ends.differ:
+        return None
+    theirs, own = tokenizers[mentor].eos_token, tokenizers[student].eos_token
+    columns = min(vocabulary_size(recipe.learners[name].model) for name in (mentor, student))
+    if columns <= max(ends.mentor, ends.student):
+        what = f"{mentor} ends its texts with {theirs!r} ({ends.mentor}), {student} with {own!r} ({ends.student})"
+        return f"{what}, and one of their heads has only {columns} tokens; take two models with heads of one size"
+    log.warning(
+        "learners.%s.soft_labels: the mentor %s ends its texts with %r (%d), %s with %r (%d); the mentor's probability of its "
+        "end is read as the student's",
+        *(student, mentor, theirs, ends.mentor, student, own, ends.student),
+    )
+    return None
 
 
 def _scorer_faults(recipe: Recipe) -> list[Fault]:

@@ -13,7 +13,7 @@ from mentorkd.recipe.aliases import RECORDED_NAMES
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
 from mentorkd.seals import FileSeal
 
-_OMITTED_IF_NONE = {"asked", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
+_OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 
@@ -147,6 +147,16 @@ class FilterRow:
     """Equations that could not be read."""
 
 
+@dataclass(frozen=True)
+class ChatRecord:
+    """The chat template with which a model's prompts were made."""
+
+    template: str
+    """Hash of its text, which is saved with the model."""
+    date: str | None
+    """The date that a template which asks for today's was given; None for others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRecord(StageRecord):
     """A learner's rows, the length of its training, and its validation."""
@@ -167,6 +177,8 @@ class TrainRecord(StageRecord):
     validation_accuracy: float | None
     fused_loss: bool
     precision: str
+    chat: ChatRecord | None = None
+    """The chat template of its prompts; None for a model without one."""
     soft_labels: list[dict[str, Any]] = field(default_factory=list)
     """One row for each mentor: the fields of the report's `SoftLabelResult` without learner and seed."""
     parameters: int

@@ -27,7 +27,7 @@ from mentorkd.errors import DamagedError, RunError, explaining
 from mentorkd.files import write_text
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
-from mentorkd.pipeline.graph import compile_stages
+from mentorkd.pipeline.graph import compile_stages, hub_models
 from mentorkd.pipeline.outdated import is_outdated
 from mentorkd.pipeline.ownership import conflict
 from mentorkd.pipeline.records import StageRecord, TrainRecord
@@ -93,7 +93,7 @@ class Pipeline:
     @property
     def stages(self) -> list[Stage]:
         if self._stages is None:
-            self._stages = compile_stages(self.recipe, self.folder.finished)
+            self._stages = compile_stages(self.recipe, self.folder.finished, self.folder.hub_models)
         return self._stages
 
     def stage_of(self, kind: str, learner: str, seed: int) -> str | None:
@@ -104,7 +104,8 @@ class Pipeline:
         """Every stage and its state. Changes nothing."""
         with_last_budget: dict[str, Stage] = {}
         if any(stage.kind == "budget" and not self.folder.finished(stage) for stage in self.stages):
-            last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name))
+            hub = self.folder.hub_models
+            last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name), hub)
             with_last_budget = {stage.name: stage for stage in last}
         planned, outdated = [], {stage.name for stage in self._forced(self._outdated())}
         for stage in self.stages:
@@ -163,6 +164,8 @@ class Pipeline:
                     if stage.name in outdated:
                         self.reporter.note(f"{stage.name} runs again: an earlier version restored other weights", stage)
                     self.folder.forget(stage)
+                # The checks have loaded configs and tokenizers, so the cache knows the commit of every model.
+                self.folder.keep_hub_models(self.folder.hub_models.after_use(hub_models(self.recipe)))
                 self._stages = None
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
                 if not self._run_stages(executor, len(stages), jobs, force) and self._manifest_is_behind():
@@ -269,6 +272,7 @@ class Pipeline:
             "recipe": self.recipe.name,
             **provenance.summary(records.values(), None if report is None else report.made_by),
             "jobs": jobs,
+            "hub_commits": {model: commits[-1] for model, commits in self.folder.hub_models.commits.items()},
             "precision": self.folder.precisions or "as the recipe says",
             "seeds": self.recipe.seeds,
             "seconds": round(sum(record.seconds for record in records.values()), 1),

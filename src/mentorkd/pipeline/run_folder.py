@@ -15,13 +15,14 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from mentorkd.errors import DamagedError, RunError
+from mentorkd.hub import UNKNOWN, HubModels
 from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
@@ -156,7 +157,11 @@ class RunFolder:
 
     def marks(self) -> list[Path]:
         """The marks of all stages that ever finished."""
-        return [file for file in sorted(self._marks.glob("*.json")) if file != self.measured_precision]
+        return [
+            file
+            for file in sorted(self._marks.glob("*.json"))
+            if file not in (self.measured_precision, self.known_hub_models)
+        ]
 
     def work(self, pattern: str) -> list[Path]:
         """The files and folders of a name or pattern in the working folders of unfinished stages."""
@@ -166,6 +171,11 @@ class RunFolder:
     def measured_precision(self) -> Path:
         """The file that keeps which arithmetic was measured to be fast."""
         return self._marks / "precision.json"
+
+    @property
+    def known_hub_models(self) -> Path:
+        """The file that keeps what is known of the hub models that the run has used."""
+        return self._marks / "hub.json"
 
     def mark(self, stage: str) -> Path:
         """The file that says that the stage of a name is finished."""
@@ -291,6 +301,17 @@ class RunFolder:
                 write_sealed(self.measured_precision, precisions)
         chosen: Precision = precisions[device_type][0]
         return chosen
+
+    @property
+    def hub_models(self) -> HubModels:
+        """What is known of the hub models that the run has used."""
+        file = self.known_hub_models
+        return HubModels(**read_sealed(file)) if file.is_file() else UNKNOWN
+
+    def keep_hub_models(self, models: HubModels) -> None:
+        """Write down what is known of the hub models that the run uses."""
+        if models != self.hub_models:
+            write_sealed(self.known_hub_models, asdict(models))
 
     def output(self, stage: str, name: str) -> Path:
         """A file or folder that a stage published. Raises RunError if the stage is not finished, and DamagedError if what was

@@ -18,6 +18,9 @@ BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
 """Renamed filters: the name in records of earlier versions, and the name today."""
 
+LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns"}
+"""Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
+
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 
 
@@ -32,8 +35,10 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     for _, filters in filters_in(raw):
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)
-    if raw["teacher"].get("columns") is None:  # a key of later versions is named only where it is set
-        raw["teacher"].pop("columns", None)
+    for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
+        for key in LATER_KEYS & part.keys():
+            if not part[key]:
+                del part[key]
     return raw
 
 

@@ -6,6 +6,7 @@ Both work on raw values, so that one malformed key does not hide the faults of t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -240,7 +241,15 @@ def _differ(tokenizer: str, other: str) -> bool:
     mine, theirs = _vocabulary(Path(tokenizer)), _vocabulary(Path(other))
     if mine is None or theirs is None:
         return False
-    return mine.suffix == theirs.suffix and digest_path(mine) != digest_path(theirs)
+    return mine.suffix == theirs.suffix and _words(mine) != _words(theirs)
+
+
+def _words(vocabulary: Path) -> Any:
+    """The words of a tokenizer.json, without the special tokens that a chat model may add; of other files, the hash."""
+    try:
+        return json.loads(vocabulary.read_text(encoding="utf-8"))["model"]["vocab"]
+    except (ValueError, KeyError, TypeError):
+        return digest_path(vocabulary)
 
 
 def _vocabulary(tokenizer: Path) -> Path | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from mentorkd.chat import RESERVED
 from mentorkd.recipe.objectives import OBJECTIVES, DivergenceName, ObjectiveName, task_prompt
 from mentorkd.records import TEACHER
 
@@ -16,6 +19,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
     )
+
+
+def _iso_date(value: Any) -> Any:
+    """A date as text; YAML reads an unquoted 2024-07-26 as a date."""
+    value = value.isoformat() if isinstance(value, date) else value
+    if value is not None:
+        try:
+            value = date.fromisoformat(value).isoformat()
+        except (TypeError, ValueError):
+            raise ValueError("expected a date as YYYY-MM-DD, such as 2024-07-26") from None
+    return value
+
+
+def _free_names(variables: dict[str, Any]) -> dict[str, Any]:
+    for name in variables:
+        if not name.isidentifier() or name in RESERVED:
+            raise ValueError(f"`{name}` cannot be a variable of a chat template; give names that the template reads")
+    try:
+        json.dumps(variables, allow_nan=False)
+    except (TypeError, ValueError):
+        raise ValueError("expected text, numbers, true, false, null, lists and mappings; put dates in quotes") from None
+    return variables
+
+
+ChatDate = Annotated[str | None, BeforeValidator(_iso_date)]
+"""A fixed date for chat templates."""
+ChatVariables = Annotated[dict[str, Any], AfterValidator(_free_names)]
+"""Values for the variables of a chat template."""
 
 
 class PerplexityConfig(Strict):
@@ -98,6 +129,11 @@ class ModelConfig(Strict):
     """Data type of the weights in memory; auto is float32 for full training, and bfloat16 for LoRA if the hardware supports it."""
     trust_remote_code: bool = False
     """Run the Python code in the model's repository. Read that code before you set this to true."""
+    chat_date: ChatDate = None
+    """The date (YYYY-MM-DD) for a chat template that asks for today's; with today's, prompts would change at midnight. Null takes
+    2024-07-26, or the date that a model trained by mentorkd already has in its template."""
+    chat_template_kwargs: ChatVariables = Field(default_factory=dict)
+    """Variables of the chat template, e.g. {enable_thinking: false}. They are saved with the model, as defaults of its template."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:

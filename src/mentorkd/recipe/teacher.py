@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mentorkd.recipe.learner import EngineName, SelectConfig, Strict
+from mentorkd.recipe.learner import ChatDate, ChatVariables, EngineName, SelectConfig, Strict
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _NEW_QUESTION = "\nQ:"
@@ -218,6 +218,10 @@ class LocalTeacherConfig(AskedTeacherConfig):
     """Generation engine; auto takes the fastest installed one that serves the model."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Leave this off unless you have read the code."""
+    chat_date: ChatDate = None
+    """The date (YYYY-MM-DD) for a chat template that asks for today's; null takes 2024-07-26."""
+    chat_template_kwargs: ChatVariables = Field(default_factory=dict)
+    """Variables of the chat template, e.g. {enable_thinking: false}."""
 
 
 TeacherConfig = RecordedTeacherConfig | OpenAITeacherConfig | LocalTeacherConfig

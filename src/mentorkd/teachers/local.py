@@ -9,11 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mentorkd.chat import date_of, stored_templates
 from mentorkd.errors import ModelError
-from mentorkd.files import digest_path
+from mentorkd.files import digest_path, fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.resumable import CHUNK_BATCHES
+from mentorkd.hub import on_hub
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.records import Progress, Question, content_id
@@ -43,6 +45,15 @@ class LocalTeacher(AskedTeacher[LocalTeacherConfig]):
     def identity(self) -> list[Any]:
         [settings], folder = super().identity(), Path(self.config.model)
         return [settings | {"model": digest_path(folder)} if folder.exists() else settings]
+
+    def check(self) -> None:
+        super().check()
+        if self.config.chat_date is not None or self.config.chat_template_kwargs:
+            from mentorkd.models import load_tokenizer
+
+            load_tokenizer(
+                _model_config(self.config, self.config.model)
+            )  # refuses settings that its template does not use
 
     def preview(self, questions: Sequence[Question], root: Path, *, roughly: bool) -> DryRun:
         return dry_run(questions, self.config, self.prompter)
@@ -176,8 +187,11 @@ def _open_engine(teacher: LocalTeacherConfig, device: torch.device, engines: Pat
     else:
         folder = _fetch(teacher)
         weights = f"{teacher.model}@{folder.name}"
-    config = ModelConfig(name=str(folder), dtype=teacher.dtype, trust_remote_code=teacher.trust_remote_code)
-    stop = teacher.stops(base=not load_tokenizer(config).chat_template)
+    config = _model_config(teacher, str(folder))
+    tokenizer = load_tokenizer(config)
+    if (chat := _chat_of(teacher, folder)) and tokenizer.chat_template:
+        weights = f"{weights} {fingerprint(chat)}"
+    stop = teacher.stops(base=not tokenizer.chat_template)
     options: dict[str, Any] = {"device": device, "batch_size": teacher.batch_size, "separator": "", "stop": stop}
     if teacher.trust_remote_code:
         if teacher.engine not in ("auto", "transformers"):
@@ -185,7 +199,26 @@ def _open_engine(teacher: LocalTeacherConfig, device: torch.device, engines: Pat
         loaded = load_model(config, seed=0, device=device)
         return open_engine("transformers", loaded=loaded, **options), weights, stop
     dtype = None if teacher.dtype == "auto" else teacher.dtype
+    options |= {"chat_date": teacher.chat_date, "chat_template_kwargs": teacher.chat_template_kwargs}
     return open_engine(teacher.engine, model_dir=folder, cache_dir=engines, dtype=dtype, **options), weights, stop
+
+
+def _model_config(teacher: LocalTeacherConfig, source: str) -> ModelConfig:
+    """The teacher's model as a learner's, from the hub or a folder."""
+    return ModelConfig(
+        name=source,
+        revision=teacher.revision if on_hub(source) else None,
+        dtype=teacher.dtype,
+        trust_remote_code=teacher.trust_remote_code,
+        chat_date=teacher.chat_date,
+        chat_template_kwargs=teacher.chat_template_kwargs,
+    )
+
+
+def _chat_of(teacher: LocalTeacherConfig, folder: Path) -> list[Any]:
+    """What a prompt owes to the chat settings; empty where nothing. Replies of other settings are other replies."""
+    days = {date_of(template, teacher.chat_date) for template in stored_templates(folder)} - {None}
+    return [*sorted(map(str, days)), *([teacher.chat_template_kwargs] if teacher.chat_template_kwargs else [])]
 
 
 def _fetch(teacher: LocalTeacherConfig) -> Path:

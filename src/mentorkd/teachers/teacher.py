@@ -79,7 +79,8 @@ class Teacher(Protocol):
         """Raise a MentorkdError, before anything runs, for what would fail later: no key, no package, a faulty prompt."""
 
     def identity(self) -> list[Any]:
-        """What decides the rationales, as JSON values: a finished annotation is kept as long as this stays equal."""
+        """What decides the rationales, as JSON values: a finished annotation is kept as long as this stays equal. The first holds the
+        settings. Hub models that these name (by the `model_keys` of the config) are hashed by name and commit."""
 
     def describe(self) -> Description:
         """The teacher in words, for model cards and the report."""

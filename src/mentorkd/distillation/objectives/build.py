@@ -13,9 +13,10 @@ from mentorkd.distillation.objectives.mcc import Consistency
 from mentorkd.distillation.objectives.soft_labels import Distillation
 from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.distillation.soft_labels import StoredSoftLabels
+from mentorkd.distillation.vocabularies import end_tokens
 from mentorkd.files import digest_path
-from mentorkd.models import LoadedModel, load_folder, tokenizer_digest
-from mentorkd.recipe.learner import Learner
+from mentorkd.models import LoadedModel, load_folder, load_tokenizer, tokenizer_digest
+from mentorkd.recipe.learner import Learner, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def _imitation(learner: Learner, student: LoadedModel, mentors: Mapping[str, Men
     shares = []
     for name, share in learner.mentor_weights.items():
         model, stores = mentors[name].model, mentors[name].stores
+        tokenizer = load_tokenizer(ModelConfig(name=str(model)))
+        ends = end_tokens(tokenizer, student.tokenizer)
         source: SoftLabelSource
         if stores:
-            kinds = {"tokenizer": tokenizer_digest(student.tokenizer), "target": learner.target}
-            source = StoredSoftLabels(stores, device=student.device, mentor=digest_path(model), **kinds)
+            kinds = {"tokenizer": tokenizer_digest(tokenizer), "target": learner.target}
+            source = StoredSoftLabels(stores, device=student.device, mentor=digest_path(model), ends=ends, **kinds)
         else:
-            source = OnlineMentor(load_folder(model, device=student.device))
+            source = OnlineMentor(load_folder(model, device=student.device), ends)
         shares.append((share, source))
     return Distillation(shares, learner.kd_weight, learner.temperature, learner.tau_squared, learner.divergence)

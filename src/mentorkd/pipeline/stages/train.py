@@ -6,20 +6,25 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mentorkd.data.encoding import TextEncoder
+from mentorkd.chat import fixed_date
+from mentorkd.data.batching import Collator
+from mentorkd.data.encoding import Example, TextEncoder
 from mentorkd.data.prompts import render_prompt
 from mentorkd.distillation.agreement import agreement
+from mentorkd.distillation.hidden_states import head_is_linear
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.build import MentorFiles, objective_of
-from mentorkd.errors import DataError
+from mentorkd.errors import DataError, ModelError
+from mentorkd.files import fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.models import LoadedModel, load_model, save_model
+from mentorkd.models import LoadedModel, chat_template, load_model, save_model
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.model_card import model_card
-from mentorkd.pipeline.records import BudgetRecord, TrainRecord
+from mentorkd.pipeline.records import BudgetRecord, ChatRecord, TrainRecord
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.training_rows import read_training_rows
+from mentorkd.precision import autocast
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import EncodingCounts
 from mentorkd.training.adapters import merge_trained_adapters
@@ -32,6 +37,7 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
     loaded = load_model(learner.model, seed=stage.seed, device=context.device)
     rows, counts, filters = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded))
     _show_encoding(context, stage, counts)
+    _check_head(context, stage, loaded, rows[0])
     budget = context.folder.record_of(BudgetRecord, stage.inputs["budget"]) if "budget" in stage.inputs else None
     precision, objective = context.precision(learner), _objective(context, stage, learner, loaded)
     run_name = stage.target.removeprefix("learners/")
@@ -67,6 +73,7 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         validation_accuracy=result.validation_accuracy,
         fused_loss=result.fused,
         precision=precision,
+        chat=_chat(loaded),
         soft_labels=agreement(loaded, rows, objective, list(learner.mentor_weights), precision=precision),
         parameters=loaded.parameter_count,
         checkpoint_format=2,
@@ -74,6 +81,30 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
     card = model_card(context.recipe, stage.learner, learner, stage.seed, record)
     save_model(merge_trained_adapters(loaded, rows), workdir / "out" / "model", card=card)
     return record
+
+
+def _chat(loaded: LoadedModel) -> ChatRecord | None:
+    """The chat template of a model's prompts; None if it has none, or reads none."""
+    template = chat_template(loaded.tokenizer) if loaded.kind == "causal" else None
+    return None if template is None else ChatRecord(fingerprint(template), fixed_date(template))
+
+
+def _check_head(context: RunContext, stage: Stage, loaded: LoadedModel, row: Example) -> None:
+    """Raise ModelError before the training of a mentor whose hidden states cannot stand for its logits, if a student needs them."""
+    students = [
+        name
+        for name, learner in context.recipe.learners.items()
+        if stage.learner in learner.mentor_weights and learner.soft_label_store == "hidden"
+    ]
+    if students:
+        batch = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)([row])
+        with autocast(loaded.device.type, context.precision(context.learner(stage))):
+            linear = head_is_linear(loaded.model, {name: value.to(loaded.device) for name, value in batch.items()})
+        if not linear:
+            raise ModelError(
+                f"the mentor {stage.learner} ({type(loaded.model).__name__}) changes its logits after the head, so hidden states "
+                f"cannot stand for them; set `soft_label_store: top_k` or `online` for {', '.join(students)}"
+            )
 
 
 def _show_encoding(context: RunContext, stage: Stage, counts: EncodingCounts) -> None:
