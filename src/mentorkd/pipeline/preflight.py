@@ -6,7 +6,7 @@ from collections.abc import Collection
 from importlib.util import find_spec
 
 from mentorkd.distillation.objectives.hidden_states import map_layers
-from mentorkd.errors import Fault, MentorkdError, RecipeError
+from mentorkd.errors import Fault, MentorkdError, RecipeError, install_command
 from mentorkd.models import config_of, kind_of, layer_count, load_tokenizer, tokenizer_digest
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
@@ -47,7 +47,7 @@ def check_models(recipe: Recipe) -> None:
         engine = learner.sampling.engine
         key = f"learners.{name}.sampling.engine"
         if engine in ("ctranslate2", "vllm") and find_spec(engine) is None:
-            faults.append(Fault(key, f"{engine} is not installed; install it with: pip install 'mentorkd[{engine}]'"))
+            faults.append(Fault(key, f"{engine} is not installed; install it with: {install_command(engine)}"))
         elif engine == "vllm" and kinds[name] == "seq2seq":
             faults.append(Fault(key, "vllm serves causal models only; take auto, transformers or ctranslate2"))
     faults += _judge_faults(recipe)
