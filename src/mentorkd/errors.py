@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import errno
 import io
+import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 
 class MentorkdError(Exception):
@@ -64,7 +69,7 @@ class MissingExtraError(MentorkdError):
     """An optional package is missing; the message has the exact pip command."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional package; install it with: pip install 'mentorkd[{extra}]'")
+        super().__init__(f"{what} needs an optional package; install it with: {install_command(extra)}")
 
 
 class RunError(MentorkdError):
@@ -93,6 +98,27 @@ class TrainingError(MentorkdError):
 
 class WorkerError(MentorkdError):
     """A worker process that ended unexpectedly, or was killed, while it ran a stage."""
+
+
+def install_command(extra: str) -> str:
+    """The pip command that adds an extra to this installation, from where it came: a checkout, a repository or an index.
+
+    pip records the place in `direct_url.json` (https://packaging.python.org/en/latest/specifications/direct-url/).
+    """
+    try:
+        origin = json.loads(distribution("mentorkd").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:  # the sources are on the path, and not installed
+        origin = {}
+    url = origin.get("url", "")
+    if "vcs_info" in origin:
+        requirement = f"mentorkd[{extra}] @ {origin['vcs_info']['vcs']}+{url}"
+    elif "dir_info" in origin:
+        requirement = f"{url2pathname(urlsplit(url).path)}[{extra}]"
+        if origin["dir_info"].get("editable"):
+            return f"pip install -e {shlex.quote(requirement)}"
+    else:
+        requirement = f"mentorkd[{extra}]"
+    return f"pip install {shlex.quote(requirement)}"
 
 
 class MachineError(MentorkdError):

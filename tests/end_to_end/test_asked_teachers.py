@@ -19,6 +19,7 @@ import yaml
 
 from command_line import Cli
 from hostile_server import Running, running
+from mentorkd.errors import install_command
 from mentorkd.recipe.load import parse_recipe
 from mentorkd.records import Question, Rationale, read_jsonl
 from mentorkd.teachers.cache import RequestCache, export
@@ -502,7 +503,7 @@ def test_missing_package_of_an_api_teacher_is_named(
     monkeypatch.setattr("mentorkd.teachers.openai.find_spec", lambda _: None)
     result = cli("annotate", recipe, "--run", tmp_path / "run")
     assert result.code == 2
-    assert "pip install 'mentorkd[openai]'" in result.err
+    assert install_command("openai") in result.err
     assert not (tmp_path / "run").exists()
 
 

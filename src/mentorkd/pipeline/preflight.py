@@ -9,18 +9,8 @@ from importlib.util import find_spec
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.distillation.objectives.hidden_states import map_layers
-from mentorkd.distillation.vocabularies import end_tokens
-from mentorkd.errors import Fault, MentorkdError, ModelError, RecipeError
-from mentorkd.models import (
-    balancing_loss,
-    check_adapters,
-    config_of,
-    layer_count,
-    load_tokenizer,
-    logit_change,
-    model_kind,
-    vocabulary_size,
-)
+from mentorkd.errors import Fault, MentorkdError, RecipeError, install_command
+from mentorkd.models import config_of, layer_count, load_tokenizer
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
@@ -66,7 +56,7 @@ def check_models(recipe: Recipe) -> None:
         engine = learner.sampling.engine
         key = f"learners.{name}.sampling.engine"
         if engine in ("ctranslate2", "vllm") and find_spec(engine) is None:
-            faults.append(Fault(key, f"{engine} is not installed; install it with: pip install 'mentorkd[{engine}]'"))
+            faults.append(Fault(key, f"{engine} is not installed; install it with: {install_command(engine)}"))
         elif engine == "vllm" and kinds[name] == "seq2seq":
             faults.append(Fault(key, "vllm serves causal models only; take auto, transformers or ctranslate2"))
         if kinds[name] == "seq2seq" and (unused := _chat_settings(learner.model)):

@@ -94,7 +94,12 @@ def _store_damage(folder: Path) -> str | None:
 
 def _rest(folder: RunFolder) -> Iterator[tuple[Path, str | None]]:
     """What is not a stage's output, and what is wrong with it."""
-    for file in (folder.root / "manifest.json", folder.measured_precision, folder.known_hub_models, *folder.work("commit.json")):
+    for file in (
+        folder.root / "manifest.json",
+        folder.measured_precision,
+        folder.known_hub_models,
+        *folder.work("commit.json"),
+    ):
         if file.is_file():
             yield file, _json_damage(file)
     for sealed in [*folder.work("checkpoints/checkpoint-*"), *folder.engines.glob("*-*/")]:
