@@ -36,9 +36,9 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
     if not task.validation and task.validation_share:
         train, validation = split_validation(by_split["train"], task.validation_share, VALIDATION_SEED)
         by_split |= {"train": train, "validation": validation}
-    for name, group, source in (("training", by_split["train"], task.train), ("test", by_split["test"], task.test)):
+    for name, group, file in (("training", by_split["train"], task.train), ("test", by_split["test"], task.test)):
         if not group:
-            raise DataError(f"no {name} question remains from {data_path(recipe, source)}; expected at least one")
+            raise DataError(f"no {name} question remains from {data_path(recipe, file)}; expected at least one")
     return [question for group in by_split.values() for question in group], audited.faults
 
 

@@ -39,7 +39,9 @@ def conflict(recipe: Recipe, folder: RunFolder, prepare: Stage) -> str | None:
         return f"{folder.root} belongs to the recipe `{name}`, and this one is `{recipe.name}`"
     if folder.finished(prepare) or folder.last(prepare.name) is None:
         return None
-    if not (folder.outputs(prepare.name) / "questions.jsonl").is_file():  # removed, to be made again
+    if not (
+        folder.root / folder.record(prepare.name).target / "questions.jsonl"
+    ).is_file():  # removed, to be made again
         return None
     theirs = _ids(folder.questions(prepare.name), task.get("validation") is not None)
     ours = _read(recipe)

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.distillation.objectives.hidden_states import map_layers
-from mentorkd.errors import Fault, MentorkdError, RecipeError, install_command
+from mentorkd.distillation.vocabularies import end_tokens
+from mentorkd.errors import Fault, MentorkdError, ModelError, RecipeError, install_command
 from mentorkd.models import config_of, layer_count, load_tokenizer
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
