@@ -11,7 +11,16 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from mentorkd.distillation.objectives.hidden_states import map_layers
 from mentorkd.distillation.vocabularies import end_tokens
 from mentorkd.errors import Fault, MentorkdError, ModelError, RecipeError, install_command
-from mentorkd.models import config_of, layer_count, load_tokenizer
+from mentorkd.models import (
+    balancing_loss,
+    check_adapters,
+    config_of,
+    layer_count,
+    load_tokenizer,
+    logit_change,
+    model_kind,
+    vocabulary_size,
+)
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
