@@ -33,7 +33,7 @@ def trials_of(learner: Learner) -> list[dict[str, Any]]:
 
 def _combination(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
     """One of all combinations, in the order of itertools.product. The whole grid may be too large for the memory."""
-    places = {}
+    places: dict[str, int] = {}
     for key in reversed(list(values)):
         number, places[key] = divmod(number, len(values[key]))
     return {key: choices[places[key]] for key, choices in values.items()}
