@@ -96,7 +96,8 @@ def damage_in(folder: Path) -> str | None:
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object atomically, with its hash under the key `seal`, and flush it to the disk."""
-    write_json(path, {**value, "seal": _seal(value)})
+    plain = json.loads(json.dumps(value))  # keys are text and tuples are lists, as they are read again
+    write_json(path, {**plain, "seal": _seal(plain)})
     sync_one(path.parent)
 
 
@@ -117,6 +118,4 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def _seal(value: Mapping[str, Any]) -> str:
-    # Through JSON once more, where keys are text and tuples are lists: the same values are hashed before and after the file.
-    plain = json.loads(json.dumps(value))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -63,9 +63,7 @@ def source_identity(source: str) -> str:
     if source.startswith(HUB):
         local = Path(source.removeprefix(HUB).split("@")[0].split(":")[0])
         return f"{source} {digest_path(local)}" if local.is_dir() else source
-    if Path(source).exists() and not Path(source).is_file():
-        raise RunError(f"{source} is a folder or a device; expected a file, or hub:{source} for a data set in a folder")
-    if not Path(source).is_file():
+    if not Path(source).exists():
         raise RunError(
             f"{source} is not there; put it back, or say where it is now: "
             "mentorkd run RUN/recipe.yaml --run RUN data.root=DIR"
@@ -91,8 +89,6 @@ def _file(path: Path) -> Numbered:
     _check_is_file(path)
     if read is None:
         raise DataError(f"{path}: unknown file type, expected one of {', '.join(_FORMATS)}, or hub:NAME")
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: got a device, expected a file")
     if not path.is_file():
         raise DataError(f"{path}: no such file; check the path and `data.root`")
     try:

@@ -52,6 +52,14 @@ def test_a_model_is_converted_once_and_again_when_it_changes(model_dir: Path, mo
     assert len(list((model_dir.parent / "cache").iterdir())) == 2, "no temporary folder may stay"
 
 
+def test_a_damaged_conversion_is_made_again(model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = opened(model_dir).folder
+    weights = (folder / "model.bin").read_bytes()
+    (folder / "model.bin").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert (opened(model_dir).folder / "model.bin").read_bytes() == weights
+    assert "model.bin has changed since it was written" in caplog.text
+
+
 def test_a_conversion_that_fails_leaves_nothing(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(source: Path, output: Path) -> None:
         (output / "half").write_text("")
