@@ -23,8 +23,10 @@ LATEX = {
 }
 
 
-TEST = ("standard_error", "freedom", "factor", "scatter", "detectable", "p_value", "p_adjusted")
-TEST += ("family", "corrected_for")
+TEST = (
+    *("standard_error", "freedom", "factor", "scatter", "detectable"),
+    *("p_value", "p_adjusted", "family", "corrected_for"),
+)
 """Columns of a test."""
 
 
