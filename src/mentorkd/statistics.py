@@ -161,8 +161,8 @@ class MeanSquares:
         """The expectations of `seed` that are compatible with the measured one, by their chi-square confidence level p."""
         from scipy.special import chdtri
 
-        possible: Array = np.maximum(self.residual, self.seed_freedom * self.seed / chdtri(self.seed_freedom, p))
-        return possible
+        expected: Array = np.maximum(self.residual, self.seed_freedom * self.seed / chdtri(self.seed_freedom, p))
+        return expected
 
     def detectable(self, alpha: float, seed: Array) -> float:
         """The smallest true difference that a repetition of this design detects with 80 % power.

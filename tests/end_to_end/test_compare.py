@@ -78,7 +78,7 @@ def test_pairs_are_those_within_and_across_runs_and_the_students_lead(two: Resul
     assert pairs[:3] == [(f"second/{name}", f"first/{name}") for name in ("student", "vanilla", "mentor")]
     assert {("first/student", "first/vanilla"), ("second/student", "second/vanilla")} <= set(pairs[3:5])
     assert two["headline"]["comparison"] == 0
-    assert "second/student and first/student" in two["headline"]["statement"]
+    assert "this second/student and this first/student" in two["headline"]["statement"]  # one seed in common
 
 
 def test_shared_seeds_are_paired_and_equal_trainings_do_not_differ(two: Results) -> None:
@@ -127,7 +127,8 @@ def test_costs_stay_those_of_each_run(two: Results, runs: Path) -> None:
     own = {row["learner"]: row for row in read_results(runs / "second" / "report")["run"]["spent"]}
     spent = {row["learner"]: row for row in two["run"]["spent"]}
     for name in ("mentor", "vanilla", "student"):
-        assert spent[f"second/{name}"] == own[name] | {"learner": f"second/{name}"}
+        stages = {seed: [f"second:{stage}" for stage in names] for seed, names in own[name]["stages"].items()}
+        assert spent[f"second/{name}"] == own[name] | {"learner": f"second/{name}", "stages": stages}
 
 
 def test_arms_of_two_runs_make_no_decomposition(two: Results) -> None:

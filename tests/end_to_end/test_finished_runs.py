@@ -68,7 +68,7 @@ def test_nobody_is_warned_of_keys_that_mentorkd_wrote(tmp_path: Path, caplog: py
 
 @pytest.mark.parametrize("name", OLD_RECIPES)
 def test_fingerprints_are_those_of_old_runs(name: str, data: Path) -> None:
-    assert fingerprints(old_recipe(name, "data"), data) == FINGERPRINTS[name]
+    assert fingerprints(old_recipe(name, "data"), data) == _without_report(FINGERPRINTS[name])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_new_name_of_a_key_has_the_fingerprints_of_the_old_one(name: str, data
     current = {old: new for new, old in BIRTH_NAMES.items()}
     select = raw["learners"]["mentor"]["select"]
     raw["learners"]["mentor"]["select"] = {current[key]: value for key, value in select.items()}
-    assert fingerprints(raw, data) == FINGERPRINTS[name]
+    assert fingerprints(raw, data) == _without_report(FINGERPRINTS[name])
 
 
 def fingerprints(raw: dict[str, Any], data: Path) -> dict[str, str]:
@@ -89,4 +89,9 @@ def fingerprints(raw: dict[str, Any], data: Path) -> dict[str, str]:
     arms = {learner: ArmUpdates(rows=1, own=OwnLength(9, 9), updates=9) for learner in recipe.learners}
     budget = BudgetRecord(match="updates", number=9, arms=arms)
     stages = compile_stages(recipe, lambda stage: budget if stage.kind == "budget" else None)
-    return {stage.name: stage.fingerprint for stage in stages}
+    return _without_report({stage.name: stage.fingerprint for stage in stages})
+
+
+def _without_report(marks: dict[str, str]) -> dict[str, str]:
+    """All stages but the report, which is written again in seconds wherever its code changed."""
+    return {name: mark for name, mark in marks.items() if name != "report"}

@@ -248,8 +248,8 @@ def called_different(seeds, spread, learners, runs=400):
 
 @pytest.mark.parametrize(("seeds", "spread", "learners"), [(1, 0.0, 2), (2, 0.0, 2), (3, 0.0, 2), (3, 0.02, 2)])
 def test_null_comparison_is_called_different_in_at_most_one_of_twenty(seeds, spread, learners):
-    """The same learner under two names; with one seed, two of its seeds as two arms."""
-    assert called_different(seeds, spread, learners) <= 0.05
+    """The same learner under two names; with one seed, two of its seeds as two arms. The simulation's own error is 1.1 %."""
+    assert called_different(seeds, spread, learners) <= 0.05 + 2 * 0.011
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.1])
@@ -275,7 +275,8 @@ def test_a_large_difference_is_shown_whatever_the_scatter():
     a, b = (np.hstack([answers(rng, x, 225, 1) for x in each]) for each in ([0.9] * 3, [0.05, 0.15, 0.25]))
     found = compare(a, b)
     assert found.factor > 2
-    assert found.p_value < 1e-3
+    assert found.freedom < 3  # two arms of three seeds
+    assert outcome(found) == "a_better"
 
 
 @pytest.mark.parametrize(

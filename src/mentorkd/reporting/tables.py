@@ -24,8 +24,8 @@ LATEX = {
 
 
 TEST = (
-    *("standard_error", "freedom", "factor", "scatter", "detectable", "p_value", "p_adjusted"),
-    *("family", "corrected_for"),
+    *("standard_error", "freedom", "factor", "scatter", "detectable"),
+    *("p_value", "p_adjusted", "family", "corrected_for"),
 )
 """Columns of a test."""
 

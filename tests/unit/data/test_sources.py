@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import datasets
 import pytest
 
 from mentorkd.data.sources import read_rows, source_identity
-from mentorkd.errors import DataError, MissingExtraError, RunError
+from mentorkd.errors import DataError, MissingExtraError, RunError, install_command
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "A, or\n“B”?\u2028", "answer": "B"}]
 
@@ -169,5 +170,5 @@ def test_a_missing_extra_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.chdir(tmp_path)
     Path("data.parquet").write_bytes(b"")
-    with pytest.raises(MissingExtraError, match=r"pip install 'mentorkd\[data\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("data"))):
         read_rows(source)

@@ -20,6 +20,8 @@ def aged(run: Path, learner: str, model_type: str) -> None:
     mark = run / f".stages/learners.{learner}.seed-1.train.json"
     record = json.loads(mark.read_text())
     assert record.pop("checkpoint_format", 2) == 2
+    for later in ("seal", "files"):
+        record.pop(later, None)
     mark.write_text(json.dumps(record))
     config = run / f"learners/{learner}/seed-1/model/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": model_type}))
