@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mentorkd.generation.replay import ReplayEngine
 
 from mentorkd.distillation.likelihood import PerplexityScorer, likelihoods
 from mentorkd.distillation.soft_labels import SoftLabelStore, SoftLabelWriter, StoreMeta
@@ -28,6 +27,7 @@ from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages.report import read_inputs
 from mentorkd.records import Question, Rationale
 from mentorkd.reporting.write import read_results
+from replay_engine import ReplayEngine
 from tiny_training import learner, rows_for, run, weights
 
 __all__ = ["Artefact", "finished_artefacts", "flip", "halve", "outcome", "outcomes", "unfinished_artefacts"]

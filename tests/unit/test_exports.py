@@ -15,10 +15,13 @@ import pytest
 import torch
 
 import mentorkd
+from made_up_run import make_inputs
 from mentorkd.data.selection import Filter, keep_correct
 from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.generation.engine import SamplingParams
 from mentorkd.models import LoadedModel
+from mentorkd.reporting.build import build_results
+from mentorkd.reporting.write import write_report
 from places import FIXTURES
 from tiny_models import tiny_t5, tiny_tokenizer
 
@@ -134,7 +137,11 @@ def call_runs(folder: Path) -> None:
     assert "student" in recipe.learners
     pipeline = mentorkd.Pipeline(mentorkd.load_recipe(folder / "recipe.yaml"), folder / "run")
     assert [planned.state for planned in pipeline.plan()].count("done") == 23
-    assert mentorkd.read_results(folder / "run/report")["filters"]
+
+
+def call_results(folder: Path) -> None:
+    write_report(build_results(make_inputs()), folder / "report")
+    assert mentorkd.read_results(folder / "report")["filters"]
 
 
 def call_store(folder: Path) -> None:
@@ -175,7 +182,7 @@ CALLS: dict[str, Callable[[Path], None]] = {
     "read_jsonl": call_records(mentorkd.Question),
     "read_questions": call_readers,
     "read_rationales": call_readers,
-    "read_results": call_runs,
+    "read_results": call_results,
     "select": call_select,
     "write_jsonl": call_records(mentorkd.Rationale),
 }

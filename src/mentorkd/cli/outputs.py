@@ -19,6 +19,8 @@ class PlannedStageOutput(TypedDict):
     """Name of the stage."""
     state: Literal["done", "resumes", "runs", "may run"]
     """`resumes`: it was killed while it ran; `may run`: it stays done if the budget gives it the same number of updates."""
+    replaces: bool
+    """Whether it replaces a finished result of other settings."""
     needs: list[str]
     """Stages that it reads from."""
     rows: NotRequired[float]
@@ -42,6 +44,17 @@ class PlanOutput(TypedDict):
     """Faults in the data, and rationales that filters drop, each with its reason."""
     notes: list[str]
     """How the numbers are estimated, and what is equal between arms."""
+
+
+class VerifyOutput(TypedDict):
+    """The files of a run against what was published. If any differs, the exit code is 2."""
+
+    files: int
+    """Files that were checked; a store of soft labels and a checkpoint count as one."""
+    damaged: dict[str, str]
+    """What is wrong with each damaged file, by its path in the run folder."""
+    unchecked: list[str]
+    """Outputs without hashes, which earlier versions published."""
 
 
 class AnnotateOutput(TypedDict):
@@ -313,6 +326,7 @@ OUTPUTS: dict[str, tuple[Any, ...]] = {
     "report": (Results,),
     "compare": (Results,),
     "plan": (PlanOutput,),
+    "verify": (VerifyOutput,),
     "recipes": (dict[str, str],),
     "annotate": (AnnotateOutput, DryRunOutput),
     "evaluate": (EvaluateOutput,),
