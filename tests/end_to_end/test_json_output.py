@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
 import typer
@@ -63,10 +63,12 @@ def matches(value: Any, kind: Any) -> bool:
     """Whether a JSON value has a type, all the way down: no key is missing, and none is extra."""
     origin, parts = get_origin(kind), get_args(kind)
     if is_typeddict(kind):
-        hints = get_type_hints(kind)
-        keys = set(value) if isinstance(value, dict) else None
-        known = keys is not None and kind.__required_keys__ <= keys <= hints.keys()
+        hints = get_type_hints(kind, include_extras=True)
+        required = {key for key, hint in hints.items() if get_origin(hint) is not NotRequired}
+        known = isinstance(value, dict) and required <= value.keys() <= hints.keys()
         return known and all(matches(inner, hints[key]) for key, inner in value.items())
+    if origin is NotRequired:
+        return matches(value, parts[0])
     if origin is list:
         return isinstance(value, list) and all(matches(inner, parts[0]) for inner in value)
     if origin in (dict, Mapping):
@@ -87,6 +89,8 @@ def test_a_form_is_checked_all_the_way_down() -> None:
     for wrong in ({"seed": "1"}, {"seed": True}, {"answer": 5}, {"more": 1}, {"finished": 1}):
         assert not matches(right | wrong, outputs.AskOutput)
     assert not matches({"learner": "a"}, outputs.AskOutput)
+    assert matches({"questions": 1, "faults": {}, "rationales": 3}, outputs.ImportOutput)
+    assert not matches({"questions": 1, "faults": {}, "rationales": "3"}, outputs.ImportOutput)
     seed = {"seed": 1, "correct": 1, "wrong": 0, "no_answer": 0, "accuracy": 1, "interval": [0.5, 1]}
     learner = {"learner": "a", "accuracy": 1.0, "interval": [0.5, 1.0], "no_answer": 0.0, "seeds": [seed]}
     assert matches({"questions": 1, "faults": {}, "learners": [learner]}, outputs.EvaluateOutput)
@@ -110,7 +114,7 @@ CALLS: dict[str, tuple[str, int, list[str]]] = {
     "recipes": ("recipes", 0, ["recipes"]),
     "annotate": ("annotate", 0, ["annotate", RECIPE, "--run", RUN]),
     "annotate --dry-run": ("annotate", 1, ["annotate", RECIPE, ASKED, "--run", "{folder}/new", "--dry-run"]),
-    "evaluate": ("evaluate", 0, ["evaluate", RUN, "--questions", "{folder}/data/validation.jsonl"]),
+    "evaluate": ("evaluate", 0, ["evaluate", RUN, "--questions", "{folder}/data/test.jsonl"]),
     "ask": ("ask", 0, ["ask", RUN, "Tom has 3 apples. How many?"]),
     "inspect": ("inspect", 0, ["inspect", "{store}"]),
     "import": ("import", 0, ["import", "{folder}/data/teacher.jsonl", "--answer", "number", "--output", "{folder}/in"]),
