@@ -23,10 +23,10 @@ demo: $(STAMP)          ## from nothing to a report, without network, key or GPU
 # fixtures are made once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(STAMP)          ## the default tests; one of them starts a real server with a real model (2 minutes of one core)
+test: $(STAMP)          ## the default tests; endpoints are small HTTP servers of the tests
 	$(PYTEST)
 
-test-all: $(STAMP)      ## with the slow ones
+test-all: $(STAMP)      ## with the slow ones; one of them starts a real server with a real model
 	$(PYTEST) -m 'not gpu' --timeout 1800
 
 check: $(STAMP)         ## lint and types

@@ -63,13 +63,12 @@ def matches(value: Any, kind: Any) -> bool:
     """Whether a JSON value has a type, all the way down: no key is missing, and none is extra."""
     origin, parts = get_origin(kind), get_args(kind)
     if is_typeddict(kind):
-        hints = get_type_hints(kind)
-        # `__required_keys__` counts every key of a module whose annotations are not evaluated, before Python 3.14.
-        extras = get_type_hints(kind, include_extras=True)
-        required = {name for name, hint in extras.items() if get_origin(hint) is not NotRequired}
-        keys = set(value) if isinstance(value, dict) else None
-        known = keys is not None and required <= keys <= hints.keys()
+        hints = get_type_hints(kind, include_extras=True)
+        required = {key for key, hint in hints.items() if get_origin(hint) is not NotRequired}
+        known = isinstance(value, dict) and required <= value.keys() <= hints.keys()
         return known and all(matches(inner, hints[key]) for key, inner in value.items())
+    if origin is NotRequired:
+        return matches(value, parts[0])
     if origin is list:
         return isinstance(value, list) and all(matches(inner, parts[0]) for inner in value)
     if origin in (dict, Mapping):
@@ -90,6 +89,8 @@ def test_a_form_is_checked_all_the_way_down() -> None:
     for wrong in ({"seed": "1"}, {"seed": True}, {"answer": 5}, {"more": 1}, {"finished": 1}):
         assert not matches(right | wrong, outputs.AskOutput)
     assert not matches({"learner": "a"}, outputs.AskOutput)
+    assert matches({"questions": 1, "faults": {}, "rationales": 3}, outputs.ImportOutput)
+    assert not matches({"questions": 1, "faults": {}, "rationales": "3"}, outputs.ImportOutput)
     seed = {"seed": 1, "correct": 1, "wrong": 0, "no_answer": 0, "accuracy": 1, "interval": [0.5, 1]}
     learner = {"learner": "a", "accuracy": 1.0, "interval": [0.5, 1.0], "no_answer": 0.0, "seeds": [seed]}
     assert matches({"questions": 1, "faults": {}, "learners": [learner]}, outputs.EvaluateOutput)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chat_pair import base_tokenizer, chat_tokenizer, save
-from mentorkd.errors import RecipeError
+from mentorkd.errors import RecipeError, install_command
 from mentorkd.pipeline import preflight
 from mentorkd.pipeline.preflight import check_models
 from mentorkd.recipe.load import load_recipe
@@ -42,7 +43,7 @@ def test_an_engine_that_is_not_installed_is_told_with_its_extra(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=rf"{engine} is not installed; .* pip install 'mentorkd\[{engine}\]'"):
+    with pytest.raises(RecipeError, match=rf"{engine} is not installed; .*{re.escape(install_command(engine))}"):
         check(tmp_path, engine, GPT2)
     check(tmp_path, "auto")
 

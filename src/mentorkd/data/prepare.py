@@ -26,9 +26,9 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
     rows: list[int] = []
     limits: dict[Split, int | None] = {"train": task.limit_train, "test": task.limit_test}
     for split in _files(recipe):
-        source, limit = read_split(recipe, split), limits.get(split)
-        questions += source.questions[:limit]
-        rows += source.rows[:limit]
+        read, limit = read_split(recipe, split), limits.get(split)
+        questions += read.questions[:limit]
+        rows += read.rows[:limit]
     audited = audit(questions, kind=task.answer, choices=task.choices, rows=rows)
     by_split: dict[Split, list[Question]] = {"train": [], "validation": [], "test": []}
     for question in audited.questions:

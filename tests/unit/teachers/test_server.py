@@ -22,7 +22,7 @@ import pytest
 from asking import annotate, recorded
 from places import HELPERS
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # So small a model loses its way in long chains, and each token is time: two examples teach it to be brief.
 TEMPLATE = """Q: Tom has 3 apples and buys 4 more. How many apples does he have?
