@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import mentorkd.generation
-from mentorkd.errors import MissingExtraError, ModelError
+from mentorkd.errors import MissingExtraError, ModelError, install_command
 from mentorkd.generation import choose_engine, open_engine
 from mentorkd.generation.engine import SamplingParams
 from mentorkd.models import LoadedModel, save_model
@@ -67,7 +68,7 @@ def test_auto_is_a_rule(monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path
     assert chosen("t5", CPU) == "transformers"
     pretend(monkeypatch)
     assert chosen("gpt2", CUDA) == chosen("t5", CPU) == "transformers"
-    with pytest.raises(MissingExtraError, match=r"pip install 'mentorkd\[ctranslate2\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("ctranslate2"))):
         chosen("t5", CPU, "int8")
 
 
@@ -96,9 +97,9 @@ def test_an_engine_that_is_not_installed_names_its_extra(
 
     for module in (ctranslate2_engine, vllm_engine):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"engine vllm .*pip install 'mentorkd\[vllm\]'"):
+    with pytest.raises(MissingExtraError, match=rf"engine vllm .*{re.escape(install_command('vllm'))}"):
         open_engine("vllm", model_dir=folders["gpt2"], device=CUDA)
-    with pytest.raises(MissingExtraError, match=r"engine ctranslate2 .*pip install 'mentorkd\[ctranslate2\]'"):
+    with pytest.raises(MissingExtraError, match=rf"engine ctranslate2 .*{re.escape(install_command('ctranslate2'))}"):
         open_engine("ctranslate2", model_dir=folders["t5"], device=CPU, cache_dir=tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.errors import DataError, MissingExtraError
+from mentorkd.errors import DataError, MissingExtraError, install_command
 from mentorkd.grading.math import MathVerifier
 
 pytest.importorskip("math_verify", reason="the extra `math` is not installed")
@@ -119,5 +120,5 @@ def is_running(pid: int) -> bool:
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'mentorkd\[math\]'"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("math"))):
         MathVerifier()

@@ -22,7 +22,7 @@ from asking import KEY, KEY_VARIABLE, annotate, graded, sums, teacher, texts
 from hostile_server import running
 from mentorkd.errors import TeacherError
 from mentorkd.teachers.annotation import SamplingResult
-from mentorkd.teachers.cache import RequestCache
+from mentorkd.teachers.cache import RequestCache, export
 from mentorkd.teachers.openai import annotate_openai
 from mentorkd.teachers.openai_client import OpenAIClient, read_key
 from mentorkd.teachers.prompting import Prompter
@@ -412,7 +412,7 @@ def test_short_key_is_in_no_file_and_no_message(
     with running(profile) as server, RequestCache(tmp_path / "a") as cache, caplog.at_level(logging.INFO, "mentorkd"):
         config = teacher(server.url, samples=1, retries=0)
         done = annotate_openai(sums(3), config, Prompter("zero_shot_cot"), cache, grade=graded)
-        cache.export(tmp_path / "b")
+    export(tmp_path / "a", tmp_path / "b")
     seen = (tmp_path / "b").read_text() + str(done) + caplog.text
     assert key not in seen
     assert "Bearer [key]" in seen
