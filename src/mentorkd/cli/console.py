@@ -36,7 +36,7 @@ from mentorkd.records import Verdict
 _REDRAWS_PER_SECOND = 4
 _WIDEST = 1000
 _NAMED = 6
-"""Stages that a message names before it counts."""
+"""The most stages that a message names; it counts the others."""
 
 
 def say(text: str, *, error: bool = False) -> None:

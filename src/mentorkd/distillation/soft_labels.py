@@ -45,7 +45,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 AGAIN = "remove it and run the recipe again to compute the soft labels again"
 _ADVICE = {
-    "mentor": "the mentor's model has changed since: if it is damaged (`mentorkd verify` tells), remove its folder; if it was changed "
+    "mentor": "the mentor's model has changed since: if `mentorkd verify` names it as damaged, remove its folder; if it was changed "
     "on purpose, remove the soft labels; then run the recipe again",
     "tokenizer": AGAIN,
     "target": AGAIN,

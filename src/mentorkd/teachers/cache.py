@@ -43,7 +43,7 @@ _APPLICATION_ID = 0x6D6B6463
 _VERSION = 1
 _BUSY_SECONDS = 60.0
 _NAMED = 5
-"""Damaged rows that the log names before it counts."""
+"""The most damaged rows that the log names; it counts the others."""
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;

@@ -199,7 +199,7 @@ class OpenAIClient:
         return TeacherError("; ".join([f"{request['endpoint']}: {what}", kept, *filter(None, [next_step])]))
 
     def _note_failure(self, request: Mapping[str, Any], fault: Fault, pause: float) -> None:
-        """Tell of a pause of all requests. Raises TeacherError if it is not worth while to wait until its end."""
+        """Report a pause of all requests. Raises TeacherError if waiting until its end makes no sense."""
         now, most = time.monotonic(), self._teacher.max_wait
         if self._failing_since is None:
             self._failing_since = now
