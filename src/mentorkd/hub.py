@@ -62,6 +62,10 @@ class HubModels:
         commit = cached_commit(name, revision) or (known[-1] if known else None)
         return name if commit is None or not known or commit == known[0] else f"{name}@{commit}"
 
+    def used(self, name: str, revision: str | None) -> str | None:
+        """The commit of a model that the run used last; None for a path, and for one used before commits were recorded."""
+        return next(reversed(self.commits.get(_key((name, revision)), ())), None)
+
     def asks_for_date(self, source: str, revision: str | None) -> bool:
         """Whether the chat template of a model, on the hub or in a folder, asks for today's date."""
         if not on_hub(source):

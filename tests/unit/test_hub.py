@@ -8,10 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from transformers import AutoTokenizer
 
 from mentorkd.hub import UNKNOWN, HubModels, cached_commit
 from mentorkd.models import load_model
@@ -134,6 +136,49 @@ def test_a_local_teacher_is_its_commit_too(put: Put, tmp_path: Path) -> None:
     dated = annotated(used)
     variables = annotated(used, chat_template_kwargs={"enable_thinking": False})
     assert len({unknown, moved, dated, variables}) == 4
+
+
+def local_teacher(folder: Path) -> Recipe:
+    raw = small_recipe(folder)
+    raw["teacher"] = {"kind": "local", "model": NAME, "samples": 1, "max_tokens": 4, "engine": "transformers"}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    return load_recipe(folder / "recipe.yaml")
+
+
+def test_a_dated_teacher_that_the_first_run_downloads_is_asked_once(
+    put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run = local_teacher(tmp_path), tmp_path / "run"
+    (tmp_path / "cache" / "models--someone--tiny-chat").mkdir(parents=True)  # nothing asks whether the hub answers
+
+    def downloading(read: Callable[..., Any]) -> Callable[..., Any]:
+        def first(*args: Any, **settings: Any) -> Any:
+            if NAME in args and cached_commit(NAME, None) is None:
+                put(FIRST, template=DATED)
+            return read(*args, **settings)
+
+        return first
+
+    for owner, name in ((AutoTokenizer, "from_pretrained"), (huggingface_hub, "snapshot_download")):
+        monkeypatch.setattr(owner, name, downloading(getattr(owner, name)))
+    Pipeline(recipe, run).run(until="annotate")
+    again = Pipeline(recipe, run)
+    assert again.folder.hub_models == HubModels({f"{NAME}@main": [FIRST]}, [f"{NAME}@main"])
+    assert {p.stage.kind for p in again.plan() if p.state == "done"} == {"prepare", "annotate"}
+
+
+def test_a_teacher_runs_the_commit_that_was_hashed(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(FIRST, template=PLAIN)
+    asked: list[str | None] = []
+
+    def moved(model: str, *, revision: str | None, **settings: Any) -> str:
+        """The hub, where `main` is another commit now."""
+        asked.append(revision)
+        return str(tmp_path / "cache" / "models--someone--tiny-chat" / "snapshots" / (revision or SECOND))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", moved)
+    Pipeline(local_teacher(tmp_path), tmp_path / "run").run(until="annotate")
+    assert asked == [FIRST]
 
 
 def test_weights_are_those_of_the_commit_that_was_hashed(put: Put) -> None:

@@ -164,8 +164,18 @@ def open_reporter(*, quiet: bool, as_json: bool) -> closing[ConsoleReporter | Js
 
 def replaced(stages: Sequence[str]) -> str:
     """A line for the user about finished results that other settings replace."""
-    names = ", ".join(stages[:_NAMED]) + (f" and {len(stages) - _NAMED:,} more" if len(stages) > _NAMED else "")
-    return f"replaces finished results of other settings: {names}; to keep them, give another folder with --run"
+    return (
+        f"replaces finished results of other settings: {_named(stages)}; to keep them, give another folder with --run"
+    )
+
+
+def run_again(stages: Sequence[str], why: str) -> str:
+    """A line for the user about finished results that an earlier version made wrong."""
+    return f"replaces finished results of an earlier version: {_named(stages)} ({why})"
+
+
+def _named(stages: Sequence[str]) -> str:
+    return ", ".join(stages[:_NAMED]) + (f" and {len(stages) - _NAMED:,} more" if len(stages) > _NAMED else "")
 
 
 def _safe(text: str) -> str:

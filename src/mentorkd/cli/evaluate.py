@@ -98,9 +98,8 @@ def _predictions(
     from mentorkd.pipeline.stages.evaluate import predict
 
     runs = [(name, seed) for name in names for seed in pipeline.recipe.seeds]
-    trained = {run: pipeline.stage_of("train", *run) for run in runs}
-    for stage_name in filter(None, trained.values()):
-        pipeline.folder.record(stage_name)  # an unfinished one is named before the first is asked
+    # Here, so that an unfinished or outdated one is named before the first is asked.
+    trained = {run: pipeline.trained(*run) for run in runs}
     predictions = {}
     for number, (name, seed) in enumerate(runs, 1):
         stage = Stage(f"{name}/seed-{seed} on {title}", "evaluate", "", {}, "")
@@ -183,7 +182,7 @@ def ask(
     name, seed = learner or _headline_student(pipeline), seeds[0] if seed is None else seed
     config = _learner(pipeline.recipe, name)
     context = RunContext(pipeline.recipe, pipeline.folder)
-    model = context.model_folder(name, seed, pipeline.stage_of("train", name, seed))
+    model = context.model_folder(name, seed, pipeline.trained(name, seed))
     prompt = render_prompt(question, config.eval_prompt)
     params = SamplingParams(max_new_tokens=config.sampling.max_new_tokens)
     [[completion]] = context.engine(config, model).sample([prompt], params, seed=0)

@@ -20,7 +20,7 @@ class PlannedStageOutput(TypedDict):
     state: Literal["done", "resumes", "runs", "may run"]
     """`resumes`: it was killed while it ran; `may run`: it stays done if the budget gives it the same number of updates."""
     replaces: bool
-    """Whether it replaces a finished result of other settings."""
+    """Whether it replaces a finished result of other settings, or one that an earlier version made wrong."""
     needs: list[str]
     """Stages that it reads from."""
     rows: NotRequired[float]

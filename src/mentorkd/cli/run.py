@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mentorkd.cli.console import open_reporter, ranges, replaced, say, show_json, show_results, show_table
+from mentorkd.cli.console import open_reporter, ranges, replaced, run_again, say, show_json, show_results, show_table
 from mentorkd.cli.options import (
     AsJson,
     Jobs,
@@ -107,9 +107,12 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     pipeline = Pipeline(loaded, root)
     planned, conflict = pipeline.plan(), pipeline.conflict()
     estimates = estimate(loaded, root)
-    names, notes = [p.stage.name for p in planned if p.replaces], list(estimates.notes)
-    if names:
-        notes.insert(0, replaced(names))
+    replacing: dict[str | None, list[str]] = {}
+    for p in planned:
+        if p.replaces:
+            replacing.setdefault(p.outdated, []).append(p.stage.name)
+    notes = [run_again(names, why) if why else replaced(names) for why, names in replacing.items()]
+    notes += estimates.notes
     if conflict:
         notes.insert(0, f"{conflict}; `run` refuses it without --overwrite")
     rows = [

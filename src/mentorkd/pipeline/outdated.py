@@ -1,11 +1,12 @@
-"""Finished trainings of earlier versions that may not have the weights that their record tells."""
+"""Finished trainings of earlier versions whose weights may be wrong."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from mentorkd.errors import DamagedError
 from mentorkd.pipeline.records import TrainRecord
+from mentorkd.seals import read_sealed
 
 _TYPES = """
 afmoe aria_text audioflamingo3 axk1 axk2 bailing_hybrid beam cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4
@@ -22,13 +23,26 @@ CONVERTED = frozenset(_TYPES.split())
 The list is of the past: it says what earlier versions of this package did, and later versions of transformers add nothing to it.
 """
 
+_GUESSED_MASKS = frozenset({"t5gemma"})
+"""Model types whose decoder guessed its mask from ids, since earlier versions gave it none. It saw padding and later targets."""
 
-def is_outdated(record: TrainRecord, root: Path) -> bool:
-    """Whether a finished training restored its best epoch, or resumed, from a checkpoint that it could not read exactly.
 
-    `root` is the run folder. The published model tells its type, so no hub is asked.
+def why_outdated(record: TrainRecord, root: Path) -> str | None:
+    """Why a finished training has weights that this version would not make, in a few words; None if it has not.
+
+    It restored its best epoch, or resumed, from a checkpoint that it could not read exactly, or its decoder had a wrong mask.
+    `root` is the run folder. The published model tells its type, so no hub is asked. Raises DamagedError for a config that
+    cannot be read.
     """
     if record.checkpoint_format is not None:
-        return False
-    config = root / record.target / "model" / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") in CONVERTED
+        return None
+    model = root / record.target / "model"
+    if not (model / "config.json").is_file():
+        return None
+    try:
+        model_type = read_sealed(model / "config.json").get("model_type")
+    except DamagedError as error:
+        raise DamagedError(f"{error}; remove the folder {model} and `mentorkd run` makes it again") from None
+    if model_type in CONVERTED:
+        return "an earlier version restored other weights"
+    return "an earlier version trained it with a wrong decoder mask" if model_type in _GUESSED_MASKS else None

@@ -28,7 +28,7 @@ from mentorkd.files import write_text
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
 from mentorkd.pipeline.graph import compile_stages, hub_models
-from mentorkd.pipeline.outdated import is_outdated
+from mentorkd.pipeline.outdated import why_outdated
 from mentorkd.pipeline.ownership import conflict
 from mentorkd.pipeline.records import StageRecord, TrainRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
@@ -37,6 +37,7 @@ from mentorkd.recipe.schema import Recipe
 from mentorkd.seals import read_sealed, write_sealed
 
 _MOST_JOBS = 64
+_NEEDS_OUTDATED = "a training that it needs runs again"
 _DERIVED = {"budget", "report"}
 """Kinds of stages that take seconds and are made from the results of others."""
 
@@ -50,7 +51,9 @@ class PlannedStage:
     state: str
     record: StageRecord | None
     replaces: bool = False
-    """Whether it would replace finished results of other settings, which take longer than seconds to make."""
+    """Whether it would replace finished results, which take longer than seconds to make."""
+    outdated: str | None = None
+    """Why a finished stage runs again though its settings are the same; None for all other stages."""
 
 
 class Reporter:
@@ -100,6 +103,18 @@ class Pipeline:
         """The name of the stage of a kind that serves a learner, its own or a shared one; None if there is none."""
         return self.stages[-1].inputs.get(role(kind, learner, seed))
 
+    def trained(self, learner: str, seed: int) -> str | None:
+        """The name of the finished stage that trained a learner; None if the learner is not trained.
+
+        Raises RunError if it is not finished, or if an earlier version made the weights wrong.
+        """
+        stage = self.stage_of("train", learner, seed)
+        if stage is not None:
+            self.folder.record(stage)
+            if why := self._why_outdated(stage):
+                raise RunError(f"{stage} has to run again, because {why}; use `mentorkd run`")
+        return stage
+
     def plan(self) -> list[PlannedStage]:
         """Every stage and its state. Changes nothing."""
         with_last_budget: dict[str, Stage] = {}
@@ -107,9 +122,10 @@ class Pipeline:
             hub = self.folder.hub_models
             last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name), hub)
             with_last_budget = {stage.name: stage for stage in last}
-        planned, outdated = [], {stage.name for stage in self._forced(self._outdated())}
+        planned, outdated = [], self._outdated(self.stages)
+        forced = {s.name: outdated.get(s.name, _NEEDS_OUTDATED) for s in self._forced(list(outdated))}
         for stage in self.stages:
-            again = stage.name in outdated
+            again = stage.name in forced
             record, state = None if again else self.folder.finished(stage), "runs"
             if record:
                 state = "done"
@@ -117,7 +133,7 @@ class Pipeline:
                 state = "resumes"
             elif not again and stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
                 state = "may run"
-            planned.append(PlannedStage(stage, state, record, self._replaces(stage)))
+            planned.append(PlannedStage(stage, state, record, self._replaces(stage, again), forced.get(stage.name)))
         return planned
 
     def conflict(self) -> str | None:
@@ -131,7 +147,7 @@ class Pipeline:
 
         Args:
             force: kinds or names of stages to run again, with all stages that depend on them. Trainings whose weights an earlier
-                version restored wrongly are among them. An annotation that is named here finishes even if most samples get no
+                version made wrong are among them. An annotation that is named here finishes even if most samples get no
                 reply.
             until: the kind of stage to stop after; None runs all.
             jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
@@ -149,7 +165,8 @@ class Pipeline:
         stages = self.stages
         if until is not None:
             stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
-        forced = self._forced([*force, *(outdated := self._outdated())])
+        outdated = self._outdated(stages)
+        forced = self._forced([*force, *outdated])
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
         with explaining(folder=self.folder.root), closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
@@ -162,7 +179,7 @@ class Pipeline:
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
                     if stage.name in outdated:
-                        self.reporter.note(f"{stage.name} runs again: an earlier version restored other weights", stage)
+                        self.reporter.note(f"{stage.name} runs again: {outdated[stage.name]}", stage)
                     self.folder.forget(stage)
                 # The checks have loaded configs and tokenizers, so the cache knows the commit of every model.
                 self.folder.keep_hub_models(self.folder.hub_models.after_use(hub_models(self.recipe)))
@@ -218,8 +235,8 @@ class Pipeline:
                 self._stages = None  # its updates are part of the arms' fingerprints
                 announced |= self._announce_replaced(total, announced)
 
-    def _replaces(self, stage: Stage) -> bool:
-        if stage.kind in _DERIVED or self.folder.finished(stage):
+    def _replaces(self, stage: Stage, again: bool) -> bool:
+        if stage.kind in _DERIVED or (self.folder.finished(stage) and not again):
             return False
         return self.folder.last(stage.name) is not None
 
@@ -234,11 +251,14 @@ class Pipeline:
             self.reporter.replacing(replaced)
         return {stage.name for stage in replaced}
 
-    def _outdated(self) -> list[str]:
-        """The finished trainings whose weights an earlier version may have restored wrongly."""
+    def _outdated(self, stages: Sequence[Stage]) -> dict[str, str]:
+        """The finished trainings among `stages` whose weights an earlier version may have made wrong, and why."""
         # Of any fingerprint: that of an arm is not known before its budget is finished.
-        trained = {s.name: self.folder.last(s.name) for s in self.stages if s.kind == "train"}
-        return [n for n, r in trained.items() if isinstance(r, TrainRecord) and is_outdated(r, self.folder.root)]
+        return {s.name: why for s in stages if s.kind == "train" and (why := self._why_outdated(s.name))}
+
+    def _why_outdated(self, stage: str) -> str | None:
+        record = self.folder.last(stage)
+        return why_outdated(record, self.folder.root) if isinstance(record, TrainRecord) else None
 
     def _forced(self, force: Sequence[str]) -> list[Stage]:
         """The stages that `force` names, and all stages that need them."""

@@ -36,10 +36,15 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
-        for key in LATER_KEYS & part.keys():
-            if not part[key]:
-                del part[key]
+        drop_unset_later_keys(part)
     return raw
+
+
+def drop_unset_later_keys(settings: dict[str, Any]) -> None:
+    """Take out of a model's or teacher's settings the keys that earlier versions do not know, where they say nothing."""
+    for key in LATER_KEYS & settings.keys():
+        if not settings[key]:
+            del settings[key]
 
 
 def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

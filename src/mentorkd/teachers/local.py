@@ -15,7 +15,7 @@ from mentorkd.files import digest_path, fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.resumable import CHUNK_BATCHES
-from mentorkd.hub import on_hub
+from mentorkd.hub import cached_commit, on_hub
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.records import Progress, Question, content_id
@@ -48,12 +48,11 @@ class LocalTeacher(AskedTeacher[LocalTeacherConfig]):
 
     def check(self) -> None:
         super().check()
-        if self.config.chat_date is not None or self.config.chat_template_kwargs:
-            from mentorkd.models import load_tokenizer
+        from mentorkd.models import load_tokenizer
 
-            load_tokenizer(
-                _model_config(self.config, self.config.model)
-            )  # refuses settings that its template does not use
+        # Refuses settings that its template does not use, and tells the run, before a fingerprint is kept, the commit and
+        # whether the template asks for a date.
+        load_tokenizer(_model_config(self.config, self.config.model))
 
     def preview(self, questions: Sequence[Question], root: Path, *, roughly: bool) -> DryRun:
         return dry_run(questions, self.config, self.prompter)
@@ -222,12 +221,16 @@ def _chat_of(teacher: LocalTeacherConfig, folder: Path) -> list[Any]:
 
 
 def _fetch(teacher: LocalTeacherConfig) -> Path:
-    """The folder of a model on the hub, downloaded if it is not there; the folder's name is the commit."""
+    """The folder of a model on the hub, downloaded if it is not there; the folder's name is the commit.
+
+    A commit in the local cache is the one that fingerprints hash, so it is taken before what the branch is now.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    revision = cached_commit(teacher.model, teacher.revision) or teacher.revision
     try:
-        return Path(snapshot_download(teacher.model, revision=teacher.revision, allow_patterns=_MODEL_FILES))
+        return Path(snapshot_download(teacher.model, revision=revision, allow_patterns=_MODEL_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"cannot fetch the teacher {teacher.model!r}: {' '.join(str(error).split())[:200]}; "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mentorkd.files import fingerprint
+from mentorkd.hub import HubModels
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.records import (
@@ -21,8 +22,9 @@ from mentorkd.pipeline.records import (
     TrainRecord,
 )
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
+from mentorkd.recipe.aliases import drop_unset_later_keys
 from mentorkd.recipe.graph import arms
-from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, Rationale
@@ -84,7 +86,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
             "test": prepared.questions["test"],
         },
         seeds=recipe.seeds,
-        learners=[_learner(name, recipe, trained) for name in recipe.learners],
+        learners=[_learner(name, recipe, trained, folder.hub_models) for name in recipe.learners],
         questions=[question for question in questions if question.split == "test"],
         predictions={
             (name, seed): [replace(row, learner=name, seed=seed) for row in folder.predictions(stage_name)]
@@ -153,14 +155,14 @@ def _training_data(questions: Sequence[Question], teacher: Sequence[Rationale]) 
     }
 
 
-def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
+def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> LearnerInfo:
     learner, variant = recipe.learners[name], recipe.variants.get(name)
     records = [trained[name, seed] for seed in recipe.seeds if (name, seed) in trained]
     searches = [record.search for record in records if isinstance(record, SearchRecord)]
     return LearnerInfo(
         name=name,
         model=describe_model(learner.model),
-        model_key=fingerprint(learner.model.model_dump()),
+        model_key=_model_key(learner.model, hub),
         rationales=learner.rationales,
         mentor_weights=learner.mentor_weights,
         scorers=_scorers(recipe, name),
@@ -183,6 +185,17 @@ def _learner(name: str, recipe: Recipe, trained: Trained) -> LearnerInfo:
         settings=_settings(learner, records[0].precision if records else None),
         distillation=_distillation(learner),
     )
+
+
+def _model_key(config: ModelConfig, hub: HubModels) -> str:
+    """A digest that is the same for one model in all runs: a branch or tag on the hub stands for the commit that the run used."""
+    settings = config.model_dump()
+    drop_unset_later_keys(settings)
+    for part in ("name", "tokenizer"):
+        source = settings[part]
+        if source and (commit := hub.used(source, config.revision)):
+            settings |= {part: f"{source}@{commit}", "revision": None}
+    return fingerprint(settings)
 
 
 def _scorers(recipe: Recipe, name: str) -> list[str]:
