@@ -161,7 +161,7 @@ def test_verify_says_what_heals_by_itself(small_run: Path, tmp_path: Path, cli: 
     journal.write_text("{\n")
     verified = cli("verify", run)
     assert verified.code == 2
-    assert "journal.jsonl: has 1 damaged lines, whose work the next run does again" in verified.out
+    assert "journal.jsonl: has damaged lines (1), whose work the next run does again" in verified.out
     assert "remove" not in verified.out + verified.err
 
 

@@ -129,6 +129,6 @@ def _rest(folder: RunFolder) -> Iterator[tuple[Path, str | None]]:
             yield sealed, damage and f"{damage}; the next run makes it again"
     for journal in [*folder.work("journal.jsonl"), *folder.engines.glob("*.jsonl")]:
         damaged = sum(line is None for line in read_lines(journal))
-        yield journal, f"has {damaged} damaged lines, whose work the next run does again" if damaged else None
+        yield journal, f"has damaged lines ({damaged}), whose work the next run does again" if damaged else None
     if (replies := folder.root / CACHE).is_file():
         yield replies, damage_in_replies(replies)
