@@ -88,8 +88,12 @@ def damage_in(folder: Path) -> str | None:
         seals = read_sealed(folder / _HASHES)
     except DamagedError as error:
         return str(error)
-    for name, seal in seals.items():
-        if damage := FileSeal(**seal).damage(folder / name):
+    try:
+        expected = {name: FileSeal(**seal) for name, seal in seals.items()}
+    except TypeError:
+        return f"{folder / _HASHES} is damaged (expected the size and hash of each file)"
+    for name, seal in expected.items():
+        if damage := seal.damage(folder / name):
             return f"{folder / name} {damage}"
     return None
 
@@ -112,8 +116,13 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} is damaged (no JSON)") from None
     if not isinstance(value, dict):
         raise DamagedError(f"{path} is damaged (got {type(value).__name__}, expected an object)")
-    if "seal" in value and value.pop("seal") != _seal(value):
-        raise DamagedError(f"{path} is damaged (its seal differs)")
+    if "seal" in value:
+        if value.pop("seal") != _seal(value):
+            raise DamagedError(f"{path} is damaged (its seal differs)")
+    elif value:
+        *names, last = value  # the seal is written last
+        if value[last] == _seal({name: value[name] for name in names}):
+            raise DamagedError(f"{path} is damaged (its seal has the key {last!r})")
     return value
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from finished import copy_run
 from mentorkd.cli.main import main
-from mentorkd.errors import MentorkdError
+from mentorkd.errors import DamagedError, MentorkdError
 from mentorkd.pipeline.compare import compare_runs
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
@@ -205,6 +205,22 @@ def test_a_report_of_an_earlier_schema_is_read_from_the_stages(runs: Path, tmp_p
     assert same(compare_runs([runs / "first", old], "")) == same(two)
     with pytest.raises(MentorkdError, match=r"got schema 'mentorkd\.results/2'"):
         compare_runs([runs / "first", old / "report"], "")
+
+
+def test_a_damaged_report_is_left_for_the_stages_with_a_warning(
+    runs: Path, tmp_path: Path, two: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "second"
+    shutil.copytree(runs / "second", place)
+    with (place / "report" / "results.json").open("a") as file:
+        file.write("\n")
+    assert same(compare_runs([runs / "first", place], "")) == same(two)
+    [message] = caplog.messages
+    assert message.startswith(f"{place / 'report' / 'results.json'} has ")
+    assert "the stages of the run are compared instead" in message
+    (place / ".stages" / "prepare.json").unlink()
+    with pytest.raises(DamagedError, match=r"results\.json has "):
+        compare_runs([runs / "first", place], "")
 
 
 def test_a_report_of_another_recipe_than_the_run_s_is_not_used(runs: Path, tmp_path: Path) -> None:

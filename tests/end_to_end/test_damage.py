@@ -14,8 +14,10 @@ from command_line import Cli
 from damage import finished_artefacts, flip, halve, outcomes, unfinished_artefacts
 from finished import copy_run
 from mentorkd.errors import DamagedError
+from mentorkd.files import write_json
 from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.recipe.load import load_recipe
+from mentorkd.teachers.cache import Reply, RequestCache
 
 MENTOR = "learners/mentor/seed-1"
 
@@ -97,7 +99,7 @@ def test_marks_without_hashes_are_accepted_and_said_so_once(
     ]
     verified = cli("verify", run)
     assert verified.code == 0
-    assert "outputs of an earlier version have no hashes" in verified.out
+    assert "outputs of another version have no hashes" in verified.out
 
 
 # --- mentorkd verify ----------------------------------------------------------------------------------------------
@@ -132,7 +134,61 @@ def test_verify_names_each_damaged_file(small_run: Path, tmp_path: Path, cli: Cl
         ".stages/prepare.json",
         "learners/student/seed-1/predictions.jsonl",
     }
-    assert "has changed since it was written" in cli("verify", run).out
+    shown = cli("verify", run).out
+    assert (
+        "has changed since it was written (its SHA-256 differs); remove it and `mentorkd run` makes it again" in shown
+    )
+    assert "manifest.json: is damaged (no JSON); the next run writes it again" in shown
+    assert ".stages/prepare.json: is damaged (no JSON); remove it and its stage runs again" in shown
+
+
+def test_verify_leaves_model_cards_to_the_user(small_run: Path, tmp_path: Path, cli: Cli) -> None:
+    run = copy_run(small_run / "run", tmp_path / "run")
+    cards = [run / MENTOR / "model" / "README.md", run / "learners/student/seed-1/model/README.md"]
+    cards[0].write_text("My model.")
+    cards[1].unlink()
+    verified = cli("verify", run, "--json")
+    assert (verified.code, verified.err) == (0, "")
+    result = json.loads(verified.out)
+    assert (result["damaged"], set(result["edited"])) == ({}, {card.relative_to(run).as_posix() for card in cards})
+    assert f"{MENTOR}/model/README.md: has 9 bytes" in cli("verify", run).out
+
+
+def test_verify_says_what_heals_by_itself(small_run: Path, tmp_path: Path, cli: Cli) -> None:
+    run = copy_run(small_run / "run", tmp_path / "run")
+    journal = run / ".work" / "learners.student.seed-1.evaluate@f" / "journal.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text("{\n")
+    verified = cli("verify", run)
+    assert verified.code == 2
+    assert "journal.jsonl: has damaged lines (1), whose work the next run does again" in verified.out
+    assert "remove" not in verified.out + verified.err
+
+
+def test_verify_checks_the_replies_of_a_teacher(small_run: Path, tmp_path: Path, cli: Cli) -> None:
+    run = copy_run(small_run / "run", tmp_path / "run")
+    file = run / "teacher" / "requests.sqlite"
+    with RequestCache(file) as cache:
+        for sample in range(2):
+            cache.put({"model": "m"}, sample, Reply("It is 5.", "stop", 3, 4)).result()
+    before = file.read_bytes()
+    assert cli("verify", run).code == 0
+    file.write_bytes(before.replace(b"It is 5.", b"It is 6.", 1))
+    verified = cli("verify", run, "--json")
+    assert verified.code == 2
+    [damage] = json.loads(verified.out)["damaged"].values()
+    assert "a row with a damaged request or reply" in damage
+    halve(file)
+    assert "teacher/requests.sqlite: " in cli("verify", run).out
+    assert list(file.parent.glob("requests.sqlite*")) == [file]
+
+
+def test_verify_lists_what_another_version_published(small_run: Path, tmp_path: Path, cli: Cli) -> None:
+    run = copy_run(small_run / "run", tmp_path / "run")
+    mark = run / ".stages" / "prepare.json"
+    write_json(mark, {"kind": "no more", "target": "data", "outputs": ["questions.jsonl"]})
+    result = json.loads(cli("verify", run, "--json").out)
+    assert (result["damaged"], result["unchecked"]) == ({}, ["data/questions.jsonl"])
 
 
 def test_verify_needs_a_run(tmp_path: Path, cli: Cli) -> None:

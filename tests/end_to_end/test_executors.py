@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -248,3 +250,24 @@ def test_a_worker_checks_so_that_this_process_imports_no_torch(recipe: Path, tmp
     if not executors.may_have_gpu():
         assert told.endswith("False\n")
     assert not (tmp_path / "run" / "data").exists()
+
+
+class WarnsWhenRead:
+    """Stands for a recipe whose reader warns of it."""
+
+    device = "cpu"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return logging.getLogger("mentorkd.files").warning, ("a journal is %s", "damaged")
+
+
+def test_what_a_worker_warns_of_is_logged_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    setup: Any = (WarnsWhenRead(), RunFolder(tmp_path), lambda *_: None, lambda *_: None)
+    with closing(executors.ProcessExecutor(1, *setup)) as executor, pytest.raises(AttributeError):
+        executor.check({"train"})
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("mentorkd.files", "WARNING")
+    assert record.getMessage() == "a journal is damaged"
+    assert "damaged" not in capfd.readouterr().err

@@ -126,6 +126,10 @@ def test_plan_says_what_would_be_replaced(cli: Cli, folder: Path, tmp_path: Path
     outcome = cli("plan", other, "--run", folder / "run")
     assert outcome.code == 0
     assert "belongs to the recipe `small`, and this one is `other`; `run` refuses it without --overwrite" in outcome.out
+    conflicting = json.loads(cli("plan", other, "--run", folder / "run", "--json").out)
+    assert "belongs to the recipe `small`, and this one is `other`" in conflicting["conflict"]
+    assert not any("belongs to" in note for note in conflicting["notes"])
+    assert planned["conflict"] is None
     done = json.loads(cli("plan", folder / "recipe.yaml", "--run", folder / "run", "--json").out)
     assert not any(stage["replaces"] for stage in done["stages"])
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ class ConsoleReporter(Reporter):
     def skipped(self, stage: Stage) -> None:
         self._skipped += 1
 
-    def note(self, text: str, stage: Stage) -> None:
+    def note(self, text: str, stage: Stage | None) -> None:
         self.console.print(f"[yellow]![/yellow] {_safe(text)}", soft_wrap=True)
 
     def close(self) -> None:
@@ -150,16 +151,35 @@ class JsonReporter(Reporter):
     def skipped(self, stage: Stage) -> None:
         self._emit(event="skipped", stage=stage.name)
 
-    def note(self, text: str, stage: Stage) -> None:
-        self._emit(event="note", stage=stage.name, text=text)
+    def note(self, text: str, stage: Stage | None) -> None:
+        self._emit(event="note", stage=None if stage is None else stage.name, text=text)
 
     def _emit(self, **fields: Any) -> None:
         say(json.dumps(fields, ensure_ascii=False), error=True)
 
 
-def open_reporter(*, quiet: bool, as_json: bool) -> closing[ConsoleReporter | JsonReporter]:
-    """The reporter of a command, as a context that closes it."""
-    return closing(JsonReporter() if as_json else ConsoleReporter(quiet=quiet))
+class _Warnings(logging.Handler):
+    """Shows warnings as notes of a reporter."""
+
+    def __init__(self, reporter: ConsoleReporter | JsonReporter) -> None:
+        super().__init__(logging.WARNING)
+        self._reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._reporter.note(record.getMessage(), None)
+
+
+@contextmanager
+def open_reporter(*, quiet: bool, as_json: bool) -> Iterator[ConsoleReporter | JsonReporter]:
+    """The reporter of a command. While it is open, it also shows what the package's loggers warn of."""
+    reporter = JsonReporter() if as_json else ConsoleReporter(quiet=quiet)
+    logger, handler = logging.getLogger("mentorkd"), _Warnings(reporter)
+    logger.addHandler(handler)
+    try:
+        with closing(reporter):
+            yield reporter
+    finally:
+        logger.removeHandler(handler)
 
 
 def replaced(stages: Sequence[str]) -> str:

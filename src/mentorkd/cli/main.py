@@ -28,7 +28,7 @@ def _say(text: str) -> None:
 
 
 class _Warnings(logging.Handler):
-    """Shows warnings that no stage hands to its reporter."""
+    """Shows warnings while no reporter is open to show them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _say(f"! {record.getMessage()}")

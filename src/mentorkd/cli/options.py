@@ -32,7 +32,7 @@ Jobs = Annotated[
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Read outputs of stages without checking that they are what was published.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and warnings.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 

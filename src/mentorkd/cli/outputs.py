@@ -42,19 +42,23 @@ class PlanOutput(TypedDict):
     """The stages in their order."""
     dropped: list[str]
     """Faults in the data, and rationales that filters drop, each with its reason."""
+    conflict: str | None
+    """Why `run` refuses the folder, which belongs to another recipe, without --overwrite; null if it does not."""
     notes: list[str]
-    """How the numbers are estimated, and what is equal between arms."""
+    """Results that a run would replace, how the numbers are estimated, and what is equal between arms."""
 
 
 class VerifyOutput(TypedDict):
-    """The files of a run against what was published. If any differs, the exit code is 2."""
+    """The files of a run against what was published. If any is damaged, the exit code is 2."""
 
     files: int
     """Files that were checked; a store of soft labels and a checkpoint count as one."""
     damaged: dict[str, str]
-    """What is wrong with each damaged file, by its path in the run folder."""
+    """What is wrong with each damaged file and what to do, by its path in the run folder."""
+    edited: dict[str, str]
+    """How each file differs that people may edit or remove, such as a model card, by its path; not damage."""
     unchecked: list[str]
-    """Outputs without hashes, which earlier versions published."""
+    """Outputs without hashes that this version can read, because another version published them."""
 
 
 class AnnotateOutput(TypedDict):
@@ -154,7 +158,8 @@ class LearnerAccuracy(TypedDict):
     accuracy: float
     """Mean over seeds."""
     interval: Bounds
-    """Interval of `accuracy`, as in the report: it covers the choice of questions and the scatter of seeds."""
+    """Interval of `accuracy`: it covers the choice of questions and the scatter of seeds. It is that of the report if all learners are
+    asked; the seeds' scatter is estimated together with the other asked learners of the same model, so `--learner` changes it."""
     no_answer: float
     """Share of texts without an answer."""
     seeds: list[SeedAccuracy]

@@ -36,7 +36,8 @@ def compare(
         raise RunError(
             f"got --out {folder}; expected a new folder outside the runs, or the folder of an earlier comparison"
         )
-    results = compare_runs(runs, shlex.join(command_line()), verify=not no_verify)
+    with open_reporter(quiet=False, as_json=as_json):  # for the warnings
+        results = compare_runs(runs, shlex.join(command_line()), verify=not no_verify)
     write_report(results, folder)
     show_results(folder, as_json)
 
@@ -58,7 +59,7 @@ def report(folder: RunPath, no_verify: NoVerify = False, quiet: Quiet = False, a
 
 
 def verify(folder: RunPath, as_json: AsJson = False) -> None:
-    """Check every file of a run against what was published. Exit code 2 if any differs."""
+    """Check every file of a run against what was published. Exit code 2 if any is damaged."""
     from mentorkd.pipeline.verify import verify_run
 
     result = verify_run(folder)
@@ -67,13 +68,15 @@ def verify(folder: RunPath, as_json: AsJson = False) -> None:
     else:
         for file, damage in result.damaged.items():
             say(f"{file}: {damage}")
+        for file, edit in result.edited.items():
+            say(f"{file}: {edit}; it is yours to edit")
         if result.unchecked:
-            say(f"{len(result.unchecked)} outputs of an earlier version have no hashes: {', '.join(result.unchecked)}")
+            say(f"{len(result.unchecked)} outputs of another version have no hashes: {', '.join(result.unchecked)}")
         say(f"{result.files} files checked, {len(result.damaged)} damaged")
     if result.damaged:
         raise RunError(
-            f"{folder}: {len(result.damaged)} of {result.files} files are not what was written; remove them, and "
-            "`mentorkd run` makes them again"
+            f"{folder}: {len(result.damaged)} of {result.files} files are not what was written; "
+            f"{'`damaged`' if as_json else 'the line of each'} says what to do"
         )
 
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mentorkd.cli.console import open_reporter, say, show_json, show_table
-from mentorkd.cli.options import AsJson, Overrides, Quiet, RunOption, shipped_recipes, shipped_titles
+from mentorkd.cli.options import (
+    AsJson,
+    NoVerify,
+    Overrides,
+    Overwrite,
+    Quiet,
+    RunOption,
+    shipped_recipes,
+    shipped_titles,
+)
 from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 
@@ -42,6 +51,8 @@ def reproduce(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Only check that it runs: tiny models with random weights, 8 questions.")
     ] = False,
+    overwrite: Overwrite = False,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -78,8 +89,8 @@ def reproduce(
     learners = []
     if recipe.learners:
         with open_reporter(quiet=quiet, as_json=as_json) as reporter:
-            pipeline = Pipeline(recipe, root, reporter)
-            pipeline.run()
+            pipeline = Pipeline(recipe, root, reporter, verify=not no_verify)
+            pipeline.run(overwrite=overwrite)
         learners = read_results(pipeline.folder.report())["learners"]
     rows = tables.table_rows(whole, table, known, learners, left_out)
     reasons, notes = _reasons(rows), _notes(rows, smoke)

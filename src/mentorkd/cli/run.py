@@ -61,6 +61,7 @@ def quickstart(
     overrides: Overrides = None,
     overwrite: Overwrite = False,
     jobs: Jobs = _QUICKSTART_JOBS,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -74,7 +75,7 @@ def quickstart(
         write_recipe(recipe)
     if not (quiet or as_json):
         say(f"recipe: {recipe} (edit it for your own data)", error=True)
-    _run(load_recipe(recipe, overrides or ()), folder, (), overwrite, jobs, quiet, as_json)
+    _run(load_recipe(recipe, overrides or ()), folder, (), overwrite, jobs, quiet, as_json, verify=not no_verify)
 
 
 def _run(
@@ -86,7 +87,7 @@ def _run(
     quiet: bool,
     as_json: bool,
     *,
-    verify: bool = True,
+    verify: bool,
 ) -> None:
     from mentorkd.pipeline.run import Pipeline
 
@@ -113,8 +114,6 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
             replacing.setdefault(p.outdated, []).append(p.stage.name)
     notes = [run_again(names, why) if why else replaced(names) for why, names in replacing.items()]
     notes += estimates.notes
-    if conflict:
-        notes.insert(0, f"{conflict}; `run` refuses it without --overwrite")
     rows = [
         {
             "stage": p.stage.name,
@@ -126,7 +125,8 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
         for p in planned
     ]
     if as_json:
-        show_json({"recipe": loaded.name, "stages": rows, "dropped": list(estimates.dropped), "notes": notes})
+        facts = {"recipe": loaded.name, "stages": rows, "dropped": list(estimates.dropped), "conflict": conflict}
+        show_json({**facts, "notes": notes})
         return
     numbers = {p.stage.name: number for number, p in enumerate(planned, 1)}
     show_table(
@@ -148,6 +148,8 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     )
     for line in estimates.dropped:
         say(f"! {line}")
+    if conflict:
+        say(f"{conflict}; `run` refuses it without --overwrite")
     for note in notes:
         say(note)
 

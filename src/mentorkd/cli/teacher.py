@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from mentorkd.cli.console import open_reporter, say, show_json, show_table
-from mentorkd.cli.options import AsJson, Overrides, Overwrite, Quiet, RecipePath, RunOption, load_named, new_file
+from mentorkd.cli.options import (
+    AsJson,
+    NoVerify,
+    Overrides,
+    Overwrite,
+    Quiet,
+    RecipePath,
+    RunOption,
+    load_named,
+    new_file,
+)
 from mentorkd.errors import RunError
 from mentorkd.pipeline.records import AnnotateRecord
 from mentorkd.recipe.schema import Recipe
@@ -39,6 +49,7 @@ def annotate(
         ),
     ] = False,
     overwrite: Overwrite = False,
+    no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +62,7 @@ def annotate(
         _show_preview(loaded, root, as_json)
         return
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
-        pipeline = Pipeline(loaded, root, reporter)
+        pipeline = Pipeline(loaded, root, reporter, verify=not no_verify)
         pipeline.run(force=["annotate"] if force else (), until="annotate", overwrite=overwrite)
     _show_record(pipeline.folder.record_of(AnnotateRecord, "annotate"), root, as_json)
 

@@ -2,11 +2,12 @@
 
 Nothing is trained or asked again. The report inputs of every run are read from the `results.json` of its report, learners get
 distinct names, and one report is built from the inputs of all runs. The stages of a run are read only where its report is of an
-earlier version.
+earlier version or damaged.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from mentorkd.reporting.reread import inputs_of
 from mentorkd.reporting.roles import headline_pairs, is_arm, is_baseline
 from mentorkd.reporting.schema import Results
 from mentorkd.reporting.write import read_results
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,21 +62,32 @@ def compare_runs(folders: Sequence[Path], command: str, *, verify: bool = True) 
 
 
 def _read(folder: Path, verify: bool) -> ReportInputs:
-    """The report inputs of a finished run: from its results, or from its stages if these are of an earlier version."""
+    """The report inputs of a finished run: from its results, or from its stages if these are of an earlier version or damaged.
+
+    Raises the DamagedError of the results if the stages cannot be read either.
+    """
+    damage: DamagedError | None = None
     run = RunFolder(folder, verify=verify)
     is_run = run.recipe.is_file()
     place = folder / "report" if is_run else folder
     if (place / "results.json").is_file() and (not is_run or run.mark("report").is_file()):
         try:
             results = read_results(run.report() if is_run else place)
-        except RunError:
+        except RunError as error:
             if not is_run:
                 raise
+            damage = error if isinstance(error, DamagedError) else None
         else:
             if not is_run or results["run"]["recipe_digest"] == recipe_digest(run):
                 return inputs_of(results, _answers(results, run) if is_run else {})
-    pipeline = _finished(folder, verify)
-    return read_inputs(pipeline.recipe, pipeline.folder, pipeline.stages[-1], pipeline.manifest())
+    try:
+        pipeline = _finished(folder, verify)
+        inputs = read_inputs(pipeline.recipe, pipeline.folder, pipeline.stages[-1], pipeline.manifest())
+    except MentorkdError as error:
+        raise damage or error from None
+    if damage:
+        log.warning("%s; the stages of the run are compared instead of its report", damage)
+    return inputs
 
 
 def _answers(results: Results, folder: RunFolder) -> dict[tuple[str, int], list[Prediction]]:

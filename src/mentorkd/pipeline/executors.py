@@ -1,12 +1,13 @@
 """Where stages run: one after the other in this process, or several at a time, each in a worker process.
 
-A worker reads stages from its stdin and writes progress, notes and records to its stdout. It ends when its stdin closes, so
+A worker reads stages from its stdin and writes progress, notes, warnings and records to its stdout. It ends when its stdin closes, so
 none outlives the pipeline that started it, however the pipeline ended. What a worker leaves then is what a SIGTERM leaves: it ends
 at once, or, while it asks a teacher, when the replies in flight are kept.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import queue
@@ -166,8 +167,12 @@ class ProcessExecutor:
                 return stage, value
 
     def _next_message(self) -> tuple[_Worker, str, Any]:
-        """Wait for a message. Raises what a worker raises, and WorkerError if a worker has ended."""
+        """Wait for a message, and log the warnings before it. Raises what a worker raises, and WorkerError if a worker has ended."""
         worker, event, value = self._messages.get()
+        while event == "warning":
+            logger, level, text = value
+            logging.getLogger(logger).log(level, "%s", text)
+            worker, event, value = self._messages.get()
         if event == "ended":
             stage = self._running.get(worker)
             raise WorkerError(f"{stage.name if stage else 'a worker'}: its process {worker.ending()}")
@@ -248,7 +253,7 @@ class _Worker:
 
 
 _Messages = queue.SimpleQueue[tuple[_Worker, str, Any]]
-"""Messages of all workers: the worker, the event (checked, progress, note, finished, failed, ended), and its value."""
+"""Messages of all workers: the worker, the event (checked, progress, note, warning, finished, failed, ended), and its value."""
 
 
 def _gpus() -> list[str]:
@@ -278,6 +283,7 @@ def serve() -> None:
             pickle.dump((event, value), stream)
             stream.flush()
 
+    logging.getLogger("mentorkd").addHandler(_SentWarnings(send))
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
     try:
@@ -298,6 +304,17 @@ def serve() -> None:
     except BaseException as error:
         send("failed", (_picklable(error), "\n" + traceback.format_exc()))
         threading.Event().wait()  # for stdin to close
+
+
+class _SentWarnings(logging.Handler):
+    """Sends warnings to the other process, which logs them as its own: only it knows where they are to be shown."""
+
+    def __init__(self, send: Callable[[str, Any], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send("warning", (record.name, record.levelno, record.getMessage()))
 
 
 def _read_tasks(tasks: queue.SimpleQueue[Any]) -> None:

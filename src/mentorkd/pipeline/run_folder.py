@@ -128,7 +128,7 @@ class RunFolder:
         if record is None or record.fingerprint != stage.fingerprint:
             return None
         target = self.root / record.target
-        names = [*record.outputs, *(name for name in record.files or () if not _is_editable(name))]
+        names = [*record.outputs, *(name for name in record.files or () if not is_editable(name))]
         return record if all((target / name).exists() for name in names) else None
 
     def last(self, stage: str) -> StageRecord | None:
@@ -304,9 +304,15 @@ class RunFolder:
 
     @property
     def hub_models(self) -> HubModels:
-        """What is known of the hub models that the run has used."""
+        """What is known of the hub models that the run has used. Raises DamagedError for a damaged file."""
         file = self.known_hub_models
-        return HubModels(**read_sealed(file)) if file.is_file() else UNKNOWN
+        how = "remove it and `mentorkd run` records the commits of the models again"
+        try:
+            return HubModels(**read_sealed(file)) if file.is_file() else UNKNOWN
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {how}") from None
+        except TypeError:
+            raise DamagedError(f"{file} is damaged (expected the commits of hub models); {how}") from None
 
     def keep_hub_models(self, models: HubModels) -> None:
         """Write down what is known of the hub models that the run uses."""
@@ -327,7 +333,7 @@ class RunFolder:
             self.warn_unsealed()
             return
         for name, seal in record.files.items():
-            if not f"{name}/".startswith(f"{output}/") or _is_editable(name):
+            if not f"{name}/".startswith(f"{output}/") or is_editable(name):
                 continue
             file = self.root / record.target / name
             if (file, seal) in self._checked:
@@ -383,7 +389,7 @@ class RunFolder:
         return self.root / record.target / record.outputs[0]
 
 
-def _is_editable(file: str) -> bool:
+def is_editable(file: str) -> bool:
     """Whether a file is for people to read and edit, such as a model card. It is not checked when its folder is read."""
     return file.endswith("/README.md")
 

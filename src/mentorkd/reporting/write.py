@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from mentorkd.errors import RunError
+from mentorkd.errors import DamagedError, RunError
 from mentorkd.printable import printable
 from mentorkd.reporting.drawing import standalone
 from mentorkd.reporting.markdown import render_markdown
@@ -58,7 +58,7 @@ def _tables(results: Results) -> dict[str, str]:
 def read_results(folder: Path) -> Results:
     """The results in a folder written by `write_report`.
 
-    Raises RunError if a file is missing, is not JSON, or has another version of the schema.
+    Raises RunError if a file is missing, DamagedError if it is not JSON, and RunError if it has another version of the schema.
     """
     parts = {}
     for name in ("results.json", "run.json"):
@@ -67,7 +67,7 @@ def read_results(folder: Path) -> Results:
         except FileNotFoundError:
             raise RunError(f"{folder}: no {name}; expected a report folder; `mentorkd report` writes one") from None
         except ValueError:
-            raise RunError(f"{folder / name}: not JSON; write the report again with `mentorkd report`") from None
+            raise DamagedError(f"{folder / name}: not JSON; write the report again with `mentorkd report`") from None
     got = parts["results.json"].get("schema")
     if got != SCHEMA:
         raise RunError(

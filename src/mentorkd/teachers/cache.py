@@ -20,7 +20,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -261,7 +261,7 @@ class RequestCache:
         rows are left out and named in the log."""
         added = 0
         with _reading(other) as source:
-            cursor = _SoundRows(source, other)
+            cursor = _sound_rows(source, other)
             while chunk := list(islice(cursor, 1000)):
                 rows = [
                     (key, sample, at, _write_reply(key, sample, reply), request)
@@ -318,7 +318,7 @@ def export(source: Path, target: Path) -> int:
     count = 0
     temporary = target.with_name(f".{target.name}.tmp")
     with _reading(source) as connection, temporary.open("w", encoding="utf-8") as file:
-        for key, sample, at, request, reply in _SoundRows(connection, source):
+        for key, sample, at, request, reply in _sound_rows(connection, source):
             row = {"key": key, "sample": sample, "at": at, "request": json.loads(request), "reply": asdict(reply)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
@@ -326,6 +326,24 @@ def export(source: Path, target: Path) -> int:
         os.fsync(file.fileno())
     temporary.replace(target)
     return count
+
+
+def damage_in_replies(path: Path) -> str | None:
+    """What is wrong with a cache file and what to do, in one line; None if every row is sound. The file is opened for reading only."""
+    try:
+        with _reading(path) as connection:
+            [structure] = connection.execute("PRAGMA quick_check(1)").fetchone()
+            damaged = [name for name, row in _rows(connection) if row is None]
+    except RunError as error:
+        return str(error).removeprefix(f"{path}: ")
+    if structure != "ok":
+        return f"is damaged ({structure}); put a copy back, or move it away to start with an empty one"
+    if damaged:
+        rows = "a row" if len(damaged) == 1 else f"{len(damaged)} rows"
+        return (
+            f"has {rows} with a damaged request or reply ({_names(damaged)}); annotation asks again for a damaged reply"
+        )
+    return None
 
 
 def _canonical(request: Mapping[str, Any]) -> str:
@@ -347,28 +365,35 @@ def _insert(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> 
     return added
 
 
-class _SoundRows(Iterator[tuple[str, int, float, str, Reply]]):
-    """The (key, sample, at, request, reply) of every sound row, sorted by key and sample; at the end, the log names the others."""
+_Row = tuple[str, int, float, str, Reply]
+"""The key, sample, time, request and reply of a row."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._path = path
-        self._damaged: list[str] = []
-        columns = "CAST(key AS BLOB), sample, at, CAST(requests.body AS BLOB), CAST(replies.body AS BLOB)"
-        joined = "replies LEFT JOIN requests USING (key) ORDER BY key, sample"
-        self._rows = connection.execute(f"SELECT {columns} FROM {joined}")
 
-    def __next__(self) -> tuple[str, int, float, str, Reply]:
-        for name, sample, at, request, body in self._rows:
-            key = name.decode(errors="replace")
-            reply = _read_reply(key, sample, body)
-            if reply is not None and request is not None and hashlib.sha256(request).hexdigest() == key:
-                return key, sample, at, request.decode(), reply
-            self._damaged.append(_row_name(key, sample))
-        if self._damaged:
-            names = ", ".join(self._damaged[:_NAMED]) + (", ..." if len(self._damaged) > _NAMED else "")
-            log.warning("%s: %d damaged replies are left out: %s", self._path, len(self._damaged), names)
-            self._damaged.clear()
-        raise StopIteration
+def _rows(connection: sqlite3.Connection) -> Iterator[tuple[str, _Row | None]]:
+    """The name of every row, and the row, or None if it is damaged; sorted by key and sample."""
+    columns = "CAST(key AS BLOB), sample, at, CAST(requests.body AS BLOB), CAST(replies.body AS BLOB)"
+    joined = "replies LEFT JOIN requests USING (key) ORDER BY key, sample"
+    for name, sample, at, request, body in connection.execute(f"SELECT {columns} FROM {joined}"):
+        key = name.decode(errors="replace")
+        reply = _read_reply(key, sample, body)
+        sound = reply is not None and request is not None and hashlib.sha256(request).hexdigest() == key
+        yield _row_name(key, sample), (key, sample, at, request.decode(), reply) if sound and reply else None
+
+
+def _sound_rows(connection: sqlite3.Connection, path: Path) -> Iterator[_Row]:
+    """Every sound row; at the end, the log names the others."""
+    damaged = []
+    for name, row in _rows(connection):
+        if row is not None:
+            yield row
+        else:
+            damaged.append(name)
+    if damaged:
+        log.warning("%s: %d damaged replies are left out: %s", path, len(damaged), _names(damaged))
+
+
+def _names(damaged: Sequence[str]) -> str:
+    return ", ".join(damaged[:_NAMED]) + (", ..." if len(damaged) > _NAMED else "")
 
 
 def _find(connection: sqlite3.Connection, key: str, sample: int) -> bytes | None:

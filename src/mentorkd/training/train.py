@@ -78,6 +78,7 @@ def train(
         project, run_name: names of this training for the trackers of `config.report_to`.
         tensorboard: folder for TensorBoard's event files, if `config.report_to` names it.
         verify: remove checkpoints that have changed since they were written; training resumes from an older one, or starts again.
+            Without it, they are read as they are, the best one too.
 
     Raises TrainingError if the rows lack what the objective needs, before an update with a non-finite loss, and for a checkpoint
     that does not have exactly the model's trained weights.
@@ -122,6 +123,7 @@ def train(
             fused=fused,
             precision=precision,
             validate=validate,
+            verify=verify,
         )
         trainer.remove_callback(PrinterCallback)
         try:

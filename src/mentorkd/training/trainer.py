@@ -61,6 +61,7 @@ class MentorTrainer(Trainer):
         fused: bool,
         precision: Precision,
         validate: Callable[[], float] | None,
+        verify: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -72,7 +73,7 @@ class MentorTrainer(Trainer):
                 "got adapters, an objective with weights of its own, and a sharded model, whose checkpoints have adapters alone; "
                 "train all weights, choose another divergence, or train without FSDP and DeepSpeed"
             )
-        self.objective, self.precision, self.validate = objective, precision, validate
+        self.objective, self.precision, self.validate, self.verify = objective, precision, validate, verify
         # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self._kinds = list(objective.counts([]))
@@ -171,7 +172,8 @@ class MentorTrainer(Trainer):
     def _load_best_model(self) -> None:
         # The state has the path that the folder had when the checkpoint was written.
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-        check_checkpoint(best)
+        if self.verify:
+            check_checkpoint(best)
         if self.sharded:
             super()._load_best_model()
         else:

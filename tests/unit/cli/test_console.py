@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import io
 import json
+import logging
 from dataclasses import fields
 
 import pytest
 from rich.console import Console
 
 from made_up_records import train_record
-from mentorkd.cli.console import ConsoleReporter, JsonReporter, say, show_json, show_table
+from mentorkd.cli.console import ConsoleReporter, JsonReporter, open_reporter, say, show_json, show_table
 from mentorkd.pipeline.records import AnnotateRecord, TeacherUsage
 from mentorkd.pipeline.run_folder import Stage
 from places import SOURCE
@@ -123,3 +124,18 @@ def test_quiet_hides_stages_and_no_note(capsys: pytest.CaptureFixture[str]) -> N
 def test_json_tells_the_stage_of_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     JsonReporter().note("11 rows are too long", ONE)
     assert json.loads(capsys.readouterr().err) == {"event": "note", "stage": ONE.name, "text": "11 rows are too long"}
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_open_reporter_shows_what_is_warned_of(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("mentorkd.teachers.cache")
+    with open_reporter(quiet=True, as_json=as_json):
+        logger.warning("%d lines are damaged \x1b[31m", 2)
+    printed = capsys.readouterr().err
+    if as_json:
+        text = "2 lines are damaged \x1b[31m"
+        assert json.loads(printed) == {"event": "note", "stage": None, "text": text}
+    else:
+        assert printed == "! 2 lines are damaged \\u001b[31m\n"
+    assert "\x1b" not in printed
+    assert not logging.getLogger("mentorkd").handlers

@@ -10,6 +10,7 @@ import pytest
 
 from mentorkd.errors import DamagedError, RunError
 from mentorkd.files import digest_path, fingerprint, write_json
+from mentorkd.hub import HubModels
 from mentorkd.pipeline import run_folder
 from mentorkd.pipeline.records import EvaluateRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage
@@ -254,3 +255,18 @@ def test_events_are_json_lines(tmp_path: Path) -> None:
     folder.log("finished", stage="prepare", seconds=1.5)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["event"] for row in rows] == ["started", "finished"]
+
+
+@pytest.mark.parametrize("key", ["sdal", "more"])
+def test_damaged_knowledge_of_hub_models_is_told_with_what_to_do(key: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        folder.keep_hub_models(HubModels({"a/b@main": ["c" * 40]}))
+    file = folder.known_hub_models
+    text = file.read_text()
+    if key == "sdal":  # a flipped bit in the name of the seal's key
+        file.write_text(text.replace('"seal"', '"sdal"'))
+    else:
+        write_json(file, {"more": 1})
+    with pytest.raises(DamagedError, match=r"hub.json is damaged \(.*\); remove it and `mentorkd run` records"):
+        _ = folder.hub_models

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from mentorkd.errors import RunError
-from mentorkd.teachers.cache import Reply, RequestCache, export, open_replies, request_key
+from mentorkd.teachers.cache import Reply, RequestCache, damage_in_replies, export, open_replies, request_key
 from mentorkd.teachers.limits import Spending
 
 
@@ -221,6 +221,8 @@ def test_a_damaged_row_costs_that_row_alone(tmp_path: Path, caplog: pytest.LogCa
         vandal.commit()
     name = f"{key[:12]} (sample 0)"
 
+    assert f"has a row with a damaged request or reply ({name})" in (damage_in_replies(path) or "")
+    assert not caplog.records
     assert export(path, tmp_path / "out.jsonl") == 3
     with RequestCache(tmp_path / "other") as other:
         assert other.merge(path) == 3
@@ -236,6 +238,7 @@ def test_a_damaged_row_costs_that_row_alone(tmp_path: Path, caplog: pytest.LogCa
         cache.put(asked(2), 0, reply(2)).result()
         assert cache.get(key, 0) == reply(2)
     assert export(path, tmp_path / "out.jsonl") == 4
+    assert damage_in_replies(path) is None
 
 
 def test_merging_replaces_a_damaged_row(tmp_path: Path) -> None:
@@ -324,6 +327,7 @@ def test_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database at all, but long enough to look at" * 100)
     with pytest.raises(RunError, match="not a request cache, or a damaged one"):
         RequestCache(tmp_path / "text")
+    assert (damage_in_replies(tmp_path / "text") or "").startswith("not a request cache, or a damaged one")
     with sqlite3.connect(tmp_path / "other") as other:
         other.execute("CREATE TABLE t (a)")
     other.close()

@@ -19,7 +19,9 @@ RNG = random.Random(0)
 class Killed(Exception): ...
 
 
-def training(folder: Path, kill_at: int | None = None) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
+def training(
+    folder: Path, kill_at: int | None = None, *, verify: bool = True
+) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
     """Three updates, of which the first is the best."""
     step = 0
 
@@ -31,7 +33,9 @@ def training(folder: Path, kill_at: int | None = None) -> tuple[TrainingResult, 
 
     student = learner(seed=2, dropout=True)
     validate = lambda: 0.9 if step == 1 else 0.5  # noqa: E731
-    result = run(student, rows_for(student, 4), folder, epochs=3, validate=validate, on_progress=progress)
+    result = run(
+        student, rows_for(student, 4), folder, epochs=3, validate=validate, on_progress=progress, verify=verify
+    )
     return result, weights(student)
 
 
@@ -87,6 +91,15 @@ def test_a_damaged_best_checkpoint_is_told(killed: Path, tmp_path: Path) -> None
     flip(min(folder.glob("*.safetensors")), RNG)
     with pytest.raises(TrainingError, match=r"has changed since it was written.*run the same command again"):
         check_checkpoint(folder)
+
+
+def test_an_unchecked_training_takes_a_changed_best_checkpoint(killed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(killed, folder)
+    with (folder / "checkpoint-1" / "trainer_state.json").open("a") as state:
+        state.write("\n")
+    result, _ = training(folder, verify=False)
+    assert result.best_step == 1
 
 
 def test_a_checkpoint_without_hashes_stays(killed: Path, tmp_path: Path) -> None:
