@@ -419,6 +419,6 @@ def test_a_compiled_model_trains_alike_and_saves_plain_names(family: str, tmp_pa
         result = run(student, rows_for(student, 12), tmp_path / str(on), objective=how, **changes)
         assert result.fused
         results.append(losses(result))
-        names.append(load_file(tmp_path / str(on) / "checkpoint-6" / "model.safetensors").keys())
+        names.append(load_file(tmp_path / str(on) / "checkpoint-6" / WEIGHTS).keys())
     assert results[0] == pytest.approx(results[1], rel=1e-3)
     assert names[0] == names[1]
