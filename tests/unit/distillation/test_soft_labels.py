@@ -311,7 +311,7 @@ def test_the_store_of_another_mentor_tokenizer_or_target_is_refused(part: str, g
 
 def test_the_advice_for_a_changed_mentor_is_not_to_remove_the_soft_labels(tmp_path: Path) -> None:
     with pytest.raises(
-        StoreError, match=r"the mentor's model has changed since: if it is damaged .*, remove its folder"
+        StoreError, match=r"the mentor's model has changed since: if .* names it as damaged, remove its folder"
     ):
         StoredSoftLabels([write(tmp_path)], device=CPU, mentor="another")
 
