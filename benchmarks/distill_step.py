@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,7 @@ class Bench:
         meta = StoreMeta("hidden", "random", tokenizer_digest(self.tokenizer), "arrow", 32_128, width)
         make = torch.Generator().manual_seed(0)
         head = torch.randn(32_128, width, generator=make) / width**0.5
-        with SoftLabelWriter(folder, meta, {"weight": head}) as writer:
+        with closing(SoftLabelWriter(folder, meta, {"weight": head})) as writer:
             for row in rows:
                 hidden = torch.randn(len(row.target_ids), width, generator=make).bfloat16()
                 states = hidden.view(torch.int16).numpy().view(np.uint16)
