@@ -188,7 +188,9 @@ class Bench:
         targets = round(statistics.mean(len(row.target_ids) for row in rows))
         alike = [Example(row.rationale_id, [5] * sources, [5] * targets) for row in rows]
         collate = Collator.for_model("seq2seq", self.tokenizer, self.mentor(OURS).model.config)
-        for batch in sorted_batches([row.length for row in alike], tokens_per_batch=self.options.tokens_per_batch):
+        for batch in sorted_batches(
+            [row.padded_sides("seq2seq") for row in alike], tokens_per_batch=self.options.tokens_per_batch
+        ):
             with torch.inference_mode(), self._arithmetic():
                 target_hidden(self.mentor(OURS).model, collate([alike[number] for number in batch]))
 
