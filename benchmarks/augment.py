@@ -68,13 +68,13 @@ def main() -> None:
     questions, longest = chosen(tokenizer, rows, options.questions)
     how = {"samples": options.samples, "temperature": 0.7, "max_new_tokens": options.max_new_tokens}
     lengths: dict[str, list[int]] = {}
-    sides = {
-        REFERENCE: lambda: lengths.update(reference=reference(model, tokenizer, questions, longest, **how)),
-        OURS: lambda: lengths.update(ours=sampled(engine, questions, **how)),
-    }
     peaks = Peaks()
     with TemporaryDirectory() as folder:
         engine = engine_of(options.engine, model, tokenizer, options.batch_size, Path(folder))
+        sides = {
+            REFERENCE: lambda: lengths.update(reference=reference(model, tokenizer, questions, longest, **how)),
+            OURS: lambda: lengths.update(ours=sampled(engine, questions, **how)),
+        }
         timed = {side: partial(peaks.of, side, run) for side, run in sides.items()}
         seconds = in_turn(timed, options.repeats, warm_up=0)
     report(
@@ -201,7 +201,7 @@ def learnt(
         ).last_hidden_state
         logits = hidden @ model.lm_head.weight[columns].T + others
         loss = F.cross_entropy(logits.flatten(0, 1), place[target].masked_fill(target == 0, -100).flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -16,7 +16,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from svamp import (
     reference_trainer,
     tokenizer_and_rows,
 )
+from torch import Tensor
 
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.soft_labels import Distillation
@@ -123,7 +124,7 @@ class Bench:
         self.tokenizer, self.rows = tokenizer_and_rows(options.data)
         self.longest_source = max(len(row.source_ids) for row in self.rows)
         self.precision = choose_precision("cpu")[0] if options.precision == "auto" else options.precision
-        self._step = None
+        self._step: Callable[[dict[str, Tensor]], float] | None = None
         self._student: LoadedModel | None = None
 
     def reference_epoch(self) -> tuple[float, float]:
@@ -150,7 +151,7 @@ class Bench:
         scale = len(self.rows) / (self.options.batches * BATCH)
         return (wall_end - wall) * scale, (cpu_end - cpu) * scale
 
-    def _train(self, rows: Sequence[Example], folder: Path, at_step: object) -> None:
+    def _train(self, rows: Sequence[Example], folder: Path, at_step: Callable[[int], None]) -> None:
         if self._student is None:
             self._student = flan_t5(self.options.student, self.tokenizer, 0)
         objective = None

@@ -118,7 +118,7 @@ def both_sides(options: argparse.Namespace, tokens: int | None = None) -> dict[s
     def step(loss: Callable[[], LossSums]) -> None:
         hidden.grad = weight.grad = None
         sums = loss()
-        (sums.loss / sums.tokens).backward()
+        (sums.loss / sums.tokens).backward()  # type: ignore[no-untyped-call]
 
     return {PLAIN: lambda: step(plain), FUSED: lambda: step(fused)}
 

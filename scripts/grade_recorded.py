@@ -125,9 +125,9 @@ def _verdict_table(rows: list[RecordedOutput]) -> list[str]:
     lines += ["| file | row | gold | completion | recorded | ours |", "|---|---|---|---|---|---|"]
     for row in rows:
         if not row.agrees or row.graded.verdict == "no_answer":
-            recorded = "right" if row.recorded else "wrong"
+            verdict = "right" if row.recorded else "wrong"
             lines.append(
-                f"| {row.file} | {row.index} | {row.gold} | `{row.completion}` | {recorded} | {row.graded.verdict} |"
+                f"| {row.file} | {row.index} | {row.gold} | `{row.completion}` | {verdict} | {row.graded.verdict} |"
             )
     return lines
 

@@ -183,7 +183,8 @@ def running_totals(rng: random.Random, reach: float) -> Example:
     signs = rng.choice(SIGNS)
     noise = rng.choice((0, 0, 2, 4))
     total = rng.randint(2, 70)
-    source, moves = [str(total)], []
+    source = [str(total)]
+    moves: list[int] = []
     count = _count(rng, 1, 5, reach)
     totals = [total]
     while len(moves) < count:

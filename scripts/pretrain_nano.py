@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from nano_skills import SKILLS, Example, build_tokenizer, example
@@ -120,7 +121,7 @@ def initialise(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizer
         attention.k.weight.copy_(attention.q.weight)
 
 
-def _pass_on(attention: torch.nn.Module) -> None:
+def _pass_on(attention: Any) -> None:
     torch.nn.init.orthogonal_(attention.v.weight)
     attention.o.weight.copy_(attention.v.weight.T)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mentorkd.cli.console import ConsoleReporter
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart.task import write_recipe, write_task
 from mentorkd.recipe.load import load_recipe
+from mentorkd.reporting.schema import ComparisonResult, FilterCount
 from mentorkd.reporting.write import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,11 +52,12 @@ def run(master: int, root: Path) -> dict[str, Any]:
     return row
 
 
-def _points(share: float) -> float:
+def _points(share: float | None) -> float:
+    assert share is not None, "every learner and every pair of the quickstart is measured"
     return round(100 * share, 2)
 
 
-def _compared(comparisons: list[dict[str, Any]], a: str, b: str) -> tuple[float, float, float, float]:
+def _compared(comparisons: Sequence[ComparisonResult], a: str, b: str) -> tuple[float, float, float, float]:
     """How far `a` is above `b`: difference, interval and p-value."""
     [pair] = [pair for pair in comparisons if {pair["a"], pair["b"]} == {a, b}]
     sign = 1 if pair["a"] == a else -1
@@ -62,7 +65,7 @@ def _compared(comparisons: list[dict[str, Any]], a: str, b: str) -> tuple[float,
     return sign * pair["difference"], low, high, pair["p_adjusted"]
 
 
-def _kept(filters: list[dict[str, Any]]) -> float:
+def _kept(filters: Sequence[FilterCount]) -> float:
     """The share of the mentor's samples that are right."""
     counts = [
         row for row in filters if (row["learner"], row["source"], row["filter"]) == ("student", "mentor", "correct")

@@ -19,7 +19,17 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-__all__ = ["TEXTS", "memorise", "tiny_gpt2", "tiny_llama", "tiny_qwen2", "tiny_t5", "tiny_tokenizer"]
+__all__ = ["ONE_LAYER", "TEXTS", "memorise", "tiny_gpt2", "tiny_llama", "tiny_qwen2", "tiny_t5", "tiny_tokenizer"]
+
+ONE_LAYER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+"""Settings of a model with one layer, for families that are named as Llama and Gemma are."""
 
 TEXTS = [
     "Tom has 3 apples and buys 4 more. How many apples does he have now?",

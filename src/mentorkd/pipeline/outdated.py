@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mentorkd.errors import DamagedError
 from mentorkd.pipeline.records import TrainRecord
-from mentorkd.seals import read_sealed
 
 _TYPES = """
 afmoe aria_text audioflamingo3 axk1 axk2 bailing_hybrid beam cohere2_moe deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4
@@ -40,9 +40,10 @@ def why_outdated(record: TrainRecord, root: Path) -> str | None:
     if not (model / "config.json").is_file():
         return None
     try:
-        model_type = read_sealed(model / "config.json").get("model_type")
-    except DamagedError as error:
-        raise DamagedError(f"{error}; remove the folder {model} and `mentorkd run` makes it again") from None
+        model_type = json.loads((model / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        how = f"remove the folder {model} and `mentorkd run` makes it again"
+        raise DamagedError(f"{model / 'config.json'} is damaged (no JSON object); {how}") from None
     if model_type in CONVERTED:
         return "an earlier version restored other weights"
     return "an earlier version trained it with a wrong decoder mask" if model_type in _GUESSED_MASKS else None

@@ -39,10 +39,8 @@ def conflict(recipe: Recipe, folder: RunFolder, prepare: Stage) -> str | None:
         return f"{folder.root} belongs to the recipe `{name}`, and this one is `{recipe.name}`"
     if folder.finished(prepare) or folder.last(prepare.name) is None:
         return None
-    if not (
-        folder.root / folder.record(prepare.name).target / "questions.jsonl"
-    ).is_file():  # removed, to be made again
-        return None
+    if not (folder.root / folder.record(prepare.name).target / "questions.jsonl").is_file():
+        return None  # removed, to be made again
     theirs = _ids(folder.questions(prepare.name), task.get("validation") is not None)
     ours = _read(recipe)
     if theirs == ours or theirs == _read_with(recipe, task):

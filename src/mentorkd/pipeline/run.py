@@ -133,7 +133,8 @@ class Pipeline:
                 state = "resumes"
             elif not again and stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
                 state = "may run"
-            planned.append(PlannedStage(stage, state, record, self._replaces(stage, again), forced.get(stage.name)))
+            replaces = record is None and stage.kind not in _DERIVED and self.folder.last(stage.name) is not None
+            planned.append(PlannedStage(stage, state, record, replaces, forced.get(stage.name)))
         return planned
 
     def conflict(self) -> str | None:
@@ -234,11 +235,6 @@ class Pipeline:
             if stage.kind == "budget":
                 self._stages = None  # its updates are part of the arms' fingerprints
                 announced |= self._announce_replaced(total, announced)
-
-    def _replaces(self, stage: Stage, again: bool) -> bool:
-        if stage.kind in _DERIVED or (self.folder.finished(stage) and not again):
-            return False
-        return self.folder.last(stage.name) is not None
 
     def _announce_replaced(self, total: int, announced: set[str]) -> set[str]:
         """Say which of the first `total` stages replace results, apart from those that a later budget may leave as they are."""

@@ -19,26 +19,18 @@ from mentorkd.distillation.scoring import score
 from mentorkd.distillation.soft_labels import SoftLabelStore
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, logit_change, model_kind
-from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
+from tiny_models import ONE_LAYER, tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(append_eos=False)
-LAYER = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
 WORDS = {"vocab_size": len(TOKENIZER), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3}
 CAP = 0.05  # the logits of random weights are small
 CHANGES: dict[str, dict[str, Any]] = {
-    "gemma2": {**LAYER, **WORDS, "final_logit_softcapping": CAP},
-    "t5gemma": {part: {**LAYER, **WORDS, "final_logit_softcapping": CAP} for part in ("encoder", "decoder")},
-    "cohere": {**LAYER, **WORDS, "logit_scale": 0.0625},
-    "granite": {**LAYER, **WORDS, "logits_scaling": 8.0},
+    "gemma2": {**ONE_LAYER, **WORDS, "final_logit_softcapping": CAP},
+    "t5gemma": {part: {**ONE_LAYER, **WORDS, "final_logit_softcapping": CAP} for part in ("encoder", "decoder")},
+    "cohere": {**ONE_LAYER, **WORDS, "logit_scale": 0.0625},
+    "granite": {**ONE_LAYER, **WORDS, "logits_scaling": 8.0},
     "gemma3n_text": {
-        **LAYER,
+        **ONE_LAYER,
         **WORDS,
         "num_hidden_layers": 2,
         "intermediate_size": [64, 64],

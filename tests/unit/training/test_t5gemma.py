@@ -19,17 +19,12 @@ from mentorkd.generation.engine import SamplingParams
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.models import LoadedModel, decoder_start_id, load_folder, load_model, vocabulary_size
 from mentorkd.recipe.learner import ModelConfig
-from tiny_models import tiny_tokenizer
+from tiny_models import ONE_LAYER, tiny_tokenizer
 from tiny_training import rows_for, run
 
 CPU = torch.device("cpu")
 PART = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
+    **ONE_LAYER,
     "query_pre_attn_scalar": 8,
     "attn_implementation": "eager",
 }
