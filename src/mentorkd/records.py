@@ -24,6 +24,9 @@ TEACHER = "teacher"
 GOLD = "gold"
 """Name of the gold answers as a source: every training question once, with its answer and without reasoning."""
 
+SELF = "self"
+"""Name of a learner's own texts as a source."""
+
 ModelKind = Literal["seq2seq", "causal"]
 """Encoder-decoder (T5) or decoder-only (GPT-2, Llama, Qwen)."""
 

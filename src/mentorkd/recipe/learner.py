@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from mentorkd.chat import RESERVED
 from mentorkd.recipe.objectives import OBJECTIVES, DivergenceName, ObjectiveName, task_prompt
-from mentorkd.records import TEACHER
+from mentorkd.records import SELF, TEACHER
 
 
 class Strict(BaseModel):
@@ -82,13 +82,17 @@ class SelectConfig(Strict):
     """Keep at most this number of rationales per question, in sample order; null keeps all."""
     question_ratio: float = Field(default=1.0, gt=0.0, le=1.0)
     """Keep the rationales of this share of the questions (the paper's low-resource setting, Figure 5)."""
+    weight: Literal["equal", "frontier"] = "equal"
+    """Weight of a question's rationales in the loss. `frontier` is p (1 - p), at least 0.05, where p is the share of correct texts
+    among the reader's own texts of the round (PACED, arXiv 2603.11178); the mean weight is 1. It needs the reader's `own_texts`."""
 
     def of_each(self) -> SelectConfig:
         """The filters whose result depends on one source only.
 
         The result of the others also depends on the reader's other sources, since a text that two sources share is kept once.
         """
-        return self.model_copy(update={"perplexity": None, "diverse": None, "max_per_question": None})
+        alone = {"perplexity": None, "diverse": None, "max_per_question": None, "weight": "equal"}
+        return self.model_copy(update=alone)
 
     @model_validator(mode="after")
     def _some_length_fits(self) -> SelectConfig:
@@ -117,6 +121,8 @@ class ModelConfig(Strict):
 
     name: str | None = None
     """Hub name or local folder of a pretrained model. `nano-t5-small` and `nano-t5-large` are tiny models of this package."""
+    learner: str | None = None
+    """Another learner of the recipe, whose trained weights are the initial ones."""
     from_config: dict[str, Any] | None = None
     """Arguments of the model's config, with `model_type`, for random weights. Sizes that are left out are the type's defaults."""
     tokenizer: str | None = None
@@ -137,8 +143,11 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
-        if (self.name is None) == (self.from_config is None):
-            raise ValueError("give exactly one of `name` (a pretrained model) and `from_config` (random weights)")
+        if sum(source is not None for source in (self.name, self.learner, self.from_config)) != 1:
+            ways = "`name` (a pretrained model), `learner` (a learner's weights) and `from_config` (random weights)"
+            raise ValueError(f"give exactly one of {ways}")
+        if self.learner is not None and (own := [key for key in ("tokenizer", "revision") if getattr(self, key)]):
+            raise ValueError(f"`{own[0]}` belongs to the model of `{self.learner}`; remove it here")
         if self.from_config is not None:
             if "model_type" not in self.from_config:
                 raise ValueError("`from_config` needs `model_type`, e.g. t5, gpt2, llama")
@@ -243,6 +252,25 @@ class SearchConfig(Strict):
     """Number of combinations to try, drawn at random, and the same for every seed; null tries all."""
 
 
+class OwnTextsConfig(Strict):
+    """Rounds of training on texts that the learner writes itself.
+
+    A first training reads the learner's other sources. Each round after it samples texts from the model of the round before, and
+    trains that model on them and on the other sources. All trainings have an equal share of the learner's updates.
+    """
+
+    rounds: int = Field(default=4, ge=1, le=100)
+    """Trainings with own texts, after the first one."""
+    samples: int = Field(default=2, ge=1)
+    """Texts that the learner writes per question and round."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Softmax temperature of the sampling. Soft labels are on the learner's own distribution only at 1, without `top_p` and `top_k`."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling: the smallest set of tokens with this probability mass."""
+    top_k: int = Field(default=0, ge=0)
+    """Sample from the k most likely tokens; 0 samples from all."""
+
+
 class Learner(Strict):
     """A model that is trained on rationales. If it names a mentor in `soft_labels`, it also imitates the mentor's soft labels.
 
@@ -252,8 +280,8 @@ class Learner(Strict):
     model: Annotated[ModelConfig, BeforeValidator(_model_shorthand)]
     """Hub name or folder of the model, or a mapping with more settings."""
     rationales: list[str] = Field(default_factory=lambda: [TEACHER])
-    """Sources of its training text: `teacher`, names of other learners, and `gold` (the bare answers). With an empty list
-    the model is not trained and is evaluated as it is."""
+    """Sources of its training text: `teacher`, names of other learners, `gold` (the bare answers), and `self` (texts that the
+    learner writes itself, see `own_texts`). With an empty list the model is not trained and is evaluated as it is."""
     reads: dict[str, SelectConfig] = Field(default_factory=dict)
     """This learner's own filters by source. A key that is left out has the value of the source's `select`."""
     objective: ObjectiveName = Field(
@@ -272,24 +300,32 @@ class Learner(Strict):
     """Softmax temperature of the two distributions that `mcc` compares."""
     soft_labels: str | dict[str, Annotated[float, Field(gt=0.0)]] | None = None
     """The mentor whose token distributions it imitates, or several mentors with their weights, e.g. {large: 2, base: 1}."""
-    kd_weight: float = Field(default=0.3, ge=0.0, le=1.0)
-    """The weight w in (1 - w) CE + w KL, the paper's lambda. It has no effect without `soft_labels`."""
-    temperature: float = Field(default=1.0, gt=0.0)
-    """Softmax temperature tau of both distributions in the divergence."""
+    kd_weight: Share | dict[str, Share] = 0.3
+    """The weight w in (1 - w) CE + w KL, the paper's lambda: one number, or one for each source, as {teacher: 0.3, self: 0.9}. A
+    source that is left out has 0.3, and `self` has 1, which is no cross-entropy on own texts. It has no effect without
+    `soft_labels`."""
+    temperature: Rate | dict[str, Rate] = 1.0
+    """Softmax temperature tau of both distributions in the divergence, or one for each source (1 for one that is left out)."""
     tau_squared: bool = True
     """Multiply the divergence by tau^2, so that `kd_weight` has the same meaning at every temperature (the paper: false)."""
-    divergence: DivergenceName = "forward_kl"
-    """Divergence of the student's distribution from the mentor's. `hidden_states` compares layers instead: it is the mean
-    squared difference between learned projections of the student's hidden states and the mentor's (needs `soft_label_store:
-    online`)."""
+    divergence: DivergenceName | dict[str, DivergenceName] = "forward_kl"
+    """Divergence of the student's distribution from the mentor's, or one for each source (`forward_kl` for one that is left out).
+    `hidden_states` compares layers instead: it is the mean squared difference between learned projections of the student's hidden
+    states and the mentor's (needs `soft_label_store: online`)."""
     layers: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """For `hidden_states`: layers of the student, each with the layer of the mentor that it is compared with. Layers are
     counted from 1, in the decoder if there is one. Null maps all layers of the student uniformly."""
-    soft_label_store: Literal["hidden", "top_k", "online"] = "hidden"
+    soft_label_store: Literal["auto", "hidden", "top_k", "online", "chunks"] = "auto"
     """`hidden` stores the mentor's last hidden states (exact up to rounding to bfloat16). `top_k` stores its k largest
-    probabilities. `online` stores nothing and recomputes the mentor's forward pass in every step."""
+    probabilities. `online` stores nothing and recomputes the mentor's forward pass in every step. `chunks` stores the mentor's
+    likelihood of each piece of text after which a token of both models ends, and serves any two tokenizers. `auto` is `hidden`, or
+    `chunks` for a mentor with another vocabulary."""
     top_k: int = Field(default=64, ge=1)
     """k of the `top_k` store."""
+    chunk_temperature: float | None = Field(default=None, gt=0.0)
+    """Temperature tau of the binary KL between chunk likelihoods p^(1/tau) and q^(1/tau); null is its limit for large tau."""
+    mentor_reads: Literal["question", "gold"] = "question"
+    """What the mentor reads when it scores: the question, or the question with its gold answer."""
     target: Literal["arrow", "therefore"] = "arrow"
     """Target text: `{rationale} --> {answer}` or `{rationale} Therefore, the answer is {answer}.`."""
     prompt: str = "{question}"
@@ -302,8 +338,32 @@ class Learner(Strict):
     """Sampling from this learner. A key that is left out has the value of the recipe's `sampling`."""
     search: SearchConfig | None = None
     """Settings to choose by validation. For an arm, null uses the recipe's `search`."""
+    own_texts: OwnTextsConfig | None = None
+    """Rounds of training on its own texts, for a learner with `self` among its `rationales`. Without soft labels the correct own
+    texts are training text (self-training); with soft labels they are imitated, correct or wrong (on-policy distillation)."""
+    folds: int = Field(default=1, ge=1)
+    """Cross-fitting of a mentor: it is trained this many times, each time without one part of the questions, and each model writes
+    and scores for the part that it has not seen. Questions outside the training set are answered and scored by the first model."""
+
+    def kd_weight_of(self, source: str) -> float:
+        """w on the texts of a source."""
+        if isinstance(self.kd_weight, dict):
+            return self.kd_weight.get(source, 1.0 if source == SELF else 0.3)
+        return 1.0 if source == SELF else self.kd_weight
+
+    def temperature_of(self, source: str) -> float:
+        """tau on the texts of a source."""
+        return self.temperature.get(source, 1.0) if isinstance(self.temperature, dict) else self.temperature
+
+    def divergence_of(self, source: str) -> DivergenceName:
+        """The divergence on the texts of a source."""
+        return self.divergence.get(source, "forward_kl") if isinstance(self.divergence, dict) else self.divergence
 
     @property
+    def imitates_own_texts(self) -> bool:
+        """Whether its own texts are imitated (on-policy distillation), and not only trained on where they are correct."""
+        return SELF in self.rationales and self.soft_labels is not None
+
     def mentor_weights(self) -> dict[str, float]:
         """The mentors whose distributions it imitates, with their weights, which sum to 1."""
         weights = {self.soft_labels: 1.0} if isinstance(self.soft_labels, str) else self.soft_labels or {}
