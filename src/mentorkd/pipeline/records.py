@@ -14,6 +14,7 @@ from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdi
 from mentorkd.seals import FileSeal
 
 _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
+_OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 
@@ -158,6 +159,58 @@ class ChatRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnTexts:
+    """The texts that a learner wrote for a round, and what its training made of it.
+
+    Divergences and entropies are means over the tokens of a sample of the texts, in nats. `writer` is the model that wrote them, and
+    `trained` the model after the round's training. Without a mentor, or with one that gives likelihoods of chunks alone, the
+    values of the mentor are None.
+    """
+
+    texts: int
+    verdicts: dict[Verdict, int]
+    mean_tokens: float
+    """Tokens of a text, the end token included."""
+    unfinished: float
+    """Share of the texts without an end token."""
+    reencoded: float
+    """Share of the texts whose tokens, encoded from the text, are other tokens than those sampled."""
+    writer_kl: float | None
+    """KL(writer || mentor), with several mentors by their weights."""
+    trained_kl: float | None
+    """KL(trained || mentor)."""
+    writer_entropy: float
+    trained_entropy: float
+    overlap: float | None
+    """Share of the ten likeliest tokens of the writer that are among those of the mentor."""
+    staleness: float
+    """KL(writer || trained): how far the training moved from the distribution that its texts are samples of."""
+
+
+@dataclass(frozen=True)
+class FrontierWeights:
+    """The weights of a source's questions by the share of correct own texts."""
+
+    source: str
+    questions: int
+    at_floor: int
+    """Questions that all or none of the own texts solve, whose weight is the floor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundOutcome:
+    """One training of a learner with own texts."""
+
+    number: int
+    updates: int
+    target_tokens: int
+    seconds: float
+    validation_accuracy: float | None
+    own_texts: OwnTexts | None = None
+    """None for the training before the first own texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainRecord(StageRecord):
     """A learner's rows, the length of its training, and its validation."""
 
@@ -185,6 +238,21 @@ class TrainRecord(StageRecord):
     checkpoint_format: int | None = None
     """2 where checkpoints held the model's own state dict; None where they were in the form of `from_pretrained`, from which the
     weights of some families came back wrong (see `outdated`)."""
+    own_texts: OwnTexts | None = None
+    """Of a round with own texts."""
+    frontier: list[FrontierWeights] | None = None
+    """Of a round with weights by question."""
+    rounds: list[RoundOutcome] | None = None
+    """All trainings of a learner with own texts."""
+    fold: int | None = None
+    """The part of the questions that was held out of a cross-fitted mentor's training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsRecord(TrainRecord):
+    """What the training of the best round recorded, but with the length of all rounds. `tokens` is None: the rounds record theirs."""
+
+    kind: str = "rounds"
 
 
 @dataclass(frozen=True)
@@ -255,6 +323,7 @@ RECORDS: dict[str, type[StageRecord]] = {
         AnnotateRecord,
         BudgetRecord,
         TrainRecord,
+        RoundsRecord,
         SearchRecord,
         ScoreRecord,
         AugmentRecord,

@@ -18,8 +18,11 @@ BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
 """Renamed filters: the name in records of earlier versions, and the name today."""
 
-LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns"}
+LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "learner"}
 """Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
+
+LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
+"""Settings of learners that were added later, with the values that change nothing: fingerprints leave these out."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 
@@ -35,6 +38,9 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     for _, filters in filters_in(raw):
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)
+        if filters["weight"] == "equal":
+            del filters["weight"]
+    raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
     return raw
@@ -45,6 +51,14 @@ def drop_unset_later_keys(settings: dict[str, Any]) -> None:
     for key in LATER_KEYS & settings.keys():
         if not settings[key]:
             del settings[key]
+
+
+def later_settings(learner: Mapping[str, Any]) -> dict[str, Any]:
+    """A learner's settings as fingerprints hash them: without later ones that say nothing, and `auto` as the store it stands for."""
+    settings = {key: value for key, value in learner.items() if key not in LATER_SETTINGS or value != LATER_SETTINGS[key]}
+    if settings.get("soft_label_store") == "auto":
+        settings["soft_label_store"] = "hidden"
+    return settings
 
 
 def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

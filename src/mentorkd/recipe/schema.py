@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from mentorkd.recipe.learner import Learner, SamplingConfig, SearchConfig, SelectConfig, Strict, TrainingConfig
 from mentorkd.recipe.teacher import TeacherConfig, with_kind
-from mentorkd.records import GOLD, TEACHER, AnswerKind, Split
+from mentorkd.records import GOLD, SELF, TEACHER, AnswerKind, Split
 
 _FILES = get_args(Split)
 """The task's files that may have a column mapping of their own."""
@@ -125,12 +125,12 @@ class Recipe(Strict):
     """The variants of the sweep; written by mentorkd."""
 
     def filter_of(self, reader: str, source: str) -> SelectConfig:
-        """The filters of a reader on a source: the teacher, `gold` or another learner."""
+        """The filters of a reader on a source: the teacher, `gold`, another learner, or the reader itself."""
         own = self.learners[reader].reads.get(source)
         return self.select_of(source) if own is None else own
 
     def select_of(self, source: str) -> SelectConfig:
         """The filters of a source's rationales for readers without their own."""
-        if source == GOLD:
+        if source in (GOLD, SELF):
             return SelectConfig()
         return self.teacher.select if source == TEACHER else self.learners[source].select

@@ -1,0 +1,68 @@
+"""The trainings of a learner that reads its own texts: what each of them reads, and its share of the updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mentorkd.recipe.learner import Learner, SamplingConfig
+from mentorkd.records import SELF
+
+_BY_SOURCE: dict[str, Callable[[Learner, str], Any]] = {
+    "kd_weight": Learner.kd_weight_of,
+    "temperature": Learner.temperature_of,
+    "divergence": Learner.divergence_of,
+}
+"""Settings with one value or one for each source."""
+
+
+class Share(NamedTuple):
+    """The updates of one of several trainings that follow each other: part `number`, from 0, of `count` equal ones."""
+
+    number: int
+    count: int
+
+    def of(self, updates: int) -> range:
+        """The updates of this part, of all `updates`. The parts differ by one update at most, and together they are all."""
+        return range(updates * self.number // self.count, updates * (self.number + 1) // self.count)
+
+
+def rounds_of(learner: Learner) -> list[int]:
+    """The numbers of a learner's trainings. Number 0 reads no own texts, and is left out if there is nothing else to read."""
+    assert learner.own_texts is not None
+    first = 0 if other_sources(learner) else 1
+    return list(range(first, learner.own_texts.rounds + 1))
+
+
+def share_of(learner: Learner, number: int) -> Share:
+    """The share of a learner's updates that training `number` has."""
+    numbers = rounds_of(learner)
+    return Share(numbers.index(number), len(numbers))
+
+
+def other_sources(learner: Learner) -> Sequence[str]:
+    """The sources of a learner's text without its own."""
+    return [source for source in learner.rationales if source != SELF]
+
+
+def of_round(learner: Learner, number: int | None) -> Learner:
+    """The learner as its training `number` has it; None for one that reads no own texts.
+
+    Training 0 has the settings of the other sources alone. So learners that differ only in their own texts share it.
+    """
+    if learner.own_texts is None or number:
+        return learner
+    sources = other_sources(learner)
+    changes: dict[str, Any] = {"rationales": sources, "reads": {s: learner.reads[s] for s in sources if s in learner.reads}}
+    for key, value_of in _BY_SOURCE.items():
+        values = {source: value_of(learner, source) for source in sources}
+        changes[key] = values if len(set(values.values())) > 1 else next(iter(values.values()), getattr(learner, key))
+    if changes["kd_weight"] == 0:
+        changes |= {"soft_labels": None}
+    return learner.model_copy(update=changes)
+
+
+def own_sampling(learner: Learner) -> SamplingConfig:
+    """How a learner samples its own texts."""
+    assert learner.own_texts is not None
+    return learner.sampling.model_copy(update=learner.own_texts.model_dump(exclude={"rounds"}))
