@@ -211,6 +211,7 @@ class _Seed:
             if number > 0:
                 model = {"questions": self.prepared, **{"model": stage for stage in writer.values()}}
                 settings = [*_writing(part, own_sampling(part), self.seed), None if writer else self._untrained(name), number]
+                settings += [{"unlabelled": True}] if part.imitates_own_texts and self.recipe.task.unlabelled else []
                 text[SELF] = self._add("augment", name, settings, model, place, listed=False, **fields)
             inputs = self._training_inputs(name, part, text, **fields) | writer
             settings = [*self._training_settings(name, part), {"round": [number, share_of(learner, number)]}]
@@ -299,6 +300,8 @@ class _Seed:
             inputs |= self._all_folds(mentor, f"model/{mentor}")
             if learner.soft_label_store != "online":
                 for source in learner.rationales:
+                    if isinstance(learner.kd_weight, dict) and learner.kd_weight_of(source) == 0:
+                        continue
                     for fold in range(1 + len(self.further_folds.get(mentor, []))):
                         stage = self._add_score(name, learner, mentor, source, text[source], fold, **fields)
                         inputs[part_role(f"soft_labels/{mentor}/{source}", fold)] = stage

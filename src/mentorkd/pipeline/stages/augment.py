@@ -21,8 +21,7 @@ from mentorkd.records import Question, Rationale, write_jsonl
 def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
     """Sample a learner's rationales, correct and wrong ones alike.
 
-    Each is graded by the answer that it states itself, as a student's would be. Own texts that are imitated are kept as they were
-    written, too.
+    Each is graded by the answer that it states itself, as a student's would be. Own texts are also kept as they were written.
     """
     learner, own = context.learner(stage), stage.round is not None
     sampling, questions = own_sampling(learner) if own else learner.sampling, _questions(context, stage, learner)
@@ -49,7 +48,7 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
             graded = context.grader(sample.text, question)
             text, _ = split_target(sample.text, learner.target)
             meta: dict[str, Any] = {"tokens": sample.tokens, "finished": sample.finish_reason == "stop"}
-            if own and learner.imitates_own_texts:
+            if own:
                 meta["completion"] = sample.text
             rationales.append(
                 Rationale.create(question.id, text, graded.predicted, graded.verdict, stage.learner, number, meta)
