@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from transformers.utils import logging
 
+from mentorkd.data.selection import split_folds
 from mentorkd.files import fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine
@@ -61,6 +62,10 @@ class RunContext:
     def learner(self, stage: Stage) -> Learner:
         """The learner that a stage serves, with the values of its trial, as the stage's round has it."""
         return of_round(with_values(self.recipe.learners[stage.learner], stage.trial), stage.round)
+
+    def folds(self, mentor: str, questions: Sequence[Question]) -> dict[str, int]:
+        """The fold of each training question, for a cross-fitted mentor: the model of the fold has not seen the question."""
+        return split_folds(questions, self.recipe.learners[mentor].folds)
 
     def precision(self, learner: Learner) -> Precision:
         """The learner's arithmetic. `auto` is measured once a run folder, so that a resumed run does not change it."""

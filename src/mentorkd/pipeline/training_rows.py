@@ -15,7 +15,9 @@ from mentorkd.errors import TrainingError
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import FilterRow
 from mentorkd.pipeline.run_folder import Stage
-from mentorkd.records import GOLD, EncodingCounts, Rationale
+from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.rounds import of_round
+from mentorkd.records import GOLD, SELF, EncodingCounts, Question, Rationale
 
 
 class TrainingRows(NamedTuple):
@@ -35,13 +37,16 @@ def read_training_rows(
 
     Raises TrainingError where no row is left to train on.
     """
-    learner, questions = context.recipe.learners[name], context.questions(stage, "train")
+    learner = of_round(context.recipe.learners[name], stage.round or 0)
+    questions = _questions(context, stage, learner, scored)
     sources = {
         source: gold_rationales(questions)
         if source == GOLD
         else context.folder.rationales(stage.inputs[f"rationales/{source}"])
         for source in ([scored] if scored else learner.rationales)
     }
+    if not sources:
+        return TrainingRows([], EncodingCounts(0, 0, 0, 0, 0, 0), [])
     selects = {source: context.recipe.filter_of(name, source) for source in sources}
     if scored:
         selects = {source: select.of_each() for source, select in selects.items()}
@@ -72,3 +77,17 @@ def read_training_rows(
             "or raise `max_source_tokens` or `max_target_tokens`"
         )
     return TrainingRows(rows, counts, [FilterRow(**row) for row in gathered.filters])
+
+
+def _questions(context: RunContext, stage: Stage, learner: Learner, scored: str | None) -> list[Question]:
+    """The questions whose rationales a stage reads: those of training, and with own texts that are imitated the unlabelled ones.
+
+    A fold's training reads all but those of the fold. Its mentor scores those of the fold, and the first mentor scores the others.
+    """
+    questions = context.questions(stage, "train")
+    folds = {} if stage.fold is None else context.folds(stage.mentor or stage.learner, questions)
+    if learner.imitates_own_texts and scored in (None, SELF):
+        questions += context.questions(stage, "unlabelled")
+    if stage.fold is None:
+        return questions
+    return [question for question in questions if (folds.get(question.id, 0) == stage.fold) == bool(scored)]

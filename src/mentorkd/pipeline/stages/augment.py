@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.data.prompts import render_prompt, split_target
-from mentorkd.data.selection import split_folds
 from mentorkd.files import fingerprint
 from mentorkd.generation.engine import Completion, SamplingParams
 from mentorkd.generation.resumable import CHUNK_BATCHES, sample_resumably
@@ -25,7 +24,7 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
     """
     learner, own = context.learner(stage), stage.round is not None
     sampling, questions = own_sampling(learner) if own else learner.sampling, _questions(context, stage, learner)
-    folds = split_folds([q for q in questions if q.split == "train"], learner.folds)
+    folds = context.folds(stage.learner, [question for question in questions if question.split == "train"])
     completions: dict[str, list[Completion]] = {}
     for fold in range(learner.folds):
         asked = [question for question in questions if folds.get(question.id, 0) == fold]

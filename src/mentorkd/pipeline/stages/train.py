@@ -1,4 +1,7 @@
-"""Train: a learner on the selected rationales of its sources, with CE or (1 - w) CE + w KL (Mentor-KD, section 3.4)."""
+"""Train: a learner on the selected rationales of its sources, with CE or (1 - w) CE + w KL (Mentor-KD, section 3.4).
+
+A learner with own texts has several trainings, each with a share of its updates.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +37,25 @@ from mentorkd.training.train import train as train_model
 def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
     """Train a learner, keep the weights of its best round, and measure how well it agrees with its mentors."""
     learner = context.learner(stage)
-    loaded = load_model(learner.model, seed=stage.seed, device=context.device)
-    rows, counts, filters = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded))
+    loaded = context.initial_model(stage)
+    rows, counts, filters, frontier = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded))
     _show_encoding(context, stage, counts)
     _check_head(context, stage, loaded, rows[0])
     budget = context.folder.record_of(BudgetRecord, stage.inputs["budget"]) if "budget" in stage.inputs else None
     precision, objective = context.precision(learner), _objective(context, stage, learner, loaded)
     run_name = stage.target.removeprefix("learners/")
+    updates, part, settings = _length(stage, learner, loaded.kind, rows, budget)
     result = train_model(
         loaded,
         rows,
-        learner.training,
-        seed=stage.seed,
+        settings,
+        seed=stage.seed + (stage.round or 0) * _ROUND_SEED,
         folder=workdir / "checkpoints",
         precision=precision,
         objective=objective,
         validate=_validation(context, stage, learner, loaded),
-        updates=None if budget is None else budget.arms[stage.learner].updates,
+        updates=updates,
+        part=part,
         on_progress=context.progress,
         project=context.recipe.name,
         run_name=run_name,
@@ -77,10 +82,40 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         soft_labels=agreement(loaded, rows, objective, list(learner.mentor_weights), precision=precision),
         parameters=loaded.parameter_count,
         checkpoint_format=2,
+        own_texts=_own_texts(context, stage, loaded, rows, objective, precision) if stage.round else None,
+        frontier=frontier or None,
+        fold=stage.fold,
     )
     card = model_card(context.recipe, stage.learner, learner, stage.seed, record)
     save_model(merge_trained_adapters(loaded, rows), workdir / "out" / "model", card=card)
     return record
+
+
+_ROUND_SEED = 1_000_003
+"""Distance of the seeds of rounds, so that they shuffle their rows and drop out units differently."""
+
+
+def _length(
+    stage: Stage, learner: Learner, kind: ModelKind, rows: Sequence[Example], budget: BudgetRecord | None
+) -> tuple[int | None, range | None, TrainingConfig]:
+    """The updates of a learner's whole training (None: by epochs), those of one of its rounds, and the round's settings.
+
+    A round has its share of the points at which the model is validated. Raises TrainingError for fewer updates than trainings.
+    """
+    updates, settings = None if budget is None else budget.arms[stage.learner].updates, learner.training
+    if stage.round is None:
+        return updates, None, settings
+    if updates is None:
+        others = [row for row in rows if row.source != SELF]
+        updates = settings.updates or training_length(others, kind, settings, seed=stage.seed).updates
+    share = share_of(learner, stage.round)
+    part = share.of(updates)
+    if not part:
+        raise TrainingError(
+            f"{stage.learner}: got {updates} updates for {share.count} trainings, expected at least one each; lower "
+            "`own_texts.rounds`, or give more updates"
+        )
+    return updates, part, settings.model_copy(update={"epochs": max(1, settings.epochs // share.count)})
 
 
 def _chat(loaded: LoadedModel) -> ChatRecord | None:
@@ -122,15 +157,48 @@ def _show_encoding(context: RunContext, stage: Stage, counts: EncodingCounts) ->
 
 def _objective(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
     """What the learner minimises, with the models and soft labels of its mentors."""
-    stored = learner.rationales if learner.soft_label_store != "online" else []
+
+    def files(name: str, fold: int) -> MentorFiles:
+        roles = {source: part_role(f"soft_labels/{name}/{source}", fold) for source in learner.rationales}
+        stores = {source: stage.inputs[role] for source, role in roles.items() if role in stage.inputs}
+        folders = {source: context.folder.soft_labels(store) for source, store in stores.items()}
+        return MentorFiles(context.model(stage, name, fold), folders)
+
     mentors = {
-        name: MentorFiles(
-            context.model(stage, name),
-            [context.folder.soft_labels(stage.inputs[f"soft_labels/{name}/{source}"]) for source in stored],
-        )
+        name: [files(name, fold) for fold in range(context.recipe.learners[name].folds)]
         for name in learner.mentor_weights
     }
     return objective_of(learner, loaded, mentors, seed=stage.seed)
+
+
+def _own_texts(
+    context: RunContext,
+    stage: Stage,
+    loaded: LoadedModel,
+    rows: Sequence[Example],
+    objective: Objective,
+    precision: Precision,
+) -> OwnTexts:
+    """What the learner wrote for a round, and what its training made of it. Warns of a collapse."""
+    written = context.folder.rationales(stage.inputs["rationales/self"])
+    writer = context.model_folder(stage.learner, stage.seed, stage.inputs.get("initial"))
+    tokens = {row.rationale_id: len(row.target_ids) for row in rows if row.source == SELF}
+    measures = measure_own_texts(
+        loaded,
+        load_folder(writer, device=context.device),
+        [row for row in rows if row.source == SELF],
+        objective,
+        precision=precision,
+    )
+    own = OwnTexts(
+        texts=len(written),
+        verdicts=count_verdicts(written),
+        mean_tokens=round(fmean(text.meta["tokens"] for text in written), 2),
+        unfinished=round(fmean(not text.meta["finished"] for text in written), 4),
+        reencoded=round(fmean(tokens.get(text.id) not in (None, text.meta["tokens"]) for text in written), 4),
+        **asdict(measures),
+    )
+    return own
 
 
 def _validation(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
