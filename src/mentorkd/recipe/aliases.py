@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from mentorkd.recipe.schema import Recipe
@@ -20,6 +20,9 @@ RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
 
 LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns"}
 """Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
+
+LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
+"""The same for the task, whose `columns` are as old as the task."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 
@@ -37,12 +40,13 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
             filters[old] = filters.pop(new)
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
+    drop_unset_later_keys(raw["task"], LATER_TASK_KEYS)
     return raw
 
 
-def drop_unset_later_keys(settings: dict[str, Any]) -> None:
+def drop_unset_later_keys(settings: dict[str, Any], later: Set[str] = LATER_KEYS) -> None:
     """Take out of a model's or teacher's settings the keys that earlier versions do not know, where they say nothing."""
-    for key in LATER_KEYS & settings.keys():
+    for key in later & settings.keys():
         if not settings[key]:
             del settings[key]
 

@@ -39,6 +39,8 @@ class TaskResult(TypedDict):
     """Validation questions; 0 without a validation set."""
     test: int
     """Test questions."""
+    unlabelled: NotRequired[int]
+    """Questions without answers, which learners read that imitate their own texts; missing if there are none."""
 
 
 class TestQuestion(TypedDict):

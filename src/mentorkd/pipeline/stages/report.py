@@ -31,7 +31,7 @@ from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.format import format_range
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
-from mentorkd.reporting.schema import TeacherAccount, TrainingData
+from mentorkd.reporting.schema import TaskResult, TeacherAccount, TrainingData
 from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
 
@@ -72,19 +72,13 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     asked = annotated.asked
     # The row before the filters of the teacher's rationales: the requested samples, and the replies.
     replies = [] if asked is None else [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
-    questions, teacher = folder.questions("prepare"), folder.rationales("annotate")
+    questions = [question for question in folder.questions("prepare") if question.labelled]
+    labelled, teacher = {question.id for question in questions}, folder.rationales("annotate")
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
-    assert recipe.task.answer is not None
     return ReportInputs(
         name=recipe.name,
-        task={
-            "name": recipe.task.name,
-            "kind": recipe.task.answer,
-            "train": prepared.questions["train"],
-            "validation": prepared.questions["validation"],
-            "test": prepared.questions["test"],
-        },
+        task=_task(recipe, prepared),
         seeds=recipe.seeds,
         learners=[_learner(name, recipe, trained, folder.hub_models) for name in recipe.learners],
         questions=[question for question in questions if question.split == "test"],
@@ -128,7 +122,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
             for trial in record.search.tried
         ],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
-        written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows}),
+        written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows} & labelled),
         stages={name: _cost(folder.record(name)) for name in stage.needs},
         serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
@@ -142,6 +136,21 @@ def recipe_digest(folder: RunFolder) -> str | None:
     """Digest of the recipe that the run folder was last run with."""
     recipe = folder.root / "recipe.yaml"
     return fingerprint(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
+
+
+def _task(recipe: Recipe, prepared: PrepareRecord) -> TaskResult:
+    assert recipe.task.answer is not None, "the recipe's checks fill this in"
+    counts = prepared.questions
+    task: TaskResult = {
+        "name": recipe.task.name,
+        "kind": recipe.task.answer,
+        "train": counts["train"],
+        "validation": counts["validation"],
+        "test": counts["test"],
+    }
+    if "unlabelled" in counts:
+        task["unlabelled"] = counts["unlabelled"]
+    return task
 
 
 def _training_data(questions: Sequence[Question], teacher: Sequence[Rationale]) -> TrainingData:
