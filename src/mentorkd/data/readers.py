@@ -115,8 +115,9 @@ def read_source(
         rows, names = mine, {"question": "text", "answer": "answer", "id": "id"}
     else:
         names = _resolve(rows, columns, required=_REQUIRED if labelled else ("question",))
-    if not labelled and (field := names.pop("answer", None)) and any(row.fields.get(field) for row in rows):
-        _warn_of_answers(str(source), field)
+    ignored = None if labelled else names.pop("answer", None)
+    if ignored and any(row.fields.get(ignored) not in (None, "") for row in rows):
+        _warn_of_answers(str(source), ignored)
     questions: list[Question] = []
     numbers: list[int] = []
     ids: dict[str, str] = {}

@@ -282,12 +282,12 @@ def _unlabelled_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
         need = "a learner that imitates its own texts (`self` among its `rationales`, and `soft_labels`)"
         yield ("task", "unlabelled"), f"has no effect without {need}; add one, or remove the file"
     for name in readers:
-        without = "which the questions of `task.unlabelled` do not have"
+        without = "and the questions of `task.unlabelled` have none"
         if learners[name].get("mentor_reads") == "gold":
             ways = "set `mentor_reads: question`, or remove `task.unlabelled`"
-            yield ("learners", name, "mentor_reads"), f"`gold` shows the mentor gold answers, {without}; {ways}"
+            yield ("learners", name, "mentor_reads"), f"`gold` shows the mentor the gold answer, {without}; {ways}"
         if mapping(mapping(learners[name].get("reads")).get(SELF)).get("weight") == "frontier":
-            why = f"`frontier` weighs questions by correct answers, {without}"
+            why = f"`frontier` compares own texts with gold answers, {without}"
             ways = "set `weight: equal`, or remove `task.unlabelled`"
             yield ("learners", name, "reads", SELF, "weight"), f"{why}; {ways}"
 

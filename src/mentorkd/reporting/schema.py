@@ -39,8 +39,6 @@ class TaskResult(TypedDict):
     """Validation questions; 0 without a validation set."""
     test: int
     """Test questions."""
-    unlabelled: NotRequired[int]
-    """Questions without answers, which learners read that imitate their own texts; missing if there are none."""
 
 
 class TestQuestion(TypedDict):

@@ -31,7 +31,7 @@ from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.format import format_range
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
-from mentorkd.reporting.schema import TaskResult, TeacherAccount, TrainingData
+from mentorkd.reporting.schema import TeacherAccount, TrainingData
 from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
 
@@ -76,9 +76,16 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     labelled, teacher = {question.id for question in questions}, folder.rationales("annotate")
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
+    assert recipe.task.answer is not None
     return ReportInputs(
         name=recipe.name,
-        task=_task(recipe, prepared),
+        task={
+            "name": recipe.task.name,
+            "kind": recipe.task.answer,
+            "train": prepared.questions["train"],
+            "validation": prepared.questions["validation"],
+            "test": prepared.questions["test"],
+        },
         seeds=recipe.seeds,
         learners=[_learner(name, recipe, trained, folder.hub_models) for name in recipe.learners],
         questions=[question for question in questions if question.split == "test"],
@@ -127,7 +134,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
-        protocol=_protocol(recipe, trained),
+        protocol=_protocol(recipe, prepared, trained),
         manifest=manifest,
     )
 
@@ -136,21 +143,6 @@ def recipe_digest(folder: RunFolder) -> str | None:
     """Digest of the recipe that the run folder was last run with."""
     recipe = folder.root / "recipe.yaml"
     return fingerprint(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None
-
-
-def _task(recipe: Recipe, prepared: PrepareRecord) -> TaskResult:
-    assert recipe.task.answer is not None, "the recipe's checks fill this in"
-    counts = prepared.questions
-    task: TaskResult = {
-        "name": recipe.task.name,
-        "kind": recipe.task.answer,
-        "train": counts["train"],
-        "validation": counts["validation"],
-        "test": counts["test"],
-    }
-    if "unlabelled" in counts:
-        task["unlabelled"] = counts["unlabelled"]
-    return task
 
 
 def _training_data(questions: Sequence[Question], teacher: Sequence[Rationale]) -> TrainingData:
@@ -229,7 +221,7 @@ def _cost(record: StageRecord) -> StageCost:
     return StageCost(**costs, dollars=None if asked is None else asked.dollars)
 
 
-def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
+def _protocol(recipe: Recipe, prepared: PrepareRecord, trained: Trained) -> list[str]:
     """Sentences that a reader needs to judge the comparison."""
     names = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in names}
@@ -241,6 +233,9 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         if alike := [name for name in once if bool(recipe.learners[name].search) == searched]:
             lines.append(f"Only one epoch of {', '.join(alike)} was validated, the last: validation {use}.")
+    if unlabelled := prepared.questions.get("unlabelled"):
+        readers = [name for name in names if recipe.learners[name].imitates_own_texts]
+        lines.append(f"Unlabelled questions, for the own texts of {', '.join(readers)}: {unlabelled:,}.")
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
     return lines
