@@ -206,8 +206,8 @@ class Gathered:
 
 
 def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
-    """The gold answer of each question as a rationale without reasoning."""
-    answers = {question.id: question.answer for question in questions}
+    """The gold answer of each labelled question as a rationale without reasoning."""
+    answers = {question.id: question.answer for question in questions if question.labelled}
     return [Rationale.create(each, "", answer, "correct", GOLD, 0) for each, answer in answers.items()]
 
 

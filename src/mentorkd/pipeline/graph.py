@@ -38,7 +38,13 @@ from mentorkd.files import digest_path, fingerprint
 from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
 from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, part_role, role
-from mentorkd.recipe.aliases import birth_names, canonical_dump, drop_unset_later_keys, later_settings
+from mentorkd.recipe.aliases import (
+    LATER_TASK_KEYS,
+    birth_names,
+    canonical_dump,
+    drop_unset_later_keys,
+    later_settings,
+)
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import Links, arms, initial_model, learning_order, links_of, matched_arms, writers
 from mentorkd.recipe.learner import Learner, ModelConfig, SamplingConfig, SelectConfig
@@ -79,9 +85,9 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub:
     """
     graph = _Graph()
     task = recipe.task.model_dump()
-    files = {
-        part: source_identity(data_path(recipe, task[part])) for part in ("train", "test", "validation") if task[part]
-    }
+    drop_unset_later_keys(task, LATER_TASK_KEYS)
+    parts = [part for part in ("train", "test", "validation", "unlabelled") if task.get(part)]
+    files = {part: source_identity(data_path(recipe, task[part])) for part in parts}
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
     annotated = graph.add("annotate", "teacher", _teacher_identity(recipe, hub), {"questions": prepared})
     matched, order = matched_arms(recipe), learning_order(recipe)

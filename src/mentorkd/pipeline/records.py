@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from mentorkd.recipe.aliases import RECORDED_NAMES
-from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
+from mentorkd.records import EncodingCounts, Prediction, Question, Rationale, Split, Verdict
 from mentorkd.seals import FileSeal
 
 _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
@@ -65,6 +66,7 @@ class PrepareRecord(StageRecord):
 
     kind: str = "prepare"
     questions: dict[Split, int]
+    """By split; `unlabelled` only where the recipe names such questions."""
     faults: list[str]
     """A line for each kind of fault in the data."""
 
@@ -357,8 +359,12 @@ def read_record(mark: Mapping[str, Any]) -> StageRecord | None:
 
 
 def count_verdicts(records: Iterable[Rationale | Prediction]) -> dict[Verdict, int]:
-    """How many rationales or predictions have each verdict."""
+    """How many rationales or predictions have each verdict; `ungraded` only where there are some."""
     counts: dict[Verdict, int] = {"correct": 0, "wrong": 0, "no_answer": 0}
-    for record in records:
-        counts[record.verdict] += 1
-    return counts
+    return counts | Counter(record.verdict for record in records)
+
+
+def count_splits(questions: Iterable[Question]) -> dict[Split, int]:
+    """How many questions each split has; `unlabelled` only where there are some."""
+    counts: dict[Split, int] = {"train": 0, "validation": 0, "test": 0}
+    return counts | Counter(question.split for question in questions)

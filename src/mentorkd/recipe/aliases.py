@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from mentorkd.recipe.schema import Recipe
@@ -23,6 +23,9 @@ LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "learner"}
 
 LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
 """Settings of learners that were added later, with the values that change nothing: fingerprints leave these out."""
+
+LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
+"""The same for the task, whose `columns` are as old as the task."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 
@@ -43,12 +46,13 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
+    drop_unset_later_keys(raw["task"], LATER_TASK_KEYS)
     return raw
 
 
-def drop_unset_later_keys(settings: dict[str, Any]) -> None:
+def drop_unset_later_keys(settings: dict[str, Any], later: Set[str] = LATER_KEYS) -> None:
     """Take out of a model's or teacher's settings the keys that earlier versions do not know, where they say nothing."""
-    for key in LATER_KEYS & settings.keys():
+    for key in later & settings.keys():
         if not settings[key]:
             del settings[key]
 

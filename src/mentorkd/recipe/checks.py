@@ -86,6 +86,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         way = " -> ".join([*cycle, cycle[0]])
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
     yield from _validation_faults(raw, learners)
+    yield from _unlabelled_faults(raw, learners)
     seeds = raw.get("seeds")
     if isinstance(seeds, list) and len(seeds) <= MOST_SEEDS:
         for index, seed in enumerate(seeds):
@@ -353,6 +354,33 @@ def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
         why = f"0 leaves no questions on which {', '.join(selecting)} could choose the best epoch"
         ways = "give a share above 0, or a file as `task.validation`, or set `training.select_on: last`"
         yield ("task", "validation_share"), f"{why}; {ways}"
+
+
+def _unlabelled_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    """Questions without answers are read by learners that imitate their own texts, whose settings may need no answer."""
+    task = mapping(raw.get("task"))
+    if task.get("unlabelled") is None:
+        if task.get("limit_unlabelled") is not None:
+            yield ("task", "limit_unlabelled"), "has no effect without `unlabelled`; remove it, or name a file there"
+        return
+    readers = [name for name, each in learners.items() if _imitates_own_texts(each)]
+    if not readers:
+        need = "a learner that imitates its own texts (`self` among its `rationales`, and `soft_labels`)"
+        yield ("task", "unlabelled"), f"has no effect without {need}; add one, or remove the file"
+    for name in readers:
+        without = "and the questions of `task.unlabelled` have none"
+        if learners[name].get("mentor_reads") == "gold":
+            ways = "set `mentor_reads: question`, or remove `task.unlabelled`"
+            yield ("learners", name, "mentor_reads"), f"`gold` shows the mentor the gold answer, {without}; {ways}"
+        if mapping(mapping(learners[name].get("reads")).get(SELF)).get("weight") == "frontier":
+            why = f"`frontier` compares own texts with gold answers, {without}"
+            ways = "set `weight: equal`, or remove `task.unlabelled`"
+            yield ("learners", name, "reads", SELF, "weight"), f"{why}; {ways}"
+
+
+def _imitates_own_texts(learner: Mapping[str, Any]) -> bool:
+    sources = learner.get("rationales")
+    return isinstance(sources, list) and SELF in sources and learner.get("soft_labels") is not None
 
 
 def _translated(details: ErrorDetails, raw: Any) -> Finding:

@@ -72,7 +72,8 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     asked = annotated.asked
     # The row before the filters of the teacher's rationales: the requested samples, and the replies.
     replies = [] if asked is None else [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
-    questions, teacher = folder.questions("prepare"), folder.rationales("annotate")
+    questions = [question for question in folder.questions("prepare") if question.labelled]
+    labelled, teacher = {question.id for question in questions}, folder.rationales("annotate")
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
     assert recipe.task.answer is not None
@@ -128,12 +129,12 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
             for trial in record.search.tried
         ],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
-        written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows}),
+        written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows} & labelled),
         stages={name: _cost(folder.record(name)) for name in stage.needs},
         serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
-        protocol=_protocol(recipe, trained),
+        protocol=_protocol(recipe, prepared, trained),
         manifest=manifest,
     )
 
@@ -220,7 +221,7 @@ def _cost(record: StageRecord) -> StageCost:
     return StageCost(**costs, dollars=None if asked is None else asked.dollars)
 
 
-def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
+def _protocol(recipe: Recipe, prepared: PrepareRecord, trained: Trained) -> list[str]:
     """Sentences that a reader needs to judge the comparison."""
     names = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in names}
@@ -232,6 +233,9 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         if alike := [name for name in once if bool(recipe.learners[name].search) == searched]:
             lines.append(f"Only one epoch of {', '.join(alike)} was validated, the last: validation {use}.")
+    if unlabelled := prepared.questions.get("unlabelled"):
+        readers = [name for name in names if recipe.learners[name].imitates_own_texts]
+        lines.append(f"Unlabelled questions, for the own texts of {', '.join(readers)}: {unlabelled:,}.")
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
     return lines
