@@ -438,7 +438,7 @@ def hub_models(recipe: Recipe) -> list[Named]:
     teacher = recipe.teacher.model_dump()
     named = [(teacher[key], teacher.get("revision")) for key in recipe.teacher.model_keys if teacher[key]]
     for name, learner in recipe.learners.items():
-        model = learner.model
+        model = initial_model(recipe, name)
         named += [(source, model.revision) for source in (model.name, model.tokenizer) if source]
         scorers = [recipe.filter_of(name, source).perplexity for source in learner.rationales]
         named += [(scorer.model, None) for scorer in scorers if scorer and scorer.model not in recipe.learners]

@@ -175,8 +175,8 @@ class OwnTexts:
     """Tokens of a text, the end token included."""
     unfinished: float
     """Share of the texts without an end token."""
-    reencoded: float
-    """Share of the texts whose tokens, encoded from the text, are other tokens than those sampled."""
+    reencoded: float | None
+    """Share of the imitated texts that have another number of tokens when they are encoded again than when they were sampled."""
     writer_kl: float | None
     """KL(writer || mentor), with several mentors by their weights."""
     trained_kl: float | None

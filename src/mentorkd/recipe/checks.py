@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from mentorkd.files import digest_path
 from mentorkd.recipe.graph import Links, arms, cycles, links_of
+from mentorkd.recipe.learner import BySource
 from mentorkd.recipe.objectives import NOT_OF_TOP_K, OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import FILE_NAME, MOST_SEEDS, Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
@@ -26,8 +27,6 @@ Finding = tuple[KeyPath, str]
 
 _SOFT_LABEL_SETTINGS = ("kd_weight", "temperature", "tau_squared", "divergence", "layers", "soft_label_store", "top_k")
 _SOFT_LABEL_SETTINGS += ("chunk_temperature", "mentor_reads")
-_BY_SOURCE = ("kd_weight", "temperature", "divergence")
-"""Settings with one value, or one for each source."""
 
 _SEQ2SEQ = frozenset(
     {"bart", "bigbird_pegasus", "blenderbot", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "nllb-moe"}
@@ -161,7 +160,7 @@ def own_text_faults(raw: Mapping[str, Any], name: str, learner: dict[str, Any]) 
     """The faults of own texts, of settings by source, and of weights by own texts."""
     place, sources = ("learners", name), learner.get("rationales")
     sources = [TEACHER] if sources is None else sources if isinstance(sources, list) else []
-    for key in _BY_SOURCE:
+    for key in get_args(BySource):
         for source in mapping(learner.get(key)):
             if source not in sources:
                 yield (*place, key, source), f"`{source}` is not among its `rationales`{suggestion(source, sources)}"

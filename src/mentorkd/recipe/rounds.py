@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, get_args
 
-from mentorkd.recipe.learner import Learner, SamplingConfig
+from mentorkd.recipe.learner import BySource, Learner, SamplingConfig
 from mentorkd.records import SELF
-
-_BY_SOURCE: dict[str, Callable[[Learner, str], Any]] = {
-    "kd_weight": Learner.kd_weight_of,
-    "temperature": Learner.temperature_of,
-    "divergence": Learner.divergence_of,
-}
-"""Settings with one value or one for each source."""
 
 
 class Share(NamedTuple):
@@ -53,16 +46,17 @@ def of_round(learner: Learner, number: int | None) -> Learner:
     if learner.own_texts is None or number:
         return learner
     sources = other_sources(learner)
-    changes: dict[str, Any] = {"rationales": sources, "reads": {s: learner.reads[s] for s in sources if s in learner.reads}}
-    for key, value_of in _BY_SOURCE.items():
-        values = {source: value_of(learner, source) for source in sources}
-        changes[key] = values if len(set(values.values())) > 1 else next(iter(values.values()), getattr(learner, key))
+    reads = {source: learner.reads[source] for source in sources if source in learner.reads}
+    part = learner.model_copy(update={"rationales": sources, "reads": reads})
+    changes: dict[str, Any] = {key: part.by_source(key) for key in get_args(BySource)}
     if changes["kd_weight"] == 0:
-        changes |= {"soft_labels": None}
-    return learner.model_copy(update=changes)
+        changes["soft_labels"] = None
+    return part.model_copy(update=changes)
 
 
 def own_sampling(learner: Learner) -> SamplingConfig:
-    """How a learner samples its own texts."""
+    """How a learner samples its own texts. None is longer than a target may be: a cut text is trained on as far as it goes."""
     assert learner.own_texts is not None
-    return learner.sampling.model_copy(update=learner.own_texts.model_dump(exclude={"rounds"}))
+    longest = min(learner.sampling.max_new_tokens, learner.training.max_target_tokens)
+    own = learner.own_texts.model_dump(exclude={"rounds"}) | {"max_new_tokens": longest}
+    return learner.sampling.model_copy(update=own)

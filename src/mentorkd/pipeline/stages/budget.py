@@ -30,7 +30,7 @@ def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
         roles = [f"rationales/{source}" for source in other_sources(learner)]
         roles += [f"scorer/{scorer}" for scorer in links_of(recipe)[name].perplexity_models]
         inputs = [stage.inputs.get(role) for role in roles]
-        key = fingerprint([learner.model.model_dump(), inputs, row_settings(recipe, name)])
+        key = fingerprint([initial_model(recipe, name).model_dump(), inputs, row_settings(recipe, name)])
         if key not in known:
             model = initial_model(recipe, name)
             rows = read_training_rows(context, stage, name, TextEncoder.of(model)).rows

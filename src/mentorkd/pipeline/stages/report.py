@@ -22,8 +22,8 @@ from mentorkd.pipeline.records import (
     TrainRecord,
 )
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
-from mentorkd.recipe.aliases import drop_unset_later_keys
-from mentorkd.recipe.graph import arms
+from mentorkd.recipe.aliases import drop_unset_later_keys, later_settings
+from mentorkd.recipe.graph import arms, initial_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
@@ -163,7 +163,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
     return LearnerInfo(
         name=name,
         model=describe_model(learner.model),
-        model_key=_model_key(learner.model, hub),
+        model_key=_model_key(initial_model(recipe, name), hub),
         rationales=learner.rationales,
         mentor_weights=learner.mentor_weights,
         scorers=_scorers(recipe, name),
@@ -171,8 +171,8 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
         filters={
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
         },
-        kd_weight=learner.kd_weight,
-        temperature=learner.temperature,
+        kd_weight=learner.by_source("kd_weight"),
+        temperature=learner.by_source("temperature"),
         parameters=records[0].parameters if records else None,
         select_on="last" if _validates_once(learner) else learner.training.select_on,
         rows=[record.rows for record in records],
@@ -333,10 +333,13 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
 
 
 def _distillation(learner: Learner) -> dict[str, Any]:
-    keys = {"tau_squared", "divergence", "soft_label_store"}
+    keys = {"tau_squared", "soft_label_store"}
     keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
     keys |= {"layers"} if learner.layers else set()
-    return learner.model_dump(include=keys) if learner.mentor_weights else {}
+    if not learner.mentor_weights:
+        return {}
+    settings = later_settings(learner.model_dump(include=keys | {"chunk_temperature", "mentor_reads"}))
+    return settings | {"divergence": learner.by_source("divergence")}
 
 
 def _side_by_side(

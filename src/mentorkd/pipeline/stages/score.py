@@ -12,6 +12,7 @@ from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.training_rows import read_training_rows
+from mentorkd.recipe.graph import initial_model
 
 
 def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
@@ -21,14 +22,14 @@ def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
     mentor = load_folder(folder, device=context.device)
     rows = read_training_rows(context, stage, stage.learner, TextEncoder.of(mentor), scored=stage.source).rows
     top_k = learner.soft_label_store == "top_k"
-    models = [learner.model, *(context.recipe.learners[name].model for name in learner.mentor_weights)]
+    models = [initial_model(context.recipe, name) for name in (stage.learner, *learner.mentor_weights)]
     counts = write_soft_labels(
         mentor,
         rows,
         folder=workdir / "out" / stage.name.rpartition("/")[2],
         mode="top_k" if top_k else "hidden",
         top_k=learner.top_k,
-        temperature=learner.temperature,
+        temperature=learner.temperature_of(stage.source),
         mentor_digest=digest_path(folder),
         target=learner.target,
         bfloat16=context.precision(context.recipe.learners[stage.mentor]) == "bfloat16",

@@ -6,31 +6,39 @@ A learner with own texts has several trainings, each with a share of its updates
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 from mentorkd.chat import fixed_date
 from mentorkd.data.batching import Collator
-from mentorkd.data.encoding import Example, TextEncoder
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
+from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_prompt
-from mentorkd.distillation.agreement import agreement
+from mentorkd.distillation.agreement import SAMPLE, agreement
 from mentorkd.distillation.hidden_states import head_is_linear
+from mentorkd.distillation.inspect import spread
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.build import MentorFiles, objective_of
-from mentorkd.errors import DataError, ModelError
+from mentorkd.distillation.own_texts import measure_own_texts
+from mentorkd.errors import DataError, ModelError, TrainingError
 from mentorkd.files import fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.models import LoadedModel, chat_template, load_model, save_model
+from mentorkd.models import LoadedModel, chat_template, load_folder, save_model
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.model_card import model_card
-from mentorkd.pipeline.records import BudgetRecord, ChatRecord, TrainRecord
-from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.records import BudgetRecord, ChatRecord, OwnTexts, TrainRecord, count_verdicts
+from mentorkd.pipeline.run_folder import Stage, part_role
 from mentorkd.pipeline.training_rows import read_training_rows
-from mentorkd.precision import autocast
-from mentorkd.recipe.learner import Learner
-from mentorkd.records import EncodingCounts
+from mentorkd.precision import Precision, autocast
+from mentorkd.recipe.learner import Learner, TrainingConfig
+from mentorkd.recipe.rounds import share_of
+from mentorkd.records import SELF, EncodingCounts, ModelKind, Rationale
 from mentorkd.training.adapters import merge_trained_adapters
+from mentorkd.training.schedule import training_length
 from mentorkd.training.train import train as train_model
 
 
@@ -129,7 +137,7 @@ def _check_head(context: RunContext, stage: Stage, loaded: LoadedModel, row: Exa
     students = [
         name
         for name, learner in context.recipe.learners.items()
-        if stage.learner in learner.mentor_weights and learner.soft_label_store == "hidden"
+        if stage.learner in learner.mentor_weights and learner.soft_label_store in ("auto", "hidden")
     ]
     if students:
         batch = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)([row])
@@ -179,26 +187,45 @@ def _own_texts(
     objective: Objective,
     precision: Precision,
 ) -> OwnTexts:
-    """What the learner wrote for a round, and what its training made of it. Warns of a collapse."""
-    written = context.folder.rationales(stage.inputs["rationales/self"])
+    """What the learner wrote for a round, and what the training made of it."""
+    learner, written = context.learner(stage), context.folder.rationales(stage.inputs["rationales/self"])
+    mentors = list(zip(learner.mentor_weights.values(), objective.mentors, strict=True))
+    own = [row for row in rows if row.source == SELF]
+    reencoded = None
+    if learner.imitates_own_texts:
+        tokens = {text.id: text.meta["tokens"] for text in written}
+        reencoded = round(fmean(len(row.target_ids) != tokens[row.rationale_id] for row in own), 4) if own else None
+    else:  # the rows are the correct texts with the gold answer, not all texts as they were written
+        own, mentors = _as_written(context, stage, learner, TextEncoder.of(loaded), written), []
     writer = context.model_folder(stage.learner, stage.seed, stage.inputs.get("initial"))
-    tokens = {row.rationale_id: len(row.target_ids) for row in rows if row.source == SELF}
-    measures = measure_own_texts(
-        loaded,
-        load_folder(writer, device=context.device),
-        [row for row in rows if row.source == SELF],
-        objective,
-        precision=precision,
-    )
-    own = OwnTexts(
+    measures = measure_own_texts(loaded, load_folder(writer, device=context.device), own, mentors, precision=precision)
+    return OwnTexts(
         texts=len(written),
         verdicts=count_verdicts(written),
         mean_tokens=round(fmean(text.meta["tokens"] for text in written), 2),
         unfinished=round(fmean(not text.meta["finished"] for text in written), 4),
-        reencoded=round(fmean(tokens.get(text.id) not in (None, text.meta["tokens"]) for text in written), 4),
+        reencoded=reencoded,
         **asdict(measures),
     )
-    return own
+
+
+def _as_written(
+    context: RunContext, stage: Stage, learner: Learner, encoder: TextEncoder, written: Sequence[Rationale]
+) -> list[Example]:
+    """Some of the own texts as the learner wrote them, encoded."""
+    questions = {question.id: question for question in context.questions(stage)}
+    texts = [
+        TextExample(
+            text.id,
+            render_prompt(questions[text.question_id].text, learner.prompt),
+            text.meta["completion"],
+            source=SELF,
+            ended=text.meta["finished"],
+        )
+        for text in spread(written, SAMPLE)
+    ]
+    limits = {"max_source_tokens": learner.training.max_source_tokens, "max_target_tokens": sys.maxsize}
+    return encode_rows(texts, encoder, **limits)[0]
 
 
 def _validation(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
