@@ -18,7 +18,8 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
     """All questions of a recipe with their splits, and the faults found in them.
 
     Without a validation file, a share of the training QUESTIONS is held out, so that training sees no rationale of a
-    held-out question. Raises DataError if no question remains of the training, test or unlabelled ones that the recipe names.
+    held-out question. Raises DataError if no question remains of the training, test or unlabelled ones that the recipe names, and
+    for a mentor with more folds than training questions.
     """
     task = recipe.task
     assert task.answer is not None, "the checks of a recipe set `task.answer`"
@@ -47,6 +48,9 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
     ):
         if file is not None and not group:
             raise DataError(f"no {name} question remains from {data_path(recipe, file)}; expected at least one")
+    for name, learner in recipe.learners.items():
+        if learner.folds > (count := len(by_split["train"])):
+            raise DataError(f"learners.{name}.folds: got {learner.folds} for {count} training questions; give at most {count}")
     return [question for group in by_split.values() for question in group], audited.faults
 
 
