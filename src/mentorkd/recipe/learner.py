@@ -364,6 +364,7 @@ class Learner(Strict):
         """Whether its own texts are imitated (on-policy distillation), and not only trained on where they are correct."""
         return SELF in self.rationales and self.soft_labels is not None
 
+    @property
     def mentor_weights(self) -> dict[str, float]:
         """The mentors whose distributions it imitates, with their weights, which sum to 1."""
         weights = {self.soft_labels: 1.0} if isinstance(self.soft_labels, str) else self.soft_labels or {}

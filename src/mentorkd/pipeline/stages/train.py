@@ -124,10 +124,12 @@ def _objective(context: RunContext, stage: Stage, learner: Learner, loaded: Load
     """What the learner minimises, with the models and soft labels of its mentors."""
     stored = learner.rationales if learner.soft_label_store != "online" else []
     mentors = {
-        name: MentorFiles(
-            context.model(stage, name),
-            [context.folder.soft_labels(stage.inputs[f"soft_labels/{name}/{source}"]) for source in stored],
-        )
+        name: [
+            MentorFiles(
+                context.model(stage, name),
+                {source: context.folder.soft_labels(stage.inputs[f"soft_labels/{name}/{source}"]) for source in stored},
+            )
+        ]
         for name in learner.mentor_weights
     }
     return objective_of(learner, loaded, mentors, seed=stage.seed)
