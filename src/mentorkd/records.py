@@ -132,6 +132,10 @@ class EncodingCounts:
     target_too_long: int
     with_unknown_tokens: int
     target_tokens: int
+    unended: int = 0
+    """Kept rows without an end token: a learner's own texts that were cut."""
+    empty: int = 0
+    """Dropped rows without a target token."""
 
 
 Record = Question | Rationale | Prediction

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from mentorkd.errors import DataError
@@ -201,8 +202,13 @@ def _text_key(rationale: Rationale) -> tuple[str, str]:
 class Gathered:
     """The rationales that a learner trains on, and the counts of each filter of each source, as a stage records them."""
 
-    rationales: list[Rationale]
+    by_source: dict[str, list[Rationale]]
     filters: list[dict[str, Any]]
+
+    @property
+    def rationales(self) -> list[Rationale]:
+        """Those of all sources, one source after the other."""
+        return [rationale for rationales in self.by_source.values() for rationale in rationales]
 
 
 def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
@@ -227,12 +233,14 @@ def gather(
     filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`.
     """
     known = {question.id: question for question in questions}
-    taken: list[Rationale] = []
+    taken: dict[str, list[Rationale]] = {}
     counts: list[dict[str, Any]] = []
     in_training = Filter("training_questions", lambda rows: [row for row in rows if row.question_id in known])
     for source, rationales in sources.items():
         rows, first = select(rationales, [in_training])
-        filters = filters_of(selects[source], known, already=taken, tokens=tokens, conclude=conclude, nll=nll)
+        filters = filters_of(
+            selects[source], known, already=chain(*taken.values()), tokens=tokens, conclude=conclude, nll=nll
+        )
         if any("outcome" in row.meta for row in rows):
             filters.insert(0, Filter("whole_replies", keep_whole))
         kept, more = select(rows, filters)
@@ -240,7 +248,7 @@ def gather(
             counts.append(
                 {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
             )
-        taken += kept
+        taken[source] = kept
     return Gathered(taken, counts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
 from mentorkd.precision import Precision, autocast
+from mentorkd.records import ModelKind
 
 SAMPLE = 64
 """Rationales on which agreement is measured, spread over the training rows: about 8,000 tokens of the paper's tasks."""
@@ -38,7 +39,8 @@ def agreement(
     precision: Precision = "float32",
     sample: int = SAMPLE,
 ) -> list[dict[str, Any]]:
-    """One row for each of `mentors`, in the objective's order, with the fields of `SoftLabelResult` except the learner's.
+    """One row for each of `mentors`, in the objective's order, with the fields of `SoftLabelResult` except the learner's; none for a
+    mentor without soft labels of the sampled rows.
 
     Means over the target tokens of `sample` training rows, in the precision of the training. An empty list for an
     objective without mentors.
@@ -50,21 +52,34 @@ def agreement(
     student.model.eval()
     collate = Collator.for_model(student.kind, student.tokenizer, student.model.config)
     sums: list[Counter[str]] = [Counter() for _ in sources]
-    sides = [row.padded_sides(student.kind) for row in chosen]
-    for numbers in sorted_batches(sides, tokens_per_batch=TOKENS_PER_BATCH):
-        part = [chosen[number] for number in numbers]
+    for parts, part in _batches(chosen, sources, student.kind):
         ids = [row.rationale_id for row in part]
         batch = {name: value.to(student.device) for name, value in collate(part).items()}
         with autocast(student.device.type, precision):
             logits_NV = target_logits(student.model, batch).float()
-            mentor_targets = [source.targets_for(ids, batch) for source in sources]
             labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
-            for source, targets, total in zip(sources, mentor_targets, sums, strict=True):
-                total.update(_sums(logits_NV, labels_N, targets))
-                total.update(_stored_nll(source, ids))
+            for source, read_by, total in zip(sources, parts, sums, strict=True):
+                if read_by is not None:
+                    total.update({"rationales": len(part)})
+                    total.update(_sums(logits_NV, labels_N, source.targets_for(ids, batch)))
+                    total.update(_stored_nll(source, ids))
     return [
-        {"mentor": name, "rationales": len(chosen), **_means(total)} for name, total in zip(mentors, sums, strict=True)
+        {"mentor": name, "rationales": total["rationales"], **_means(total)}
+        for name, total in zip(mentors, sums, strict=True)
+        if total
     ]
+
+
+def _batches(
+    rows: Sequence[Example], sources: Sequence[SoftLabelSource], kind: ModelKind
+) -> Iterator[tuple[tuple[Hashable, ...], list[Example]]]:
+    """Batches of rows that the same part of each mentor reads, and these parts."""
+    groups: dict[tuple[Hashable, ...], list[Example]] = {}
+    for row in rows:
+        groups.setdefault(tuple(source.part_of(row) for source in sources), []).append(row)
+    for parts, group in groups.items():
+        for numbers in sorted_batches([row.padded_sides(kind) for row in group], tokens_per_batch=TOKENS_PER_BATCH):
+            yield parts, [group[number] for number in numbers]
 
 
 def _sums(logits_NV: Tensor, labels_N: Tensor, targets: MentorTargets) -> dict[str, float]:

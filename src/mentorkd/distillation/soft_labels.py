@@ -20,10 +20,9 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +32,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.distillation.vocabularies import EndTokens
 from mentorkd.errors import StoreError
@@ -283,8 +283,10 @@ MATRICES = ("hidden", "log_probs", "indices")
 class StoredSoftLabels:
     """Gives the trainer a mentor's distributions from one or more stores (one per source of rationales).
 
-    The stores must have been written with `mentor`, `tokenizer` and `target`, where these are given: StoreError if not. With
-    `ends`, the mentor's end token is read as the student's.
+    A mentor with folds has several models, each with stores of its own. Stores that one model wrote, at one temperature, are a part:
+    their rows can be read together. The stores must have been written with one of `mentors` (digests of its models), `tokenizer`
+    and `target`, where these are given: StoreError if not. With `ends`, the mentor's end token is read as the student's. `sources`
+    names the sources of which the mentor has soft labels; None is all.
     """
 
     def __init__(
@@ -292,37 +294,49 @@ class StoredSoftLabels:
         folders: Sequence[Path],
         *,
         device: torch.device,
-        mentor: str | None = None,
+        mentors: Collection[str] | None = None,
         tokenizer: str | None = None,
         target: str | None = None,
         ends: EndTokens | None = None,
+        sources: Collection[str] | None = None,
     ) -> None:
         self.ends = ends or EndTokens(0, 0)
         self.stores = [SoftLabelStore(folder) for folder in folders]
-        self.device = device
+        self.device, self.sources = device, sources
         self.meta = self.stores[0].meta
+        expected = {"mentor": mentors, "tokenizer": tokenizer and [tokenizer], "target": target and [target]}
         for store in self.stores:
-            for part, wanted in {"mentor": mentor, "tokenizer": tokenizer, "target": target}.items():
-                got = getattr(store.meta, part)
-                if wanted is not None and got != wanted:
+            for name, wanted in expected.items():
+                got = getattr(store.meta, name)
+                if wanted is not None and got not in wanted:
                     raise StoreError(
-                        f"{store.folder} was written with {part} {got}, expected {wanted}; {_ADVICE[part]}"
+                        f"{store.folder} was written with {name} {got}, expected {' or '.join(wanted)}; {_ADVICE[name]}"
                     )
-            if store.meta != self.meta:
+            if replace(store.meta, mentor=self.meta.mentor, temperature=self.meta.temperature) != self.meta:
                 raise StoreError(f"{store.folder} and {self.stores[0].folder} hold soft labels of two kinds; {AGAIN}")
+        self._parts = list(dict.fromkeys(store.meta for store in self.stores))
+        self._heads: dict[StoreMeta, tuple[torch.Tensor, torch.Tensor | None]] = {}
+
+    def part_of(self, row: Example) -> int | None:
+        if self.sources is not None and row.source not in self.sources:
+            return None
+        return self._parts.index(self._store_of(row.rationale_id).meta)
+
+    def _store_of(self, rationale_id: str) -> SoftLabelStore:
+        store = next((store for store in self.stores if rationale_id in store), None)
+        if store is None:
+            folders = ", ".join(str(store.folder) for store in self.stores)
+            raise StoreError(f"{folders}: no soft labels of rationale {rationale_id}; {AGAIN}")
+        return store
 
     def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets:
-        """The stored distributions of a batch's rows, one after the other.
+        """The stored distributions of a batch's rows, which are of one part, one after the other.
 
         Raises StoreError if a row is missing or the batch's target tokens differ from those that were scored.
         """
-        rows = []
-        for rationale_id in rationale_ids:
-            store = next((store for store in self.stores if rationale_id in store), None)
-            if store is None:
-                folders = ", ".join(str(store.folder) for store in self.stores)
-                raise StoreError(f"{folders}: no soft labels of rationale {rationale_id}; {AGAIN}")
-            rows.append(store.row(rationale_id))
+        stores = [self._store_of(rationale_id) for rationale_id in rationale_ids]
+        (meta,) = {store.meta for store in stores}
+        rows = [store.row(rationale_id) for store, rationale_id in zip(stores, rationale_ids, strict=True)]
         joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         labels, scored = batch["labels"], joined["labels"].copy()
         if self.ends.differ:  # the last token of each row is the end of the text
@@ -330,26 +344,29 @@ class StoredSoftLabels:
             scored[last] = np.where(scored[last] == self.ends.mentor, self.ends.student, scored[last])
         if not np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), scored):
             raise StoreError(
-                f"{self.stores[0].folder}: the target tokens of {', '.join(rationale_ids)} differ from those that the mentor "
+                f"{stores[0].folder}: the target tokens of {', '.join(rationale_ids)} differ from those that the mentor "
                 f"scored (another tokenizer or target format); {AGAIN}"
             )
-        if self.meta.form == "hidden":
-            weight, bias = self._head
+        if meta.form == "hidden":
+            weight, bias = self._head(stores[0])
             hidden = torch.from_numpy(joined["hidden"]).view(torch.bfloat16).to(self.device)
             return MentorHidden(hidden.to(weight.dtype), weight, bias)
-        assert self.meta.temperature is not None
+        assert meta.temperature is not None
         return MentorTopK(
             torch.from_numpy(joined["log_probs"]).to(self.device),
             self.ends.ids(torch.from_numpy(joined["indices"].astype(np.int64)).to(self.device)),
             torch.from_numpy(joined["log_tail"]).to(self.device),
-            self.meta.vocab_size,
-            self.meta.temperature,
+            meta.vocab_size,
+            meta.temperature,
         )
 
-    @cached_property
-    def _head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The head on the device; under autocast in the type of autocast, so that no step casts it again."""
-        weight, bias = self.stores[0].head()
+    def _head(self, store: SoftLabelStore) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The head of a store's part on the device; under autocast in the type of autocast, so that no step casts it again."""
+        if store.meta not in self._heads:
+            self._heads[store.meta] = self._on_device(*store.head())
+        return self._heads[store.meta]
+
+    def _on_device(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight, bias = self.ends.columns(weight, 0), None if bias is None else self.ends.columns(bias, 0)
         kind = self.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

@@ -69,7 +69,7 @@ def read_training_rows(
             f"{name}: `select` keeps none of the rationales of its sources ({written}); "
             "look at their texts and verdicts in the sources' rationales.jsonl, then loosen `select` or improve the source"
         )
-    rows, counts = training_rows(gathered.rationales, questions, learner, reader)
+    rows, counts = training_rows(gathered.by_source, questions, learner, reader)
     if not rows and not scored:
         raise TrainingError(
             f"{name}: no training row is left of {len(gathered.rationales)} selected rationales "

@@ -26,7 +26,10 @@ def encoded(
     tokenizer: PreTrainedTokenizerBase = TOKENIZER,
 ) -> list[Example]:
     learner = Learner(model="unused", prompt="Q: {question}", objective=objective)  # type: ignore[arg-type]
-    return training_rows(rationales, questions or [QUESTION], learner, TextEncoder(tokenizer, "seq2seq", None))[0]
+    by_source: dict[str, list[Rationale]] = {}
+    for rationale in rationales:
+        by_source.setdefault(rationale.source, []).append(rationale)
+    return training_rows(by_source, questions or [QUESTION], learner, TextEncoder(tokenizer, "seq2seq", None))[0]
 
 
 QUESTION = Question.create("How many apples?", "7", "train")

@@ -304,16 +304,20 @@ def test_a_store_that_cannot_be_trusted_is_refused_with_the_reason(damage: str, 
 @pytest.mark.parametrize(("part", "got"), [("mentor", "mentor-1"), ("tokenizer", "tokenizer-1"), ("target", "arrow")])
 def test_the_store_of_another_mentor_tokenizer_or_target_is_refused(part: str, got: str, tmp_path: Path) -> None:
     write(tmp_path)
-    StoredSoftLabels([tmp_path], device=CPU, **{part: got})
+
+    def opened(value: str) -> StoredSoftLabels:
+        return StoredSoftLabels([tmp_path], device=CPU, **({"mentors": [value]} if part == "mentor" else {part: value}))
+
+    opened(got)
     with pytest.raises(StoreError, match=f"was written with {part} {got}, expected another"):
-        StoredSoftLabels([tmp_path], device=CPU, **{part: "another"})
+        opened("another")
 
 
 def test_the_advice_for_a_changed_mentor_is_not_to_remove_the_soft_labels(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError, match=r"the mentor's model has changed since: if .* names it as damaged, remove its folder"
     ):
-        StoredSoftLabels([write(tmp_path)], device=CPU, mentor="another")
+        StoredSoftLabels([write(tmp_path)], device=CPU, mentors=["another"])
 
 
 def test_stores_of_two_kinds_are_refused(tmp_path: Path) -> None:

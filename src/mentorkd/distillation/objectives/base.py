@@ -16,10 +16,12 @@ not depend on how the step is split into micro-batches or processes. An objectiv
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,8 +29,10 @@ from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.hidden_states import Layers, head_parameters, target_states
-from mentorkd.distillation.losses import LossSums, Mentors, distillation_loss
+from mentorkd.distillation.losses import LossSums, WeightedTargets, distillation_loss
 from mentorkd.distillation.mentors import SoftLabelSource
+
+K = TypeVar("K", bound=Hashable)
 
 TOKENS = "tokens"
 """The kind of every target position."""
@@ -63,8 +67,53 @@ class Student:
         states, layer_states = target_states(model, batch, owner=owner, logits=not fused, layers=layers)
         return cls(batch, rows, labels_N, states, head_parameters(owner) if fused else None, layer_states)
 
-    def loss(self, mentor: Mentors = None, *, at: Tensor | None = None, **settings: Any) -> LossSums:
-        """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`."""
+    @property
+    def weights_N(self) -> Tensor:
+        """The weight of each target position, which is its row's."""
+        weights = [row.weight for row in self.rows for _ in row.target_ids]
+        return torch.tensor(weights, dtype=torch.float64, device=self.labels_N.device)
+
+    def groups(self, key: Callable[[Example], K]) -> list[tuple[K, Student]]:
+        """The rows of each key, in order, as a student of their own."""
+        keys = [key(row) for row in self.rows]
+        different = dict.fromkeys(keys)
+        if len(different) == 1:
+            return [(keys[0], self)]
+        return [(each, self._with_rows([n for n, of_row in enumerate(keys) if of_row == each])) for each in different]
+
+    def _with_rows(self, numbers: Sequence[int]) -> Student:
+        ends = list(accumulate(len(row.target_ids) for row in self.rows))
+        positions = [at for n in numbers for at in range(ends[n] - len(self.rows[n].target_ids), ends[n])]
+        device = self.labels_N.device
+        rows_at, at = torch.tensor(numbers, device=device), torch.tensor(positions, dtype=torch.long, device=device)
+        return Student(
+            {name: tensor[rows_at] for name, tensor in self.batch.items()},
+            [self.rows[n] for n in numbers],
+            self.labels_N[at],
+            self.states[at],
+            self.head,
+            {layer: states[at] for layer, states in self.layers.items()},
+        )
+
+    def loss(self, mentor: WeightedTargets = (), *, at: Tensor | None = None, **settings: Any) -> LossSums:
+        """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`.
+
+        Each position has the weight of its row in `loss`; `ce` and `divergence` are unweighted.
+        """
+        different = sorted({row.weight for row in self.rows})
+        if len(different) < 2:
+            return _times(*different or [1.0], sums=self._loss(mentor, at, settings))
+        all_N = torch.arange(len(self.labels_N), device=self.labels_N.device)
+        at_N = all_N if at is None else all_N[at]
+        weights_N = self.weights_N[at_N]
+        parts = []
+        for weight in different:
+            here_N = weights_N == weight
+            targets = [(share, each.rows(here_N)) for share, each in mentor]
+            parts.append(_times(weight, sums=self._loss(targets, at_N[here_N], settings)))
+        return total_of(parts)
+
+    def _loss(self, mentor: WeightedTargets, at: Tensor | None, settings: Mapping[str, Any]) -> LossSums:
         states, labels_N = (self.states, self.labels_N) if at is None else (self.states[at], self.labels_N[at])
         if self.head is None:
             return distillation_loss(states, labels_N, mentor, **settings)
@@ -74,6 +123,20 @@ class Student:
     def logits(self, at: Tensor) -> Tensor:
         """Logits [n, V] at n positions."""
         return self.states[at] if self.head is None else F.linear(self.states[at], *self.head)
+
+
+def _times(weight: float, *, sums: LossSums) -> LossSums:
+    return sums if weight == 1 else replace(sums, loss=weight * sums.loss)
+
+
+def total_of(parts: Sequence[LossSums]) -> LossSums:
+    """The sums of all parts together."""
+    if len(parts) == 1:
+        return parts[0]
+    loss, ce, divergence = (
+        torch.stack([getattr(part, name) for part in parts]).sum() for name in ("loss", "ce", "divergence")
+    )
+    return LossSums(loss, ce, divergence, sum(part.tokens for part in parts))
 
 
 @dataclass(frozen=True)
