@@ -190,13 +190,13 @@ class OwnTexts:
 
 
 @dataclass(frozen=True)
-class FrontierWeights:
+class FrontierCounts:
     """The weights of a source's questions by the share of correct own texts."""
 
     source: str
     questions: int
     at_floor: int
-    """Questions that all or none of the own texts solve, whose weight is the floor."""
+    """Questions whose weight is the floor, because all or nearly all own texts are correct, or wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +242,7 @@ class TrainRecord(StageRecord):
     weights of some families came back wrong (see `outdated`)."""
     own_texts: OwnTexts | None = None
     """Of a round with own texts."""
-    frontier: list[FrontierWeights] | None = None
+    frontier: list[FrontierCounts] | None = None
     """Of a round with weights by question."""
     rounds: list[RoundOutcome] | None = None
     """All trainings of a learner with own texts."""

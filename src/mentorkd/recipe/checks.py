@@ -80,7 +80,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _setting_faults(name, learner, links[name])
         yield from _pair_faults(name, links[name], learners)
         yield from own_text_faults(raw, name, learner)
-        yield from _fold_faults(name, learner, links)
+        yield from _fold_faults(name, learners, links)
     for cycle in cycles({name: own.learners for name, own in links.items()}):
         way = " -> ".join([*cycle, cycle[0]])
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
@@ -194,13 +194,18 @@ def _folds(learner: Mapping[str, Any]) -> int:
     return folds if isinstance(folds, int) else 1
 
 
-def _fold_faults(name: str, learner: dict[str, Any], links: Mapping[str, Links]) -> Iterator[Finding]:
+def _fold_faults(name: str, learners: Mapping[str, dict[str, Any]], links: Mapping[str, Links]) -> Iterator[Finding]:
+    learner = learners[name]
     if _folds(learner) == 1:
         return
     place: KeyPath = ("learners", name, "folds")
     readers = [other for other, own in links.items() if name in (*own.rationales, *own.soft_labels)]
     if not readers:
         yield place, f"has no effect: no learner names `{name}` in `rationales` or `soft_labels`; remove it"
+    for reader in readers:
+        if name in links[reader].soft_labels and learners[reader].get("soft_label_store") == "online":
+            why = f"`{reader}` reads soft labels of one live mentor (`soft_label_store: online`)"
+            yield place, f"{why}, and folds make several; choose another store there"
     for key in ("search", "own_texts"):
         if learner.get(key):
             yield place, f"cannot be combined with `{key}`; remove one of them"
@@ -276,6 +281,9 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> It
         yield (*place, "divergence"), "`hidden_states` cannot hold for one source alone; take another divergence there"
     if learner.get("mentor_reads") == "gold" and store == "online":
         yield (*place, "mentor_reads"), "`gold` needs soft labels that are stored; choose another `soft_label_store`"
+    weights = _values(learner.get("kd_weight"))
+    if isinstance(learner.get("kd_weight"), dict) and set(own.rationales) <= learner["kd_weight"].keys() and not any(weights):
+        yield (*place, "kd_weight"), "0 for every source, so no soft label is read; remove `soft_labels` and `kd_weight`"
     if learner["soft_labels"] == {}:
         yield (*place, "soft_labels"), "empty; expected a learner, or several learners with their weights"
 
