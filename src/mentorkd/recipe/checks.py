@@ -62,8 +62,23 @@ _BOUNDS = {
 
 
 def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
-    """Pydantic's errors about `raw`, with keys of `raw` and plain words."""
-    return [_translated(details, raw) for details in error.errors(include_url=False)]
+    """Pydantic's errors about `raw`, with keys of `raw` and plain words.
+
+    Where a key takes one value or a mapping, pydantic has errors of both forms: only those of the form that was given count.
+    """
+    errors = error.errors(include_url=False)
+    findings = [_translated(details, raw) for details in errors]
+
+    def is_of_the_other_form(details: ErrorDetails, place: KeyPath) -> bool:
+        others = [other for other, one in zip((path for path, _ in findings), errors, strict=True) if one is not details]
+        if details["type"] == "dict_type":
+            return place in others
+        of_value = details["type"].endswith("_type") or details["type"] == "literal_error"
+        return of_value and isinstance(details["input"], dict) and any(each[: len(place)] == place for each in others)
+
+    return [
+        finding for details, finding in zip(errors, findings, strict=True) if not is_of_the_other_form(details, finding[0])
+    ]
 
 
 def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
