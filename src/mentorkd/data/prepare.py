@@ -50,7 +50,9 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
             raise DataError(f"no {name} question remains from {data_path(recipe, file)}; expected at least one")
     for name, learner in recipe.learners.items():
         if learner.folds > (count := len(by_split["train"])):
-            raise DataError(f"learners.{name}.folds: got {learner.folds} for {count} training questions; give at most {count}")
+            raise DataError(
+                f"learners.{name}.folds: got {learner.folds} for {count} training questions; give at most {count}"
+            )
     return [question for group in by_split.values() for question in group], audited.faults
 
 

@@ -206,7 +206,9 @@ class _Seed:
         inputs = self._training_inputs(name, learner, self.text, trial=trial) | self._initial(name)
         settings = self._training_settings(name, learner)
         settings += [] if fold is None else [{"fold": [fold, learner.folds]}]
-        return self._add("train", name, settings, inputs, folder, identities=self._matched(name), trial=trial, fold=fold)
+        return self._add(
+            "train", name, settings, inputs, folder, identities=self._matched(name), trial=trial, fold=fold
+        )
 
     def _add_rounds(self, name: str, learner: Learner, trial: Mapping[str, Any], folder: str) -> str:
         """Add the trainings of a learner with own texts, each with what the model before it writes, and the choice of the best."""
@@ -216,7 +218,11 @@ class _Seed:
             fields = {"trial": trial, "round": number}
             if number > 0:
                 model = {"questions": self.prepared, **{"model": stage for stage in writer.values()}}
-                settings = [*_writing(part, own_sampling(part), self.seed), None if writer else self._untrained(name), number]
+                settings = [
+                    *_writing(part, own_sampling(part), self.seed),
+                    None if writer else self._untrained(name),
+                    number,
+                ]
                 settings += [{"unlabelled": True}] if part.imitates_own_texts and self.recipe.task.unlabelled else []
                 text[SELF] = self._add("augment", name, settings, model, place, listed=False, **fields)
             inputs = self._training_inputs(name, part, text, **fields) | writer
@@ -235,7 +241,6 @@ class _Seed:
     def _matched(self, name: str) -> dict[str, int]:
         """The updates of an arm whose budget is finished, which stand for the budget in a fingerprint."""
         return {"budget": self.updates[name]} if name in self.updates else {}
-
 
     def _add_search(self, name: str) -> str:
         """Add a training for each trial of a learner, and the stage that chooses the best trial."""
@@ -296,9 +301,7 @@ class _Seed:
             *([{"frontier": frontier}] if frontier and SELF in learner.rationales else []),
         ]
 
-    def _training_inputs(
-        self, name: str, learner: Learner, text: Mapping[str, str], **fields: Any
-    ) -> dict[str, str]:
+    def _training_inputs(self, name: str, learner: Learner, text: Mapping[str, str], **fields: Any) -> dict[str, str]:
         """What a training reads, by role; `fields` are those of its stage that its soft labels' stages have too."""
         inputs = {"questions": self.prepared}
         inputs |= {f"rationales/{source}": text[source] for source in learner.rationales} | self._scorers(name)

@@ -18,9 +18,15 @@ _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations
 _OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
+_OMITTED_IF_ZERO = {"unended", "empty"}
+
 
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in pairs if value is not None or key not in _OMITTED_IF_NONE}
+    return {
+        key: value
+        for key, value in pairs
+        if not (value is None and key in _OMITTED_IF_NONE) and not (value == 0 and key in _OMITTED_IF_ZERO)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

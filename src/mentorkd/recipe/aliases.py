@@ -59,7 +59,9 @@ def drop_unset_later_keys(settings: dict[str, Any], later: Set[str] = LATER_KEYS
 
 def later_settings(learner: Mapping[str, Any]) -> dict[str, Any]:
     """A learner's settings as fingerprints hash them: without later ones that say nothing, and `auto` as the store it stands for."""
-    settings = {key: value for key, value in learner.items() if key not in LATER_SETTINGS or value != LATER_SETTINGS[key]}
+    settings = {
+        key: value for key, value in learner.items() if key not in LATER_SETTINGS or value != LATER_SETTINGS[key]
+    }
     if settings.get("soft_label_store") == "auto":
         settings["soft_label_store"] = "hidden"
     return settings

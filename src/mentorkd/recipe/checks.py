@@ -70,14 +70,18 @@ def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
     findings = [_translated(details, raw) for details in errors]
 
     def is_of_the_other_form(details: ErrorDetails, place: KeyPath) -> bool:
-        others = [other for other, one in zip((path for path, _ in findings), errors, strict=True) if one is not details]
+        others = [
+            other for other, one in zip((path for path, _ in findings), errors, strict=True) if one is not details
+        ]
         if details["type"] == "dict_type":
             return place in others
         of_value = details["type"].endswith("_type") or details["type"] == "literal_error"
         return of_value and isinstance(details["input"], dict) and any(each[: len(place)] == place for each in others)
 
     return [
-        finding for details, finding in zip(errors, findings, strict=True) if not is_of_the_other_form(details, finding[0])
+        finding
+        for details, finding in zip(errors, findings, strict=True)
+        if not is_of_the_other_form(details, finding[0])
     ]
 
 
@@ -162,7 +166,10 @@ def _initial_faults(name: str, initial: str, learners: Mapping[str, dict[str, An
     if initial == name:
         yield place, "a learner cannot start from its own weights; name another learner"
     elif initial not in learners:
-        yield place, f"there is no learner `{initial}`{suggestion(initial, [each for each in learners if each != name])}"
+        yield (
+            place,
+            f"there is no learner `{initial}`{suggestion(initial, [each for each in learners if each != name])}",
+        )
     elif learners[initial].get("rationales") == []:
         yield place, f"`{initial}` is not trained; give its model here"
     elif _folds(learners[initial]) > 1:
@@ -181,15 +188,24 @@ def own_text_faults(raw: Mapping[str, Any], name: str, learner: dict[str, Any]) 
                 yield (*place, key, source), f"`{source}` is not among its `rationales`{suggestion(source, sources)}"
     for source, select in mapping(learner.get("reads")).items():
         if mapping(select).get("weight") == "frontier" and SELF not in sources:
-            yield (*place, "reads", source, "weight"), f"`frontier` needs the learner's own texts; add `{SELF}` to `rationales`"
+            yield (
+                (*place, "reads", source, "weight"),
+                f"`frontier` needs the learner's own texts; add `{SELF}` to `rationales`",
+            )
     if SELF not in sources:
         if learner.get("own_texts") is not None:
-            yield (*place, "own_texts"), f"has no effect without `{SELF}` among `rationales`; add it, or remove `own_texts`"
+            yield (
+                (*place, "own_texts"),
+                f"has no effect without `{SELF}` among `rationales`; add it, or remove `own_texts`",
+            )
         return
     if not _objective(learner).writes_rationales:
         yield (*place, "rationales"), f"`{name}` {_answers_alone(learner)}, so it has no own texts; remove `{SELF}`"
     if learner.get("divergence") == "hidden_states":
-        yield (*place, "divergence"), f"`hidden_states` compares layers on given text; take another one, or remove `{SELF}`"
+        yield (
+            (*place, "divergence"),
+            f"`hidden_states` compares layers on given text; take another one, or remove `{SELF}`",
+        )
     training = mapping(learner.get("training"))
     if training.get("updates") is None:
         if raw.get("match") == "tokens" and name in arms(raw):
@@ -297,8 +313,15 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> It
     if learner.get("mentor_reads") == "gold" and store == "online":
         yield (*place, "mentor_reads"), "`gold` needs soft labels that are stored; choose another `soft_label_store`"
     weights = _values(learner.get("kd_weight"))
-    if isinstance(learner.get("kd_weight"), dict) and set(own.rationales) <= learner["kd_weight"].keys() and not any(weights):
-        yield (*place, "kd_weight"), "0 for every source, so no soft label is read; remove `soft_labels` and `kd_weight`"
+    if (
+        isinstance(learner.get("kd_weight"), dict)
+        and set(own.rationales) <= learner["kd_weight"].keys()
+        and not any(weights)
+    ):
+        yield (
+            (*place, "kd_weight"),
+            "0 for every source, so no soft label is read; remove `soft_labels` and `kd_weight`",
+        )
     if learner["soft_labels"] == {}:
         yield (*place, "soft_labels"), "empty; expected a learner, or several learners with their weights"
 

@@ -365,7 +365,11 @@ class Learner(Strict):
 
     def by_source(self, key: BySource) -> Any:
         """The value of a setting for the texts that the learner reads: one for all, or a mapping where sources differ."""
-        of_source = {"kd_weight": self.kd_weight_of, "temperature": self.temperature_of, "divergence": self.divergence_of}
+        of_source = {
+            "kd_weight": self.kd_weight_of,
+            "temperature": self.temperature_of,
+            "divergence": self.divergence_of,
+        }
         values = {source: of_source[key](source) for source in self.rationales}
         return values if len(set(values.values())) > 1 else next(iter(values.values()), getattr(self, key))
 

@@ -359,7 +359,7 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         [
             Fault(
                 "learners.vanilla.model",
-                "give exactly one of `name` (a pretrained model) and `from_config` (random weights)",
+                "give exactly one of `name` (a pretrained model), `learner` (a learner's weights) and `from_config` (random weights)",
                 17,
             )
         ],
@@ -413,7 +413,13 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
     ),
     "learns from itself": (
         changed("[teacher, mentor]", "[student]"),
-        [Fault("learners.student.rationales[0]", "a learner cannot learn from itself", 12)],
+        [
+            Fault(
+                "learners.student.rationales[0]",
+                "a learner's own texts are called `self`; write that, with `own_texts`",
+                12,
+            )
+        ],
     ),
     "own soft labels": (
         changed("soft_labels: mentor", "soft_labels: student"),

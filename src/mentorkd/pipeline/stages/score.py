@@ -54,7 +54,11 @@ def _after_gold_answers(
     """The rows with the gold answer in the mentor's prompt. The student's prompt, which is shorter, decided which rows there are."""
     questions = {question.id: question for question in context.questions(stage)}
     gold = stage.source == GOLD
-    written = gold_rationales(list(questions.values())) if gold else context.folder.rationales(stage.inputs[f"rationales/{stage.source}"])
+    written = (
+        gold_rationales(list(questions.values()))
+        if gold
+        else context.folder.rationales(stage.inputs[f"rationales/{stage.source}"])
+    )
     template = context.learner(stage).prompt
     asked = {text.id: render_gold_prompt(questions[text.question_id], template) for text in written}
     privileged = [
