@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +50,12 @@ def measure_own_texts(
     The divergences are exact, over the whole vocabulary, and measured on `sample` rows. What concerns the mentors is None if they do
     not give whole distributions.
     """
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
+
+    def add(**values: float) -> None:
+        for name, value in values.items():
+            sums[name] += value
+
     collate = Collator.for_model(trained.kind, trained.tokenizer, trained.model.config)
     for model in (trained.model, writer.model):
         model.eval()
@@ -64,7 +69,7 @@ def measure_own_texts(
                 for (share, mentor), part in zip(mentors, parts, strict=True)
                 if part is not None
             ]
-        sums.update(
+        add(
             tokens=int((batch["labels"] != IGNORE_INDEX).sum()),
             writer_entropy=_entropy(writer_NV),
             trained_entropy=_entropy(trained_NV),
@@ -76,12 +81,12 @@ def measure_own_texts(
                 size = min(each.vocab_size, writer_NV.shape[1])
                 mentor_NV = _log_probs(each.logits(size))
                 own = [_log_probs(states[:, :size]) for states in (writer_NV, trained_NV)]
-                sums.update(
+                add(
                     writer_kl=share * _kl(own[0], mentor_NV),
                     trained_kl=share * _kl(own[1], mentor_NV),
                     overlap=share * _overlap(own[0], mentor_NV),
                 )
-    means = {name: round(float(sums[name]) / max(1, sums["tokens"]), 6) for name in sums}
+    means = {name: round(total / max(1, sums["tokens"]), 6) for name, total in sums.items()}
     return OwnTextMeasures(
         writer_kl=means.get("writer_kl"),
         trained_kl=means.get("trained_kl"),

@@ -12,14 +12,15 @@ arm changes and this number does not.
 | annotate | `questions` |
 | score | `questions`, `rationales/SOURCE`, `model` |
 | budget | `questions`, `rationales/SOURCE` and `scorer/LEARNER` of all arms |
-| train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE/FOLD`, `model/MENTOR/FOLD`; an arm `budget`; \
-`initial`, if it starts from trained weights |
+| train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget`; with \
+trained weights to start from `initial` |
 | rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |
-| augment, evaluate | `questions`, `model` (if the learner is trained), `model/FOLD` of further folds |
+| augment, evaluate | `questions`, `model` (if the learner is trained) |
 
 A learner with own texts has a chain of trainings, each with the texts that the model before it wrote: train, then augment, score and
-train for each round, and `rounds`, which chooses the best. A cross-fitted mentor has a training for each fold.
+train for each round, and `rounds`, which chooses the best. A cross-fitted mentor has a training for each fold; the roles of what the
+second fold makes end in `/1`, and so on.
 | report | `KIND/LEARNER/SEED` of every learner, and every other stage |
 """
 
@@ -217,7 +218,7 @@ class _Seed:
             part, text, place = of_round(learner, number), dict(self.text), f"{folder}/round-{number}".removeprefix("/")
             fields = {"trial": trial, "round": number}
             if number > 0:
-                model = {"questions": self.prepared, **{"model": stage for stage in writer.values()}}
+                model = {"questions": self.prepared} | ({"model": writer["initial"]} if writer else {})
                 settings = [
                     *_writing(part, own_sampling(part), self.seed),
                     None if writer else self._untrained(name),
@@ -362,8 +363,8 @@ class _Seed:
             seed=self.seed,
             source=source,
             mentor=mentor,
+            fold=fold if folds else None,
             **fields,
-            **({"fold": fold} if folds else {}),
         )
 
 

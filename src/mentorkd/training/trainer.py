@@ -93,7 +93,9 @@ class MentorTrainer(Trainer):
         if updates.start:
             for group in scheduler.optimizer.param_groups:
                 group["lr"] = group["initial_lr"]
-            rates = [partial(_later, rate, updates.start) for rate in scheduler.lr_lambdas]
+            rates: list[Callable[[int], float]] = [
+                partial(_later, rate, updates.start) for rate in scheduler.lr_lambdas
+            ]
             self.lr_scheduler = LambdaLR(scheduler.optimizer, rates)
         return self.lr_scheduler
 
