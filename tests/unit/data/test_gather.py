@@ -142,3 +142,11 @@ def test_replies_that_are_not_whole_are_never_trained_on() -> None:
     gathered = gather({"teacher": rows}, {"teacher": SelectConfig(correct=False)}, QUESTIONS)
     assert [r.text for r in gathered.rationales] == ["t0"]
     assert gathered.filters[1] == {"source": "teacher", "filter": "whole_replies", "before": 4, "after": 1}
+
+
+def test_rationales_are_kept_under_the_name_by_which_the_reader_knows_their_source() -> None:
+    own = [rationale(QUESTIONS[0], "mine", "student", sample=0)]
+    gathered = gather({**SOURCES, "self": own}, dict.fromkeys([*SOURCES, "self"], SelectConfig()), QUESTIONS)
+    assert list(gathered.by_source) == [*SOURCES, "self"]
+    assert gathered.by_source["self"] == own
+    assert gathered.rationales == [each for of_source in gathered.by_source.values() for each in of_source]
