@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -81,7 +82,7 @@ class RunContext:
         """The model that a training starts from: the recipe's, or one that another training made."""
         config = initial_model(self.recipe, stage.learner)
         if trained := stage.inputs.get("initial"):
-            of_folder = {"from_config": None, "tokenizer": None, "revision": None}
+            of_folder: dict[str, Any] = {"from_config": None, "tokenizer": None, "revision": None}
             of_folder |= {"chat_date": None, "chat_template_kwargs": {}}  # they are in the template already
             config = config.model_copy(update={"name": str(self.folder.model(trained)), **of_folder})
         return load_model(config, seed=stage.seed, device=self.device)

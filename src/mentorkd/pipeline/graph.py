@@ -12,8 +12,8 @@ arm changes and this number does not.
 | annotate | `questions` |
 | score | `questions`, `rationales/SOURCE`, `model` |
 | budget | `questions`, `rationales/SOURCE` and `scorer/LEARNER` of all arms |
-| train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget`; with \
-trained weights to start from `initial` |
+| train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
+| train (from trained weights) | the same and `initial` |
 | rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |
 | augment, evaluate | `questions`, `model` (if the learner is trained) |
@@ -216,7 +216,7 @@ class _Seed:
         writer, trainings = self._initial(name), []
         for number in rounds_of(learner):
             part, text, place = of_round(learner, number), dict(self.text), f"{folder}/round-{number}".removeprefix("/")
-            fields = {"trial": trial, "round": number}
+            fields: dict[str, Any] = {"trial": trial, "round": number}
             if number > 0:
                 model = {"questions": self.prepared} | ({"model": writer["initial"]} if writer else {})
                 settings = [

@@ -25,8 +25,10 @@ from mentorkd.records import GOLD, SELF, TEACHER, normalise_whitespace
 Finding = tuple[KeyPath, str]
 """A key, and the fault at this key."""
 
-_SOFT_LABEL_SETTINGS = ("kd_weight", "temperature", "tau_squared", "divergence", "layers", "soft_label_store", "top_k")
-_SOFT_LABEL_SETTINGS += ("chunk_temperature", "mentor_reads")
+_SOFT_LABEL_SETTINGS = (
+    *("kd_weight", "temperature", "tau_squared", "divergence", "layers", "soft_label_store", "top_k"),
+    *("chunk_temperature", "mentor_reads"),
+)
 
 _SEQ2SEQ = frozenset(
     {"bart", "bigbird_pegasus", "blenderbot", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "nllb-moe"}

@@ -10,14 +10,14 @@ from mentorkd.records import SELF
 
 
 class Share(NamedTuple):
-    """The updates of one of several trainings that follow each other: part `number`, from 0, of `count` equal ones."""
+    """The updates of one of several trainings that follow each other: part `number`, from 0, of `parts` equal ones."""
 
     number: int
-    count: int
+    parts: int
 
     def of(self, updates: int) -> range:
         """The updates of this part, of all `updates`. The parts differ by one update at most, and together they are all."""
-        return range(updates * self.number // self.count, updates * (self.number + 1) // self.count)
+        return range(updates * self.number // self.parts, updates * (self.number + 1) // self.parts)
 
 
 def rounds_of(learner: Learner) -> list[int]:

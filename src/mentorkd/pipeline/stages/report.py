@@ -134,7 +134,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
-        protocol=_protocol(recipe, prepared, trained),
+        protocol=[*_protocol(recipe, trained), *_unlabelled(recipe, prepared)],
         manifest=manifest,
     )
 
@@ -221,7 +221,7 @@ def _cost(record: StageRecord) -> StageCost:
     return StageCost(**costs, dollars=None if asked is None else asked.dollars)
 
 
-def _protocol(recipe: Recipe, prepared: PrepareRecord, trained: Trained) -> list[str]:
+def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     """Sentences that a reader needs to judge the comparison."""
     names = [name for name, learner in recipe.learners.items() if learner.rationales]
     updates = {name: [trained[name, seed].updates for seed in recipe.seeds] for name in names}
@@ -233,12 +233,16 @@ def _protocol(recipe: Recipe, prepared: PrepareRecord, trained: Trained) -> list
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         if alike := [name for name in once if bool(recipe.learners[name].search) == searched]:
             lines.append(f"Only one epoch of {', '.join(alike)} was validated, the last: validation {use}.")
-    if unlabelled := prepared.questions.get("unlabelled"):
-        readers = [name for name in names if recipe.learners[name].imitates_own_texts]
-        lines.append(f"Unlabelled questions, for the own texts of {', '.join(readers)}: {unlabelled:,}.")
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
     return lines
+
+
+def _unlabelled(recipe: Recipe, prepared: PrepareRecord) -> list[str]:
+    """A sentence on the questions without answers, if there are any."""
+    readers = ", ".join(name for name, learner in recipe.learners.items() if learner.imitates_own_texts)
+    count = prepared.questions.get("unlabelled")
+    return [f"Unlabelled questions, for the own texts of {readers}: {count:,}."] if count else []
 
 
 PAPER = (

@@ -120,10 +120,10 @@ def _length(
     part = share.of(updates)
     if not part:
         raise TrainingError(
-            f"{stage.learner}: got {updates} updates for {share.count} trainings, expected at least one each; lower "
+            f"{stage.learner}: got {updates} updates for {share.parts} trainings, expected at least one each; lower "
             "`own_texts.rounds`, or give more updates"
         )
-    return updates, part, settings.model_copy(update={"epochs": max(1, settings.epochs // share.count)})
+    return updates, part, settings.model_copy(update={"epochs": max(1, settings.epochs // share.parts)})
 
 
 def _chat(loaded: LoadedModel) -> ChatRecord | None:
