@@ -32,7 +32,7 @@ from mentorkd.files import digest_path, fingerprint
 from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
 from mentorkd.pipeline.records import BudgetRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, role
-from mentorkd.recipe.aliases import birth_names, canonical_dump
+from mentorkd.recipe.aliases import birth_names, canonical_dump, drop_unset_later_keys
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import Links, arms, learning_order, links_of, matched_arms, writers
 from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
@@ -307,6 +307,7 @@ def _model_identity(config: ModelConfig, hub: HubModels) -> Any:
             settings[part] = digest_path(Path(source)) if local else hub.identity(source, config.revision)
     source = config.tokenizer or config.name
     assert source is not None, "a config without a name has a tokenizer"
+    drop_unset_later_keys(settings)
     return settings | _chat_identity(settings, source, config.revision, hub)
 
 

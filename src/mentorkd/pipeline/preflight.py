@@ -13,7 +13,7 @@ from mentorkd.distillation.vocabularies import end_tokens
 from mentorkd.errors import Fault, MentorkdError, ModelError, RecipeError, install_command
 from mentorkd.models import (
     balancing_loss,
-    check_adapters,
+    check_structure,
     config_of,
     layer_count,
     load_tokenizer,
@@ -53,7 +53,7 @@ def check_models(recipe: Recipe) -> None:
             model = learner.model.model_dump_json()
             if model not in known:
                 known[model] = config_of(learner.model), load_tokenizer(learner.model)
-                check_adapters(learner.model)
+                check_structure(learner.model)
             configs[name], tokenizers[name] = known[model]
             kinds[name] = model_kind(configs[name])
         except MentorkdError as error:
