@@ -35,7 +35,7 @@ from mentorkd.chat import fixed_template
 from mentorkd.errors import ModelError
 from mentorkd.hub import cached_commit
 from mentorkd.models.gguf import plain_folder
-from mentorkd.models.layers import cut_config, cut_model
+from mentorkd.models.layers import Stack, cut_config, cut_model
 from mentorkd.models.loading import LOADING_ERRORS, loading, one_line
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.records import ModelKind
@@ -143,9 +143,7 @@ def balancing_loss(config: PretrainedConfig) -> str | None:
 
 def layer_count(config: PretrainedConfig) -> int:
     """Layers of the stack below the head: of the decoder, if there is one."""
-    text = config.get_text_config(decoder=True)
-    names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
-    return int(next(value for name in names if (value := getattr(text, name, None)) is not None))
+    return Stack.of(config, "decoder").depth
 
 
 def vocabulary_size(config: ModelConfig) -> int:

@@ -48,7 +48,7 @@ class Header:
     """The type of most weights, e.g. Q4_1 or F16."""
     pre_tokenizer: str | None
     """`tokenizer.ggml.pre` of a byte-level vocabulary; None for another one, or where it is not given."""
-    tensors: list[str]
+    tensors: int
 
     @property
     def weights(self) -> str:
@@ -107,24 +107,33 @@ def _convert(file: Path, folder: Path) -> None:
             f"the GGUF file {str(file)!r} has the architecture {header.architecture!r}; expected one of "
             f"{', '.join(ARCHITECTURES)}: give the model's Hugging Face name or folder"
         )
-    try:
-        # The bar of transformers would be drawn across ours, and numpy warns of the read-only file.
-        with redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            options: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    # The bars of transformers would be drawn across ours, and numpy warns of the read-only file.
+    with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
             model, report = AutoModelForCausalLM.from_pretrained(
-                file.parent, dtype=torch.float32, output_loading_info=True, **options
+                file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-    except _READING_ERRORS as error:
-        raise _unreadable(file, error) from error
-    _check_complete(file, header, model, report["missing_keys"])
-    _restore_pre_tokenizer(file, header, tokenizer)
-    del model.config.quantization_config  # these are plain weights now
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        except _READING_ERRORS as error:
+            raise _unreadable(file, error) from error
+        _check_complete(file, header, model, report["missing_keys"])
+        _restore_pre_tokenizer(file, header, tokenizer)
+        _plain(model).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     write_json(folder / _HEADER, asdict(header))
-    (folder / "README.md").write_text(f"# {file.name}\n\n{header.weights}\n", encoding="utf-8")
+    for weights in folder.glob("*.safetensors"):  # safetensors gives rights to their owner alone
+        shutil.copymode(folder / "config.json", weights)
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model as one that was never quantised, which transformers saves."""
+    del model.config.quantization_config
+    plain: PreTrainedModel = type(model)(model.config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain
 
 
 def _read_header(file: Path) -> Header:
@@ -145,7 +154,7 @@ def _read_header(file: Path) -> Header:
         [(commonest, _)] = sizes.most_common(1)
         named = commonest if kind is None else LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")
         pre = value("tokenizer.ggml.pre") if value("tokenizer.ggml.model") == "gpt2" else None
-        return Header(str(value("general.architecture")), named, pre, [tensor.name for tensor in reader.tensors])
+        return Header(str(value("general.architecture")), named, pre, len(reader.tensors))
     except _READING_ERRORS as error:
         raise _unreadable(file, error) from error
 
@@ -168,9 +177,9 @@ def _check_complete(file: Path, header: Header, model: PreTrainedModel, missing:
             "joined first (llama.cpp's `gguf-split --merge`)"
         )
     weights = sum(1 for _ in model.parameters())
-    if (tensors := len(header.tensors)) != weights:
+    if header.tensors != weights:
         raise ModelError(
-            f"the GGUF file {str(file)!r} has {tensors} tensors, and transformers reads {weights} of them; give the model's "
+            f"the GGUF file {str(file)!r} has {header.tensors} tensors, and transformers reads {weights} of them; give the model's "
             "Hugging Face name or folder"
         )
 

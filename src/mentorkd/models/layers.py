@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,21 +18,37 @@ _COUNTS = {
     "encoder": ("encoder_layers", "num_layers", "num_hidden_layers"),
     "decoder": ("num_decoder_layers", "decoder_layers", "num_hidden_layers"),
 }
-"""Keys under which families keep the number of layers of a stack; the first that a config has is the one (T5's and BART's own)."""
+"""Keys under which families keep the number of layers of a stack; the first that a config has is the one (BART's and T5's own)."""
+
+_OF_THE_FIRST = {"has_relative_attention_bias"}
+"""Flags of a stack's first layer, which a new first layer has too (T5's)."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A stack of layers and those of it that are kept."""
+class Stack:
+    """A stack of layers, as a config counts it. A causal model has a decoder alone."""
 
-    stack: str
-    """`encoder` or `decoder`; a causal model has a decoder."""
-    part: str | None
-    """The config's key of the config that counts its layers; None for the config itself."""
+    name: Literal["encoder", "decoder"]
+    path: tuple[str, ...]
+    """The keys that lead to the part of the config that counts its layers (T5Gemma's decoder, Gemma 3's text)."""
     key: str
-    """The key of the count."""
-    count: int
-    kept: Sequence[int]
+    """The key of the count in that part."""
+    depth: int
+    """The count."""
+
+    @classmethod
+    def of(cls, config: PretrainedConfig, name: Literal["encoder", "decoder"]) -> Stack:
+        """Raises ModelError for a config that tells no number of layers."""
+        part, path = config, ()
+        for key in (name, "text_config"):
+            if isinstance(inner := getattr(part, key, None), PretrainedConfig):
+                part, path = inner, (*path, key)
+        settings = part.to_dict()
+        keys = (type(part).attribute_map.get(key, key) for key in _COUNTS[name])
+        for key in keys:
+            if isinstance(depth := settings.get(key), int):
+                return cls(name, path, key, depth)
+        raise ModelError(f"the config of this {config.model_type} tells no number of layers")
 
 
 def cut_config(config: PretrainedConfig, layers: Layers) -> PretrainedConfig:
@@ -41,14 +57,14 @@ def cut_config(config: PretrainedConfig, layers: Layers) -> PretrainedConfig:
     Raises ModelError for a layer or a stack that the model does not have, and for a config that such a cut makes invalid.
     """
     settings = config.to_dict()
-    for cut in _cuts(config, layers):
-        part = settings if cut.part is None else settings[cut.part]
+    for stack, kept in _cuts(config, layers):
+        part = settings
+        for key in stack.path:
+            part = part[key]
         for key, value in part.items():
-            if "layer" in key and isinstance(value, list) and len(value) == cut.count:
-                part[key] = [value[index] for index in cut.kept]
-        part[cut.key] = len(cut.kept)
-        if cut.stack == "encoder" and cut.key == "encoder_layers" and "num_hidden_layers" in part:
-            part["num_hidden_layers"] = len(cut.kept)  # BART's second name of the same
+            if "layer" in key and isinstance(value, list) and len(value) == stack.depth:
+                part[key] = [value[index] for index in kept]
+        part[stack.key] = len(kept)
     try:
         cut_down: PretrainedConfig = type(config).from_dict(settings)
     except LOADING_ERRORS as error:
@@ -76,69 +92,54 @@ def cut_model(model: PreTrainedModel, layers: Layers) -> PreTrainedModel:
     return cut_down.train(model.training)
 
 
-def _cuts(config: PretrainedConfig, layers: Layers) -> Iterator[Cut]:
-    stacks = ("encoder", "decoder") if config.is_encoder_decoder else ("decoder",)
-    if isinstance(layers, Mapping) and not config.is_encoder_decoder:
-        raise ModelError(f"got `layers` of encoder and decoder, but {config.model_type} has one stack; give a list")
-    for stack in stacks:
-        kept = layers.get(stack) if isinstance(layers, Mapping) else layers
+def _cuts(config: PretrainedConfig, layers: Layers) -> Iterator[tuple[Stack, list[int]]]:
+    """The stacks that are cut, each with the layers that it keeps."""
+    if isinstance(layers, dict) and not config.is_encoder_decoder:
+        raise ModelError(f"got `layers` of encoder and decoder, but a {config.model_type} has one stack; give a list")
+    names: list[Literal["encoder", "decoder"]] = ["encoder", "decoder"] if config.is_encoder_decoder else ["decoder"]
+    for name in names:
+        kept = layers.get(name) if isinstance(layers, dict) else layers
         if kept is None:
             continue
-        part, counted = _counting_config(config, stack)
-        names = (type(counted).attribute_map.get(name, name) for name in _COUNTS[stack])
-        known = counted.to_dict()
-        key = next((name for name in names if isinstance(known.get(name), int)), None)
-        if key is None:
-            raise _uncuttable(config, "its config tells no number of layers")
-        if kept[-1] >= (count := known[key]):
-            named = f"its {stack}'s" if config.is_encoder_decoder else "its"
-            raise ModelError(
-                f"got `layers` with {kept[-1]}, but the {config.model_type} has {count} layers; {named} layers are 0 to {count - 1}"
-            )
-        yield Cut(stack, part, key, count, kept)
-
-
-def _counting_config(config: PretrainedConfig, stack: str) -> tuple[str | None, PretrainedConfig]:
-    """The key and the config that counts the layers of a stack: the whole, or a part (T5Gemma's decoder, Gemma 3's text)."""
-    part, key = config, None
-    if config.is_encoder_decoder:
-        key = stack if isinstance(getattr(config, stack, None), PretrainedConfig) else None
-        part = getattr(config, stack) if key else config
-    elif isinstance(getattr(config, "text_config", None), PretrainedConfig):
-        key, part = "text_config", config.text_config
-    return key, part
+        stack = Stack.of(config, name)
+        if kept[-1] >= stack.depth:
+            owner = f"{name} of this {config.model_type}" if config.is_encoder_decoder else f"model, a {config.model_type},"
+            raise ModelError(f"got `layers` with {kept[-1]}, but the {owner} has layers 0 to {stack.depth - 1}")
+        yield stack, kept
 
 
 def _origins(model: PreTrainedModel, cut_down: PreTrainedModel, layers: Layers) -> dict[str, str]:
     """The names of the cut model's weights, each with the name of the weight that it gets."""
     weights, wanted = model.state_dict(), cut_down.state_dict()
     origins = {name: name for name in wanted}
-    for cut in _cuts(model.config, layers):
-        place = _layer_list(model, cut)
-        for new, old in enumerate(cut.kept):
-            start = f"{place}.{new}."
+    for stack, kept in _cuts(model.config, layers):
+        place = _layer_list(model, stack)
+        for new, old in enumerate(kept):
+            start, old_start = f"{place}.{new}.", f"{place}.{old}."
             names = [name.removeprefix(start) for name in wanted if name.startswith(start)]
-            lost = {name for name in weights if name.startswith(f"{place}.{old}.")} - {f"{place}.{old}.{n}" for n in names}
-            for name in names:
-                own, first = f"{place}.{old}.{name}", f"{place}.0.{name}"
-                origins[start + name] = first if new == 0 and own not in weights else own
+            lost = {name for name in weights if name.startswith(old_start)} - {old_start + name for name in names}
             if lost:
                 raise _uncuttable(model.config, f"the cut model has no place for {min(lost)}")
+            for name in names:
+                of_the_first = new == 0 and old_start + name not in weights
+                origins[start + name] = f"{place}.0.{name}" if of_the_first else old_start + name
             _check_alike(model, cut_down, f"{place}.{old}", f"{place}.{new}")
     for name, origin in origins.items():
         if origin not in weights or weights[origin].shape != wanted[name].shape:
-            raise _uncuttable(model.config, f"the cut model's {name} differs from {origin}")
+            raise _uncuttable(model.config, f"the cut model's {name} is not {origin}")
     return origins
 
 
-def _layer_list(model: PreTrainedModel, cut: Cut) -> str:
+def _layer_list(model: PreTrainedModel, stack: Stack) -> str:
     """The name of a stack's list of layers: the outermost list of that length."""
-    stack = model.get_encoder() if cut.stack == "encoder" else model.get_decoder()
-    lists = [module for module in stack.modules() if isinstance(module, nn.ModuleList) and len(module) == cut.count]
-    names = [name for name, module in model.named_modules() if any(module is each for each in lists)]
+    module = model.get_encoder() if stack.name == "encoder" else model.get_decoder()
+    lists = {id(each) for each in module.modules() if isinstance(each, nn.ModuleList) and len(each) == stack.depth}
+    names = [name for name, each in model.named_modules() if id(each) in lists]
     outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     if len(outermost) != 1:
-        raise _uncuttable(model.config, f"its {cut.stack} has {len(outermost)} lists of {cut.count} layers, expected one")
+        raise _uncuttable(
+            model.config, f"its {stack.name} has {len(outermost)} lists of {stack.depth} layers, expected one"
+        )
     return outermost[0]
 
 
@@ -153,11 +154,8 @@ def _check_alike(model: PreTrainedModel, cut_down: PreTrainedModel, old: str, ne
         for key in values.keys() | others.keys():
             value, other = values.get(key), others.get(key)
             if value != other and (value, other) != places and key not in _OF_THE_FIRST:
-                raise _uncuttable(model.config, f"`{key}` of layer {places[0]} is {value}, and would be {other} as layer {places[1]}")
-
-
-_OF_THE_FIRST = {"has_relative_attention_bias"}
-"""Flags of a stack's first layer, which a new first layer has too (T5's)."""
+                change = f"`{key}` of layer {places[0]} is {value}, and would be {other} as layer {places[1]}"
+                raise _uncuttable(model.config, change)
 
 
 def _plain_values(module: nn.Module) -> dict[str, Any]:

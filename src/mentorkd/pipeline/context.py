@@ -15,6 +15,8 @@ from mentorkd.generation.engine import Engine
 from mentorkd.grading.grade import Grader
 from mentorkd.hub import cached_commit
 from mentorkd.models import load_model, resolve_device, save_model
+from mentorkd.models.gguf import plain_folder
+from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.precision import Precision
 from mentorkd.recipe.learner import Learner
@@ -74,15 +76,16 @@ class RunContext:
         if trained is not None:
             return self.folder.model(trained)
         config = self.recipe.learners[name].model.model_copy(update={"lora": None})
-        commits = [cached_commit(source, config.revision) for source in (config.name, config.tokenizer) if source]
-        folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), commits, seed])}"
+        contents = [_content(source, config.revision) for source in (config.name, config.tokenizer) if source]
+        folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), contents, seed])}"
         with self.folder.alone(folder.name):
             if self.folder.verify and (damage := damage_in(folder)):
                 self.note(f"{damage}; it is made again")
                 shutil.rmtree(folder)
             if not folder.is_dir():
                 half = folder.with_name(f".{folder.name}.tmp")
-                save_model(load_model(config, seed=seed, device=self.device), half, card=f"# {name}, not trained\n")
+                card = f"# {name}, not trained\n\n{describe_model(config)}\n"
+                save_model(load_model(config, seed=seed, device=self.device), half, card=card)
                 seal_folder(half)
                 half.replace(folder)
         return folder
@@ -97,3 +100,9 @@ class RunContext:
             cache_dir=self.folder.engines,
             batch_size=sampling.batch_size,
         )
+
+
+def _content(source: str, revision: str | None) -> str | None:
+    """What tells the content of a model apart under one name: its commit, or the hash of a GGUF file; None for a folder."""
+    folder = plain_folder(source)
+    return cached_commit(source, revision) if folder == source else Path(folder).name
