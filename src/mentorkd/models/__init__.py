@@ -379,7 +379,9 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
             torch.manual_seed(seed)
             model: PreTrainedModel = auto.from_config(config)
     except LOADING_ERRORS as error:
-        raise ModelError(f"cannot build {model_type!r} from `from_config`: {one_line(error)}; check its values") from error
+        raise ModelError(
+            f"cannot build {model_type!r} from `from_config`: {one_line(error)}; check its values"
+        ) from error
     return model
 
 

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from huggingface_hub import constants
-from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path, write_json
@@ -118,9 +117,9 @@ def _convert(file: Path, folder: Path) -> None:
         except _READING_ERRORS as error:
             raise _unreadable(file, error) from error
         _check_complete(file, header, model, report["missing_keys"])
-        _restore_pre_tokenizer(file, header, tokenizer)
         _plain(model).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    _mend_tokenizer(file, header, folder / "tokenizer.json")
     write_json(folder / _HEADER, asdict(header))
     for weights in folder.glob("*.safetensors"):  # safetensors gives rights to their owner alone
         shutil.copymode(folder / "config.json", weights)
@@ -184,15 +183,19 @@ def _check_complete(file: Path, header: Header, model: PreTrainedModel, missing:
         )
 
 
-def _restore_pre_tokenizer(file: Path, header: Header, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Split text before byte-level BPE as the file says. Raises ModelError for a rule that is not known."""
-    core = tokenizer.backend_tokenizer
-    if header.pre_tokenizer in _PLAIN or json.loads(core.to_str())["pre_tokenizer"]["type"] != "ByteLevel":
-        return
-    if header.pre_tokenizer not in _SINGLE_DIGITS:
-        raise ModelError(
-            f"the GGUF file {str(file)!r} splits text by the rule {header.pre_tokenizer!r}, which is not known here; give the "
-            "model's Hugging Face name or folder"
-        )
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    core.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+def _mend_tokenizer(file: Path, header: Header, saved: Path) -> None:
+    """Mend what transformers makes of a byte-level vocabulary: split its text as the file says, and remove tokens that transformers
+    added (GPT-2's end token, which the model may have no row for). Raises ModelError for a rule of splitting that is not known."""
+    tokenizer = json.loads(saved.read_text(encoding="utf-8"))
+    rows = len(tokenizer["model"]["vocab"])
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["id"] < rows]
+    split = tokenizer["pre_tokenizer"]
+    if header.pre_tokenizer not in _PLAIN and split["type"] == "ByteLevel":
+        if header.pre_tokenizer not in _SINGLE_DIGITS:
+            raise ModelError(
+                f"the GGUF file {str(file)!r} splits text by the rule {header.pre_tokenizer!r}, which is not known here; give the "
+                "model's Hugging Face name or folder"
+            )
+        digits = {"type": "Digits", "individual_digits": True}
+        tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, split]}
+    saved.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")

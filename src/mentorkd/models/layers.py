@@ -39,7 +39,8 @@ class Stack:
     @classmethod
     def of(cls, config: PretrainedConfig, name: Literal["encoder", "decoder"]) -> Stack:
         """Raises ModelError for a config that tells no number of layers."""
-        part, path = config, ()
+        part = config
+        path: tuple[str, ...] = ()
         for key in (name, "text_config"):
             if isinstance(inner := getattr(part, key, None), PretrainedConfig):
                 part, path = inner, (*path, key)
@@ -103,8 +104,8 @@ def _cuts(config: PretrainedConfig, layers: Layers) -> Iterator[tuple[Stack, lis
             continue
         stack = Stack.of(config, name)
         if kept[-1] >= stack.depth:
-            owner = f"{name} of this {config.model_type}" if config.is_encoder_decoder else f"model, a {config.model_type},"
-            raise ModelError(f"got `layers` with {kept[-1]}, but the {owner} has layers 0 to {stack.depth - 1}")
+            last = f"the last {name} layer of this {config.model_type} is {stack.depth - 1}"
+            raise ModelError(f"got `layers` with {kept[-1]}, but {last}; layers are counted from 0")
         yield stack, kept
 
 
@@ -134,7 +135,7 @@ def _layer_list(model: PreTrainedModel, stack: Stack) -> str:
     """The name of a stack's list of layers: the outermost list of that length."""
     module = model.get_encoder() if stack.name == "encoder" else model.get_decoder()
     lists = {id(each) for each in module.modules() if isinstance(each, nn.ModuleList) and len(each) == stack.depth}
-    names = [name for name, each in model.named_modules() if id(each) in lists]
+    names: list[str] = [name for name, each in model.named_modules() if id(each) in lists]
     outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     if len(outermost) != 1:
         raise _uncuttable(
@@ -164,4 +165,6 @@ def _plain_values(module: nn.Module) -> dict[str, Any]:
 
 
 def _uncuttable(config: PretrainedConfig, why: str) -> ModelError:
-    return ModelError(f"a {config.model_type} cannot be cut to these `layers`: {why}; keep others, or leave `layers` out")
+    return ModelError(
+        f"a {config.model_type} cannot be cut to these `layers`: {why}; keep others, or leave `layers` out"
+    )
