@@ -44,7 +44,7 @@ def perplexity_scorer(
     `learner` is None, any model by its hub name or folder. Its journal lies in the folder `journals`."""
     if learner is None:
         config = ModelConfig(name=name, dtype="bfloat16" if bfloat16 else "auto")
-        identity = digest_path(Path(name)) if Path(name).is_dir() else f"{name}@{cached_commit(name, None)}"
+        identity = digest_path(Path(name)) if Path(name).exists() else f"{name}@{cached_commit(name, None)}"
         scorer = PerplexityScorer(partial(load_model, config, seed=0, device=device), Path(), bfloat16=bfloat16)
     else:
         assert folder is not None, "a learner's model lies in a folder"

@@ -17,6 +17,8 @@ from mentorkd.generation.engine import Engine
 from mentorkd.grading.grade import Grader
 from mentorkd.hub import cached_commit
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
+from mentorkd.models.gguf import plain_folder
+from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role
 from mentorkd.precision import Precision
 from mentorkd.recipe.graph import initial_model
@@ -82,7 +84,7 @@ class RunContext:
         """The model that a training starts from: the recipe's, or one that another training made."""
         config = initial_model(self.recipe, stage.learner)
         if trained := stage.inputs.get("initial"):
-            of_folder: dict[str, Any] = {"from_config": None, "tokenizer": None, "revision": None}
+            of_folder: dict[str, Any] = {"from_config": None, "tokenizer": None, "revision": None, "layers": None}
             of_folder |= {"chat_date": None, "chat_template_kwargs": {}}  # they are in the template already
             config = config.model_copy(update={"name": str(self.folder.model(trained)), **of_folder})
         return load_model(config, seed=stage.seed, device=self.device)
@@ -92,15 +94,16 @@ class RunContext:
         if trained is not None:
             return self.folder.model(trained)
         config = initial_model(self.recipe, name).model_copy(update={"lora": None})
-        commits = [cached_commit(source, config.revision) for source in (config.name, config.tokenizer) if source]
-        folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), commits, seed])}"
+        contents = [_content(source, config.revision) for source in (config.name, config.tokenizer) if source]
+        folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), contents, seed])}"
         with self.folder.alone(folder.name):
             if self.folder.verify and (damage := damage_in(folder)):
                 self.note(f"{damage}; it is made again")
                 shutil.rmtree(folder)
             if not folder.is_dir():
                 half = folder.with_name(f".{folder.name}.tmp")
-                save_model(load_model(config, seed=seed, device=self.device), half, card=f"# {name}, not trained\n")
+                card = f"# {name}, not trained\n\n{describe_model(config)}\n"
+                save_model(load_model(config, seed=seed, device=self.device), half, card=card)
                 seal_folder(half)
                 half.replace(folder)
         return folder
@@ -115,3 +118,9 @@ class RunContext:
             cache_dir=self.folder.engines,
             batch_size=sampling.batch_size,
         )
+
+
+def _content(source: str, revision: str | None) -> str | None:
+    """What tells the content of a model apart under one name: its commit, or the hash of a GGUF file; None for a folder."""
+    folder = plain_folder(source)
+    return cached_commit(source, revision) if folder == source else Path(folder).name

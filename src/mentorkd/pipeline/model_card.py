@@ -12,7 +12,7 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.printable import printable
 from mentorkd.recipe.graph import initial_model
-from mentorkd.recipe.learner import Learner, ModelConfig
+from mentorkd.recipe.learner import GGUF, Layers, Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import dump_yaml
@@ -24,7 +24,9 @@ _DEPTHS = ("num_layers", "num_hidden_layers", "n_layer")
 
 
 def describe_model(config: ModelConfig) -> str:
-    """A short name of a model: its hub name, its folder's name, or its type and size."""
+    """A short name of a model: its hub name, its folder's or file's name, or its type and size; with what is done to its weights."""
+    from mentorkd.models.gguf import describe_weights
+
     if config.learner is not None:
         text = f"those of {config.learner} after its training"
     elif config.name is not None:
@@ -33,7 +35,19 @@ def describe_model(config: ModelConfig) -> str:
         settings = config.from_config or {}
         sizes = "x".join(str(settings[key]) for key in (*_DEPTHS, *_WIDTHS) if key in settings)
         text = " ".join(filter(None, [settings["model_type"], sizes, "from scratch"]))
-    return f"{text}, LoRA r={config.lora.r}" if config.lora else text
+    parts = [text]
+    if config.name is not None and config.name.endswith(GGUF):
+        parts.append(describe_weights(config.name))
+    if config.layers is not None:
+        parts.append(f"cut to {_layers(config.layers)}")
+    if config.lora is not None:
+        parts.append(f"LoRA r={config.lora.r}")
+    return ", ".join(parts)
+
+
+def _layers(layers: Layers) -> str:
+    stacks = {f"{name} ": kept for name, kept in layers.items()} if isinstance(layers, dict) else {"": layers}
+    return " and ".join(f"{name}layers {', '.join(map(str, kept))}" for name, kept in stacks.items())
 
 
 def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: TrainRecord) -> str:

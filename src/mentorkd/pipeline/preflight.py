@@ -13,7 +13,7 @@ from mentorkd.distillation.vocabularies import end_tokens
 from mentorkd.errors import Fault, MentorkdError, ModelError, RecipeError, install_command
 from mentorkd.models import (
     balancing_loss,
-    check_adapters,
+    check_structure,
     config_of,
     layer_count,
     load_tokenizer,
@@ -55,7 +55,7 @@ def check_models(recipe: Recipe) -> None:
             model = initial.model_dump_json()
             if model not in known:
                 known[model] = config_of(initial), load_tokenizer(initial)
-                check_adapters(initial)
+                check_structure(initial)
             configs[name], tokenizers[name] = known[model]
             kinds[name] = model_kind(configs[name])
         except MentorkdError as error:

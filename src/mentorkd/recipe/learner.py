@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -47,6 +48,27 @@ ChatDate = Annotated[str | None, BeforeValidator(_iso_date)]
 """A fixed date for chat templates."""
 ChatVariables = Annotated[dict[str, Any], AfterValidator(_free_names)]
 """Values for the variables of a chat template."""
+
+
+GGUF = ".gguf"
+"""How the name of a GGUF file ends."""
+
+
+def _layers_to_keep(value: Any) -> Any:
+    if value is None:
+        return None
+    stacks = ("encoder", "decoder")
+    lists = value if isinstance(value, dict) and value and value.keys() <= {*stacks} else {"": value}
+    for kept in lists.values():
+        whole = isinstance(kept, list) and bool(kept) and all(type(index) is int and index >= 0 for index in kept)
+        if not whole or any(low >= high for low, high in pairwise(kept)):
+            expected = "layers from 0 in rising order, each once, e.g. [0, 3, 6] or {encoder: [0, 2], decoder: [0, 2]}"
+            raise ValueError(f"got {kept}; expected {expected}")
+    return value
+
+
+Layers = list[int] | dict[Literal["encoder", "decoder"], list[int]]
+"""Layers of a model, by their number from 0: of every stack, or of each stack its own."""
 
 
 class PerplexityConfig(Strict):
@@ -120,15 +142,23 @@ class ModelConfig(Strict):
     """A Hugging Face model: a pretrained one by name or folder, or one with random weights from a config."""
 
     name: str | None = None
-    """Hub name or local folder of a pretrained model. `nano-t5-small` and `nano-t5-large` are tiny models of this package."""
+    """Hub name or local folder of a pretrained model, or a GGUF file (llama, qwen2, qwen3, gpt2), whose weights are dequantised.
+    `nano-t5-small` and `nano-t5-large` are tiny models of this package."""
+    gguf_file: str | None = None
+    """A GGUF file in the local folder `name`, in place of the folder's other weights: {name: FOLDER, gguf_file: FILE} is
+    {name: FOLDER/FILE}."""
     learner: str | None = None
     """Another learner of the recipe, whose trained weights are the initial ones."""
     from_config: dict[str, Any] | None = None
     """Arguments of the model's config, with `model_type`, for random weights. Sizes that are left out are the type's defaults."""
     tokenizer: str | None = None
-    """Hub name or folder of a tokenizer, a nano model's name, or a SentencePiece `.model` file; null uses the model's own."""
+    """Hub name or folder of a tokenizer, a nano model's name, a SentencePiece `.model` file, or a GGUF file; null uses the model's
+    own."""
     revision: str | None = None
     """Branch, tag or commit on the hub; null uses the default branch."""
+    layers: Annotated[Layers | None, BeforeValidator(_layers_to_keep)] = None
+    """Cut the model to these layers before training, e.g. [0, 3, 6]; they are counted from 0. A list is for every stack of layers, and
+    {encoder: [...], decoder: [...]} for each its own, where a stack that is not named is kept whole. Null keeps all layers."""
     lora: LoraConfig | None = None
     """Train low-rank adapters; null trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -141,12 +171,24 @@ class ModelConfig(Strict):
     chat_template_kwargs: ChatVariables = Field(default_factory=dict)
     """Variables of the chat template, e.g. {enable_thinking: false}. They are saved with the model, as defaults of its template."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _join_gguf_file(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(file := values.get("gguf_file"), str):
+            return values
+        name = values.get("name")
+        if not isinstance(name, str) or name.endswith(GGUF):
+            raise ValueError("`gguf_file` is a file in a folder; give the folder as `name`")
+        if not file.endswith(GGUF):
+            raise ValueError(f"got `gguf_file: {file}`; expected the name of a file that ends in {GGUF}")
+        return {**values, "name": f"{name}/{file}", "gguf_file": None}
+
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
         if sum(source is not None for source in (self.name, self.learner, self.from_config)) != 1:
             ways = "`name` (a pretrained model), `learner` (a learner's weights) and `from_config` (random weights)"
             raise ValueError(f"give exactly one of {ways}")
-        if self.learner is not None and (own := [key for key in ("tokenizer", "revision") if getattr(self, key)]):
+        if self.learner is not None and (own := [key for key in ("tokenizer", "revision", "layers") if getattr(self, key)]):
             raise ValueError(f"`{own[0]}` belongs to the model of `{self.learner}`; remove it here")
         if self.from_config is not None:
             if "model_type" not in self.from_config:

@@ -19,6 +19,7 @@ from mentorkd.quickstart.task import MODELS
 from mentorkd.recipe.aliases import filters_in, rename_old_keys
 from mentorkd.recipe.checks import Finding, combined_faults, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
+from mentorkd.recipe.learner import GGUF
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults, size_faults
 from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep
@@ -203,7 +204,7 @@ def _local(name: str, folders: Sequence[str]) -> str:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.endswith(".model") or name.count("/") > 1
+    return name.startswith((".", "/", "~")) or name.endswith((".model", GGUF)) or name.count("/") > 1
 
 
 def _joined(root: str, value: str) -> str:

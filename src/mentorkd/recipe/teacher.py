@@ -205,7 +205,7 @@ class LocalTeacherConfig(AskedTeacherConfig):
 
     kind: Literal["local"] = "local"
     model: str = Field(min_length=1)
-    """Hub name or folder of the model."""
+    """Hub name or folder of the model, or a GGUF file."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

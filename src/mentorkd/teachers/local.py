@@ -179,10 +179,11 @@ def _open_engine(teacher: LocalTeacherConfig, device: torch.device, engines: Pat
     Base models read the prompts word for word, without the separator that learners are trained with.
     """
     from mentorkd.models import load_model, load_tokenizer
+    from mentorkd.models.gguf import plain_folder
 
-    folder = Path(teacher.model)
+    folder = Path(plain_folder(teacher.model))
     if folder.is_dir():
-        weights = digest_path(folder)
+        weights = digest_path(Path(teacher.model))
     else:
         folder = _fetch(teacher)
         weights = f"{teacher.model}@{folder.name}"

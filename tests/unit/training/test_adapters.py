@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora import Linear
 
 from mentorkd.errors import ModelError, TrainingError
-from mentorkd.models import LoadedModel, check_adapters
+from mentorkd.models import LoadedModel, check_structure
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.training.adapters import merge_trained_adapters
 from tiny_architectures import ARCHITECTURES, build
@@ -68,7 +68,7 @@ def test_adapters_of_tied_weights_are_refused(
     with pytest.raises(
         ModelError, match=rf"`lora.target_modules` with .*{target}, but .* share their weights"
     ) as early:
-        check_adapters(config)
+        check_structure(config)
     assert "\n" not in str(early.value)
     with pytest.raises(ModelError) as late:
         build(family, tmp_path / "tokenizer", lora=lora)
@@ -77,7 +77,7 @@ def test_adapters_of_tied_weights_are_refused(
 
 def test_adapters_of_weights_that_are_not_tied_are_accepted(tmp_path: Path) -> None:
     lora = LoraConfig(r=2, target_modules=["lm_head", "embed_tokens"])
-    check_adapters(
+    check_structure(
         ModelConfig(from_config={"model_type": "llama", **ARCHITECTURES["llama"]}, tokenizer="none", lora=lora)
     )
 
@@ -87,4 +87,4 @@ def test_of_a_saved_t5_with_a_head_of_its_own_the_weights_decide(tmp_path: Path)
     loaded.model.lm_head.weight = torch.nn.Parameter(torch.randn_like(loaded.model.lm_head.weight))
     for part in (loaded.model, loaded.tokenizer):
         part.save_pretrained(tmp_path)
-    check_adapters(ModelConfig(name=str(tmp_path), lora=LoraConfig(target_modules=["q", "lm_head"])))
+    check_structure(ModelConfig(name=str(tmp_path), lora=LoraConfig(target_modules=["q", "lm_head"])))

@@ -8,8 +8,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import Any, Literal
 import torch
 from huggingface_hub import constants as hub
 from huggingface_hub import get_session
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -37,6 +34,9 @@ from transformers.pytorch_utils import Conv1D
 from mentorkd.chat import fixed_template
 from mentorkd.errors import ModelError
 from mentorkd.hub import cached_commit
+from mentorkd.models.gguf import plain_folder
+from mentorkd.models.layers import Stack, cut_config, cut_model
+from mentorkd.models.loading import LOADING_ERRORS, loading, one_line
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.records import ModelKind
 
@@ -79,29 +79,6 @@ def resolve_device(name: str) -> torch.device:
 
 def model_kind(config: PretrainedConfig) -> ModelKind:
     return "seq2seq" if config.is_encoder_decoder else "causal"
-
-
-LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError),
-    *(SafetensorError, StrictDataclassError),
-)
-"""Exceptions that transformers raises for models that it cannot load."""
-
-
-@contextmanager
-def _loading(what: str) -> Iterator[None]:
-    """Raises ModelError where transformers cannot load `what`."""
-    try:
-        yield
-    except LOADING_ERRORS as error:
-        raise ModelError(
-            f"cannot load {what}: {_line(error)}; give a Hugging Face name or a folder that `from_pretrained` loads"
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    line = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return line if len(line) <= 250 else line[:250] + " ..."
 
 
 def kind_of(config: ModelConfig) -> ModelKind:
@@ -166,9 +143,7 @@ def balancing_loss(config: PretrainedConfig) -> str | None:
 
 def layer_count(config: PretrainedConfig) -> int:
     """Layers of the stack below the head: of the decoder, if there is one."""
-    text = config.get_text_config(decoder=True)
-    names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
-    return int(next(value for name in names if (value := getattr(text, name, None)) is not None))
+    return Stack.of(config, "decoder").depth
 
 
 def vocabulary_size(config: ModelConfig) -> int:
@@ -181,16 +156,22 @@ def vocabulary_size(config: ModelConfig) -> int:
 
 
 def config_of(config: ModelConfig) -> PretrainedConfig:
-    """The Hugging Face config of a model that is not loaded yet."""
+    """The Hugging Face config of a model that is not loaded yet, cut to its `layers`."""
+    whole = _whole_config(config)
+    return whole if config.layers is None else cut_config(whole, config.layers)
+
+
+def _whole_config(config: ModelConfig) -> PretrainedConfig:
     if config.from_config is not None:
         settings = dict(config.from_config)
         model_type = settings.pop("model_type")
-        with _loading(f"`from_config` of type {model_type!r}"):
+        with loading(f"`from_config` of type {model_type!r}"):
             return AutoConfig.for_model(model_type, **settings)
     assert config.name is not None
-    _refuse_absent("model", config.name)
-    with _loading(f"the model {config.name!r}"):
-        return AutoConfig.from_pretrained(config.name, **_origin(config, config.name))
+    source = plain_folder(config.name)
+    _refuse_absent("model", source)
+    with loading(f"the model {config.name!r}"):
+        return AutoConfig.from_pretrained(source, **_origin(config, source))
 
 
 def _origin(config: ModelConfig, source: str) -> dict[str, Any]:
@@ -229,13 +210,13 @@ def _hub_error() -> str | None:
             get_session().head(hub.ENDPOINT, timeout=10)
             return None
         except Exception as error:  # the hub's HTTP library, and with it the exceptions, changed more than once
-            reason = _line(error)
+            reason = one_line(error)
             time.sleep(pause)
     return reason
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model: its own, or the one that `tokenizer` names (folder, hub name or SentencePiece file).
+    """The tokenizer of a model: its own, or the one that `tokenizer` names (folder, hub name, SentencePiece or GGUF file).
 
     A tokenizer without a padding token pads with its end token; attention masks, not ids, separate padding from text. Its chat
     template gets a fixed date and the config's variables. Raises ModelError for a tokenizer that cannot be loaded, has no end
@@ -243,12 +224,13 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """
     source = config.tokenizer or config.name
     assert source is not None
-    _refuse_absent("tokenizer", source)
-    with _loading(f"the tokenizer {source!r}"):
+    folder = plain_folder(source)
+    _refuse_absent("tokenizer", folder)
+    with loading(f"the tokenizer {source!r}"):
         if source.endswith(".model"):
             tokenizer = _load_sentencepiece(Path(source))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(source, **_origin(config, source))
+            tokenizer = AutoTokenizer.from_pretrained(folder, **_origin(config, folder))
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer {source!r} has no end token, without which a model cannot learn to stop; "
@@ -301,19 +283,26 @@ def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if half else torch.float32
 
 
-def check_adapters(config: ModelConfig) -> None:
-    """Raise ModelError if the adapters of a model that is not loaded yet would adapt tied weights.
+def check_structure(config: ModelConfig) -> None:
+    """Raise ModelError for a model that is not loaded yet if its `layers` cannot be cut out of it, or if its adapters would adapt
+    tied weights.
 
     Builds the model without memory for its weights.
     """
-    if config.lora is None or config.lora.target_modules is None:
+    adapters = config.lora is not None and config.lora.target_modules is not None
+    if config.layers is None and not adapters:
         return
-    settings = config_of(config)
+    settings = _whole_config(config)
+    auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
+    with loading(f"the model of type {settings.model_type!r}"), torch.device("meta"):
+        model: PreTrainedModel = auto.from_config(settings, trust_remote_code=config.trust_remote_code)
+    if config.layers is not None:
+        with torch.device("meta"):
+            model = cut_model(model, config.layers)
+    if config.lora is None or not adapters:
+        return
     if config.name is not None and getattr(settings, "scale_decoder_outputs", True) is False:
         return  # T5 v1.1 and FlanT5 have a head of their own, and a config that ties it: the loaded weights decide
-    auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
-    with _loading(f"the model of type {settings.model_type!r}"), torch.device("meta"):
-        model = auto.from_config(settings, trust_remote_code=config.trust_remote_code)
     _refuse_tied(model, config.lora)
 
 
@@ -334,7 +323,7 @@ def _refuse_tied(model: nn.Module, lora: LoraConfig) -> None:
 
 
 def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> LoadedModel:
-    """Load a pretrained model, or build one with random weights from `seed`; with adapters if the config has `lora`.
+    """Load a pretrained model, or build one with random weights from `seed`; cut to `layers`, and with adapters if the config has `lora`.
 
     Raises ModelError for a model that cannot be loaded or built, and for a tokenizer with more tokens than the model.
     """
@@ -349,6 +338,8 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
                 f"the tokenizer {config.tokenizer or config.name!r} has {len(tokenizer)} tokens, the model "
                 f"{config.name!r} only {rows}; give the `tokenizer` that belongs to the model"
             )
+    if config.layers is not None:
+        model = cut_model(model, config.layers)
     kind = model_kind(model.config)
     if kind == "causal" and model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -359,10 +350,11 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
 
 
 def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-    auto = AutoModelForSeq2SeqLM if config_of(config).is_encoder_decoder else AutoModelForCausalLM
-    with _loading(f"the model {config.name!r}"):
-        assert config.name is not None
-        return auto.from_pretrained(config.name, dtype=dtype, use_safetensors=True, **_origin(config, config.name))
+    auto = AutoModelForSeq2SeqLM if _whole_config(config).is_encoder_decoder else AutoModelForCausalLM
+    assert config.name is not None
+    source = plain_folder(config.name)
+    with loading(f"the model {config.name!r}"):
+        return auto.from_pretrained(source, dtype=dtype, use_safetensors=True, **_origin(config, source))
 
 
 def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -387,7 +379,9 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
             torch.manual_seed(seed)
             model: PreTrainedModel = auto.from_config(config)
     except LOADING_ERRORS as error:
-        raise ModelError(f"cannot build {model_type!r} from `from_config`: {_line(error)}; check its values") from error
+        raise ModelError(
+            f"cannot build {model_type!r} from `from_config`: {one_line(error)}; check its values"
+        ) from error
     return model
 
 
@@ -437,7 +431,7 @@ def _add_adapters(model: PreTrainedModel, lora: LoraConfig, kind: ModelKind, see
             return get_peft_model(model, settings)
     except ValueError as error:
         raise ModelError(
-            f"LoRA does not fit the model: {_line(error)}; name its linear layers in `lora.target_modules`"
+            f"LoRA does not fit the model: {one_line(error)}; name its linear layers in `lora.target_modules`"
         ) from error
 
 
