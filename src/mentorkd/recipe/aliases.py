@@ -18,7 +18,7 @@ BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
 """Renamed filters: the name in records of earlier versions, and the name today."""
 
-LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns"}
+LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "logprobs"}
 """Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
