@@ -25,8 +25,8 @@ class RecordedTeacherConfig(Strict):
     rationales: str
     """File of recorded rationales, in any of the supported shapes."""
     columns: dict[str, str] | None = None
-    """Column mapping of this file: our field (`question`, `answer`, `rationale`, `completion`, `id`) -> its field. Null takes the
-    mapping that `task.columns` has for all files; `{}` takes the usual names."""
+    """Column mapping of this file: our field (`question`, `answer`, `rationale`, `completion`, `id`, `logprobs`) -> its field.
+    Null takes the mapping that `task.columns` has for all files; `{}` takes the usual names."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
 
