@@ -28,7 +28,9 @@ a newline. Prompt and target are tokenized separately, so no token spans the bor
 
 _ARROW = "-->"
 _THEREFORE = "Therefore, the answer is"
-_ARROWS = re.compile(r"-{2,}>")
+ARROWS = re.compile(r"-{2,}>")
+"""Arrows that `render_target` shortens in a rationale."""
+SHORT_ARROW = "->"
 
 
 def render_prompt(question_text: str, template: str) -> str:
@@ -68,7 +70,7 @@ def render_target(rationale: str, answer: str, target: TargetForm) -> str:
     if (_ARROW if target == "arrow" else _THEREFORE) in answer:
         raise DataError(f"got the answer {answer!r}; expected one without the marker of the target form `{target}`")
     if target == "arrow":
-        return f"{_ARROWS.sub('->', rationale)} {_ARROW} {answer}".strip()
+        return f"{ARROWS.sub(SHORT_ARROW, rationale)} {_ARROW} {answer}".strip()
     return f"{rationale} {_THEREFORE} {answer}.".strip()
 
 

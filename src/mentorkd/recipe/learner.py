@@ -188,7 +188,9 @@ class ModelConfig(Strict):
         if sum(source is not None for source in (self.name, self.learner, self.from_config)) != 1:
             ways = "`name` (a pretrained model), `learner` (a learner's weights) and `from_config` (random weights)"
             raise ValueError(f"give exactly one of {ways}")
-        if self.learner is not None and (own := [key for key in ("tokenizer", "revision", "layers") if getattr(self, key)]):
+        if self.learner is not None and (
+            own := [key for key in ("tokenizer", "revision", "layers") if getattr(self, key)]
+        ):
             raise ValueError(f"`{own[0]}` belongs to the model of `{self.learner}`; remove it here")
         if self.from_config is not None:
             if "model_type" not in self.from_config:

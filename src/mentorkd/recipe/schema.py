@@ -49,9 +49,9 @@ class TaskConfig(Strict):
     choices: list[str] | None = None
     """Option letters of a choice task; null reads them from the text of each question."""
     columns: dict[str, str | dict[str, str]] = Field(default_factory=dict)
-    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`, `id`) ->
-    theirs, for all files of the task and for the teacher's. `train`, `test`, `validation` and `unlabelled` hold mappings of one
-    file, which go before: `{answer: solution, test: {question: query}}`."""
+    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`, `id`,
+    `logprobs`) -> theirs, for all files of the task and for the teacher's. `train`, `test`, `validation` and `unlabelled` hold
+    mappings of one file, which go before: `{answer: solution, test: {question: query}}`."""
     limit_train: int | None = Field(default=None, ge=1)
     """Number of training questions to use, from the first on (for trials); null uses all."""
     limit_test: int | None = Field(default=None, ge=1)
