@@ -63,15 +63,19 @@ def chunk_distillation_loss(
         raise ValueError(f"kd_weight must be in 0..1, got {kd_weight}")
     if chunk_temperature is not None and not 0 < chunk_temperature < float("inf"):
         raise ValueError(f"chunk_temperature must be positive and finite, or None, got {chunk_temperature}")
-    ce, total = -log_probs_N.sum(), log_probs_N.new_zeros(())
-    for share, chunks in mentors:
-        total = total + share * chunk_divergence(log_probs_N, chunks, chunk_temperature).sum()
-    loss = (1 - kd_weight) * ce + kd_weight * total if mentors else ce
-    return LossSums(loss, ce.detach(), total.detach(), len(log_probs_N))
+    ce, total = -log_probs_N.sum(), chunk_divergence(log_probs_N, mentors, chunk_temperature)
+    return LossSums((1 - kd_weight) * ce + kd_weight * total, ce.detach(), total.detach(), len(log_probs_N))
 
 
-def chunk_divergence(log_probs_N: Tensor, chunks: MentorChunks, temperature: float | None) -> Tensor:
-    """D of each chunk [C], 0 for one without a label; ValueError if the chunks have another number of tokens."""
+def chunk_divergence(log_probs_N: Tensor, mentors: WeightedChunks, temperature: float | None) -> Tensor:
+    """Sum of the chunks' D, each mentor's times its share; ValueError if its chunks have another number of tokens."""
+    return torch.stack(
+        [share * _divergences(log_probs_N, chunks, temperature).sum() for share, chunks in mentors]
+    ).sum()
+
+
+def _divergences(log_probs_N: Tensor, chunks: MentorChunks, temperature: float | None) -> Tensor:
+    """D of each chunk [C], 0 for one without a label."""
     tokens = int(chunks.tokens_C.sum())
     if tokens != len(log_probs_N):
         raise ValueError(f"the mentor's chunks must hold the student's {len(log_probs_N)} target tokens, got {tokens}")
@@ -94,20 +98,24 @@ def binary_divergence(student_C: Tensor, mentor_C: Tensor, temperature: float | 
 
 
 def label_log_probs(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """Log-probabilities [N] of the labels. Overwrites the labels' logits; not differentiable."""
-    return F.logsigmoid(_margin(logits_NV, labels_N)[0])
+    """Log-probabilities [N] of the labels, in float32 or better: the readable form, on whole logits."""
+    return F.logsigmoid(_margin(in_full_precision(logits_NV), labels_N)[0])
 
 
-def _margin(logits_BV: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The label's logit minus the logsumexp of all others [B], and these: the logits, with -inf at the labels."""
-    label_B1 = labels_B[:, None]
-    label_logits_B = logits_BV.gather(1, label_B1)[:, 0]
-    others_BV = logits_BV.scatter_(1, label_B1, -torch.inf)
-    return label_logits_B - others_BV.logsumexp(-1), others_BV
+def _margin(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The label's logit minus the logsumexp of all others [N], and these: the logits, with -inf at the labels."""
+    label_N1 = labels_N[:, None]
+    others_NV = logits_NV.scatter(1, label_N1, -torch.inf)
+    return logits_NV.gather(1, label_N1)[:, 0] - others_NV.logsumexp(-1), others_NV
 
 
 def fused_label_log_probs(
-    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, *, bias: Tensor | None = None, chunk_tokens: int | None = None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    labels_N: Tensor,
+    *,
+    bias: Tensor | None = None,
+    chunk_tokens: int | None = None,
 ) -> Tensor:
     """Log-probabilities [N] of the labels under the logits `hidden_ND @ weight_VD.T + bias`, which are never whole.
 

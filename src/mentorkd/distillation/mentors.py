@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.hidden_states import (
     Batch,
     Layers,
@@ -23,10 +24,10 @@ from mentorkd.models import LoadedModel, cast_linear_layers
 
 
 class SoftLabelSource(Protocol):
-    """Gives a mentor's distributions for a batch of rows."""
+    """Gives a mentor's distributions, or likelihoods of chunks, for a batch of rows."""
 
-    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:
-        """The distributions at the target positions of `batch`, row after row in its order."""
+    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets | MentorChunks:
+        """The distributions at the target positions of `batch`, or the chunks, row after row in its order."""
         ...
 
 

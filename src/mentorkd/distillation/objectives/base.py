@@ -25,9 +25,16 @@ from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.chunk_losses import (
+    MentorChunks,
+    chunk_distillation_loss,
+    chunk_divergence,
+    fused_label_log_probs,
+    label_log_probs,
+)
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.hidden_states import Layers, head_parameters, target_states
-from mentorkd.distillation.losses import LossSums, Mentors, distillation_loss
+from mentorkd.distillation.losses import LossSums, MentorTargets, distillation_loss
 from mentorkd.distillation.mentors import SoftLabelSource
 
 TOKENS = "tokens"
@@ -63,13 +70,42 @@ class Student:
         states, layer_states = target_states(model, batch, owner=owner, logits=not fused, layers=layers)
         return cls(batch, rows, labels_N, states, head_parameters(owner) if fused else None, layer_states)
 
-    def loss(self, mentor: Mentors = None, *, at: Tensor | None = None, **settings: Any) -> LossSums:
-        """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`."""
+    def loss(
+        self,
+        mentors: Sequence[tuple[float, MentorTargets | MentorChunks]] = (),
+        *,
+        at: Tensor | None = None,
+        kd_weight: float = 0.0,
+        chunk_temperature: float | None = None,
+        **settings: Any,
+    ) -> LossSums:
+        """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`.
+
+        Where a mentor gives chunks, `at` holds whole rows in their order.
+        """
         states, labels_N = (self.states, self.labels_N) if at is None else (self.states[at], self.labels_N[at])
+        chunks = [(share, targets) for share, targets in mentors if isinstance(targets, MentorChunks)]
+        others = [(share, targets) for share, targets in mentors if not isinstance(targets, MentorChunks)]
+        if chunks and not others:
+            log_probs_N = self._label_log_probs(states, labels_N)
+            return chunk_distillation_loss(
+                log_probs_N, chunks, kd_weight=kd_weight, chunk_temperature=chunk_temperature
+            )
         if self.head is None:
-            return distillation_loss(states, labels_N, mentor, **settings)
+            sums = distillation_loss(states, labels_N, others, kd_weight=kd_weight, **settings)
+        else:
+            weight, bias = self.head
+            sums = fused_distillation_loss(states, weight, labels_N, others, bias=bias, kd_weight=kd_weight, **settings)
+        if not chunks:
+            return sums
+        total = chunk_divergence(self._label_log_probs(states, labels_N), chunks, chunk_temperature)
+        return LossSums(sums.loss + kd_weight * total, sums.ce, sums.divergence + total.detach(), sums.tokens)
+
+    def _label_log_probs(self, states: Tensor, labels_N: Tensor) -> Tensor:
+        if self.head is None:
+            return label_log_probs(states, labels_N)
         weight, bias = self.head
-        return fused_distillation_loss(states, weight, labels_N, mentor, bias=bias, **settings)
+        return fused_label_log_probs(states, weight, labels_N, bias=bias)
 
     def logits(self, at: Tensor) -> Tensor:
         """Logits [n, V] at n positions."""

@@ -26,7 +26,7 @@ class Distillation(Objective):
     def sums(self, student: Student) -> Sums:
         ids = [row.rationale_id for row in student.rows]
         loss = student.loss(
-            [(share, mentor.targets_for(ids, student.batch)) for share, mentor in self.shares] if ids else None,
+            [(share, mentor.targets_for(ids, student.batch)) for share, mentor in self.shares] if ids else [],
             kd_weight=self.kd_weight,
             temperature=self.temperature,
             tau_squared=self.tau_squared,
