@@ -92,7 +92,7 @@ def binary_divergence(student_C: Tensor, mentor_C: Tensor, temperature: float | 
         value_C = y - x + x * (x.log() - y.log())
     else:
         miss, student_miss = (-torch.expm1(-each / temperature) for each in (x, y))
-        value_C = (1 - miss) * (y - x) + temperature * miss * (miss.log() - student_miss.log())
+        value_C = torch.exp(-x / temperature) * (y - x) + temperature * miss * (miss.log() - student_miss.log())
     # Rounding can put a value just below 0. Only the value needs mending: the gradient is correct.
     return value_C - value_C.detach().clamp(max=0)
 

@@ -7,6 +7,7 @@ a chunk of its own.
 Where an edge is:
 - Tokens that share a character belong together: the bytes of one character, T5's lone "▁" whose characters are those of the
   word after it. Their edge is that of the last.
+- A letter and its combining marks belong together, since some vocabularies write both as one character.
 - The last token of the text ends with the text, even where the vocabulary drops the last characters (T5 drops newlines).
 - Tokens without characters before the text (BOS) belong to the first chunk.
 """
@@ -14,6 +15,7 @@ Where an edge is:
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -44,11 +46,11 @@ class TargetTokens:
     unknown: list[bool]
 
 
-def right_edges(offsets: Offsets, length: int) -> list[int]:
-    """The right edge of each token of a text of `length` characters; tokens that share a character have that of the last."""
-    ends = list(accumulate((end for _, end in offsets), max))
+def right_edges(offsets: Offsets, text: str) -> list[int]:
+    """The right edge of each token of a text; tokens that share a character have that of the last."""
+    ends = list(accumulate((_behind_marks(end, text) for _, end in offsets), max))
     if ends:
-        ends[-1] = length
+        ends[-1] = len(text)
     first_after: float = math.inf  # of all characters that later tokens cover
     for n in range(len(ends) - 1, -1, -1):
         if ends[n] > first_after:
@@ -57,6 +59,13 @@ def right_edges(offsets: Offsets, length: int) -> list[int]:
         if start < end:
             first_after = min(first_after, start)
     return ends
+
+
+def _behind_marks(edge: int, text: str) -> int:
+    """The edge, or the place behind the combining marks that follow it."""
+    while edge < len(text) and unicodedata.combining(text[edge]):
+        edge += 1
+    return edge
 
 
 def target_tokens(encoder: TextEncoder, text: str, *, ended: bool = True) -> TargetTokens:
@@ -69,7 +78,7 @@ def target_tokens(encoder: TextEncoder, text: str, *, ended: bool = True) -> Tar
     end = tokenizer.eos_token_id
     if ids and ids[-1] == end:
         ids, offsets = ids[:-1], offsets[:-1]
-    edges, unknown = right_edges(offsets, len(text)), [token == tokenizer.unk_token_id for token in ids]
+    edges, unknown = right_edges(offsets, text), [token == tokenizer.unk_token_id for token in ids]
     if not ended:
         return TargetTokens(ids, edges, unknown)
     assert end is not None, "load_tokenizer refuses tokenizers without an end token"
