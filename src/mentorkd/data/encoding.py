@@ -69,6 +69,23 @@ def encode_target(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str
     return ids if ended else ids[:-1]
 
 
+def target_offsets(
+    tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str, purpose: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of a target text, and the characters of the text that each covers: the first, and the one after the last.
+
+    The ids are those of `encode_target`, whose end token may be missing; special tokens cover (0, 0). Raises ModelError, which
+    names the `purpose`, for a tokenizer that does not know the characters of its tokens.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} does not know which characters a token covers, and {purpose}; give a model with a fast "
+            "tokenizer (tokenizer.json)"
+        )
+    encoded = tokenizer(text, add_special_tokens=kind == "seq2seq", return_offsets_mapping=True)
+    return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+
+
 def token_span(
     tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str, characters: tuple[int, int]
 ) -> tuple[int, int] | None:
@@ -77,14 +94,9 @@ def token_span(
     None if no token contains any (a vocabulary can drop characters). Raises ModelError for a tokenizer that does not know
     the characters of its tokens.
     """
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"{type(tokenizer).__name__} does not know which characters a token covers, and the learner's `objective` needs the "
-            "answer's tokens; give a model with a fast tokenizer (tokenizer.json)"
-        )
-    encoded = tokenizer(text, add_special_tokens=kind == "seq2seq", return_offsets_mapping=True)
+    _, offsets = target_offsets(tokenizer, kind, text, "the learner's `objective` needs the answer's tokens")
     first, after = characters
-    inside = [n for n, (start, end) in enumerate(encoded["offset_mapping"]) if max(start, first) < min(end, after)]
+    inside = [n for n, (start, end) in enumerate(offsets) if max(start, first) < min(end, after)]
     return (inside[0], inside[-1] + 1) if inside else None
 
 

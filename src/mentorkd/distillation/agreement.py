@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator, sorted_batches
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.hidden_states import target_logits
 from mentorkd.distillation.inspect import spread
 from mentorkd.distillation.losses import MentorTargets, MentorTopK
@@ -82,14 +83,18 @@ def batches_by_part(
             yield parts, [group[number] for number in numbers]
 
 
-def _sums(logits_NV: Tensor, labels_N: Tensor, targets: MentorTargets) -> dict[str, float]:
+def _sums(logits_NV: Tensor, labels_N: Tensor, targets: MentorTargets | MentorChunks) -> dict[str, float]:
     """Sums over the tokens of a batch."""
-    shared = min(logits_NV.shape[1], targets.vocab_size)
     sums = {
         "tokens": float(len(labels_N)),
         "student_nll": F.cross_entropy(logits_NV, labels_N, reduction="sum").item(),
         "student_entropy": _entropy(logits_NV),
     }
+    if isinstance(targets, MentorChunks):
+        labelled_C = ~targets.log_probs_C.isnan()
+        sums["mentor_nll"] = -targets.log_probs_C[labelled_C].sum().item()
+        return {**sums, "mentor_tokens": float(targets.tokens_C[labelled_C].sum())}
+    shared = min(logits_NV.shape[1], targets.vocab_size)
     if isinstance(targets, MentorTopK):
         likeliest_N = targets.indices_NK.gather(1, targets.log_probs_NK.argmax(-1, keepdim=True))[:, 0]
     else:
@@ -115,7 +120,10 @@ def _stored_nll(source: SoftLabelSource, ids: Sequence[str]) -> dict[str, float]
 
 
 def _means(total: Mapping[str, float]) -> dict[str, Any]:
+    """Means over the tokens; the mentor's likelihood of chunks is over those whose chunk has a label."""
     tokens = total["tokens"]
+    of_mentor = total.get("mentor_tokens", tokens)
     names = ("mentor_nll", "student_nll", "mentor_entropy", "student_entropy", "agreement")
-    means = {name: round(total[name] / tokens, 6) if name in total else None for name in names}
+    counts = {name: of_mentor if name == "mentor_nll" else tokens for name in names}
+    means = {name: round(total[name] / counts[name], 6) if name in total and counts[name] else None for name in names}
     return {"tokens": int(tokens), **means}

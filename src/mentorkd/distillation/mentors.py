@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.hidden_states import (
     Batch,
     Layers,
@@ -24,14 +25,15 @@ from mentorkd.models import LoadedModel, cast_linear_layers
 
 
 class SoftLabelSource(Protocol):
-    """Gives a mentor's distributions for a batch of rows."""
+    """Gives a mentor's distributions, or likelihoods of chunks, for a batch of rows."""
 
     def part_of(self, row: Example) -> Hashable:
         """The part of the mentor that reads a row, for a mentor in several parts; None if it has no soft labels of the row's source."""
         ...
 
-    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:
-        """The distributions at the target positions of `batch`, row after row in its order. All its rows are of one part."""
+    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets | MentorChunks:
+        """The distributions at the target positions of `batch`, or the chunks, row after row in its order. All its rows are of one
+        part."""
         ...
 
 

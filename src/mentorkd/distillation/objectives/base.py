@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +27,22 @@ from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.chunk_losses import (
+    MentorChunks,
+    chunk_distillation_loss,
+    chunk_divergence,
+    fused_label_log_probs,
+    label_log_probs,
+)
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.hidden_states import Layers, head_parameters, target_states
-from mentorkd.distillation.losses import LossSums, WeightedTargets, distillation_loss
+from mentorkd.distillation.losses import LossSums, MentorTargets, distillation_loss
 from mentorkd.distillation.mentors import SoftLabelSource
 
 K = TypeVar("K", bound=Hashable)
+
+Targets: TypeAlias = Sequence[tuple[float, MentorTargets | MentorChunks]]
+"""What mentors give for the rows of a student, each with its share."""
 
 TOKENS = "tokens"
 """The kind of every target position."""
@@ -95,30 +105,54 @@ class Student:
             {layer: states[at] for layer, states in self.layers.items()},
         )
 
-    def loss(self, mentor: WeightedTargets = (), *, at: Tensor | None = None, **settings: Any) -> LossSums:
+    def loss(self, mentors: Targets = (), *, at: Tensor | None = None, **settings: Any) -> LossSums:
         """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`.
 
-        Each position has the weight of its row in `loss`; `ce` and `divergence` are unweighted.
+        Each position has the weight of its row in `loss`; `ce` and `divergence` are unweighted. With mentors, all rows have one
+        weight, and `at` is None.
         """
         different = sorted({row.weight for row in self.rows})
         if len(different) < 2:
-            return _times(*different or [1.0], sums=self._loss(mentor, at, settings))
+            return _times(*different or [1.0], sums=self._loss(mentors, at, **settings))
+        assert not mentors, "rows of one weight share a student (`groups`)"
         all_N = torch.arange(len(self.labels_N), device=self.labels_N.device)
         at_N = all_N if at is None else all_N[at]
         weights_N = self.weights_N[at_N]
-        parts = []
-        for weight in different:
-            here_N = weights_N == weight
-            targets = [(share, each.rows(here_N)) for share, each in mentor]
-            parts.append(_times(weight, sums=self._loss(targets, at_N[here_N], settings)))
+        parts = [_times(weight, sums=self._loss((), at_N[weights_N == weight])) for weight in different]
         return total_of(parts)
 
-    def _loss(self, mentor: WeightedTargets, at: Tensor | None, settings: Mapping[str, Any]) -> LossSums:
+    def _loss(
+        self,
+        mentors: Targets,
+        at: Tensor | None,
+        *,
+        kd_weight: float = 0.0,
+        chunk_temperature: float | None = None,
+        **settings: Any,
+    ) -> LossSums:
         states, labels_N = (self.states, self.labels_N) if at is None else (self.states[at], self.labels_N[at])
+        chunks = [(share, targets) for share, targets in mentors if isinstance(targets, MentorChunks)]
+        others = [(share, targets) for share, targets in mentors if not isinstance(targets, MentorChunks)]
+        if chunks and not others:
+            log_probs_N = self._label_log_probs(states, labels_N)
+            return chunk_distillation_loss(
+                log_probs_N, chunks, kd_weight=kd_weight, chunk_temperature=chunk_temperature
+            )
         if self.head is None:
-            return distillation_loss(states, labels_N, mentor, **settings)
+            sums = distillation_loss(states, labels_N, others, kd_weight=kd_weight, **settings)
+        else:
+            weight, bias = self.head
+            sums = fused_distillation_loss(states, weight, labels_N, others, bias=bias, kd_weight=kd_weight, **settings)
+        if not chunks:
+            return sums
+        total = chunk_divergence(self._label_log_probs(states, labels_N), chunks, chunk_temperature)
+        return LossSums(sums.loss + kd_weight * total, sums.ce, sums.divergence + total.detach(), sums.tokens)
+
+    def _label_log_probs(self, states: Tensor, labels_N: Tensor) -> Tensor:
+        if self.head is None:
+            return label_log_probs(states, labels_N)
         weight, bias = self.head
-        return fused_distillation_loss(states, weight, labels_N, mentor, bias=bias, **settings)
+        return fused_label_log_probs(states, weight, labels_N, bias=bias)
 
     def logits(self, at: Tensor) -> Tensor:
         """Logits [n, V] at n positions."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.losses import LossSums, WeightedTargets
+from mentorkd.distillation.losses import LossSums
 from mentorkd.distillation.mentors import SoftLabelSource
-from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums, total_of
+from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums, Targets, total_of
 from mentorkd.records import SELF
 
 OWN_TOKENS = "own_tokens"
@@ -32,6 +32,7 @@ class _Imitation(NamedTuple):
     divergence: str
     parts: tuple[Hashable, ...]
     """For each mentor, its part that read the rows; None if it did not."""
+    weight: float
     own: bool
     """Whether the learner wrote them, where that is measured."""
 
@@ -50,6 +51,8 @@ class Distillation(Objective):
     temperature: BySource[float]
     tau_squared: bool
     divergence: BySource[str]
+    chunk_temperature: float | None = None
+    """tau of the binary KL between likelihoods of chunks, for mentors that give these; None is its limit."""
 
     def __post_init__(self) -> None:
         self.mentors = [mentor for _, mentor in self.shares]
@@ -74,6 +77,7 @@ class Distillation(Objective):
             _value_of(self.temperature, row.source),
             _value_of(self.divergence, row.source),
             tuple(mentor.part_of(row) for mentor in self.mentors),
+            row.weight,
             self._has_own and row.source == SELF,
         )
 
@@ -88,10 +92,11 @@ class Distillation(Objective):
             temperature=how.temperature,
             tau_squared=self.tau_squared,
             divergence=how.divergence,
+            chunk_temperature=self.chunk_temperature,
         )
 
-    def _targets(self, how: _Imitation, student: Student) -> WeightedTargets:
-        """The distributions of each mentor that read the rows of a group, with its share."""
+    def _targets(self, how: _Imitation, student: Student) -> Targets:
+        """The distributions, or chunks, of each mentor that read the rows of a group, with its share."""
         ids = [row.rationale_id for row in student.rows]
         read = [each for each, part in zip(self.shares, how.parts, strict=True) if part is not None]
         scale = sum(share for share, _ in read) / sum(share for share, _ in self.shares)
