@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from mentorkd.chat import asks_for_date, stored_templates
+from mentorkd.files import digest_path
+
+GGUF = ".gguf"
+"""How the name of a GGUF file ends."""
 
 Named = tuple[str, str | None]
 """A hub name, folder or file, and the branch, tag or commit on the hub (None: the default branch)."""
@@ -32,6 +37,33 @@ def _cache_of(name: str) -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+
+
+def model_folder(source: str, revision: str | None) -> Path | None:
+    """The folder of a model's files on this machine: a path's own, a GGUF file's converted one, or that of the hub's cache.
+
+    None if there is none yet.
+    """
+    if not on_hub(source):
+        folder = gguf_folder(Path(source)) if source.endswith(GGUF) and Path(source).is_file() else Path(source)
+    elif (commit := cached_commit(source, revision)) is not None:
+        folder = _cache_of(source) / "snapshots" / commit
+    else:
+        return None
+    return folder if folder.is_dir() else None
+
+
+def gguf_folder(file: Path) -> Path:
+    """The folder in the cache of this machine that holds a GGUF file as a plain Hugging Face model, by the hash of its content."""
+    from huggingface_hub import constants
+
+    state = file.stat()
+    return Path(constants.HF_HOME) / "mentorkd" / f"gguf-{_digest(file, state.st_size, state.st_mtime_ns)}"
+
+
+@cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    return digest_path(file)
 
 
 def _key(model: Named) -> str:
@@ -70,9 +102,8 @@ class HubModels:
         """Whether the chat template of a model, on the hub or in a folder, asks for today's date."""
         if not on_hub(source):
             return _asks_for_date(Path(source))
-        commit = cached_commit(source, revision)
-        cached = None if commit is None else _cache_of(source) / "snapshots" / commit
-        return _asks_for_date(cached) if cached and cached.is_dir() else _key((source, revision)) in self.dated
+        cached = model_folder(source, revision)
+        return _asks_for_date(cached) if cached else _key((source, revision)) in self.dated
 
     def after_use(self, models: Iterable[Named]) -> HubModels:
         """With what the local cache knows of `models` now."""

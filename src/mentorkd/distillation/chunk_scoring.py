@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from torch import Tensor
 from mentorkd.data.batching import Collator, sorted_batches
 from mentorkd.data.encoding import Example, TextEncoder, encode_prompt
 from mentorkd.data.examples import TextExample
+from mentorkd.data.token_logprobs import target_logprobs
 from mentorkd.distillation.chunk_losses import label_log_probs
-from mentorkd.distillation.chunks import Chunk, align, target_tokens
+from mentorkd.distillation.chunks import Chunk, TargetTokens, align, target_tokens
 from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel
 from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, tokenizer_digest
-from mentorkd.records import Progress
+from mentorkd.records import Progress, Rationale
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +135,50 @@ def _log_probs(model: FrozenModel, collate: Collator, rows: Sequence[_AlignedRow
     batch = collate([row.example for row in rows])
     log_probs_N = torch.cat([label_log_probs(logits, labels) for logits, labels in model.logits(batch)]).cpu()
     return torch.split_with_sizes(log_probs_N, [len(row.example.target_ids) for row in rows])
+
+
+def write_teacher_chunks(
+    texts: Sequence[tuple[Rationale, TextExample]],
+    rows: Sequence[Example],
+    student: TextEncoder,
+    *,
+    folder: Path,
+    annotation: str,
+    target: str,
+) -> dict[str, Any]:
+    """Write the chunk likelihoods of a teacher's own rationales, from the log-probabilities that came with its replies.
+
+    Args:
+        texts: each rationale with its text, of which the teacher wrote a part: chunks of the rest have no label.
+        rows: the texts as `student` encoded them, which choose what is written.
+        annotation: what the store is known by, in place of the digest of a mentor's model.
+    """
+    by_id = {rationale.id: (rationale, text) for rationale, text in texts}
+    meta = StoreMeta(
+        "chunks", annotation, tokenizer_digest(student.tokenizer), target, 0, 1, mentor_tokenizer="teacher"
+    )
+    unlabelled = without = 0
+    with closing(SoftLabelWriter(folder, meta)) as writer:
+        for row in rows:
+            rationale, text = by_id[row.rationale_id]
+            tokens = target_tokens(student, text.target)
+            logprobs = target_logprobs(rationale, text.target)
+            without += logprobs is None
+            edges, values = (logprobs.edges, logprobs.values) if logprobs else ((len(text.target),), (math.nan,))
+            # What the teacher would give for the end of the text is not known.
+            read = TargetTokens(list(range(len(edges) + 1)), [*edges, len(text.target) + 1], [False] * (len(edges) + 1))
+            chunks = align(read, tokens)
+            arrays = _AlignedRow(row, chunks, readable=True).arrays(torch.tensor([*values, math.nan]))
+            unlabelled += int(np.isnan(arrays["log_probs"]).sum())
+            if row.rationale_id not in writer.done:
+                writer.append([(row.rationale_id, arrays)])
+        writer.finish()
+    return {
+        "rows": len(writer.done),
+        "tokens": sum(len(row.target_ids) for row in rows),
+        "form": "chunks",
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "chunks": writer.tokens,
+        "unlabelled_chunks": unlabelled,
+        "without_logprobs": without,
+    }

@@ -116,6 +116,12 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return described
 
 
+def form_of(folder: Path) -> Form:
+    """The form of the soft labels in a store. Raises StoreError for a folder that is none."""
+    form: Form = _read_meta(folder)["form"]
+    return form
+
+
 def _bytes_per_token(column: tuple[str, tuple[int, ...]]) -> int:
     kind, shape = column
     return math.prod(shape) * np.dtype(kind).itemsize

@@ -10,20 +10,18 @@ import warnings
 from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mentorkd.errors import MissingExtraError, ModelError
-from mentorkd.files import digest_path, write_json
+from mentorkd.files import write_json
+from mentorkd.hub import GGUF, gguf_folder
 from mentorkd.models.loading import LOADING_ERRORS, one_line
-from mentorkd.recipe.learner import GGUF
 from mentorkd.seals import sync
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
@@ -87,16 +85,9 @@ def describe_weights(source: str) -> str:
 
 
 def _folder_of(file: Path) -> Path:
-    """The folder of a file in the cache, by the hash of its content."""
     if not file.is_file():
         raise ModelError(f"the GGUF file {str(file)!r} does not exist; give an existing file")
-    state = file.stat()
-    return Path(constants.HF_HOME) / "mentorkd" / f"gguf-{_digest(file, state.st_size, state.st_mtime_ns)}"
-
-
-@cache
-def _digest(file: Path, size: int, changed: int) -> str:
-    return digest_path(file)
+    return gguf_folder(file)
 
 
 def _convert(file: Path, folder: Path) -> None:

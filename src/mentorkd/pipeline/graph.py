@@ -53,6 +53,7 @@ from mentorkd.recipe.load import data_path
 from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, rounds_of, share_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trial_name, trials_of, with_values
+from mentorkd.recipe.vocabularies import one_vocabulary
 from mentorkd.records import GOLD, SELF, TEACHER
 from mentorkd.teachers.annotate import open_teacher
 
@@ -164,6 +165,16 @@ class _Seed:
     @cached_property
     def _links(self) -> Mapping[str, Links]:
         return links_of(self.recipe)
+
+    def _form(self, name: str, mentor: str) -> str:
+        """The form of a mentor's soft labels for a student: likelihoods of chunks, where the two have no vocabulary in common."""
+        store = self.recipe.learners[name].soft_label_store
+        if mentor == TEACHER:
+            return "chunks"
+        if store != "auto":
+            return store
+        own, other = (initial_model(self.recipe, each) for each in (name, mentor))
+        return "chunks" if one_vocabulary(own, other) is False else "hidden"
 
     @cached_property
     def _writers(self) -> set[str]:
@@ -290,6 +301,8 @@ class _Seed:
         elsewhere |= {"own_texts", "folds"}
         own = learner.model_dump(exclude=elsewhere | unused_settings(learner.model_dump()).keys())
         filters = {source: self.recipe.filter_of(name, source) for source in learner.rationales}
+        if "chunks" in (forms := [self._form(name, mentor) for mentor in learner.mentor_weights]):
+            own["soft_label_store"] = forms
         frontier = [source for source, select in filters.items() if select.weight == "frontier"]
         return [
             self.models[name],
@@ -310,7 +323,8 @@ class _Seed:
             inputs |= self._all_folds(mentor, f"model/{mentor}")
             if learner.soft_label_store != "online":
                 for source in learner.rationales:
-                    if isinstance(learner.kd_weight, dict) and learner.kd_weight_of(source) == 0:
+                    unread = isinstance(learner.kd_weight, dict) and learner.kd_weight_of(source) == 0
+                    if unread or (mentor == TEACHER and source != TEACHER):
                         continue
                     for fold in range(1 + len(self.further_folds.get(mentor, []))):
                         stage = self._add_score(name, learner, mentor, source, text[source], fold, **fields)
@@ -328,12 +342,12 @@ class _Seed:
         self, name: str, learner: Learner, mentor: str, source: str, text: str, fold: int, **fields: Any
     ) -> str:
         """Add a mentor's soft labels on a source's text. Students that need the same labels in the same form share them."""
-        form: str = "hidden" if learner.soft_label_store == "auto" else learner.soft_label_store
+        kind = form = self._form(name, mentor)
         stage = [self.trained[mentor], *self.further_folds[mentor]][fold] if mentor in self.trained else None
         settings = [
             [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],
             _filters(self.recipe, self.recipe.filter_of(name, source).of_each(), self.hub),
-            [self._untrained(mentor), self.recipe.learners[mentor].training.precision],
+            None if mentor == TEACHER else [self._untrained(mentor), self.recipe.learners[mentor].training.precision],
         ]
         if form == "top_k":
             form = f"top{learner.top_k}-tau{learner.temperature_of(source):g}"
@@ -342,27 +356,31 @@ class _Seed:
                 self.models[name],
                 *(self.models[other] for other in learner.mentor_weights if other != mentor),
             ]
-        if learner.mentor_reads != "question":
+        if form == "chunks":
+            settings.append({"student": self.models[name]})
+        if learner.mentor_reads != "question" and mentor != TEACHER:
             settings.append({"reads": learner.mentor_reads})
         if folds := self.further_folds.get(mentor):
             settings.append({"fold": [fold, 1 + len(folds)]})
         if source == SELF and learner.imitates_own_texts:
             settings.append({"imitated": True})
         owner = mentor if stage is None else self.graph.stages[stage].learner
+        place = f"teacher/seed-{self.seed}" if mentor == TEACHER else self._folder(owner)
         author = self.graph.stages[text]
         writer = author.learner or source
         writer += "" if author.round is None else f".round-{author.round}"
         store = f"{writer}.{form}-{learner.target}-{fingerprint(settings)[:8]}"
         return self.graph.add(
             "score",
-            f"{self._folder(owner)}/soft_labels",
+            f"{place}/soft_labels",
             [form, settings],
             {"questions": self.prepared, **({} if stage is None else {"model": stage}), f"rationales/{source}": text},
-            name=f"{self._folder(owner)}/score/{store}",
+            name=f"{place}/score/{store}",
             learner=name,
             seed=self.seed,
             source=source,
             mentor=mentor,
+            form=kind,
             fold=fold if folds else None,
             **fields,
         )

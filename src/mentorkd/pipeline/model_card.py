@@ -9,10 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
+from mentorkd.hub import GGUF
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.printable import printable
 from mentorkd.recipe.graph import initial_model
-from mentorkd.recipe.learner import GGUF, Layers, Learner, ModelConfig
+from mentorkd.recipe.learner import Layers, Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import dump_yaml

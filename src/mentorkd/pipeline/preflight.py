@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -24,8 +24,9 @@ from mentorkd.models import (
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.vocabularies import one_vocabulary
 from mentorkd.recipe.yaml import suggestion
-from mentorkd.records import ModelKind
+from mentorkd.records import TEACHER, ModelKind
 from mentorkd.teachers.annotate import open_teacher
 
 log = logging.getLogger(__name__)
@@ -82,32 +83,78 @@ def check_models(recipe: Recipe) -> None:
                 balancing,
             )
     faults += _scorer_faults(recipe)
-    for name, learner in recipe.learners.items():
-        for mentor in learner.mentor_weights:
-            if name not in configs or mentor not in configs:
-                continue
-            key = f"learners.{name}.soft_labels"
-            if kinds[name] != kinds[mentor]:
-                what = f"the mentor {mentor} is a {kinds[mentor]} model, {name} a {kinds[name]} one; take one kind"
-                faults.append(Fault(key, what))
-            else:
-                different = _vocabulary_fault(recipe, mentor, name, tokenizers)
-                faults += [] if different is None else [Fault(key, different)]
-            change = logit_change(configs[mentor])
-            if change is not None and learner.soft_label_store in ("auto", "hidden"):
-                what = f"the mentor {mentor} changes its logits after the head ({change}), so hidden states cannot stand for them"
-                faults.append(Fault(f"learners.{name}.soft_label_store", f"{what}; set `top_k` or `online`"))
-            try:
-                if learner.divergence == "hidden_states":
-                    student, taught = (layer_count(configs[each]) for each in (name, mentor))
-                    map_layers(student, taught, learner.layers)
-            except MentorkdError as error:
-                faults.append(Fault(f"learners.{name}.layers", str(error)))
+    for name in configs:
+        for mentor in recipe.learners[name].mentor_weights:
+            if mentor == TEACHER or mentor in configs:
+                faults += _soft_label_faults(recipe, name, mentor, configs, tokenizers)
     if faults:
         places: dict[str, list[str]] = {}
         for fault in faults:  # the same message for several learners is one fault
             places.setdefault(fault.message, []).append(fault.key)
         raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
+
+
+def _soft_label_faults(
+    recipe: Recipe,
+    student: str,
+    mentor: str,
+    configs: Mapping[str, PretrainedConfig],
+    tokenizers: Mapping[str, PreTrainedTokenizerBase],
+) -> Iterator[Fault]:
+    """What stands against a mentor's soft labels for a student. Says so where they are likelihoods of chunks by themselves."""
+    learner, key = recipe.learners[student], f"learners.{student}.soft_labels"
+    models = [initial_model(recipe, name) for name in (student, mentor)] if mentor != TEACHER else []
+    kinds = [model_kind(configs[name]) for name in (student, mentor) if name in configs]
+    if learner.soft_label_store == "chunks" or mentor == TEACHER:
+        yield from _chunk_faults(recipe, student, mentor, tokenizers)
+        return
+    if len(set(kinds)) == 2:
+        different = (
+            f"the mentor {mentor} is a {kinds[1]} model, {student} a {kinds[0]} one; set `soft_label_store: chunks`"
+        )
+    else:
+        different = _vocabulary_fault(recipe, mentor, student, tokenizers)
+    if learner.soft_label_store == "auto" and one_vocabulary(*models) is False:
+        log.warning(
+            "learners.%s.soft_labels: %s and its mentor %s have different vocabularies, so the soft labels are likelihoods of chunks "
+            "(`soft_label_store: chunks`)",
+            *(student, student, mentor),
+        )
+        yield from _chunk_faults(recipe, student, mentor, tokenizers)
+        return
+    if different is not None:
+        yield Fault(key, different)
+    change = logit_change(configs[mentor])
+    if change is not None and learner.soft_label_store in ("auto", "hidden"):
+        what = (
+            f"the mentor {mentor} changes its logits after the head ({change}), so hidden states cannot stand for them"
+        )
+        yield Fault(f"learners.{student}.soft_label_store", f"{what}; set `top_k` or `online`")
+    try:
+        if learner.divergence == "hidden_states":
+            map_layers(*(layer_count(configs[each]) for each in (student, mentor)), learner.layers)
+    except MentorkdError as error:
+        yield Fault(f"learners.{student}.layers", str(error))
+
+
+def _chunk_faults(
+    recipe: Recipe, student: str, mentor: str, tokenizers: Mapping[str, PreTrainedTokenizerBase]
+) -> Iterator[Fault]:
+    """What stands against likelihoods of chunks: they are aligned by characters, and they are no distributions."""
+    for name in (student, mentor):
+        if name in tokenizers and not tokenizers[name].is_fast:
+            what = f"{type(tokenizers[name]).__name__} of {name} does not know which characters a token covers"
+            ways = "give a model with a fast tokenizer (tokenizer.json), or learn from rationales alone"
+            yield Fault(
+                f"learners.{student}.soft_labels", f"{what}, and likelihoods of chunks are aligned by them; {ways}"
+            )
+    learner = recipe.learners[student]
+    others = {learner.divergence_of(source) for source in learner.rationales} - {"forward_kl"}
+    if others:
+        what = f"`{min(others)}` compares whole distributions, and {mentor} gives likelihoods of chunks (another vocabulary)"
+        yield Fault(
+            f"learners.{student}.divergence", f"{what}; remove it, or take a mentor with the student's vocabulary"
+        )
 
 
 def _chat_settings(model: ModelConfig) -> str | None:
@@ -123,7 +170,7 @@ def _vocabulary_fault(
     try:
         ends = end_tokens(tokenizers[mentor], tokenizers[student])
     except ModelError as error:
-        return f"{mentor} and {student} {error}; take models of one family, or learn from its `rationales` alone"
+        return f"{mentor} and {student} {error}; set `soft_label_store: chunks`, or take models of one family"
     if not ends.differ:
         return None
     theirs, own = tokenizers[mentor].eos_token, tokenizers[student].eos_token

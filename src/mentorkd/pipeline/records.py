@@ -16,6 +16,7 @@ from mentorkd.seals import FileSeal
 
 _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
 _OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold"}
+_OMITTED_IF_NONE |= {"chunks", "unlabelled_chunks", "mentor_too_long", "without_logprobs"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 _OMITTED_IF_ZERO = {"unended", "empty"}
@@ -289,12 +290,20 @@ class SearchRecord(TrainRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRecord(StageRecord):
-    """A store of soft labels: its rows, its form (`hidden` or `top_k`) and its size."""
+    """A store of soft labels: its rows, its form (`hidden`, `top_k` or `chunks`) and its size."""
 
     kind: str = "score"
     rows: int
     form: str
     bytes: int
+    chunks: int | None = None
+    """Of the form `chunks`."""
+    unlabelled_chunks: int | None = None
+    """Chunks without a likelihood: of a token that is unknown to one side, or that a teacher's reply does not cover."""
+    mentor_too_long: int | None = None
+    """Texts without a label, because they exceed the mentor's positions."""
+    without_logprobs: int | None = None
+    """Rationales of a teacher without log-probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,9 @@ class Stage:
     source: str = ""
     """The source whose text a score stage reads."""
     mentor: str = ""
-    """The learner whose distributions a score stage writes."""
+    """The learner, or the teacher, whose soft labels a score stage writes."""
+    form: str = ""
+    """The form of these soft labels: hidden, top_k or chunks."""
     trial: Mapping[str, Any] = field(default_factory=dict)
     """Settings that the learner has in this stage of its search."""
     round: int | None = None

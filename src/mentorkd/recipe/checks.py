@@ -6,15 +6,12 @@ Both work on raw values, so that one malformed key does not hide the faults of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mentorkd.files import digest_path
 from mentorkd.recipe.graph import Links, arms, cycles, links_of
 from mentorkd.recipe.learner import BySource
 from mentorkd.recipe.objectives import NOT_OF_TOP_K, OBJECTIVES, ObjectiveSpec
@@ -30,21 +27,8 @@ _SOFT_LABEL_SETTINGS = (
     *("chunk_temperature", "mentor_reads"),
 )
 
-_SEQ2SEQ = frozenset(
-    {"bart", "bigbird_pegasus", "blenderbot", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "nllb-moe"}
-    | {"pegasus", "pegasus_x", "plbart", "prophetnet", "switch_transformers", "t5", "t5gemma", "umt5"}
-)
-_CAUSAL = frozenset(
-    {"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj"}
-    | {"granite", "llama", "mamba", "mistral", "mixtral", "mpt", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2"}
-    | {"qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"}
-)
-
 _RESERVED = {TEACHER: "the teacher", GOLD: "the gold answers", SELF: "a learner's own texts"}
-_TEXT_ONLY = {TEACHER: "the teacher gives text only", GOLD: "the gold answers are text only"}
-_TEXT_ONLY |= {SELF: "a learner's own texts are text only"}
-
-_VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
+_TEXT_ONLY = {GOLD: "the gold answers are text only", SELF: "a learner's own texts are text only"}
 
 _EXPECTED = {
     "bool": "true or false",
@@ -96,10 +80,9 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("learners", name), f"`{name}` stands for {_RESERVED[name]}; give the learner another name"
         if "@" in name and name not in mapping(raw.get("variants")):
             yield ("learners", name), "`@` is reserved for names that a sweep makes; give the learner another name"
-        yield from _link_faults(name, links, learners)
+        yield from _link_faults(name, links, learners, raw)
         yield from _perplexity_faults(name, links[name], learners)
         yield from _setting_faults(name, learner, links[name])
-        yield from _pair_faults(name, links[name], learners)
         yield from own_text_faults(raw, name, learner)
         yield from _fold_faults(name, learners, links)
     for cycle in cycles({name: own.learners for name, own in links.items()}):
@@ -128,7 +111,9 @@ def _perplexity_faults(name: str, own: Links, learners: Mapping[str, dict[str, A
             yield place, f"`{model}` {_answers_alone(learners[model])}; name another model"
 
 
-def _link_faults(name: str, links: Mapping[str, Links], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+def _link_faults(
+    name: str, links: Mapping[str, Links], learners: Mapping[str, dict[str, Any]], raw: Mapping[str, Any]
+) -> Iterator[Finding]:
     own = links[name]
     others = [other for other in links if other != name]
     authors = [*_RESERVED, *others]
@@ -147,7 +132,9 @@ def _link_faults(name: str, links: Mapping[str, Links], learners: Mapping[str, d
     place = ("learners", name, "soft_labels")
     for mentor in own.soft_labels:
         if mentor in _TEXT_ONLY:
-            yield place, f"{_TEXT_ONLY[mentor]}; soft labels come from a learner"
+            yield place, f"{_TEXT_ONLY[mentor]}; soft labels come from a learner, or from a teacher with `logprobs`"
+        elif mentor == TEACHER:
+            yield from _teacher_label_faults(name, own, learners[name], mapping(raw.get("teacher")))
         elif mentor == name:
             yield place, "a learner cannot learn from itself"
         elif mentor not in links:
@@ -161,6 +148,26 @@ def _link_faults(name: str, links: Mapping[str, Links], learners: Mapping[str, d
         if source not in own.rationales:
             close = suggestion(source, own.rationales)
             yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
+
+
+def _teacher_label_faults(
+    name: str, own: Links, learner: Mapping[str, Any], teacher: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """The faults of log-probabilities of the teacher's tokens as soft labels."""
+    place: KeyPath = ("learners", name, "soft_labels")
+    if TEACHER not in own.rationales:
+        yield place, "the teacher's log-probabilities are those of its own texts; add `teacher` to `rationales`"
+    kind = teacher.get("kind", "recorded" if teacher.get("rationales") is not None else None)
+    if kind == "openai" and teacher.get("logprobs") is not True:
+        yield (
+            ("teacher", "logprobs"),
+            f"`{name}` imitates the teacher, whose log-probabilities it needs; set `logprobs: true`",
+        )
+    elif kind not in ("openai", "recorded", None):
+        yield place, f"a teacher of `kind: {kind}` gives no log-probabilities; name a learner"
+    if learner.get("soft_label_store", "auto") not in ("auto", "chunks"):
+        why = "a teacher has likelihoods of its texts alone, which `chunks` stores"
+        yield ("learners", name, "soft_label_store"), f"{why}; remove `soft_label_store`"
 
 
 def _initial_faults(name: str, initial: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
@@ -348,47 +355,6 @@ def weight_faults(place: KeyPath, learner: Mapping[str, Any], weight: Any) -> It
     limit = _objective(learner).max_weight
     if isinstance(weight, int | float) and weight > limit:
         yield place, f"got {weight}; expected at most {limit:g} with `objective: {learner['objective']}`"
-
-
-def _pair_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
-    """Soft labels are probabilities over one vocabulary, and both models see the text at the same positions."""
-    place, ours = ("learners", name, "soft_labels"), mapping(learners[name].get("model"))
-    for mentor in own.soft_labels:
-        theirs = mapping(mapping(learners.get(mentor)).get("model"))
-        config, their_config = mapping(ours.get("from_config")), mapping(theirs.get("from_config"))
-        if not (config and their_config):
-            continue
-        tokenizer, their_tokenizer = ours.get("tokenizer"), theirs.get("tokenizer")
-        if isinstance(tokenizer, str) and isinstance(their_tokenizer, str) and _differ(tokenizer, their_tokenizer):
-            two = f"the tokenizer is {tokenizer} for this learner and {their_tokenizer} for `{mentor}`"
-            yield place, f"{two}; soft labels need one vocabulary"
-        kinds = {config.get("model_type"): name, their_config.get("model_type"): mentor}
-        seq2seq = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _SEQ2SEQ]
-        causal = [f"`{who}` ({kind})" for kind, who in kinds.items() if kind in _CAUSAL]
-        if seq2seq and causal:
-            two = f"{seq2seq[0]} is an encoder-decoder and {causal[0]} is not"
-            yield place, f"{two}; soft labels need two models of one kind"
-
-
-def _differ(tokenizer: str, other: str) -> bool:
-    """Whether two local vocabularies of one kind have different content; the run, which loads both, compares all others."""
-    mine, theirs = _vocabulary(Path(tokenizer)), _vocabulary(Path(other))
-    if mine is None or theirs is None:
-        return False
-    return mine.suffix == theirs.suffix and _words(mine) != _words(theirs)
-
-
-def _words(vocabulary: Path) -> Any:
-    """The words of a tokenizer.json, without the special tokens that a chat model may add; of other files, the hash."""
-    try:
-        return json.loads(vocabulary.read_text(encoding="utf-8"))["model"]["vocab"]
-    except (ValueError, KeyError, TypeError):
-        return digest_path(vocabulary)
-
-
-def _vocabulary(tokenizer: Path) -> Path | None:
-    candidates = [tokenizer, *(tokenizer / name for name in _VOCABULARIES)]
-    return next((file for file in candidates if file.is_file()), None)
 
 
 def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:

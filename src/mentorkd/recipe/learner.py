@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mentorkd.chat import RESERVED
+from mentorkd.hub import GGUF
 from mentorkd.recipe.objectives import OBJECTIVES, DivergenceName, ObjectiveName, task_prompt
 from mentorkd.records import SELF, TEACHER
 
@@ -48,10 +49,6 @@ ChatDate = Annotated[str | None, BeforeValidator(_iso_date)]
 """A fixed date for chat templates."""
 ChatVariables = Annotated[dict[str, Any], AfterValidator(_free_names)]
 """Values for the variables of a chat template."""
-
-
-GGUF = ".gguf"
-"""How the name of a GGUF file ends."""
 
 
 def _layers_to_keep(value: Any) -> Any:

@@ -14,12 +14,12 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from mentorkd.errors import Fault, RecipeError
+from mentorkd.hub import GGUF
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart.task import MODELS
 from mentorkd.recipe.aliases import filters_in, rename_old_keys
 from mentorkd.recipe.checks import Finding, combined_faults, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
-from mentorkd.recipe.learner import GGUF
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults, size_faults
 from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep

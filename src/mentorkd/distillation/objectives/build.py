@@ -13,7 +13,7 @@ from mentorkd.distillation.objectives.hidden_states import HiddenMatching
 from mentorkd.distillation.objectives.mcc import Consistency
 from mentorkd.distillation.objectives.soft_labels import Distillation
 from mentorkd.distillation.objectives.step_by_step import StepByStep
-from mentorkd.distillation.soft_labels import StoredSoftLabels
+from mentorkd.distillation.soft_labels import StoredSoftLabels, form_of
 from mentorkd.distillation.vocabularies import end_tokens
 from mentorkd.errors import ModelError
 from mentorkd.files import digest_path
@@ -25,7 +25,8 @@ from mentorkd.recipe.learner import Learner, ModelConfig
 class MentorFiles:
     """A trained model of a mentor on disk."""
 
-    model: Path
+    model: Path | None
+    """None for a teacher, which has stores alone."""
     stores: Mapping[str, Path] = field(default_factory=dict)
     """Source of rationales -> its soft labels of them; none for a live mentor. Texts of a source without are trained by CE alone."""
 
@@ -55,6 +56,7 @@ def _imitation(learner: Learner, student: LoadedModel, mentors: TrainedMentors, 
         {source: learner.temperature_of(source) for source in learner.rationales},
         learner.tau_squared,
         {source: learner.divergence_of(source) for source in learner.rationales},
+        learner.chunk_temperature,
     )
 
 
@@ -65,6 +67,7 @@ def _matching(learner: Learner, student: LoadedModel, mentors: TrainedMentors, s
             f"got `kd_weight` {weights} for `divergence: hidden_states`, expected one number for all sources"
         )
     ((files,),) = mentors.values()
+    assert files.model is not None, "a teacher has no hidden states"
     mentor = load_folder(files.model, device=student.device)
     kd_weight = next(iter(weights.values()))
     return HiddenMatching(student, mentor, kd_weight=kd_weight, layers=learner.layers, seed=seed)
@@ -72,16 +75,19 @@ def _matching(learner: Learner, student: LoadedModel, mentors: TrainedMentors, s
 
 def _soft_labels(models: Sequence[MentorFiles], learner: Learner, student: LoadedModel) -> SoftLabelSource:
     """The soft labels of a mentor, from the stores of all its models, or live."""
-    tokenizer = load_tokenizer(ModelConfig(name=str(models[0].model)))
-    ends = end_tokens(tokenizer, student.tokenizer)
     stores = [store for files in models for store in files.stores.values()]
+    chunks = bool(stores) and form_of(stores[0]) == "chunks"
+    tokenizer = student.tokenizer if chunks else load_tokenizer(ModelConfig(name=str(models[0].model)))
+    ends = end_tokens(tokenizer, student.tokenizer)
     if not stores:
         (live,) = models
+        assert live.model is not None, "a teacher has stores"
         return OnlineMentor(load_folder(live.model, device=student.device), ends)
+    digests = [digest_path(files.model) for files in models if files.model is not None]
     return StoredSoftLabels(
         stores,
         device=student.device,
-        mentors=[digest_path(files.model) for files in models],
+        mentors=digests or None,
         tokenizer=tokenizer_digest(tokenizer),
         target=learner.target,
         ends=ends,

@@ -36,7 +36,7 @@ from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.precision import Precision, autocast
 from mentorkd.recipe.learner import Learner, TrainingConfig
 from mentorkd.recipe.rounds import share_of
-from mentorkd.records import SELF, EncodingCounts, ModelKind, Rationale
+from mentorkd.records import SELF, TEACHER, EncodingCounts, ModelKind, Rationale
 from mentorkd.training.adapters import merge_trained_adapters
 from mentorkd.training.schedule import training_length
 from mentorkd.training.train import train as train_model
@@ -170,12 +170,10 @@ def _objective(context: RunContext, stage: Stage, learner: Learner, loaded: Load
         roles = {source: part_role(f"soft_labels/{name}/{source}", fold) for source in learner.rationales}
         stores = {source: stage.inputs[role] for source, role in roles.items() if role in stage.inputs}
         folders = {source: context.folder.soft_labels(store) for source, store in stores.items()}
-        return MentorFiles(context.model(stage, name, fold), folders)
+        return MentorFiles(None if name == TEACHER else context.model(stage, name, fold), folders)
 
-    mentors = {
-        name: [files(name, fold) for fold in range(context.recipe.learners[name].folds)]
-        for name in learner.mentor_weights
-    }
+    folds = {name: learner.folds for name, learner in context.recipe.learners.items()}
+    mentors = {name: [files(name, fold) for fold in range(folds.get(name, 1))] for name in learner.mentor_weights}
     return objective_of(learner, loaded, mentors, seed=stage.seed)
 
 
