@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.losses import MentorHidden, MentorTopK, top_k_of
 from mentorkd.distillation.soft_labels import SoftLabelStore, SoftLabelWriter, StoredSoftLabels, StoreMeta
 from mentorkd.errors import StoreError
@@ -20,13 +22,19 @@ CPU = torch.device("cpu")
 VOCABULARY, WIDTH, K = 50, 8, 5
 HIDDEN = StoreMeta("hidden", "mentor-1", "tokenizer-1", "arrow", VOCABULARY, WIDTH)
 TOP_K = StoreMeta("top_k", "mentor-1", "tokenizer-1", "arrow", VOCABULARY, K, temperature=2.0)
+CHUNKS = StoreMeta("chunks", "mentor-1", "tokenizer-1", "arrow", VOCABULARY, 1, mentor_tokenizer="tokenizer-2")
 LENGTHS = {"a": 3, "b": 7, "c": 1, "d": 12}
+CHUNK_TOKENS = {"a": [2, 1], "b": [1, 1, 4, 1], "c": [1], "d": [5, 5, 1, 1]}
+"""Tokens of each chunk of a row."""
 HEAD = {"weight": torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(0))}
 
 
 def arrays(rationale_id: str, meta: StoreMeta = HIDDEN) -> dict[str, Any]:
     make = torch.Generator().manual_seed(ord(rationale_id))
     tokens = LENGTHS[rationale_id]
+    if meta.form == "chunks":
+        counts = CHUNK_TOKENS[rationale_id]
+        return {"log_probs": -torch.rand(len(counts), generator=make).numpy(), "tokens": np.array(counts, np.uint16)}
     labels = {"labels": torch.randint(VOCABULARY, (tokens,), generator=make).numpy()}
     if meta.form == "hidden":
         hidden = torch.randn(tokens, WIDTH, generator=make).bfloat16()
@@ -59,10 +67,11 @@ def batch_of(ids: str) -> dict[str, torch.Tensor]:
 # --- what is written is read --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("meta", [HIDDEN, TOP_K], ids=["hidden", "top_k"])
+@pytest.mark.parametrize("meta", [HIDDEN, TOP_K, CHUNKS], ids=["hidden", "top_k", "chunks"])
 def test_rows_come_back_bit_for_bit(meta: StoreMeta, tmp_path: Path) -> None:
     store = SoftLabelStore(write(tmp_path, meta=meta))
-    assert (store.meta, store.rows, store.tokens) == (meta, 4, sum(LENGTHS.values()))
+    entries = CHUNK_TOKENS if meta == CHUNKS else {name: range(length) for name, length in LENGTHS.items()}
+    assert (store.meta, store.rows, store.tokens) == (meta, 4, sum(map(len, entries.values())))
     assert store.ids == list("abcd")
     assert "a" in store
     assert "z" not in store
@@ -92,6 +101,30 @@ def test_a_batch_of_top_k_has_its_rows_in_order(tmp_path: Path) -> None:
     for name, got in {"log_probs": side.log_probs_NK, "indices": side.indices_NK, "log_tail": side.log_tail_N}.items():
         np.testing.assert_array_equal(got.numpy(), np.concatenate([row[name] for row in expected]))
     assert (side.vocab_size, side.temperature, side.indices_NK.dtype) == (VOCABULARY, 2.0, torch.int64)
+
+
+def test_a_batch_of_chunks_has_its_rows_in_order(tmp_path: Path) -> None:
+    side = StoredSoftLabels([write(tmp_path, meta=CHUNKS)], device=CPU).targets_for(["d", "a"], batch_of("da"))
+    assert isinstance(side, MentorChunks)
+    assert side.tokens_C.tolist() == [*CHUNK_TOKENS["d"], *CHUNK_TOKENS["a"]]
+    np.testing.assert_array_equal(side.log_probs_C, np.concatenate([arrays(i, CHUNKS)["log_probs"] for i in "da"]))
+
+
+def test_chunks_of_other_target_tokens_are_refused(tmp_path: Path) -> None:
+    labels = StoredSoftLabels([write(tmp_path, meta=CHUNKS)], device=CPU)
+    batch = batch_of("ba")
+    batch["labels"][1, 3], batch["labels"][0, 0] = 5, -100  # as many in all, and other numbers in each row
+    with pytest.raises(StoreError, match="the target tokens of b, a differ from those that the mentor scored"):
+        labels.targets_for(["b", "a"], batch)
+
+
+def test_a_store_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its description lacks what came later."""
+    file = write(tmp_path) / "meta.json"
+    described = json.loads(file.read_text())
+    del described["mentor_tokenizer"], described["seal"]
+    file.write_text(json.dumps({**described, "seal": zlib.crc32(json.dumps(described, sort_keys=True).encode())}))
+    assert SoftLabelStore(tmp_path).meta == HIDDEN
 
 
 def test_a_biased_head_comes_back(tmp_path: Path) -> None:
@@ -167,6 +200,7 @@ def test_size_of_a_store(tmp_path: Path) -> None:
     assert store.meta.bytes_per_token == 4 + 2 * WIDTH
     assert store.size_bytes > store.tokens * store.meta.bytes_per_token
     assert TOP_K.bytes_per_token == 4 + K * (4 + 2) + 3 * 4
+    assert CHUNKS.bytes_per_token == 4 + 2
 
 
 # --- killed writers -----------------------------------------------------------------------------------------------
@@ -275,6 +309,7 @@ FILES = {
         "nll.bin",
         "lost.bin",
     ],
+    CHUNKS: ["meta.json", "index.jsonl", "log_probs.bin", "tokens.bin"],
 }
 
 
