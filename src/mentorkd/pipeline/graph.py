@@ -53,7 +53,7 @@ from mentorkd.recipe.load import data_path
 from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, rounds_of, share_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trial_name, trials_of, with_values
-from mentorkd.recipe.vocabularies import one_vocabulary
+from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.records import GOLD, SELF, TEACHER
 from mentorkd.teachers.annotate import open_teacher
 
@@ -165,16 +165,6 @@ class _Seed:
     @cached_property
     def _links(self) -> Mapping[str, Links]:
         return links_of(self.recipe)
-
-    def _form(self, name: str, mentor: str) -> str:
-        """The form of a mentor's soft labels for a student: likelihoods of chunks, where the two have no vocabulary in common."""
-        store = self.recipe.learners[name].soft_label_store
-        if mentor == TEACHER:
-            return "chunks"
-        if store != "auto":
-            return store
-        own, other = (initial_model(self.recipe, each) for each in (name, mentor))
-        return "chunks" if one_vocabulary(own, other) is False else "hidden"
 
     @cached_property
     def _writers(self) -> set[str]:
@@ -301,7 +291,7 @@ class _Seed:
         elsewhere |= {"own_texts", "folds"}
         own = learner.model_dump(exclude=elsewhere | unused_settings(learner.model_dump()).keys())
         filters = {source: self.recipe.filter_of(name, source) for source in learner.rationales}
-        if "chunks" in (forms := [self._form(name, mentor) for mentor in learner.mentor_weights]):
+        if "chunks" in (forms := [soft_label_form(self.recipe, name, mentor) for mentor in learner.mentor_weights]):
             own["soft_label_store"] = forms
         frontier = [source for source, select in filters.items() if select.weight == "frontier"]
         return [
@@ -342,7 +332,7 @@ class _Seed:
         self, name: str, learner: Learner, mentor: str, source: str, text: str, fold: int, **fields: Any
     ) -> str:
         """Add a mentor's soft labels on a source's text. Students that need the same labels in the same form share them."""
-        kind = form = self._form(name, mentor)
+        kind = form = soft_label_form(self.recipe, name, mentor)
         stage = [self.trained[mentor], *self.further_folds[mentor]][fold] if mentor in self.trained else None
         settings = [
             [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],
@@ -354,7 +344,7 @@ class _Seed:
             # Probabilities are kept for the vocabulary that student and mentors share.
             settings += [
                 self.models[name],
-                *(self.models[other] for other in learner.mentor_weights if other != mentor),
+                *(self.models[other] for other in learner.mentor_weights if other not in (mentor, TEACHER)),
             ]
         if form == "chunks":
             settings.append({"student": self.models[name]})

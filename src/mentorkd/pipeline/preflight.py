@@ -24,7 +24,7 @@ from mentorkd.models import (
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
-from mentorkd.recipe.vocabularies import one_vocabulary
+from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import TEACHER, ModelKind
 from mentorkd.teachers.annotate import open_teacher
@@ -103,25 +103,21 @@ def _soft_label_faults(
 ) -> Iterator[Fault]:
     """What stands against a mentor's soft labels for a student. Says so where they are likelihoods of chunks by themselves."""
     learner, key = recipe.learners[student], f"learners.{student}.soft_labels"
-    models = [initial_model(recipe, name) for name in (student, mentor)] if mentor != TEACHER else []
-    kinds = [model_kind(configs[name]) for name in (student, mentor) if name in configs]
-    if learner.soft_label_store == "chunks" or mentor == TEACHER:
+    if soft_label_form(recipe, student, mentor) == "chunks":
+        if learner.soft_label_store == "auto" and mentor != TEACHER:
+            log.warning(
+                "%s: %s and its mentor %s have different vocabularies, so the soft labels are likelihoods of chunks "
+                "(`soft_label_store: chunks`)",
+                *(key, student, mentor),
+            )
         yield from _chunk_faults(recipe, student, mentor, tokenizers)
         return
-    if len(set(kinds)) == 2:
-        different = (
-            f"the mentor {mentor} is a {kinds[1]} model, {student} a {kinds[0]} one; set `soft_label_store: chunks`"
-        )
+    different: str | None
+    if len({model_kind(configs[name]) for name in (student, mentor)}) == 2:
+        two = f"one of {mentor} and {student} is an encoder-decoder model, and one is not"
+        different = f"{two}; set `soft_label_store: chunks`, or take one kind"
     else:
         different = _vocabulary_fault(recipe, mentor, student, tokenizers)
-    if learner.soft_label_store == "auto" and one_vocabulary(*models) is False:
-        log.warning(
-            "learners.%s.soft_labels: %s and its mentor %s have different vocabularies, so the soft labels are likelihoods of chunks "
-            "(`soft_label_store: chunks`)",
-            *(student, student, mentor),
-        )
-        yield from _chunk_faults(recipe, student, mentor, tokenizers)
-        return
     if different is not None:
         yield Fault(key, different)
     change = logit_change(configs[mentor])
@@ -132,7 +128,7 @@ def _soft_label_faults(
         yield Fault(f"learners.{student}.soft_label_store", f"{what}; set `top_k` or `online`")
     try:
         if learner.divergence == "hidden_states":
-            map_layers(*(layer_count(configs[each]) for each in (student, mentor)), learner.layers)
+            map_layers(layer_count(configs[student]), layer_count(configs[mentor]), learner.layers)
     except MentorkdError as error:
         yield Fault(f"learners.{student}.layers", str(error))
 

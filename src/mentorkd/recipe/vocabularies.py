@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mentorkd.hub import model_folder
+from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import ModelConfig
+from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import mapping
-from mentorkd.records import ModelKind
+from mentorkd.records import TEACHER, ModelKind
 
 SEQ2SEQ = frozenset(
     {"bart", "bigbird_pegasus", "blenderbot", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "nllb-moe"}
@@ -29,6 +31,18 @@ class _Vocabulary(NamedTuple):
     """Without the end and the padding, which may be others in two models of one family."""
     whole: bool
     """Whether tokens that a tokenizer adds to its vocabulary are among them."""
+
+
+def soft_label_form(recipe: Recipe, student: str, mentor: str) -> str:
+    """The form of a mentor's soft labels for a student: hidden, top_k, online, or chunks where they have different vocabularies."""
+    store = recipe.learners[student].soft_label_store
+    if mentor == TEACHER or store == "chunks":
+        return "chunks"
+    if store != "auto":
+        return store
+    return (
+        "chunks" if one_vocabulary(*(initial_model(recipe, name) for name in (student, mentor))) is False else "hidden"
+    )
 
 
 def one_vocabulary(one: ModelConfig, other: ModelConfig) -> bool | None:

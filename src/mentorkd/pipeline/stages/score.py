@@ -53,7 +53,8 @@ def _score_distributions(context: RunContext, stage: Stage, folder: Path, settin
     if learner.mentor_reads == "gold":
         rows = _after_gold_answers(stage, rows, _texts(context, stage), encoder)
     top_k = stage.form != "hidden"
-    models = [initial_model(context.recipe, name) for name in (stage.learner, *learner.mentor_weights)]
+    others = [name for name in learner.mentor_weights if name != TEACHER]
+    models = [initial_model(context.recipe, name) for name in (stage.learner, *others)]
     counts = score_distributions(
         mentor,
         rows,

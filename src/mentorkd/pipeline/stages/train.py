@@ -36,6 +36,7 @@ from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.precision import Precision, autocast
 from mentorkd.recipe.learner import Learner, TrainingConfig
 from mentorkd.recipe.rounds import share_of
+from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.records import SELF, TEACHER, EncodingCounts, ModelKind, Rationale
 from mentorkd.training.adapters import merge_trained_adapters
 from mentorkd.training.schedule import training_length
@@ -137,7 +138,7 @@ def _check_head(context: RunContext, stage: Stage, loaded: LoadedModel, row: Exa
     students = [
         name
         for name, learner in context.recipe.learners.items()
-        if stage.learner in learner.mentor_weights and learner.soft_label_store in ("auto", "hidden")
+        if stage.learner in learner.mentor_weights and soft_label_form(context.recipe, name, stage.learner) == "hidden"
     ]
     if students:
         batch = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)([row])
