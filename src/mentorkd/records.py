@@ -121,10 +121,10 @@ class EncodingCounts:
     target_too_long: int
     with_unknown_tokens: int
     target_tokens: int
-    unended: int = 0
-    """Kept rows without an end token: a learner's own texts that were cut."""
-    empty: int = 0
-    """Dropped rows without a target token."""
+    unended: int | None = None
+    """Kept rows without an end token, a learner's own texts that were cut; None for none."""
+    empty: int | None = None
+    """Dropped rows without a target token; None for none."""
 
 
 Record = Question | Rationale | Prediction

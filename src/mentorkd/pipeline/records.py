@@ -13,7 +13,18 @@ from mentorkd.recipe.aliases import RECORDED_NAMES
 from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
 from mentorkd.seals import FileSeal
 
-_OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
+_OMITTED_IF_NONE = {
+    "asked",
+    "chat",
+    "files",
+    "tokens",
+    "counted_in",
+    "equations",
+    "unread",
+    "checkpoint_format",
+    "unended",
+    "empty",
+}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
 

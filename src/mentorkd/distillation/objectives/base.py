@@ -98,20 +98,17 @@ class Student:
     def loss(self, mentor: WeightedTargets = (), *, at: Tensor | None = None, **settings: Any) -> LossSums:
         """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`.
 
-        Each position has the weight of its row in `loss`; `ce` and `divergence` are unweighted.
+        Each position has the weight of its row in `loss`; `ce` and `divergence` are unweighted. With a mentor, all rows have one
+        weight (see `groups`).
         """
         different = sorted({row.weight for row in self.rows})
         if len(different) < 2:
             return _times(*different or [1.0], sums=self._loss(mentor, at, settings))
+        assert not mentor, "rows of one weight, for a mentor"
         all_N = torch.arange(len(self.labels_N), device=self.labels_N.device)
         at_N = all_N if at is None else all_N[at]
         weights_N = self.weights_N[at_N]
-        parts = []
-        for weight in different:
-            here_N = weights_N == weight
-            targets = [(share, each.rows(here_N)) for share, each in mentor]
-            parts.append(_times(weight, sums=self._loss(targets, at_N[here_N], settings)))
-        return total_of(parts)
+        return total_of([_times(each, sums=self._loss((), at_N[weights_N == each], settings)) for each in different])
 
     def _loss(self, mentor: WeightedTargets, at: Tensor | None, settings: Mapping[str, Any]) -> LossSums:
         states, labels_N = (self.states, self.labels_N) if at is None else (self.states[at], self.labels_N[at])

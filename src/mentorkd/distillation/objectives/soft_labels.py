@@ -30,6 +30,7 @@ class _Imitation(NamedTuple):
     kd_weight: float
     temperature: float
     divergence: str
+    weight: float
     parts: tuple[Hashable, ...]
     """For each mentor, its part that read the rows; None if it did not."""
     own: bool
@@ -73,6 +74,7 @@ class Distillation(Objective):
             _value_of(self.kd_weight, row.source),
             _value_of(self.temperature, row.source),
             _value_of(self.divergence, row.source),
+            row.weight,
             tuple(mentor.part_of(row) for mentor in self.mentors),
             self._has_own and row.source == SELF,
         )
