@@ -130,8 +130,8 @@ def encode_rows(
         target_too_long=target_too_long,
         with_unknown_tokens=unknown,
         target_tokens=sum(len(example.target_ids) for example in examples),
-        unended=unended or None,
-        empty=empty or None,
+        unended=unended,
+        empty=empty,
     )
     return examples, counts
 

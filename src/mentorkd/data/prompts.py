@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mentorkd.errors import DataError
+from mentorkd.records import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +34,11 @@ _ARROWS = re.compile(r"-{2,}>")
 def render_prompt(question_text: str, template: str) -> str:
     """The template with every `{question}` replaced; other braces stay as text."""
     return template.replace("{question}", question_text.strip())
+
+
+def render_gold_prompt(question: Question, template: str) -> str:
+    """The prompt with the gold answer after it: what a mentor with `mentor_reads: gold` reads before a text that it scores."""
+    return f"{render_prompt(question.text, template)}\nThe correct answer is {question.answer}."
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str, separator: str = CAUSAL_SEPARATOR) -> str:

@@ -19,6 +19,7 @@ name of the file. Readers translate rows exactly or raise a DataError with file,
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections import Counter
@@ -101,8 +102,10 @@ def read_source(
     A source with one rationale per row repeats its questions; repetitions with the same answer are one question. Among
     `Question` records only those of `split` are read. `split` is also the split of a hub name without one. Without
     `choices`, the option letters are read from each question.
+
+    Questions of the split `unlabelled` need no answer. Answers that they have are ignored, with a warning.
     """
-    rows = read_rows(source, split=split)
+    rows, labelled = read_rows(source, split=split), split != "unlabelled"
     if _are_records(rows, _RATIONALE):
         raise DataError(f"{source}: got rationale records, expected questions; give the file of the questions")
     if _are_records(rows, _QUESTION):
@@ -111,14 +114,17 @@ def read_source(
             raise DataError(f"{source}: no question of the split `{split}` in {len(rows)} records; give another file")
         rows, names = mine, {"question": "text", "answer": "answer", "id": "id"}
     else:
-        names = _resolve(rows, columns)
+        names = _resolve(rows, columns, required=_REQUIRED if labelled else ("question",))
+    ignored = None if labelled else names.pop("answer", None)
+    if ignored and any(row.fields.get(ignored) not in (None, "") for row in rows):
+        _warn_of_answers(str(source), ignored)
     questions: list[Question] = []
     numbers: list[int] = []
     ids: dict[str, str] = {}
     shared: set[str] = set()
     seen: set[tuple[str, str]] = set()
     for row in rows:
-        text, gold = _text(row, names["question"]), _answer(row, names["answer"])
+        text, gold = _text(row, names["question"]), _answer(row, names["answer"]) if labelled else ""
         # Text answers become training targets as written, because their normal form has no spaces and capitals.
         answer = gold if kind == "text" else _normalised(gold, text, kind, choices) or gold
         question = Question.create(text, answer, split)
@@ -130,6 +136,11 @@ def read_source(
         if (own := _own_id(row, names)) is not None and ids.setdefault(own, question.id) != question.id:
             shared.add(own)
     return SourceQuestions(questions, numbers, {own: each for own, each in ids.items() if own not in shared})
+
+
+@functools.cache  # one warning a file, which a run reads several times
+def _warn_of_answers(source: str, field: str) -> None:
+    logger.warning("%s: the answers in `%s` are ignored, since this is a file of unlabelled questions", source, field)
 
 
 def read_rationales(

@@ -183,6 +183,12 @@ def split_validation(questions: Sequence[Question], share: float, seed: int) -> 
     return training, validation
 
 
+def split_folds(questions: Iterable[Question], folds: int) -> dict[str, int]:
+    """The fold of each question, by its id: random, of equal sizes, and the same for every seed of a recipe."""
+    ids = {question.id for question in questions}
+    return {each: number % folds for number, each in enumerate(_shuffled(ids, "folds", SELECTION_SEED))}
+
+
 def _shuffled(ids: Collection[str], purpose: str, seed: int) -> list[str]:
     """Ids in a random order for each purpose and seed; the removal of ids does not change the order of the others."""
     return sorted(ids, key=lambda each: content_id(purpose, str(seed), each))
@@ -206,8 +212,8 @@ class Gathered:
 
 
 def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
-    """The gold answer of each question as a rationale without reasoning."""
-    answers = {question.id: question.answer for question in questions}
+    """The gold answer of each labelled question as a rationale without reasoning."""
+    answers = {question.id: question.answer for question in questions if question.labelled}
     return [Rationale.create(each, "", answer, "correct", GOLD, 0) for each, answer in answers.items()]
 
 

@@ -52,7 +52,7 @@ def agreement(
     student.model.eval()
     collate = Collator.for_model(student.kind, student.tokenizer, student.model.config)
     sums: list[Counter[str]] = [Counter() for _ in sources]
-    for parts, part in _batches(chosen, sources, student.kind):
+    for parts, part in batches_by_part(chosen, sources, student.kind):
         ids = [row.rationale_id for row in part]
         batch = {name: value.to(student.device) for name, value in collate(part).items()}
         with autocast(student.device.type, precision):
@@ -70,7 +70,7 @@ def agreement(
     ]
 
 
-def _batches(
+def batches_by_part(
     rows: Sequence[Example], sources: Sequence[SoftLabelSource], kind: ModelKind
 ) -> Iterator[tuple[tuple[Hashable, ...], list[Example]]]:
     """Batches of rows that the same part of each mentor reads, and these parts."""

@@ -252,6 +252,10 @@ class SearchConfig(Strict):
     """Number of combinations to try, drawn at random, and the same for every seed; null tries all."""
 
 
+BySource = Literal["kd_weight", "temperature", "divergence"]
+"""Settings with one value, or one for each source."""
+
+
 class OwnTextsConfig(Strict):
     """Rounds of training on texts that the learner writes itself.
 
@@ -358,6 +362,16 @@ class Learner(Strict):
     def divergence_of(self, source: str) -> DivergenceName:
         """The divergence on the texts of a source."""
         return self.divergence.get(source, "forward_kl") if isinstance(self.divergence, dict) else self.divergence
+
+    def by_source(self, key: BySource) -> Any:
+        """The value of a setting for the texts that the learner reads: one for all, or a mapping where sources differ."""
+        of_source = {
+            "kd_weight": self.kd_weight_of,
+            "temperature": self.temperature_of,
+            "divergence": self.divergence_of,
+        }
+        values = {source: of_source[key](source) for source in self.rationales}
+        return values if len(set(values.values())) > 1 else next(iter(values.values()), getattr(self, key))
 
     @property
     def imitates_own_texts(self) -> bool:

@@ -97,7 +97,7 @@ def test_an_own_text_that_is_imitated_is_read_as_it_was_written(kind: ModelKind,
     assert TOKENIZER.decode(cut.target_ids) == "3 + 4 = 7, so 3 + 4"
     assert TOKENIZER.eos_token_id not in cut.target_ids
     assert [(row.source, row.group, row.answer) for row in rows] == [("self", None, None)] * 2
-    assert (counts.kept, counts.unended, counts.empty) == (2, 1, None)
+    assert (counts.kept, counts.unended, counts.empty) == (2, 1, 0)
     labels = Collator(kind, 0, 0 if kind == "seq2seq" else None)(rows)["labels"]
     assert labels[1][labels[1] != IGNORE_INDEX].tolist() == cut.target_ids
 
@@ -105,7 +105,7 @@ def test_an_own_text_that_is_imitated_is_read_as_it_was_written(kind: ModelKind,
 def test_an_own_text_of_a_self_taught_learner_is_a_rationale() -> None:
     ((row,), counts) = encoded_own([written("3 + 4 = 8 --> 8")], soft_labels=None)
     assert TOKENIZER.decode(row.target_ids[:-1]) == "as it was read --> 7"
-    assert (row.source, counts.unended) == ("self", None)
+    assert (row.source, counts.unended) == ("self", 0)
 
 
 def test_a_cut_text_without_a_token_is_dropped_and_counted_and_an_ended_one_is_its_end() -> None:
