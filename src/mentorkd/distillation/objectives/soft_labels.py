@@ -30,9 +30,9 @@ class _Imitation(NamedTuple):
     kd_weight: float
     temperature: float
     divergence: str
+    weight: float
     parts: tuple[Hashable, ...]
     """For each mentor, its part that read the rows; None if it did not."""
-    weight: float
     own: bool
     """Whether the learner wrote them, where that is measured."""
 
@@ -76,8 +76,8 @@ class Distillation(Objective):
             _value_of(self.kd_weight, row.source),
             _value_of(self.temperature, row.source),
             _value_of(self.divergence, row.source),
-            tuple(mentor.part_of(row) for mentor in self.mentors),
             row.weight,
+            tuple(mentor.part_of(row) for mentor in self.mentors),
             self._has_own and row.source == SELF,
         )
 
