@@ -31,8 +31,11 @@ ModelKind = Literal["seq2seq", "causal"]
 """Encoder-decoder (T5) or decoder-only (GPT-2, Llama, Qwen)."""
 
 AnswerKind = Literal["number", "choice", "yes_no", "text", "math"]
-Verdict = Literal["correct", "wrong", "no_answer"]
-Split = Literal["train", "validation", "test"]
+Verdict = Literal["correct", "wrong", "no_answer", "ungraded"]
+"""`ungraded`: the question has no gold answer. Such a text counts neither as correct nor as wrong."""
+
+Split = Literal["train", "validation", "test", "unlabelled"]
+"""`unlabelled` questions have no answers; only learners that imitate their own texts read them."""
 
 
 def normalise_whitespace(text: str) -> str:
@@ -52,7 +55,10 @@ def content_id(*parts: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with its gold answer. `id` is the hash of the text only, so a question has the same id in every split."""
+    """A question with its gold answer, which is empty in the split `unlabelled`.
+
+    `id` is the hash of the text only, so a question has the same id in every split.
+    """
 
     id: str
     text: str
@@ -62,6 +68,11 @@ class Question:
     @classmethod
     def create(cls, text: str, answer: str, split: Split) -> Question:
         return cls(content_id(normalise_whitespace(text)), text.strip(), answer.strip(), split)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it has a gold answer."""
+        return self.split != "unlabelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,10 @@ class EncodingCounts:
     target_too_long: int
     with_unknown_tokens: int
     target_tokens: int
+    unended: int = 0
+    """Kept rows without an end token: a learner's own texts that were cut."""
+    empty: int = 0
+    """Dropped rows without a target token."""
 
 
 Record = Question | Rationale | Prediction

@@ -71,6 +71,19 @@ PROFILES: dict[str, dict[str, float]] = {
     "redirecting": {"redirect": 1.0},
     "moved": {"moved": 1.0},
     "other model": {"other model": 1.0},
+    "without logprobs": {"delay": 0.02, "no logprobs": 1.0},
+    "with some logprobs": {"no logprobs": 0.5},
+    "refusing logprobs": {"delay": 0.02, "refuse logprobs": 1.0},
+}
+NO_FATES = {
+    "delay",
+    "overload seconds",
+    "no usage",
+    "ramble",
+    "hidden tokens",
+    "dies after",
+    "no logprobs",
+    "refuse logprobs",
 }
 RETRY_AFTER = 0.3
 SLOW = 3.0
@@ -88,7 +101,32 @@ def solution(a: int, b: int, way: int) -> tuple[str, str]:
     if kind == 9:
         return f"Way {way}. We start with {a} and", "length"
     total = a + b + (1 if kind == 10 else 0)
+    if kind == 12:
+        return f"\n  Wäy {way}. {a} 🍎 + {b} 🍎 --> {total} 🍎.\n\nTherefore, the answer is {total}.", "stop"
     return f"Way {way}. {a} + {b} = {total}.\nTherefore, the answer is {total}.", "stop"
+
+
+def tokens(text: str) -> list[tuple[bytes, float]]:
+    """Three bytes each, so that characters are split, and how likely they are."""
+    raw = text.encode()
+    pieces = [raw[at : at + 3] for at in range(0, len(raw), 3)]
+    return [(piece, -sum(piece) / 256) for piece in pieces] + [(b"<end>", -0.5)]
+
+
+def in_content(text: str) -> dict[str, Any]:
+    """The shape of chats, as OpenAI and llama.cpp write it."""
+    spelled = [(piece.decode(errors="replace"), list(piece), value) for piece, value in tokens(text)]
+    return {"content": [{"token": t, "bytes": b, "logprob": v, "top_logprobs": []} for t, b, v in spelled]}
+
+
+def in_tokens(text: str) -> dict[str, Any]:
+    """The shape of completions, where a token that splits a character is spelled wrong."""
+    spelled = [(piece.decode(errors="replace"), value) for piece, value in tokens(text)]
+    return {
+        "tokens": [token for token, _ in spelled],
+        "token_logprobs": [value for _, value in spelled],
+        "top_logprobs": None,
+    }
 
 
 class Server:
@@ -113,7 +151,7 @@ class Server:
             return "500"
         chance = self.random.random()
         for name, share in self.profile.items():
-            if name in ("delay", "overload seconds", "no usage", "ramble", "hidden tokens", "dies after"):
+            if name in NO_FATES:
                 continue
             chance -= share
             if chance < 0:
@@ -164,6 +202,8 @@ class Server:
                 return web.json_response(error("upstream", 502))
             case "echo 500" | "echo 400":
                 return web.json_response(error(request.headers["Authorization"]), status=int(fate[-3:]))
+        if body.get("logprobs") and self.profile.get("refuse logprobs"):
+            return web.json_response(error("logprobs are not supported with this model"), status=400)
         numbers = re.findall(r"What is (\d+) \+ (\d+)\?", prompt)
         a, b = map(int, numbers[-1])
         if a % 50 == 11:
@@ -180,6 +220,9 @@ class Server:
         self.output_tokens += usage["completion_tokens"]
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
         choice |= {"text": text} if "prompt" in body else {"message": {"role": "assistant", "content": text}}
+        if body.get("logprobs") and self.random.random() >= self.profile.get("no logprobs", 0.0):
+            choice["logprobs"] = in_content(text) if "messages" in body else in_tokens(text)
+            usage["completion_tokens"] = len(tokens(text))
         reply: dict[str, Any] = {"id": "x", "object": "x", "created": 1, "model": body["model"], "choices": [choice]}
         if fate == "other model":
             reply["model"] = "a-cheaper-one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from mentorkd.training.train import TrainingResult, train
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 __all__ = [
+    "BY_SOURCE",
     "FAMILIES",
     "GPT2",
     "LIVE",
+    "MIXED",
     "PAIRS",
     "UNTIED",
     "assert_same",
     "learner",
     "losses",
+    "mixed_rows",
     "online",
     "paired_rows",
     "rows_for",
@@ -85,6 +89,23 @@ def paired_rows(loaded: LoadedModel, count: int, *, step_by_step: bool = False) 
     ]
 
 
+BY_SOURCE: dict[str, dict[str, Any]] = {
+    "kd_weight": {"teacher": 0.3, "mentor": 0.6, "self": 1.0},
+    "temperature": {"teacher": 2.0, "mentor": 1.0, "self": 1.5},
+    "divergence": {"teacher": "forward_kl", "mentor": "jsd", "self": "reverse_kl"},
+}
+"""Settings of a distillation on texts of three sources."""
+
+
+def mixed_rows(loaded: LoadedModel, count: int) -> list[Example]:
+    """Rows of the sources of `BY_SOURCE` in turn, with three weights."""
+    names = list(BY_SOURCE["kd_weight"])
+    return [
+        replace(row, source=names[n % len(names)], weight=(0.5, 1.0, 1.5)[n // 2 % 3])
+        for n, row in enumerate(rows_for(loaded, count))
+    ]
+
+
 def settings(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**{"epochs": 1, "batch_size": 4, "learning_rate": 3e-3, "max_grad_norm": 0.0} | changes)
 
@@ -116,7 +137,12 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
         )
 
 
-LIVE = UNTIED, GPT2, PAIRS = "t5 with an untied head", "gpt2", "pairs of rationales, and hidden states"
+LIVE = UNTIED, GPT2, PAIRS, MIXED = (
+    "t5 with an untied head",
+    "gpt2",
+    "pairs of rationales, and hidden states",
+    "rows of three sources with settings of their own",
+)
 
 
 def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tuple[TrainingResult, LoadedModel]:
@@ -128,7 +154,9 @@ def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tupl
     objective: Objective = online(mentor)
     if family == PAIRS:
         objective = Consistency(0.5, base=HiddenMatching(student, mentor, kd_weight=0.5))
-    make = paired_rows if family == PAIRS else rows_for
+    if family == MIXED:
+        objective = online(mentor, **BY_SOURCE)
+    make = {PAIRS: paired_rows, MIXED: mixed_rows}.get(family, rows_for)
     rows = make(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
     changes = {"batch_size": 2, "gradient_accumulation": accumulation}
     return run(student, rows, folder, objective=objective, **changes), student

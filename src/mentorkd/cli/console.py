@@ -238,8 +238,10 @@ def _describe(record: records.StageRecord) -> str:
 
 
 def _verdicts(counts: Mapping[Verdict, int], noun: str) -> str:
-    total = sum(counts.values())
-    share = f" ({100 * counts['correct'] / total:.1f} % correct)" if total else ""
+    total, ungraded = sum(counts.values()), counts.get("ungraded", 0)
+    graded = total - ungraded
+    of = f" of {graded} graded" if ungraded else ""
+    share = f" ({100 * counts['correct'] / graded:.1f} %{of} correct)" if graded else ""
     return f"{total} {noun}{share}"
 
 

@@ -2,7 +2,8 @@
 
 `audit` reads all questions and rationales at once and returns the clean ones with the faults that it found. A question with
 different answers is dropped, because no answer can be trusted; one with an impossible answer, because no prediction could be
-correct. A question in several splits is kept for one that is not trained on: no score may rest on a trained question.
+correct. A question in several splits is kept for one that is not trained on: no score may rest on a trained question. It is never
+kept among the unlabelled ones, whose answers are unknown.
 The rationales of a dropped question are dropped too, without a count of their own.
 """
 
@@ -32,14 +33,14 @@ _DESCRIPTIONS: dict[FaultKind, str] = {
     "duplicate_question": "repeated question(s) within a split, kept once",
     "conflicting_answers": "question(s) with different answers, dropped",
     "impossible_answer": "question(s) with a gold answer that is not of the task's kind or not among the options, dropped",
-    "overlapping_question": "question(s) in several splits, kept for test, else for validation, never for training",
+    "overlapping_question": "question(s) in several splits, kept for the first of test, validation, training and unlabelled",
     "seen_question": "question(s) that the run trained or validated on, dropped",
     "empty_rationale": "empty rationale(s), dropped",
     "unknown_question": "rationale(s) of a question that is missing or was dropped, dropped",
     "held_out_rationale": "rationale(s) of a test or validation question, dropped",
 }
 _EXAMPLES = 3
-_PRECEDENCE: tuple[Split, ...] = ("test", "validation", "train")
+_PRECEDENCE: tuple[Split, ...] = ("test", "validation", "train", "unlabelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,9 @@ def audit(
     first_rows: dict[tuple[Split, str], int | None] = {}
     for question, row in zip(questions, numbers, strict=True):
         key = (question.split, question.id)
-        answer = normalise_answer(question.answer, kind, choices_of(question.text, kind, choices))
+        answer: str | None = ""
+        if question.labelled:
+            answer = normalise_answer(question.answer, kind, choices_of(question.text, kind, choices))
         if answer is None:
             places.setdefault("impossible_answer", []).append(f"{_short(question, row)} has `{question.answer}`")
         elif question.id in seen:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from transformers import PreTrainedTokenizerBase
 
 from mentorkd.data.examples import TextExample, text_examples
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, chat_prompt
-from mentorkd.errors import ModelError
+from mentorkd.errors import DataError, ModelError
 from mentorkd.models import LoadedModel, config_of, load_tokenizer, model_kind
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import Task
@@ -18,7 +19,7 @@ from mentorkd.records import EncodingCounts, ModelKind, Question, Rationale
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training example as token ids; `target_ids` ends with the end token."""
+    """One training example as token ids; `target_ids` ends with the end token, unless the text is one that was cut."""
 
     rationale_id: str
     source_ids: list[int]
@@ -27,6 +28,10 @@ class Example:
     task: Task | None = None
     answer: tuple[int, int] | None = None
     """Tokens of the answer in `target_ids`: the first, and the one after the last; None where the objective does not use them."""
+    source: str | None = None
+    """Who wrote the text, by its name among the learner's `rationales`."""
+    weight: float = 1.0
+    """Weight of the row's tokens in the loss."""
 
     @property
     def length(self) -> int:
@@ -58,9 +63,27 @@ def encode_prompt(
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def encode_target(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str) -> list[int]:
-    """Token ids of a target text, ending with the end token."""
-    return _ended(tokenizer, tokenizer(text, add_special_tokens=kind == "seq2seq"))
+def encode_target(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str, *, ended: bool = True) -> list[int]:
+    """Token ids of a target text and, if `ended`, the end token."""
+    ids = _ended(tokenizer, tokenizer(text, add_special_tokens=kind == "seq2seq"))
+    return ids if ended else ids[:-1]
+
+
+def target_offsets(
+    tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str, purpose: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of a target text, and the characters of the text that each covers: the first, and the one after the last.
+
+    The ids are those of `encode_target`, whose end token may be missing; special tokens cover (0, 0). Raises ModelError, which
+    names the `purpose`, for a tokenizer that does not know the characters of its tokens.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} does not know which characters a token covers, and {purpose}; give a model with a fast "
+            "tokenizer (tokenizer.json)"
+        )
+    encoded = tokenizer(text, add_special_tokens=kind == "seq2seq", return_offsets_mapping=True)
+    return list(encoded["input_ids"]), list(encoded["offset_mapping"])
 
 
 def token_span(
@@ -71,14 +94,9 @@ def token_span(
     None if no token contains any (a vocabulary can drop characters). Raises ModelError for a tokenizer that does not know
     the characters of its tokens.
     """
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"{type(tokenizer).__name__} does not know which characters a token covers, and the learner's `objective` needs the "
-            "answer's tokens; give a model with a fast tokenizer (tokenizer.json)"
-        )
-    encoded = tokenizer(text, add_special_tokens=kind == "seq2seq", return_offsets_mapping=True)
+    _, offsets = target_offsets(tokenizer, kind, text, "the learner's `objective` needs the answer's tokens")
     first, after = characters
-    inside = [n for n, (start, end) in enumerate(encoded["offset_mapping"]) if max(start, first) < min(end, after)]
+    inside = [n for n, (start, end) in enumerate(offsets) if max(start, first) < min(end, after)]
     return (inside[0], inside[-1] + 1) if inside else None
 
 
@@ -92,27 +110,31 @@ def encode_rows(
     """Encode text examples, or plain (rationale id, prompt, target). Rows that do not fit are dropped and counted, never cut.
 
     A cut target would lose its answer, which is at the end. A row that exceeds the encoder's `positions` counts as a target
-    that is too long.
+    that is too long. An unended target without a token (all its characters are unknown to the vocabulary) has nothing to learn, and
+    counts as `empty`.
     """
     tokenizer, kind, positions = encoder.tokenizer, encoder.kind, encoder.positions
     examples: list[Example] = []
-    source_too_long = target_too_long = unknown = 0
+    source_too_long = target_too_long = empty = unended = unknown = 0
     prompts: dict[str, list[int]] = {}
     unk = tokenizer.unk_token_id
     for row in rows:
-        rationale_id, prompt, target, group, task, answer = TextExample(*row)
+        rationale_id, prompt, target, group, task, answer, source, ended = TextExample(*row)
         if prompt not in prompts:
             prompts[prompt] = encode_prompt(tokenizer, kind, prompt)
-        source_ids, target_ids = prompts[prompt], encode_target(tokenizer, kind, target)
+        source_ids, target_ids = prompts[prompt], encode_target(tokenizer, kind, target, ended=ended)
         if len(source_ids) > max_source_tokens:
             source_too_long += 1
         elif len(target_ids) > max_target_tokens or (positions and len(source_ids) + len(target_ids) - 1 > positions):
             target_too_long += 1
+        elif not target_ids:
+            empty += 1
         else:
+            unended += not ended
             # Some tokenizers (GPT-2's) use one token as end token and as unknown token; at the end it is no fault.
             unknown += unk is not None and (unk in source_ids[:-1] or unk in target_ids[:-1])
             span = None if answer is None else token_span(tokenizer, kind, target, answer)
-            examples.append(Example(rationale_id, source_ids, target_ids, group, task, span))
+            examples.append(Example(rationale_id, source_ids, target_ids, group, task, span, source))
     counts = EncodingCounts(
         rows=len(rows),
         kept=len(examples),
@@ -120,6 +142,8 @@ def encode_rows(
         target_too_long=target_too_long,
         with_unknown_tokens=unknown,
         target_tokens=sum(len(example.target_ids) for example in examples),
+        unended=unended,
+        empty=empty,
     )
     return examples, counts
 
@@ -151,13 +175,53 @@ class TextEncoder:
 
 
 def training_rows(
-    rationales: Sequence[Rationale], questions: Sequence[Question], learner: Learner, encoder: TextEncoder
+    rationales: Mapping[str, Sequence[Rationale]],
+    questions: Sequence[Question],
+    learner: Learner,
+    encoder: TextEncoder,
+    *,
+    weights: Mapping[str, Mapping[str, float]] | None = None,
 ) -> tuple[list[Example], EncodingCounts]:
-    """Encode rationales as `learner` learns them, for training or scoring. Rows that do not fit are dropped and counted."""
+    """Encode rationales as `learner` learns them, for training or scoring. Rows that do not fit are dropped and counted.
+
+    Args:
+        rationales: by source, under the name that the learner's `rationales` has for it.
+        weights: source -> question id -> weight of the question's rows, before they are scaled to a mean of 1 over the rows of
+            the source. Rows of a source that is left out weigh 1.
+    """
     by_id = {question.id: question for question in questions}
-    return encode_rows(
-        [row for rationale in rationales for row in text_examples(rationale, by_id[rationale.question_id], learner)],
+    rows, counts = encode_rows(
+        [
+            row
+            for source, written in rationales.items()
+            for rationale in written
+            for row in text_examples(rationale, by_id[rationale.question_id], learner, source)
+        ],
         encoder,
         max_source_tokens=learner.training.max_source_tokens,
         max_target_tokens=learner.training.max_target_tokens,
     )
+    return (_weighted(rows, rationales, weights) if weights else rows), counts
+
+
+def _weighted(
+    rows: Sequence[Example], rationales: Mapping[str, Sequence[Rationale]], weights: Mapping[str, Mapping[str, float]]
+) -> list[Example]:
+    """The rows with the weights of their questions; DataError for a question without one."""
+    weight_of: dict[str, float] = {}
+    for source, by_question in weights.items():
+        for rationale in rationales.get(source, ()):
+            if rationale.question_id not in by_question:
+                raise DataError(
+                    f"the question {rationale.question_id} has no weight, expected one for each question of `{source}`; weigh all "
+                    "questions whose texts are trained on"
+                )
+            weight_of[rationale.id] = by_question[rationale.question_id]
+    means = {
+        source: fmean(weight_of[row.rationale_id] for row in rows if row.source == source)
+        for source in weights.keys() & {row.source for row in rows}
+    }
+    return [
+        replace(row, weight=weight_of[row.rationale_id] / means[row.source]) if row.source in means else row
+        for row in rows
+    ]

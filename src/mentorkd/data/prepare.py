@@ -18,27 +18,41 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
     """All questions of a recipe with their splits, and the faults found in them.
 
     Without a validation file, a share of the training QUESTIONS is held out, so that training sees no rationale of a
-    held-out question. Raises DataError if no training or test question remains.
+    held-out question. Raises DataError if no question remains of the training, test or unlabelled ones that the recipe names, and
+    for a mentor with more folds than training questions.
     """
     task = recipe.task
     assert task.answer is not None, "the checks of a recipe set `task.answer`"
     questions: list[Question] = []
     rows: list[int] = []
-    limits: dict[Split, int | None] = {"train": task.limit_train, "test": task.limit_test}
+    limits: dict[Split, int | None] = {
+        "train": task.limit_train,
+        "test": task.limit_test,
+        "unlabelled": task.limit_unlabelled,
+    }
     for split in _files(recipe):
         read, limit = read_split(recipe, split), limits.get(split)
         questions += read.questions[:limit]
         rows += read.rows[:limit]
     audited = audit(questions, kind=task.answer, choices=task.choices, rows=rows)
-    by_split: dict[Split, list[Question]] = {"train": [], "validation": [], "test": []}
+    by_split: dict[Split, list[Question]] = {"train": [], "validation": [], "test": [], "unlabelled": []}
     for question in audited.questions:
         by_split[question.split].append(question)
     if not task.validation and task.validation_share:
         train, validation = split_validation(by_split["train"], task.validation_share, VALIDATION_SEED)
         by_split |= {"train": train, "validation": validation}
-    for name, group, file in (("training", by_split["train"], task.train), ("test", by_split["test"], task.test)):
-        if not group:
+    for name, group, file in (
+        ("training", by_split["train"], task.train),
+        ("test", by_split["test"], task.test),
+        ("unlabelled", by_split["unlabelled"], task.unlabelled),
+    ):
+        if file is not None and not group:
             raise DataError(f"no {name} question remains from {data_path(recipe, file)}; expected at least one")
+    for name, learner in recipe.learners.items():
+        if learner.folds > (count := len(by_split["train"])):
+            raise DataError(
+                f"learners.{name}.folds: got {learner.folds} for {count} training questions; give at most {count}"
+            )
     return [question for group in by_split.values() for question in group], audited.faults
 
 
@@ -51,9 +65,9 @@ def read_split(recipe: Recipe, split: Split, source: str | None = None) -> Sourc
 
 
 def question_ids(recipe: Recipe) -> dict[str, str]:
-    """`Question.id` by the ids that the task's files give their questions. The training file has the first word."""
+    """`Question.id` by the ids that the task's files give their labelled questions. The training file has the first word."""
     ids: dict[str, str] = {}
-    for split in sorted(_files(recipe), key=("train", "validation", "test").index):
+    for split in sorted(_files(recipe).keys() - {"unlabelled"}, key=("train", "validation", "test").index):
         ids = read_split(recipe, split).ids | ids
     return ids
 
@@ -61,5 +75,10 @@ def question_ids(recipe: Recipe) -> dict[str, str]:
 def _files(recipe: Recipe) -> dict[Split, str]:
     """The task's files, in the order in which questions are read."""
     task = recipe.task
-    files: dict[Split, str] = {"train": task.train, "test": task.test}
-    return files | ({"validation": task.validation} if task.validation else {})
+    files: dict[Split, str | None] = {
+        "train": task.train,
+        "test": task.test,
+        "validation": task.validation,
+        "unlabelled": task.unlabelled,
+    }
+    return {split: file for split, file in files.items() if file}

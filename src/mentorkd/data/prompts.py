@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mentorkd.errors import DataError
+from mentorkd.records import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,12 +28,19 @@ a newline. Prompt and target are tokenized separately, so no token spans the bor
 
 _ARROW = "-->"
 _THEREFORE = "Therefore, the answer is"
-_ARROWS = re.compile(r"-{2,}>")
+ARROWS = re.compile(r"-{2,}>")
+"""Arrows that `render_target` shortens in a rationale."""
+SHORT_ARROW = "->"
 
 
 def render_prompt(question_text: str, template: str) -> str:
     """The template with every `{question}` replaced; other braces stay as text."""
     return template.replace("{question}", question_text.strip())
+
+
+def render_gold_prompt(question: Question, template: str) -> str:
+    """The prompt with the gold answer after it: what a mentor with `mentor_reads: gold` reads before a text that it scores."""
+    return f"{render_prompt(question.text, template)}\nThe correct answer is {question.answer}."
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str, separator: str = CAUSAL_SEPARATOR) -> str:
@@ -62,7 +70,7 @@ def render_target(rationale: str, answer: str, target: TargetForm) -> str:
     if (_ARROW if target == "arrow" else _THEREFORE) in answer:
         raise DataError(f"got the answer {answer!r}; expected one without the marker of the target form `{target}`")
     if target == "arrow":
-        return f"{_ARROWS.sub('->', rationale)} {_ARROW} {answer}".strip()
+        return f"{ARROWS.sub(SHORT_ARROW, rationale)} {_ARROW} {answer}".strip()
     return f"{rationale} {_THEREFORE} {answer}.".strip()
 
 

@@ -1,7 +1,8 @@
 """Questions and rationales from any supported source.
 
 A row has a `question` and its gold `answer`. It may have a `rationale` (one text or a list of texts), a `completion`
-(the text that states the answer), and whether the completion was `correct`. One table of names covers every shape:
+(the text that states the answer), whether the completion was `correct`, and the `logprobs` of its rationale's tokens (see
+`mentorkd.data.token_logprobs`). One table of names covers every shape:
 
     {input, answer}                                      the reference's skeleton/
     {input, chain, answer, initial_correct}              main/: teacher rationales
@@ -19,6 +20,7 @@ name of the file. Readers translate rows exactly or raise a DataError with file,
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections import Counter
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mentorkd.data.sources import SourceRow, read_rows, type_name
+from mentorkd.data.token_logprobs import LOGPROBS, rationale_logprobs, read_logprobs
 from mentorkd.errors import DataError
 from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict, content_id
@@ -41,9 +44,10 @@ _NAMES = {
     "completion": ("completion",),
     "correct": ("initial_correct",),
     "id": ("question_id", "id"),
+    "logprobs": ("logprobs",),
 }
 _REQUIRED = ("question", "answer")
-_MAPPABLE = ("question", "answer", "rationale", "completion", "id")
+_MAPPABLE = ("question", "answer", "rationale", "completion", "id", "logprobs")
 _QUESTION = {f.name for f in fields(Question)}
 _RATIONALE = {f.name for f in fields(Rationale)}
 _LONGEST_ANSWER = 80
@@ -63,7 +67,7 @@ class SourceQuestions:
 
 
 def columns_of(source: str | Path, columns: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The fields of the source that are read as `question`, `answer`, `rationale`, `completion`, `correct` and `id`.
+    """The fields of the source that are read as `question`, `answer`, `rationale`, `completion`, `correct`, `id` and `logprobs`.
 
     The key `rationale` is present only if some row has a rationale.
     """
@@ -101,8 +105,10 @@ def read_source(
     A source with one rationale per row repeats its questions; repetitions with the same answer are one question. Among
     `Question` records only those of `split` are read. `split` is also the split of a hub name without one. Without
     `choices`, the option letters are read from each question.
+
+    Questions of the split `unlabelled` need no answer. Answers that they have are ignored, with a warning.
     """
-    rows = read_rows(source, split=split)
+    rows, labelled = read_rows(source, split=split), split != "unlabelled"
     if _are_records(rows, _RATIONALE):
         raise DataError(f"{source}: got rationale records, expected questions; give the file of the questions")
     if _are_records(rows, _QUESTION):
@@ -111,14 +117,17 @@ def read_source(
             raise DataError(f"{source}: no question of the split `{split}` in {len(rows)} records; give another file")
         rows, names = mine, {"question": "text", "answer": "answer", "id": "id"}
     else:
-        names = _resolve(rows, columns)
+        names = _resolve(rows, columns, required=_REQUIRED if labelled else ("question",))
+    ignored = None if labelled else names.pop("answer", None)
+    if ignored and any(row.fields.get(ignored) not in (None, "") for row in rows):
+        _warn_of_answers(str(source), ignored)
     questions: list[Question] = []
     numbers: list[int] = []
     ids: dict[str, str] = {}
     shared: set[str] = set()
     seen: set[tuple[str, str]] = set()
     for row in rows:
-        text, gold = _text(row, names["question"]), _answer(row, names["answer"])
+        text, gold = _text(row, names["question"]), _answer(row, names["answer"]) if labelled else ""
         # Text answers become training targets as written, because their normal form has no spaces and capitals.
         answer = gold if kind == "text" else _normalised(gold, text, kind, choices) or gold
         question = Question.create(text, answer, split)
@@ -130,6 +139,11 @@ def read_source(
         if (own := _own_id(row, names)) is not None and ids.setdefault(own, question.id) != question.id:
             shared.add(own)
     return SourceQuestions(questions, numbers, {own: each for own, each in ids.items() if own not in shared})
+
+
+@functools.cache  # one warning a file, which a run reads several times
+def _warn_of_answers(source: str, field: str) -> None:
+    logger.warning("%s: the answers in `%s` are ignored, since this is a file of unlabelled questions", source, field)
 
 
 def read_rationales(
@@ -204,7 +218,9 @@ def _graded(
         gold = _normalised(known.get(question.id, question).answer, question.text, kind, choices)
         completion = _completion(row, names["completion"]) if "completion" in names else None
         correct = _correct(row, names["correct"]) if "correct" in names else None
-        for text in _rationales(row, names["rationale"]):
+        texts = _rationales(row, names["rationale"])
+        for raw, logprobs in zip(texts, _logprobs(row, names.get("logprobs"), len(texts)), strict=True):
+            text = raw
             if gold is None:
                 graded = Graded(None, "no_answer")  # no gold answer to compare with; `audit` drops the question
             elif completion is not None:
@@ -214,7 +230,8 @@ def _graded(
             else:
                 graded = grade(text, gold, kind, choices_of(question.text, kind, choices))
                 text = _reasoning(text)
-            yield question.id, text, graded, {"row": row.number}
+            meta = _logprobs_of(row, names["logprobs"], logprobs, raw, text) if logprobs is not None else {}
+            yield question.id, text, graded, {"row": row.number, **meta}
 
 
 def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) -> Question:
@@ -273,6 +290,8 @@ def _recorded(rows: Sequence[SourceRow]) -> Iterator[_Item]:
         if not isinstance(meta, dict):
             raise row.error(f"field `meta`: got {type_name(meta)}, expected an object")
         text = _string(row, "text", row.fields["text"])
+        if LOGPROBS in meta:
+            meta = meta | _logprobs_of(row, f"meta.{LOGPROBS}", meta[LOGPROBS], text, text)
         yield _text(row, "question_id"), text, Graded(predicted, verdict), {"row": row.number, **meta}
 
 
@@ -374,6 +393,27 @@ def _rationales(row: SourceRow, name: str) -> list[str]:
     if isinstance(value, list):
         return [_string(row, f"{name}[{index}]", item) for index, item in enumerate(value)]
     return [_string(row, name, value)]
+
+
+def _logprobs(row: SourceRow, name: str | None, rationales: int) -> list[Any]:
+    """What a row has as log-probabilities of each of its rationales; None where it has none."""
+    value = None if name is None else _value(row, name, optional=True)
+    if value is None:
+        return [None] * rationales
+    values = value if isinstance(value, list) else [value]
+    if len(values) != rationales:
+        raise row.error(
+            f"field `{name}`: got {len(values)} entries for {rationales} rationales, expected one each, or null"
+        )
+    return values
+
+
+def _logprobs_of(row: SourceRow, name: str, fields: Any, raw: str, text: str) -> dict[str, Any]:
+    """The part of a rationale's `meta` that says how likely its `text` is, from `fields` that say it of the `raw` text."""
+    try:
+        return {LOGPROBS: rationale_logprobs(read_logprobs(fields, raw), raw, text.strip())}
+    except ValueError as error:
+        raise row.error(f"field `{name}`: {error}") from None
 
 
 def _completion(row: SourceRow, name: str) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from mentorkd.errors import DataError
@@ -182,6 +183,12 @@ def split_validation(questions: Sequence[Question], share: float, seed: int) -> 
     return training, validation
 
 
+def split_folds(questions: Iterable[Question], folds: int) -> dict[str, int]:
+    """The fold of each question, by its id: random, of equal sizes, and the same for every seed of a recipe."""
+    ids = {question.id for question in questions}
+    return {each: number % folds for number, each in enumerate(_shuffled(ids, "folds", SELECTION_SEED))}
+
+
 def _shuffled(ids: Collection[str], purpose: str, seed: int) -> list[str]:
     """Ids in a random order for each purpose and seed; the removal of ids does not change the order of the others."""
     return sorted(ids, key=lambda each: content_id(purpose, str(seed), each))
@@ -195,13 +202,18 @@ def _text_key(rationale: Rationale) -> tuple[str, str]:
 class Gathered:
     """The rationales that a learner trains on, and the counts of each filter of each source, as a stage records them."""
 
-    rationales: list[Rationale]
+    by_source: dict[str, list[Rationale]]
     filters: list[dict[str, Any]]
+
+    @property
+    def rationales(self) -> list[Rationale]:
+        """Those of all sources, one source after the other."""
+        return [rationale for rationales in self.by_source.values() for rationale in rationales]
 
 
 def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
-    """The gold answer of each question as a rationale without reasoning."""
-    answers = {question.id: question.answer for question in questions}
+    """The gold answer of each labelled question as a rationale without reasoning."""
+    answers = {question.id: question.answer for question in questions if question.labelled}
     return [Rationale.create(each, "", answer, "correct", GOLD, 0) for each, answer in answers.items()]
 
 
@@ -221,12 +233,14 @@ def gather(
     filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`.
     """
     known = {question.id: question for question in questions}
-    taken: list[Rationale] = []
+    taken: dict[str, list[Rationale]] = {}
     counts: list[dict[str, Any]] = []
     in_training = Filter("training_questions", lambda rows: [row for row in rows if row.question_id in known])
     for source, rationales in sources.items():
         rows, first = select(rationales, [in_training])
-        filters = filters_of(selects[source], known, already=taken, tokens=tokens, conclude=conclude, nll=nll)
+        filters = filters_of(
+            selects[source], known, already=chain(*taken.values()), tokens=tokens, conclude=conclude, nll=nll
+        )
         if any("outcome" in row.meta for row in rows):
             filters.insert(0, Filter("whole_replies", keep_whole))
         kept, more = select(rows, filters)
@@ -234,7 +248,7 @@ def gather(
             counts.append(
                 {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
             )
-        taken += kept
+        taken[source] = kept
     return Gathered(taken, counts)
 
 

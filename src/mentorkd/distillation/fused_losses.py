@@ -73,15 +73,16 @@ def fused_distillation_loss(
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None, got {chunk_tokens}")
     student_hidden_ND, labels_N, mentors = at_targets(student_hidden_ND, labels_N, mentor, settings)
-    chunk = chunk_tokens or _even_chunk(len(labels_N), CPU_CHUNK if labels_N.device.type == "cpu" else GPU_CHUNK)
+    chunk = chunk_tokens or even_chunk(labels_N)
     loss, ce, total = _FusedLoss.apply(  # type: ignore[no-untyped-call]
         student_hidden_ND, student_weight_VD, bias, labels_N, mentors, settings, chunk, torch.is_grad_enabled()
     )
     return LossSums(loss, ce, total, len(labels_N))
 
 
-def _even_chunk(tokens: int, longest: int) -> int:
-    """Chunks of equal size: a short last one would be as slow as a full one."""
+def even_chunk(labels_N: Tensor) -> int:
+    """Tokens of a chunk. Chunks are of equal size: a short last one would be as slow as a full one."""
+    tokens, longest = len(labels_N), CPU_CHUNK if labels_N.device.type == "cpu" else GPU_CHUNK
     return math.ceil(tokens / math.ceil(tokens / longest)) if tokens else longest
 
 
@@ -103,8 +104,8 @@ class _FusedLoss(torch.autograd.Function):
         to_hidden, to_weight, to_bias = (grad_enabled and needed for needed in ctx.needs_input_grad[:3])
         differentiate = to_hidden or to_weight or to_bias
         hidden_gradient = torch.zeros_like(hidden_ND) if to_hidden else None
-        weight_gradient = _zeros_to_add_to(weight_VD) if to_weight else None
-        bias_gradient = _zeros_to_add_to(bias_V) if to_bias and bias_V is not None else None
+        weight_gradient = zeros_to_add_to(weight_VD) if to_weight else None
+        bias_gradient = zeros_to_add_to(bias_V) if to_bias and bias_V is not None else None
 
         # Autocast would choose the type of the products but also of their sums; here the types are chosen by hand.
         with torch.autocast(device, enabled=False):
@@ -119,7 +120,7 @@ class _FusedLoss(torch.autograd.Function):
             for start in range(0, len(labels_N), chunk):
                 rows = slice(start, start + chunk)
                 hidden_CD = hidden_ND[rows].to(product_type)
-                logits_CV = _product(hidden_CD, head_VD, bias_V, buffer_CV)
+                logits_CV = product(hidden_CD, head_VD, bias_V, buffer_CV)
                 mentors_C = [
                     (share, _with_logits(targets.rows(rows), buffer))
                     for (share, targets), buffer in zip(mentors, mentor_buffers, strict=True)
@@ -138,7 +139,7 @@ class _FusedLoss(torch.autograd.Function):
                 if hidden_gradient is not None:
                     hidden_gradient[rows] = product_CV @ head_VD
                 if weight_gradient is not None:
-                    _add_product(weight_gradient, product_CV, hidden_CD)
+                    add_product(weight_gradient, product_CV, hidden_CD)
 
         ctx.save_for_backward(
             hidden_gradient,
@@ -165,7 +166,7 @@ def _graph_is_kept() -> bool:
     return keep_graph is None or bool(keep_graph())
 
 
-def _zeros_to_add_to(x: Tensor) -> Tensor:
+def zeros_to_add_to(x: Tensor) -> Tensor:
     return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
@@ -192,13 +193,13 @@ def _with_logits(targets: MentorTargets, buffer: Tensor | None) -> MentorLogits 
         return targets
     assert buffer is not None
     if isinstance(targets, MentorHidden):
-        logits_CV = _product(targets.hidden_NE, *targets.head(buffer.shape[1]), buffer)
+        logits_CV = product(targets.hidden_NE, *targets.head(buffer.shape[1]), buffer)
     else:
         logits_CV = buffer[: len(targets)].copy_(targets.logits(buffer.shape[1]))
     return MentorLogits(logits_CV.clamp_(min=RULED_OUT))
 
 
-def _product(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, buffer: Tensor) -> Tensor:
+def product(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, buffer: Tensor) -> Tensor:
     """hidden @ weight^T + bias, in the first rows of `buffer`."""
     out_CV = buffer[: len(hidden_CD)]
     hidden_CD = hidden_CD.to(weight_VD.dtype)
@@ -209,7 +210,7 @@ def _product(hidden_CD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, buffer
     return out_CV if bias_V is None else out_CV.add_(bias_V)
 
 
-def _add_product(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor) -> None:
+def add_product(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor) -> None:
     """total += gradient^T hidden; in blocks of the vocabulary where the product's type is narrower than the total's."""
     if total_VD.dtype == gradient_CV.dtype:
         total_VD.addmm_(gradient_CV.T, hidden_CD)
@@ -219,16 +220,20 @@ def _add_product(total_VD: Tensor, gradient_CV: Tensor, hidden_CD: Tensor) -> No
         total_VD[block] += gradient_CV[:, block].T @ hidden_CD
 
 
+def blocks_of(logits_CV: Tensor) -> list[slice]:
+    """Rows of each block of a chunk's logits."""
+    # Four rows at least: several threads sum a single row in another order than many rows.
+    rows = max(4, (CPU_BLOCK if logits_CV.device.type == "cpu" else GPU_BLOCK) // logits_CV.shape[1])
+    tokens, blocks = len(logits_CV), math.ceil(len(logits_CV) / rows)
+    return [slice(number * tokens // blocks, (number + 1) * tokens // blocks) for number in range(blocks)]
+
+
 def _loss_and_gradient(
     logits_CV: Tensor, labels_C: Tensor, mentors: WeightedLogits, settings: LossSettings, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
     """CE and D of each token of a chunk; the loss's gradient on the logits overwrites `logits_CV`."""
-    # Four rows at least: several threads sum a single row in another order than many rows.
-    rows = max(4, (CPU_BLOCK if logits_CV.device.type == "cpu" else GPU_BLOCK) // logits_CV.shape[1])
-    blocks = math.ceil(len(logits_CV) / rows)
     values = []
-    for number in range(blocks):
-        block = slice(number * len(logits_CV) // blocks, (number + 1) * len(logits_CV) // blocks)
+    for block in blocks_of(logits_CV):
         mentors_B = [(share, targets.rows(block)) for share, targets in mentors]
         values.append(_block_loss_and_gradient(logits_CV[block], labels_C[block], mentors_B, settings, differentiate))
     ce_C, total_C = (torch.cat(parts) for parts in zip(*values, strict=True))

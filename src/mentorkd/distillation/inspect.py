@@ -19,8 +19,9 @@ def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
     `nll` is the mentor's mean negative log-likelihood of a target token, in nats, at temperature 1. For `hidden`, `nll` and
     `entropy`, the mean entropy of the mentor's distributions, are measured on `sample` rationales, spread over the store.
     For `top_k`, `mass_kept` is the mean probability of the kept tokens, and `lost` is the mean KL(exact || top k with its
-    tail spread evenly), in nats; both at the store's temperature, measured on every token when it was scored. A statistic
-    without any token is None.
+    tail spread evenly), in nats; both at the store's temperature, measured on every token when it was scored. For `chunks`,
+    `nll` is per student's token of chunks with a label, and `unlabelled_chunks` counts those without. A statistic without any
+    token is None.
     """
     store = SoftLabelStore(folder)
     description: dict[str, Any] = {
@@ -33,7 +34,13 @@ def inspect_store(folder: Path, *, sample: int) -> dict[str, Any]:
         "bytes": store.size_bytes,
         "bytes_per_token": store.meta.bytes_per_token,
     }
-    return description | (_of_hidden(store, sample) if store.meta.form == "hidden" else _of_top_k(store))
+    match store.meta.form:
+        case "hidden":
+            return description | _of_hidden(store, sample)
+        case "top_k":
+            return description | _of_top_k(store)
+        case "chunks":
+            return description | _of_chunks(store)
 
 
 def _of_hidden(store: SoftLabelStore, sample: int) -> dict[str, Any]:
@@ -75,6 +82,21 @@ def _of_top_k(store: SoftLabelStore) -> dict[str, Any]:
         "mass_kept": _mean(store.tokens - tail, store.tokens, 6),
         "lost": _mean(lost, store.tokens, 6),
         "targets_among_kept": _mean(hits, store.tokens, 4),
+    }
+
+
+def _of_chunks(store: SoftLabelStore) -> dict[str, Any]:
+    rows = [store.row(rationale_id) for rationale_id in store.ids]
+    tokens = sum(int(row["tokens"].sum()) for row in rows)
+    labelled = sum(int(row["tokens"][~np.isnan(row["log_probs"])].sum()) for row in rows)
+    nll = -sum(float(np.nansum(row["log_probs"], dtype=np.float64)) for row in rows)
+    return {
+        "mentor_tokenizer": store.meta.mentor_tokenizer,
+        "tokens": tokens,
+        "bytes_per_token": round(store.tokens * store.meta.bytes_per_token / tokens, 3) if tokens else 0,
+        "chunks": store.tokens,
+        "unlabelled_chunks": sum(int(np.isnan(row["log_probs"]).sum()) for row in rows),
+        "nll": _mean(nll, labelled, 4),
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from mentorkd.data.encoding import Example
+from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.hidden_states import (
     Batch,
     Layers,
@@ -23,10 +25,15 @@ from mentorkd.models import LoadedModel, cast_linear_layers
 
 
 class SoftLabelSource(Protocol):
-    """Gives a mentor's distributions for a batch of rows."""
+    """Gives a mentor's distributions, or likelihoods of chunks, for a batch of rows."""
 
-    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:
-        """The distributions at the target positions of `batch`, row after row in its order."""
+    def part_of(self, row: Example) -> Hashable:
+        """The part of the mentor that reads a row, for a mentor in several parts; None if it has no soft labels of the row's source."""
+        ...
+
+    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets | MentorChunks:
+        """The distributions at the target positions of `batch`, or the chunks, row after row in its order. All its rows are of one
+        part."""
         ...
 
 
@@ -38,6 +45,9 @@ class OnlineMentor:
         self.ends = ends or EndTokens(0, 0)
         self._head: tuple[Tensor, Tensor | None] | None = None
         self._linear: bool | None = None
+
+    def part_of(self, row: Example) -> Hashable:
+        return 0
 
     @torch.no_grad()
     def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:

@@ -4,26 +4,28 @@ A store is a folder:
 
     meta.json            form, sizes, origin (mentor, tokenizer, target format), checksums
     index.jsonl          one line per rationale: [id, first token, tokens, checksum of its arrays]
-    labels.bin           the target's token ids, int32 [T]
+    labels.bin           the target's token ids, int32 [T]; not of form `chunks`
     hidden.bin           form `hidden`: the mentor's last hidden states, bfloat16 [T, E]
     head.safetensors     form `hidden`: the mentor's head, with which hidden states become logits again
     log_probs.bin, indices.bin, log_tail.bin     form `top_k`: float32 [T, K], uint16 or int32 [T, K], float32 [T]
     nll.bin, lost.bin    form `top_k`: measured on the whole distribution before it is dropped, float32 [T]
+    log_probs.bin        form `chunks`: float32 [T] log-likelihoods of chunks, NaN for one without a label
+    tokens.bin           form `chunks`: the student's target tokens in each chunk, uint16 [T]
 
-T is the number of target tokens of all rationales. Rows are appended, the index line last, so a writer that was killed
-resumes after the last whole line. meta.json says `complete` only at the end.
+T is the number of target tokens of all rationales, of their chunks for form `chunks`. Rows are appended, the index line last,
+so a writer that was killed resumes after the last whole line. meta.json says `complete` only at the end.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +35,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.data.encoding import Example
+from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.distillation.vocabularies import EndTokens
 from mentorkd.errors import StoreError
@@ -40,7 +44,7 @@ from mentorkd.files import read_journal, write_json, write_text
 
 log = logging.getLogger(__name__)
 
-Form = Literal["hidden", "top_k"]
+Form = Literal["hidden", "top_k", "chunks"]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 AGAIN = "remove it and run the recipe again to compute the soft labels again"
@@ -62,27 +66,32 @@ class StoreMeta:
     mentor: str
     """Digest of the mentor's model folder."""
     tokenizer: str
-    """Digest of the tokenizer."""
+    """Digest of the tokenizer whose tokens the labels are: the student's."""
     target: str
     """Format of the target text."""
     vocab_size: int
     """Number of leading vocabulary entries that the distributions cover."""
     width: int
-    """E of `hidden`, K of `top_k`."""
+    """E of `hidden`, K of `top_k`, 1 of `chunks`."""
     temperature: float | None = None
-    """Temperature of the probabilities of `top_k`; hidden states serve any temperature."""
+    """Temperature of the probabilities of `top_k`; hidden states serve any temperature, and `chunks` are at 1."""
+    mentor_tokenizer: str | None = None
+    """Digest of the mentor's tokenizer, of `chunks`; elsewhere it has the student's tokens."""
 
-    def columns(self) -> dict[str, tuple[str, int]]:
-        """Array name -> (numpy type, values per token)."""
+    def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Array name -> (numpy type, shape of a token's values, of a chunk's for `chunks`)."""
+        if self.form == "chunks":
+            return {"log_probs": ("<f4", ()), "tokens": ("<u2", ())}
         if self.form == "hidden":
             # numpy has no bfloat16; its two bytes are stored unchanged.
-            return {"labels": ("<i4", 1), "hidden": ("<u2", self.width)}
+            return {"labels": ("<i4", ()), "hidden": ("<u2", (self.width,))}
         index = "<u2" if self.vocab_size <= 2**16 else "<i4"
-        kept = {"log_probs": ("<f4", self.width), "indices": (index, self.width), "log_tail": ("<f4", 1)}
-        return {"labels": ("<i4", 1), **kept, "nll": ("<f4", 1), "lost": ("<f4", 1)}
+        kept = {"log_probs": ("<f4", (self.width,)), "indices": (index, (self.width,)), "log_tail": ("<f4", ())}
+        return {"labels": ("<i4", ()), **kept, "nll": ("<f4", ()), "lost": ("<f4", ())}
 
     @property
     def bytes_per_token(self) -> int:
+        """Bytes of a token's arrays, of a chunk's for `chunks`."""
         return sum(map(_bytes_per_token, self.columns().values()))
 
 
@@ -107,9 +116,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return described
 
 
-def _bytes_per_token(column: tuple[str, int]) -> int:
-    kind, width = column
-    return width * np.dtype(kind).itemsize
+def _bytes_per_token(column: tuple[str, tuple[int, ...]]) -> int:
+    kind, shape = column
+    return math.prod(shape) * np.dtype(kind).itemsize
 
 
 def _sealed(described: Mapping[str, Any]) -> int:
@@ -178,13 +187,13 @@ class SoftLabelWriter:
             stream.close()
 
     def append(self, rows: Sequence[tuple[str, Arrays]]) -> None:
-        """Append (rationale id, arrays by name, each [tokens, ...]) rows; after the return a kill no longer loses them."""
+        """Append (rationale id, arrays by name, each [tokens, ...] or [chunks]) rows; after the return a kill no longer loses them."""
         lines = []
         for rationale_id, arrays in rows:
-            count = len(arrays["labels"])
             parts = [np.ascontiguousarray(arrays[name], kind) for name, (kind, _) in self.meta.columns().items()]
             for stream, part in zip(self._files.values(), parts, strict=True):
                 stream.write(part.data)
+            count = len(parts[0])
             lines.append(json.dumps([rationale_id, self.tokens, count, _checksum(part.data for part in parts)]) + "\n")
             self.tokens += count
             self.done.add(rationale_id)
@@ -225,11 +234,12 @@ class SoftLabelStore:
         self._checksums: dict[str, int] = described["checksums"]
         self.rows: int = described["rows"]
         self.tokens: int = described["tokens"]
-        self.meta = StoreMeta(**{name: described[name] for name in StoreMeta.__dataclass_fields__})
+        # A store of an earlier version lacks the fields that came later.
+        self.meta = StoreMeta(**{name: described[name] for name in StoreMeta.__dataclass_fields__ if name in described})
         self._check_file("index.jsonl")
         index = [json.loads(line) for line in (folder / "index.jsonl").read_text(encoding="utf-8").splitlines()]
         self._index: dict[str, tuple[int, int, int]] = {row[0]: (row[1], row[2], row[3]) for row in index}
-        self._arrays = {name: self._map(name, kind, width) for name, (kind, width) in self.meta.columns().items()}
+        self._arrays = {name: self._map(name, kind, shape) for name, (kind, shape) in self.meta.columns().items()}
 
     def _check_file(self, name: str) -> None:
         file = self.folder / name
@@ -238,14 +248,14 @@ class SoftLabelStore:
         if _file_checksum(file) != self._checksums.get(name):
             raise StoreError(f"{file} is damaged (its checksum differs); {AGAIN}")
 
-    def _map(self, name: str, kind: str, width: int) -> npt.NDArray[Any]:
+    def _map(self, name: str, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         file = self.folder / f"{name}.bin"
-        expected = self.tokens * _bytes_per_token((kind, width))
+        expected = self.tokens * _bytes_per_token((kind, shape))
         size = file.stat().st_size if file.exists() else None
         if size != expected:
             got = "is missing" if size is None else f"has {size} bytes"
             raise StoreError(f"{file} {got}, expected {expected} bytes; {AGAIN}")
-        shape = (self.tokens, width) if name in MATRICES else (self.tokens,)
+        shape = (self.tokens, *shape)
         return np.memmap(file, dtype=kind, mode="r", shape=shape) if expected else np.empty(shape, kind)
 
     def __contains__(self, rationale_id: str) -> bool:
@@ -277,14 +287,13 @@ class SoftLabelStore:
         return tensors["weight"], tensors.get("bias")
 
 
-MATRICES = ("hidden", "log_probs", "indices")
-
-
 class StoredSoftLabels:
     """Gives the trainer a mentor's distributions from one or more stores (one per source of rationales).
 
-    The stores must have been written with `mentor`, `tokenizer` and `target`, where these are given: StoreError if not. With
-    `ends`, the mentor's end token is read as the student's.
+    A mentor with folds has several models, each with stores of its own. Stores that one model wrote, at one temperature, are a part:
+    their rows can be read together. The stores must have been written with one of `mentors` (digests of its models), `tokenizer`
+    and `target`, where these are given: StoreError if not. With `ends`, the mentor's end token is read as the student's. `sources`
+    names the sources of which the mentor has soft labels; None is all.
     """
 
     def __init__(
@@ -292,64 +301,89 @@ class StoredSoftLabels:
         folders: Sequence[Path],
         *,
         device: torch.device,
-        mentor: str | None = None,
+        mentors: Collection[str] | None = None,
         tokenizer: str | None = None,
         target: str | None = None,
         ends: EndTokens | None = None,
+        sources: Collection[str] | None = None,
     ) -> None:
         self.ends = ends or EndTokens(0, 0)
         self.stores = [SoftLabelStore(folder) for folder in folders]
-        self.device = device
+        self.device, self.sources = device, sources
         self.meta = self.stores[0].meta
+        expected = {"mentor": mentors, "tokenizer": tokenizer and [tokenizer], "target": target and [target]}
         for store in self.stores:
-            for part, wanted in {"mentor": mentor, "tokenizer": tokenizer, "target": target}.items():
-                got = getattr(store.meta, part)
-                if wanted is not None and got != wanted:
+            for name, wanted in expected.items():
+                got = getattr(store.meta, name)
+                if wanted is not None and got not in wanted:
                     raise StoreError(
-                        f"{store.folder} was written with {part} {got}, expected {wanted}; {_ADVICE[part]}"
+                        f"{store.folder} was written with {name} {got}, expected {' or '.join(wanted)}; {_ADVICE[name]}"
                     )
-            if store.meta != self.meta:
+            if replace(store.meta, mentor=self.meta.mentor, temperature=self.meta.temperature) != self.meta:
                 raise StoreError(f"{store.folder} and {self.stores[0].folder} hold soft labels of two kinds; {AGAIN}")
+        self._parts = list(dict.fromkeys(store.meta for store in self.stores))
+        self._heads: dict[StoreMeta, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
-    def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets:
-        """The stored distributions of a batch's rows, one after the other.
+    def part_of(self, row: Example) -> int | None:
+        if self.sources is not None and row.source not in self.sources:
+            return None
+        return self._parts.index(self._store_of(row.rationale_id).meta)
+
+    def _store_of(self, rationale_id: str) -> SoftLabelStore:
+        store = next((store for store in self.stores if rationale_id in store), None)
+        if store is None:
+            folders = ", ".join(str(store.folder) for store in self.stores)
+            raise StoreError(f"{folders}: no soft labels of rationale {rationale_id}; {AGAIN}")
+        return store
+
+    def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets | MentorChunks:
+        """The stored distributions, or likelihoods of chunks, of a batch's rows, which are of one part, one after the other.
 
         Raises StoreError if a row is missing or the batch's target tokens differ from those that were scored.
         """
-        rows = []
-        for rationale_id in rationale_ids:
-            store = next((store for store in self.stores if rationale_id in store), None)
-            if store is None:
-                folders = ", ".join(str(store.folder) for store in self.stores)
-                raise StoreError(f"{folders}: no soft labels of rationale {rationale_id}; {AGAIN}")
-            rows.append(store.row(rationale_id))
+        stores = [self._store_of(rationale_id) for rationale_id in rationale_ids]
+        (meta,) = {store.meta for store in stores}
+        rows = [store.row(rationale_id) for store, rationale_id in zip(stores, rationale_ids, strict=True)]
         joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        labels, scored = batch["labels"], joined["labels"].copy()
-        if self.ends.differ:  # the last token of each row is the end of the text
-            last = np.cumsum([len(row["labels"]) for row in rows]) - 1
-            scored[last] = np.where(scored[last] == self.ends.mentor, self.ends.student, scored[last])
-        if not np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), scored):
+        if not self._same_targets(rows, batch["labels"]):
             raise StoreError(
-                f"{self.stores[0].folder}: the target tokens of {', '.join(rationale_ids)} differ from those that the mentor "
+                f"{stores[0].folder}: the target tokens of {', '.join(rationale_ids)} differ from those that the mentor "
                 f"scored (another tokenizer or target format); {AGAIN}"
             )
-        if self.meta.form == "hidden":
-            weight, bias = self._head
+        if meta.form == "chunks":
+            log_probs, tokens = joined["log_probs"], joined["tokens"].astype(np.int64)
+            return MentorChunks(torch.from_numpy(log_probs).to(self.device), torch.from_numpy(tokens).to(self.device))
+        if meta.form == "hidden":
+            weight, bias = self._head(stores[0])
             hidden = torch.from_numpy(joined["hidden"]).view(torch.bfloat16).to(self.device)
             return MentorHidden(hidden.to(weight.dtype), weight, bias)
-        assert self.meta.temperature is not None
+        assert meta.temperature is not None
         return MentorTopK(
             torch.from_numpy(joined["log_probs"]).to(self.device),
             self.ends.ids(torch.from_numpy(joined["indices"].astype(np.int64)).to(self.device)),
             torch.from_numpy(joined["log_tail"]).to(self.device),
-            self.meta.vocab_size,
-            self.meta.temperature,
+            meta.vocab_size,
+            meta.temperature,
         )
 
-    @cached_property
-    def _head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The head on the device; under autocast in the type of autocast, so that no step casts it again."""
-        weight, bias = self.stores[0].head()
+    def _same_targets(self, rows: Sequence[Arrays], labels: torch.Tensor) -> bool:
+        """Whether the rows were scored for these labels; a store of chunks knows the number of each row's target tokens."""
+        if self.meta.form == "chunks":
+            tokens = (labels != IGNORE_INDEX).sum(-1).tolist()
+            return tokens == [int(row["tokens"].sum()) for row in rows]
+        scored = np.concatenate([row["labels"] for row in rows])
+        if self.ends.differ:  # the last token of each row is the end of the text
+            last = np.cumsum([len(row["labels"]) for row in rows]) - 1
+            scored[last] = np.where(scored[last] == self.ends.mentor, self.ends.student, scored[last])
+        return np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), scored)
+
+    def _head(self, store: SoftLabelStore) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The head of a store's part on the device; under autocast in the type of autocast, so that no step casts it again."""
+        if store.meta not in self._heads:
+            self._heads[store.meta] = self._on_device(*store.head())
+        return self._heads[store.meta]
+
+    def _on_device(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         weight, bias = self.ends.columns(weight, 0), None if bias is None else self.ends.columns(bias, 0)
         kind = self.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

@@ -75,12 +75,17 @@ def choices_of(question_text: str, kind: AnswerKind, choices: Sequence[str] | No
 
 @dataclass(frozen=True)
 class Grader:
-    """Grades texts against questions of one kind; without `choices`, option letters are read from each question."""
+    """Grades texts against questions of one kind; without `choices`, option letters are read from each question.
+
+    A text on a question without a gold answer is `ungraded`.
+    """
 
     kind: AnswerKind
     choices: Sequence[str] | None = None
 
     def __call__(self, text: str, question: Question) -> Graded:
+        if not question.labelled:
+            return Graded(self.find(text, question), "ungraded")
         return grade(text, question.answer, self.kind, choices_of(question.text, self.kind, self.choices))
 
     def find(self, text: str, question: Question) -> str | None:

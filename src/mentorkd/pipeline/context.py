@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging
 
+from mentorkd.data.selection import split_folds
 from mentorkd.files import fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine
 from mentorkd.grading.grade import Grader
 from mentorkd.hub import cached_commit
-from mentorkd.models import load_model, resolve_device, save_model
+from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
 from mentorkd.models.gguf import plain_folder
 from mentorkd.pipeline.model_card import describe_model
-from mentorkd.pipeline.run_folder import RunFolder, Stage
+from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role
 from mentorkd.precision import Precision
+from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.rounds import of_round
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.records import Progress, Question, Split
@@ -59,23 +63,37 @@ class RunContext:
         return self.folder.questions(stage.inputs["questions"], split)
 
     def learner(self, stage: Stage) -> Learner:
-        """The learner that a stage serves, with the values of its trial."""
-        return with_values(self.recipe.learners[stage.learner], stage.trial)
+        """The learner that a stage serves, with the values of its trial, as the stage's round has it."""
+        return of_round(with_values(self.recipe.learners[stage.learner], stage.trial), stage.round)
+
+    def folds(self, mentor: str, questions: Sequence[Question]) -> dict[str, int]:
+        """The fold of each training question, for a cross-fitted mentor: the model of the fold has not seen the question."""
+        return split_folds(questions, self.recipe.learners[mentor].folds)
 
     def precision(self, learner: Learner) -> Precision:
         """The learner's arithmetic. `auto` is measured once a run folder, so that a resumed run does not change it."""
         wanted = learner.training.precision
         return self.folder.precision(self.device.type) if wanted == "auto" else wanted
 
-    def model(self, stage: Stage, name: str) -> Path:
-        """The folder of a learner's model, which the stage reads in the role `model` or `model/NAME`."""
-        return self.model_folder(name, stage.seed, stage.inputs.get("model", stage.inputs.get(f"model/{name}")))
+    def model(self, stage: Stage, name: str, fold: int | None = None) -> Path:
+        """The folder of a learner's model, which the stage reads in the role `model` or `model/NAME`, of the first or another fold."""
+        roles = [part_role(role, fold) for role in ("model", f"model/{name}")]
+        return self.model_folder(name, stage.seed, stage.inputs.get(roles[0], stage.inputs.get(roles[1])))
+
+    def initial_model(self, stage: Stage) -> LoadedModel:
+        """The model that a training starts from: the recipe's, or one that another training made."""
+        config = initial_model(self.recipe, stage.learner)
+        if trained := stage.inputs.get("initial"):
+            of_folder: dict[str, Any] = {"from_config": None, "tokenizer": None, "revision": None, "layers": None}
+            of_folder |= {"chat_date": None, "chat_template_kwargs": {}}  # they are in the template already
+            config = config.model_copy(update={"name": str(self.folder.model(trained)), **of_folder})
+        return load_model(config, seed=stage.seed, device=self.device)
 
     def model_folder(self, name: str, seed: int, trained: str | None) -> Path:
         """The model that the stage `trained` made of a learner. With None the learner is not trained, and its model is saved once."""
         if trained is not None:
             return self.folder.model(trained)
-        config = self.recipe.learners[name].model.model_copy(update={"lora": None})
+        config = initial_model(self.recipe, name).model_copy(update={"lora": None})
         contents = [_content(source, config.revision) for source in (config.name, config.tokenizer) if source]
         folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), contents, seed])}"
         with self.folder.alone(folder.name):

@@ -13,8 +13,14 @@ arm changes and this number does not.
 | score | `questions`, `rationales/SOURCE`, `model` |
 | budget | `questions`, `rationales/SOURCE` and `scorer/LEARNER` of all arms |
 | train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
+| train (from trained weights) | the same and `initial` |
+| rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |
 | augment, evaluate | `questions`, `model` (if the learner is trained) |
+
+A learner with own texts has a chain of trainings, each with the texts that the model before it wrote: train, then augment, score and
+train for each round, and `rounds`, which chooses the best. A cross-fitted mentor has a training for each fold; the roles of what the
+second fold makes end in `/1`, and so on.
 | report | `KIND/LEARNER/SEED` of every learner, and every other stage |
 """
 
@@ -24,6 +30,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mentorkd.chat import DATE
@@ -31,15 +38,22 @@ from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
 from mentorkd.pipeline.records import BudgetRecord, StageRecord
-from mentorkd.pipeline.run_folder import Stage, role
-from mentorkd.recipe.aliases import birth_names, canonical_dump, drop_unset_later_keys
+from mentorkd.pipeline.run_folder import Stage, part_role, role
+from mentorkd.recipe.aliases import (
+    LATER_TASK_KEYS,
+    birth_names,
+    canonical_dump,
+    drop_unset_later_keys,
+    later_settings,
+)
 from mentorkd.recipe.checks import unused_settings
-from mentorkd.recipe.graph import Links, arms, learning_order, links_of, matched_arms, writers
-from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
+from mentorkd.recipe.graph import Links, arms, initial_model, learning_order, links_of, matched_arms, writers
+from mentorkd.recipe.learner import Learner, ModelConfig, SamplingConfig, SelectConfig
 from mentorkd.recipe.load import data_path
+from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, rounds_of, share_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trial_name, trials_of, with_values
-from mentorkd.records import GOLD, TEACHER
+from mentorkd.records import GOLD, SELF, TEACHER
 from mentorkd.teachers.annotate import open_teacher
 
 # Raised when a stage's code makes other outputs from the same inputs.
@@ -49,6 +63,7 @@ CODE_VERSIONS = {
     "score": 3,
     "budget": 1,
     "train": 3,
+    "rounds": 1,
     "search": 1,
     "augment": 2,
     "evaluate": 3,
@@ -71,13 +86,15 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub:
     """
     graph = _Graph()
     task = recipe.task.model_dump()
-    files = {
-        part: source_identity(data_path(recipe, task[part])) for part in ("train", "test", "validation") if task[part]
-    }
+    drop_unset_later_keys(task, LATER_TASK_KEYS)
+    parts = [part for part in ("train", "test", "validation", "unlabelled") if task.get(part)]
+    files = {part: source_identity(data_path(recipe, task[part])) for part in parts}
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
     annotated = graph.add("annotate", "teacher", _teacher_identity(recipe, hub), {"questions": prepared})
-    models = {name: _model_identity(learner.model, hub) for name, learner in recipe.learners.items()}
     matched, order = matched_arms(recipe), learning_order(recipe)
+    models: dict[str, Any] = {}
+    for name in order:
+        models[name] = _model_identity(recipe.learners[name].model, hub, models)
     by_role: dict[str, str] = {}
     for seed in recipe.seeds:
         learners = _Seed(recipe, seed, graph, hub, models, prepared, {TEACHER: annotated, GOLD: prepared})
@@ -135,7 +152,9 @@ class _Seed:
     text: dict[str, str]
     """The stage that writes a source's text, by source."""
     trained: dict[str, str] = field(default_factory=dict)
-    """The stage that trains a learner, by learner."""
+    """The stage that trains a learner, by learner; of a cross-fitted mentor, the first of its trainings."""
+    further_folds: dict[str, list[str]] = field(default_factory=dict)
+    """The other trainings of cross-fitted mentors."""
     by_role: dict[str, str] = field(default_factory=dict)
     """Every learner's stages, by the roles in which the report reads them."""
     budget: str | None = None
@@ -153,11 +172,16 @@ class _Seed:
     def add_learner(self, name: str) -> None:
         learner = self.recipe.learners[name]
         if learner.rationales:
-            self.trained[name] = self._add_search(name) if learner.search else self._add_training(name, {})
+            first, *others = [
+                self._add_search(name) if learner.search else self._add_training(name, {}, fold)
+                for fold in (range(learner.folds) if learner.folds > 1 else [None])
+            ]
+            self.trained[name], self.further_folds[name] = first, others
+            self.by_role[role("train", name, self.seed)] = first
         model = self._model(name)
         if name in self._writers:
-            sampling = [learner.sampling.model_dump(), learner.prompt, learner.target, self.seed]
-            self.text[name] = self._add("augment", name, [*sampling, self._untrained(name)], model)
+            writing = [*_writing(learner, learner.sampling, self.seed), self._untrained(name)]
+            self.text[name] = self._add("augment", name, writing, model | self._all_folds(name))
         answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.eval_prompt]
         self._add("evaluate", name, [*answering, self._untrained(name)], model)
 
@@ -166,36 +190,82 @@ class _Seed:
         learners = {name: self.recipe.learners[name] for name in arms(self.recipe)}
         inputs, settings = {"questions": self.prepared}, []
         for name, learner in learners.items():
-            inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._scorers(name)
-            settings.append([name, self.models[name], learner.rationales, row_settings(self.recipe, name, self.hub)])
+            sources = other_sources(learner)
+            inputs |= {f"rationales/{source}": self.text[source] for source in sources} | self._scorers(name)
+            settings.append([name, self.models[name], sources, row_settings(self.recipe, name, self.hub)])
         place, matching = f"budget/seed-{self.seed}", [self.recipe.match, self.seed, settings]
         self.budget = self.graph.add("budget", place, matching, inputs, name=place, seed=self.seed)
         if isinstance(record := finished(self.graph.stages[self.budget]), BudgetRecord):
             self.updates = {name: arm.updates for name, arm in record.arms.items()}
 
-    def _add_training(self, name: str, trial: Mapping[str, Any]) -> str:
-        """Add the training of a learner, or of one trial of its search."""
+    def _add_training(self, name: str, trial: Mapping[str, Any], fold: int | None = None) -> str:
+        """Add the training of a learner, of one trial of its search, or of one fold; with own texts, all of its rounds."""
         learner = with_values(self.recipe.learners[name], trial)
-        folder = f"trials/{trial_name(trial)}" if trial else ""
-        updates = {"budget": self.updates[name]} if name in self.updates else {}
-        inputs, settings = self._training_inputs(name, learner, trial), self._training_settings(name, learner)
-        return self._add("train", name, settings, inputs, folder, identities=updates, trial=trial)
+        folder = f"trials/{trial_name(trial)}" if trial else f"fold-{fold}" if fold is not None else ""
+        if learner.own_texts is not None:
+            return self._add_rounds(name, learner, trial, folder)
+        inputs = self._training_inputs(name, learner, self.text, trial=trial) | self._initial(name)
+        settings = self._training_settings(name, learner)
+        settings += [] if fold is None else [{"fold": [fold, learner.folds]}]
+        return self._add(
+            "train", name, settings, inputs, folder, identities=self._matched(name), trial=trial, fold=fold
+        )
+
+    def _add_rounds(self, name: str, learner: Learner, trial: Mapping[str, Any], folder: str) -> str:
+        """Add the trainings of a learner with own texts, each with what the model before it writes, and the choice of the best."""
+        writer, trainings = self._initial(name), []
+        for number in rounds_of(learner):
+            part, text, place = of_round(learner, number), dict(self.text), f"{folder}/round-{number}".removeprefix("/")
+            fields: dict[str, Any] = {"trial": trial, "round": number}
+            if number > 0:
+                model = {"questions": self.prepared} | ({"model": writer["initial"]} if writer else {})
+                settings = [
+                    *_writing(part, own_sampling(part), self.seed),
+                    None if writer else self._untrained(name),
+                    number,
+                ]
+                settings += [{"unlabelled": True}] if part.imitates_own_texts and self.recipe.task.unlabelled else []
+                text[SELF] = self._add("augment", name, settings, model, place, listed=False, **fields)
+            inputs = self._training_inputs(name, part, text, **fields) | writer
+            settings = [*self._training_settings(name, part), {"round": [number, share_of(learner, number)]}]
+            stage = self._add("train", name, settings, inputs, place, identities=self._matched(name), **fields)
+            trainings.append(stage)
+            writer = {"initial": stage}
+        inputs = {f"round/{number}": stage for number, stage in zip(rounds_of(learner), trainings, strict=True)}
+        return self._add("rounds", name, None, inputs, folder, trial=trial)
+
+    def _initial(self, name: str) -> dict[str, str]:
+        """The training from whose weights a learner starts."""
+        initial = self._links[name].initial
+        return {"initial": self.trained[initial]} if initial in self.trained else {}
+
+    def _matched(self, name: str) -> dict[str, int]:
+        """The updates of an arm whose budget is finished, which stand for the budget in a fingerprint."""
+        return {"budget": self.updates[name]} if name in self.updates else {}
 
     def _add_search(self, name: str) -> str:
         """Add a training for each trial of a learner, and the stage that chooses the best trial."""
         trials = trials_of(self.recipe.learners[name])
         inputs = {f"trial/{number}": self._add_training(name, trial) for number, trial in enumerate(trials)}
-        search = self._add("search", name, trials, inputs)
-        self.by_role[role("train", name, self.seed)] = search
-        return search
+        return self._add("search", name, trials, inputs)
 
     def _add(
-        self, kind: str, name: str, settings: Any, inputs: Mapping[str, str], subfolder: str = "", **fields: Any
+        self,
+        kind: str,
+        name: str,
+        settings: Any,
+        inputs: Mapping[str, str],
+        subfolder: str = "",
+        *,
+        listed: bool = True,
+        **fields: Any,
     ) -> str:
+        """Add a stage of a learner; `listed`: the report reads it as the learner's own."""
         folder = "/".join(filter(None, [self._folder(name), subfolder]))
         fields |= {"learner": name, "seed": self.seed}
         stage = self.graph.add(kind, folder, settings, inputs, name=f"{folder}/{kind}", **fields)
-        self.by_role[role(kind, name, self.seed)] = stage
+        if listed:
+            self.by_role[role(kind, name, self.seed)] = stage
         return stage
 
     def _folder(self, name: str) -> str:
@@ -204,34 +274,47 @@ class _Seed:
     def _model(self, name: str) -> dict[str, str]:
         return {"questions": self.prepared, **({"model": self.trained[name]} if name in self.trained else {})}
 
+    def _all_folds(self, name: str, role: str = "model") -> dict[str, str]:
+        """The trainings of a learner: one, or one a fold."""
+        stages = [self.trained[name], *self.further_folds[name]] if name in self.trained else []
+        return {part_role(role, fold): stage for fold, stage in enumerate(stages)}
+
     def _untrained(self, name: str) -> Any:
         """What decides the weights of a model that is not trained: the model, and the seed if it is built from a config."""
-        config = self.recipe.learners[name].model
-        return None if name in self.trained else [self.models[name], self.seed if config.from_config else None]
+        built = initial_model(self.recipe, name).from_config
+        return None if name in self.trained else [self.models[name], self.seed if built else None]
 
     def _training_settings(self, name: str, learner: Learner) -> list[Any]:
         """A learner's settings that decide the trained weights. Its sources are inputs: their texts count, not their names."""
         elsewhere = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training", "search"}
+        elsewhere |= {"own_texts", "folds"}
         own = learner.model_dump(exclude=elsewhere | unused_settings(learner.model_dump()).keys())
+        filters = {source: self.recipe.filter_of(name, source) for source in learner.rationales}
+        frontier = [source for source, select in filters.items() if select.weight == "frontier"]
         return [
             self.models[name],
             learner.training.model_dump(exclude={"report_to"}),
-            own,
+            later_settings(own),
             learner.sampling.max_new_tokens,
-            [_filters(self.recipe, self.recipe.filter_of(name, source), self.hub) for source in learner.rationales],
+            [_filters(self.recipe, select, self.hub) for select in filters.values()],
             list(learner.mentor_weights.values()),
             self.seed,
+            *([{"frontier": frontier}] if frontier and SELF in learner.rationales else []),
         ]
 
-    def _training_inputs(self, name: str, learner: Learner, trial: Mapping[str, Any]) -> dict[str, str]:
+    def _training_inputs(self, name: str, learner: Learner, text: Mapping[str, str], **fields: Any) -> dict[str, str]:
+        """What a training reads, by role; `fields` are those of its stage that its soft labels' stages have too."""
         inputs = {"questions": self.prepared}
-        inputs |= {f"rationales/{source}": self.text[source] for source in learner.rationales} | self._scorers(name)
+        inputs |= {f"rationales/{source}": text[source] for source in learner.rationales} | self._scorers(name)
         for mentor in learner.mentor_weights:
-            if mentor in self.trained:
-                inputs[f"model/{mentor}"] = self.trained[mentor]
+            inputs |= self._all_folds(mentor, f"model/{mentor}")
             if learner.soft_label_store != "online":
                 for source in learner.rationales:
-                    inputs[f"soft_labels/{mentor}/{source}"] = self._add_score(name, learner, mentor, source, trial)
+                    if isinstance(learner.kd_weight, dict) and learner.kd_weight_of(source) == 0:
+                        continue
+                    for fold in range(1 + len(self.further_folds.get(mentor, []))):
+                        stage = self._add_score(name, learner, mentor, source, text[source], fold, **fields)
+                        inputs[part_role(f"soft_labels/{mentor}/{source}", fold)] = stage
         if self.budget and learner.training.updates is None:
             inputs["budget"] = self.budget
         return inputs
@@ -241,50 +324,67 @@ class _Seed:
         scorers = self._links[name].perplexity_models
         return {f"scorer/{scorer}": self.trained[scorer] for scorer in scorers if scorer in self.trained}
 
-    def _add_score(self, name: str, learner: Learner, mentor: str, source: str, trial: Mapping[str, Any]) -> str:
+    def _add_score(
+        self, name: str, learner: Learner, mentor: str, source: str, text: str, fold: int, **fields: Any
+    ) -> str:
         """Add a mentor's soft labels on a source's text. Students that need the same labels in the same form share them."""
-        form: str = learner.soft_label_store
+        form: str = "hidden" if learner.soft_label_store == "auto" else learner.soft_label_store
+        stage = [self.trained[mentor], *self.further_folds[mentor]][fold] if mentor in self.trained else None
         settings = [
             [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],
             _filters(self.recipe, self.recipe.filter_of(name, source).of_each(), self.hub),
             [self._untrained(mentor), self.recipe.learners[mentor].training.precision],
         ]
         if form == "top_k":
-            form = f"top{learner.top_k}-tau{learner.temperature:g}"
+            form = f"top{learner.top_k}-tau{learner.temperature_of(source):g}"
             # Probabilities are kept for the vocabulary that student and mentors share.
             settings += [
                 self.models[name],
                 *(self.models[other] for other in learner.mentor_weights if other != mentor),
             ]
-        owner = self.graph.stages[self.trained[mentor]].learner if mentor in self.trained else mentor
-        writer = self.graph.stages[self.text[source]].learner or source
+        if learner.mentor_reads != "question":
+            settings.append({"reads": learner.mentor_reads})
+        if folds := self.further_folds.get(mentor):
+            settings.append({"fold": [fold, 1 + len(folds)]})
+        if source == SELF and learner.imitates_own_texts:
+            settings.append({"imitated": True})
+        owner = mentor if stage is None else self.graph.stages[stage].learner
+        author = self.graph.stages[text]
+        writer = author.learner or source
+        writer += "" if author.round is None else f".round-{author.round}"
         store = f"{writer}.{form}-{learner.target}-{fingerprint(settings)[:8]}"
         return self.graph.add(
             "score",
             f"{self._folder(owner)}/soft_labels",
             [form, settings],
-            {**self._model(mentor), f"rationales/{source}": self.text[source]},
+            {"questions": self.prepared, **({} if stage is None else {"model": stage}), f"rationales/{source}": text},
             name=f"{self._folder(owner)}/score/{store}",
             learner=name,
             seed=self.seed,
             source=source,
             mentor=mentor,
-            trial=trial,
+            fold=fold if folds else None,
+            **fields,
         )
+
+
+def _writing(learner: Learner, sampling: SamplingConfig, seed: int) -> list[Any]:
+    """What decides the texts of a learner beside its weights."""
+    return [sampling.model_dump(), learner.prompt, learner.target, seed]
 
 
 def row_settings(recipe: Recipe, name: str, hub: HubModels = UNKNOWN) -> list[Any]:
     """Settings that decide a learner's training rows and the length of its epochs. Its model and its sources' texts do too."""
     learner = recipe.learners[name]
     form = learner.model_dump(include={"prompt", "target", "objective"})
-    filters = [_filters(recipe, recipe.filter_of(name, source), hub) for source in learner.rationales]
+    filters = [_filters(recipe, recipe.filter_of(name, source), hub) for source in other_sources(learner)]
     return [form, learner.training.model_dump(include=LENGTH), filters]
 
 
 def _filters(recipe: Recipe, select: SelectConfig, hub: HubModels) -> dict[str, Any]:
     """The filters of a source. Filters of later versions are named only where they are on, so that old runs stay finished."""
     first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
-    filters = select.model_dump(include=first) | select.model_dump(exclude=first, exclude_defaults=True)
+    filters = select.model_dump(include=first) | select.model_dump(exclude={*first, "weight"}, exclude_defaults=True)
     if (perplexity := select.perplexity) is not None:
         filters["perplexity"] = [perplexity.drop, _scorer_identity(recipe, perplexity.model, hub)]
     return birth_names(filters)
@@ -298,17 +398,20 @@ def _scorer_identity(recipe: Recipe, name: str, hub: HubModels) -> Any:
     return [scorer.prompt, scorer.target, None if scorer.rationales else _model_identity(scorer.model, hub)]
 
 
-def _model_identity(config: ModelConfig, hub: HubModels) -> Any:
-    """A model's settings, with local folders and files replaced by the hash of their content, and hub names by name and commit."""
+def _model_identity(config: ModelConfig, hub: HubModels, models: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """A model's settings, with local folders and files replaced by the hash of their content, and hub names by name and commit.
+
+    `models` has the identities of the learners from whose weights others start.
+    """
     settings = config.model_dump()
     for part in ("name", "tokenizer"):
         if source := settings[part]:
             local = Path(source).exists()
             settings[part] = digest_path(Path(source)) if local else hub.identity(source, config.revision)
     source = config.tokenizer or config.name
-    assert source is not None, "a config without a name has a tokenizer"
+    chat = {} if source is None else _chat_identity(settings, source, config.revision, hub)
     drop_unset_later_keys(settings)
-    return settings | _chat_identity(settings, source, config.revision, hub)
+    return settings | chat | ({"learner": models[config.learner]} if config.learner else {})
 
 
 def _teacher_identity(recipe: Recipe, hub: HubModels) -> list[Any]:
@@ -339,7 +442,7 @@ def hub_models(recipe: Recipe) -> list[Named]:
     teacher = recipe.teacher.model_dump()
     named = [(teacher[key], teacher.get("revision")) for key in recipe.teacher.model_keys if teacher[key]]
     for name, learner in recipe.learners.items():
-        model = learner.model
+        model = initial_model(recipe, name)
         named += [(source, model.revision) for source in (model.name, model.tokenizer) if source]
         scorers = [recipe.filter_of(name, source).perplexity for source in learner.rationales]
         named += [(scorer.model, None) for scorer in scorers if scorer and scorer.model not in recipe.learners]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.printable import printable
+from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import GGUF, Layers, Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import dump_yaml
-from mentorkd.records import GOLD, TEACHER
+from mentorkd.records import GOLD, SELF, TEACHER
 from mentorkd.teachers.annotate import open_teacher
 
 _WIDTHS = ("d_model", "hidden_size", "n_embd")
@@ -25,7 +27,9 @@ def describe_model(config: ModelConfig) -> str:
     """A short name of a model: its hub name, its folder's or file's name, or its type and size; with what is done to its weights."""
     from mentorkd.models.gguf import describe_weights
 
-    if config.name is not None:
+    if config.learner is not None:
+        text = f"those of {config.learner} after its training"
+    elif config.name is not None:
         text = Path(config.name).name if config.name.startswith("/") else config.name
     else:
         settings = config.from_config or {}
@@ -64,7 +68,8 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "author": partial(_author, recipe),
+        "author": partial(_author, recipe, name),
+        "setting": _setting,
         "model": describe_model,
         "repr": repr,
         "yaml": dump_yaml,
@@ -76,16 +81,26 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         seed=seed,
         record=record,
         rows_each=OBJECTIVES[learner.objective].rows_per_rationale,
-        seq2seq=kind_of(learner.model) == "seq2seq",
+        base=initial_model(recipe, name),
+        seq2seq=kind_of(initial_model(recipe, name)) == "seq2seq",
         separator=CAUSAL_SEPARATOR,
         gold=GOLD,
     )
     return printable(card)
 
 
-def _author(recipe: Recipe, source: str) -> str:
+def _setting(value: Any) -> str:
+    """A setting with one value, or with one for each source."""
+    if isinstance(value, dict):
+        return " and ".join(f"{_setting(each)} on {source}" for source, each in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _author(recipe: Recipe, reader: str, source: str) -> str:
     if source == GOLD:
         return "nobody: the gold answers"
     if source == TEACHER:
         return f"the teacher ({open_teacher(recipe).describe().name})"
+    if source == SELF:
+        return f"{reader} itself"
     return f"{source} ({describe_model(recipe.learners[source].model)})"

@@ -18,7 +18,7 @@ from mentorkd.recipe.schema import Recipe, TaskConfig
 from mentorkd.recipe.yaml import mapping, read_yaml
 from mentorkd.records import Question
 
-_PLACES = {"train", "validation", "test"}
+_PLACES = {"train", "validation", "test", "unlabelled"}
 
 
 def conflict(recipe: Recipe, folder: RunFolder, prepare: Stage) -> str | None:
@@ -73,6 +73,6 @@ def _ids(questions: Iterable[Question], has_file: bool) -> tuple[set[str], set[s
     for question in questions:
         if question.split == "test":
             test.add(question.id)
-        elif question.split == "train" or not has_file:
+        elif question.split == "train" or (question.split == "validation" and not has_file):
             train.add(question.id)
     return train, test

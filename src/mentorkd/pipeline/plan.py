@@ -11,12 +11,13 @@ from pathlib import Path
 from mentorkd.data.prepare import prepare_recipe
 from mentorkd.data.selection import CHARACTERS_PER_TOKEN, Gathered, gather
 from mentorkd.grading.grade import Grader
+from mentorkd.pipeline.records import count_splits
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.graph import matched_arms
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trials_of
-from mentorkd.records import GOLD, TEACHER
+from mentorkd.records import GOLD, TEACHER, Split
 from mentorkd.teachers.annotate import open_teacher
 from mentorkd.teachers.dry_run import DryRun
 
@@ -26,7 +27,7 @@ class Estimates:
     """Rows, updates and tokens of stages. `notes` say how they are estimated."""
 
     recipe: Recipe
-    questions: Mapping[str, int]
+    questions: Mapping[Split, int]
     """By split."""
     rationales: int
     """Rationales of the teacher."""
@@ -46,6 +47,9 @@ class Estimates:
             f"tokens are estimated as characters / {CHARACTERS_PER_TOKEN}; rationales yet to be written are taken to be as long "
             f"{length}, and all to be kept, so stages that read them may handle fewer"
         ]
+        if unlabelled := self.questions.get("unlabelled"):
+            readers = [name for name, learner in self.recipe.learners.items() if learner.imitates_own_texts]
+            notes.append(f"{unlabelled:,} unlabelled questions, for the own texts of {', '.join(readers)}")
         if matched := self._matched:
             least, most = min(map(self._own_updates, matched)), max(map(self._own_updates, matched))
             unit = "updates" if self.recipe.match == "updates" else "target tokens"
@@ -142,7 +146,7 @@ class Estimates:
 def estimate(recipe: Recipe, root: Path) -> Estimates:
     """Read the recipe's data and count. The run folder `root` may already hold replies of the teacher."""
     questions, faults = prepare_recipe(recipe)
-    counts = {split: sum(q.split == split for q in questions) for split in ("train", "validation", "test")}
+    counts = count_splits(questions)
     training = [question for question in questions if question.split == "train"]
     per_question = _tokens(question.text for question in training)
     readers = [name for name, learner in recipe.learners.items() if TEACHER in learner.rationales]

@@ -21,6 +21,7 @@ from mentorkd.models import (
     model_kind,
     vocabulary_size,
 )
+from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import suggestion
@@ -50,10 +51,11 @@ def check_models(recipe: Recipe) -> None:
     configs: dict[str, PretrainedConfig] = {}
     for name, learner in recipe.learners.items():
         try:
-            model = learner.model.model_dump_json()
+            initial = initial_model(recipe, name)
+            model = initial.model_dump_json()
             if model not in known:
-                known[model] = config_of(learner.model), load_tokenizer(learner.model)
-                check_structure(learner.model)
+                known[model] = config_of(initial), load_tokenizer(initial)
+                check_structure(initial)
             configs[name], tokenizers[name] = known[model]
             kinds[name] = model_kind(configs[name])
         except MentorkdError as error:
@@ -92,7 +94,7 @@ def check_models(recipe: Recipe) -> None:
                 different = _vocabulary_fault(recipe, mentor, name, tokenizers)
                 faults += [] if different is None else [Fault(key, different)]
             change = logit_change(configs[mentor])
-            if change is not None and learner.soft_label_store == "hidden":
+            if change is not None and learner.soft_label_store in ("auto", "hidden"):
                 what = f"the mentor {mentor} changes its logits after the head ({change}), so hidden states cannot stand for them"
                 faults.append(Fault(f"learners.{name}.soft_label_store", f"{what}; set `top_k` or `online`"))
             try:
@@ -125,7 +127,7 @@ def _vocabulary_fault(
     if not ends.differ:
         return None
     theirs, own = tokenizers[mentor].eos_token, tokenizers[student].eos_token
-    columns = min(vocabulary_size(recipe.learners[name].model) for name in (mentor, student))
+    columns = min(vocabulary_size(initial_model(recipe, name)) for name in (mentor, student))
     if columns <= max(ends.mentor, ends.student):
         what = f"{mentor} ends its texts with {theirs!r} ({ends.mentor}), {student} with {own!r} ({ends.student})"
         return f"{what}, and one of their heads has only {columns} tokens; take two models with heads of one size"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -10,15 +11,22 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from mentorkd.recipe.aliases import RECORDED_NAMES
-from mentorkd.records import EncodingCounts, Prediction, Rationale, Split, Verdict
+from mentorkd.records import EncodingCounts, Prediction, Question, Rationale, Split, Verdict
 from mentorkd.seals import FileSeal
 
 _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
+_OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
+
+_OMITTED_IF_ZERO = {"unended", "empty"}
 
 
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in pairs if value is not None or key not in _OMITTED_IF_NONE}
+    return {
+        key: value
+        for key, value in pairs
+        if not (value is None and key in _OMITTED_IF_NONE) and not (value == 0 and key in _OMITTED_IF_ZERO)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,7 @@ class PrepareRecord(StageRecord):
 
     kind: str = "prepare"
     questions: dict[Split, int]
+    """By split; `unlabelled` only where the recipe names such questions."""
     faults: list[str]
     """A line for each kind of fault in the data."""
 
@@ -158,6 +167,58 @@ class ChatRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnTexts:
+    """The texts that a learner wrote for a round, and what its training made of it.
+
+    Divergences and entropies are means over the tokens of a sample of the texts, in nats. `writer` is the model that wrote them, and
+    `trained` the model after the round's training. Without a mentor, or with one that gives likelihoods of chunks alone, the
+    values of the mentor are None.
+    """
+
+    texts: int
+    verdicts: dict[Verdict, int]
+    mean_tokens: float
+    """Tokens of a text, the end token included."""
+    unfinished: float
+    """Share of the texts without an end token."""
+    reencoded: float | None
+    """Share of the imitated texts that have another number of tokens when they are encoded again than when they were sampled."""
+    writer_kl: float | None
+    """KL(writer || mentor), with several mentors by their weights."""
+    trained_kl: float | None
+    """KL(trained || mentor)."""
+    writer_entropy: float
+    trained_entropy: float
+    overlap: float | None
+    """Share of the ten likeliest tokens of the writer that are among those of the mentor."""
+    staleness: float
+    """KL(writer || trained): how far the training moved from the distribution that its texts are samples of."""
+
+
+@dataclass(frozen=True)
+class FrontierCounts:
+    """The weights of a source's questions by the share of correct own texts."""
+
+    source: str
+    questions: int
+    at_floor: int
+    """Questions whose weight is the floor, because all or nearly all own texts are correct, or wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundOutcome:
+    """One training of a learner with own texts."""
+
+    number: int
+    updates: int
+    target_tokens: int
+    seconds: float
+    validation_accuracy: float | None
+    own_texts: OwnTexts | None = None
+    """None for the training before the first own texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainRecord(StageRecord):
     """A learner's rows, the length of its training, and its validation."""
 
@@ -185,6 +246,21 @@ class TrainRecord(StageRecord):
     checkpoint_format: int | None = None
     """2 where checkpoints held the model's own state dict; None where they were in the form of `from_pretrained`, from which the
     weights of some families came back wrong (see `outdated`)."""
+    own_texts: OwnTexts | None = None
+    """Of a round with own texts."""
+    frontier: list[FrontierCounts] | None = None
+    """Of a round with weights by question."""
+    rounds: list[RoundOutcome] | None = None
+    """All trainings of a learner with own texts."""
+    fold: int | None = None
+    """The part of the questions that was held out of a cross-fitted mentor's training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsRecord(TrainRecord):
+    """What the training of the best round recorded, but with the length of all rounds. `tokens` is None: the rounds record theirs."""
+
+    kind: str = "rounds"
 
 
 @dataclass(frozen=True)
@@ -255,6 +331,7 @@ RECORDS: dict[str, type[StageRecord]] = {
         AnnotateRecord,
         BudgetRecord,
         TrainRecord,
+        RoundsRecord,
         SearchRecord,
         ScoreRecord,
         AugmentRecord,
@@ -288,8 +365,12 @@ def read_record(mark: Mapping[str, Any]) -> StageRecord | None:
 
 
 def count_verdicts(records: Iterable[Rationale | Prediction]) -> dict[Verdict, int]:
-    """How many rationales or predictions have each verdict."""
+    """How many rationales or predictions have each verdict; `ungraded` only where there are some."""
     counts: dict[Verdict, int] = {"correct": 0, "wrong": 0, "no_answer": 0}
-    for record in records:
-        counts[record.verdict] += 1
-    return counts
+    return counts | Counter(record.verdict for record in records)
+
+
+def count_splits(questions: Iterable[Question]) -> dict[Split, int]:
+    """How many questions each split has; `unlabelled` only where there are some."""
+    counts: dict[Split, int] = {"train": 0, "validation": 0, "test": 0}
+    return counts | Counter(question.split for question in questions)

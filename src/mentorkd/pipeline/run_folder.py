@@ -56,6 +56,10 @@ class Stage:
     """The learner whose distributions a score stage writes."""
     trial: Mapping[str, Any] = field(default_factory=dict)
     """Settings that the learner has in this stage of its search."""
+    round: int | None = None
+    """The number of a training, or of what it reads, for a learner that reads its own texts."""
+    fold: int | None = None
+    """The part of the questions that a cross-fitted mentor is not trained on, or that it scores."""
     forced: bool = False
     """The user asked for this very stage to run again."""
 
@@ -63,6 +67,11 @@ class Stage:
     def needs(self) -> tuple[str, ...]:
         """The names of the stages it reads from, each once."""
         return tuple(dict.fromkeys(self.inputs.values()))
+
+
+def part_role(role: str, fold: int | None) -> str:
+    """The role in which a stage reads something that a cross-fitted mentor has once a fold; that of the first has no number."""
+    return f"{role}/{fold}" if fold else role
 
 
 def role(kind: str, learner: str, seed: int) -> str:

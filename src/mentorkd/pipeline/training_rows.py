@@ -10,20 +10,24 @@ from typing import NamedTuple
 
 from mentorkd.data.encoding import Example, TextEncoder, training_rows
 from mentorkd.data.selection import gather, gold_rationales
+from mentorkd.data.weights import frontier_weights
 from mentorkd.distillation.likelihood import likelihoods, perplexity_scorer
 from mentorkd.errors import TrainingError
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.records import FilterRow
+from mentorkd.pipeline.records import FilterRow, FrontierCounts
 from mentorkd.pipeline.run_folder import Stage
-from mentorkd.records import GOLD, EncodingCounts, Rationale
+from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.rounds import of_round
+from mentorkd.records import GOLD, SELF, EncodingCounts, Question, Rationale
 
 
 class TrainingRows(NamedTuple):
-    """A learner's encoded rows, the counts of the encoding, and the counts of each filter of each source."""
+    """A learner's encoded rows, the counts of the encoding and of each filter of each source, and the weights of questions."""
 
     rows: list[Example]
     counts: EncodingCounts
     filters: list[FilterRow]
+    frontier: list[FrontierCounts]
 
 
 def read_training_rows(
@@ -35,13 +39,16 @@ def read_training_rows(
 
     Raises TrainingError where no row is left to train on.
     """
-    learner, questions = context.recipe.learners[name], context.questions(stage, "train")
+    learner = of_round(context.recipe.learners[name], stage.round or 0)
+    questions = _questions(context, stage, learner, scored)
     sources = {
         source: gold_rationales(questions)
         if source == GOLD
         else context.folder.rationales(stage.inputs[f"rationales/{source}"])
         for source in ([scored] if scored else learner.rationales)
     }
+    if not sources:
+        return TrainingRows([], EncodingCounts(0, 0, 0, 0, 0, 0), [], [])
     selects = {source: context.recipe.filter_of(name, source) for source in sources}
     if scored:
         selects = {source: select.of_each() for source, select in selects.items()}
@@ -64,11 +71,35 @@ def read_training_rows(
             f"{name}: `select` keeps none of the rationales of its sources ({written}); "
             "look at their texts and verdicts in the sources' rationales.jsonl, then loosen `select` or improve the source"
         )
-    rows, counts = training_rows(gathered.rationales, questions, learner, reader)
+    weights = {}
+    if SELF in sources and not scored:
+        frontier = frontier_weights(sources[SELF])
+        weights = {source: frontier for source, select in selects.items() if select.weight == "frontier"}
+    by_question = {source: each.by_question for source, each in weights.items()}
+    rows, counts = training_rows(gathered.by_source, questions, learner, reader, weights=by_question)
     if not rows and not scored:
         raise TrainingError(
             f"{name}: no training row is left of {len(gathered.rationales)} selected rationales "
             f"({counts.source_too_long} prompts and {counts.target_too_long} targets were too long); loosen `select`, "
             "or raise `max_source_tokens` or `max_target_tokens`"
         )
-    return TrainingRows(rows, counts, [FilterRow(**row) for row in gathered.filters])
+    return TrainingRows(
+        rows,
+        counts,
+        [FilterRow(**row) for row in gathered.filters],
+        [FrontierCounts(source, len(each.by_question), each.at_floor) for source, each in weights.items()],
+    )
+
+
+def _questions(context: RunContext, stage: Stage, learner: Learner, scored: str | None) -> list[Question]:
+    """The questions whose rationales a stage reads: those of training, and with own texts that are imitated the unlabelled ones.
+
+    A fold's training reads all but those of the fold. Its mentor scores those of the fold, and the first mentor scores the others.
+    """
+    questions = context.questions(stage, "train")
+    folds = {} if stage.fold is None else context.folds(stage.mentor or stage.learner, questions)
+    if learner.imitates_own_texts and scored in (None, SELF):
+        questions += context.questions(stage, "unlabelled")
+    if stage.fold is None:
+        return questions
+    return [question for question in questions if (folds.get(question.id, 0) == stage.fold) == bool(scored)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from mentorkd.recipe.schema import Recipe
@@ -18,8 +18,14 @@ BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
 """Renamed filters: the name in records of earlier versions, and the name today."""
 
-LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "gguf_file", "layers", "learner"}
+LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "gguf_file", "layers", "learner", "logprobs"}
 """Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
+
+LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
+"""Settings of learners that were added later, with the values that change nothing: fingerprints leave these out."""
+
+LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
+"""The same for the task, whose `columns` are as old as the task."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
 
@@ -35,16 +41,30 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     for _, filters in filters_in(raw):
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)
+        if filters["weight"] == "equal":
+            del filters["weight"]
+    raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
+    drop_unset_later_keys(raw["task"], LATER_TASK_KEYS)
     return raw
 
 
-def drop_unset_later_keys(settings: dict[str, Any]) -> None:
+def drop_unset_later_keys(settings: dict[str, Any], later: Set[str] = LATER_KEYS) -> None:
     """Take out of a model's or teacher's settings the keys that earlier versions do not know, where they say nothing."""
-    for key in LATER_KEYS & settings.keys():
+    for key in later & settings.keys():
         if not settings[key]:
             del settings[key]
+
+
+def later_settings(learner: Mapping[str, Any]) -> dict[str, Any]:
+    """A learner's settings as fingerprints hash them: without later ones that say nothing, and `auto` as the store it stands for."""
+    settings = {
+        key: value for key, value in learner.items() if key not in LATER_SETTINGS or value != LATER_SETTINGS[key]
+    }
+    if settings.get("soft_label_store") == "auto":
+        settings["soft_label_store"] = "hidden"
+    return settings
 
 
 def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

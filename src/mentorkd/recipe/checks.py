@@ -15,16 +15,20 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mentorkd.files import digest_path
-from mentorkd.recipe.graph import Links, cycles, links_of
+from mentorkd.recipe.graph import Links, arms, cycles, links_of
+from mentorkd.recipe.learner import BySource
 from mentorkd.recipe.objectives import NOT_OF_TOP_K, OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import FILE_NAME, MOST_SEEDS, Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
-from mentorkd.records import GOLD, TEACHER, normalise_whitespace
+from mentorkd.records import GOLD, SELF, TEACHER, normalise_whitespace
 
 Finding = tuple[KeyPath, str]
 """A key, and the fault at this key."""
 
-_SOFT_LABEL_SETTINGS = ("kd_weight", "temperature", "tau_squared", "divergence", "layers", "soft_label_store", "top_k")
+_SOFT_LABEL_SETTINGS = (
+    *("kd_weight", "temperature", "tau_squared", "divergence", "layers", "soft_label_store", "top_k"),
+    *("chunk_temperature", "mentor_reads"),
+)
 
 _SEQ2SEQ = frozenset(
     {"bart", "bigbird_pegasus", "blenderbot", "led", "longt5", "m2m_100", "marian", "mbart", "mt5", "nllb-moe"}
@@ -36,8 +40,9 @@ _CAUSAL = frozenset(
     | {"qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"}
 )
 
-_RESERVED = {TEACHER: "the teacher", GOLD: "the gold answers"}
+_RESERVED = {TEACHER: "the teacher", GOLD: "the gold answers", SELF: "a learner's own texts"}
 _TEXT_ONLY = {TEACHER: "the teacher gives text only", GOLD: "the gold answers are text only"}
+_TEXT_ONLY |= {SELF: "a learner's own texts are text only"}
 
 _VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
 
@@ -59,8 +64,27 @@ _BOUNDS = {
 
 
 def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
-    """Pydantic's errors about `raw`, with keys of `raw` and plain words."""
-    return [_translated(details, raw) for details in error.errors(include_url=False)]
+    """Pydantic's errors about `raw`, with keys of `raw` and plain words.
+
+    Where a key takes one value or a mapping, pydantic has errors of both forms: only those of the form that was given count.
+    """
+    errors = error.errors(include_url=False)
+    findings = [_translated(details, raw) for details in errors]
+
+    def is_of_the_other_form(details: ErrorDetails, place: KeyPath) -> bool:
+        others = [
+            other for other, one in zip((path for path, _ in findings), errors, strict=True) if one is not details
+        ]
+        if details["type"] == "dict_type":
+            return place in others
+        of_value = details["type"].endswith("_type") or details["type"] == "literal_error"
+        return of_value and isinstance(details["input"], dict) and any(each[: len(place)] == place for each in others)
+
+    return [
+        finding
+        for details, finding in zip(errors, findings, strict=True)
+        if not is_of_the_other_form(details, finding[0])
+    ]
 
 
 def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
@@ -76,10 +100,13 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _perplexity_faults(name, links[name], learners)
         yield from _setting_faults(name, learner, links[name])
         yield from _pair_faults(name, links[name], learners)
+        yield from own_text_faults(raw, name, learner)
+        yield from _fold_faults(name, learners, links)
     for cycle in cycles({name: own.learners for name, own in links.items()}):
         way = " -> ".join([*cycle, cycle[0]])
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
     yield from _validation_faults(raw, learners)
+    yield from _unlabelled_faults(raw, learners)
     seeds = raw.get("seeds")
     if isinstance(seeds, list) and len(seeds) <= MOST_SEEDS:
         for index, seed in enumerate(seeds):
@@ -110,11 +137,13 @@ def _link_faults(name: str, links: Mapping[str, Links], learners: Mapping[str, d
         if author in own.rationales[:index]:
             yield place, f"`{author}` is named twice"
         elif author == name and name not in _RESERVED:
-            yield place, "a learner cannot learn from itself"
+            yield place, f"a learner's own texts are called `{SELF}`; write that, with `own_texts`"
         elif author not in authors:
             yield place, f"there is no learner `{author}`{suggestion(author, authors)}"
         elif author in links and list(links[author].rationales) == [GOLD]:
             yield place, f"`{author}` learns bare answers and writes no rationale; name it only in `soft_labels`"
+    if own.initial is not None:
+        yield from _initial_faults(name, own.initial, learners)
     place = ("learners", name, "soft_labels")
     for mentor in own.soft_labels:
         if mentor in _TEXT_ONLY:
@@ -132,6 +161,87 @@ def _link_faults(name: str, links: Mapping[str, Links], learners: Mapping[str, d
         if source not in own.rationales:
             close = suggestion(source, own.rationales)
             yield ("learners", name, "reads", source), f"`{source}` is not among its `rationales`{close}"
+
+
+def _initial_faults(name: str, initial: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    place: KeyPath = ("learners", name, "model", "learner")
+    if initial == name:
+        yield place, "a learner cannot start from its own weights; name another learner"
+    elif initial not in learners:
+        yield (
+            place,
+            f"there is no learner `{initial}`{suggestion(initial, [each for each in learners if each != name])}",
+        )
+    elif learners[initial].get("rationales") == []:
+        yield place, f"`{initial}` is not trained; give its model here"
+    elif _folds(learners[initial]) > 1:
+        yield place, f"`{initial}` has `folds` and so several models; name a learner with one"
+    if learners[name].get("rationales") == []:
+        yield ("learners", name, "rationales"), f"empty, so this learner would be `{initial}` again; name sources"
+
+
+def own_text_faults(raw: Mapping[str, Any], name: str, learner: dict[str, Any]) -> Iterator[Finding]:
+    """The faults of own texts, of settings by source, and of weights by own texts."""
+    place, sources = ("learners", name), learner.get("rationales")
+    sources = [TEACHER] if sources is None else sources if isinstance(sources, list) else []
+    for key in get_args(BySource):
+        for source in mapping(learner.get(key)):
+            if source not in sources:
+                yield (*place, key, source), f"`{source}` is not among its `rationales`{suggestion(source, sources)}"
+    for source, select in mapping(learner.get("reads")).items():
+        if mapping(select).get("weight") == "frontier" and SELF not in sources:
+            yield (
+                (*place, "reads", source, "weight"),
+                f"`frontier` needs the learner's own texts; add `{SELF}` to `rationales`",
+            )
+    if SELF not in sources:
+        if learner.get("own_texts") is not None:
+            yield (
+                (*place, "own_texts"),
+                f"has no effect without `{SELF}` among `rationales`; add it, or remove `own_texts`",
+            )
+        return
+    if not _objective(learner).writes_rationales:
+        yield (*place, "rationales"), f"`{name}` {_answers_alone(learner)}, so it has no own texts; remove `{SELF}`"
+    if learner.get("divergence") == "hidden_states":
+        yield (
+            (*place, "divergence"),
+            f"`hidden_states` compares layers on given text; take another one, or remove `{SELF}`",
+        )
+    training = mapping(learner.get("training"))
+    if training.get("updates") is None:
+        if raw.get("match") == "tokens" and name in arms(raw):
+            yield ("match",), f"`tokens` cannot count the texts that `{name}` is still to write; take `updates`"
+        others = [each for each in arms(raw) if not _reads_self_alone(raw, each)]
+        matched = name in arms(raw) and others and raw.get("match") != "epochs"
+        if _reads_self_alone(raw, name) and not matched:
+            yield (*place, "training", "updates"), "missing: a learner of own texts alone has no epochs; give a number"
+
+
+def _reads_self_alone(raw: Mapping[str, Any], name: str) -> bool:
+    return bool(mapping(mapping(raw.get("learners")).get(name)).get("rationales") == [SELF])
+
+
+def _folds(learner: Mapping[str, Any]) -> int:
+    folds = learner.get("folds", 1)
+    return folds if isinstance(folds, int) else 1
+
+
+def _fold_faults(name: str, learners: Mapping[str, dict[str, Any]], links: Mapping[str, Links]) -> Iterator[Finding]:
+    learner = learners[name]
+    if _folds(learner) == 1:
+        return
+    place: KeyPath = ("learners", name, "folds")
+    readers = [other for other, own in links.items() if name in (*own.rationales, *own.soft_labels)]
+    if not readers:
+        yield place, f"has no effect: no learner names `{name}` in `rationales` or `soft_labels`; remove it"
+    for reader in readers:
+        if name in links[reader].soft_labels and learners[reader].get("soft_label_store") == "online":
+            why = f"`{reader}` reads soft labels of one live mentor (`soft_label_store: online`)"
+            yield place, f"{why}, and folds make several; choose another store there"
+    for key in ("search", "own_texts"):
+        if learner.get(key):
+            yield place, f"cannot be combined with `{key}`; remove one of them"
 
 
 def _objective(learner: Mapping[str, Any]) -> ObjectiveSpec:
@@ -155,6 +265,8 @@ def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
         unused["layers"] = "`divergence: hidden_states`; remove it, or choose that divergence"
     if learner.get("soft_label_store") != "top_k":
         unused["top_k"] = "`soft_label_store: top_k`; remove it, or choose that store"
+    if learner.get("soft_label_store", "auto") not in ("auto", "chunks"):
+        unused["chunk_temperature"] = "`soft_label_store: chunks`; remove it, or choose that store"
     if learner.get("soft_labels") is None:
         unused |= dict.fromkeys(_SOFT_LABEL_SETTINGS, "`soft_labels`; remove it, or name a mentor in `soft_labels`")
     elif matching:
@@ -186,17 +298,39 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> It
     if learner.get("rationales") == []:
         why = "has no effect with `rationales: []`, since soft labels belong to text"
         yield (*place, "soft_labels"), f"{why}; name the authors of the text in `rationales`"
-    elif store == "top_k" and divergence in NOT_OF_TOP_K:
-        need = f"`{divergence}` needs the mentor's whole distribution, and `top_k` keeps a part of it"
+    elif store == "top_k" and (whole := [each for each in _values(divergence) if each in NOT_OF_TOP_K]):
+        need = f"`{whole[0]}` needs the mentor's whole distribution, and `top_k` keeps a part of it"
         yield (*place, "divergence"), f"{need}; set `soft_label_store` to `hidden` or `online`"
+    elif store == "chunks" and (others := sorted(set(_values(divergence)) - {"forward_kl"})):
+        why = f"`{others[0]}` compares whole distributions, and `chunks` keeps the likelihood of the text alone"
+        yield (*place, "divergence"), f"{why}; remove it, or choose another store"
     elif divergence == "hidden_states":
         if store != "online":
             why = "`hidden_states` compares the student's layers with the layers of a live mentor"
             yield (*place, "divergence"), f"{why}; set `soft_label_store: online`"
         if (count := len(own.soft_labels)) > 1:
             yield (*place, "soft_labels"), f"got {count} mentors; expected one, since `hidden_states` compares layers"
+    if isinstance(divergence, dict) and "hidden_states" in _values(divergence):
+        yield (*place, "divergence"), "`hidden_states` cannot hold for one source alone; take another divergence there"
+    if learner.get("mentor_reads") == "gold" and store == "online":
+        yield (*place, "mentor_reads"), "`gold` needs soft labels that are stored; choose another `soft_label_store`"
+    weights = _values(learner.get("kd_weight"))
+    if (
+        isinstance(learner.get("kd_weight"), dict)
+        and set(own.rationales) <= learner["kd_weight"].keys()
+        and not any(weights)
+    ):
+        yield (
+            (*place, "kd_weight"),
+            "0 for every source, so no soft label is read; remove `soft_labels` and `kd_weight`",
+        )
     if learner["soft_labels"] == {}:
         yield (*place, "soft_labels"), "empty; expected a learner, or several learners with their weights"
+
+
+def _values(setting: Any) -> list[Any]:
+    """The value of a setting, or its values by source."""
+    return list(setting.values()) if isinstance(setting, dict) else [] if setting is None else [setting]
 
 
 def _objective_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> Iterator[Finding]:
@@ -267,6 +401,33 @@ def _validation_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
         why = f"0 leaves no questions on which {', '.join(selecting)} could choose the best epoch"
         ways = "give a share above 0, or a file as `task.validation`, or set `training.select_on: last`"
         yield ("task", "validation_share"), f"{why}; {ways}"
+
+
+def _unlabelled_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+    """Questions without answers are read by learners that imitate their own texts, whose settings may need no answer."""
+    task = mapping(raw.get("task"))
+    if task.get("unlabelled") is None:
+        if task.get("limit_unlabelled") is not None:
+            yield ("task", "limit_unlabelled"), "has no effect without `unlabelled`; remove it, or name a file there"
+        return
+    readers = [name for name, each in learners.items() if _imitates_own_texts(each)]
+    if not readers:
+        need = "a learner that imitates its own texts (`self` among its `rationales`, and `soft_labels`)"
+        yield ("task", "unlabelled"), f"has no effect without {need}; add one, or remove the file"
+    for name in readers:
+        without = "and the questions of `task.unlabelled` have none"
+        if learners[name].get("mentor_reads") == "gold":
+            ways = "set `mentor_reads: question`, or remove `task.unlabelled`"
+            yield ("learners", name, "mentor_reads"), f"`gold` shows the mentor the gold answer, {without}; {ways}"
+        if mapping(mapping(learners[name].get("reads")).get(SELF)).get("weight") == "frontier":
+            why = f"`frontier` compares own texts with gold answers, {without}"
+            ways = "set `weight: equal`, or remove `task.unlabelled`"
+            yield ("learners", name, "reads", SELF, "weight"), f"{why}; {ways}"
+
+
+def _imitates_own_texts(learner: Mapping[str, Any]) -> bool:
+    sources = learner.get("rationales")
+    return isinstance(sources, list) and SELF in sources and learner.get("soft_labels") is not None
 
 
 def _translated(details: ErrorDetails, raw: Any) -> Finding:

@@ -7,7 +7,7 @@ from typing import Any
 from mentorkd.paper.tasks import find_task
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.yaml import KeyPath, mapping
-from mentorkd.records import TEACHER
+from mentorkd.records import SELF, TEACHER
 
 SHARED = ("training", "sampling")
 """Sections of a recipe that hold for all of its learners."""
@@ -29,11 +29,29 @@ def merge_defaults(raw: dict[str, Any]) -> set[KeyPath]:
             continue
         for section in SHARED:
             merge(learner, section, raw.get(section), ("learners", name))
+        fill_own_texts(learner)
         reads = mapping(learner.get("reads"))
         for source in reads:
             author = raw.get("teacher") if source == TEACHER else learners.get(source)
             merge(reads, source, mapping(author).get("select"), ("learners", name, "reads"))
     return inherited
+
+
+def fill_own_texts(learner: dict[str, Any]) -> None:
+    """Give a learner that reads its own texts its rounds, and the filters of these texts.
+
+    With soft labels every own text is read, repeated ones too, since together they are the learner's distribution. Without,
+    they are training text like any other.
+    """
+    sources = learner.get("rationales")
+    if isinstance(sources, list) and SELF in sources:
+        if learner.get("own_texts") is None:
+            learner["own_texts"] = {}
+        imitated = learner.get("soft_labels") is not None
+        reads = learner.setdefault("reads", {})
+        own = mapping(reads).setdefault(SELF, {}) if isinstance(reads, dict) else {}
+        if imitated and isinstance(own, dict):
+            own |= {"correct": False, "deduplicate": False} | own
 
 
 def fill_known_task(raw: dict[str, Any]) -> None:

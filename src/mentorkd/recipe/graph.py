@@ -9,10 +9,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.recipe.learner import Learner, SelectConfig
+from mentorkd.recipe.learner import Learner, ModelConfig, SelectConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import mapping
-from mentorkd.records import GOLD, TEACHER
+from mentorkd.records import GOLD, SELF, TEACHER
+
+_NOT_LEARNERS = {TEACHER, GOLD, SELF}
+"""Sources of text that are no learners of their own."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Links:
     """The mentors of its soft labels."""
     perplexity: Mapping[str, Any]
     """By author, the `perplexity` filter of the author's text, if the filter's model is a learner of the recipe."""
+    initial: str | None = None
+    """The learner whose trained weights are its initial ones."""
 
     @property
     def perplexity_models(self) -> list[str]:
@@ -34,8 +39,9 @@ class Links:
     @property
     def learners(self) -> list[str]:
         """The other learners that must be trained before this one, each once."""
-        names = dict.fromkeys([*self.rationales, *self.soft_labels, *self.perplexity_models])
-        return [name for name in names if name not in (TEACHER, GOLD)]
+        initial = [] if self.initial is None else [self.initial]
+        names = dict.fromkeys([*self.rationales, *self.soft_labels, *self.perplexity_models, *initial])
+        return [name for name in names if name not in _NOT_LEARNERS]
 
 
 def links_of(recipe: Recipe | Mapping[str, Any]) -> dict[str, Links]:
@@ -55,7 +61,9 @@ def _links(learner: Any, learners: Mapping[str, Any], teacher: Any) -> Links:
         perplexity_filter = _part(chosen, "perplexity")
         if isinstance(model := _part(perplexity_filter, "model"), str) and model in learners:
             perplexity[author] = perplexity_filter
-    return Links(authors, [soft] if isinstance(soft, str) else list(mapping(soft)), perplexity)
+    initial = _part(_part(learner, "model"), "learner")
+    mentors = [soft] if isinstance(soft, str) else list(mapping(soft))
+    return Links(authors, mentors, perplexity, initial if isinstance(initial, str) else None)
 
 
 def _part(whole: Any, key: str) -> Any:
@@ -79,7 +87,15 @@ def learning_order(recipe: Recipe) -> list[str]:
 
 def writers(recipe: Recipe) -> set[str]:
     """Learners that another learner names under `rationales`: they write text for every training question."""
-    return {name for links in links_of(recipe).values() for name in links.rationales} - {TEACHER, GOLD}
+    return {name for links in links_of(recipe).values() for name in links.rationales} - _NOT_LEARNERS
+
+
+def initial_model(recipe: Recipe, name: str) -> ModelConfig:
+    """The model that a learner, or the learner whose weights it starts from, begins with: a pretrained or a built one."""
+    own = model = recipe.learners[name].model
+    while model.learner is not None:
+        model = recipe.learners[model.learner].model
+    return model.model_copy(update={"lora": own.lora, "dtype": own.dtype})
 
 
 def arms(recipe: Recipe | Mapping[str, Any]) -> list[str]:
@@ -95,7 +111,7 @@ def headline_student(recipe: Recipe) -> str:
     links = links_of(recipe)
 
     def ways(name: str) -> int:
-        return bool(links[name].soft_labels) + any(source not in (TEACHER, GOLD) for source in links[name].rationales)
+        return bool(links[name].soft_labels) + any(source not in _NOT_LEARNERS for source in links[name].rationales)
 
     return max(arms(recipe), key=ways, default=list(recipe.learners)[-1])
 

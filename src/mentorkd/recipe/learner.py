@@ -188,7 +188,9 @@ class ModelConfig(Strict):
         if sum(source is not None for source in (self.name, self.learner, self.from_config)) != 1:
             ways = "`name` (a pretrained model), `learner` (a learner's weights) and `from_config` (random weights)"
             raise ValueError(f"give exactly one of {ways}")
-        if self.learner is not None and (own := [key for key in ("tokenizer", "revision") if getattr(self, key)]):
+        if self.learner is not None and (
+            own := [key for key in ("tokenizer", "revision", "layers") if getattr(self, key)]
+        ):
             raise ValueError(f"`{own[0]}` belongs to the model of `{self.learner}`; remove it here")
         if self.from_config is not None:
             if "model_type" not in self.from_config:
@@ -292,6 +294,10 @@ class SearchConfig(Strict):
     """Values of `objective_weight`; for learners with `objective: step_by_step` or `mcc`."""
     trials: int | None = Field(default=None, ge=1)
     """Number of combinations to try, drawn at random, and the same for every seed; null tries all."""
+
+
+BySource = Literal["kd_weight", "temperature", "divergence"]
+"""Settings with one value, or one for each source."""
 
 
 class OwnTextsConfig(Strict):
@@ -401,11 +407,22 @@ class Learner(Strict):
         """The divergence on the texts of a source."""
         return self.divergence.get(source, "forward_kl") if isinstance(self.divergence, dict) else self.divergence
 
+    def by_source(self, key: BySource) -> Any:
+        """The value of a setting for the texts that the learner reads: one for all, or a mapping where sources differ."""
+        of_source = {
+            "kd_weight": self.kd_weight_of,
+            "temperature": self.temperature_of,
+            "divergence": self.divergence_of,
+        }
+        values = {source: of_source[key](source) for source in self.rationales}
+        return values if len(set(values.values())) > 1 else next(iter(values.values()), getattr(self, key))
+
     @property
     def imitates_own_texts(self) -> bool:
         """Whether its own texts are imitated (on-policy distillation), and not only trained on where they are correct."""
         return SELF in self.rationales and self.soft_labels is not None
 
+    @property
     def mentor_weights(self) -> dict[str, float]:
         """The mentors whose distributions it imitates, with their weights, which sum to 1."""
         weights = {self.soft_labels: 1.0} if isinstance(self.soft_labels, str) else self.soft_labels or {}

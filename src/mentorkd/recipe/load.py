@@ -27,7 +27,14 @@ from mentorkd.recipe.teacher import model_keys
 from mentorkd.recipe.yaml import KeyPath, Places, dump_yaml, mapping, read_yaml, set_override, suggestion
 from mentorkd.records import AnswerKind
 
-_DATA_FILES = ("task.train", "task.validation", "task.test", "teacher.rationales", "teacher.exemplars")
+_DATA_FILES = (
+    "task.train",
+    "task.validation",
+    "task.test",
+    "task.unlabelled",
+    "teacher.rationales",
+    "teacher.exemplars",
+)
 _TEMPLATE_FILE = "file:"
 
 

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from mentorkd.recipe.learner import Learner, SamplingConfig, SearchConfig, SelectConfig, Strict, TrainingConfig
 from mentorkd.recipe.teacher import TeacherConfig, with_kind
-from mentorkd.records import GOLD, TEACHER, AnswerKind, Split
+from mentorkd.records import GOLD, SELF, TEACHER, AnswerKind, Split
 
 _FILES = get_args(Split)
 """The task's files that may have a column mapping of their own."""
@@ -41,18 +41,23 @@ class TaskConfig(Strict):
     """Validation questions; null uses `validation_share` of the training questions."""
     validation_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of the training QUESTIONS (with all their rationales) held out for model selection."""
+    unlabelled: str | None = None
+    """Questions without answers, for learners that imitate their own texts (`self` among their `rationales`, and `soft_labels`).
+    Answers in the file are ignored. A question that is also in `train`, `validation` or `test` is dropped here."""
     answer: AnswerKind | None = None
     """Kind of the answers, which sets how they are graded; null uses the kind of the known task."""
     choices: list[str] | None = None
     """Option letters of a choice task; null reads them from the text of each question."""
     columns: dict[str, str | dict[str, str]] = Field(default_factory=dict)
-    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`, `id`) ->
-    theirs, for all files of the task and for the teacher's. `train`, `test` and `validation` hold mappings of one file, which
-    go before: `{answer: solution, test: {question: query}}`."""
+    """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`, `id`,
+    `logprobs`) -> theirs, for all files of the task and for the teacher's. `train`, `test`, `validation` and `unlabelled` hold
+    mappings of one file, which go before: `{answer: solution, test: {question: query}}`."""
     limit_train: int | None = Field(default=None, ge=1)
     """Number of training questions to use, from the first on (for trials); null uses all."""
     limit_test: int | None = Field(default=None, ge=1)
     """Number of test questions to use, from the first on (for trials); null uses all."""
+    limit_unlabelled: int | None = Field(default=None, ge=1)
+    """Number of unlabelled questions to use, from the first on; null uses all."""
 
     @field_validator("columns")
     @classmethod
@@ -125,12 +130,12 @@ class Recipe(Strict):
     """The variants of the sweep; written by mentorkd."""
 
     def filter_of(self, reader: str, source: str) -> SelectConfig:
-        """The filters of a reader on a source: the teacher, `gold` or another learner."""
+        """The filters of a reader on a source: the teacher, `gold`, another learner, or the reader itself."""
         own = self.learners[reader].reads.get(source)
         return self.select_of(source) if own is None else own
 
     def select_of(self, source: str) -> SelectConfig:
         """The filters of a source's rationales for readers without their own."""
-        if source == GOLD:
+        if source in (GOLD, SELF):
             return SelectConfig()
         return self.teacher.select if source == TEACHER else self.learners[source].select

@@ -25,8 +25,8 @@ class RecordedTeacherConfig(Strict):
     rationales: str
     """File of recorded rationales, in any of the supported shapes."""
     columns: dict[str, str] | None = None
-    """Column mapping of this file: our field (`question`, `answer`, `rationale`, `completion`, `id`) -> its field. Null takes the
-    mapping that `task.columns` has for all files; `{}` takes the usual names."""
+    """Column mapping of this file: our field (`question`, `answer`, `rationale`, `completion`, `id`, `logprobs`) -> its field.
+    Null takes the mapping that `task.columns` has for all files; `{}` takes the usual names."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
 
@@ -138,6 +138,9 @@ class OpenAITeacherConfig(AskedTeacherConfig):
     """System message of a chat; null sends none."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name of the length limit in the request; OpenAI's reasoning models need `max_completion_tokens`."""
+    logprobs: bool = False
+    """Ask for the log-probabilities of the sampled tokens, from which `soft_labels: teacher` makes its labels. Needs
+    `temperature: 1` and `top_p: 1`, where all endpoints give the model's own values."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request (`reasoning_effort`, `top_k`, ...)."""
     concurrency: int = Field(default=32, ge=1, le=1024)
@@ -195,6 +198,12 @@ class OpenAITeacherConfig(AskedTeacherConfig):
             raise ValueError("`budget.dollars` needs `price: {input: ..., output: ...}`, dollars a million tokens")
         if self.system is not None and self.endpoint == "completions":
             raise ValueError("`system` needs `endpoint: chat`; a completion has no system message")
+        if self.logprobs and (self.temperature, self.top_p) != (1.0, 1.0):
+            got = f"temperature: {self.temperature:g}, top_p: {self.top_p:g}"
+            why = "elsewhere some endpoints return values of the changed distribution"
+            raise ValueError(f"`logprobs` needs `temperature: 1` and `top_p: 1`, got {got}; {why}")
+        if self.logprobs and (taken := sorted({"logprobs", "top_logprobs"} & self.extra_body.keys())):
+            raise ValueError(f"`extra_body`: {', '.join(taken)} cannot stand beside `logprobs: true`, which sets them")
         return self
 
 

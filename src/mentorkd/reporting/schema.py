@@ -454,7 +454,7 @@ class ExampleAnswer(TypedDict):
     source: str
     """The learner (or the teacher) that wrote it."""
     verdict: Verdict
-    """correct, wrong or no_answer."""
+    """correct, wrong, no_answer, or ungraded (the question had no gold answer when the text was written)."""
     predicted: str | None
     """The answer found in the text."""
     text: str

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
+from mentorkd.data.token_logprobs import LOGPROBS, rationale_logprobs
 from mentorkd.grading.grade import Graded
 from mentorkd.recipe.teacher import AskedTeacherConfig
 from mentorkd.records import TEACHER, Question, Rationale
@@ -109,6 +110,8 @@ def rationale_of(
         "cached": all(answer.cached for answer in answers),
         "requests": [answer.key for answer in answers],
     }
+    if first.logprobs is not None:
+        meta[LOGPROBS] = rationale_logprobs(first.logprobs, first.text, text.strip())
     return Rationale.create(question.id, text, graded.predicted, graded.verdict, TEACHER, sample, meta)
 
 

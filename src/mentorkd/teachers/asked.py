@@ -14,6 +14,7 @@ from mentorkd.data.sources import source_identity
 from mentorkd.errors import BudgetError, TeacherError
 from mentorkd.files import digest_path
 from mentorkd.grading.grade import Grader
+from mentorkd.recipe.aliases import drop_unset_later_keys
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.teacher import AskedTeacherConfig
@@ -83,6 +84,7 @@ class AskedTeacher(ABC, Generic[Config]):
             settings["exemplars"] = source_identity(data_path(self.recipe, config.exemplars))
         if config.template is not None and config.template.startswith("file:"):
             settings["template"] = digest_path(Path(config.template.removeprefix("file:")))
+        drop_unset_later_keys(settings)
         return [settings]
 
     def describe(self) -> Description:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from mentorkd.data.token_logprobs import TokenLogprobs
 from mentorkd.errors import RunError
 from mentorkd.records import content_id
 from mentorkd.teachers.limits import Spending
@@ -87,7 +88,10 @@ INSERT INTO replies VALUES (?, ?, ?, ?) ON CONFLICT (key, sample) DO UPDATE SET 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply of a teacher. `estimated`: the endpoint reported no usage, and the token counts are upper bounds."""
+    """A reply of a teacher. `estimated`: the endpoint reported no usage, and the token counts are upper bounds.
+
+    `logprobs` cover the text; None if they were not asked for or cannot be used.
+    """
 
     text: str
     finish_reason: str
@@ -95,6 +99,19 @@ class Reply:
     output_tokens: int
     estimated: bool = False
     model: str = ""
+    logprobs: TokenLogprobs | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields. `logprobs`, which earlier versions do not know, is left out where it is None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["logprobs"]
+        return values if self.logprobs is None else {**values, "logprobs": self.logprobs.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Reply:
+        """Raises ValueError or TypeError for other fields."""
+        logprobs = values.get("logprobs")
+        return cls(**{**values, "logprobs": None if logprobs is None else TokenLogprobs.from_json(logprobs)})
 
 
 LookUp = Callable[[str, int], Reply | None]
@@ -319,7 +336,7 @@ def export(source: Path, target: Path) -> int:
     temporary = target.with_name(f".{target.name}.tmp")
     with _reading(source) as connection, temporary.open("w", encoding="utf-8") as file:
         for key, sample, at, request, reply in _sound_rows(connection, source):
-            row = {"key": key, "sample": sample, "at": at, "request": json.loads(request), "reply": asdict(reply)}
+            row = {"key": key, "sample": sample, "at": at, "request": json.loads(request), "reply": reply.to_json()}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
         file.flush()
@@ -407,22 +424,22 @@ def _row_name(key: str, sample: int) -> str:
 
 
 def _write_reply(key: str, sample: int, reply: Reply) -> str:
-    fields = asdict(reply)
-    return json.dumps({**fields, "digest": _digest(key, sample, fields)}, ensure_ascii=False)
+    values = reply.to_json()
+    return json.dumps({**values, "digest": _digest(key, sample, values)}, ensure_ascii=False)
 
 
 def _read_reply(key: str, sample: int, body: bytes) -> Reply | None:
     """The reply in a row; None if it is damaged. Rows of earlier versions have no digest."""
     try:
-        fields = json.loads(body)
-        digest = fields.pop("digest", None)
-        return Reply(**fields) if digest in (None, _digest(key, sample, fields)) else None
+        values = json.loads(body)
+        digest = values.pop("digest", None)
+        return Reply.from_json(values) if digest in (None, _digest(key, sample, values)) else None
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _digest(key: str, sample: int, fields: Mapping[str, Any]) -> str:
-    return content_id(key, str(sample), _canonical(fields))
+def _digest(key: str, sample: int, values: Mapping[str, Any]) -> str:
+    return content_id(key, str(sample), _canonical(values))
 
 
 def _commit(connection: sqlite3.Connection, jobs: list[_Job], path: Path) -> None:

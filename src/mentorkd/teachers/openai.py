@@ -17,24 +17,29 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mentorkd.data.selection import characters_as_tokens
+from mentorkd.data.token_logprobs import LOGPROBS
 from mentorkd.errors import BudgetError, MissingExtraError
 from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import Progress, Question, Rationale
 from mentorkd.teachers.annotation import AnnotationLedger, Grade, SamplingResult, outcome, rationale_of
 from mentorkd.teachers.asked import AskedTeacher, short_name
-from mentorkd.teachers.cache import LookUp, RequestCache, open_replies, request_key
+from mentorkd.teachers.cache import LookUp, RequestCache, open_replies
 from mentorkd.teachers.dry_run import BY_CHARACTERS, DryRun, dry_run, token_counter
 from mentorkd.teachers.interrupts import Interrupts
-from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, price_of, read_key
+from mentorkd.teachers.openai_client import OpenAIClient, StoppedError, identify_request, price_of, read_key
 from mentorkd.teachers.prompting import Prompter
 from mentorkd.teachers.teacher import AnnotationContext
-from mentorkd.teachers.wire import Fault, build_request, same_model
+from mentorkd.teachers.wire import Fault, same_model
 
 log = logging.getLogger(__name__)
 
 _CHAT_MARKS = 16
 """Tokens that a chat's marks add to a prompt, generously: ChatML takes 9, and 5 more for a system message."""
 _SHOWN_ALIKE = 3
+_FIRST_ALONE = (
+    "whether the endpoint gives log-probabilities shows with its first reply: that request goes alone, and nothing more is sent if "
+    "they are missing"
+)
 
 
 class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
@@ -60,8 +65,8 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
             estimate = dry_run_openai(
                 questions, self.config, self.prompter, look_up=look_up, count_tokens=count_tokens, counted_by=counted_by
             )
-        warning = exposed_key(self.config)
-        return estimate if warning is None else replace(estimate, warnings=(warning,))
+        logprobs = _FIRST_ALONE if self.config.logprobs else None
+        return replace(estimate, warnings=tuple(filter(None, (exposed_key(self.config), logprobs))))
 
     def sample(self, questions: Sequence[Question], cache: RequestCache, context: AnnotationContext) -> SamplingResult:
         if (warning := exposed_key(self.config)) is not None:
@@ -89,12 +94,20 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
         }
 
     def remarks(self, result: SamplingResult) -> list[str]:
+        of_all = f"of {len(result.rationales):,} replies"
         models = Counter(rationale.meta["model"] for rationale in result.rationales)
-        return [
-            f"{count:,} of {len(result.rationales):,} replies are of the model {model}, not of {self.config.model}"
+        lines = [
+            f"{count:,} {of_all} are of the model {model}, not of {self.config.model}"
             for model, count in models.items()
             if not same_model(self.config.model, model)
         ]
+        solutions = [rationale for rationale in result.rationales if rationale.meta["outcome"] == "ok"]
+        lacking = sum(LOGPROBS not in rationale.meta for rationale in solutions)
+        if self.config.logprobs and lacking:
+            lines.append(
+                f"{lacking:,} {of_all} came without log-probabilities, so they get no soft labels of the teacher"
+            )
+        return lines
 
 
 def exposed_key(teacher: OpenAITeacherConfig) -> str | None:
@@ -130,8 +143,8 @@ def dry_run_openai(
     def is_cached(prompt: str, sample: int) -> bool:
         if look_up is None:
             return False
-        request = build_request(teacher, prompt, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
-        return look_up(request_key(request), sample) is not None
+        _, keys = identify_request(teacher, prompt, teacher.max_tokens, teacher.temperature, teacher.logprobs)
+        return any(look_up(key, sample) is not None for key in keys)
 
     return dry_run(
         questions,
@@ -256,7 +269,13 @@ class _Workers:
     async def _solve(self, index: int, sample: int) -> Rationale | Fault:
         question, teacher, prompter = self.ledger.questions[index], self.teacher, self.prompter
         first = self._first(question.text)
-        answer = await self.client.ask(first, sample, max_tokens=teacher.max_tokens, temperature=teacher.temperature)
+        answer = await self.client.ask(
+            first,
+            sample,
+            max_tokens=teacher.max_tokens,
+            temperature=teacher.temperature,
+            logprobs=teacher.logprobs,
+        )
         if isinstance(answer, Fault):
             return answer
         answers = [answer]

@@ -2,7 +2,8 @@
 
 A request is looked up in the cache first. If it is not there, it waits for room in flight, for the budget, for its ledger
 entry to be on disk and for the rate limits. Then it is sent once, and settled together with its reply before the reply is
-used. Where a budget of tokens or dollars is set, requests go one at a time until a reply has told how the endpoint counts.
+used. Requests go one at a time until the endpoint is known: with a budget of tokens or dollars, until a reply has told how it
+counts; with `logprobs`, until a reply had them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -26,7 +27,7 @@ from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.teachers.annotation import Answer
 from mentorkd.teachers.cache import Reply, RequestCache, request_key
 from mentorkd.teachers.limits import Budget, CircuitBreaker, RateLimiter, Spending, backoff, picodollars
-from mentorkd.teachers.transport import Transport
+from mentorkd.teachers.transport import MOST_BYTES, MOST_BYTES_WITH_LOGPROBS, Transport
 from mentorkd.teachers.wire import (
     Body,
     Fault,
@@ -37,6 +38,7 @@ from mentorkd.teachers.wire import (
     read_body,
     same_model,
     scrubber,
+    without_logprobs,
 )
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,10 @@ _CHAT_OVERHEAD = 64
 """Tokens that a chat template may add around a message."""
 _SILENT_ABOUT_USAGE = 3
 """Replies without a count of tokens after which the endpoint is taken to give none."""
+_HOW_TO_GET_LOGPROBS = (
+    "set `teacher.logprobs: false`, which takes the replies that are kept, or name an endpoint that gives them, such as vLLM or "
+    "llama-server"
+)
 _LONG_WAIT = 10.0
 """Seconds from which on a wait that the endpoint asks for is worth a line."""
 
@@ -109,6 +115,7 @@ class OpenAIClient:
         self._more_read = self._more_written = 0
         self._usage_is_known = teacher.budget.dollars is None and teacher.budget.tokens is None
         self._replies_without_usage = 0
+        self._gives_logprobs = not teacher.logprobs
         self._first = asyncio.Lock()
         self._in_flight = 0
         self._given_up: list[Fault] = []
@@ -116,8 +123,11 @@ class OpenAIClient:
         self._other_models: set[str] = set()
         self._flights: dict[tuple[str, int], asyncio.Task[Answer | Fault]] = {}
         # The samples of a question follow one another.
-        self._identify = lru_cache(maxsize=1024)(partial(_identify, teacher))
-        self._transport = Transport(key, timeout=teacher.timeout, connections=teacher.concurrency)
+        self._identify = lru_cache(maxsize=1024)(partial(identify_request, teacher))
+        most_bytes = MOST_BYTES_WITH_LOGPROBS if teacher.logprobs else MOST_BYTES
+        self._transport = Transport(
+            key, timeout=teacher.timeout, connections=teacher.concurrency, most_bytes=most_bytes
+        )
         if not self._usage_is_known:
             endpoint = build_request(teacher, "", max_tokens=1, temperature=0.0)["endpoint"]
             self._learn_usage(*cache.most_tokens(endpoint, teacher.model))
@@ -137,18 +147,21 @@ class OpenAIClient:
         """Requests that were sent and have no reply yet."""
         return self._in_flight
 
-    async def ask(self, prompt: str, sample: int, *, max_tokens: int, temperature: float) -> Answer | Fault:
+    async def ask(
+        self, prompt: str, sample: int, *, max_tokens: int, temperature: float, logprobs: bool = False
+    ) -> Answer | Fault:
         """The answer to a prompt's sample: from the cache, from an equal request in flight, or by a new request.
 
         Returns a Fault if the request was given up. Raises BudgetError before a request that could cross the budget,
         TeacherError if no request can succeed, and StoppedError after `stop`.
         """
-        request, key = self._identify(prompt, max_tokens, temperature)
-        known = self._cache.get(key, sample)
-        if known is not None:
-            self.traffic["cached"] += 1
-            self._check_model(known)
-            return Answer(key, self._cut_at_stop(known), cached=True)
+        request, keys = self._identify(prompt, max_tokens, temperature, logprobs)
+        for key in keys:
+            if (known := self._cache.get(key, sample)) is not None:
+                self.traffic["cached"] += 1
+                self._check_model(known)
+                return Answer(key, self._cut_at_stop(known), cached=True)
+        key = keys[0]
         flight = self._flights.get((key, sample))
         if flight is None:
             flight = asyncio.create_task(self._ask_endpoint(request, key, sample, prompt, max_tokens))
@@ -222,12 +235,16 @@ class OpenAIClient:
         self._other_models.add(reply.model)
         log.warning("the endpoint answers with the model %s; the recipe asks for %s", reply.model, self._teacher.model)
 
+    @property
+    def _endpoint_is_known(self) -> bool:
+        return self._usage_is_known and self._gives_logprobs
+
     @asynccontextmanager
     async def _alone_at_first(self) -> AsyncIterator[None]:
-        """Wait for the request before, as long as it is not known how the endpoint counts tokens."""
-        if not self._usage_is_known:
+        """Wait for the request before, as long as it is not known how the endpoint counts tokens and what it returns."""
+        if not self._endpoint_is_known:
             async with self._first:
-                if not self._usage_is_known:
+                if not self._endpoint_is_known:
                     yield
                     return
         yield
@@ -261,6 +278,7 @@ class OpenAIClient:
             raise StoppedError
         cost = Spending()
         pending: int | None = None
+        lacking = ""
         try:
             pending = await asyncio.wrap_future(self._cache.open(worst))
             await self._rate_limiter.start(reserved)
@@ -268,7 +286,9 @@ class OpenAIClient:
             cost = worst + Spending(unsure_picodollars=worst.picodollars)
             self._in_flight += 1
             try:
-                outcome = self._with_tokens(await self._send(request), prompt, longest)
+                body = await self._send(request)
+                lacking = self._lacking_logprobs(body)
+                outcome = self._with_tokens(body, prompt, longest)
             finally:
                 self._in_flight -= 1
             read, written = outcome.input_tokens, outcome.output_tokens
@@ -281,18 +301,38 @@ class OpenAIClient:
         finally:
             # Also if this task is cancelled: what was sent stays counted, at its worst cost.
             self.budget.settle(worst, cost)
-            reply = (request, sample, outcome) if isinstance(outcome, Reply) else None
+            # A reply without the log-probabilities is that to the request without them, if the annotation stops here.
+            kept = without_logprobs(request) if lacking else request
+            reply = (kept, sample, outcome) if isinstance(outcome, Reply) else None
             fault = outcome.kind if isinstance(outcome, Fault) else None
             settled = None if pending is None else self._cache.settle(pending, cost, reply, fault)
         if settled is not None:
             await asyncio.wrap_future(settled)
+        if lacking:
+            self.stop()  # at once: the next request waits for this one
+            what = f"`teacher.logprobs` asks for log-probabilities, and the endpoint does not give them: {lacking}"
+            raise self._failed(request, what, _HOW_TO_GET_LOGPROBS)
         return outcome
+
+    def _lacking_logprobs(self, body: Body | Fault) -> str:
+        """Why the endpoint does not give log-probabilities, if its first reply shows that; later replies are taken without."""
+        if isinstance(body, Fault):
+            refused = body.kind == "rejected" and "logprob" in body.message.lower()
+            return self._scrub(body.message) if refused and not self._gives_logprobs else ""
+        if body.no_logprobs and self._gives_logprobs:
+            log.warning("a reply came without log-probabilities: %s", body.no_logprobs)
+            return ""
+        self._gives_logprobs |= body.logprobs is not None
+        return body.no_logprobs
 
     def _cut_at_stop(self, reply: Reply) -> Reply:
         """A reply up to the first of the texts that end one: some endpoints ignore `stop`."""
         before = cut_at(reply.text, self._stops)
+        if before is None:
+            return reply
         reason = "stop" if reply.finish_reason == "length" else reply.finish_reason
-        return reply if before is None else replace(reply, text=before, finish_reason=reason)
+        logprobs = reply.logprobs and reply.logprobs.part(reply.text.encode(), 0, len(before.encode()))
+        return replace(reply, text=before, finish_reason=reason, logprobs=logprobs)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(asyncio.TimeoutError):
@@ -318,6 +358,7 @@ class OpenAIClient:
             min(most_tokens(body.text) + 1, longest) if written is None else written,
             estimated=read is None or written is None,
             model=model,
+            logprobs=body.logprobs if len(text.encode()) == len(body.text.encode(errors="replace")) else None,
         )
 
     def _learn_usage(self, read: int, written: int) -> None:
@@ -347,15 +388,19 @@ class OpenAIClient:
         # Before an excerpt is taken for a message: half a key would not be found.
         text, good = response.content.decode(errors="replace"), 200 <= response.status < 300
         content = (self._scrub_reply if good else self._scrub)(text).encode()
-        return read_body(content) if good else classify_status(response.status, response.headers, content)
+        if not good:
+            return classify_status(response.status, response.headers, content)
+        return read_body(content, logprobs=self._teacher.logprobs and "logprobs" in request["body"])
 
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def _identify(
-    teacher: OpenAITeacherConfig, prompt: str, max_tokens: int, temperature: float
-) -> tuple[Mapping[str, Any], str]:
-    request = build_request(teacher, prompt, max_tokens=max_tokens, temperature=temperature)
-    return request, request_key(request)
+def identify_request(
+    teacher: OpenAITeacherConfig, prompt: str, max_tokens: int, temperature: float, logprobs: bool
+) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """A request, and the keys of the replies that serve: its own first, then that of the same request with log-probabilities."""
+    build = partial(build_request, teacher, prompt, max_tokens=max_tokens, temperature=temperature)
+    requests = [build(logprobs=each) for each in ((True,) if logprobs else (False, True))]
+    return requests[0], [request_key(request) for request in requests]

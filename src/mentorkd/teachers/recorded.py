@@ -54,8 +54,9 @@ class RecordedTeacher:
         """The rationales without those that have faults.
 
         Rationales of validation questions are kept here and left out of training later: the split is this tool's own,
-        not a fault of the data.
+        not a fault of the data. Those of unlabelled questions cannot be graded, and belong to no question here.
         """
+        questions = [question for question in questions if question.labelled]
         rationales, task = self._read(questions), self.recipe.task
         if task.limit_train is not None:
             # The file may hold rationales of the questions that were cut off. Those of test questions are a fault in any

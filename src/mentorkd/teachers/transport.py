@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 8 * 2**20
 """Longest reply, decompressed. 100,000 tokens of reasoning, all of them escaped in JSON, take 3 MiB."""
+MOST_BYTES_WITH_LOGPROBS = 32 * 2**20
+"""The same with log-probabilities: a token with one alternative takes up to 300 bytes, and 100,000 of them 29 MiB."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -34,11 +36,13 @@ class Transport:
         key: the bearer token; None for an endpoint that needs none.
         timeout: seconds without a byte; a reply that trickles in is cut off after twice this time.
         connections: how many are kept open.
+        most_bytes: longest reply that is read.
     """
 
-    def __init__(self, key: str | None, *, timeout: float, connections: int) -> None:
+    def __init__(self, key: str | None, *, timeout: float, connections: int, most_bytes: int = MOST_BYTES) -> None:
         import httpx
 
+        self._most_bytes = most_bytes
         self._timeout = timeout
         self._client = httpx.AsyncClient(
             # Servers that need no key may want to see one nevertheless.
@@ -74,8 +78,8 @@ class Transport:
         async with self._client.stream("POST", url, json=body) as response:
             async for part in response.aiter_bytes():
                 content += part
-                if len(content) > MOST_BYTES:
-                    most = f"{MOST_BYTES // 2**20} MiB"
+                if len(content) > self._most_bytes:
+                    most = f"{self._most_bytes // 2**20} MiB"
                     what = f"HTTP {response.status_code}: got a reply of more than {most} and read no further"
                     return Fault("malformed", what, billed=True)
         return Response(response.status_code, response.headers, bytes(content))

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
+from mentorkd.data.token_logprobs import TokenLogprobs
 from mentorkd.recipe.teacher import OpenAITeacherConfig
 from mentorkd.records import normalise_whitespace
+from mentorkd.teachers.reply_logprobs import reply_logprobs
 
 FaultKind = Literal["overloaded", "server_error", "connection", "timeout", "malformed", "rejected", "fatal"]
 
@@ -43,16 +45,23 @@ def causes(faults: Sequence[Fault]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A reply as it came; the token counts are None if the endpoint reported none."""
+    """A reply as it came; the token counts are None if the endpoint reported none.
+
+    `no_logprobs` says why the log-probabilities that were asked for are None.
+    """
 
     text: str
     finish_reason: str
     input_tokens: int | None
     output_tokens: int | None
     model: str
+    logprobs: TokenLogprobs | None = None
+    no_logprobs: str = ""
 
 
-def build_request(teacher: OpenAITeacherConfig, prompt: str, *, max_tokens: int, temperature: float) -> dict[str, Any]:
+def build_request(
+    teacher: OpenAITeacherConfig, prompt: str, *, max_tokens: int, temperature: float, logprobs: bool = False
+) -> dict[str, Any]:
     """The request: its `endpoint`, and the fields of its JSON under `body`. The cache hashes both."""
     body: dict[str, Any] = {"model": teacher.model, "temperature": temperature, teacher.max_tokens_field: max_tokens}
     if teacher.top_p < 1.0:
@@ -65,8 +74,17 @@ def build_request(teacher: OpenAITeacherConfig, prompt: str, *, max_tokens: int,
         body["prompt"] = prompt
     if stop := teacher.stops(base=not chat):
         body["stop"] = stop
+    if logprobs:
+        # One alternative a token: llama.cpp returns nothing for 0, and 20 where a chat does not say.
+        body |= {"logprobs": True, "top_logprobs": 1} if chat else {"logprobs": 1}
     path = "chat/completions" if chat else "completions"
     return {"endpoint": f"{teacher.base_url}/{path}", "body": body | teacher.extra_body}
+
+
+def without_logprobs(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The same request of a teacher that asks for no log-probabilities."""
+    body = {name: value for name, value in request["body"].items() if name not in ("logprobs", "top_logprobs")}
+    return {**request, "body": body}
 
 
 def most_tokens(text: str) -> int:
@@ -74,8 +92,8 @@ def most_tokens(text: str) -> int:
     return len(text.encode(errors="replace"))
 
 
-def read_body(content: bytes) -> Body | Fault:
-    """Read the body of a 200 reply of either endpoint."""
+def read_body(content: bytes, *, logprobs: bool = False) -> Body | Fault:
+    """Read the body of a 200 reply of either endpoint, and its log-probabilities if they were asked for."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
@@ -96,13 +114,19 @@ def read_body(content: bytes) -> Body | Fault:
         what = f"got a reply without a choice that holds text: {_excerpt(content)}"
         return Fault("malformed", what, billed=True, input_tokens=read, output_tokens=written)
     reason = str(choice.get("finish_reason") or "stop").lower()
-    return Body(
+    body = Body(
         text=text,
         finish_reason="refusal" if refused else _NATIVE_REASONS.get(reason, reason),
         input_tokens=read,
         output_tokens=written,
         model=str(data.get("model") or ""),
     )
+    if not logprobs or refused or not text.strip():
+        return body
+    try:
+        return replace(body, logprobs=reply_logprobs(choice, text, written))
+    except ValueError as error:
+        return replace(body, no_logprobs=str(error))
 
 
 _NATIVE_REASONS = {

@@ -84,7 +84,9 @@ def schedule_training(
 
 
 def training_length(rows: Sequence[Example], kind: ModelKind, config: TrainingConfig, *, seed: int) -> Length:
-    """The length of a training by the learner's own settings."""
+    """The length of a training by the learner's own settings; 0 without rows, unless they give a number of updates."""
+    if not rows:
+        return Length(config.updates or 0, 0)
     schedule = schedule_training(rows, kind, config, seed=seed)
     return Length(schedule.updates, sum(_target_tokens(rows, schedule.plan)))
 

@@ -59,6 +59,7 @@ def train(
     precision: Precision,
     objective: Objective | None = None,
     updates: int | None = None,
+    part: range | None = None,
     validate: Callable[[], float] | None = None,
     on_progress: Progress = lambda step, steps: None,
     project: str = "",
@@ -72,6 +73,8 @@ def train(
         folder: folder for checkpoints; if it holds one, training resumes from it.
         objective: the loss; None is the cross-entropy.
         updates: number of optimiser steps, on cycled rows; None takes `config.updates`, or else whole epochs.
+        part: do only these of the `updates`, which other trainings precede and follow: the learning rate is that of all updates,
+            and the optimiser starts without a memory.
         validate: returns the accuracy of the model in its current state; if given, the weights of the best round are restored
             from disk at the end.
         on_progress: called with (step, steps).
@@ -91,10 +94,14 @@ def train(
     if (missing := objective.missing_data(rows)) is not None:
         raise TrainingError(f"got {len(rows)} rows: {missing}; select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, project, run_name)
-    schedule = schedule_training(rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=updates)
+    schedule = schedule_training(
+        rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=len(part) if part else updates
+    )
+    total = updates if part else schedule.updates
+    assert total is not None, "a part is one of a number of updates"
     arguments.gradient_accumulation_steps = schedule.accumulation
     arguments.max_steps = schedule.updates
-    arguments.warmup_steps = math.ceil(schedule.updates * config.warmup_ratio)
+    arguments.warmup_steps = math.ceil(total * config.warmup_ratio)
     arguments.logging_steps = max(1, schedule.updates // 100)
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
     batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size)
@@ -124,6 +131,7 @@ def train(
             precision=precision,
             validate=validate,
             verify=verify,
+            learning_rates=range(total) if part is None else range(part.start, total),
         )
         trainer.remove_callback(PrinterCallback)
         try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
 
@@ -62,9 +64,13 @@ class MentorTrainer(Trainer):
         precision: Precision,
         validate: Callable[[], float] | None,
         verify: bool = True,
+        learning_rates: range | None = None,
         **kwargs: Any,
     ) -> None:
+        """`learning_rates`: the updates of a longer schedule whose learning rates these are, the last of which ends it; None for
+        one that starts and ends with this training."""
         super().__init__(**kwargs)
+        self.learning_rates = learning_rates
         # A process has shards of the weights: the fused loss, which needs the whole head, and whole checkpoints are out.
         self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         self.fused = fused and not self.sharded
@@ -79,6 +85,19 @@ class MentorTrainer(Trainer):
         self._kinds = list(objective.counts([]))
         self._metrics: defaultdict[tuple[str, str], torch.Tensor | float] = defaultdict(float)
         self._positions: defaultdict[str, int] = defaultdict(int)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The Trainer's schedule over all updates, entered where this training begins."""
+        updates = self.learning_rates or range(num_training_steps)
+        scheduler = super().create_scheduler(updates.stop, optimizer)
+        if updates.start:
+            for group in scheduler.optimizer.param_groups:
+                group["lr"] = group["initial_lr"]
+            rates: list[Callable[[int], float]] = [
+                partial(_later, rate, updates.start) for rate in scheduler.lr_lambdas
+            ]
+            self.lr_scheduler = LambdaLR(scheduler.optimizer, rates)
+        return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -178,6 +197,10 @@ class MentorTrainer(Trainer):
             super()._load_best_model()
         else:
             load_weights(self.model, best)
+
+
+def _later(rate: Callable[[int], float], start: int, update: int) -> float:
+    return rate(start + update)
 
 
 class RoundEnds(TrainerCallback):

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from made_up_records import train_record
 from mentorkd.cli.console import ConsoleReporter, JsonReporter, open_reporter, say, show_json, show_table
-from mentorkd.pipeline.records import AnnotateRecord, TeacherUsage
+from mentorkd.pipeline.records import AnnotateRecord, AugmentRecord, TeacherUsage
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.records import Verdict
 from places import SOURCE
 
 ONE, OTHER = (
@@ -66,6 +67,22 @@ def test_dollars_are_written_as_in_the_report() -> None:
     reporter.started(ONE, 1, 9)
     reporter.finished(ONE, record)
     assert " $0.25 " in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"correct": 1, "wrong": 3, "no_answer": 0}, "4 rationales (25.0 % correct) "),
+        ({"correct": 1, "wrong": 3, "no_answer": 0, "ungraded": 6}, "10 rationales (25.0 % of 4 graded correct) "),
+        ({"correct": 0, "wrong": 0, "no_answer": 0, "ungraded": 6}, "6 rationales ·"),
+    ],
+)
+def test_the_share_of_correct_texts_is_one_of_graded_texts(counts: dict[Verdict, int], words: str) -> None:
+    reporter, shown = ConsoleReporter(), io.StringIO()
+    reporter.console = Console(file=shown, width=200)
+    reporter.started(ONE, 1, 9)
+    reporter.finished(ONE, AugmentRecord(rationales=counts, engine="transformers"))
+    assert words in shown.getvalue()
 
 
 EVIL = "red \x1b[31m[bold]text[/bold]\x9b0m \u202egnp.exe\u202c"

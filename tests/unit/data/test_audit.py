@@ -53,6 +53,21 @@ def test_a_question_in_several_splits_is_kept_for_the_one_that_scores() -> None:
     assert done.faults.examples("held_out_rationale") == ["teacher, row 7", "teacher, row 1"]
 
 
+def test_an_unlabelled_question_is_in_no_other_split_and_needs_no_answer() -> None:
+    labelled = [q("in train"), q("in test", split="test"), q("in validation", split="validation"), q("no sum", "many")]
+    texts = ["in train", "in test", "in validation", "new", "new", "no sum"]
+    unlabelled = [q(text, "", "unlabelled") for text in texts]
+    done = audit([*unlabelled, *labelled], kind="number", rows=range(1, 11))
+    assert done.questions == [unlabelled[3], unlabelled[5], *labelled[:3]]
+    assert done.faults.counts == {"duplicate_question": 1, "impossible_answer": 1, "overlapping_question": 3}
+    assert done.faults.examples("duplicate_question") == ['unlabelled question "new" (row 5)']
+    assert done.faults.examples("overlapping_question") == [
+        'unlabelled question "in train" (row 1) is also in train',
+        'unlabelled question "in test" (row 2) is also in test',
+        'unlabelled question "in validation" (row 3) is also in validation',
+    ]
+
+
 @pytest.mark.parametrize(
     ("kind", "choices", "text", "good", "bad"),
     [

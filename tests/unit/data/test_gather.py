@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mentorkd.data.encoding import TextEncoder
-from mentorkd.data.selection import gather
+from mentorkd.data.selection import gather, gold_rationales
 from mentorkd.grading.grade import Grader
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import Question, Rationale
@@ -142,3 +142,24 @@ def test_replies_that_are_not_whole_are_never_trained_on() -> None:
     gathered = gather({"teacher": rows}, {"teacher": SelectConfig(correct=False)}, QUESTIONS)
     assert [r.text for r in gathered.rationales] == ["t0"]
     assert gathered.filters[1] == {"source": "teacher", "filter": "whole_replies", "before": 4, "after": 1}
+
+
+def test_rationales_are_kept_under_the_name_by_which_the_reader_knows_their_source() -> None:
+    own = [rationale(QUESTIONS[0], "mine", "student", sample=0)]
+    gathered = gather({**SOURCES, "self": own}, dict.fromkeys([*SOURCES, "self"], SelectConfig()), QUESTIONS)
+    assert list(gathered.by_source) == [*SOURCES, "self"]
+    assert gathered.by_source["self"] == own
+    assert gathered.rationales == [each for of_source in gathered.by_source.values() for each in of_source]
+
+
+def test_what_has_no_gold_answer_is_no_correct_text() -> None:
+    unlabelled = Question.create("new", "", "unlabelled")
+    questions = [*QUESTIONS[:1], unlabelled]
+    assert [r.question_id for r in gold_rationales(questions)] == [QUESTIONS[0].id]
+    texts = {"mentor": [rationale(QUESTIONS[0], "a", "mentor"), rationale(unlabelled, "b", "mentor", "ungraded")]}
+    gathered = gather(texts, {"mentor": SelectConfig()}, questions)
+    assert [r.text for r in gathered.rationales] == ["a"]
+    assert [(row["filter"], row["after"]) for row in gathered.filters[:2]] == [
+        ("training_questions", 2),
+        ("correct", 1),
+    ]

@@ -45,6 +45,37 @@ def test_capitals_spaces_and_other_separators_in_a_header(
     assert (question.text, question.answer) == (QUESTION, "5")
 
 
+def test_an_unlabelled_question_needs_no_answer_and_no_other_goes_without(tmp_path: Path) -> None:
+    path = dump(tmp_path / "q.json", [{"problem": QUESTION}])
+    columns = {"question": "problem", "answer": "solution"}
+    assert read_questions(path, split="unlabelled", kind="number", columns=columns) == [
+        Question.create(QUESTION, "", "unlabelled")
+    ]
+    with pytest.raises(DataError, match=r"no field for the answer: .* expected `solution`"):
+        read_questions(path, split="train", kind="number", columns=columns)
+
+
+@pytest.mark.parametrize(("answer", "warnings"), [("a few", 1), (0, 1), (None, 0), ("", 0)])
+def test_answers_of_unlabelled_questions_are_ignored_which_is_said_once(
+    answer: str | int | None, warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = dump(tmp_path / "q.json", [{"question": QUESTION, "answer": None}, {"question": "1 + 1?", "answer": answer}])
+    for _ in range(2):
+        read = read_questions(path, split="unlabelled", kind="number")
+    assert [(question.answer, question.labelled) for question in read] == [("", False)] * 2
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert (
+        said
+        == [f"{path}: the answers in `answer` are ignored, since this is a file of unlabelled questions"] * warnings
+    )
+
+
+def test_unlabelled_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    written = [Question.create(QUESTION, "5", "train"), Question.create("1 + 1?", "", "unlabelled")]
+    write_jsonl(tmp_path / "questions.jsonl", written)
+    assert read_questions(tmp_path / "questions.jsonl", split="unlabelled", kind="number") == written[1:]
+
+
 def test_an_exact_name_goes_before_one_with_capitals(tmp_path: Path) -> None:
     path = dump(tmp_path / "q.json", [{"question": QUESTION, "Question": "a title", "answer": 5}])
     [question] = read_questions(path, split="train", kind="number")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,26 @@ def test_without_a_mentor_there_is_nothing_to_compare() -> None:
     student = model("t5", 1)
     assert agreement(student, rows_for(student), CrossEntropy(), []) == []
     assert agreement(student, [], distilling((1.0, OnlineMentor(student))), ["mentor"]) == []
+
+
+def test_a_mentor_is_compared_on_the_rows_that_it_read_each_by_its_model(tmp_path: Path) -> None:
+    """Two folds of one mentor that has no soft labels of gold, beside a live one that reads all."""
+    student, one, other, live = (model("t5", seed) for seed in (1, 2, 3, 4))
+    rows = [replace(row, source="gold" if n % 3 == 2 else "teacher") for n, row in enumerate(rows_for(student))]
+    read_by = [[row for row in rows if row.source == "teacher"][fold::2] for fold in (0, 1)]
+    about = {"mode": "hidden", "top_k": 8, "temperature": 1.0, "target": "arrow", "bfloat16": False}
+    for fold, mentor in enumerate((one, other)):
+        digest = {"mentor_digest": f"fold-{fold}", "on_progress": lambda done, total: None}
+        score(mentor, read_by[fold], folder=tmp_path / str(fold), **about, **digest)  # type: ignore[arg-type]
+    folds = StoredSoftLabels([tmp_path / "0", tmp_path / "1"], device=CPU, sources=["teacher"])
+    first, second = agreement(student, rows, distilling((0.5, folds), (0.5, OnlineMentor(live))), ["folds", "live"])
+    assert (first["mentor"], first["rationales"], second["rationales"]) == ("folds", 8, 12)
+    halves = [expected(student, mentor, part) for mentor, part in zip((one, other), read_by, strict=True)]
+    tokens = sum(half["tokens"] for half in halves)
+    assert first["tokens"] == tokens
+    for name in ("mentor_nll", "student_nll", "mentor_entropy", "agreement"):
+        mean = sum(half[name] * half["tokens"] for half in halves) / tokens
+        assert first[name] == pytest.approx(mean, abs=0.02), name
+    assert second["mentor_nll"] == pytest.approx(expected(student, live, rows)["mentor_nll"], abs=1e-4)
+    gold = [row for row in rows if row.source == "gold"]
+    assert agreement(student, gold, distilling((1.0, folds)), ["folds"]) == []

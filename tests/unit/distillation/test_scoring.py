@@ -67,7 +67,9 @@ def test_stored_hidden_states_give_the_mentors_own_logits(family: str, tmp_path:
     mentor = model(family, seed=1)
     rows = rows_for(mentor)
     record = write(mentor, rows, tmp_path)
-    labels = StoredSoftLabels([tmp_path], device=CPU, mentor="mentor-1", tokenizer=tokenizer_digest(mentor.tokenizer))
+    labels = StoredSoftLabels(
+        [tmp_path], device=CPU, mentors=["mentor-1"], tokenizer=tokenizer_digest(mentor.tokenizer)
+    )
     assert record["rows"] == len(rows)
     assert record["tokens"] == sum(len(row.target_ids) for row in rows)
     for row in rows:

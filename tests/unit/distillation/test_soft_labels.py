@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.losses import MentorHidden, MentorTopK, top_k_of
 from mentorkd.distillation.soft_labels import SoftLabelStore, SoftLabelWriter, StoredSoftLabels, StoreMeta
 from mentorkd.errors import StoreError
@@ -35,8 +37,10 @@ def arrays(rationale_id: str, meta: StoreMeta = HIDDEN) -> dict[str, Any]:
     return {**labels, **{name: value.numpy() for name, value in (shares | measured).items()}}
 
 
-def write(folder: Path, ids: str = "abcd", meta: StoreMeta = HIDDEN) -> Path:
-    writer = SoftLabelWriter(folder, meta, HEAD if meta.form == "hidden" else None)
+def write(
+    folder: Path, ids: str = "abcd", meta: StoreMeta = HIDDEN, head: dict[str, torch.Tensor] | None = None
+) -> Path:
+    writer = SoftLabelWriter(folder, meta, (head or HEAD) if meta.form == "hidden" else None)
     for rationale_id in ids:
         writer.append([(rationale_id, arrays(rationale_id, meta))])
     writer.finish()
@@ -111,6 +115,36 @@ def test_several_stores_serve_as_one(tmp_path: Path) -> None:
     folders = [write(tmp_path / "teacher", "ab"), write(tmp_path / "mentor", "cd")]
     side = StoredSoftLabels(folders, device=CPU).targets_for(["c", "b"], batch_of("cb"))
     assert len(side) == LENGTHS["c"] + LENGTHS["b"]
+
+
+def of(rationale_id: str, source: str = "teacher") -> Example:
+    return Example(rationale_id, [1], arrays(rationale_id)["labels"].tolist(), source=source)
+
+
+def test_a_row_is_read_with_the_head_of_the_model_that_scored_it(tmp_path: Path) -> None:
+    """A mentor with two folds: each model has stores of both sources."""
+    heads = [{"weight": torch.full((VOCABULARY, WIDTH), scale)} for scale in (1.0, 2.0)]
+    folders = []
+    for fold, ids in enumerate(("ab", "cd")):
+        for rationale_id in ids:
+            folder = tmp_path / f"{fold}-{rationale_id}"
+            folders.append(write(folder, rationale_id, replace(HIDDEN, mentor=f"fold-{fold}"), heads[fold]))
+    labels = StoredSoftLabels(folders, device=CPU, mentors=["fold-0", "fold-1"])
+    assert [labels.part_of(of(rationale_id)) for rationale_id in "abcd"] == [0, 0, 1, 1]
+    for ids, head in (("ba", heads[0]), ("cd", heads[1])):
+        side = labels.targets_for(list(ids), batch_of(ids))
+        assert isinstance(side, MentorHidden)
+        assert torch.equal(side.weight_VE, head["weight"])
+    with pytest.raises(StoreError, match="was written with mentor fold-1, expected fold-0 or fold-2"):
+        StoredSoftLabels(folders, device=CPU, mentors=["fold-0", "fold-2"])
+
+
+def test_a_source_without_soft_labels_is_no_missing_row(tmp_path: Path) -> None:
+    labels = StoredSoftLabels([write(tmp_path, "ab")], device=CPU, sources=["teacher"])
+    assert labels.part_of(of("a")) == 0
+    assert labels.part_of(of("c", "gold")) is None
+    with pytest.raises(StoreError, match="no soft labels of rationale c"):
+        labels.part_of(of("c", "teacher"))
 
 
 def test_an_empty_store_is_a_store(tmp_path: Path) -> None:
@@ -304,16 +338,20 @@ def test_a_store_that_cannot_be_trusted_is_refused_with_the_reason(damage: str, 
 @pytest.mark.parametrize(("part", "got"), [("mentor", "mentor-1"), ("tokenizer", "tokenizer-1"), ("target", "arrow")])
 def test_the_store_of_another_mentor_tokenizer_or_target_is_refused(part: str, got: str, tmp_path: Path) -> None:
     write(tmp_path)
-    StoredSoftLabels([tmp_path], device=CPU, **{part: got})
+
+    def opened(value: str) -> StoredSoftLabels:
+        return StoredSoftLabels([tmp_path], device=CPU, **({"mentors": [value]} if part == "mentor" else {part: value}))
+
+    opened(got)
     with pytest.raises(StoreError, match=f"was written with {part} {got}, expected another"):
-        StoredSoftLabels([tmp_path], device=CPU, **{part: "another"})
+        opened("another")
 
 
 def test_the_advice_for_a_changed_mentor_is_not_to_remove_the_soft_labels(tmp_path: Path) -> None:
     with pytest.raises(
         StoreError, match=r"the mentor's model has changed since: if .* names it as damaged, remove its folder"
     ):
-        StoredSoftLabels([write(tmp_path)], device=CPU, mentor="another")
+        StoredSoftLabels([write(tmp_path)], device=CPU, mentors=["another"])
 
 
 def test_stores_of_two_kinds_are_refused(tmp_path: Path) -> None:

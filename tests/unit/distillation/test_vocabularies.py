@@ -58,11 +58,11 @@ def files(mentor: LoadedModel, folder: Path, form: str) -> MentorFiles:
     """The mentor saved, and scored as the stage does it."""
     save_model(mentor, folder / "model", card="# card\n")
     if form == "online":
-        return MentorFiles(folder / "model", [])
+        return MentorFiles(folder / "model")
     about = {"mentor_digest": digest_path(folder / "model"), "target": "arrow", "on_progress": lambda done, total: None}
     how = {"mode": form, "top_k": 5, "temperature": 1.0, "bfloat16": False}
     score(mentor, rows_of(mentor), folder=folder / "store", **how, **about)
-    return MentorFiles(folder / "model", [folder / "store"])
+    return MentorFiles(folder / "model", {"teacher": folder / "store"})
 
 
 @pytest.mark.parametrize("form", ["hidden", "top_k", "online"])
@@ -72,7 +72,7 @@ def test_the_mentors_end_is_read_as_the_students(
     mentor, student = pair
     settings = {"soft_labels": "mentor", "soft_label_store": form, "top_k": 5}
     config = Learner(model="m", rationales=["teacher"], **settings)
-    objective = objective_of(config, student, {"mentor": files(mentor, tmp_path, form)}, seed=0)
+    objective = objective_of(config, student, {"mentor": [files(mentor, tmp_path, form)]}, seed=0)
     rows, own = rows_of(student), rows_of(mentor)
     assert rows[0].target_ids[-1] == BASE_END
     assert own[0].target_ids[-1] == CHAT_END
@@ -104,7 +104,7 @@ def test_a_student_with_the_end_of_its_mentor_reads_it_unchanged(pair: tuple[Loa
 def test_without_the_exchange_the_store_is_refused(pair: tuple[LoadedModel, LoadedModel], tmp_path: Path) -> None:
     mentor, student = pair
     row = rows_of(student)[0]
-    labels = StoredSoftLabels(files(mentor, tmp_path, "hidden").stores, device=CPU)
+    labels = StoredSoftLabels(list(files(mentor, tmp_path, "hidden").stores.values()), device=CPU)
     with pytest.raises(StoreError, match="target tokens"):
         labels.targets_for([row.rationale_id], batch_of(student, [row]))
 

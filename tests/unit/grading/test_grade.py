@@ -7,7 +7,8 @@ from importlib.util import find_spec
 import pytest
 
 from mentorkd.errors import DataError
-from mentorkd.grading.grade import Graded, choices_of, extract, grade, normalise_answer
+from mentorkd.grading.grade import Graded, Grader, choices_of, extract, grade, normalise_answer
+from mentorkd.records import Question
 
 math = pytest.mark.skipif(not find_spec("math_verify"), reason="no `math` extra")
 
@@ -67,3 +68,9 @@ def test_an_empty_answer_is_no_answer_and_an_empty_gold_answer_is_an_error() -> 
     assert grade("so x+1 -->", "x+1", "math") == Graded(None, "no_answer")
     with pytest.raises(DataError, match="expected a number or a formula"):
         grade("-->", " ", "math")
+
+
+@pytest.mark.parametrize("text", ["so 5", "I do not know"])
+def test_a_text_without_a_gold_answer_is_neither_correct_nor_wrong(text: str) -> None:
+    question = Question.create("2 + 3?", "", "unlabelled")
+    assert Grader("number")(text, question) == Graded(extract(text, "number"), "ungraded")

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from mentorkd.errors import Fault, RecipeError
 from mentorkd.quickstart.task import MODELS
+from mentorkd.recipe.checks import combined_faults
 from mentorkd.recipe.graph import learning_order, links_of, writers
 from mentorkd.recipe.load import data_path, dump_recipe, load_recipe, missing_files, parse_recipe, recipe_schema
 from mentorkd.recipe.schema import Recipe
@@ -359,7 +361,7 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         [
             Fault(
                 "learners.vanilla.model",
-                "give exactly one of `name` (a pretrained model) and `from_config` (random weights)",
+                "give exactly one of `name` (a pretrained model), `learner` (a learner's weights) and `from_config` (random weights)",
                 17,
             )
         ],
@@ -413,7 +415,13 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
     ),
     "learns from itself": (
         changed("[teacher, mentor]", "[student]"),
-        [Fault("learners.student.rationales[0]", "a learner cannot learn from itself", 12)],
+        [
+            Fault(
+                "learners.student.rationales[0]",
+                "a learner's own texts are called `self`; write that, with `own_texts`",
+                12,
+            )
+        ],
     ),
     "own soft labels": (
         changed("soft_labels: mentor", "soft_labels: student"),
@@ -498,6 +506,21 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
             )
         ],
     ),
+    "unlabelled questions that nobody reads": (
+        changed("  test: test.json", "  test: test.json\n  unlabelled: more.json"),
+        [
+            Fault(
+                "task.unlabelled",
+                "has no effect without a learner that imitates its own texts (`self` among its `rationales`, and `soft_labels`); "
+                "add one, or remove the file",
+                6,
+            )
+        ],
+    ),
+    "a limit on no unlabelled questions": (
+        changed("  test: test.json", "  test: test.json\n  limit_unlabelled: 5"),
+        [Fault("task.limit_unlabelled", "has no effect without `unlabelled`; remove it, or name a file there", 6)],
+    ),
     "a seed twice": (changed("[1, 2]", "[1, 2, 1]"), [Fault("seeds[2]", "1 is given twice; each seed is one run", 19)]),
     "unknown task": (
         changed("name: svamp", "name: svmap"),
@@ -518,6 +541,42 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
 def test_a_broken_recipe_gives_exactly_these_faults(case: str) -> None:
     text, expected = BROKEN[case]
     assert faults(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("learner", "key", "words"),
+    [
+        ({"rationales": ["teacher", "self"], "soft_labels": "mentor"}, None, ""),
+        ({"rationales": ["teacher", "self"]}, "task.unlabelled", "has no effect without a learner that imitates"),
+        ({"rationales": ["teacher"], "soft_labels": "mentor"}, "task.unlabelled", "has no effect without a learner"),
+        (
+            {"rationales": ["self"], "soft_labels": "mentor", "mentor_reads": "gold"},
+            "learners.student.mentor_reads",
+            "`gold` shows the mentor the gold answer, and the questions of `task.unlabelled` have none; "
+            "set `mentor_reads: question`, or remove `task.unlabelled`",
+        ),
+        (
+            {"rationales": ["self"], "soft_labels": "mentor", "reads": {"self": {"weight": "frontier"}}},
+            "learners.student.reads.self.weight",
+            "`frontier` compares own texts with gold answers, and the questions of `task.unlabelled` have none; "
+            "set `weight: equal`, or remove `task.unlabelled`",
+        ),
+        (
+            {"rationales": ["self"], "soft_labels": "mentor", "reads": {"teacher": {"weight": "frontier"}}},
+            None,
+            "",
+        ),
+    ],
+)
+def test_unlabelled_questions_are_for_learners_that_imitate_their_own_texts(
+    learner: dict[str, Any], key: str | None, words: str
+) -> None:
+    learners = {"student": {"model": {"name": "m"}, **learner}, "mentor": {"model": {"name": "m"}}}
+    task = {"name": "svamp", "train": "a", "test": "b", "unlabelled": "c"}
+    found = {".".join(map(str, place)): fault for place, fault in combined_faults({"task": task, "learners": learners})}
+    about = {place: fault for place, fault in found.items() if "unlabelled" in place + fault}
+    assert list(about) == ([] if key is None else [key])
+    assert all(fault.startswith(words) for fault in about.values())
 
 
 def test_all_faults_at_once_in_the_order_of_the_file() -> None:
@@ -647,7 +706,10 @@ def test_missing_files_are_faults_with_the_path_that_was_tried(tmp_path: Path) -
     for name in ("train.json", "rationales.json"):
         (tmp_path / name).write_text("[]")
     (tmp_path / "none").mkdir()
-    assert missing_files(load_recipe(file)) == []
+    recipe = load_recipe(file)
+    assert missing_files(recipe) == []
+    task = recipe.task.model_copy(update={"unlabelled": "none.json"})
+    assert [fault.key for fault in missing_files(recipe.model_copy(update={"task": task}))] == ["task.unlabelled"]
 
 
 @pytest.mark.parametrize(

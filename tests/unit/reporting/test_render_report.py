@@ -122,6 +122,17 @@ def test_terminal_escapes_and_reversed_text_are_shown_in_every_file(inputs, tmp_
     assert read_results(tmp_path) == json.loads(json.dumps(results))  # the data itself is unchanged
 
 
+@pytest.mark.parametrize(("verdict", "mark"), [("wrong", "✗"), ("no_answer", "–"), ("ungraded", "?")])
+def test_a_text_is_shown_with_its_verdict(inputs, tmp_path, verdict, mark):
+    question = Question.create("1 + 1?", "2", "train")
+    text = Rationale.create(question.id, "It is 3.", "3", verdict, "mentor", 0)
+    write_report(build_results(inputs(size=8, rationales=[(question, [text])])), tmp_path)
+    page = (tmp_path / "index.html").read_text(encoding="utf-8").partition('<section id="written">')[2]
+    assert f'<span class="badge {verdict}">{verdict.replace("_", " ")} · 3</span>' in page
+    assert f'</i>{mark}<span class="sr"> mentor {verdict}</span>' in page
+    assert f"3, {verdict}" in (tmp_path / "report.md").read_text(encoding="utf-8").replace("\\", "")
+
+
 def test_all_files_are_there(report):
     assert sorted(str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()) == [
         "comparisons.csv",

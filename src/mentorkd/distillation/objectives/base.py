@@ -16,19 +16,33 @@ not depend on how the step is split into micro-batches or processes. An objectiv
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.chunk_losses import (
+    MentorChunks,
+    chunk_distillation_loss,
+    chunk_divergence,
+    fused_label_log_probs,
+    label_log_probs,
+)
 from mentorkd.distillation.fused_losses import fused_distillation_loss
 from mentorkd.distillation.hidden_states import Layers, head_parameters, target_states
-from mentorkd.distillation.losses import LossSums, Mentors, distillation_loss
+from mentorkd.distillation.losses import LossSums, MentorTargets, distillation_loss
 from mentorkd.distillation.mentors import SoftLabelSource
+
+K = TypeVar("K", bound=Hashable)
+
+Targets: TypeAlias = Sequence[tuple[float, MentorTargets | MentorChunks]]
+"""What mentors give for the rows of a student, each with its share."""
 
 TOKENS = "tokens"
 """The kind of every target position."""
@@ -63,17 +77,100 @@ class Student:
         states, layer_states = target_states(model, batch, owner=owner, logits=not fused, layers=layers)
         return cls(batch, rows, labels_N, states, head_parameters(owner) if fused else None, layer_states)
 
-    def loss(self, mentor: Mentors = None, *, at: Tensor | None = None, **settings: Any) -> LossSums:
-        """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`."""
+    @property
+    def weights_N(self) -> Tensor:
+        """The weight of each target position, which is its row's."""
+        weights = [row.weight for row in self.rows for _ in row.target_ids]
+        return torch.tensor(weights, dtype=torch.float64, device=self.labels_N.device)
+
+    def groups(self, key: Callable[[Example], K]) -> list[tuple[K, Student]]:
+        """The rows of each key, in order, as a student of their own."""
+        keys = [key(row) for row in self.rows]
+        different = dict.fromkeys(keys)
+        if len(different) == 1:
+            return [(keys[0], self)]
+        return [(each, self._with_rows([n for n, of_row in enumerate(keys) if of_row == each])) for each in different]
+
+    def _with_rows(self, numbers: Sequence[int]) -> Student:
+        ends = list(accumulate(len(row.target_ids) for row in self.rows))
+        positions = [at for n in numbers for at in range(ends[n] - len(self.rows[n].target_ids), ends[n])]
+        device = self.labels_N.device
+        rows_at, at = torch.tensor(numbers, device=device), torch.tensor(positions, dtype=torch.long, device=device)
+        return Student(
+            {name: tensor[rows_at] for name, tensor in self.batch.items()},
+            [self.rows[n] for n in numbers],
+            self.labels_N[at],
+            self.states[at],
+            self.head,
+            {layer: states[at] for layer, states in self.layers.items()},
+        )
+
+    def loss(self, mentors: Targets = (), *, at: Tensor | None = None, **settings: Any) -> LossSums:
+        """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`.
+
+        Each position has the weight of its row in `loss`; `ce` and `divergence` are unweighted. With mentors, all rows have one
+        weight, and `at` is None.
+        """
+        different = sorted({row.weight for row in self.rows})
+        if len(different) < 2:
+            return _times(*different or [1.0], sums=self._loss(mentors, at, **settings))
+        assert not mentors, "rows of one weight share a student (`groups`)"
+        all_N = torch.arange(len(self.labels_N), device=self.labels_N.device)
+        at_N = all_N if at is None else all_N[at]
+        weights_N = self.weights_N[at_N]
+        parts = [_times(weight, sums=self._loss((), at_N[weights_N == weight])) for weight in different]
+        return total_of(parts)
+
+    def _loss(
+        self,
+        mentors: Targets,
+        at: Tensor | None,
+        *,
+        kd_weight: float = 0.0,
+        chunk_temperature: float | None = None,
+        **settings: Any,
+    ) -> LossSums:
         states, labels_N = (self.states, self.labels_N) if at is None else (self.states[at], self.labels_N[at])
+        chunks = [(share, targets) for share, targets in mentors if isinstance(targets, MentorChunks)]
+        others = [(share, targets) for share, targets in mentors if not isinstance(targets, MentorChunks)]
+        if chunks and not others:
+            log_probs_N = self._label_log_probs(states, labels_N)
+            return chunk_distillation_loss(
+                log_probs_N, chunks, kd_weight=kd_weight, chunk_temperature=chunk_temperature
+            )
         if self.head is None:
-            return distillation_loss(states, labels_N, mentor, **settings)
+            sums = distillation_loss(states, labels_N, others, kd_weight=kd_weight, **settings)
+        else:
+            weight, bias = self.head
+            sums = fused_distillation_loss(states, weight, labels_N, others, bias=bias, kd_weight=kd_weight, **settings)
+        if not chunks:
+            return sums
+        total = chunk_divergence(self._label_log_probs(states, labels_N), chunks, chunk_temperature)
+        return LossSums(sums.loss + kd_weight * total, sums.ce, sums.divergence + total.detach(), sums.tokens)
+
+    def _label_log_probs(self, states: Tensor, labels_N: Tensor) -> Tensor:
+        if self.head is None:
+            return label_log_probs(states, labels_N)
         weight, bias = self.head
-        return fused_distillation_loss(states, weight, labels_N, mentor, bias=bias, **settings)
+        return fused_label_log_probs(states, weight, labels_N, bias=bias)
 
     def logits(self, at: Tensor) -> Tensor:
         """Logits [n, V] at n positions."""
         return self.states[at] if self.head is None else F.linear(self.states[at], *self.head)
+
+
+def _times(weight: float, *, sums: LossSums) -> LossSums:
+    return sums if weight == 1 else replace(sums, loss=weight * sums.loss)
+
+
+def total_of(parts: Sequence[LossSums]) -> LossSums:
+    """The sums of all parts together."""
+    if len(parts) == 1:
+        return parts[0]
+    loss, ce, divergence = (
+        torch.stack([getattr(part, name) for part in parts]).sum() for name in ("loss", "ce", "divergence")
+    )
+    return LossSums(loss, ce, divergence, sum(part.tokens for part in parts))
 
 
 @dataclass(frozen=True)

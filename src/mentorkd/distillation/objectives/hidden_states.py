@@ -56,9 +56,11 @@ class HiddenMatching(Objective):
             targets = self.mentor.layer_states(layers, student.batch)
         else:
             targets = dict.fromkeys(layers, student.states.new_zeros(0, self._width))
-        errors = [self._error_N(layer, student.layers[layer], targets[self.map[layer]]).sum() for layer in self.map]
-        mse = torch.stack(errors).mean()
-        loss = (1 - self.kd_weight) * ce.loss + self.kd_weight * mse
+        errors = [self._error_N(layer, student.layers[layer], targets[self.map[layer]]) for layer in self.map]
+        mse = torch.stack([error_N.sum() for error_N in errors]).mean()
+        weights_N = student.weights_N.float()
+        weighted = torch.stack([(weights_N * error_N).sum() for error_N in errors]).mean()
+        loss = (1 - self.kd_weight) * ce.loss + self.kd_weight * weighted
         return Sums({TOKENS: loss}, {"ce": (TOKENS, ce.ce), "divergence": (TOKENS, mse.detach())})
 
     def _error_N(self, layer: int, student_ND: Tensor, mentor_NE: Tensor) -> Tensor:

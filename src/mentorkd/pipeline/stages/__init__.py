@@ -30,6 +30,7 @@ def step_of(kind: str) -> Step:
     from mentorkd.pipeline.stages.evaluate import evaluate
     from mentorkd.pipeline.stages.prepare import prepare
     from mentorkd.pipeline.stages.report import report
+    from mentorkd.pipeline.stages.rounds import rounds
     from mentorkd.pipeline.stages.score import score
     from mentorkd.pipeline.stages.search import search
     from mentorkd.pipeline.stages.train import train
@@ -40,6 +41,7 @@ def step_of(kind: str) -> Step:
         "budget": budget,
         "score": score,
         "train": train,
+        "rounds": rounds,
         "search": search,
         "augment": augment,
         "evaluate": evaluate,

@@ -12,24 +12,29 @@ from mentorkd.pipeline.graph import row_settings
 from mentorkd.pipeline.records import BudgetRecord, parse
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.training_rows import read_training_rows
-from mentorkd.recipe.graph import arms, links_of
+from mentorkd.recipe.graph import arms, initial_model, links_of
+from mentorkd.recipe.rounds import other_sources
 from mentorkd.training.schedule import Arm, match_updates
 
 
 def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
-    """Count the training rows of every arm and match their updates, or their target tokens (`match`)."""
+    """Count the training rows of every arm and match their updates, or their target tokens (`match`).
+
+    Own texts are not written yet: a learner's own length is that of its other sources.
+    """
     recipe = context.recipe
     compared: dict[str, Arm] = {}
     known: dict[str, Arm] = {}  # arms of a sweep have the same rows
     for name in arms(recipe):
         learner = recipe.learners[name]
-        roles = [f"rationales/{source}" for source in learner.rationales]
+        roles = [f"rationales/{source}" for source in other_sources(learner)]
         roles += [f"scorer/{scorer}" for scorer in links_of(recipe)[name].perplexity_models]
         inputs = [stage.inputs.get(role) for role in roles]
-        key = fingerprint([learner.model.model_dump(), inputs, row_settings(recipe, name)])
+        key = fingerprint([initial_model(recipe, name).model_dump(), inputs, row_settings(recipe, name)])
         if key not in known:
-            rows = read_training_rows(context, stage, name, TextEncoder.of(learner.model)).rows
-            known[key] = Arm(rows, kind_of(learner.model), learner.training)
+            model = initial_model(recipe, name)
+            rows = read_training_rows(context, stage, name, TextEncoder.of(model)).rows
+            known[key] = Arm(rows, kind_of(model), learner.training)
         compared[name] = known[key]
     assert recipe.match != "epochs", "then there is no budget"
     updates = match_updates(compared, recipe.match, seed=stage.seed)

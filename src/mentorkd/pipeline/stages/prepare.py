@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mentorkd.data.prepare import prepare_recipe
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.records import PrepareRecord
+from mentorkd.pipeline.records import PrepareRecord, count_splits
 from mentorkd.pipeline.run_folder import Stage
-from mentorkd.records import Split, write_jsonl
+from mentorkd.records import write_jsonl
 
 
 def prepare(context: RunContext, stage: Stage, workdir: Path) -> PrepareRecord:
@@ -21,6 +21,4 @@ def prepare(context: RunContext, stage: Stage, workdir: Path) -> PrepareRecord:
     for line in faults.lines():
         context.note(line)
     write_jsonl(workdir / "out" / "questions.jsonl", questions)
-    splits: tuple[Split, ...] = ("train", "validation", "test")
-    counts = {split: sum(question.split == split for question in questions) for split in splits}
-    return PrepareRecord(questions=counts, faults=faults.lines())
+    return PrepareRecord(questions=count_splits(questions), faults=faults.lines())

@@ -22,8 +22,8 @@ from mentorkd.pipeline.records import (
     TrainRecord,
 )
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
-from mentorkd.recipe.aliases import drop_unset_later_keys
-from mentorkd.recipe.graph import arms
+from mentorkd.recipe.aliases import drop_unset_later_keys, later_settings
+from mentorkd.recipe.graph import arms, initial_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.schema import Recipe
@@ -72,7 +72,8 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     asked = annotated.asked
     # The row before the filters of the teacher's rationales: the requested samples, and the replies.
     replies = [] if asked is None else [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
-    questions, teacher = folder.questions("prepare"), folder.rationales("annotate")
+    questions = [question for question in folder.questions("prepare") if question.labelled]
+    labelled, teacher = {question.id for question in questions}, folder.rationales("annotate")
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
     assert recipe.task.answer is not None
@@ -128,12 +129,12 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
             for trial in record.search.tried
         ],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
-        written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows}),
+        written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows} & labelled),
         stages={name: _cost(folder.record(name)) for name in stage.needs},
         serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
-        protocol=_protocol(recipe, trained),
+        protocol=[*_protocol(recipe, trained), *_unlabelled(recipe, prepared)],
         manifest=manifest,
     )
 
@@ -162,7 +163,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
     return LearnerInfo(
         name=name,
         model=describe_model(learner.model),
-        model_key=_model_key(learner.model, hub),
+        model_key=_model_key(initial_model(recipe, name), hub),
         rationales=learner.rationales,
         mentor_weights=learner.mentor_weights,
         scorers=_scorers(recipe, name),
@@ -170,8 +171,8 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
         filters={
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
         },
-        kd_weight=learner.kd_weight,
-        temperature=learner.temperature,
+        kd_weight=learner.by_source("kd_weight"),
+        temperature=learner.by_source("temperature"),
         parameters=records[0].parameters if records else None,
         select_on="last" if _validates_once(learner) else learner.training.select_on,
         rows=[record.rows for record in records],
@@ -235,6 +236,13 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     if len(recipe.seeds) == 1:
         lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
     return lines
+
+
+def _unlabelled(recipe: Recipe, prepared: PrepareRecord) -> list[str]:
+    """A sentence on the questions without answers, if there are any."""
+    readers = ", ".join(name for name, learner in recipe.learners.items() if learner.imitates_own_texts)
+    count = prepared.questions.get("unlabelled")
+    return [f"Unlabelled questions, for the own texts of {readers}: {count:,}."] if count else []
 
 
 PAPER = (
@@ -329,10 +337,13 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
 
 
 def _distillation(learner: Learner) -> dict[str, Any]:
-    keys = {"tau_squared", "divergence", "soft_label_store"}
+    keys = {"tau_squared", "soft_label_store"}
     keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
     keys |= {"layers"} if learner.layers else set()
-    return learner.model_dump(include=keys) if learner.mentor_weights else {}
+    if not learner.mentor_weights:
+        return {}
+    settings = later_settings(learner.model_dump(include=keys | {"chunk_temperature", "mentor_reads"}))
+    return settings | {"divergence": learner.by_source("divergence")}
 
 
 def _side_by_side(

@@ -1,56 +1,69 @@
-"""Train: a learner on the selected rationales of its sources, with CE or (1 - w) CE + w KL (Mentor-KD, section 3.4)."""
+"""Train: a learner on the selected rationales of its sources, with CE or (1 - w) CE + w KL (Mentor-KD, section 3.4).
+
+A learner with own texts has several trainings, each with a share of its updates.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 from mentorkd.chat import fixed_date
 from mentorkd.data.batching import Collator
-from mentorkd.data.encoding import Example, TextEncoder
+from mentorkd.data.encoding import Example, TextEncoder, encode_rows
+from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_prompt
-from mentorkd.distillation.agreement import agreement
+from mentorkd.distillation.agreement import SAMPLE, agreement
 from mentorkd.distillation.hidden_states import head_is_linear
+from mentorkd.distillation.inspect import spread
 from mentorkd.distillation.objectives.base import Objective
 from mentorkd.distillation.objectives.build import MentorFiles, objective_of
-from mentorkd.errors import DataError, ModelError
+from mentorkd.distillation.own_texts import measure_own_texts
+from mentorkd.errors import DataError, ModelError, TrainingError
 from mentorkd.files import fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.models import LoadedModel, chat_template, load_model, save_model
+from mentorkd.models import LoadedModel, chat_template, load_folder, save_model
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.model_card import model_card
-from mentorkd.pipeline.records import BudgetRecord, ChatRecord, TrainRecord
-from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.records import BudgetRecord, ChatRecord, OwnTexts, TrainRecord, count_verdicts
+from mentorkd.pipeline.run_folder import Stage, part_role
 from mentorkd.pipeline.training_rows import read_training_rows
-from mentorkd.precision import autocast
-from mentorkd.recipe.learner import Learner
-from mentorkd.records import EncodingCounts
+from mentorkd.precision import Precision, autocast
+from mentorkd.recipe.learner import Learner, TrainingConfig
+from mentorkd.recipe.rounds import share_of
+from mentorkd.records import SELF, EncodingCounts, ModelKind, Rationale
 from mentorkd.training.adapters import merge_trained_adapters
+from mentorkd.training.schedule import training_length
 from mentorkd.training.train import train as train_model
 
 
 def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
     """Train a learner, keep the weights of its best round, and measure how well it agrees with its mentors."""
     learner = context.learner(stage)
-    loaded = load_model(learner.model, seed=stage.seed, device=context.device)
-    rows, counts, filters = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded))
+    loaded = context.initial_model(stage)
+    rows, counts, filters, frontier = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded))
     _show_encoding(context, stage, counts)
     _check_head(context, stage, loaded, rows[0])
     budget = context.folder.record_of(BudgetRecord, stage.inputs["budget"]) if "budget" in stage.inputs else None
     precision, objective = context.precision(learner), _objective(context, stage, learner, loaded)
     run_name = stage.target.removeprefix("learners/")
+    updates, part, settings = _length(stage, learner, loaded.kind, rows, budget)
     result = train_model(
         loaded,
         rows,
-        learner.training,
-        seed=stage.seed,
+        settings,
+        seed=stage.seed + (stage.round or 0) * _ROUND_SEED,
         folder=workdir / "checkpoints",
         precision=precision,
         objective=objective,
         validate=_validation(context, stage, learner, loaded),
-        updates=None if budget is None else budget.arms[stage.learner].updates,
+        updates=updates,
+        part=part,
         on_progress=context.progress,
         project=context.recipe.name,
         run_name=run_name,
@@ -77,10 +90,40 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         soft_labels=agreement(loaded, rows, objective, list(learner.mentor_weights), precision=precision),
         parameters=loaded.parameter_count,
         checkpoint_format=2,
+        own_texts=_own_texts(context, stage, loaded, rows, objective, precision) if stage.round else None,
+        frontier=frontier or None,
+        fold=stage.fold,
     )
     card = model_card(context.recipe, stage.learner, learner, stage.seed, record)
     save_model(merge_trained_adapters(loaded, rows), workdir / "out" / "model", card=card)
     return record
+
+
+_ROUND_SEED = 1_000_003
+"""Distance of the seeds of rounds, so that they shuffle their rows and drop out units differently."""
+
+
+def _length(
+    stage: Stage, learner: Learner, kind: ModelKind, rows: Sequence[Example], budget: BudgetRecord | None
+) -> tuple[int | None, range | None, TrainingConfig]:
+    """The updates of a learner's whole training (None: by epochs), those of one of its rounds, and the round's settings.
+
+    A round has its share of the points at which the model is validated. Raises TrainingError for fewer updates than trainings.
+    """
+    updates, settings = None if budget is None else budget.arms[stage.learner].updates, learner.training
+    if stage.round is None:
+        return updates, None, settings
+    if updates is None:
+        others = [row for row in rows if row.source != SELF]
+        updates = settings.updates or training_length(others, kind, settings, seed=stage.seed).updates
+    share = share_of(learner, stage.round)
+    part = share.of(updates)
+    if not part:
+        raise TrainingError(
+            f"{stage.learner}: got {updates} updates for {share.parts} trainings, expected at least one each; lower "
+            "`own_texts.rounds`, or give more updates"
+        )
+    return updates, part, settings.model_copy(update={"epochs": max(1, settings.epochs // share.parts)})
 
 
 def _chat(loaded: LoadedModel) -> ChatRecord | None:
@@ -94,7 +137,7 @@ def _check_head(context: RunContext, stage: Stage, loaded: LoadedModel, row: Exa
     students = [
         name
         for name, learner in context.recipe.learners.items()
-        if stage.learner in learner.mentor_weights and learner.soft_label_store == "hidden"
+        if stage.learner in learner.mentor_weights and learner.soft_label_store in ("auto", "hidden")
     ]
     if students:
         batch = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)([row])
@@ -122,15 +165,67 @@ def _show_encoding(context: RunContext, stage: Stage, counts: EncodingCounts) ->
 
 def _objective(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
     """What the learner minimises, with the models and soft labels of its mentors."""
-    stored = learner.rationales if learner.soft_label_store != "online" else []
+
+    def files(name: str, fold: int) -> MentorFiles:
+        roles = {source: part_role(f"soft_labels/{name}/{source}", fold) for source in learner.rationales}
+        stores = {source: stage.inputs[role] for source, role in roles.items() if role in stage.inputs}
+        folders = {source: context.folder.soft_labels(store) for source, store in stores.items()}
+        return MentorFiles(context.model(stage, name, fold), folders)
+
     mentors = {
-        name: MentorFiles(
-            context.model(stage, name),
-            [context.folder.soft_labels(stage.inputs[f"soft_labels/{name}/{source}"]) for source in stored],
-        )
+        name: [files(name, fold) for fold in range(context.recipe.learners[name].folds)]
         for name in learner.mentor_weights
     }
     return objective_of(learner, loaded, mentors, seed=stage.seed)
+
+
+def _own_texts(
+    context: RunContext,
+    stage: Stage,
+    loaded: LoadedModel,
+    rows: Sequence[Example],
+    objective: Objective,
+    precision: Precision,
+) -> OwnTexts:
+    """What the learner wrote for a round, and what the training made of it."""
+    learner, written = context.learner(stage), context.folder.rationales(stage.inputs["rationales/self"])
+    mentors = list(zip(learner.mentor_weights.values(), objective.mentors, strict=True))
+    own = [row for row in rows if row.source == SELF]
+    reencoded = None
+    if learner.imitates_own_texts:
+        tokens = {text.id: text.meta["tokens"] for text in written}
+        reencoded = round(fmean(len(row.target_ids) != tokens[row.rationale_id] for row in own), 4) if own else None
+    else:  # the rows are the correct texts with the gold answer, not all texts as they were written
+        own, mentors = _as_written(context, stage, learner, TextEncoder.of(loaded), written), []
+    writer = context.model_folder(stage.learner, stage.seed, stage.inputs.get("initial"))
+    measures = measure_own_texts(loaded, load_folder(writer, device=context.device), own, mentors, precision=precision)
+    return OwnTexts(
+        texts=len(written),
+        verdicts=count_verdicts(written),
+        mean_tokens=round(fmean(text.meta["tokens"] for text in written), 2),
+        unfinished=round(fmean(not text.meta["finished"] for text in written), 4),
+        reencoded=reencoded,
+        **asdict(measures),
+    )
+
+
+def _as_written(
+    context: RunContext, stage: Stage, learner: Learner, encoder: TextEncoder, written: Sequence[Rationale]
+) -> list[Example]:
+    """Some of the own texts as the learner wrote them, encoded."""
+    questions = {question.id: question for question in context.questions(stage)}
+    texts = [
+        TextExample(
+            text.id,
+            render_prompt(questions[text.question_id].text, learner.prompt),
+            text.meta["completion"],
+            source=SELF,
+            ended=text.meta["finished"],
+        )
+        for text in spread(written, SAMPLE)
+    ]
+    limits = {"max_source_tokens": learner.training.max_source_tokens, "max_target_tokens": sys.maxsize}
+    return encode_rows(texts, encoder, **limits)[0]
 
 
 def _validation(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import torch
 from torch import Tensor
 
 from layouts import padded_left
-from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches
+from mentorkd.data.batching import IGNORE_INDEX, plan_batches
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.mentors import OnlineMentor
-from mentorkd.distillation.objectives.base import CrossEntropy, Objective, Student
+from mentorkd.distillation.objectives.base import TOKENS, CrossEntropy, Objective, Student
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
 from mentorkd.distillation.objectives.mcc import Consistency
 from mentorkd.distillation.objectives.soft_labels import Distillation
@@ -19,32 +20,8 @@ from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.distillation.scoring import score
 from mentorkd.distillation.soft_labels import StoredSoftLabels
 from mentorkd.models import LoadedModel
+from one_step import gradients, loss_of, read
 from tiny_training import FAMILIES, assert_same, learner, losses, online, paired_rows, rows_for, run, weights
-
-
-def read(student: LoadedModel, rows: list[Example], objective: Objective, **how: Any) -> Student:
-    start = student.model.config.decoder_start_token_id if student.kind == "seq2seq" else None
-    layout, fused = how.pop("layout", dict), how.pop("fused", True)
-    batch = layout(Collator(student.kind, student.tokenizer.pad_token_id, start, **how)(rows))
-    return Student.forward(student.model, batch, rows, owner=student.model, fused=fused, layers=objective.layers)
-
-
-def loss_of(student: LoadedModel, batches: list[list[Example]], objective: Objective, **how: Any) -> float:
-    """The loss of one optimiser step over these micro-batches; gradients are left in the parameters."""
-    counts = objective.counts([row for rows in batches for row in rows])
-    total = 0.0
-    for rows in batches:
-        sums = objective.sums(read(student, rows, objective, **how))
-        loss = torch.stack([value / max(1, counts[kind]) for kind, value in sums.loss.items()]).sum()
-        loss.backward()
-        total += loss.item()
-    return total
-
-
-def gradients(student: LoadedModel) -> dict[str, Tensor]:
-    found = {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
-    student.model.zero_grad()
-    return found
 
 
 @torch.no_grad()
@@ -216,6 +193,28 @@ def test_a_batch_without_rows_counts_for_nothing_and_reaches_every_weight(name: 
     assert all(value.item() == 0 for value in sums.loss.values())
     assert all(p.grad is not None and not p.grad.any() for p in [*model.parameters(), *own])
     assert set(objective.counts([])) == set(sums.loss) | {"tokens"} | {kind for kind, _ in sums.metrics.values()}
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "step_by_step", "hidden_states", "ensemble"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_row_of_weight_two_is_the_row_twice(name: str, fused: bool) -> None:
+    student = learner(seed=2)
+    objective, rows = (CrossEntropy(), rows_for(student, 6)) if name == "cross_entropy" else made(name, student, "t5")
+    heavy = [replace(row, weight=2.0) if n in (1, 2) else row for n, row in enumerate(rows)]
+    twice = [*rows, *rows[1:3]]
+    tokens = [float(objective.counts(each)[TOKENS]) for each in (heavy, twice)]
+    weighted, repeated = (objective.sums(read(student, each, objective, fused=fused)) for each in (heavy, twice))
+    assert tokens[0] < tokens[1]
+    found = []
+    for sums in (weighted, repeated):
+        torch.stack(list(sums.loss.values())).sum().backward()
+        found.append(gradients(student))
+    for kind, value in weighted.loss.items():
+        assert value.item() == pytest.approx(repeated.loss[kind].item(), rel=1e-5)
+    assert_same(*found, rtol=1e-3, atol=1e-5)
+    plain = objective.sums(read(student, rows, objective, fused=fused))
+    for metric, (_, value) in plain.metrics.items():
+        assert weighted.metrics[metric][1].item() == pytest.approx(value.item(), rel=1e-5), metric
 
 
 @pytest.mark.parametrize("name", ["step_by_step", "mcc", "hidden_states"])

@@ -12,6 +12,7 @@ from mentorkd.files import fingerprint
 from mentorkd.hub import HubModels
 from mentorkd.pipeline.run import open_run
 from mentorkd.pipeline.stages.report import read_inputs
+from mentorkd.recipe.aliases import LATER_KEYS
 from mentorkd.recipe.learner import ModelConfig
 
 NAME, FIRST, SECOND = "someone/tiny", "a" * 40, "b" * 40
@@ -44,6 +45,6 @@ def test_a_hub_model_is_known_by_the_commit_that_the_run_used(run: Path) -> None
 
 def test_keys_of_later_versions_count_only_where_they_are_set(run: Path) -> None:
     settings = ModelConfig(name=NAME).model_dump()
-    before = fingerprint({key: settings[key] for key in settings.keys() - {"chat_date", "chat_template_kwargs"}})
+    before = fingerprint({key: settings[key] for key in settings.keys() - LATER_KEYS})
     assert key_of(run, HubModels()) == before
     assert key_of(run, HubModels(), chat_date="2025-01-01") != before

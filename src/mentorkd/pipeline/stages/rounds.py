@@ -1,0 +1,51 @@
+"""Rounds: of the trainings of a learner with own texts, the one with the best validation accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mentorkd.files import link
+from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.records import RoundOutcome, RoundsRecord, TrainRecord
+from mentorkd.pipeline.run_folder import Stage
+
+
+def rounds(context: RunContext, stage: Stage, workdir: Path) -> RoundsRecord:
+    """Publish the model of the best round as the learner's own, and the logs of all rounds as one."""
+    names = {int(role.rpartition("/")[2]): name for role, name in stage.inputs.items()}
+    best, record = choose_round({number: context.folder.record_of(TrainRecord, name) for number, name in names.items()})
+    link(context.folder.output(names[best], "model"), workdir / "out" / "model")
+    logs = [context.folder.output(name, "metrics.jsonl").read_text(encoding="utf-8") for name in names.values()]
+    (workdir / "out" / "metrics.jsonl").write_text("".join(logs), encoding="utf-8")
+    return record
+
+
+def choose_round(records: Mapping[int, TrainRecord]) -> tuple[int, RoundsRecord]:
+    """The number of the best training of all, and its record with the outcome of each.
+
+    Of equal validation accuracies, and without validation, the last is the best.
+    """
+    best = max(records, key=lambda number: (records[number].validation_accuracy or 0.0, number))
+    outcomes = [
+        RoundOutcome(
+            number=number,
+            updates=record.updates,
+            target_tokens=record.target_tokens,
+            seconds=record.seconds,
+            validation_accuracy=record.validation_accuracy,
+            own_texts=record.own_texts,
+        )
+        for number, record in records.items()
+    ]
+    before = [record for number, record in records.items() if number < best]
+    of_all = {
+        "kind": "rounds",
+        "tokens": None,
+        "updates": sum(outcome.updates for outcome in outcomes),
+        "target_tokens": sum(outcome.target_tokens for outcome in outcomes),
+        "epochs": round(sum(record.epochs for record in records.values()), 4),
+        "best_step": records[best].best_step + sum(record.updates for record in before),
+        "rounds": outcomes,
+    }
+    return best, RoundsRecord(**(vars(records[best]) | of_all))
