@@ -322,6 +322,28 @@ def test_reply_of_another_model_is_on_record(cli: Cli, tmp_path: Path) -> None:
     assert record["faults"] == [f"{ALL - SAMPLES} of {ALL} replies are of the model a-cheaper-one, not of m"]
 
 
+def test_endpoint_without_log_probabilities_costs_one_request_and_another_gives_them(cli: Cli, tmp_path: Path) -> None:
+    wanted = {"logprobs": True, "temperature": 1}
+    with running("without logprobs") as silent:
+        recipe, run = write_recipe(tmp_path, endpoint(silent, **wanted)), tmp_path / "run"
+        assert "that request goes alone" in cli("plan", recipe, "--run", run).out
+        stopped = cli("annotate", recipe, "--run", run)
+        assert stopped.code == 2
+        assert "the endpoint does not give them: it has no `logprobs`" in stopped.err.splitlines()[-1]
+        assert requests_to(silent) == 1
+    with running("friendly") as server:
+        recipe = write_recipe(tmp_path, endpoint(server, **wanted))
+        assert cli("annotate", recipe, "--run", run).code == 0
+        assert requests_to(server) == ALL
+        rationales = read_jsonl(run / "teacher" / "rationales.jsonl", Rationale)
+        # An empty reply and one that a filter kept back have no tokens.
+        assert sum("logprobs" in each.meta for each in rationales) == ALL - 2 * SAMPLES
+        plain = write_recipe(tmp_path, endpoint(server, temperature=1))
+        result = cli("annotate", plain, "--run", run)
+        assert result.code == 0, result.err
+        assert requests_to(server) == ALL
+
+
 def test_worker_that_asks_keeps_what_is_in_flight_when_the_run_is_interrupted(tmp_path: Path) -> None:
     with running("steady") as server:
         recipe, run = write_recipe(tmp_path, endpoint(server, concurrency=8)), tmp_path / "run"

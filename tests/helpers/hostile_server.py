@@ -101,7 +101,7 @@ def solution(a: int, b: int, way: int) -> tuple[str, str]:
     if kind == 9:
         return f"Way {way}. We start with {a} and", "length"
     total = a + b + (1 if kind == 10 else 0)
-    if kind == 12:
+    if kind == 17:
         return f"\n  Wäy {way}. {a} 🍎 + {b} 🍎 --> {total} 🍎.\n\nTherefore, the answer is {total}.", "stop"
     return f"Way {way}. {a} + {b} = {total}.\nTherefore, the answer is {total}.", "stop"
 

@@ -32,7 +32,7 @@ from places import HELPERS
 AT_ONE: dict[str, Any] = {"temperature": 1.0, "samples": 1, "concurrency": 8}
 WANTED: dict[str, Any] = AT_ONE | {"logprobs": True}
 SUMS = sums(20)
-APPLES = SUMS[12]
+APPLES = SUMS[17]
 """The solution to this one has characters of four bytes, an arrow, and whitespace around it."""
 
 
@@ -64,12 +64,12 @@ def test_rationales_carry_the_log_probabilities_of_their_text(endpoint: str, ser
         assert pieces.masked >= len(" Therefore, the answer is 5.")
     [apples] = [each for each in annotation.rationales if each.question_id == APPLES.id]
     way = apples.text[4]  # the server counts its replies
-    assert apples.text == f"Wäy {way}. 12 🍎 + 84 🍎 --> 96 🍎."
-    target = render_target(apples.text, "96", "arrow")
+    assert apples.text == f"Wäy {way}. 17 🍎 + 18 🍎 --> 35 🍎."
+    target = render_target(apples.text, "35", "arrow")
     pieces = target_logprobs(apples, target)
     assert pieces is not None
     spans = [target[a:b] for a, b in pairwise((0, *pieces.edges))]
-    assert spans == ["Wä", f"y {way}", ". 1", "2 🍎", " + ", "84 ", "🍎 -> ", "96 ", "🍎.", " --> 96"]
+    assert spans == ["Wä", f"y {way}", ". 1", "7 🍎", " + ", "18 ", "🍎 -> ", "35 ", "🍎.", " --> 35"]
     # The server's tokens have three bytes and a value that is a sum over them. The last one has a line's end, too.
     expected = [math.nan if "->" in piece else -sum(piece.encode()) / 256 for piece in spans]
     expected[-2] -= ord("\n") / 256
