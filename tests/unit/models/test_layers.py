@@ -207,3 +207,8 @@ def test_lists_that_are_no_choice_of_layers_are_refused(layers: Any) -> None:
         ModelConfig(name="m", layers=layers)
     [error] = caught.value.errors()
     assert "expected layers from 0 in rising order, each once" in error["msg"]
+
+
+def test_the_weights_of_another_learner_are_not_cut() -> None:
+    with pytest.raises(ValidationError, match="`layers` belongs to the model of `healed`; remove it here"):
+        ModelConfig(learner="healed", layers=[0])
