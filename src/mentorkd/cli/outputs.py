@@ -195,8 +195,8 @@ class AskOutput(TypedDict):
 class InspectOutput(TypedDict):
     """A store of soft labels, measured on some of its rationales."""
 
-    form: Literal["hidden", "top_k"]
-    """What is stored a token: the mentor's last hidden state, or its k most probable tokens."""
+    form: Literal["hidden", "top_k", "chunks"]
+    """What is stored: the mentor's last hidden state or its k most probable tokens, each a token, or its likelihood of each chunk."""
     mentor: str
     """Hash of the mentor."""
     tokenizer: str
@@ -227,6 +227,12 @@ class InspectOutput(TypedDict):
     """`top_k`: mean KL(exact || top k with its tail spread evenly), in nats."""
     targets_among_kept: NotRequired[float | None]
     """`top_k`: share of targets among the kept tokens."""
+    mentor_tokenizer: NotRequired[str]
+    """`chunks`: hash of the mentor's tokenizer."""
+    chunks: NotRequired[int]
+    """`chunks`: chunks in the store."""
+    unlabelled_chunks: NotRequired[int]
+    """`chunks`: chunks without a likelihood of the mentor."""
 
 
 class ImportOutput(TypedDict):

@@ -305,8 +305,8 @@ class SoftLabelResult(TypedDict):
     """Entropy of the mentor's distributions; null for `top_k` labels, which have it only at their own temperature."""
     student_entropy: float
     """Entropy of the student's distributions."""
-    agreement: float
-    """Share of target positions with the same most likely token under both models."""
+    agreement: float | None
+    """Share of target positions with the same most likely token under both models; null for chunk likelihoods."""
 
 
 class Trial(TypedDict):
