@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mentorkd.files import link
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.records import RoundOutcome, RoundsRecord, TrainRecord
+from mentorkd.pipeline.records import RoundOutcome, RoundsRecord, TrainRecord, best_round
 from mentorkd.pipeline.run_folder import Stage
 
 
@@ -22,11 +22,7 @@ def rounds(context: RunContext, stage: Stage, workdir: Path) -> RoundsRecord:
 
 
 def choose_round(records: Mapping[int, TrainRecord]) -> tuple[int, RoundsRecord]:
-    """The number of the best training of all, and its record with the outcome of each.
-
-    Of equal validation accuracies, and without validation, the last is the best.
-    """
-    best = max(records, key=lambda number: (records[number].validation_accuracy or 0.0, number))
+    """The number of the best training of all (see `best_round`), and its record with the outcome of each."""
     outcomes = [
         RoundOutcome(
             number=number,
@@ -35,9 +31,11 @@ def choose_round(records: Mapping[int, TrainRecord]) -> tuple[int, RoundsRecord]
             seconds=record.seconds,
             validation_accuracy=record.validation_accuracy,
             own_texts=record.own_texts,
+            frontier=record.frontier,
         )
         for number, record in records.items()
     ]
+    best = best_round(outcomes).number
     before = [record for number, record in records.items() if number < best]
     of_all = {
         "kind": "rounds",
