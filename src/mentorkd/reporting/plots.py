@@ -8,6 +8,8 @@ from typing import Any
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import MARKS, add_legend, drawing, name_rows, new_figure, new_panel, to_svg
 from mentorkd.reporting.format import format_seconds, format_setting, mark_on_test, pair_of
+from mentorkd.reporting.own_texts import rounds_of
+from mentorkd.reporting.round_plots import PANELS, draw_rounds
 from mentorkd.reporting.schema import ComparisonResult, Curve, Decomposition, LearnerResult, Results
 from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on, validated_on_test, waterfall
 
@@ -15,6 +17,8 @@ MOST_PAIRS = 15
 """Maximum number of pairs in the forest plot; the table has all of them."""
 
 ACCURACY = "Test accuracy (%), 95 % interval"
+
+ON_TEST, ON_BOTH = "Accuracy (%) on TEST questions", "Accuracy (%): validation, or TEST where marked"
 
 CURVE_PANELS = {
     "loss": "Training loss per target token",
@@ -43,6 +47,10 @@ def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
             _curves_title(panel, curves, results["learners"]),
             draw_curves(curves, results["learners"], panel),
         )
+    tints = {name: tint for name, tint in colour.items() if name in shown}
+    drawn = [learner for name, learner in learners.items() if name in rounds_of(results)]
+    on = validated_on(drawn, (PANELS["validation"].title, ON_TEST, ON_BOTH))
+    plots |= draw_rounds(results["rounds"], tints, {"validation": on})
     plots["cost"] = "Accuracy against cost", draw_cost(results, colour)
     return {name: (title, svg) for name, (title, svg) in plots.items() if svg is not None}
 
@@ -104,7 +112,7 @@ def _curves_title(panel: str, curves: Sequence[Curve], learners: Sequence[Learne
     if panel != "accuracy":
         return CURVE_PANELS[panel]
     drawn = {curve["learner"] for curve in curves if curve["validation"]}
-    titles = (CURVE_PANELS[panel], "Accuracy (%) on TEST questions", "Accuracy (%): validation, or TEST where marked")
+    titles = (CURVE_PANELS[panel], ON_TEST, ON_BOTH)
     return validated_on([learner for learner in learners if learner["name"] in drawn], titles)
 
 

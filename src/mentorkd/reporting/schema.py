@@ -150,7 +150,7 @@ class LearnerResult(TypedDict):
     settings: dict[str, Any]
     """Settings of training and evaluation, with the recipe's names; equal in a fair comparison."""
     distillation: dict[str, Any]
-    """Further settings of soft labels, with the recipe's names; empty without soft labels."""
+    """Further settings of soft labels and of own texts, with the recipe's names; empty without both."""
     accuracy: float | None
     """Mean over seeds; null without predictions."""
     interval: Bounds | None

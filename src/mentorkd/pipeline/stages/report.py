@@ -411,10 +411,11 @@ def _distillation(learner: Learner) -> dict[str, Any]:
     keys = {"tau_squared", "soft_label_store"}
     keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
     keys |= {"layers"} if learner.layers else set()
+    own = {} if learner.own_texts is None else {"own_texts": learner.own_texts.model_dump()}
     if not learner.mentor_weights:
-        return {}
+        return own
     settings = later_settings(learner.model_dump(include=keys | {"chunk_temperature", "mentor_reads"}))
-    return settings | {"divergence": learner.by_source("divergence")}
+    return settings | {"divergence": learner.by_source("divergence")} | own
 
 
 def _side_by_side(
