@@ -37,7 +37,7 @@ def build_round_costs(inputs: ReportInputs) -> list[RoundCostResult]:
         for training in (need for name in chains for need in inputs.stages[name].needs):
             stages = [inputs.stages[training], *(inputs.stages[name] for name in _round_of(training, inputs))]
             seconds = {kind: [stage.seconds or 0.0 for stage in stages if stage.kind == kind] for kind in PARTS}
-            times = {f"{part}_seconds": sum(seconds[kind]) if seconds[kind] else None for kind, part in PARTS.items()}
+            times = {f"{part}_seconds": round(sum(seconds[kind]), 6) if seconds[kind] else None for kind, part in PARTS.items()}
             about = {"learner": learner, "seed": seed, "round": _round_number(training)}
             rows.append(row_of(RoundCostResult, about | times))
     return rows

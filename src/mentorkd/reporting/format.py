@@ -73,20 +73,21 @@ def format_share(share: float | None, bounds: Bounds | None = None) -> str:
 
 
 def learns_from(learner: LearnerResult) -> str:
-    """`teacher, own texts + soft labels of mentor`; `gold answers`; `none (untrained)`."""
+    """`teacher, own texts + soft labels of mentor + weights of base`; `gold answers`; `none (untrained)`."""
     if not learner["rationales"]:
         return "none (untrained)"
     text = sources_of(learner)
     if learner["imitates"]:
         text += f" + soft labels of {soft_labels_of(learner)}"
+    if learner["initial"] is not None:
+        text += f" + weights of {learner['initial']}"
     return text if learner["objective"] == "rationale" else f"{text} ({OBJECTIVES[learner['objective']].label})"
 
 
 def sources_of(learner: LearnerResult) -> str:
-    """`teacher, gold answers, own texts`; and the learner from whose weights it starts, as `teacher, from the weights of base`."""
+    """`teacher, gold answers, own texts`."""
     words = {GOLD: "gold answers", SELF: "own texts"}
-    text = ", ".join(words.get(source, source) for source in learner["rationales"])
-    return text if learner["initial"] is None else f"{text}, from the weights of {learner['initial']}"
+    return ", ".join(words.get(source, source) for source in learner["rationales"])
 
 
 def soft_labels_of(learner: LearnerResult) -> str:

@@ -9,7 +9,7 @@ from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import MARKS, add_legend, drawing, name_rows, new_figure, new_panel, to_svg
 from mentorkd.reporting.format import format_seconds, format_setting, mark_on_test, pair_of
 from mentorkd.reporting.own_texts import rounds_of
-from mentorkd.reporting.round_plots import PANELS, draw_rounds
+from mentorkd.reporting.round_plots import draw_rounds
 from mentorkd.reporting.schema import ComparisonResult, Curve, Decomposition, LearnerResult, Results
 from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on, validated_on_test, waterfall
 
@@ -17,8 +17,6 @@ MOST_PAIRS = 15
 """Maximum number of pairs in the forest plot; the table has all of them."""
 
 ACCURACY = "Test accuracy (%), 95 % interval"
-
-ON_TEST, ON_BOTH = "Accuracy (%) on TEST questions", "Accuracy (%): validation, or TEST where marked"
 
 CURVE_PANELS = {
     "loss": "Training loss per target token",
@@ -49,8 +47,8 @@ def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
         )
     tints = {name: tint for name, tint in colour.items() if name in shown}
     drawn = [learner for name, learner in learners.items() if name in rounds_of(results)]
-    on = validated_on(drawn, (PANELS["validation"].title, ON_TEST, ON_BOTH))
-    plots |= draw_rounds(results["rounds"], tints, {"validation": on})
+    kind = validated_on(drawn, ("Validation", "TEST", "Validation or TEST"))
+    plots |= draw_rounds(results["rounds"], tints, {"validation": f"{kind} accuracy of each round (%)"})
     plots["cost"] = "Accuracy against cost", draw_cost(results, colour)
     return {name: (title, svg) for name, (title, svg) in plots.items() if svg is not None}
 
@@ -112,7 +110,7 @@ def _curves_title(panel: str, curves: Sequence[Curve], learners: Sequence[Learne
     if panel != "accuracy":
         return CURVE_PANELS[panel]
     drawn = {curve["learner"] for curve in curves if curve["validation"]}
-    titles = (CURVE_PANELS[panel], ON_TEST, ON_BOTH)
+    titles = (CURVE_PANELS[panel], "Accuracy (%) on TEST questions", "Accuracy (%): validation, or TEST where marked")
     return validated_on([learner for learner in learners if learner["name"] in drawn], titles)
 
 

@@ -24,7 +24,7 @@ class Panel:
 
 
 PANELS = {
-    "validation": Panel("Validation accuracy (%)", "validation", scale=100),
+    "validation": Panel("Validation accuracy of each round (%)", "validation", scale=100),
     "kl": Panel("KL to the mentor on own texts (nats per token)", "trained_kl", "writer_kl"),
     "entropy": Panel("Entropy on own texts (nats per token)", "trained_entropy", "writer_entropy"),
     "overlap": Panel("Overlap with the mentor's ten likeliest tokens (%)", "overlap", scale=100),

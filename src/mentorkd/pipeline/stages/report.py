@@ -340,11 +340,11 @@ CHOSEN_BY = {
 def _weights(recipe: Recipe) -> list[str]:
     """Sentences on learners that start from trained weights, and on those that are trained in folds."""
     initial = [f"{name} from {one.model.learner}" for name, one in recipe.learners.items() if one.model.learner]
-    folds = [f"{name} {one.folds}" for name, one in recipe.learners.items() if one.folds > 1]
+    folds = [f"{name} {one.folds} folds" for name, one in recipe.learners.items() if one.folds > 1]
     lines = [f"Initial weights: {', '.join(initial)}, after its training, whose updates are not counted again."] if initial else []
     if folds:
         lines.append(
-            f"Cross-fitting ({', '.join(folds)} folds): each model is trained without one part of the training questions, and writes and "
+            f"Cross-fitting ({', '.join(folds)}): each model is trained without one part of the training questions, and writes and "
             "scores for this part. Numbers of such a learner are those of the first of its models."
         )
     return lines
