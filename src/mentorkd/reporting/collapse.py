@@ -12,9 +12,7 @@ LEAST_ACCURACY = 0.1
 """A model with less validation accuracy has not learned the task, and the half of its few correct answers is chance."""
 
 
-def collapses(
-    entropy: tuple[float | None, float | None], accuracy: tuple[float | None, float | None]
-) -> list[str]:
+def collapses(entropy: tuple[float | None, float | None], accuracy: tuple[float | None, float | None]) -> list[str]:
     """What fell to less than half in a round, each in words; empty for a round without a collapse.
 
     Args:

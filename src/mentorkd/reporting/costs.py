@@ -37,7 +37,10 @@ def build_round_costs(inputs: ReportInputs) -> list[RoundCostResult]:
         for training in (need for name in chains for need in inputs.stages[name].needs):
             stages = [inputs.stages[training], *(inputs.stages[name] for name in _round_of(training, inputs))]
             seconds = {kind: [stage.seconds or 0.0 for stage in stages if stage.kind == kind] for kind in PARTS}
-            times = {f"{part}_seconds": round(sum(seconds[kind]), 6) if seconds[kind] else None for kind, part in PARTS.items()}
+            times = {
+                f"{part}_seconds": round(sum(seconds[kind]), 6) if seconds[kind] else None
+                for kind, part in PARTS.items()
+            }
             about = {"learner": learner, "seed": seed, "round": _round_number(training)}
             rows.append(row_of(RoundCostResult, about | times))
     return rows
@@ -71,7 +74,9 @@ def _round_of(training: str, inputs: ReportInputs) -> list[str]:
     needs = [name for name in inputs.stages[training].needs if name in inputs.stages]
     place = f"/round-{number}/augment"  # of this learner, or of one that it shares the stage with
     written = [name for name in needs if inputs.stages[name].kind == "augment" and name.endswith(place)]
-    scored = [name for name in needs if inputs.stages[name].kind == "score" and {*written} & {*inputs.stages[name].needs}]
+    scored = [
+        name for name in needs if inputs.stages[name].kind == "score" and {*written} & {*inputs.stages[name].needs}
+    ]
     return [*written, *scored]
 
 

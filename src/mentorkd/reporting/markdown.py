@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mentorkd.reporting import rows, views
-from mentorkd.reporting.own_texts import round_notes, round_tables
+from mentorkd.reporting.own_texts import TIME, round_notes, round_tables, round_time_rows
 from mentorkd.reporting.schema import Example, Results
 from mentorkd.reporting.tables import markdown_table, plain_markdown
 
@@ -90,7 +90,7 @@ def _own_texts(results: Results) -> list[str]:
     parts = _listed("Own texts", round_notes(tables))
     for name, table in tables.items():
         parts += [f"### Rounds of {plain_markdown(name)}", markdown_table(table)]
-    return parts
+    return parts + ([TIME, markdown_table(times)] if (times := round_time_rows(results)) else [])
 
 
 def _listed(title: str, lines: Sequence[str]) -> list[str]:

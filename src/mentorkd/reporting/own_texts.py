@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from mentorkd.records import SELF
@@ -16,42 +17,66 @@ UNKNOWN = "–"
 
 ROUNDS = (
     "Each round, the model of the round before (the writer) writes texts, and the training of the round reads them. Round 0 reads no "
-    "own texts. The model of the chosen round is the learner."
+    "own texts. The model of the round with ✓ is the learner."
 )
 
 COLUMNS = {
     "correct %": "Correct: share of the texts with a correct answer, among those for questions whose answer is known.",
-    "no end %": "No end: share of the texts that have no end token, because they reached the limit. They are imitated as far as they go.",
-    "encoded otherwise %": "Encoded otherwise: share of the imitated texts that have another number of tokens when they are encoded again "
-    "than when they were sampled.",
-    "KL to the mentor": "KL to the mentor: KL(model || mentor), which is 0 where both give every token the same probability. As for the entropy, "
-    "the first number is of the writer, the second of the model after the training, both on the texts of the round.",
-    "entropy": "Entropy: how undecided the model is about the next token; near 0, all its texts for a question are the same.",
+    "no end %": "No end: share of the texts without an end token, because they reached the limit. Where such a text is imitated, it is "
+    "imitated as far as it goes.",
+    "re-encoded %": "Re-encoded: share of the imitated texts that have another number of tokens when they are encoded again than when "
+    "they were sampled.",
+    "KL to the mentor": "KL to the mentor: KL(model || mentor), 0 where both give every token the same probability. The first number is "
+    "of the writer, the second of the model after the training, both on the texts of the round.",
+    "entropy": "Entropy: how undecided the model is about the next token, before and after the training; near 0, all its texts for a "
+    "question are the same.",
     "overlap %": "Overlap: share of the writer's ten most likely tokens that are among those of the mentor.",
     "staleness": "Staleness: KL(writer || model after the training), how far the training moved from the model that wrote its texts.",
-    "at the floor": "At the floor: questions with the smallest weight (weight: frontier), because nearly all own texts are correct, or nearly all "
-    "are wrong.",
-    "writing + scoring + training": "Writing, scoring, training: time in which the learner wrote the texts, the mentors scored them, and "
-    "the learner was trained on them and on its other sources.",
+    "at the floor": "At the floor: questions with the smallest weight (weight: frontier), because nearly all own texts are correct, or "
+    "nearly all are wrong.",
 }
 """What a column of the table means, where its heading does not say it."""
 
 UNITS = (
-    "KL, entropy, overlap and staleness are means over the tokens of a sample of the round's texts; KL, entropy and staleness are in nats."
+    "KL, entropy, overlap and staleness are means over the tokens of a sample of the round's texts. KL, entropy and staleness are "
+    "in nats."
+)
+
+TIME = (
+    "Time of a round with own texts, mean over rounds and seeds: the learner writes the texts, the mentors score them, and the learner "
+    "is trained on them and on its other sources."
 )
 
 
 def round_tables(results: Results) -> dict[str, list[dict[str, str]]]:
     """A table of rounds for each learner with own texts; columns without a value are left out."""
-    times = {(row["learner"], row["seed"], row["round"]): row for row in results["run"]["rounds"]}
     tables: dict[str, list[dict[str, str]]] = {}
     for learner in shown_learners(results):
         rounds = [row for row in results["rounds"] if row["learner"] == learner["name"]]
-        rows = [_cells(row, times.get((row["learner"], row["seed"], row["round"]), {})) for row in rounds]
+        rows = [_cells(row) for row in rounds]
         known = [name for name in (rows[0] if rows else ()) if any(row[name] != UNKNOWN for row in rows)]
         if rows:
-            tables[learner["name"]] = [{name: row[name] for name in known} for row in rows]
+            seeds = {} if len(results["seeds"]) > 1 else {"seed"}
+            tables[learner["name"]] = [{name: row[name] for name in known if name not in seeds} for row in rows]
     return tables
+
+
+def round_time_rows(results: Results) -> list[dict[str, str]]:
+    """One row for each learner with own texts whose times are known."""
+    rows = []
+    for name in round_tables(results):
+        rounds = [
+            row for row in results["run"]["rounds"] if row["learner"] == name and row["writing_seconds"] is not None
+        ]
+        if rounds:
+            times = ([row[f"{part}_seconds"] for row in rounds] for part in ("writing", "scoring", "training"))  # type: ignore[literal-required]
+            means = [None if None in each else fmean(each) for each in times]
+            rows.append(
+                dict(
+                    zip(("learner", "writing", "scoring", "training"), (name, *map(format_seconds, means)), strict=True)
+                )
+            )
+    return rows
 
 
 def round_notes(tables: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
@@ -65,24 +90,20 @@ def rounds_of(results: Results) -> dict[str, int]:
     return {row["learner"]: row["round"] for row in results["rounds"]}  # they are in order
 
 
-def _cells(row: RoundResult, times: Mapping[str, Any]) -> dict[str, str]:
-    own = row["own_texts"]
-    parts = [times.get(f"{part}_seconds") for part in ("writing", "scoring", "training")]
+def _cells(row: RoundResult) -> dict[str, str]:
+    floor = [f"{each['source']} {each['at_floor']} of {each['questions']}" for each in row["frontier"]]
     return {
         "seed": str(row["seed"]),
-        "round": str(row["round"]),
-        "chosen": "✓" if row["chosen"] else "",
+        "round": f"{row['round']}{' ✓' if row['chosen'] else ''}",
         "updates": format_count(row["updates"]),
         "validation %": format_share(row["validation"]),
-        **_own_text_cells(own),
-        "at the floor": ", ".join(f"{each['source']} {each['at_floor']} of {each['questions']}" for each in row["frontier"])
-        or UNKNOWN,
-        "writing + scoring + training": " + ".join(format_seconds(part) for part in parts if part is not None) or UNKNOWN,
+        **_own_text_cells(row["own_texts"]),
+        "at the floor": ", ".join(floor) or UNKNOWN,
     }
 
 
 def _own_text_cells(own: OwnTextsResult | None) -> dict[str, str]:
-    cells = ("texts", "correct %", "tokens/text", "no end %", "encoded otherwise %")
+    cells = ("texts", "correct %", "tokens/text", "no end %", "re-encoded %")
     cells += ("KL to the mentor", "entropy", "overlap %", "staleness")
     if own is None:
         return dict.fromkeys(cells, UNKNOWN)

@@ -22,7 +22,7 @@ from mentorkd.reporting.format import (
     sources_of,
 )
 from mentorkd.reporting.graph import draw_graph
-from mentorkd.reporting.own_texts import round_notes, round_tables, rounds_of
+from mentorkd.reporting.own_texts import TIME, round_notes, round_tables, round_time_rows, rounds_of
 from mentorkd.reporting.plots import MOST_PAIRS
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
 from mentorkd.statistics import format_p
@@ -64,6 +64,8 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         upright=Markup(draw_graph(results["learners"], rounds, upright=True)),
         own_texts=own_texts,
         own_text_notes=round_notes(own_texts),
+        round_times=round_time_rows(results),
+        round_time_note=TIME,
         own_text_plots=[Markup(svg) for name, svg in plots.items() if name.startswith("own-texts-")],
         curves=[Markup(svg) for name, svg in plots.items() if name.startswith("curves-")],
         gains=[_gain(decomposition, results) for decomposition in results["decompositions"]],

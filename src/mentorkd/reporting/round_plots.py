@@ -34,7 +34,9 @@ PANELS = {
 }
 
 
-def draw_rounds(rounds: Sequence[RoundResult], colour: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+def draw_rounds(
+    rounds: Sequence[RoundResult], colour: Mapping[str, str], titles: Mapping[str, str]
+) -> dict[str, tuple[str, str]]:
     """The panels that have data: file name without suffix -> (title, SVG).
 
     Args:
@@ -78,7 +80,9 @@ def _mean(seeds: Sequence[list[Points]]) -> list[Points]:
 
 
 @drawing()
-def _draw(name: str, title: str, panel: Panel, learners: Mapping[str, Mapping[int, list[Points]]], colour: Mapping[str, str]) -> str:
+def _draw(
+    name: str, title: str, panel: Panel, learners: Mapping[str, Mapping[int, list[Points]]], colour: Mapping[str, str]
+) -> str:
     """A line for each learner, the mean over its seeds, with thin lines for several seeds."""
     what = "round of the model; hollow: writer, filled: after the training" if panel.writer else "round"
     figure, axes = new_panel(title, what)

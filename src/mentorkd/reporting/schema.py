@@ -331,8 +331,8 @@ class Trial(TypedDict):
 class OwnTextsResult(TypedDict):
     """The texts that a learner wrote for a round, before the training of the round.
 
-    Divergences and entropies are means over the tokens of a sample of the texts, in nats. The writer is the model that wrote them, and the
-    trained model is the one after the training on them.
+    Divergences and entropies are means over the tokens of a sample of the texts, in nats. The writer is the model that wrote
+    them, and the trained model is the one after the training on them.
     """
 
     texts: int
@@ -591,9 +591,10 @@ class StageCostResult(TypedDict):
 
 
 class LearnerCostResult(TypedDict):
-    """The cost of one learner, mean over seeds. `own`: its training and evaluation, with all trials, rounds and folds. `whole`: also all stages it depends on (the
-    training, augmentation and scoring of its mentors, the teacher), each in full, as if no other learner used them. Stages of
-    kind `budget`, which read the rows of other arms to match updates, belong to no learner."""
+    """The cost of one learner, mean over seeds. `own`: its training and evaluation, with all trials, rounds and folds, and with
+    the writing and scoring of its own texts. `whole`: also all stages it depends on (the training, augmentation and scoring of its
+    mentors, the teacher), each in full, as if no other learner used them. Stages of kind `budget`, which read the rows of other
+    arms to match updates, belong to no learner."""
 
     learner: str
     """The learner."""
@@ -689,7 +690,7 @@ class RunFacts(TypedDict):
     spent: list[LearnerCostResult]
     """One row for each learner."""
     rounds: list[RoundCostResult]
-    """One row for each training of a learner with own texts."""
+    """One row for each training of a learner with own texts, unless its settings are searched."""
     accelerator: str | None
     """The accelerators that stages held; null if all ran only on the processor."""
     teacher: TeacherAccount | None

@@ -411,7 +411,9 @@ def _distillation(learner: Learner) -> dict[str, Any]:
     keys = {"tau_squared", "soft_label_store"}
     keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
     keys |= {"layers"} if learner.layers else set()
-    own = {} if learner.own_texts is None else {"own_texts": learner.own_texts.model_dump()}
+    own: dict[str, Any] = {} if learner.own_texts is None else {
+        f"own_texts.{key}": value for key, value in learner.own_texts.model_dump().items()
+    }
     if not learner.mentor_weights:
         return own
     settings = later_settings(learner.model_dump(include=keys | {"chunk_temperature", "mentor_reads"}))
