@@ -102,11 +102,15 @@ def _cells(row: RoundResult) -> dict[str, str]:
     }
 
 
+OWN_TEXT_COLUMNS = (
+    *("texts", "correct %", "tokens/text", "no end %", "re-encoded %"),
+    *("KL to the mentor", "entropy", "overlap %", "staleness"),
+)
+
+
 def _own_text_cells(own: OwnTextsResult | None) -> dict[str, str]:
-    cells = ("texts", "correct %", "tokens/text", "no end %", "re-encoded %")
-    cells += ("KL to the mentor", "entropy", "overlap %", "staleness")
     if own is None:
-        return dict.fromkeys(cells, UNKNOWN)
+        return dict.fromkeys(OWN_TEXT_COLUMNS, UNKNOWN)
     graded = own["texts"] - own["verdicts"].get("ungraded", 0)
     values = (
         format_count(own["texts"]),
@@ -119,7 +123,7 @@ def _own_text_cells(own: OwnTextsResult | None) -> dict[str, str]:
         format_share(own["overlap"]),
         f"{own['staleness']:.3f}",
     )
-    return dict(zip(cells, values, strict=True))
+    return dict(zip(OWN_TEXT_COLUMNS, values, strict=True))
 
 
 def _change(before: float | None, after: float | None) -> str:

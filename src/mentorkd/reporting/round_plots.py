@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from mentorkd.reporting.drawing import add_legend, drawing, new_panel, to_svg
 from mentorkd.reporting.schema import RoundResult
@@ -59,7 +60,7 @@ def _segments(rounds: Sequence[RoundResult], panel: Panel) -> dict[int, list[Poi
     """
     lines: dict[int, list[Points]] = {}
     for row in rounds:
-        values = {**row, **(row["own_texts"] or {})}
+        values: dict[str, Any] = {**row, **(row["own_texts"] or {})}
         value, writer = values.get(panel.field), values.get(panel.writer)
         if value is None or (panel.writer and writer is None):
             continue
@@ -84,6 +85,8 @@ def _draw(
     name: str, title: str, panel: Panel, learners: Mapping[str, Mapping[int, list[Points]]], colour: Mapping[str, str]
 ) -> str:
     """A line for each learner, the mean over its seeds, with thin lines for several seeds."""
+    from matplotlib.ticker import MaxNLocator
+
     what = "round of the model; hollow: writer, filled: after the training" if panel.writer else "round"
     figure, axes = new_panel(title, what)
     top = 0.0
@@ -105,6 +108,6 @@ def _draw(
                 axes.plot(*segment[0], color=colour[learner], marker="o", markersize=4, markerfacecolor="none")
         top = max([top, *(y for segments in seeds.values() for segment in segments for _, y in segment)])
     axes.set_ylim(0, max(1.08 * top, 1e-3 if panel.scale == 1 else 1.0))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(figure, learners)
     return to_svg(figure, title, f"own-texts-{name}")
