@@ -79,7 +79,7 @@ def learns_from(learner: LearnerResult) -> str:
     text = sources_of(learner)
     if learner["imitates"]:
         text += f" + soft labels of {soft_labels_of(learner)}"
-    if learner["initial"] is not None:
+    if learner.get("initial"):  # reports of earlier versions do not say
         text += f" + weights of {learner['initial']}"
     return text if learner["objective"] == "rationale" else f"{text} ({OBJECTIVES[learner['objective']].label})"
 

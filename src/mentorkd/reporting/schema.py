@@ -346,9 +346,9 @@ class OwnTextsResult(TypedDict):
     reencoded: float | None
     """Share of the imitated texts that have another number of tokens when they are encoded again; null without soft labels."""
     writer_kl: float | None
-    """KL(writer || mentor), with several mentors by their weights; null if no mentor gives whole distributions."""
+    """KL(writer, mentor), with several mentors by their weights; null if no mentor gives whole distributions."""
     trained_kl: float | None
-    """KL(trained model || mentor)."""
+    """KL(trained model, mentor)."""
     writer_entropy: float
     """Entropy of the writer's distributions."""
     trained_entropy: float
@@ -356,7 +356,7 @@ class OwnTextsResult(TypedDict):
     overlap: float | None
     """Share of the writer's ten most likely tokens that are among those of the mentor."""
     staleness: float
-    """KL(writer || trained model): how far the training moved from the distribution that its texts are samples of."""
+    """KL(writer, trained model): how far the training moved from the distribution that its texts are samples of."""
 
 
 class FrontierResult(TypedDict):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from made_up_records import train_record
+from made_up_records import prepare_record, train_record
 from mentorkd.pipeline.stages.report import _protocol, _ranges, _settings
 from mentorkd.recipe.schema import Recipe
 
@@ -32,7 +32,7 @@ def told(recipe: Recipe, rows: tuple[int, int], updates: tuple[int, int]) -> str
         (name, 42): train_record(updates=count, kept=kept)
         for name, kept, count in zip(recipe.learners, rows, updates, strict=True)
     }
-    return " ".join(_protocol(recipe, records))
+    return " ".join(_protocol(recipe, prepare_record(), records))
 
 
 @pytest.mark.parametrize(
