@@ -101,13 +101,16 @@ class Estimates:
     def _rows_of_stage(self, stage: Stage) -> int:
         """Rows that a training or a mentor reads, of all its sources; with folds, those of the questions that are its part."""
         learner = of_round(self.recipe.learners[stage.learner], stage.round)
-        rows = sum(self._written(stage.learner, source) for source in ([stage.source] if stage.source else learner.rationales))
+        rows = sum(
+            self._written(stage.learner, source) for source in ([stage.source] if stage.source else learner.rationales)
+        )
         if stage.fold is None:
             return rows
         folds = self.recipe.learners[stage.mentor or stage.learner].folds
         if stage.kind == "train":
             return round(rows * (folds - 1) / folds)
-        others = self._unlabelled(stage.learner) if stage.source == SELF else 0  # the first mentor scores them
+        unlabelled = self._unlabelled(stage.learner) if stage.source == SELF else 0
+        others = round(rows * unlabelled / (self.questions["train"] + unlabelled))  # the first mentor scores them
         return round((rows - others) / folds) + (0 if stage.fold else others)
 
     def _updates(self, name: str) -> int:
@@ -155,7 +158,10 @@ class Estimates:
             return self.kept[reader]
         select, questions, samples = self.recipe.filter_of(reader, source), self.questions["train"], 1
         if source == SELF:
-            questions, samples = questions + self._unlabelled(reader), own_sampling(self.recipe.learners[reader]).samples
+            questions, samples = (
+                questions + self._unlabelled(reader),
+                own_sampling(self.recipe.learners[reader]).samples,
+            )
         elif source != GOLD:
             samples = self.recipe.learners[source].sampling.samples
         most = min(filter(None, (samples, select.max_per_question, select.diverse)))

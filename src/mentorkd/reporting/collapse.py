@@ -1,4 +1,4 @@
-"""Collapse of a learner that is trained on its own texts: the rule by which a round is told as one, and what to do."""
+"""Collapse of a learner that is trained on its own texts: the rule that recognises it in a round, and what to do."""
 
 from __future__ import annotations
 

@@ -341,7 +341,11 @@ def _weights(recipe: Recipe) -> list[str]:
     """Sentences on learners that start from trained weights, and on those that are trained in folds."""
     initial = [f"{name} from {one.model.learner}" for name, one in recipe.learners.items() if one.model.learner]
     folds = [f"{name} {one.folds} folds" for name, one in recipe.learners.items() if one.folds > 1]
-    lines = [f"Initial weights: {', '.join(initial)}, after its training, whose updates are not counted again."] if initial else []
+    lines = (
+        [f"Initial weights: {', '.join(initial)}, after its training, whose updates are not counted again."]
+        if initial
+        else []
+    )
     if folds:
         lines.append(
             f"Cross-fitting ({', '.join(folds)}): each model is trained without one part of the training questions, and writes and "
@@ -411,9 +415,11 @@ def _distillation(learner: Learner) -> dict[str, Any]:
     keys = {"tau_squared", "soft_label_store"}
     keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
     keys |= {"layers"} if learner.layers else set()
-    own: dict[str, Any] = {} if learner.own_texts is None else {
-        f"own_texts.{key}": value for key, value in learner.own_texts.model_dump().items()
-    }
+    own: dict[str, Any] = (
+        {}
+        if learner.own_texts is None
+        else {f"own_texts.{key}": value for key, value in learner.own_texts.model_dump().items()}
+    )
     if not learner.mentor_weights:
         return own
     settings = later_settings(learner.model_dump(include=keys | {"chunk_temperature", "mentor_reads"}))
