@@ -226,6 +226,11 @@ def _describe(record: records.StageRecord) -> str:
             if isinstance(record, records.SearchRecord):
                 chosen = ", ".join(f"{key} {value:g}" for key, value in record.search.chosen.items())
                 parts.append(f"best of {len(record.search.tried)}: {chosen}")
+            if record.rounds:
+                first, last = record.rounds[0].number, record.rounds[-1].number
+                parts.append(f"best of rounds {first} to {last}: {records.best_round(record.rounds).number}")
+            if record.own_texts is not None:
+                parts.append(_own_texts(record.own_texts))
             if record.validation_accuracy is not None:
                 parts.append(f"validation {100 * record.validation_accuracy:.1f} %")
         case records.ScoreRecord():
@@ -235,6 +240,13 @@ def _describe(record: records.StageRecord) -> str:
         case records.EvaluateRecord():
             parts.append(_verdicts(record.predictions, "predictions"))
     return " · ".join([*parts, f"{record.seconds:.1f} s"])
+
+
+def _own_texts(own: records.OwnTexts) -> str:
+    """What a learner wrote for a round, and how its distance from the mentor changed on these texts."""
+    known = own.writer_kl is not None and own.trained_kl is not None
+    kl = f", KL to the mentor {own.writer_kl:.3f} → {own.trained_kl:.3f}" if known else ""
+    return f"{_verdicts(own.verdicts, 'own texts')}{kl}"
 
 
 def _verdicts(counts: Mapping[Verdict, int], noun: str) -> str:

@@ -163,6 +163,10 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
     def row(one: Mapping[str, Any]) -> dict[str, Any]:
         return {key: name(value) if key in ("learner", "source", "mentor") else value for key, value in one.items()}
 
+    def by_source(value: Any) -> Any:
+        """A setting with one value, or with one for each source."""
+        return {name(source): each for source, each in value.items()} if isinstance(value, Mapping) else value
+
     def keyed(values: Mapping[tuple[str, int], Any]) -> dict[tuple[str, int], Any]:
         return {(name(learner), seed): value for (learner, seed), value in values.items()}
 
@@ -172,6 +176,10 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
             name=name(info.name),
             run=run,
             rationales=[name(source) for source in info.rationales],
+            initial=name(info.initial),
+            kd_weight=by_source(info.kd_weight),
+            temperature=by_source(info.temperature),
+            distillation={key: by_source(value) for key, value in info.distillation.items()},
             mentor_weights={name(mentor): weight for mentor, weight in info.mentor_weights.items()},
             scorers=[name(scorer) for scorer in info.scorers],
             filters={name(source): filters for source, filters in info.filters.items()},
@@ -191,6 +199,10 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
         dropped=[row(one) for one in inputs.dropped],
         soft_labels=[row(one) for one in inputs.soft_labels],
         trials=[row(one) for one in inputs.trials],
+        rounds=[
+            {**row(one), "frontier": [{**each, "source": name(each["source"])} for each in one["frontier"]]}
+            for one in inputs.rounds
+        ],
         rationales=[
             (question, [replace(one, source=name(one.source)) for one in written])
             for question, written in inputs.rationales
@@ -240,7 +252,7 @@ def _together(runs: Sequence[Run], command: str) -> ReportInputs:
     accounts = [run.inputs.teacher for run in runs if run.inputs.teacher is not None]
     parts: dict[str, Any] = {
         part: [one for run in runs for one in getattr(run.inputs, part)]
-        for part in ("learners", "filters", "dropped", "soft_labels", "trials")
+        for part in ("learners", "filters", "dropped", "soft_labels", "trials", "rounds")
     }
     keyed: dict[str, Any] = {
         part: {key: one for run in runs for key, one in getattr(run.inputs, part).items()}

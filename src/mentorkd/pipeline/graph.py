@@ -17,11 +17,11 @@ arm changes and this number does not.
 | rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |
 | augment, evaluate | `questions`, `model` (if the learner is trained) |
+| report | `KIND/LEARNER/SEED` of every learner, `train/LEARNER/SEED/FOLD` of further folds, and every other stage |
 
 A learner with own texts has a chain of trainings, each with the texts that the model before it wrote: train, then augment, score and
 train for each round, and `rounds`, which chooses the best. A cross-fitted mentor has a training for each fold; the roles of what the
 second fold makes end in `/1`, and so on.
-| report | `KIND/LEARNER/SEED` of every learner, and every other stage |
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ CODE_VERSIONS = {
     "search": 1,
     "augment": 2,
     "evaluate": 3,
-    "report": 8,
+    "report": 9,
 }
 
 Finished = Callable[[Stage], StageRecord | None]
@@ -178,7 +178,8 @@ class _Seed:
                 for fold in (range(learner.folds) if learner.folds > 1 else [None])
             ]
             self.trained[name], self.further_folds[name] = first, others
-            self.by_role[role("train", name, self.seed)] = first
+            own = role("train", name, self.seed)
+            self.by_role |= {part_role(own, fold): stage for fold, stage in enumerate([first, *others])}
         model = self._model(name)
         if name in self._writers:
             writing = [*_writing(learner, learner.sampling, self.seed), self._untrained(name)]

@@ -15,9 +15,10 @@ from mentorkd.pipeline.records import count_splits
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.graph import matched_arms
 from mentorkd.recipe.learner import SelectConfig
+from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, share_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trials_of
-from mentorkd.records import GOLD, TEACHER, Split
+from mentorkd.records import GOLD, SELF, TEACHER, Split
 from mentorkd.teachers.annotate import open_teacher
 from mentorkd.teachers.dry_run import DryRun
 
@@ -79,19 +80,38 @@ class Estimates:
                 tokens = {} if dry_run is None else {"tokens": dry_run.input_tokens + dry_run.output_tokens}
                 return {"rows": self.rationales, **tokens}
             case "train":
-                rows, updates = self._rows(name), self._updates(name)
-                epochs = round(updates / self._updates_an_epoch(name), 1)
+                rows, updates = self._rows_of_stage(stage), self._updates(name)
+                if stage.fold is not None:  # mentors are trained by their own epochs
+                    updates = self._own_updates(name, rows)
+                if stage.round is not None:
+                    updates = len(share_of(self.recipe.learners[name], stage.round).of(updates))
+                epochs = round(updates / self._updates_an_epoch(name, rows), 1)
                 tokens_read = round(rows * epochs * self._tokens_a_row(name))
                 return {"rows": rows, "epochs": epochs, "updates": updates, "tokens": tokens_read}
             case "score":
-                rows = self._written(name, stage.source)
+                rows = self._rows_of_stage(stage)
             case "augment":
-                rows = self.questions["train"] * self.recipe.learners[name].sampling.samples
+                rows = self._samples(name, stage.round)
             case "evaluate":
                 rows = self.questions["test"]
             case _:
                 return {}
         return {"rows": rows, "tokens": rows * self.tokens_per_rationale}
+
+    def _rows_of_stage(self, stage: Stage) -> int:
+        """Rows that a training or a mentor reads, of all its sources; with folds, those of the questions that are its part."""
+        learner = of_round(self.recipe.learners[stage.learner], stage.round)
+        rows = sum(
+            self._written(stage.learner, source) for source in ([stage.source] if stage.source else learner.rationales)
+        )
+        if stage.fold is None:
+            return rows
+        folds = self.recipe.learners[stage.mentor or stage.learner].folds
+        if stage.kind == "train":
+            return round(rows * (folds - 1) / folds)
+        unlabelled = self._unlabelled(stage.learner) if stage.source == SELF else 0
+        others = round(rows * unlabelled / (self.questions["train"] + unlabelled))  # the first mentor scores them
+        return round((rows - others) / folds) + (0 if stage.fold else others)
 
     def _updates(self, name: str) -> int:
         """Updates of a training; those of arms are matched."""
@@ -113,12 +133,14 @@ class Estimates:
         arms = self._matched
         return max(self._own_updates(arm) * self._rows_an_update(arm) * self._tokens_a_row(arm) for arm in arms)
 
-    def _own_updates(self, name: str) -> int:
-        training = self.recipe.learners[name].training
-        return training.updates or training.epochs * self._updates_an_epoch(name)
+    def _own_updates(self, name: str, rows: int | None = None) -> int:
+        """Updates by a learner's own settings, for its rows without own texts, or for these `rows`."""
+        learner = self.recipe.learners[name]
+        rows = sum(self._written(name, source) for source in other_sources(learner)) if rows is None else rows
+        return learner.training.updates or learner.training.epochs * self._updates_an_epoch(name, rows)
 
-    def _updates_an_epoch(self, name: str) -> int:
-        return max(1, math.ceil(self._rows(name) / self._rows_an_update(name)))
+    def _updates_an_epoch(self, name: str, rows: int) -> int:
+        return max(1, math.ceil(rows / self._rows_an_update(name)))
 
     def _rows_an_update(self, name: str) -> int:
         training = self.recipe.learners[name].training
@@ -130,17 +152,31 @@ class Estimates:
     def _tokens_a_row(self, name: str) -> int:
         return 1 if self.recipe.learners[name].rationales == [GOLD] else max(1, self.tokens_per_rationale)
 
-    def _rows(self, name: str) -> int:
-        return sum(self._written(name, source) for source in self.recipe.learners[name].rationales)
-
     def _written(self, reader: str, source: str) -> int:
+        """Rows of a source that a learner reads."""
         if source == TEACHER:
             return self.kept[reader]
-        select, samples = self.recipe.filter_of(reader, source), 1
-        if source != GOLD:
+        select, questions, samples = self.recipe.filter_of(reader, source), self.questions["train"], 1
+        if source == SELF:
+            questions, samples = (
+                questions + self._unlabelled(reader),
+                own_sampling(self.recipe.learners[reader]).samples,
+            )
+        elif source != GOLD:
             samples = self.recipe.learners[source].sampling.samples
         most = min(filter(None, (samples, select.max_per_question, select.diverse)))
-        return round(self.questions["train"] * select.question_ratio) * most
+        return round(questions * select.question_ratio) * most
+
+    def _samples(self, name: str, number: int | None) -> int:
+        """Texts that a learner writes, for others or for a round of its own."""
+        learner = self.recipe.learners[name]
+        if number is None:
+            return self.questions["train"] * learner.sampling.samples
+        return (self.questions["train"] + self._unlabelled(name)) * own_sampling(learner).samples
+
+    def _unlabelled(self, name: str) -> int:
+        """Questions without an answer for which a learner writes texts."""
+        return self.questions.get("unlabelled", 0) if self.recipe.learners[name].imitates_own_texts else 0
 
 
 def estimate(recipe: Recipe, root: Path) -> Estimates:

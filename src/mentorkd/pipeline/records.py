@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -217,6 +217,13 @@ class RoundOutcome:
     validation_accuracy: float | None
     own_texts: OwnTexts | None = None
     """None for the training before the first own texts."""
+    frontier: list[FrontierCounts] | None = None
+    """Where questions have weights."""
+
+
+def best_round(rounds: Sequence[RoundOutcome]) -> RoundOutcome:
+    """The training with the best validation accuracy. Of equal accuracies, and without validation, the last is the best."""
+    return max(rounds, key=lambda outcome: (outcome.validation_accuracy or 0.0, outcome.number))
 
 
 @dataclass(frozen=True, kw_only=True)

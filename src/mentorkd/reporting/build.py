@@ -11,7 +11,7 @@ from mentorkd.records import Prediction
 from mentorkd.reporting import schema
 from mentorkd.reporting.caveats import build_protocol, build_warnings, on_test
 from mentorkd.reporting.comparisons import build_comparisons, build_headline, featured_learners, headlines, pairs_of
-from mentorkd.reporting.costs import build_costs, build_learner_costs
+from mentorkd.reporting.costs import build_costs, build_learner_costs, build_round_costs
 from mentorkd.reporting.decomposition import build_decomposition, find_splits, parts_of
 from mentorkd.reporting.examples import differing_examples, written_examples
 from mentorkd.reporting.families import run_tests
@@ -48,6 +48,7 @@ def build_results(inputs: ReportInputs) -> schema.Results:
         "soft_labels": [cast(schema.SoftLabelResult, dict(row)) for row in inputs.soft_labels],
         "match": inputs.match,
         "trials": [cast(schema.Trial, dict(row)) for row in inputs.trials],
+        "rounds": [cast(schema.RoundResult, dict(row)) for row in inputs.rounds],
         "filters": [schema.row_of(schema.FilterCount, row) for row in inputs.filters],
         "dropped": [schema.row_of(schema.DroppedRows, row) for row in inputs.dropped],
         "curves": [
@@ -62,6 +63,7 @@ def build_results(inputs: ReportInputs) -> schema.Results:
         "run": {
             "costs": build_costs(inputs),
             "spent": build_learner_costs(inputs),
+            "rounds": build_round_costs(inputs),
             "accelerator": ", ".join(accelerators) or None,
             "teacher": inputs.teacher,
             "recipe_digest": inputs.recipe_digest,

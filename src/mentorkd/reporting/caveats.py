@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from mentorkd.reporting.format import format_range, format_setting
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.matching import are_unequal, training_lengths
+from mentorkd.reporting.own_texts import collapse_lines
 from mentorkd.reporting.roles import descendants, is_arm
 from mentorkd.reporting.schema import ComparisonResult
 from mentorkd.reporting.verdicts import Verdicts
@@ -25,7 +26,7 @@ def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
 def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
     """One line for each reason to trust the numbers less."""
     lines = [*_on_test(inputs), *inputs.warnings, *_missing(inputs, verdicts), *_uneven(inputs)]
-    lines += _sources_compared(inputs, comparisons)
+    lines += [*_sources_compared(inputs, comparisons), *collapse_lines(inputs)]
     if inputs.match is None:
         lines += _seeds(verdicts, comparisons)
     if comparisons and comparisons[0]["headline"]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from mentorkd.reporting.inputs import ReportInputs, StageCost
-from mentorkd.reporting.schema import LearnerCostResult, StageCostResult, row_of
+from mentorkd.reporting.schema import LearnerCostResult, RoundCostResult, StageCostResult, row_of
 
 
 def build_costs(inputs: ReportInputs) -> list[StageCostResult]:
@@ -23,22 +23,67 @@ def build_learner_costs(inputs: ReportInputs) -> list[LearnerCostResult]:
     for info in inputs.learners:
         stages = {seed: inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving}
         if seeds := list(stages.values()):
-            own = [[inputs.stages[name] for name in _with_trials(names, inputs)] for names in seeds]
+            own = [[inputs.stages[name] for name in _with_parts(names, inputs)] for names in seeds]
             whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in seeds]
             rows.append(_learner_cost(info.name, stages, own, whole))
     return rows
 
 
-def _with_trials(names: Iterable[str], inputs: ReportInputs) -> list[str]:
-    """The stages, and the trials of a search among them."""
-    trials = [
-        need
-        for name in names
-        if inputs.stages[name].kind == "search"
-        for need in inputs.stages[name].needs
-        if inputs.stages[need].kind == "train"
+def build_round_costs(inputs: ReportInputs) -> list[RoundCostResult]:
+    """One row for each training of a learner with own texts. A learner whose settings are searched has none."""
+    rows = []
+    for (learner, seed), names in inputs.serving.items():
+        chains = [name for name in names if name in inputs.stages and inputs.stages[name].kind == "rounds"]
+        for training in (need for name in chains for need in inputs.stages[name].needs):
+            stages = [inputs.stages[training], *(inputs.stages[name] for name in _round_of(training, inputs))]
+            seconds = {kind: [stage.seconds or 0.0 for stage in stages if stage.kind == kind] for kind in PARTS}
+            times = {
+                f"{part}_seconds": round(sum(seconds[kind]), 6) if seconds[kind] else None
+                for kind, part in PARTS.items()
+            }
+            about = {"learner": learner, "seed": seed, "round": _round_number(training)}
+            rows.append(row_of(RoundCostResult, about | times))
+    return rows
+
+
+PARTS = {"augment": "writing", "score": "scoring", "train": "training"}
+"""What takes the time of a round, by kind of stage."""
+
+
+def _with_parts(names: Iterable[str], inputs: ReportInputs) -> list[str]:
+    """The stages, the trials of a search among them, the trainings of rounds, and what writes and scores the own texts of these."""
+    whole: dict[str, None] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop(0)
+        if name not in whole:
+            whole[name] = None
+            stage = inputs.stages[name]
+            if stage.kind in ("search", "rounds"):
+                waiting += [need for need in stage.needs if inputs.stages[need].kind in ("train", "rounds")]
+            elif stage.kind == "train":
+                waiting += _round_of(name, inputs)
+    return list(whole)
+
+
+def _round_of(training: str, inputs: ReportInputs) -> list[str]:
+    """The stages that write the own texts of a round and score them; empty for a training without own texts."""
+    number = _round_number(training)
+    if number is None:
+        return []
+    needs = [name for name in inputs.stages[training].needs if name in inputs.stages]
+    place = f"/round-{number}/augment"  # of this learner, or of one that it shares the stage with
+    written = [name for name in needs if inputs.stages[name].kind == "augment" and name.endswith(place)]
+    scored = [
+        name for name in needs if inputs.stages[name].kind == "score" and {*written} & {*inputs.stages[name].needs}
     ]
-    return [*names, *trials]
+    return [*written, *scored]
+
+
+def _round_number(training: str) -> int | None:
+    """2 for the stage `learners/NAME/seed-1/round-2/train`; None for a training that is no round."""
+    folder = training.rpartition("/")[0].rpartition("/")[2]
+    return int(folder.removeprefix("round-")) if folder.startswith("round-") else None
 
 
 def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Literal
 
-from mentorkd.records import GOLD, TEACHER
+from mentorkd.records import GOLD, SELF, TEACHER
 from mentorkd.reporting.families import Seeds, Sum, Tests, turned
 from mentorkd.reporting.format import format_points
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
@@ -118,9 +118,9 @@ def parts_of(splits: Sequence[Split]) -> dict[Sum, Seeds]:
 
 
 def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:
-    """The arms around `both`; None if it lacks soft labels, teacher or mentor rationales, or if there is no base."""
+    """The arms around `both`; None if it lacks soft labels, teacher or mentor rationales, reads own texts, or if there is no base."""
     originals = [source for source in both.rationales if source in (TEACHER, GOLD)]
-    if not both.mentor_weights or not originals or len(originals) == len(both.rationales):
+    if not both.mentor_weights or not originals or len(originals) == len(both.rationales) or SELF in both.rationales:
         return None
     comparable = [info for info in learners if _is_comparable(info, both)]
 
@@ -143,7 +143,8 @@ def _arms(both: LearnerInfo, learners: Sequence[LearnerInfo]) -> Arms | None:
 
 def _is_comparable(info: LearnerInfo, both: LearnerInfo) -> bool:
     ours, theirs = ({k: v for k, v in one.settings.items() if k not in LENGTH} for one in (info, both))
-    return (info.run, info.model_key, info.objective, ours) == (both.run, both.model_key, both.objective, theirs)
+    model = attrgetter("run", "model_key", "initial", "objective")
+    return (model(info), ours) == (model(both), theirs)
 
 
 def build_decomposition(split: Split, inputs: ReportInputs, tests: Tests, on_test: Sequence[str]) -> Decomposition:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from mentorkd.recipe.objectives import OBJECTIVES
-from mentorkd.records import GOLD
+from mentorkd.records import GOLD, SELF
 from mentorkd.reporting.schema import Bounds, ComparisonResult, LearnerResult
 from mentorkd.statistics import signed_points
 
@@ -46,11 +46,13 @@ def format_updates(updates: Sequence[int]) -> str:
 
 
 def format_setting(value: Any) -> str:
-    """A plain value as a recipe writes it; a dash for None."""
+    """A plain value as a recipe writes it, a mapping as `teacher 0.3, self 1`; a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {format_setting(each)}" for key, each in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -71,13 +73,21 @@ def format_share(share: float | None, bounds: Bounds | None = None) -> str:
 
 
 def learns_from(learner: LearnerResult) -> str:
-    """`teacher, mentor + soft labels of mentor`; `gold answers`; `none (untrained)`."""
+    """`teacher, own texts + soft labels of mentor + weights of base`; `gold answers`; `none (untrained)`."""
     if not learner["rationales"]:
         return "none (untrained)"
-    text = ", ".join("gold answers" if source == GOLD else source for source in learner["rationales"])
+    text = sources_of(learner)
     if learner["imitates"]:
         text += f" + soft labels of {soft_labels_of(learner)}"
+    if learner.get("initial"):  # reports of earlier versions do not say
+        text += f" + weights of {learner['initial']}"
     return text if learner["objective"] == "rationale" else f"{text} ({OBJECTIVES[learner['objective']].label})"
+
+
+def sources_of(learner: LearnerResult) -> str:
+    """`teacher, gold answers, own texts`."""
+    words = {GOLD: "gold answers", SELF: "own texts"}
+    return ", ".join(words.get(source, source) for source in learner["rationales"])
 
 
 def soft_labels_of(learner: LearnerResult) -> str:

@@ -1,4 +1,6 @@
-"""The learner graph as SVG: rationales (solid lines) and soft labels (dashed lines) between learners.
+"""The learner graph as SVG: rationales (solid lines), soft labels (dashed) and initial weights (dotted) between learners.
+
+Own texts and folds are no lines, but words in the learner's box.
 
 A small layered layout: a learner is one layer behind its last source, long edges pass through empty slots of the layers in
 between, and a few barycentre sweeps place neighbours next to each other. Colours are CSS variables.
@@ -6,14 +8,13 @@ between, and a few barycentre sweeps place neighbours next to each other. Colour
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import Literal
 
-from mentorkd.records import GOLD, TEACHER
-from mentorkd.reporting.format import format_share, mark_on_test
+from mentorkd.records import GOLD, SELF, TEACHER
+from mentorkd.reporting.format import format_range, format_share, mark_on_test
 from mentorkd.reporting.schema import LearnerResult
 
 WIDTH, HEIGHT, SLOT = 176, 54, 18
@@ -38,14 +39,22 @@ class Node:
     model: str
     rationales: Sequence[str]
     soft_labels: Sequence[str]
+    initial: Sequence[str]
+    """The learners from whose weights it starts."""
     caption: str
     """The accuracy, or the number of variants."""
+    mark: str
+    """`own texts, 4 rounds`, `2 folds`, or nothing."""
     colour: int
 
 
-def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> str:
-    """The SVG element, with layers from left to right, or from top to bottom if `upright` (for narrow screens)."""
-    nodes = _nodes(learners)
+def draw_graph(learners: Sequence[LearnerResult], rounds: Mapping[str, int], *, upright: bool = False) -> str:
+    """The SVG element, with layers from left to right, or from top to bottom if `upright` (for narrow screens).
+
+    Args:
+        rounds: the rounds with own texts of each learner that has some.
+    """
+    nodes = _nodes(learners, rounds)
     edges = _edges(nodes)
     sources = [name for name in (TEACHER, GOLD) if any(source == name for source, _ in edges)]
     names = sources + [node.name for node in nodes]
@@ -62,7 +71,7 @@ def draw_graph(learners: Sequence[LearnerResult], *, upright: bool = False) -> s
     )
 
 
-def _nodes(learners: Sequence[LearnerResult]) -> list[Node]:
+def _nodes(learners: Sequence[LearnerResult], rounds: Mapping[str, int]) -> list[Node]:
     """The learners in order; the variants of one learner form one node."""
     group = {learner["name"]: learner["variant_of"] or learner["name"] for learner in learners}
     members: dict[str, list[LearnerResult]] = {}
@@ -70,16 +79,18 @@ def _nodes(learners: Sequence[LearnerResult]) -> list[Node]:
         members.setdefault(group[learner["name"]], []).append(learner)
     colours = {learner["name"]: index % 8 for index, learner in enumerate(learners)}
 
-    def merged(part: Literal["rationales", "imitates"], variants: Sequence[LearnerResult]) -> list[str]:
-        return list(dict.fromkeys(group.get(source, source) for variant in variants for source in variant[part]))
+    def merged(sources: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(group.get(source, source) for source in sources))
 
     return [
         Node(
             name,
             variants[0]["model"],
-            merged("rationales", variants),
-            merged("imitates", variants),
+            merged(source for variant in variants for source in variant["rationales"] if source != SELF),
+            merged(source for variant in variants for source in variant["imitates"]),
+            merged(one["initial"] for one in variants if one["initial"] is not None),
             _caption(variants),
+            _mark(variants, rounds),
             colours[variants[0]["name"]],
         )
         for name, variants in members.items()
@@ -93,12 +104,21 @@ def _caption(variants: Sequence[LearnerResult]) -> str:
     return "" if accuracy is None else mark_on_test(f"{format_share(accuracy)} %", variants[0]["on_test"])
 
 
+def _mark(variants: Sequence[LearnerResult], rounds: Mapping[str, int]) -> str:
+    """What a learner does that is no line: rounds of own texts, and folds."""
+    counts = [rounds[one["name"]] for one in variants if one["name"] in rounds]
+    folds = [one["folds"] for one in variants if one["folds"] > 1]
+    own = f"↻ own texts, {format_range(counts)} round{'' if set(counts) == {1} else 's'}" if counts else ""
+    return ", ".join(filter(None, [own, f"{format_range(folds)} folds" if folds else ""]))
+
+
 def _edges(nodes: Sequence[Node]) -> dict[Edge, list[str]]:
     """The styles of the lines of each edge."""
     edges: dict[Edge, list[str]] = {}
     for node in nodes:
-        for source in (*node.rationales, *node.soft_labels):
+        for source in (*node.rationales, *node.soft_labels, *node.initial):
             drawn = {"solid": source in node.rationales, "dashed": source in node.soft_labels}
+            drawn |= {"dotted": source in node.initial}
             edges[source, node.name] = [style for style in drawn if drawn[style]]
     return edges
 
@@ -187,7 +207,7 @@ def _curve(points: Sequence[tuple[float, float]], style: str, upright: bool) -> 
     for (a0, c0), (a1, c1) in pairwise(points):
         middle = (a0 + a1) / 2
         path += f"C{at(middle, c0)} {at(middle, c1)} {at(a1, c1)}" if c0 != c1 else f"L{at(a1, c1)}"
-    dashes = ' stroke-dasharray="5 4"' if style == "dashed" else ""
+    dashes = {"dashed": ' stroke-dasharray="5 4"', "dotted": ' stroke-dasharray="1.5 3.5"'}.get(style, "")
     colour = "var(--accent)" if style == "dashed" else "var(--edge)"
     head = f"M{at(*tip)}L{at(tip[0] - 8, tip[1] - 4)}L{at(tip[0] - 8, tip[1] + 4)}Z"
     return (
@@ -206,13 +226,15 @@ def _source_box(name: str, centre: tuple[float, float], upright: bool) -> str:
 def _box(node: Node, centre: tuple[float, float], upright: bool) -> str:
     x, y = _corner(centre, upright)
     model = node.model.rsplit("/", 1)[-1]
+    name_at, model_at = (18, 33) if node.mark else (23, 41)
     return (
         f"<g><title>{escape(node.name)}: {escape(node.model)}</title>"
         f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="var(--card)" stroke="var(--line)"/>'
         f'<rect x="{x:g}" y="{y + 10:g}" width="4" height="{HEIGHT - 20}" rx="2" fill="var(--c{node.colour})"/>'
-        + _text(x + 14, y + 23, _clip(node.name, 19), "start", 14, 600)
-        + _text(x + 14, y + 41, _clip(model, max(6, 22 - len(node.caption))), "start", 11.5, 400, "var(--muted)")
-        + _text(x + WIDTH - 12, y + 41, node.caption, "end", 13 if node.caption.endswith("%") else 11.5, 600)
+        + _text(x + 14, y + name_at, _clip(node.name, 19), "start", 14, 600)
+        + _text(x + 14, y + model_at, _clip(model, max(6, 22 - len(node.caption))), "start", 11.5, 400, "var(--muted)")
+        + _text(x + WIDTH - 12, y + model_at, node.caption, "end", 13 if node.caption.endswith("%") else 11.5, 600)
+        + (_text(x + 14, y + HEIGHT - 7, node.mark, "start", 10.5, 400) if node.mark else "")
         + "</g>"
     )
 

@@ -23,6 +23,9 @@ class LearnerInfo:
     model_key: str
     """Equal for learners that start from the same model; a headline or a decomposition requires equal keys."""
     rationales: Sequence[str]
+    initial: str | None = None
+    """The learner from whose trained weights it starts."""
+    folds: int = 1
     mentor_weights: Mapping[str, float] = field(default_factory=dict)
     """Mentor -> weight of its soft labels."""
     scorers: Sequence[str] = ()
@@ -30,8 +33,9 @@ class LearnerInfo:
     objective: str = "rationale"
     filters: Mapping[str, Any] = field(default_factory=dict)
     """Source -> filters of its rationales for this learner, as plain values."""
-    kd_weight: float | None = None
-    temperature: float | None = None
+    kd_weight: float | Mapping[str, float] | None = None
+    """One value, or one for each source."""
+    temperature: float | Mapping[str, float] | None = None
     parameters: int | None = None
     select_on: Literal["validation", "test", "last"] = "validation"
     rows: Sequence[int] = field(default_factory=list)
@@ -107,6 +111,8 @@ class ReportInputs:
     """The fields of `SoftLabelResult`."""
     trials: Sequence[Mapping[str, Any]] = ()
     """The fields of `Trial`."""
+    rounds: Sequence[Mapping[str, Any]] = ()
+    """The fields of `RoundResult`."""
     rationales: Sequence[tuple[Question, Sequence[Rationale]]] = ()
     """Training questions with rationales of the teacher and the mentors, to be shown."""
     written: int = 0
@@ -114,7 +120,7 @@ class ReportInputs:
     stages: Mapping[str, StageCost] = field(default_factory=dict)
     """The finished stages by name."""
     serving: Mapping[tuple[str, int], Sequence[str]] = field(default_factory=dict)
-    """Names of the stages that train and evaluate a learner; learners may share stages."""
+    """Names of the stages that train and evaluate a learner, its further folds included; learners may share stages."""
     teacher: TeacherAccount | None = None
     """Work and cost of a queried teacher; None for recorded rationales."""
     faults: Sequence[str] = ()

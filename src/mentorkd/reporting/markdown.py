@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mentorkd.reporting import rows, views
+from mentorkd.reporting.own_texts import TIME, round_notes, round_tables, round_time_rows
 from mentorkd.reporting.schema import Example, Results
 from mentorkd.reporting.tables import markdown_table, plain_markdown
 
@@ -66,6 +67,7 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
     ):
         if table:
             parts += [f"## {title}", markdown_table(table), *([plain_markdown(note)] if note else [])]
+    parts += _own_texts(results)
     parts += _listed(
         "The teacher", [f"{name}: {text}" for name, text in rows.teacher_rows(results["run"]["teacher"]).items()]
     )
@@ -81,6 +83,14 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
     parts += _listed("Protocol", results["protocol"])
     parts += _listed("This run", [f"{name}: {value}" for name, value in rows.manifest_rows(results)])
     return "\n\n".join(parts) + "\n"
+
+
+def _own_texts(results: Results) -> list[str]:
+    tables = round_tables(results)
+    parts = _listed("Own texts", round_notes(tables))
+    for name, table in tables.items():
+        parts += [f"### Rounds of {plain_markdown(name)}", markdown_table(table)]
+    return parts + ([TIME, markdown_table(times)] if (times := round_time_rows(results)) else [])
 
 
 def _listed(title: str, lines: Sequence[str]) -> list[str]:

@@ -12,8 +12,17 @@ from markupsafe import Markup, escape
 from mentorkd.reporting import rows, views
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import PALETTE
-from mentorkd.reporting.format import format_count, format_points, format_share, pair_of, soft_labels_of
+from mentorkd.reporting.format import (
+    format_count,
+    format_points,
+    format_setting,
+    format_share,
+    pair_of,
+    soft_labels_of,
+    sources_of,
+)
 from mentorkd.reporting.graph import draw_graph
+from mentorkd.reporting.own_texts import TIME, round_notes, round_tables, round_time_rows, rounds_of
 from mentorkd.reporting.plots import MOST_PAIRS
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
 from mentorkd.statistics import format_p
@@ -29,8 +38,10 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": format_count, "points": format_points, "share": format_share, "p": format_p}
-    environment.filters |= {"soft_labels_of": soft_labels_of, "pair": pair_of, "detectable": rows.format_detectable}
+    environment.filters |= {"soft_labels_of": soft_labels_of, "sources_of": sources_of, "setting": format_setting}
+    environment.filters |= {"pair": pair_of, "detectable": rows.format_detectable}
     comparison = results["headline"]["comparison"]
+    rounds, own_texts = rounds_of(results), round_tables(results)
     variants = [learner for learner in results["learners"] if learner["swept"]]
     return environment.get_template("template.html.jinja").render(
         r=results,
@@ -49,8 +60,13 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         forest=_forest(results["comparisons"][:MOST_PAIRS]),
         more_forest=_forest(results["comparisons"][MOST_PAIRS:]),
         breakable=_breakable,
-        graph=Markup(draw_graph(results["learners"])),
-        upright=Markup(draw_graph(results["learners"], upright=True)),
+        graph=Markup(draw_graph(results["learners"], rounds)),
+        upright=Markup(draw_graph(results["learners"], rounds, upright=True)),
+        own_texts=own_texts,
+        own_text_notes=round_notes(own_texts),
+        round_times=round_time_rows(results),
+        round_time_note=TIME,
+        own_text_plots=[Markup(svg) for name, svg in plots.items() if name.startswith("own-texts-")],
         curves=[Markup(svg) for name, svg in plots.items() if name.startswith("curves-")],
         gains=[_gain(decomposition, results) for decomposition in results["decompositions"]],
         sweep=rows.sweep_rows(results),

@@ -8,6 +8,8 @@ from typing import Any
 from mentorkd.reporting.decomposition import PART_NAMES
 from mentorkd.reporting.drawing import MARKS, add_legend, drawing, name_rows, new_figure, new_panel, to_svg
 from mentorkd.reporting.format import format_seconds, format_setting, mark_on_test, pair_of
+from mentorkd.reporting.own_texts import rounds_of
+from mentorkd.reporting.round_plots import draw_rounds
 from mentorkd.reporting.schema import ComparisonResult, Curve, Decomposition, LearnerResult, Results
 from mentorkd.reporting.views import Sweep, shown_learners, sweeps_of, validated_on, validated_on_test, waterfall
 
@@ -43,6 +45,10 @@ def draw_plots(results: Results) -> dict[str, tuple[str, str]]:
             _curves_title(panel, curves, results["learners"]),
             draw_curves(curves, results["learners"], panel),
         )
+    tints = {name: tint for name, tint in colour.items() if name in shown}
+    drawn = [learner for name, learner in learners.items() if name in rounds_of(results)]
+    kind = validated_on(drawn, ("Validation", "TEST", "Validation or TEST"))
+    plots |= draw_rounds(results["rounds"], tints, {"validation": f"{kind} accuracy of each round (%)"})
     plots["cost"] = "Accuracy against cost", draw_cost(results, colour)
     return {name: (title, svg) for name, (title, svg) in plots.items() if svg is not None}
 

@@ -40,6 +40,7 @@ def inputs_of(results: Results, answers: Answers) -> ReportInputs:
         dropped=list(results["dropped"]),
         soft_labels=list(results["soft_labels"]),
         trials=list(results["trials"]),
+        rounds=list(results.get("rounds", [])),  # reports of earlier versions have none
         stages={row["name"]: StageCost(kind=row["stage"], **_shared(StageCost, row)) for row in costs},
         serving={
             (row["learner"], int(seed)): names

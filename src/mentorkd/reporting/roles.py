@@ -24,8 +24,9 @@ def is_arm(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
 
 
 def is_baseline(info: LearnerInfo) -> bool:
-    """Whether it is trained without a mentor."""
-    return bool(info.rationales) and not info.mentor_weights and set(info.rationales) <= {TEACHER, GOLD}
+    """Whether it is trained without a mentor, without own texts, and from no other learner's weights."""
+    original = set(info.rationales) <= {TEACHER, GOLD} and info.initial is None
+    return bool(info.rationales) and not info.mentor_weights and original
 
 
 def headline_pairs(learners: Sequence[LearnerInfo]) -> list[tuple[str, str]]:
@@ -71,7 +72,7 @@ def leads(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
 
 
 def descendants(names: Iterable[str], learners: Sequence[LearnerInfo]) -> list[str]:
-    """Learners with rationales, soft labels or filters from `names`, directly or through others; without `names`."""
+    """Learners with rationales, soft labels, filters or initial weights from `names`, directly or through others; without `names`."""
     first = set(names)
     reached, before = set(first), -1
     while before < len(reached):
@@ -86,4 +87,4 @@ def _is_source(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
 
 def _sources(info: LearnerInfo) -> tuple[str, ...]:
     """The teacher, gold answers and learners that it uses."""
-    return *info.rationales, *info.mentor_weights, *info.scorers
+    return *info.rationales, *info.mentor_weights, *info.scorers, *([] if info.initial is None else [info.initial])

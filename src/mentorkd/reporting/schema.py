@@ -100,10 +100,14 @@ class LearnerResult(TypedDict):
     parameters: int | None
     """Number of parameters; null if unknown."""
     role: Literal["mentor", "student", "baseline", "untrained"]
-    """mentor: another learner learns from it; student: it learns from a mentor; baseline: it learns only from the teacher or the
-    gold answers; untrained: the model without training."""
+    """mentor: another learner learns from it; student: it learns from a mentor, from its own texts, or from another learner's weights;
+    baseline: it learns only from the teacher or the gold answers; untrained: the model without training."""
     rationales: list[str]
-    """Sources of its rationales; empty for an untrained model."""
+    """Sources of its rationales; `self` are its own texts; empty for an untrained model."""
+    initial: str | None
+    """The learner from whose trained weights it starts; null if it starts from `model`."""
+    folds: int
+    """Trainings of a cross-fitted mentor, each without one part of the questions; 1 without cross-fitting."""
     imitates: dict[str, float]
     """Mentors of its soft labels, with their weights (sum 1); empty without soft labels."""
     scorers: list[str]
@@ -114,10 +118,10 @@ class LearnerResult(TypedDict):
     """Its run, where several runs are compared; else null."""
     objective: str
     """Its objective, by the name in the recipe."""
-    kd_weight: float | None
-    """w of (1 - w) CE + w KL; null without soft labels."""
-    temperature: float | None
-    """Softmax temperature of the divergence; null without soft labels."""
+    kd_weight: float | dict[str, float] | None
+    """w of (1 - w) CE + w KL; by source where sources differ; null without soft labels."""
+    temperature: float | dict[str, float] | None
+    """Softmax temperature of the divergence; by source where sources differ; null without soft labels."""
     select_on: Literal["validation", "test", "last"]
     """The questions that selected its epoch; last: no selection, the weights of the last epoch."""
     on_test: bool
@@ -146,7 +150,7 @@ class LearnerResult(TypedDict):
     settings: dict[str, Any]
     """Settings of training and evaluation, with the recipe's names; equal in a fair comparison."""
     distillation: dict[str, Any]
-    """Further settings of soft labels, with the recipe's names; empty without soft labels."""
+    """Further settings of soft labels and of own texts, with the recipe's names; empty without both."""
     accuracy: float | None
     """Mean over seeds; null without predictions."""
     interval: Bounds | None
@@ -324,6 +328,71 @@ class Trial(TypedDict):
     """Whether the search selected it."""
 
 
+class OwnTextsResult(TypedDict):
+    """The texts that a learner wrote for a round, before the training of the round.
+
+    Divergences and entropies are means over the tokens of a sample of the texts, in nats. The writer is the model that wrote
+    them, and the trained model is the one after the training on them.
+    """
+
+    texts: int
+    """Texts written."""
+    verdicts: dict[Verdict, int]
+    """Texts by verdict; `ungraded` are those for questions without an answer."""
+    mean_tokens: float
+    """Mean length in tokens, the end token included."""
+    unfinished: float
+    """Share of the texts without an end token."""
+    reencoded: float | None
+    """Share of the imitated texts that have another number of tokens when they are encoded again; null without soft labels."""
+    writer_kl: float | None
+    """KL(writer, mentor), with several mentors by their weights; null if no mentor gives whole distributions."""
+    trained_kl: float | None
+    """KL(trained model, mentor)."""
+    writer_entropy: float
+    """Entropy of the writer's distributions."""
+    trained_entropy: float
+    """Entropy of the trained model's distributions."""
+    overlap: float | None
+    """Share of the writer's ten most likely tokens that are among those of the mentor."""
+    staleness: float
+    """KL(writer, trained model): how far the training moved from the distribution that its texts are samples of."""
+
+
+class FrontierResult(TypedDict):
+    """The weights of the questions of one source by the share of correct own texts (`weight: frontier`)."""
+
+    source: str
+    """The source whose questions have weights."""
+    questions: int
+    """Questions with a weight."""
+    at_floor: int
+    """Questions whose weight is the floor, because nearly all own texts are correct, or nearly all are wrong."""
+
+
+class RoundResult(TypedDict):
+    """One training of a learner with own texts. Its time is in `RoundCostResult`."""
+
+    learner: str
+    """The learner."""
+    seed: int
+    """The seed."""
+    round: int
+    """Number of the training. Number 0 reads no own texts."""
+    updates: int
+    """Optimiser updates of this training."""
+    target_tokens: int
+    """Target tokens of this training, repetitions included."""
+    validation: float | None
+    """Validation accuracy; null without validation."""
+    chosen: bool
+    """Whether its model became the learner: the best validation accuracy, the last of equals."""
+    own_texts: OwnTextsResult | None
+    """Its own texts; null for number 0."""
+    frontier: list[FrontierResult]
+    """Weights of questions; empty without."""
+
+
 class Results(TypedDict):
     """Everything that the report shows. `results.json` has all keys except `run`."""
 
@@ -357,6 +426,8 @@ class Results(TypedDict):
     """The quantity that the recipe matches between arms; null for a comparison of several runs."""
     trials: list[Trial]
     """Settings tried by searches."""
+    rounds: list[RoundResult]
+    """Trainings of the learners that read their own texts."""
     filters: list[FilterCount]
     """Number of rationales before and after each filter."""
     dropped: list[DroppedRows]
@@ -520,9 +591,10 @@ class StageCostResult(TypedDict):
 
 
 class LearnerCostResult(TypedDict):
-    """The cost of one learner, mean over seeds. `own`: its training and evaluation. `whole`: also all stages it depends on (the
-    training, augmentation and scoring of its mentors, the teacher), each in full, as if no other learner used them. Stages of
-    kind `budget`, which read the rows of other arms to match updates, belong to no learner."""
+    """The cost of one learner, mean over seeds. `own`: its training and evaluation, with all trials, rounds and folds, and with
+    the writing and scoring of its own texts. `whole`: also all stages it depends on (the training, augmentation and scoring of its
+    mentors, the teacher), each in full, as if no other learner used them. Stages of kind `budget`, which read the rows of other
+    arms to match updates, belong to no learner."""
 
     learner: str
     """The learner."""
@@ -548,6 +620,23 @@ class LearnerCostResult(TypedDict):
     """Highest peak memory of all these stages, in MB."""
     teacher_dollars: float | None
     """Cost of the teacher's rationales; null if they were recorded or have no price, 0 if it uses none."""
+
+
+class RoundCostResult(TypedDict):
+    """The wall-clock time of one round of own texts."""
+
+    learner: str
+    """The learner."""
+    seed: int
+    """The seed."""
+    round: int
+    """Number of the training."""
+    writing_seconds: float | None
+    """Time in which the learner wrote its texts; null for number 0."""
+    scoring_seconds: float | None
+    """Time in which the mentors scored them; null if no mentor did."""
+    training_seconds: float | None
+    """Time of the training, validation included."""
 
 
 class TeacherAccount(TypedDict):
@@ -600,6 +689,8 @@ class RunFacts(TypedDict):
     """One row for each stage, learner and seed."""
     spent: list[LearnerCostResult]
     """One row for each learner."""
+    rounds: list[RoundCostResult]
+    """One row for each training of a learner with own texts, unless its settings are searched."""
     accelerator: str | None
     """The accelerators that stages held; null if all ran only on the processor."""
     teacher: TeacherAccount | None

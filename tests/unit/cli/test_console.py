@@ -11,9 +11,16 @@ from dataclasses import fields
 import pytest
 from rich.console import Console
 
-from made_up_records import train_record
+from made_up_records import own_texts, train_record
 from mentorkd.cli.console import ConsoleReporter, JsonReporter, open_reporter, say, show_json, show_table
-from mentorkd.pipeline.records import AnnotateRecord, AugmentRecord, TeacherUsage
+from mentorkd.pipeline.records import (
+    AnnotateRecord,
+    AugmentRecord,
+    RoundOutcome,
+    RoundsRecord,
+    StageRecord,
+    TeacherUsage,
+)
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.records import Verdict
 from places import SOURCE
@@ -83,6 +90,32 @@ def test_the_share_of_correct_texts_is_one_of_graded_texts(counts: dict[Verdict,
     reporter.started(ONE, 1, 9)
     reporter.finished(ONE, AugmentRecord(rationales=counts, engine="transformers"))
     assert words in shown.getvalue()
+
+
+def line_of(record: StageRecord) -> str:
+    reporter, shown = ConsoleReporter(), io.StringIO()
+    reporter.console = Console(file=shown, width=200)
+    reporter.started(ONE, 1, 9)
+    reporter.finished(ONE, record)
+    return shown.getvalue()
+
+
+def test_a_round_shows_its_own_texts_and_its_way_to_the_mentor() -> None:
+    line = line_of(train_record(own_texts=own_texts()))
+    assert (
+        "8 rows, 5 updates · 80 own texts (25.0 % correct), KL to the mentor 0.707 → 0.616 · validation 50.0 %" in line
+    )
+    alone = line_of(train_record(own_texts=own_texts(writer_kl=None, trained_kl=None)))
+    assert "80 own texts (25.0 % correct) · validation" in alone
+
+
+def test_the_choice_of_a_round_shows_which_is_best() -> None:
+    outcomes = [
+        RoundOutcome(number=number, updates=5, target_tokens=9, seconds=1.0, validation_accuracy=accuracy)
+        for number, accuracy in enumerate((0.2, 0.5, 0.3))
+    ]
+    record = RoundsRecord(**vars(train_record(own_texts=own_texts())) | {"kind": "rounds", "rounds": outcomes})
+    assert "5 updates · best of rounds 0 to 2: 1 · 80 own texts" in line_of(record)
 
 
 EVIL = "red \x1b[31m[bold]text[/bold]\x9b0m \u202egnp.exe\u202c"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mentorkd.pipeline.run import Pipeline
-from mentorkd.pipeline.run_folder import role
+from mentorkd.pipeline.run_folder import part_role, role
 from mentorkd.recipe.load import load_recipe
+from mentorkd.recipe.yaml import dump_yaml
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.costs import build_learner_costs
-from mentorkd.reporting.inputs import StageCost
+from mentorkd.reporting.costs import build_learner_costs, build_round_costs
+from mentorkd.reporting.inputs import LearnerInfo, StageCost
 from mentorkd.reporting.markdown import render_markdown
-from small_recipe import write_small_recipe
+from small_recipe import small_recipe, write_small_recipe
 
 
 def test_the_cost_of_an_arm_includes_its_sources_and_not_the_budget(inputs, tmp_path):
@@ -49,6 +52,63 @@ def test_the_cost_of_an_arm_includes_its_sources_and_not_the_budget(inputs, tmp_
     assert whole("student") == data | mentors | {f"learners/student/seed-1/{kind}" for kind in ("train", "evaluate")}
     assert {row["teacher_dollars"] for row in spent.values()} == {0.25}
     assert build_results(made)["run"]["spent"] == list(spent.values())
+
+
+def test_the_cost_of_own_texts_includes_all_rounds_and_folds(inputs, tmp_path):
+    settings = small_recipe(tmp_path)
+    learners = settings["learners"]
+    learners["mentor"]["folds"] = 2
+    shared = {"model": learners["student"]["model"], "own_texts": {"rounds": 2}}
+    learners["star"] = shared | {"rationales": ["teacher", "self"]}
+    learners["own"] = shared | {"rationales": ["teacher", "self"], "soft_labels": "mentor", "kd_weight": {"teacher": 0}}
+    path = tmp_path / "own.yaml"
+    path.write_text(dump_yaml(settings), encoding="utf-8")
+    recipe = load_recipe(path)
+    *stages, report = Pipeline(recipe, tmp_path / "run").stages
+    seconds = {stage.name: 2.0**number for number, stage in enumerate(stages)}
+    folds = {
+        name: [part_role(role("train", name, 1), fold) for fold in range(one.folds)]
+        for name, one in recipe.learners.items()
+    }
+    made = inputs(
+        seeds=(1,),
+        size=10,
+        stages={one.name: StageCost(kind=one.kind, needs=one.needs, seconds=seconds[one.name]) for one in stages},
+        serving={
+            (name, 1): [report.inputs[part] for part in (*roles, role("evaluate", name, 1))]
+            for name, roles in folds.items()
+        },
+    )
+    learners = [LearnerInfo(name=name, model="m", model_key="m", rationales=[]) for name in recipe.learners]
+    spent = {row["learner"]: row for row in build_learner_costs(replace(made, learners=learners))}
+
+    def paid(learner: str, scope: str) -> set[str]:
+        total = int(spent[learner][f"{scope}_seconds"])
+        return {name for number, name in enumerate(seconds) if total >> number & 1}
+
+    mentor = {f"learners/mentor/seed-1/fold-{fold}/train" for fold in (0, 1)}
+    assert paid("mentor", "own") == {*mentor, "learners/mentor/seed-1/evaluate"}
+    shared_stages = {f"learners/star/seed-1/{part}" for part in ("round-0/train", "round-1/augment")}
+    star = shared_stages | {
+        f"learners/star/seed-1/{part}"
+        for part in ("round-1/train", "round-2/augment", "round-2/train", "rounds", "evaluate")
+    }
+    assert paid("star", "own") == star
+    scored = {name for name in seconds if "/score/" in name and ("star.round-1" in name or "own.round-2" in name)}
+    assert len(scored) == 4  # two rounds, scored by the models of two folds
+    own = {
+        f"learners/own/seed-1/{part}"
+        for part in ("round-1/train", "round-2/augment", "round-2/train", "rounds", "evaluate")
+    }
+    assert paid("own", "own") == shared_stages | own | scored
+    assert paid("own", "whole") == paid("own", "own") | mentor | {"prepare", "annotate"}
+    times = [(row["learner"], row["round"]) for row in build_round_costs(made)]
+    assert times == [(name, number) for name in ("star", "own") for number in (0, 1, 2)]
+    first, second, third = (row for row in build_round_costs(made) if row["learner"] == "own")
+    assert (first["writing_seconds"], first["scoring_seconds"]) == (None, None)
+    assert second["writing_seconds"] == seconds["learners/star/seed-1/round-1/augment"]
+    assert third["scoring_seconds"] == sum(seconds[name] for name in scored if "own.round-2" in name)
+    assert third["training_seconds"] == seconds["learners/own/seed-1/round-2/train"]
 
 
 def test_time_of_an_accelerator_is_shown_where_one_was_held(inputs):

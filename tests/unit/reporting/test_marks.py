@@ -76,7 +76,7 @@ def test_plots_mark_the_labels_of_their_rows(paper):
 
 def test_boxes_of_the_graph_mark_their_accuracies(paper):
     for upright in (False, True):
-        told = [label for label in labels(draw_graph(paper["learners"], upright=upright)) if "%" in label]
+        told = [label for label in labels(draw_graph(paper["learners"], {}, upright=upright)) if "%" in label]
         assert sorted(label.endswith(" % (TEST)") for label in told) == [False, *[True] * 5]  # the untrained one
 
 

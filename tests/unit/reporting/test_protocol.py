@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from made_up_records import train_record
+from made_up_records import prepare_record, train_record
+from mentorkd.pipeline.records import RoundOutcome
 from mentorkd.pipeline.stages.report import _protocol, _ranges, _settings
 from mentorkd.recipe.schema import Recipe
 
@@ -32,7 +33,7 @@ def told(recipe: Recipe, rows: tuple[int, int], updates: tuple[int, int]) -> str
         (name, 42): train_record(updates=count, kept=kept)
         for name, kept, count in zip(recipe.learners, rows, updates, strict=True)
     }
-    return " ".join(_protocol(recipe, records))
+    return " ".join(_protocol(recipe, prepare_record(), records))
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,46 @@ def test_settings_exclude_options_of_speed():
     settings = _settings(learner, "bfloat16")
     assert (settings["tokens_per_batch"], settings["precision"], settings["target"]) == (512, "bfloat16", "arrow")
     assert {"batch_size", "torch_compile", "report_to"}.isdisjoint(settings)
+
+
+def test_protocol_says_how_rounds_share_the_updates_and_which_was_chosen():
+    own = {"model": "m", "rationales": ["teacher", "self"], "own_texts": {"rounds": 2}}
+    made = Recipe.model_validate(
+        {
+            "name": "small",
+            "seeds": [1, 2],
+            "task": {"name": "totals", "train": "a", "test": "b", "answer": "number"},
+            "teacher": {"rationales": "c"},
+            "learners": {
+                "mentor": {"model": "m", "folds": 3},
+                "base": {"model": "m"},
+                "own": own | {"soft_labels": "mentor", "model": {"learner": "base"}},
+                "last": own | {"training": {"select_on": "last"}},
+            },
+        }
+    )
+
+    def outcomes(best: int) -> list[RoundOutcome]:
+        return [
+            RoundOutcome(
+                number=n, updates=5, target_tokens=9, seconds=1.0, validation_accuracy=0.5 if n == best else 0.2
+            )
+            for n in range(3)
+        ]
+
+    rounds = {("own", 1): outcomes(1), ("own", 2): outcomes(2), ("last", 1): outcomes(2), ("last", 2): outcomes(2)}
+    records = {(name, seed): train_record(rounds=rounds.get((name, seed))) for name in made.learners for seed in (1, 2)}
+    lines = _protocol(made, prepare_record(), records)
+    [shares] = [line for line in lines if line.startswith("Own texts:")]
+    assert "(own 3, last 3) have equal shares of its updates" in shares
+    each = "(one number for each seed, where seeds differ)"
+    assert f"Round whose model is the learner, with the best validation accuracy: own 1 / 2 {each}." in lines
+    assert f"Round whose model is the learner, which is the last: last 2 {each}." in lines
+    assert "Initial weights: own from base, after its training, whose updates are not counted again." in lines
+    assert any(line.startswith("Cross-fitting (mentor 3 folds)") for line in lines)
+    assert not any(
+        "Own texts" in line or "Cross-fitting" in line
+        for line in _protocol(
+            recipe({}), prepare_record(), {(name, 42): train_record() for name in ("vanilla", "student")}
+        )
+    )

@@ -375,7 +375,7 @@ def test_markdown_cells_stay_in_their_cells():
 def test_the_graph_draws_every_learner_and_edge(inputs):
     learners = build_results(inputs(size=6))["learners"]
     for upright in (False, True):
-        root = ET.fromstring(draw_graph(learners, upright=upright))
+        root = ET.fromstring(draw_graph(learners, {}, upright=upright))
         names = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
         assert {"teacher", "mentor", "vanilla", "student"} <= set(names)
         lines = [node for node in root.iter("{http://www.w3.org/2000/svg}path") if node.get("fill") == "none"]
@@ -396,7 +396,7 @@ def test_graph_boxes_do_not_overlap_in_a_large_recipe(inputs):
             name="last", model="s", model_key="s", rationales=["arm0", "teacher"], mentor_weights={"mentor": 1.0}
         )
     ]
-    root = ET.fromstring(draw_graph(build_results(inputs(size=2, learners=tuple(arms), seeds=(1,)))["learners"]))
+    root = ET.fromstring(draw_graph(build_results(inputs(size=2, learners=tuple(arms), seeds=(1,)))["learners"], {}))
     boxes = [
         (float(box.get("x")), float(box.get("y")))
         for box in root.iter("{http://www.w3.org/2000/svg}rect")

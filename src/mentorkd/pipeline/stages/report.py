@@ -16,22 +16,25 @@ from mentorkd.pipeline.records import (
     FilterRow,
     PrepareRecord,
     ReportRecord,
+    RoundOutcome,
     SearchRecord,
     StageRecord,
     TeacherUsage,
     TrainRecord,
+    best_round,
 )
-from mentorkd.pipeline.run_folder import RunFolder, Stage, role
+from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role, role
 from mentorkd.recipe.aliases import drop_unset_later_keys, later_settings
 from mentorkd.recipe.graph import arms, initial_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
+from mentorkd.recipe.rounds import rounds_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
-from mentorkd.reporting.format import format_range
+from mentorkd.reporting.format import format_range, format_updates
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
-from mentorkd.reporting.schema import TeacherAccount, TrainingData
+from mentorkd.reporting.schema import FrontierResult, OwnTextsResult, RoundResult, TeacherAccount, TrainingData
 from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
 
@@ -60,6 +63,11 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     `manifest` has command, git commit, versions and host of the stages, and what differs for the report itself.
     """
     runs = [(name, seed) for name in recipe.learners for seed in recipe.seeds]
+
+    def trainings(run: tuple[str, int]) -> list[str]:
+        """The stages that train a learner: one, or one a fold."""
+        roles = [part_role(role("train", *run), fold) for fold in range(recipe.learners[run[0]].folds)]
+        return [stage.inputs[part] for part in roles if part in stage.inputs]
 
     def stages_of(kind: str) -> dict[tuple[str, int], str]:
         """The stages of a kind, by the learner and the seed they serve. Learners may share a stage."""
@@ -128,15 +136,34 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
             if isinstance(record, SearchRecord)
             for trial in record.search.tried
         ],
+        rounds=[row for run, record in trained.items() for row in _rounds(*run, record.rounds or [])],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
         written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows} & labelled),
         stages={name: _cost(folder.record(name)) for name in stage.needs},
-        serving={run: [name for part in (train, evaluate) if (name := part.get(run))] for run in runs},
+        serving={run: [*trainings(run), *([evaluate[run]] if run in evaluate else [])] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
         protocol=[*_protocol(recipe, trained), *_unlabelled(recipe, prepared)],
         manifest=manifest,
     )
+
+
+def _rounds(learner: str, seed: int, rounds: Sequence[RoundOutcome]) -> list[RoundResult]:
+    """The trainings of one learner and seed; the best is the learner's model."""
+    return [
+        {
+            "learner": learner,
+            "seed": seed,
+            "round": outcome.number,
+            "updates": outcome.updates,
+            "target_tokens": outcome.target_tokens,
+            "validation": outcome.validation_accuracy,
+            "chosen": outcome == best_round(rounds),
+            "own_texts": None if outcome.own_texts is None else cast(OwnTextsResult, asdict(outcome.own_texts)),
+            "frontier": [cast(FrontierResult, asdict(row)) for row in outcome.frontier or []],
+        }
+        for outcome in rounds
+    ]
 
 
 def recipe_digest(folder: RunFolder) -> str | None:
@@ -162,9 +189,11 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
     searches = [record.search for record in records if isinstance(record, SearchRecord)]
     return LearnerInfo(
         name=name,
-        model=describe_model(learner.model),
+        model=describe_model(initial_model(recipe, name)),
         model_key=_model_key(initial_model(recipe, name), hub),
         rationales=learner.rationales,
+        initial=learner.model.learner,
+        folds=learner.folds,
         mentor_weights=learner.mentor_weights,
         scorers=_scorers(recipe, name),
         objective=learner.objective,
@@ -229,6 +258,7 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     name, sampling = open_teacher(recipe).describe()
     lines += [f"The teacher: {name}; {sampling}."] if sampling else []
     lines += [f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
+    lines += _own_texts(recipe, trained) + _weights(recipe)
     once = [name for name in names if _validates_once(recipe.learners[name])]
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         if alike := [name for name in once if bool(recipe.learners[name].search) == searched]:
@@ -279,6 +309,55 @@ def _matching(recipe: Recipe, trained: Trained) -> list[str]:
     return [*lines, *([_why_unequal(recipe, trained)] if len(counts) > 1 and recipe.match == "epochs" else [])]
 
 
+def _own_texts(recipe: Recipe, trained: Trained) -> list[str]:
+    """Sentences on the rounds of learners with own texts: their updates, and the round that each seed took."""
+    learners = {name: learner for name, learner in recipe.learners.items() if learner.own_texts is not None}
+    if not learners:
+        return []
+    counts = ", ".join(f"{name} {len(rounds_of(learner))}" for name, learner in learners.items())
+    lines = [
+        f"Own texts: a learner's trainings ({counts}) have equal shares of its updates, so those on own texts are part of the updates "
+        "above and are not added to them. The optimiser starts fresh in each training, and the learning-rate schedule runs "
+        "over all of them."
+    ]
+    for place, how in CHOSEN_BY.items():
+        chosen = {
+            name: [best_round(trained[name, seed].rounds or []).number for seed in recipe.seeds]
+            for name, learner in learners.items()
+            if learner.training.select_on == place
+        }
+        if chosen:
+            rounds = ", ".join(f"{name} {format_updates(numbers)}" for name, numbers in chosen.items())
+            each = " (one number for each seed, where seeds differ)" if len(recipe.seeds) > 1 else ""
+            lines.append(f"Round whose model is the learner, {how}: {rounds}{each}.")
+    return lines
+
+
+CHOSEN_BY = {
+    "validation": "with the best validation accuracy",
+    "test": "CHOSEN ON THE TEST SET",
+    "last": "which is the last",
+}
+"""How the round of a learner with own texts is chosen, by `select_on`."""
+
+
+def _weights(recipe: Recipe) -> list[str]:
+    """Sentences on learners that start from trained weights, and on those that are trained in folds."""
+    initial = [f"{name} from {one.model.learner}" for name, one in recipe.learners.items() if one.model.learner]
+    folds = [f"{name} {one.folds} folds" for name, one in recipe.learners.items() if one.folds > 1]
+    lines = (
+        [f"Initial weights: {', '.join(initial)}, after its training, whose updates are not counted again."]
+        if initial
+        else []
+    )
+    if folds:
+        lines.append(
+            f"Cross-fitting ({', '.join(folds)}): each model is trained without one part of the training questions, and writes and "
+            "scores for this part. Numbers of such a learner are those of the first of its models."
+        )
+    return lines
+
+
 def _why_unequal(recipe: Recipe, trained: Trained) -> str:
     """A sentence on the reasons for unequal numbers of updates."""
     learners = {name: recipe.learners[name] for name in arms(recipe)}
@@ -311,7 +390,7 @@ def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
 
 def _validates_once(learner: Learner) -> bool:
     """Whether there was only one validation, or no training, so that no epoch could be chosen."""
-    many = learner.training.validate_every < learner.training.epochs
+    many = learner.training.validate_every < learner.training.epochs or learner.own_texts is not None
     return not learner.rationales or not (many or learner.training.select_on == "last")
 
 
@@ -340,10 +419,15 @@ def _distillation(learner: Learner) -> dict[str, Any]:
     keys = {"tau_squared", "soft_label_store"}
     keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
     keys |= {"layers"} if learner.layers else set()
+    own: dict[str, Any] = (
+        {}
+        if learner.own_texts is None
+        else {f"own_texts.{key}": value for key, value in learner.own_texts.model_dump().items()}
+    )
     if not learner.mentor_weights:
-        return {}
+        return own
     settings = later_settings(learner.model_dump(include=keys | {"chunk_temperature", "mentor_reads"}))
-    return settings | {"divergence": learner.by_source("divergence")}
+    return settings | {"divergence": learner.by_source("divergence")} | own
 
 
 def _side_by_side(

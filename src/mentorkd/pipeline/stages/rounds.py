@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mentorkd.files import link
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.records import RoundOutcome, RoundsRecord, TrainRecord
+from mentorkd.pipeline.records import RoundOutcome, RoundsRecord, TrainRecord, best_round
 from mentorkd.pipeline.run_folder import Stage
 
 
@@ -16,17 +18,22 @@ def rounds(context: RunContext, stage: Stage, workdir: Path) -> RoundsRecord:
     names = {int(role.rpartition("/")[2]): name for role, name in stage.inputs.items()}
     best, record = choose_round({number: context.folder.record_of(TrainRecord, name) for number, name in names.items()})
     link(context.folder.output(names[best], "model"), workdir / "out" / "model")
-    logs = [context.folder.output(name, "metrics.jsonl").read_text(encoding="utf-8") for name in names.values()]
-    (workdir / "out" / "metrics.jsonl").write_text("".join(logs), encoding="utf-8")
+    rows = _joined([context.folder.metrics(name) for name in names.values()])
+    (workdir / "out" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return record
 
 
-def choose_round(records: Mapping[int, TrainRecord]) -> tuple[int, RoundsRecord]:
-    """The number of the best training of all, and its record with the outcome of each.
+def _joined(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of all trainings, with the steps and epochs counted over all of them."""
+    rows: list[dict[str, Any]] = []
+    for log in logs:
+        before = {key: rows[-1][key] if rows else 0 for key in ("step", "epoch")}
+        rows += [{**row, **{key: row[key] + before[key] for key in before}} for row in log]
+    return rows
 
-    Of equal validation accuracies, and without validation, the last is the best.
-    """
-    best = max(records, key=lambda number: (records[number].validation_accuracy or 0.0, number))
+
+def choose_round(records: Mapping[int, TrainRecord]) -> tuple[int, RoundsRecord]:
+    """The number of the best training of all (see `best_round`), and its record with the outcome of each."""
     outcomes = [
         RoundOutcome(
             number=number,
@@ -35,9 +42,11 @@ def choose_round(records: Mapping[int, TrainRecord]) -> tuple[int, RoundsRecord]
             seconds=record.seconds,
             validation_accuracy=record.validation_accuracy,
             own_texts=record.own_texts,
+            frontier=record.frontier,
         )
         for number, record in records.items()
     ]
+    best = best_round(outcomes).number
     before = [record for number, record in records.items() if number < best]
     of_all = {
         "kind": "rounds",

@@ -35,9 +35,10 @@ from mentorkd.pipeline.run_folder import Stage, part_role
 from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.precision import Precision, autocast
 from mentorkd.recipe.learner import Learner, TrainingConfig
-from mentorkd.recipe.rounds import share_of
+from mentorkd.recipe.rounds import other_sources, share_of
 from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.records import SELF, TEACHER, EncodingCounts, ModelKind, Rationale
+from mentorkd.reporting.collapse import advice, collapses
 from mentorkd.training.adapters import merge_trained_adapters
 from mentorkd.training.schedule import training_length
 from mentorkd.training.train import train as train_model
@@ -95,6 +96,7 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         frontier=frontier or None,
         fold=stage.fold,
     )
+    _warn_of_collapse(context, stage, learner, record)
     card = model_card(context.recipe, stage.learner, learner, stage.seed, record)
     save_model(merge_trained_adapters(loaded, rows), workdir / "out" / "model", card=card)
     return record
@@ -206,6 +208,18 @@ def _own_texts(
         reencoded=reencoded,
         **asdict(measures),
     )
+
+
+def _warn_of_collapse(context: RunContext, stage: Stage, learner: Learner, record: TrainRecord) -> None:
+    """A note where a round lost half of its entropy, or of the validation accuracy of the training before it."""
+    if record.own_texts is None:
+        return
+    before = stage.inputs.get("initial")
+    accuracy = None if before is None else context.folder.record_of(TrainRecord, before).validation_accuracy
+    entropy = record.own_texts.writer_entropy, record.own_texts.trained_entropy
+    if lines := collapses(entropy, (accuracy, record.validation_accuracy)):
+        steps = advice(imitated=learner.imitates_own_texts, alone=not other_sources(learner))
+        context.note(f"{stage.learner}, round {stage.round}: {' and '.join(lines)}; to prevent a collapse, {steps}")
 
 
 def _as_written(
