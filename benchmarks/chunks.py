@@ -197,7 +197,7 @@ def fit(pair: Pair, model: LoadedModel, loss: Loss, *, updates: int, seed: int, 
 
 
 def chunk_loss(tau: float | None, tokens: int, kd_weight: float) -> Loss:
-    """The chunk loss where each chunk has so many tokens (the last of a batch fewer; a chunk may span two rows)."""
+    """The chunk loss where each chunk has this number of tokens (the last of a batch fewer; a chunk may span two rows)."""
 
     def loss(reads: Student, mentor: Tensor) -> Tensor:
         log_probs = label_log_probs(mentor, reads.labels_N)
