@@ -65,12 +65,10 @@ def _segments(rounds: Sequence[RoundResult], panel: Panel) -> dict[int, list[Poi
         if value is None:
             continue
         point = (float(row["round"]), panel.scale * value)
-        if panel.writer and writer is None:
-            continue
-        if writer is not None:
-            lines.setdefault(row["seed"], []).append([(row["round"] - 1.0, panel.scale * writer), point])
-        else:
+        if not panel.writer:
             lines.setdefault(row["seed"], [[]])[0].append(point)
+        elif writer is not None:
+            lines.setdefault(row["seed"], []).append([(row["round"] - 1.0, panel.scale * writer), point])
     return lines
 
 
