@@ -102,7 +102,11 @@ def test_students_of_chunks_are_trained_and_compared_with_their_mentor(finished:
         [row] = record.soft_labels
         assert row["mentor_nll"] > 0
         assert row["agreement"] is None
-        divergences = [each["divergence"] for each in finished.folder.metrics(f"learners/{name}/seed-1/train") if "divergence" in each]
+        divergences = [
+            each["divergence"]
+            for each in finished.folder.metrics(f"learners/{name}/seed-1/train")
+            if "divergence" in each
+        ]
         assert divergences[-1] < divergences[0]
 
 
@@ -158,7 +162,9 @@ def test_one_vocabulary_is_told_from_files(tmp_path: Path) -> None:
     copied = tmp_path / "copied"
     tiny_tokenizer(vocab_size=300, append_eos=False).save_pretrained(copied)
     ended = json.loads((copied / "tokenizer_config.json").read_text())
-    (copied / "tokenizer_config.json").write_text(json.dumps({**ended, "eos_token": "<s>"}))  # another end, one vocabulary
+    (copied / "tokenizer_config.json").write_text(
+        json.dumps({**ended, "eos_token": "<s>"})
+    )  # another end, one vocabulary
     assert one_vocabulary(student, student.model_copy(update={"tokenizer": str(copied)})) is True
     absent = student.model_copy(update={"tokenizer": "nobody/has-this"})
     assert one_vocabulary(student, absent) is None
@@ -167,13 +173,18 @@ def test_one_vocabulary_is_told_from_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({**CHUNKED, "divergence": "mse"}, "`mse` compares whole distributions, and mentor gives likelihoods of chunks"),
+        (
+            {**CHUNKED, "divergence": "mse"},
+            "`mse` compares whole distributions, and mentor gives likelihoods of chunks",
+        ),
         ({**CHUNKED, "divergence": {"mentor": "reverse_kl"}}, "`reverse_kl` compares whole distributions"),
         ({**CHUNKED, "soft_label_store": "hidden"}, "one is an encoder-decoder model, and one is not"),
         ({**CHUNKED, "soft_label_store": "top_k"}, "one is an encoder-decoder model, and one is not"),
     ],
 )
-def test_what_chunks_cannot_do_is_told_before_anything_runs(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+def test_what_chunks_cannot_do_is_told_before_anything_runs(
+    tmp_path: Path, changes: dict[str, Any], fault: str
+) -> None:
     recipe = recipe_of(tmp_path, student=changes)
     with pytest.raises(RecipeError) as caught:
         check_models(recipe)
