@@ -232,17 +232,6 @@ def test_a_bad_override_is_one_fault(assignment: str, key: str, words: str) -> N
 # Faults
 
 
-SEPARATE_CONFIGS = changed(
-    "{model: google/flan-t5-large}",
-    """
-    model: {from_config: {model_type: gpt2}, tokenizer: x/gpt2}""",
-).replace(
-    "    model: google/flan-t5-small\n    rationales",
-    """\
-    model: {from_config: {model_type: t5}, tokenizer: x/t5}
-    rationales""",
-)
-
 BROKEN: dict[str, tuple[str, list[Fault]]] = {
     "unknown key": (
         changed("kd_weight", "kd_wieght"),
