@@ -21,7 +21,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -58,16 +57,6 @@ SHAPES = {
 }
 GIVEN = ("batches", "data", "divergence", "mentor", "micro_batches", "precision", "student", "threads")
 VOCABULARY = 32_128
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One process of one side: processor seconds, and the loss of every update, the untimed first among them."""
-
-    step_seconds: float
-    losses: list[float]
-    scoring_seconds: float = 0.0
-    """Of the rows of one update."""
 
 
 def main() -> None:
@@ -135,12 +124,12 @@ def ours_after(epochs: int) -> str:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One side, in this process."""
+    """One side, in this process: seconds of a step, and of scoring the rows of one update; the losses of all updates; peak memory."""
     if options.side in LMBDA:
         import_module("trl.experimental.gkd")
     bench, peaks = Bench(options), Peaks()
     measured = peaks.of(options.side, bench.ours if options.side == OURS else bench.theirs)
-    return {**asdict(measured), "peak_bytes": peaks[options.side]}
+    return {**measured, "peak_bytes": peaks[options.side]}
 
 
 class Clock(TrainerCallback):
@@ -151,11 +140,6 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.ends.append(time.process_time())
-
-    @property
-    def step_seconds(self) -> float:
-        """Of a step after the first."""
-        return (self.ends[-1] - self.ends[0]) / (len(self.ends) - 1)
 
 
 class Bench:
@@ -172,7 +156,7 @@ class Bench:
             learning_rate=1e-4,
         )
 
-    def ours(self) -> Measured:
+    def ours(self) -> dict[str, Any]:
         mentor = llama(self.options.mentor, self.tokenizer, 1)
         clock: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
@@ -195,7 +179,7 @@ class Bench:
             )
         losses = [row["loss"] for row in result.history if "loss" in row]
         step = (clock[-1] - clock[0]) / self.options.batches
-        return Measured(step, losses, scoring * BATCH / len(self.rows))
+        return {"step_seconds": step, "scoring_seconds": scoring * BATCH / len(self.rows), "losses": losses}
 
     def _score(self, mentor: LoadedModel, rows: Sequence[Example], folder: Path) -> None:
         score(
@@ -211,7 +195,7 @@ class Bench:
             on_progress=lambda done, total: None,
         )
 
-    def theirs(self) -> Measured:
+    def theirs(self) -> dict[str, Any]:
         from datasets import Dataset
         from trl.experimental.gkd import GKDConfig, GKDTrainer
 
@@ -248,7 +232,9 @@ class Bench:
             )
             trainer.generate_on_policy_outputs = texts_in_place_of_samples(self.tokenizer.pad_token_id)
             trainer.train()
-        return Measured(clock.step_seconds, [row["loss"] for row in trainer.state.log_history if "loss" in row])
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        step = (clock.ends[-1] - clock.ends[0]) / self.options.batches
+        return {"step_seconds": step, "losses": losses}
 
 
 def tokens_of(row: Example) -> dict[str, Any]:
