@@ -4,7 +4,8 @@ GKDTrainer runs the teacher in every step and computes the whole logits of both 
 collator pads them. With `lmbda: 1` the student writes the texts first, in every step; here it is handed the texts of the same rows
 in place of samples, laid out as it lays out samples, so its step has all but the sampling. Ours is what the pipeline calls:
 `score` writes the mentor's hidden states of all rows once, and `train` reads them for as many epochs as a round has. So with one
-epoch, both sides run the mentor once for each text that is trained on.
+epoch, both sides run the mentor once for each text that is trained on. Scoring is timed on rows that are neighbours in the order in
+which all rows would be scored, so that they pad as all rows do, and extrapolated by tokens.
 
 Models are Llamas with random weights; rows are the teacher's rationales of SVAMP in T5's vocabulary. A step's time is the mean of
 processor seconds over the timed updates; the first update of a process, which sets up libraries, is left out, and so are saving
@@ -28,6 +29,7 @@ from typing import Any
 
 import torch
 from common import Peaks, arguments, in_fresh_process, report
+from score import neighbours, tokens
 from svamp import data_argument, evenly, tokenizer_and_rows
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -35,6 +37,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH
 from mentorkd.distillation.objectives.soft_labels import Distillation
 from mentorkd.distillation.scoring import score
 from mentorkd.distillation.soft_labels import StoredSoftLabels
@@ -149,6 +152,7 @@ class Bench:
         self.options = options
         self.tokenizer, rows = tokenizer_and_rows(options.data, "causal")
         self.rows = evenly(rows, (options.batches + 1) * BATCH)
+        self.scored = neighbours(rows, len(self.rows), TOKENS_PER_BATCH, "causal")
         self.config = TrainingConfig(
             epochs=1,
             batch_size=BATCH // options.micro_batches,
@@ -160,10 +164,11 @@ class Bench:
         mentor = llama(self.options.mentor, self.tokenizer, 1)
         clock: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
-            self._score(mentor, self.rows[:2], Path(folder, "first"))  # sets up libraries
+            self._score(mentor, self.rows, Path(folder, "store"))  # sets up libraries
             start = time.process_time()
-            self._score(mentor, self.rows, Path(folder, "store"))
-            scoring = time.process_time() - start
+            for number, rows in enumerate(self.scored):
+                self._score(mentor, rows, Path(folder, f"timed-{number}"))
+            a_token = (time.process_time() - start) / sum(map(tokens, self.scored))
             del mentor
             gc.collect()
             stored = StoredSoftLabels([Path(folder, "store")], device=torch.device("cpu"))
@@ -179,7 +184,8 @@ class Bench:
             )
         losses = [row["loss"] for row in result.history if "loss" in row]
         step = (clock[-1] - clock[0]) / self.options.batches
-        return {"step_seconds": step, "scoring_seconds": scoring * BATCH / len(self.rows), "losses": losses}
+        scoring = a_token * tokens(self.rows) / len(self.rows) * BATCH
+        return {"step_seconds": step, "scoring_seconds": scoring, "losses": losses}
 
     def _score(self, mentor: LoadedModel, rows: Sequence[Example], folder: Path) -> None:
         score(
