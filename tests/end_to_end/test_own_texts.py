@@ -19,6 +19,7 @@ from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.records import AugmentRecord, BudgetRecord, RoundsRecord, TrainRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
+from mentorkd.recipe.rounds import in_reading_order
 from mentorkd.recipe.schema import Recipe
 from mentorkd.training.trainer import MentorTrainer
 from small_recipe import small_recipe
@@ -301,6 +302,12 @@ def test_rounds_killed_at_ten_moments_equal_the_undisturbed_run(
             {"rationales": ["teacher", "self"], "soft_labels": "teacher"},
             "the teacher has no soft labels of the learner's own",
         ),
+        (
+            {"rationales": ["self"], "soft_labels": "mentor", "kd_weight": 0.5, "training": {"updates": 9}},
+            "one number is for the texts of others",
+        ),
+        ({**ON_POLICY, "training": {"updates": 2}}, "got 2 for 3 trainings (`own_texts.rounds`)"),
+        ({"model": {"learner": "mentor", "chat_date": "2025-01-01"}}, "`chat_date` belongs to the model of `mentor`"),
         ({**ON_POLICY, "kd_weight": {"self": 0}}, "0 on own texts is cross-entropy on all of them, wrong ones too"),
     ],
 )
@@ -322,3 +329,55 @@ def test_more_folds_than_questions_are_told_when_the_data_are_read(tmp_path: Pat
 def test_a_recipe_in_a_run_folder_is_read_back_equal(finished: Pipeline) -> None:
     stored = load_recipe(finished.folder.root / "recipe.yaml", check_files=False)
     assert json.loads(stored.model_dump_json()) == json.loads(finished.recipe.model_dump_json())
+
+
+def fingerprints(recipe: Recipe, kind: str) -> list[str]:
+    return [stage.fingerprint for stage in compile_stages(recipe) if stage.kind == kind and stage.learner == "student"]
+
+
+def test_settings_by_source_are_known_by_the_texts_and_not_by_names(tmp_path: Path) -> None:
+    """`a` and `b` change places: the student reads the same texts in the same order, with the weights of the other."""
+
+    def of(first: str, second: str, weights: dict[str, float]) -> str:
+        recipe = recipe_of(
+            tmp_path,
+            **{first: {"training": {"learning_rate": 1e-3}}, second: {"training": {"learning_rate": 2e-3}}},
+            student={"rationales": [first, second], "soft_labels": "mentor", "kd_weight": weights},
+        )
+        return fingerprints(recipe.model_copy(update={"match": "epochs"}), "train")[0]
+
+    assert of("a", "b", {"a": 0.1, "b": 0.9}) == of("b", "a", {"b": 0.1, "a": 0.9})
+    assert of("a", "b", {"a": 0.1, "b": 0.9}) != of("b", "a", {"a": 0.1, "b": 0.9})
+
+
+def test_spelt_out_defaults_are_the_same_training(tmp_path: Path) -> None:
+    forms = [
+        fingerprints(recipe_of(tmp_path, student={**ON_POLICY, "kd_weight": weights}), "train")
+        for weights in (0.3, {"self": 1.0}, {"teacher": 0.3, "mentor": 0.3, "self": 1.0})
+    ]
+    assert forms[0] == forms[1] == forms[2]
+
+
+def test_trials_of_a_search_have_own_texts_of_their_own(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, student={**ON_POLICY, "search": {"learning_rate": [1e-3, 1e-2]}})
+    stages = compile_stages(recipe)
+    assert len({stage.name for stage in stages}) == len(stages)
+    assert (
+        len([stage for stage in stages if stage.kind == "score" and stage.round == 1 and stage.source == "self"]) == 2
+    )
+
+
+def test_a_text_that_others_have_too_is_theirs(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, student={**ON_POLICY, "rationales": ["self", "teacher"]})
+    assert list(in_reading_order(recipe.learners["student"])) == ["teacher", "self"]
+
+
+def test_a_round_without_a_text_to_imitate_is_measured_on_the_texts_as_they_were_written(tmp_path: Path) -> None:
+    recipe = recipe_of(
+        tmp_path, student={**ON_POLICY, "own_texts": {"rounds": 1}, "reads": {"self": {"correct": True}}}
+    )
+    pipeline = Pipeline(recipe, tmp_path / "run")
+    pipeline.run(until="rounds")
+    own = pipeline.folder.record_of(TrainRecord, "learners/student/seed-1/round-1/train").own_texts
+    assert own is not None
+    assert own.writer_entropy > 0

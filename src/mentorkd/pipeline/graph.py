@@ -26,12 +26,12 @@ second fold makes end in `/1`, and so on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from mentorkd.chat import DATE
 from mentorkd.data.sources import source_identity
@@ -48,7 +48,7 @@ from mentorkd.recipe.aliases import (
 )
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import Links, arms, initial_model, learning_order, links_of, matched_arms, writers
-from mentorkd.recipe.learner import Learner, ModelConfig, SamplingConfig, SelectConfig
+from mentorkd.recipe.learner import BySource, Learner, ModelConfig, SamplingConfig, SelectConfig
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, rounds_of, share_of
 from mentorkd.recipe.schema import Recipe
@@ -291,12 +291,15 @@ class _Seed:
         elsewhere = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training", "search"}
         elsewhere |= {"own_texts", "folds"}
         own = learner.model_dump(exclude=elsewhere | unused_settings(learner.model_dump()).keys())
+        for key in get_args(BySource):
+            if key in own and (SELF in learner.rationales or isinstance(own[key], dict)):
+                own[key] = _by_position(learner.by_source(key), learner.rationales)
         filters = {source: self.recipe.filter_of(name, source) for source in learner.rationales}
         if "chunks" in (
             forms := [soft_label_form(self.recipe, name, mentor, self.hub) for mentor in learner.mentor_weights]
         ):
             own["soft_label_store"] = forms
-        frontier = [source for source, select in filters.items() if select.weight == "frontier"]
+        frontier = [number for number, select in enumerate(filters.values()) if select.weight == "frontier"]
         return [
             self.models[name],
             learner.training.model_dump(exclude={"report_to"}),
@@ -316,7 +319,8 @@ class _Seed:
             inputs |= self._all_folds(mentor, f"model/{mentor}")
             if learner.soft_label_store != "online":
                 for source in learner.rationales:
-                    unread = isinstance(learner.kd_weight, dict) and learner.kd_weight_of(source) == 0
+                    by_source = isinstance(learner.kd_weight, dict) or SELF in learner.rationales
+                    unread = by_source and learner.kd_weight_of(source) == 0
                     if unread or (mentor == TEACHER and source != TEACHER):
                         continue
                     for fold in range(1 + len(self.further_folds.get(mentor, []))):
@@ -362,6 +366,7 @@ class _Seed:
         author = self.graph.stages[text]
         writer = author.learner or source
         writer += "" if author.round is None else f".round-{author.round}"
+        writer += f".{fingerprint(author.trial)[:8]}" if author.trial else ""
         store = f"{writer}.{form}-{learner.target}-{fingerprint(settings)[:8]}"
         return self.graph.add(
             "score",
@@ -377,6 +382,11 @@ class _Seed:
             fold=fold if folds else None,
             **fields,
         )
+
+
+def _by_position(value: Any, sources: Sequence[str]) -> Any:
+    """A setting by source, without the names of the sources: their texts count."""
+    return [value[source] for source in sources] if isinstance(value, dict) else value
 
 
 def _writing(learner: Learner, sampling: SamplingConfig, seed: int) -> list[Any]:

@@ -17,7 +17,7 @@ from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import FilterRow, FrontierCounts
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.learner import Learner
-from mentorkd.recipe.rounds import of_round
+from mentorkd.recipe.rounds import in_reading_order, of_round
 from mentorkd.records import GOLD, SELF, EncodingCounts, Question, Rationale
 
 
@@ -45,7 +45,7 @@ def read_training_rows(
         source: gold_rationales(questions)
         if source == GOLD
         else context.folder.rationales(stage.inputs[f"rationales/{source}"])
-        for source in ([scored] if scored else learner.rationales)
+        for source in ([scored] if scored else in_reading_order(learner))
     }
     if not sources:
         return TrainingRows([], EncodingCounts(0, 0, 0, 0, 0, 0), [], [])

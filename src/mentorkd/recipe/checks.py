@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mentorkd.recipe.graph import Links, arms, cycles, links_of
-from mentorkd.recipe.learner import BySource
+from mentorkd.recipe.learner import BySource, Learner
 from mentorkd.recipe.objectives import NOT_OF_TOP_K, OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import FILE_NAME, MOST_SEEDS, Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
@@ -222,8 +222,18 @@ def own_text_faults(raw: Mapping[str, Any], name: str, learner: dict[str, Any]) 
     if soft is not None and mapping(learner.get("kd_weight")).get(SELF) == 0 and not read.get("correct"):
         why = "0 on own texts is cross-entropy on all of them, wrong ones too"
         yield (*place, "kd_weight", SELF), f"{why}; give a number above 0, or set `reads.self.correct: true`"
-    training = mapping(learner.get("training"))
-    if training.get("updates") is None:
+    default = Learner.model_fields["kd_weight"].default  # which a stored recipe names
+    weight = learner.get("kd_weight", default)
+    if sources == [SELF] and soft is not None and not isinstance(weight, dict) and weight != default:
+        yield (*place, "kd_weight"), "one number is for the texts of others, and there are none; write {self: NUMBER}"
+    training, rounds = mapping(learner.get("training")), mapping(learner.get("own_texts")).get("rounds", 4)
+    parts = rounds + (sources != [SELF]) if isinstance(rounds, int) else 1
+    if isinstance(updates := training.get("updates"), int) and updates < parts:
+        yield (
+            (*place, "training", "updates"),
+            f"got {updates} for {parts} trainings (`own_texts.rounds`); give at least one each",
+        )
+    if updates is None:
         if raw.get("match") == "tokens" and name in arms(raw):
             yield ("match",), f"`tokens` cannot count the texts that `{name}` is still to write; take `updates`"
         others = [each for each in arms(raw) if not _reads_self_alone(raw, each)]
@@ -247,6 +257,14 @@ def _fold_faults(name: str, learners: Mapping[str, dict[str, Any]], links: Mappi
         return
     place: KeyPath = ("learners", name, "folds")
     readers = [other for other, own in links.items() if name in (*own.rationales, *own.soft_labels)]
+    if learner.get("rationales") == []:
+        yield place, "has no effect with `rationales: []`, since the model is not trained; remove it"
+    if mapping(learner.get("model")).get("learner") is not None:
+        why = "the weights that it starts from have seen the questions of every fold"
+        yield place, f"cannot be combined with `model.learner`: {why}; remove one of them"
+    for reader in [other for other, own in links.items() if name in own.perplexity_models]:
+        why = f"`{reader}` filters texts by the perplexity of `{name}`, which has several models then"
+        yield place, f"{why}; name another model in the filter, or remove `folds`"
     if not readers:
         yield place, f"has no effect: no learner names `{name}` in `rationales` or `soft_labels`; remove it"
     for reader in readers:
@@ -396,6 +414,10 @@ def _unlabelled_faults(raw: Mapping[str, Any], learners: Mapping[str, dict[str, 
             why = f"`frontier` compares own texts with gold answers, {without}"
             ways = "set `weight: equal`, or remove `task.unlabelled`"
             yield ("learners", name, "reads", SELF, "weight"), f"{why}; {ways}"
+        if mapping(mapping(learners[name].get("reads")).get(SELF)).get("correct"):
+            why = f"`correct` compares own texts with gold answers, {without}"
+            ways = "set it to false, or remove `task.unlabelled`"
+            yield ("learners", name, "reads", SELF, "correct"), f"{why}; {ways}"
 
 
 def _imitates_own_texts(learner: Mapping[str, Any]) -> bool:

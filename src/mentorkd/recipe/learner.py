@@ -135,6 +135,10 @@ class LoraConfig(Strict):
     their weights, as a tied `lm_head` and `embed_tokens` do, cannot have adapters."""
 
 
+_OF_A_SOURCE = ("tokenizer", "revision", "layers", "chat_date", "chat_template_kwargs", "trust_remote_code")
+"""Settings of a model that a learner has from the learner whose weights it starts from."""
+
+
 class ModelConfig(Strict):
     """A Hugging Face model: a pretrained one by name or folder, or one with random weights from a config."""
 
@@ -185,9 +189,7 @@ class ModelConfig(Strict):
         if sum(source is not None for source in (self.name, self.learner, self.from_config)) != 1:
             ways = "`name` (a pretrained model), `learner` (a learner's weights) and `from_config` (random weights)"
             raise ValueError(f"give exactly one of {ways}")
-        if self.learner is not None and (
-            own := [key for key in ("tokenizer", "revision", "layers") if getattr(self, key)]
-        ):
+        if self.learner is not None and (own := [key for key in _OF_A_SOURCE if getattr(self, key)]):
             raise ValueError(f"`{own[0]}` belongs to the model of `{self.learner}`; remove it here")
         if self.from_config is not None:
             if "model_type" not in self.from_config:

@@ -38,6 +38,11 @@ def other_sources(learner: Learner) -> Sequence[str]:
     return [source for source in learner.rationales if source != SELF]
 
 
+def in_reading_order(learner: Learner) -> Sequence[str]:
+    """The sources of a learner's text, its own last: a text that another source has, too, is that source's."""
+    return [*other_sources(learner), *([SELF] if SELF in learner.rationales else [])]
+
+
 def of_round(learner: Learner, number: int | None) -> Learner:
     """The learner as its training `number` has it; None for one that reads no own texts.
 

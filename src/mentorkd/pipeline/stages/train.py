@@ -59,7 +59,7 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         loaded,
         rows,
         settings,
-        seed=stage.seed + (stage.round or 0) * _ROUND_SEED,
+        seed=(stage.seed + (stage.round or 0) * _ROUND_SEED) % MOST_SEED,
         folder=workdir / "checkpoints",
         precision=precision,
         objective=objective,
@@ -104,6 +104,9 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
 
 _ROUND_SEED = 1_000_003
 """Distance of the seeds of rounds, so that they shuffle their rows and drop out units differently."""
+
+MOST_SEED = 2**32
+"""numpy takes seeds below this."""
 
 
 def _length(
@@ -196,7 +199,7 @@ def _own_texts(
     if learner.imitates_own_texts:
         tokens = {text.id: text.meta["tokens"] for text in written}
         reencoded = round(fmean(len(row.target_ids) != tokens[row.rationale_id] for row in own), 4) if own else None
-    else:  # the rows are the correct texts with the gold answer, not all texts as they were written
+    if not own or not learner.imitates_own_texts:  # the rows are some of the texts, with the gold answer, or none
         own, mentors = _as_written(context, stage, learner, TextEncoder.of(loaded), written), []
     writer = context.model_folder(stage.learner, stage.seed, stage.inputs.get("initial"))
     measures = measure_own_texts(loaded, load_folder(writer, device=context.device), own, mentors, precision=precision)
