@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mentorkd.hub import model_folder
+from mentorkd.hub import GGUF, model_folder
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
@@ -68,6 +68,8 @@ def one_vocabulary(one: ModelConfig, other: ModelConfig) -> bool | None:
 
 def _kind(model: ModelConfig) -> ModelKind | None:
     settings: dict[str, Any] = model.from_config or {}
+    if (model.name or "").endswith(GGUF):
+        return "causal"  # the file may not be converted yet
     if model.name is not None and (folder := model_folder(model.name, model.revision)) is not None:
         settings = _json(folder / "config.json")
     if settings.get("is_encoder_decoder") or settings.get("model_type") in SEQ2SEQ:
