@@ -71,10 +71,10 @@ def _missing(inputs: ReportInputs, verdicts: Verdicts) -> list[str]:
 
 def _empty_sources(inputs: ReportInputs) -> list[str]:
     """A warning for each source of which its readers were trained on no text: they differ from others in name alone."""
-    last = {(row["source"], row["learner"], row["seed"]): row["after"] for row in inputs.filters}
+    last = {(row["source"], row.get("learner"), row.get("seed")): row["after"] for row in inputs.filters}
     readers: dict[str, list[str]] = {}
     for (source, learner, seed), after in last.items():
-        if not after:
+        if learner and not after:
             name = f"{learner} (seed {seed})" if len(inputs.seeds) > 1 else learner
             readers.setdefault(source, []).append(name)
     return [
