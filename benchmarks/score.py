@@ -30,6 +30,7 @@ from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, head_is_linear
 from mentorkd.distillation.scoring import score
 from mentorkd.models import LoadedModel
 from mentorkd.precision import choose_precision
+from mentorkd.records import ModelKind
 
 REFERENCE, OURS, UNPADDED = "reference", "ours", "unpadded"
 BATCH = 8
@@ -112,9 +113,11 @@ def tokens(rows: Sequence[Example]) -> int:
     return sum(row.length for row in rows)
 
 
-def neighbours(rows: Sequence[Example], count: int, tokens_per_batch: int) -> list[list[Example]]:
+def neighbours(
+    rows: Sequence[Example], count: int, tokens_per_batch: int, kind: ModelKind = "seq2seq"
+) -> list[list[Example]]:
     """About `count` rows: runs of batches that lie at equal distances in the order of all rows."""
-    batches = sorted_batches([row.padded_sides("seq2seq") for row in rows], tokens_per_batch=tokens_per_batch)
+    batches = sorted_batches([row.padded_sides(kind) for row in rows], tokens_per_batch=tokens_per_batch)
     runs = [batches[first : first + 3] for first in range(0, len(batches), 3)]
     wanted = max(1, round(len(runs) * count / len(rows)))
     chosen = [runs[int((number + 0.5) * len(runs) / wanted)] for number in range(wanted)]

@@ -22,6 +22,7 @@ from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.data.prompts import render_target
 from mentorkd.models import LoadedModel, load_tokenizer
 from mentorkd.recipe.learner import ModelConfig
+from mentorkd.records import ModelKind
 
 logging.disable_progress_bar()
 
@@ -44,7 +45,7 @@ def data_argument(parser: ArgumentParser) -> None:
     )
 
 
-def tokenizer_and_rows(data: Path) -> tuple[PreTrainedTokenizerBase, list[Example]]:
+def tokenizer_and_rows(data: Path, kind: ModelKind = "seq2seq") -> tuple[PreTrainedTokenizerBase, list[Example]]:
     """T5's own vocabulary, and the teacher's rationales of SVAMP in it: 1935 rows, in the order of the file."""
     config = ModelConfig(from_config={"model_type": "t5"}, tokenizer=str(data / "tokenizers/t5/spiece.model"))
     tokenizer = load_tokenizer(config)
@@ -58,7 +59,7 @@ def tokenizer_and_rows(data: Path) -> tuple[PreTrainedTokenizerBase, list[Exampl
         for number, row in enumerate(recorded)
     ]
     encoded, _ = encode_rows(
-        rows, TextEncoder(tokenizer, "seq2seq"), max_source_tokens=512, max_target_tokens=LONGEST_TARGET
+        rows, TextEncoder(tokenizer, kind), max_source_tokens=512, max_target_tokens=LONGEST_TARGET
     )
     return tokenizer, encoded
 

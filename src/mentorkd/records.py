@@ -134,7 +134,7 @@ class EncodingCounts:
     target_tokens: int
     unended: int = 0
     """Kept rows without an end token: a learner's own texts that were cut."""
-    empty: int = 0
+    without_tokens: int = 0
     """Dropped rows without a target token."""
 
 

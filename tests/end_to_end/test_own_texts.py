@@ -297,6 +297,11 @@ def test_rounds_killed_at_ten_moments_equal_the_undisturbed_run(
             "`gold` needs soft labels that are stored",
         ),
         ({"soft_labels": "mentor", "kd_weight": {"teacher": 0}}, "0 for every source, so no soft label is read"),
+        (
+            {"rationales": ["teacher", "self"], "soft_labels": "teacher"},
+            "the teacher has no soft labels of the learner's own",
+        ),
+        ({**ON_POLICY, "kd_weight": {"self": 0}}, "0 on own texts is cross-entropy on all of them, wrong ones too"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_runs(tmp_path: Path, changes: dict[str, Any], fault: str) -> None:

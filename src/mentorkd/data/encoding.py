@@ -111,7 +111,7 @@ def encode_rows(
 
     A cut target would lose its answer, which is at the end. A row that exceeds the encoder's `positions` counts as a target
     that is too long. An unended target without a token (all its characters are unknown to the vocabulary) has nothing to learn, and
-    counts as `empty`.
+    counts in `without_tokens`.
     """
     tokenizer, kind, positions = encoder.tokenizer, encoder.kind, encoder.positions
     examples: list[Example] = []
@@ -143,7 +143,7 @@ def encode_rows(
         with_unknown_tokens=unknown,
         target_tokens=sum(len(example.target_ids) for example in examples),
         unended=unended,
-        empty=empty,
+        without_tokens=empty,
     )
     return examples, counts
 

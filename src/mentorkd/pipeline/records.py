@@ -19,7 +19,7 @@ _OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold"}
 _OMITTED_IF_NONE |= {"chunks", "unlabelled_chunks", "mentor_too_long", "without_logprobs"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
-_OMITTED_IF_ZERO = {"unended", "empty"}
+_OMITTED_IF_ZERO = {"unended", "without_tokens"}
 
 
 def _fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

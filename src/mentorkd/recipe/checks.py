@@ -215,6 +215,13 @@ def own_text_faults(raw: Mapping[str, Any], name: str, learner: dict[str, Any]) 
             (*place, "divergence"),
             f"`hidden_states` compares layers on given text; take another one, or remove `{SELF}`",
         )
+    soft = learner.get("soft_labels")
+    if soft == TEACHER or (isinstance(soft, dict) and set(soft) == {TEACHER}):
+        yield (*place, "soft_labels"), "the teacher has no soft labels of the learner's own texts; name a learner, too"
+    read = mapping(mapping(learner.get("reads")).get(SELF))
+    if soft is not None and mapping(learner.get("kd_weight")).get(SELF) == 0 and not read.get("correct"):
+        why = "0 on own texts is cross-entropy on all of them, wrong ones too"
+        yield (*place, "kd_weight", SELF), f"{why}; give a number above 0, or set `reads.self.correct: true`"
     training = mapping(learner.get("training"))
     if training.get("updates") is None:
         if raw.get("match") == "tokens" and name in arms(raw):

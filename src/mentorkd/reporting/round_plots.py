@@ -62,13 +62,13 @@ def _segments(rounds: Sequence[RoundResult], panel: Panel) -> dict[int, list[Poi
     for row in rounds:
         values: dict[str, Any] = {**row, **(row["own_texts"] or {})}
         value, writer = values.get(panel.field), values.get(panel.writer)
-        if value is None or (panel.writer and writer is None):
+        if value is None:
             continue
         point = (float(row["round"]), panel.scale * value)
-        if panel.writer:
-            lines.setdefault(row["seed"], []).append([(row["round"] - 1.0, panel.scale * writer), point])
-        else:
+        if not panel.writer:
             lines.setdefault(row["seed"], [[]])[0].append(point)
+        elif writer is not None:
+            lines.setdefault(row["seed"], []).append([(row["round"] - 1.0, panel.scale * writer), point])
     return lines
 
 

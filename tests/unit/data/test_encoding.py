@@ -97,7 +97,7 @@ def test_an_own_text_that_is_imitated_is_read_as_it_was_written(kind: ModelKind,
     assert TOKENIZER.decode(cut.target_ids) == "3 + 4 = 7, so 3 + 4"
     assert TOKENIZER.eos_token_id not in cut.target_ids
     assert [(row.source, row.group, row.answer) for row in rows] == [("self", None, None)] * 2
-    assert (counts.kept, counts.unended, counts.empty) == (2, 1, 0)
+    assert (counts.kept, counts.unended, counts.without_tokens) == (2, 1, 0)
     labels = Collator(kind, 0, 0 if kind == "seq2seq" else None)(rows)["labels"]
     assert labels[1][labels[1] != IGNORE_INDEX].tolist() == cut.target_ids
 
@@ -111,7 +111,7 @@ def test_an_own_text_of_a_self_taught_learner_is_a_rationale() -> None:
 def test_a_cut_text_without_a_token_is_dropped_and_counted_and_an_ended_one_is_its_end() -> None:
     rows, counts = encoded_own([written("", finished=False), written("", 1)])
     assert [row.target_ids for row in rows] == [[TOKENIZER.eos_token_id]]
-    assert (counts.rows, counts.kept, counts.empty) == (2, 1, 1)
+    assert (counts.rows, counts.kept, counts.without_tokens) == (2, 1, 1)
 
 
 # --- sources and weights ----------------------------------------------------------------------------------------------

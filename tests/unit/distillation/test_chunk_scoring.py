@@ -103,7 +103,7 @@ def test_the_meta_names_both_tokenizers_and_batches_are_read(tmp_path: Path) -> 
     rows = rows_of(TEXTS, TextEncoder.of(student))
     write(mentor, rows, TextEncoder.of(student), tmp_path)
     source = StoredSoftLabels(
-        [tmp_path], device=CPU, mentor="mentor-1", tokenizer=tokenizer_digest(student.tokenizer), target="arrow"
+        [tmp_path], device=CPU, mentors=["mentor-1"], tokenizer=tokenizer_digest(student.tokenizer), target="arrow"
     )
     assert source.meta.mentor_tokenizer == tokenizer_digest(mentor.tokenizer) != source.meta.tokenizer
     batch = Collator.for_model(student.kind, student.tokenizer, student.model.config)(rows[:3])
