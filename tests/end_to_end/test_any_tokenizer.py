@@ -159,7 +159,7 @@ def test_the_form_is_told_before_anything_runs(tmp_path: Path, caplog: pytest.Lo
         "mentor has another vocabulary than student, other: their soft labels are likelihoods of chunks (`soft_label_store: chunks`)"
     ]
     forms = {(stage.learner, stage.form) for stage in compile_stages(recipe) if stage.kind == "score"}
-    assert forms == {("student", "chunks"), ("other", "chunks"), ("alike", "hidden")}
+    assert forms == {("student", "chunks"), ("alike", "hidden")}  # `other` shares the labels of `student`
 
 
 def test_one_vocabulary_is_told_from_files(tmp_path: Path) -> None:
