@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from mentorkd.chat import asks_for_date, stored_templates
 from mentorkd.files import digest_path
@@ -83,6 +84,8 @@ class HubModels:
     """The commits of each model, in the order of use."""
     dated: Collection[str] = field(default_factory=list)
     """The models whose chat template asks for today's date."""
+    one_vocabulary: Mapping[str, bool] = field(default_factory=dict)
+    """Whether two models have one vocabulary, by the key of the pair."""
 
     def identity(self, name: str, revision: str | None) -> str:
         """A model's name and commit, for fingerprints.
@@ -105,8 +108,10 @@ class HubModels:
         cached = model_folder(source, revision)
         return _asks_for_date(cached) if cached else _key((source, revision)) in self.dated
 
-    def after_use(self, models: Iterable[Named]) -> HubModels:
-        """With what the local cache knows of `models` now."""
+    def after_use(
+        self, models: Iterable[Named], one_vocabulary: Mapping[str, bool] = MappingProxyType({})
+    ) -> HubModels:
+        """With what the local cache knows of `models` and of pairs of vocabularies now."""
         commits, dated = {key: list(known) for key, known in self.commits.items()}, set(self.dated)
         for model in models:
             if (commit := cached_commit(*model)) is not None:
@@ -114,7 +119,7 @@ class HubModels:
                 if known[-1:] != [commit]:
                     known.append(commit)
                 dated = dated | {_key(model)} if self.asks_for_date(*model) else dated - {_key(model)}
-        return HubModels(commits, sorted(dated))
+        return HubModels(commits, sorted(dated), {**self.one_vocabulary, **one_vocabulary})
 
 
 UNKNOWN = HubModels()

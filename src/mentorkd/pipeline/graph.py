@@ -292,7 +292,9 @@ class _Seed:
         elsewhere |= {"own_texts", "folds"}
         own = learner.model_dump(exclude=elsewhere | unused_settings(learner.model_dump()).keys())
         filters = {source: self.recipe.filter_of(name, source) for source in learner.rationales}
-        if "chunks" in (forms := [soft_label_form(self.recipe, name, mentor) for mentor in learner.mentor_weights]):
+        if "chunks" in (
+            forms := [soft_label_form(self.recipe, name, mentor, self.hub) for mentor in learner.mentor_weights]
+        ):
             own["soft_label_store"] = forms
         frontier = [source for source, select in filters.items() if select.weight == "frontier"]
         return [
@@ -333,7 +335,7 @@ class _Seed:
         self, name: str, learner: Learner, mentor: str, source: str, text: str, fold: int, **fields: Any
     ) -> str:
         """Add a mentor's soft labels on a source's text. Students that need the same labels in the same form share them."""
-        kind = form = soft_label_form(self.recipe, name, mentor)
+        kind = form = soft_label_form(self.recipe, name, mentor, self.hub)
         stage = [self.trained[mentor], *self.further_folds[mentor]][fold] if mentor in self.trained else None
         settings = [
             [learner.prompt, learner.target, learner.training.max_source_tokens, learner.training.max_target_tokens],

@@ -34,6 +34,7 @@ from mentorkd.pipeline.records import StageRecord, TrainRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.vocabularies import vocabularies
 from mentorkd.seals import read_sealed, write_sealed
 
 _MOST_JOBS = 64
@@ -163,11 +164,7 @@ class Pipeline:
         if not overwrite and (why := self.conflict()):
             how = "give another folder with --run, or --overwrite to replace the results there"
             raise RunError(f"{why}; {how}")
-        stages = self.stages
-        if until is not None:
-            stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
-        outdated = self._outdated(stages)
-        forced = self._forced([*force, *outdated])
+        stages, outdated, forced = self._chosen(until, force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
         with explaining(folder=self.folder.root), closing(self._executor(min(jobs, len(waiting)))) as executor:
             if waiting:
@@ -177,18 +174,28 @@ class Pipeline:
             if kinds := CHECKED_KINDS & {stage.kind for stage in waiting}:
                 executor.check(kinds)
             with self.folder.lock():
+                # The checks have loaded configs and tokenizers, so the cache knows the commit of every model and its vocabulary.
+                known = self.folder.hub_models.after_use(hub_models(self.recipe), vocabularies(self.recipe))
+                self.folder.keep_hub_models(known)
+                self._stages = None
+                stages, outdated, forced = self._chosen(until, force)
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
                     if stage.name in outdated:
                         self.reporter.note(f"{stage.name} runs again: {outdated[stage.name]}", stage)
                     self.folder.forget(stage)
-                # The checks have loaded configs and tokenizers, so the cache knows the commit of every model.
-                self.folder.keep_hub_models(self.folder.hub_models.after_use(hub_models(self.recipe)))
-                self._stages = None
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
                 if not self._run_stages(executor, len(stages), jobs, force) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
+
+    def _chosen(self, until: str | None, force: Sequence[str]) -> tuple[list[Stage], dict[str, str], list[Stage]]:
+        """The stages of a run, up to the last of a kind; those outdated among them, each with its reason; and those to run again."""
+        stages = self.stages
+        if until is not None:
+            stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
+        outdated = self._outdated(stages)
+        return stages, outdated, self._forced([*force, *outdated])
 
     def _executor(self, jobs: int) -> StageExecutor:
         setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)

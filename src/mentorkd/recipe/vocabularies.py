@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mentorkd.hub import GGUF, model_folder
+from mentorkd.files import digest_path, fingerprint
+from mentorkd.hub import GGUF, UNKNOWN, HubModels, model_folder, on_hub
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.schema import Recipe
@@ -28,26 +30,59 @@ CAUSAL = frozenset(
 
 class _Vocabulary(NamedTuple):
     tokens: dict[int, str]
-    """Without the end and the padding, which may be others in two models of one family."""
+    ends: frozenset[int]
+    """The end and the padding, which may be others in two models of one family."""
     whole: bool
     """Whether tokens that a tokenizer adds to its vocabulary are among them."""
 
 
-def soft_label_form(recipe: Recipe, student: str, mentor: str) -> str:
-    """The form of a mentor's soft labels for a student: hidden, top_k, online, or chunks where they have different vocabularies."""
+def soft_label_form(recipe: Recipe, student: str, mentor: str, hub: HubModels = UNKNOWN) -> str:
+    """The form of a mentor's soft labels for a student: hidden, top_k, online, or chunks where they have different vocabularies.
+
+    `hub` knows what an earlier run found where the files are not on this machine.
+    """
     store = recipe.learners[student].soft_label_store
     if mentor == TEACHER or store == "chunks":
         return "chunks"
     if store != "auto":
         return store
-    return (
-        "chunks" if one_vocabulary(*(initial_model(recipe, name) for name in (student, mentor))) is False else "hidden"
-    )
+    models = [initial_model(recipe, name) for name in (student, mentor)]
+    one = one_vocabulary(*models)
+    return "chunks" if (hub.one_vocabulary.get(_pair(models)) if one is None else one) is False else "hidden"
+
+
+def vocabularies(recipe: Recipe) -> dict[str, bool]:
+    """What the files tell now of each student with `soft_label_store: auto` and its mentor, by the key of the pair."""
+    known = {}
+    for name, learner in recipe.learners.items():
+        for mentor in learner.mentor_weights if learner.soft_label_store == "auto" else ():
+            if mentor != TEACHER:
+                models = [initial_model(recipe, each) for each in (name, mentor)]
+                if (one := one_vocabulary(*models)) is not None and any(map(_is_elsewhere, models)):
+                    known[_pair(models)] = one
+    return known
+
+
+def _is_elsewhere(model: ModelConfig) -> bool:
+    """Whether a model's files come to this machine by loading it: from the hub, or by conversion."""
+    sources = filter(None, (model.name, model.tokenizer))
+    return any(on_hub(source) or source.endswith(GGUF) for source in sources)
+
+
+def _pair(models: Sequence[ModelConfig]) -> str:
+    """A key of two models that is the same wherever their files lie."""
+
+    def content(source: str | None) -> str | None:
+        return source if source is None or on_hub(source) else digest_path(Path(source))
+
+    settings = [[content(model.name), content(model.tokenizer), model.revision, model.from_config] for model in models]
+    return fingerprint(settings)
 
 
 def one_vocabulary(one: ModelConfig, other: ModelConfig) -> bool | None:
     """Whether distributions over the tokens of one model are distributions over those of the other, at the same positions.
 
+    Every id that either side can emit, its end and padding excepted, must be the same token on both sides, as for `end_tokens`.
     None where the files do not tell, such as those of a hub model that was not downloaded yet.
     """
     kinds = {_kind(one), _kind(other)} - {None}
@@ -56,13 +91,13 @@ def one_vocabulary(one: ModelConfig, other: ModelConfig) -> bool | None:
     sources = [(model.tokenizer or model.name, model.revision) for model in (one, other)]
     if sources[0] == sources[1]:
         return True
-    vocabularies = [_vocabulary(str(source), revision) for source, revision in sources]
-    mine, theirs = vocabularies
+    mine, theirs = (_vocabulary(str(source), revision) for source, revision in sources)
     if mine is None or theirs is None:
         return None
     if mine.whole and theirs.whole:
-        return mine.tokens == theirs.tokens
-    part, whole = (mine, theirs) if theirs.whole or len(mine.tokens) < len(theirs.tokens) else (theirs, mine)
+        emitted = (mine.tokens.keys() - mine.ends) | (theirs.tokens.keys() - theirs.ends)
+        return all(mine.tokens.get(index) == theirs.tokens.get(index) for index in emitted)
+    part, whole = (theirs, mine) if mine.whole else (mine, theirs)
     return all(whole.tokens.get(index, token) == token for index, token in part.tokens.items())
 
 
@@ -81,35 +116,51 @@ def _vocabulary(source: str, revision: str | None) -> _Vocabulary | None:
     file = Path(source)
     if not (file.suffix == ".model" and file.is_file()):
         folder = model_folder(source, revision)
-        names = ("tokenizer.json", "spiece.model", "tokenizer.model")
+        names = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
         found = next((folder / name for name in names if (folder / name).is_file()), None) if folder else None
         if found is None:
             return None
         file = found
-    state = file.stat()
-    return _read(file, state.st_size, state.st_mtime_ns)
+    named = [file, *(file.with_name(name) for name in _NAMES_OF_ENDS)]
+    states = tuple((each.stat().st_size, each.stat().st_mtime_ns) for each in named if each.is_file())
+    return _read(file, states)
+
+
+_NAMES_OF_ENDS = ("special_tokens_map.json", "tokenizer_config.json")
 
 
 @cache
-def _read(file: Path, size: int, changed: int) -> _Vocabulary | None:
+def _read(file: Path, states: tuple[tuple[int, int], ...]) -> _Vocabulary | None:
+    """The vocabulary in a file; `states` tells one version of the files from another."""
     if file.suffix == ".model":
         from sentencepiece import SentencePieceProcessor
 
-        pieces = SentencePieceProcessor(model_file=str(file))
-        return _Vocabulary({index: pieces.id_to_piece(index) for index in range(3, len(pieces))}, whole=False)
-    described = _json(file)
-    listed = mapping(described.get("model")).get("vocab")
-    if isinstance(listed, dict):
-        tokens = {index: token for token, index in listed.items()}
-    elif isinstance(listed, list):
-        tokens = {index: str(entry[0]) for index, entry in enumerate(listed)}
+        try:
+            pieces = SentencePieceProcessor(model_file=str(file))
+        except (OSError, RuntimeError):  # the check of the models names the file
+            return None
+        # The first three are the padding, the end and the unknown token, in this order or another.
+        return _Vocabulary({n: pieces.id_to_piece(n) for n in range(3, len(pieces))}, frozenset(), whole=False)
+    if file.suffix == ".txt":
+        tokens = dict(enumerate(file.read_text(encoding="utf-8").split("\n")))
+    elif file.name == "vocab.json":
+        tokens = {index: token for token, index in _json(file).items()}
     else:
-        return None
-    tokens |= {entry["id"]: entry["content"] for entry in described.get("added_tokens") or []}
-    named = _json(file.with_name("special_tokens_map.json")) | _json(file.with_name("tokenizer_config.json"))
-    ends = [named.get(key) for key in ("eos_token", "pad_token")]
+        described = _json(file)
+        listed = mapping(described.get("model")).get("vocab")
+        if isinstance(listed, dict):
+            tokens = {index: token for token, index in listed.items()}
+        elif isinstance(listed, list):
+            tokens = {index: str(entry[0]) for index, entry in enumerate(listed)}
+        else:
+            return None
+        tokens |= {entry["id"]: entry["content"] for entry in described.get("added_tokens") or []}
+    settings = {key: value for name in _NAMES_OF_ENDS for key, value in _json(file.with_name(name)).items()}
+    ends = [settings.get(key) for key in ("eos_token", "pad_token")]
     ends = [end.get("content") if isinstance(end, dict) else end for end in ends]
-    return _Vocabulary({index: token for index, token in tokens.items() if token not in ends}, whole=True)
+    return _Vocabulary(
+        tokens, frozenset(n for n, token in tokens.items() if token in ends), whole=file.name == "tokenizer.json"
+    )
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
         },
         kd_weight=learner.by_source("kd_weight"),
-        temperature=None if _forms(recipe, name) == {"chunks"} else learner.by_source("temperature"),
+        temperature=None if _forms(recipe, name, hub) == {"chunks"} else learner.by_source("temperature"),
         parameters=records[0].parameters if records else None,
         select_on="last" if _validates_once(learner) else learner.training.select_on,
         rows=[record.rows for record in records],
@@ -214,7 +214,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
         swept=variant.values if variant else {},
         variant_of=variant.of if variant else None,
         settings=_settings(learner, records[0].precision if records else None),
-        distillation=_distillation(recipe, name),
+        distillation=_distillation(recipe, name, hub),
     )
 
 
@@ -416,12 +416,12 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
     }
 
 
-def _forms(recipe: Recipe, name: str) -> set[str]:
+def _forms(recipe: Recipe, name: str, hub: HubModels) -> set[str]:
     """The forms of a learner's soft labels."""
-    return {soft_label_form(recipe, name, mentor) for mentor in recipe.learners[name].mentor_weights}
+    return {soft_label_form(recipe, name, mentor, hub) for mentor in recipe.learners[name].mentor_weights}
 
 
-def _distillation(recipe: Recipe, name: str) -> dict[str, Any]:
+def _distillation(recipe: Recipe, name: str, hub: HubModels) -> dict[str, Any]:
     """Settings of a learner's soft labels and own texts, in the form that its soft labels have."""
     learner = recipe.learners[name]
     keys = {"tau_squared", "soft_label_store"}
@@ -436,7 +436,7 @@ def _distillation(recipe: Recipe, name: str) -> dict[str, Any]:
         return own
     settings = later_settings(learner.model_dump(include=keys | {"mentor_reads"}))
     settings["divergence"] = learner.by_source("divergence")
-    if "chunks" in (forms := _forms(recipe, name)):
+    if "chunks" in (forms := _forms(recipe, name, hub)):
         limit = "limit" if learner.chunk_temperature is None else learner.chunk_temperature
         settings |= {"soft_label_store": " and ".join(sorted(forms)), "chunk_temperature": limit}
     if forms == {"chunks"}:  # likelihoods of chunks have one divergence, and their own temperature
