@@ -17,6 +17,7 @@ from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.preflight import check_models
 from mentorkd.pipeline.records import ScoreRecord, TrainRecord
 from mentorkd.pipeline.run import Pipeline
+from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.load import load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.vocabularies import one_vocabulary
@@ -113,6 +114,14 @@ def test_students_of_chunks_are_trained_and_compared_with_their_mentor(finished:
         assert divergences[-1] < divergences[0]
 
 
+def test_the_report_tells_the_form_that_soft_labels_have(finished: Pipeline) -> None:
+    finished.run()
+    results = json.loads((finished.folder.root / "report" / "results.json").read_text(encoding="utf-8"))
+    student, alike = ({row["name"]: row for row in results["learners"]}[name] for name in ("student", "alike"))
+    assert student["distillation"] == {"soft_label_store": "chunks", "chunk_temperature": "limit"}
+    assert (student["temperature"], alike["distillation"]["chunk_temperature"]) == (None, 10)
+
+
 def test_own_texts_are_imitated_across_vocabularies(finished: Pipeline) -> None:
     record = finished.folder.record_of(TrainRecord, "learners/own/seed-1/round-1/train")
     scored, store = score_of(finished, "own", "soft_labels/mentor/self")
@@ -145,16 +154,15 @@ def test_a_teachers_log_probabilities_are_soft_labels_of_its_own_texts(finished:
 
 
 def test_the_form_is_told_before_anything_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    recipe = recipe_of(tmp_path, student=dict(CHUNKED), alike={**CHUNKED, "same": True})
+    recipe = recipe_of(tmp_path, student=dict(CHUNKED), other=dict(CHUNKED), alike={**CHUNKED, "same": True})
     with caplog.at_level(logging.WARNING):
         check_models(recipe)
     told = [line for line in caplog.messages if "likelihoods of chunks" in line]
     assert told == [
-        "learners.student.soft_labels: student and its mentor mentor have different vocabularies, so the soft labels are "
-        "likelihoods of chunks (`soft_label_store: chunks`)"
+        "mentor has another vocabulary than student, other: their soft labels are likelihoods of chunks (`soft_label_store: chunks`)"
     ]
     forms = {(stage.learner, stage.form) for stage in compile_stages(recipe) if stage.kind == "score"}
-    assert forms == {("student", "chunks"), ("alike", "hidden")}
+    assert forms == {("student", "chunks"), ("alike", "hidden")}  # `other` shares the labels of `student`
 
 
 def test_one_vocabulary_is_told_from_files(tmp_path: Path) -> None:
@@ -162,6 +170,9 @@ def test_one_vocabulary_is_told_from_files(tmp_path: Path) -> None:
     mentor, student, alike = (recipe.learners[name].model for name in ("mentor", "student", "alike"))
     assert one_vocabulary(mentor, alike) is True
     assert one_vocabulary(mentor, student) is False
+    assert (
+        one_vocabulary(mentor, ModelConfig(name="not-converted-yet.gguf")) is False
+    )  # the mentor is an encoder-decoder model
     copied = tmp_path / "copied"
     tiny_tokenizer(vocab_size=300, append_eos=False).save_pretrained(copied)
     ended = json.loads((copied / "tokenizer_config.json").read_text())

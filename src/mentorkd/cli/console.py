@@ -234,12 +234,20 @@ def _describe(record: records.StageRecord) -> str:
             if record.validation_accuracy is not None:
                 parts.append(f"validation {100 * record.validation_accuracy:.1f} %")
         case records.ScoreRecord():
-            parts.append(f"{record.rows} rows, {record.bytes / 2**20:.1f} MB")
+            parts.append(f"{record.rows} rows, {_chunks(record)}{record.bytes / 2**20:.1f} MB")
         case records.AugmentRecord():
             parts.append(_verdicts(record.rationales, "rationales"))
         case records.EvaluateRecord():
             parts.append(_verdicts(record.predictions, "predictions"))
     return " · ".join([*parts, f"{record.seconds:.1f} s"])
+
+
+def _chunks(scored: records.ScoreRecord) -> str:
+    """The chunks of a store, and how many of them have no likelihood; nothing for stores of distributions."""
+    if scored.chunks is None:
+        return ""
+    unlabelled = f" ({scored.unlabelled_chunks:,} without a likelihood)" if scored.unlabelled_chunks else ""
+    return f"{scored.chunks:,} chunks{unlabelled}, "
 
 
 def _own_texts(own: records.OwnTexts) -> str:

@@ -83,6 +83,7 @@ def check_models(recipe: Recipe) -> None:
                 balancing,
             )
     faults += _scorer_faults(recipe)
+    _tell_chunks(recipe, configs)
     for name in configs:
         for mentor in recipe.learners[name].mentor_weights:
             if mentor == TEACHER or mentor in configs:
@@ -94,6 +95,21 @@ def check_models(recipe: Recipe) -> None:
         raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
 
 
+def _tell_chunks(recipe: Recipe, names: Collection[str]) -> None:
+    """Say which learners have likelihoods of chunks by themselves, in one line for each mentor."""
+    students: dict[str, list[str]] = {}
+    for name in names:
+        learner = recipe.learners[name]
+        for mentor in learner.mentor_weights if learner.soft_label_store == "auto" else ():
+            if mentor in names and soft_label_form(recipe, name, mentor) == "chunks":
+                students.setdefault(mentor, []).append(name)
+    for mentor, readers in students.items():
+        log.warning(
+            "%s has another vocabulary than %s: their soft labels are likelihoods of chunks (`soft_label_store: chunks`)",
+            *(mentor, ", ".join(readers)),
+        )
+
+
 def _soft_label_faults(
     recipe: Recipe,
     student: str,
@@ -101,15 +117,9 @@ def _soft_label_faults(
     configs: Mapping[str, PretrainedConfig],
     tokenizers: Mapping[str, PreTrainedTokenizerBase],
 ) -> Iterator[Fault]:
-    """What stands against a mentor's soft labels for a student. Says so where they are likelihoods of chunks by themselves."""
+    """What stands against a mentor's soft labels for a student."""
     learner, key = recipe.learners[student], f"learners.{student}.soft_labels"
     if soft_label_form(recipe, student, mentor) == "chunks":
-        if learner.soft_label_store == "auto" and mentor != TEACHER:
-            log.warning(
-                "%s: %s and its mentor %s have different vocabularies, so the soft labels are likelihoods of chunks "
-                "(`soft_label_store: chunks`)",
-                *(key, student, mentor),
-            )
         yield from _chunk_faults(recipe, student, mentor, tokenizers)
         return
     different: str | None

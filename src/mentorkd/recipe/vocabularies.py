@@ -103,6 +103,8 @@ def one_vocabulary(one: ModelConfig, other: ModelConfig) -> bool | None:
 
 def _kind(model: ModelConfig) -> ModelKind | None:
     settings: dict[str, Any] = model.from_config or {}
+    if (model.name or "").endswith(GGUF):
+        return "causal"  # the file may not be converted yet
     if model.name is not None and (folder := model_folder(model.name, model.revision)) is not None:
         settings = _json(folder / "config.json")
     if settings.get("is_encoder_decoder") or settings.get("model_type") in SEQ2SEQ:

@@ -26,7 +26,7 @@ def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
 def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
     """One line for each reason to trust the numbers less."""
     lines = [*_on_test(inputs), *inputs.warnings, *_missing(inputs, verdicts), *_uneven(inputs)]
-    lines += [*_sources_compared(inputs, comparisons), *collapse_lines(inputs)]
+    lines += [*_empty_sources(inputs), *_sources_compared(inputs, comparisons), *collapse_lines(inputs)]
     if inputs.match is None:
         lines += _seeds(verdicts, comparisons)
     if comparisons and comparisons[0]["headline"]:
@@ -67,6 +67,20 @@ def _missing(inputs: ReportInputs, verdicts: Verdicts) -> list[str]:
         if seeds and not (inputs.match is None and len(seeds) < len(inputs.seeds)):
             missing.append(f"{info.name} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})")
     return [f"No predictions of {', '.join(missing)}: excluded from all numbers."] if missing else []
+
+
+def _empty_sources(inputs: ReportInputs) -> list[str]:
+    """A warning for each source of which its readers were trained on no text: they differ from others in name alone."""
+    last = {(row["source"], row.get("learner"), row.get("seed")): row["after"] for row in inputs.filters}
+    readers: dict[str, list[str]] = {}
+    for (source, learner, seed), after in last.items():
+        if learner and not after:
+            name = f"{learner} (seed {seed})" if len(inputs.seeds) > 1 else learner
+            readers.setdefault(source, []).append(name)
+    return [
+        f"No text of {source} passed the filters of {', '.join(names)}: nothing was learned from this source there."
+        for source, names in readers.items()
+    ]
 
 
 def _seeds(verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:

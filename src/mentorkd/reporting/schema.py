@@ -121,7 +121,7 @@ class LearnerResult(TypedDict):
     kd_weight: float | dict[str, float] | None
     """w of (1 - w) CE + w KL; by source where sources differ; null without soft labels."""
     temperature: float | dict[str, float] | None
-    """Softmax temperature of the divergence; by source where sources differ; null without soft labels."""
+    """Softmax temperature of the divergence; by source where sources differ; null without soft labels, and for chunk likelihoods."""
     select_on: Literal["validation", "test", "last"]
     """The questions that selected its epoch; last: no selection, the weights of the last epoch."""
     on_test: bool

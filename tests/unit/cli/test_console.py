@@ -18,6 +18,7 @@ from mentorkd.pipeline.records import (
     AugmentRecord,
     RoundOutcome,
     RoundsRecord,
+    ScoreRecord,
     StageRecord,
     TeacherUsage,
 )
@@ -98,6 +99,18 @@ def line_of(record: StageRecord) -> str:
     reporter.started(ONE, 1, 9)
     reporter.finished(ONE, record)
     return shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({}, "9 rows, 1.0 MB"),
+        ({"chunks": 1500, "unlabelled_chunks": 0}, "9 rows, 1,500 chunks, 1.0 MB"),
+        ({"chunks": 1500, "unlabelled_chunks": 7}, "9 rows, 1,500 chunks (7 without a likelihood), 1.0 MB"),
+    ],
+)
+def test_a_store_of_chunks_tells_how_many_have_no_likelihood(counts: dict[str, int], words: str) -> None:
+    assert words in line_of(ScoreRecord(rows=9, form="chunks", bytes=2**20, **counts))
 
 
 def test_a_round_shows_its_own_texts_and_its_way_to_the_mentor() -> None:

@@ -36,6 +36,19 @@ def test_without_a_headline_all_pairs_are_corrected(inputs):
     assert {row["corrected_for"] for row in rows} == {3}
 
 
+def test_a_source_of_which_nothing_was_read_is_a_warning(inputs):
+    counts = [("teacher", "correct", 9), ("mentor", "training_questions", 9), ("mentor", "correct", 0)]
+    filters = [
+        {"learner": name, "seed": 1, "source": source, "filter": each, "before": 9, "after": after}
+        for name in ("student", "text")
+        for source, each, after in counts
+    ]
+    warnings = ten(inputs, MARKS, [MENTOR, VANILLA, TEXT, STUDENT], filters=filters)["warnings"]
+    assert (
+        "No text of mentor passed the filters of student, text: nothing was learned from this source there." in warnings
+    )
+
+
 def variants(count: int) -> list[Any]:
     return [
         replace(

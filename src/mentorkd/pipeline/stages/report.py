@@ -30,6 +30,7 @@ from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.rounds import rounds_of
 from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.records import TEACHER, Question, Rationale
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.format import format_range, format_updates
@@ -201,7 +202,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
             source: recipe.filter_of(name, source).model_dump(exclude_defaults=True) for source in learner.rationales
         },
         kd_weight=learner.by_source("kd_weight"),
-        temperature=learner.by_source("temperature"),
+        temperature=None if _forms(recipe, name, hub) == {"chunks"} else learner.by_source("temperature"),
         parameters=records[0].parameters if records else None,
         select_on="last" if _validates_once(learner) else learner.training.select_on,
         rows=[record.rows for record in records],
@@ -213,7 +214,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
         swept=variant.values if variant else {},
         variant_of=variant.of if variant else None,
         settings=_settings(learner, records[0].precision if records else None),
-        distillation=_distillation(learner),
+        distillation=_distillation(recipe, name, hub),
     )
 
 
@@ -415,7 +416,14 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
     }
 
 
-def _distillation(learner: Learner) -> dict[str, Any]:
+def _forms(recipe: Recipe, name: str, hub: HubModels) -> set[str]:
+    """The forms of a learner's soft labels."""
+    return {soft_label_form(recipe, name, mentor, hub) for mentor in recipe.learners[name].mentor_weights}
+
+
+def _distillation(recipe: Recipe, name: str, hub: HubModels) -> dict[str, Any]:
+    """Settings of a learner's soft labels and own texts, in the form that its soft labels have."""
+    learner = recipe.learners[name]
     keys = {"tau_squared", "soft_label_store"}
     keys |= {"top_k"} if learner.soft_label_store == "top_k" else set()
     keys |= {"layers"} if learner.layers else set()
@@ -426,8 +434,14 @@ def _distillation(learner: Learner) -> dict[str, Any]:
     )
     if not learner.mentor_weights:
         return own
-    settings = later_settings(learner.model_dump(include=keys | {"chunk_temperature", "mentor_reads"}))
-    return settings | {"divergence": learner.by_source("divergence")} | own
+    settings = later_settings(learner.model_dump(include=keys | {"mentor_reads"}))
+    settings["divergence"] = learner.by_source("divergence")
+    if "chunks" in (forms := _forms(recipe, name, hub)):
+        limit = "limit" if learner.chunk_temperature is None else learner.chunk_temperature
+        settings |= {"soft_label_store": " and ".join(sorted(forms)), "chunk_temperature": limit}
+    if forms == {"chunks"}:  # likelihoods of chunks have one divergence, and their own temperature
+        del settings["divergence"], settings["tau_squared"]
+    return settings | own
 
 
 def _side_by_side(
