@@ -15,6 +15,9 @@ from mentorkd.files import digest_path
 GGUF = ".gguf"
 """How the name of a GGUF file ends."""
 
+GGUF_CONVERSION = 1
+"""Version of the conversion of GGUF files; raise it where a converted folder would be another one."""
+
 Named = tuple[str, str | None]
 """A hub name, folder or file, and the branch, tag or commit on the hub (None: the default branch)."""
 
@@ -55,11 +58,13 @@ def model_folder(source: str, revision: str | None) -> Path | None:
 
 
 def gguf_folder(file: Path) -> Path:
-    """The folder in the cache of this machine that holds a GGUF file as a plain Hugging Face model, by the hash of its content."""
+    """The folder in the cache of this machine that holds a GGUF file as a plain Hugging Face model, by the version of
+    the conversion and the hash of its content."""
     from huggingface_hub import constants
 
     state = file.stat()
-    return Path(constants.HF_HOME) / "mentorkd" / f"gguf-{_digest(file, state.st_size, state.st_mtime_ns)}"
+    digest = _digest(file, state.st_size, state.st_mtime_ns)
+    return Path(constants.HF_HOME) / "mentorkd" / f"gguf-{GGUF_CONVERSION}-{digest}"
 
 
 @cache

@@ -192,6 +192,14 @@ def test_one_vocabulary_is_told_from_files(tmp_path: Path) -> None:
             "`mse` compares whole distributions, and mentor gives likelihoods of chunks",
         ),
         ({**CHUNKED, "divergence": {"mentor": "reverse_kl"}}, "`reverse_kl` compares whole distributions"),
+        (
+            {"rationales": ["teacher"], "soft_labels": "teacher", "divergence": "mse"},
+            "teacher gives likelihoods of chunks (the teacher's log-probabilities)",
+        ),
+        (
+            {**CHUNKED, "divergence": "hidden_states", "soft_label_store": "online"},
+            "is an encoder-decoder model, and one is not; take one kind",
+        ),
         ({**CHUNKED, "soft_label_store": "hidden"}, "is an encoder-decoder model, and one is not"),
         ({**CHUNKED, "soft_label_store": "top_k"}, "is an encoder-decoder model, and one is not"),
     ],
@@ -210,6 +218,24 @@ def test_what_chunks_cannot_do_is_told_before_anything_runs(
     [
         ({}, {"rationales": ["mentor"]}, "the teacher's log-probabilities are those of its own texts"),
         ({}, {"soft_label_store": "hidden"}, "a teacher has likelihoods of its texts alone"),
+        (
+            {},
+            {
+                "rationales": ["teacher", "mentor"],
+                "soft_labels": {"teacher": 1, "mentor": 1},
+                "kd_weight": {"teacher": 0, "mentor": 0.3},
+            },
+            "0 on the teacher's own texts, the only ones that it labels",
+        ),
+        ({}, {"temperature": 2}, "a divergence of distributions, and chunks have likelihoods; remove it"),
+        ({}, {"tau_squared": False}, "a divergence of distributions, and chunks have likelihoods; remove it"),
+        ({}, {"mentor_reads": "gold"}, "a learner in `soft_labels`, and the teacher has answered already"),
+        ({}, {"search": {"temperature": [1, 2]}}, "a divergence of distributions, and chunks have likelihoods"),
+        (
+            {},
+            {"rationales": ["mentor"], "soft_labels": "mentor", "soft_label_store": "chunks", "temperature": 2},
+            "a divergence of distributions, and chunks have likelihoods",
+        ),
         ({"kind": "openai", "model": "m", "base_url": "http://localhost:1"}, {}, "set `logprobs: true`"),
     ],
 )
@@ -229,4 +255,4 @@ def test_what_a_teacher_cannot_label_is_told(
 def test_recorded_rationales_without_log_probabilities_are_no_soft_labels(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, student={"rationales": ["teacher"], "soft_labels": "teacher"})
     with pytest.raises(Exception, match="no rationale of the teacher has log-probabilities"):
-        Pipeline(recipe, tmp_path / "run").run(until="train")
+        Pipeline(recipe, tmp_path / "run").run(until="annotate")

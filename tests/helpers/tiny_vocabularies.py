@@ -20,8 +20,17 @@ from tiny_models import TEXTS, tiny_tokenizer
 __all__ = ["REAL", "TRAINED", "encoder_of"]
 
 SPECIALS = ["<pad>", "</s>", "<unk>", "<s>"]
-TRAINED = ["bytes", "bytes and BOS", "metaspace", "metaspace without the first space", "wordpiece", "nano"]
+TRAINED = ["bytes", "bytes and BOS", "bytes, trimmed", "metaspace", "metaspace without the first space", "wordpiece", "nano"]
 REAL = ["t5", "smollm2"]
+
+
+def _trimmed() -> PreTrainedTokenizerFast:
+    """Llama 3's: bytes, with tokens of white space alone, whose offsets the post-processor trims."""
+    tokenizer = tiny_tokenizer([*TEXTS, "a\n\n  b\n\n  c  d"] * 3, append_eos=False)
+    template = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 3)])
+    trims = processors.ByteLevel(trim_offsets=True)
+    tokenizer.backend_tokenizer.post_processor = processors.Sequence([trims, template])
+    return tokenizer
 
 
 def _metaspace(scheme: Any) -> PreTrainedTokenizerFast:
@@ -91,6 +100,8 @@ def encoder_of(name: str) -> TextEncoder:
             return TextEncoder(tiny_tokenizer(append_eos=False), "causal")
         case "bytes and BOS":  # BART's way: both ends in the target
             return TextEncoder(tiny_tokenizer(prepend_bos=True), "seq2seq")
+        case "bytes, trimmed":
+            return TextEncoder(_trimmed(), "causal")
         case "metaspace":
             return TextEncoder(_metaspace("always"), "causal")
         case "metaspace without the first space":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import fmean
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from mentorkd.data.examples import TextExample, text_examples
@@ -74,16 +76,32 @@ def target_offsets(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids of a target text, and the characters of the text that each covers: the first, and the one after the last.
 
-    The ids are those of `encode_target`, whose end token may be missing; special tokens cover (0, 0). Raises ModelError, which
-    names the `purpose`, for a tokenizer that does not know the characters of its tokens.
+    The ids are those of `encode_target`, whose end token may be missing; special tokens cover (0, 0). White space is covered
+    by its token. Raises ModelError, which names the `purpose`, for a tokenizer that does not know the characters of its tokens.
     """
     if not tokenizer.is_fast:
         raise ModelError(
             f"{type(tokenizer).__name__} does not know which characters a token covers, and {purpose}; give a model with a fast "
             "tokenizer (tokenizer.json)"
         )
-    encoded = tokenizer(text, add_special_tokens=kind == "seq2seq", return_offsets_mapping=True)
-    return list(encoded["input_ids"]), list(encoded["offset_mapping"])
+    special = kind == "seq2seq"
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    whole = _without_trimming(tokenizer)
+    offsets = encoded["offset_mapping"] if whole is None else whole.encode(text, add_special_tokens=special).offsets
+    return list(encoded["input_ids"]), list(offsets)
+
+
+@lru_cache(maxsize=8)  # a copy holds the whole vocabulary
+def _without_trimming(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """A copy whose offsets cover white space, for a tokenizer that trims it off (Llama 3, RoBERTa); None for others."""
+    core, trims = tokenizer.backend_tokenizer, '"trim_offsets":true'
+    if core.post_processor is None or trims.encode() not in core.post_processor.__getstate__():
+        return None
+    # Of the vocabulary, nothing is replaced: quotes in a token are escaped.
+    copied = Tokenizer.from_str(core.to_str().replace(trims, '"trim_offsets":false'))
+    copied.no_truncation()
+    copied.no_padding()
+    return copied
 
 
 def token_span(

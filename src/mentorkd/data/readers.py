@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mentorkd.data.sources import SourceRow, read_rows, type_name
-from mentorkd.data.token_logprobs import LOGPROBS, rationale_logprobs, read_logprobs
+from mentorkd.data.token_logprobs import LOGPROBS, TokenLogprobs, rationale_logprobs, read_logprobs
 from mentorkd.errors import DataError
 from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
 from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict, content_id
@@ -155,6 +155,7 @@ def read_rationales(
     columns: Mapping[str, str] | None = None,
     ids: Callable[[], Mapping[str, str]] = dict,
     source_name: str = "teacher",
+    needs_logprobs: bool = False,
 ) -> list[Rationale]:
     """The rationales of a source, in its order, graded against the gold answers of `questions`.
 
@@ -168,6 +169,9 @@ def read_rationales(
     of its text. A row without a known text belongs to the question of its id, unless the texts of other rows contradict
     these ids, so that the two sources must be numbered independently.
 
+    Log-probabilities that are not as `mentorkd.data.token_logprobs` says are left out, with one warning a file; with
+    `needs_logprobs` they are a DataError.
+
     The list includes empty rationales, and rationales of questions outside `questions` (graded against the answer of
     their row): `audit` counts and drops them. `meta["row"]` is the row number in the source.
     """
@@ -175,7 +179,7 @@ def read_rationales(
     if _are_records(rows, _QUESTION):
         raise DataError(f"{source}: got question records, expected rationales; give the file of the rationales")
     if _are_records(rows, _RATIONALE):
-        items = _recorded(rows)
+        items = _recorded(rows, needs_logprobs)
     else:
         own_ids = _resolve(rows, columns, required=()).get("id")
         known_ids = ids() if own_ids else {}
@@ -186,7 +190,7 @@ def read_rationales(
                 "holds rationales, name it with columns: {rationale: NAME}"
             )
         by_id = {q.id: q for q in reversed(questions)}
-        items = _graded(rows, names, by_id, _agreeing(known_ids, rows, names, by_id), kind, choices)
+        items = _graded(rows, names, by_id, _agreeing(known_ids, rows, names, by_id), kind, choices, needs_logprobs)
     samples: Counter[str] = Counter()
     rationales = []
     for identity, text, graded, meta in items:
@@ -207,6 +211,7 @@ def _graded(
     ids: Mapping[str, str],
     kind: AnswerKind,
     choices: Sequence[str] | None,
+    needs_logprobs: bool,
 ) -> Iterator[_Item]:
     for row in rows:
         own = _own_id(row, names) if ids else None
@@ -219,7 +224,7 @@ def _graded(
         completion = _completion(row, names["completion"]) if "completion" in names else None
         correct = _correct(row, names["correct"]) if "correct" in names else None
         texts = _rationales(row, names["rationale"])
-        for raw, logprobs in zip(texts, _logprobs(row, names.get("logprobs"), len(texts)), strict=True):
+        for raw, logprobs in zip(texts, _logprobs(row, names.get("logprobs"), texts, needs_logprobs), strict=True):
             text = raw
             if gold is None:
                 graded = Graded(None, "no_answer")  # no gold answer to compare with; `audit` drops the question
@@ -230,7 +235,7 @@ def _graded(
             else:
                 graded = grade(text, gold, kind, choices_of(question.text, kind, choices))
                 text = _reasoning(text)
-            meta = _logprobs_of(row, names["logprobs"], logprobs, raw, text) if logprobs is not None else {}
+            meta = {} if logprobs is None else {LOGPROBS: rationale_logprobs(logprobs, raw, text.strip())}
             yield question.id, text, graded, {"row": row.number, **meta}
 
 
@@ -280,7 +285,7 @@ def _reasoning(text: str) -> str:
     return text if "\n" in answer or len(answer) > _LONGEST_ANSWER else text[: markers[-1].start()]
 
 
-def _recorded(rows: Sequence[SourceRow]) -> Iterator[_Item]:
+def _recorded(rows: Sequence[SourceRow], needs_logprobs: bool) -> Iterator[_Item]:
     for row in rows:
         predicted, verdict, meta = row.fields["predicted"], row.fields["verdict"], row.fields["meta"]
         if predicted is not None and not isinstance(predicted, str):
@@ -291,7 +296,11 @@ def _recorded(rows: Sequence[SourceRow]) -> Iterator[_Item]:
             raise row.error(f"field `meta`: got {type_name(meta)}, expected an object")
         text = _string(row, "text", row.fields["text"])
         if LOGPROBS in meta:
-            meta = meta | _logprobs_of(row, f"meta.{LOGPROBS}", meta[LOGPROBS], text, text)
+            read = _read_logprobs(row, f"meta.{LOGPROBS}", meta[LOGPROBS], text, needs_logprobs)
+            if read is None:
+                meta = {key: value for key, value in meta.items() if key != LOGPROBS}
+            else:
+                meta = meta | {LOGPROBS: rationale_logprobs(read, text, text.strip())}
         yield _text(row, "question_id"), text, Graded(predicted, verdict), {"row": row.number, **meta}
 
 
@@ -395,25 +404,38 @@ def _rationales(row: SourceRow, name: str) -> list[str]:
     return [_string(row, name, value)]
 
 
-def _logprobs(row: SourceRow, name: str | None, rationales: int) -> list[Any]:
-    """What a row has as log-probabilities of each of its rationales; None where it has none."""
-    value = None if name is None else _value(row, name, optional=True)
-    if value is None:
-        return [None] * rationales
+def _logprobs(
+    row: SourceRow, name: str | None, texts: Sequence[str], needed: bool
+) -> Sequence[TokenLogprobs | None]:
+    """The log-probabilities of each of a row's rationales; None where it has none."""
+    value = None if name is None or (not needed and name not in row.fields) else _value(row, name, optional=True)
+    if name is None or value is None:
+        return [None] * len(texts)
     values = value if isinstance(value, list) else [value]
-    if len(values) != rationales:
-        raise row.error(
-            f"field `{name}`: got {len(values)} entries for {rationales} rationales, expected one each, or null"
-        )
-    return values
+    if len(values) != len(texts):
+        what = f"got {len(values)} entries for {len(texts)} rationales, expected one each, or null"
+        return [_no_logprobs(row, name, what, needed)] * len(texts)
+    return [_read_logprobs(row, name, each, text, needed) for each, text in zip(values, texts, strict=True)]
 
 
-def _logprobs_of(row: SourceRow, name: str, fields: Any, raw: str, text: str) -> dict[str, Any]:
-    """The part of a rationale's `meta` that says how likely its `text` is, from `fields` that say it of the `raw` text."""
+def _read_logprobs(row: SourceRow, name: str, fields: Any, text: str, needed: bool) -> TokenLogprobs | None:
     try:
-        return {LOGPROBS: rationale_logprobs(read_logprobs(fields, raw), raw, text.strip())}
+        return None if fields is None else read_logprobs(fields, text)
     except ValueError as error:
-        raise row.error(f"field `{name}`: {error}") from None
+        return _no_logprobs(row, name, str(error), needed)
+
+
+def _no_logprobs(row: SourceRow, name: str, what: str, needed: bool) -> None:
+    """For log-probabilities that cannot be read: a DataError where they are needed, else one warning a file."""
+    if needed:
+        raise row.error(f"field `{name}`: {what}")
+    _warn_of_logprobs(str(row.source), name)
+
+
+@functools.cache  # as for answers
+def _warn_of_logprobs(source: str, field: str) -> None:
+    what = "expected the `ends` and `values` of a rationale's tokens"
+    logger.warning("%s: what `%s` has in another form is ignored, %s, which no learner needs", source, field, what)
 
 
 def _completion(row: SourceRow, name: str) -> str | None:

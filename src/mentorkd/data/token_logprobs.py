@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from mentorkd.data.prompts import ARROWS, SHORT_ARROW
-from mentorkd.errors import DataError
+from mentorkd.errors import DataError, ModelError
 from mentorkd.records import Rationale
 
 LOGPROBS = "logprobs"
@@ -164,6 +164,15 @@ def target_logprobs(rationale: Rationale, target: str) -> TargetLogprobs | None:
         edges.append(len(target))
         values.append(math.nan)
     return TargetLogprobs(tuple(edges), tuple(values))
+
+
+def check_has_logprobs(rationales: Iterable[Rationale]) -> None:
+    """Raise ModelError if no rationale of a teacher whose soft labels a learner imitates has log-probabilities."""
+    if not any(LOGPROBS in rationale.meta for rationale in rationales):
+        raise ModelError(
+            "no rationale of the teacher has log-probabilities, so there are no soft labels of it; set `teacher.logprobs: true`, "
+            "give recorded rationales with a field `logprobs`, or name a learner in `soft_labels`"
+        )
 
 
 _Spans = Sequence[tuple[int, int]]

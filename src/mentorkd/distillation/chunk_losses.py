@@ -2,6 +2,8 @@
 
     loss = (1 - w) CE(labels) + w sum over the chunks of D(x, y)        ALM, arXiv:2503.20083
 
+A token that no mentor labels has nothing but its cross-entropy, so it has this in full: 1 in place of 1 - w.
+
 x and y are the mentor's and the student's negative log-likelihoods of a chunk, at temperature 1. D is the divergence of two
 events, "this text" and "another": with p = exp(-x / tau) and q = exp(-y / tau),
 
@@ -43,7 +45,8 @@ class MentorChunks:
     """The mentor's likelihoods of the chunks of some rows, one row after the other."""
 
     log_probs_C: Tensor
-    """Log-likelihoods in nats, at temperature 1; NaN for a chunk without a label, which adds nothing to the divergence."""
+    """Log-likelihoods in nats, at temperature 1; NaN for a chunk without a label, which adds nothing to the divergence. None counts
+    as less than `RULED_OUT`, so that the divergence is finite where a mentor rules a text out."""
     tokens_C: Tensor
     """The student's target tokens in each chunk."""
 
@@ -64,7 +67,15 @@ def chunk_distillation_loss(
     if chunk_temperature is not None and not 0 < chunk_temperature < float("inf"):
         raise ValueError(f"chunk_temperature must be positive and finite, or None, got {chunk_temperature}")
     ce, total = -log_probs_N.sum(), chunk_divergence(log_probs_N, mentors, chunk_temperature)
-    return LossSums((1 - kd_weight) * ce + kd_weight * total, ce.detach(), total.detach(), len(log_probs_N))
+    alone = -log_probs_N.masked_fill(_labelled(mentors), 0).sum()
+    loss = (1 - kd_weight) * ce + kd_weight * (total + alone)
+    return LossSums(loss, ce.detach(), total.detach(), len(log_probs_N))
+
+
+def _labelled(mentors: WeightedChunks) -> Tensor:
+    """Whether any mentor has a label of the chunk that a token is in [N]."""
+    each = [(~chunks.log_probs_C.isnan()).repeat_interleave(chunks.tokens_C) for _, chunks in mentors]
+    return torch.stack(each).any(0)
 
 
 def chunk_divergence(log_probs_N: Tensor, mentors: WeightedChunks, temperature: float | None) -> Tensor:
@@ -81,7 +92,7 @@ def _divergences(log_probs_N: Tensor, chunks: MentorChunks, temperature: float |
         raise ValueError(f"the mentor's chunks must hold the student's {len(log_probs_N)} target tokens, got {tokens}")
     student_C = torch.segment_reduce(log_probs_N, "sum", lengths=chunks.tokens_C, unsafe=True)
     unlabelled_C = chunks.log_probs_C.isnan()
-    mentor_C = chunks.log_probs_C.to(student_C.dtype).masked_fill(unlabelled_C, 0)
+    mentor_C = chunks.log_probs_C.to(student_C.dtype).masked_fill(unlabelled_C, 0).clamp(min=RULED_OUT)
     return binary_divergence(-student_C, -mentor_C, temperature).masked_fill(unlabelled_C, 0)
 
 

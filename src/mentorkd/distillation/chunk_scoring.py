@@ -114,16 +114,13 @@ def score_chunks(
 
 
 def _aligned(row: Example, text: TextExample, mentor: TextEncoder, student: TextEncoder) -> _AlignedRow:
-    for ended in (True, False):
-        tokens = target_tokens(student, text.target, ended=ended)
-        if tokens.ids == row.target_ids:
-            break
-    else:
+    tokens = target_tokens(student, text.target, ended=text.ended)
+    if tokens.ids != row.target_ids:
         raise ModelError(
             f"the target tokens of rationale {row.rationale_id} are not those that {type(student.tokenizer).__name__} makes of "
             "its text; encode the rows with the student's tokenizer"
         )
-    read = target_tokens(mentor, text.target, ended=ended)
+    read = target_tokens(mentor, text.target, ended=text.ended)
     example = Example(row.rationale_id, encode_prompt(mentor.tokenizer, mentor.kind, text.prompt), read.ids)
     fits = mentor.positions is None or example.length - 1 <= mentor.positions
     return _AlignedRow(example, align(read, tokens), readable=fits and bool(read.ids))

@@ -28,7 +28,7 @@ class SoftLabelSource(Protocol):
     """Gives a mentor's distributions, or likelihoods of chunks, for a batch of rows."""
 
     def part_of(self, row: Example) -> Hashable:
-        """The part of the mentor that reads a row, for a mentor in several parts; None if it has no soft labels of the row's source."""
+        """The part of the mentor that reads a row, for a mentor in several parts; None if it has no soft labels of the row."""
         ...
 
     def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets | MentorChunks:

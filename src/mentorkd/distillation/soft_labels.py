@@ -299,7 +299,7 @@ class StoredSoftLabels:
     A mentor with folds has several models, each with stores of its own. Stores that one model wrote, at one temperature, are a part:
     their rows can be read together. The stores must have been written with one of `mentors` (digests of its models), `tokenizer`
     and `target`, where these are given: StoreError if not. With `ends`, the mentor's end token is read as the student's. `sources`
-    names the sources of which the mentor has soft labels; None is all.
+    names the sources of which the mentor has soft labels; None is all. A row without a labelled chunk is of no part, either.
     """
 
     def __init__(
@@ -333,7 +333,10 @@ class StoredSoftLabels:
     def part_of(self, row: Example) -> int | None:
         if self.sources is not None and row.source not in self.sources:
             return None
-        return self._parts.index(self._store_of(row.rationale_id).meta)
+        store = self._store_of(row.rationale_id)
+        if store.meta.form == "chunks" and np.isnan(store.row(row.rationale_id)["log_probs"]).all():
+            return None
+        return self._parts.index(store.meta)
 
     def _store_of(self, rationale_id: str) -> SoftLabelStore:
         store = next((store for store in self.stores if rationale_id in store), None)

@@ -22,7 +22,7 @@ from mentorkd.models import (
     vocabulary_size,
 )
 from mentorkd.recipe.graph import initial_model
-from mentorkd.recipe.learner import ModelConfig
+from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.recipe.yaml import suggestion
@@ -125,7 +125,7 @@ def _soft_label_faults(
     different: str | None
     if len({model_kind(configs[name]) for name in (student, mentor)}) == 2:
         two = f"one of {mentor} and {student} is an encoder-decoder model, and one is not"
-        different = f"{two}; set `soft_label_store: chunks`, or take one kind"
+        different = f"{two}; {_or_chunks(learner)}take one kind"
     else:
         different = _vocabulary_fault(recipe, mentor, student, tokenizers)
     if different is not None:
@@ -157,7 +157,8 @@ def _chunk_faults(
     learner = recipe.learners[student]
     others = {learner.divergence_of(source) for source in learner.rationales} - {"forward_kl"}
     if others:
-        what = f"`{min(others)}` compares whole distributions, and {mentor} gives likelihoods of chunks (another vocabulary)"
+        why = "the teacher's log-probabilities" if mentor == TEACHER else "another vocabulary"
+        what = f"`{min(others)}` compares whole distributions, and {mentor} gives likelihoods of chunks ({why})"
         yield Fault(
             f"learners.{student}.divergence", f"{what}; remove it, or take a mentor with the student's vocabulary"
         )
@@ -176,7 +177,7 @@ def _vocabulary_fault(
     try:
         ends = end_tokens(tokenizers[mentor], tokenizers[student])
     except ModelError as error:
-        return f"{mentor} and {student} {error}; set `soft_label_store: chunks`, or take models of one family"
+        return f"{mentor} and {student} {error}; {_or_chunks(recipe.learners[student])}take models of one family"
     if not ends.differ:
         return None
     theirs, own = tokenizers[mentor].eos_token, tokenizers[student].eos_token
@@ -190,6 +191,11 @@ def _vocabulary_fault(
         *(student, mentor, theirs, ends.mentor, student, own, ends.student),
     )
     return None
+
+
+def _or_chunks(learner: Learner) -> str:
+    """The advice to take chunks, for a learner that can."""
+    return "" if learner.divergence == "hidden_states" else "set `soft_label_store: chunks`, or "
 
 
 def _scorer_faults(recipe: Recipe) -> list[Fault]:

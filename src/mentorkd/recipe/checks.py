@@ -168,6 +168,9 @@ def _teacher_label_faults(
     if learner.get("soft_label_store", "auto") not in ("auto", "chunks"):
         why = "a teacher has likelihoods of its texts alone, which `chunks` stores"
         yield ("learners", name, "soft_label_store"), f"{why}; remove `soft_label_store`"
+    if mapping(learner.get("kd_weight")).get(TEACHER) == 0:
+        why = "0 on the teacher's own texts, the only ones that it labels"
+        yield ("learners", name, "kd_weight", TEACHER), f"{why}; give a number above 0, or name only learners in `soft_labels`"
 
 
 def _initial_faults(name: str, initial: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
@@ -216,7 +219,7 @@ def own_text_faults(raw: Mapping[str, Any], name: str, learner: dict[str, Any]) 
             f"`hidden_states` compares layers on given text; take another one, or remove `{SELF}`",
         )
     soft = learner.get("soft_labels")
-    if soft == TEACHER or (isinstance(soft, dict) and set(soft) == {TEACHER}):
+    if _teacher_alone(learner):
         yield (*place, "soft_labels"), "the teacher has no soft labels of the learner's own texts; name a learner, too"
     read = mapping(mapping(learner.get("reads")).get(SELF))
     if soft is not None and mapping(learner.get("kd_weight")).get(SELF) == 0 and not read.get("correct"):
@@ -290,6 +293,12 @@ def _any_objective(names: list[str]) -> str:
     return f"`objective: {'` or `'.join(names)}`"
 
 
+def _teacher_alone(learner: Mapping[str, Any]) -> bool:
+    """Whether the teacher is the only mentor of a raw learner."""
+    soft = learner.get("soft_labels")
+    return soft == TEACHER or (isinstance(soft, dict) and set(soft) == {TEACHER})
+
+
 def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
     """Keys of a learner that have no effect beside its other settings, each with what it needs."""
     unused: dict[str, str] = {}
@@ -304,6 +313,11 @@ def unused_settings(learner: Mapping[str, Any]) -> dict[str, str]:
     elif matching:
         need = "a divergence of distributions, and `hidden_states` compares layers; remove it"
         unused |= dict.fromkeys(("temperature", "tau_squared"), need)
+    elif learner.get("soft_label_store") == "chunks" or _teacher_alone(learner):
+        need = "a divergence of distributions, and chunks have likelihoods; remove it"
+        unused |= dict.fromkeys(("temperature", "tau_squared"), need)
+    if _teacher_alone(learner):
+        unused["mentor_reads"] = "a learner in `soft_labels`, and the teacher has answered already; remove it"
     for key in ("objective_temperature", "objective_weight"):
         users = [name for name, spec in OBJECTIVES.items() if key in spec.settings]
         if str(learner.get("objective", "rationale")) in OBJECTIVES.keys() - users:

@@ -98,6 +98,11 @@ def initial_model(recipe: Recipe, name: str) -> ModelConfig:
     return model.model_copy(update={"lora": own.lora, "dtype": own.dtype})
 
 
+def imitates_teacher(recipe: Recipe) -> bool:
+    """Whether the teacher's log-probabilities are soft labels of a learner."""
+    return any(TEACHER in links.soft_labels for links in links_of(recipe).values())
+
+
 def arms(recipe: Recipe | Mapping[str, Any]) -> list[str]:
     """The trained learners that no other learner names, in recipe order: the learners that a recipe compares."""
     mentors = {name for links in links_of(recipe).values() for name in links.learners}

@@ -11,6 +11,7 @@ from mentorkd.data.audit import Audit, audit
 from mentorkd.data.prepare import question_ids
 from mentorkd.data.readers import read_rationales
 from mentorkd.data.sources import source_identity
+from mentorkd.recipe.graph import imitates_teacher
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.teacher import RecordedTeacherConfig
@@ -75,4 +76,5 @@ class RecordedTeacher:
             choices=task.choices,
             columns=task.columns_of(TEACHER) if own is None else own,
             ids=lambda: question_ids(self.recipe),
+            needs_logprobs=imitates_teacher(self.recipe),
         )

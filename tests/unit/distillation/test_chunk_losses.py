@@ -20,7 +20,7 @@ from mentorkd.distillation.chunk_losses import (
     fused_label_log_probs,
     label_log_probs,
 )
-from mentorkd.distillation.losses import LossSums, MentorLogits
+from mentorkd.distillation.losses import MentorLogits
 from mentorkd.distillation.objectives.base import Student
 
 TOKENS, VOCAB, WIDTH = 17, 37, 11
@@ -40,11 +40,13 @@ def chunks(dtype: torch.dtype = torch.float64) -> MentorChunks:
 
 
 def oracle(logits: Tensor, labels: Tensor, mentor: MentorChunks, w: float, tau: float | None) -> Tensor:
+    """Tokens of a chunk with a label have (1 - w) of their cross-entropy, and others all of it."""
     log_probs = [logits[n, labels[n]] - torch.logsumexp(logits[n], 0) for n in range(len(labels))]
-    loss, first = -(1 - w) * sum(log_probs), 0
+    loss, first = torch.zeros((), dtype=logits.dtype), 0
     for a, count in zip(mentor.log_probs_C.tolist(), mentor.tokens_C.tolist(), strict=True):
         b = sum(log_probs[first : first + count])
         first += count
+        loss = loss - b * (1 if math.isnan(a) else 1 - w)
         if math.isnan(a):
             continue
         if tau is None:
@@ -75,6 +77,20 @@ class TestAgainstTheOracle:
             torch.testing.assert_close(sums.loss, expected, rtol=1e-9, atol=1e-9)
             for got, wanted in zip(torch.autograd.grad(sums.loss / 3, inputs), expected_gradients, strict=True):
                 torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+
+    def test_a_token_that_no_mentor_labels_has_its_whole_cross_entropy(self) -> None:
+        log_probs = -torch.rand(4, dtype=torch.float64)
+        first = MentorChunks(torch.tensor([-1.0, torch.nan]), torch.tensor([1, 3]))
+        second = MentorChunks(torch.tensor([torch.nan, -2.0, torch.nan]), torch.tensor([1, 2, 1]))
+        mentors = [(0.5, first), (0.5, second)]
+        sums = chunk_distillation_loss(log_probs, mentors, kd_weight=0.4, chunk_temperature=None)
+        expected = 0.6 * sums.ce + 0.4 * -log_probs[3] + 0.4 * sums.divergence
+        assert float(sums.loss) == pytest.approx(float(expected))
+        (weights,) = torch.autograd.grad(
+            chunk_distillation_loss(log_probs.requires_grad_(), mentors, kd_weight=1, chunk_temperature=None).loss,
+            log_probs,
+        )
+        assert weights[3] == -1
 
     def test_several_mentors_add_with_their_shares(self) -> None:
         log_probs = -torch.rand(TOKENS, dtype=torch.float64)
@@ -124,6 +140,16 @@ class TestDivergence:
         half, quarter = torch.tensor([math.log(2)]), torch.tensor([math.log(4)])
         assert binary_divergence(quarter, half, 1.0).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
         assert binary_divergence(quarter, half, None).item() == pytest.approx(math.log(2) - math.log(2) * math.log(2))
+
+    @pytest.mark.parametrize("tau", TEMPERATURES)
+    def test_a_text_that_the_mentor_rules_out_is_finite(self, tau: float | None) -> None:
+        log_probs = torch.tensor([-1.0, -2.0], requires_grad=True)
+        mentor = MentorChunks(torch.tensor([-torch.inf, -2.0]), torch.tensor([1, 1]))
+        total = chunk_divergence(log_probs, [(1.0, mentor)], tau)
+        (gradient,) = torch.autograd.grad(total, log_probs)
+        assert total.isfinite()
+        assert gradient.isfinite().all()
+        assert gradient[0] > 0, "it becomes less likely"
 
     def test_a_chunk_without_a_label_adds_nothing(self) -> None:
         log_probs = torch.full((3,), -1.0, requires_grad=True)
@@ -241,12 +267,10 @@ class TestOfAStudent:
         labels, first, second = torch.randint(VOCAB, (TOKENS,)), chunks(torch.float32), torch.randn(TOKENS, VOCAB)
         reads = student(hidden, weight, labels, fused=fused)
         both = reads.loss([(0.6, MentorLogits(second)), (0.4, first)], kd_weight=0.3, temperature=2.0)
-        alone: list[LossSums] = [
-            reads.loss([(0.6, MentorLogits(second))], kd_weight=0.3, temperature=2.0),
-            reads.loss([(0.4, first)], kd_weight=0.3),
-        ]
-        torch.testing.assert_close(both.loss, alone[0].loss + alone[1].loss - 0.7 * both.ce)
-        torch.testing.assert_close(both.divergence, alone[0].divergence + alone[1].divergence)
+        alone = reads.loss([(0.6, MentorLogits(second))], kd_weight=0.3, temperature=2.0)
+        of_chunks = chunk_divergence(label_log_probs(hidden @ weight.T, labels), [(0.4, first)], None)
+        torch.testing.assert_close(both.loss, alone.loss + 0.3 * of_chunks)
+        torch.testing.assert_close(both.divergence, alone.divergence + of_chunks)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def check(text: str, mentor_name: str, student_name: str, mentor: TargetTokens, 
                 assert surface(name, tokenizer, ids) == plain(part)
 
 
-READABLE = ["bytes", "bytes and BOS", "metaspace", "metaspace without the first space", "wordpiece", "nano", "smollm2"]
+READABLE = ["bytes", "bytes and BOS", "bytes, trimmed", "metaspace", "metaspace without the first space", "wordpiece", "nano", "smollm2"]
 """Tokenizers whose tokens spell the text, but for white space and the normal form NFKC."""
 
 
@@ -165,6 +165,16 @@ def test_a_token_before_the_text_on_one_side_belongs_to_the_first_chunk() -> Non
 def test_a_character_of_several_bytes_is_not_split() -> None:
     assert shown("bytes", "smollm2", "é😀") == [("Ã ©", "Ã©"), ("ð Ł ĺ Ģ", "ðŁ ĺ Ģ"), END]
     assert shown("t5", "smollm2", "é!") == [("▁ é", "Ã©"), ("!", "!"), END]
+
+
+def test_white_space_belongs_to_the_token_that_has_it() -> None:
+    """Llama 3 and RoBERTa trim their offsets."""
+    text, encoder = "Tom\n\n  has", encoder_of("bytes, trimmed")
+    tokens, ends = target_tokens(encoder, text, ended=False), []
+    for after in range(1, len(tokens.ids) + 1):
+        ends.append(len(encoder.tokenizer.decode(tokens.ids[:after])))
+    assert tokens.edges == ends
+    assert {*ends} & {4, 5, 6}, "a token ends inside the white space"
 
 
 def test_one_character_on_one_side_and_two_on_the_other() -> None:

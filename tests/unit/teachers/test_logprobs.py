@@ -201,14 +201,16 @@ def test_recorded_rationales_are_read_back(server: Running, tmp_path: Path) -> N
     damaged["meta"]["logprobs"]["ends"][-1] = 900
     (tmp_path / "damaged.jsonl").write_text(json.dumps(damaged) + "\n")
     with pytest.raises(DataError, match=r"row 1: field `meta.logprobs`: the last of `ends` is 900"):
-        read_rationales(tmp_path / "damaged.jsonl", SUMS, kind="number")
+        read_rationales(tmp_path / "damaged.jsonl", SUMS, kind="number", needs_logprobs=True)
+    (read_without,) = read_rationales(tmp_path / "damaged.jsonl", SUMS, kind="number")
+    assert read_without.meta.keys() == read[0].meta.keys() - {"logprobs"}
 
 
-def recorded(path: Path, **row: Any) -> list[Rationale]:
+def recorded(path: Path, *, needs_logprobs: bool = True, **row: Any) -> list[Rationale]:
     question = {"question": SUMS[2].text, "answer": SUMS[2].answer}
     path.write_text(json.dumps([question | row, question | {"rationale": "2 + 14 = 16", "lp": None, "logprobs": None}]))
     columns = {"logprobs": "lp"} if "lp" in row else None
-    return read_rationales(path, SUMS, kind="number", columns=columns)
+    return read_rationales(path, SUMS, kind="number", columns=columns, needs_logprobs=needs_logprobs)
 
 
 @pytest.mark.parametrize("name", ["logprobs", "lp"])
@@ -232,9 +234,16 @@ def test_a_column_of_a_recorded_file_has_them(name: str, tmp_path: Path) -> None
         ({"ends": [99], "values": [-1]}, "the last of `ends` is 99, and the text has 5 bytes"),
     ],
 )
-def test_a_column_with_something_else_is_told(value: Any, said: str, tmp_path: Path) -> None:
+def test_a_column_with_something_else_is_told(
+    value: Any, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(DataError, match=f"row 1: field `logprobs`: {said}"):
         recorded(tmp_path / "r.json", rationale="So 16", logprobs=value)
+    for _ in range(2):  # one warning a file
+        first, _ = recorded(tmp_path / "r.json", rationale="So 16", logprobs=value, needs_logprobs=False)
+        assert "logprobs" not in first.meta
+    (warning,) = [line for line in caplog.messages if "in another form is ignored" in line]
+    assert f"{tmp_path / 'r.json'}: what `logprobs` has" in warning
 
 
 # The recipe ----------------------------------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ class Student:
             sums = fused_distillation_loss(states, weight, labels_N, others, bias=bias, kd_weight=kd_weight, **settings)
         if not chunks:
             return sums
+        # A distribution labels every token, so the cross-entropy of all keeps the weight 1 - w.
         total = chunk_divergence(self._label_log_probs(states, labels_N), chunks, chunk_temperature)
         return LossSums(sums.loss + kd_weight * total, sums.ce, sums.divergence + total.detach(), sums.tokens)
 

@@ -41,8 +41,8 @@ class _Imitation(NamedTuple):
 class Distillation(Objective):
     """`(1 - kd_weight) CE + kd_weight tau^2 D`; D is the sum over the mentors of share times divergence.
 
-    A mentor without soft labels of a source has no share of D on its texts, and the shares of the others are scaled to their sum.
-    Texts of which no mentor has soft labels are trained by CE alone.
+    A mentor without soft labels of a text has no share of D on it, and the shares of the others are scaled to their sum. Texts of
+    which no mentor has soft labels are trained by CE alone, and so are tokens that no likelihood of a chunk covers.
     """
 
     shares: Sequence[tuple[float, SoftLabelSource]]

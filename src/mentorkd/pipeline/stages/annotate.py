@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mentorkd.data.token_logprobs import check_has_logprobs
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import AnnotateRecord, TeacherUsage, count_verdicts
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.recipe.graph import imitates_teacher
 from mentorkd.records import write_jsonl
 from mentorkd.teachers.annotate import open_teacher
 from mentorkd.teachers.teacher import AnnotationContext
@@ -27,6 +29,8 @@ def annotate(context: RunContext, stage: Stage, workdir: Path) -> AnnotateRecord
     )
     for line in annotation.faults:
         context.note(line)
+    if imitates_teacher(context.recipe):
+        check_has_logprobs(annotation.rationales)  # found now, and not after the mentors are trained
     write_jsonl(workdir / "out" / "rationales.jsonl", annotation.rationales)
     return AnnotateRecord(
         rationales=count_verdicts(annotation.rationales),

@@ -15,6 +15,7 @@ from mentorkd.data.encoding import Example, TextEncoder, encode_prompt
 from mentorkd.data.examples import TextExample, text_examples
 from mentorkd.data.prompts import render_gold_prompt
 from mentorkd.data.selection import gold_rationales
+from mentorkd.data.token_logprobs import check_has_logprobs
 from mentorkd.distillation.chunk_scoring import score_chunks, write_teacher_chunks
 from mentorkd.distillation.scoring import score as score_distributions
 from mentorkd.errors import ModelError
@@ -81,6 +82,7 @@ def _score_by_teacher(context: RunContext, stage: Stage, store: Path) -> ScoreRe
     student = TextEncoder.of(initial_model(context.recipe, stage.learner))
     rows = read_training_rows(context, stage, stage.learner, student, scored=stage.source).rows
     written = {text.id: text for text in _written(context, stage)}
+    check_has_logprobs(written[row.rationale_id] for row in rows)  # those of an earlier run may have none
     texts = [(written[text.rationale_id], text) for text in _texts(context, stage).values()]
     annotated = context.folder.record(stage.inputs[f"rationales/{stage.source}"]).fingerprint
     counts = write_teacher_chunks(
@@ -88,11 +90,6 @@ def _score_by_teacher(context: RunContext, stage: Stage, store: Path) -> ScoreRe
     )
     if without := counts["without_logprobs"]:
         context.note(f"teacher: {without} of {len(rows)} rationales have no log-probabilities, and so no soft labels")
-    if without == len(rows):
-        raise ModelError(
-            "no rationale of the teacher has log-probabilities, so there are no soft labels of it; set `teacher.logprobs: true`, "
-            "give recorded rationales with a field `logprobs`, or name a learner in `soft_labels`"
-        )
     return ScoreRecord(**counts)
 
 
