@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from made_up_records import prepare_record, train_record
+from made_up_records import train_record
 from made_up_run import MENTOR, STUDENT, TEXT, VANILLA
 from mentorkd.pipeline.stages.report import _protocol, _scorers, _settings
 from mentorkd.recipe.schema import Recipe
@@ -124,11 +124,11 @@ def recipe(**changes: Any) -> Recipe:
 def test_an_arm_with_its_own_number_of_updates_is_not_called_matched():
     made = recipe()
     records = {(name, 42): train_record(updates=3 if name == "short" else 10) for name in made.learners}
-    lines = _protocol(made, prepare_record(), records)
+    lines = _protocol(made, records)
     assert any(line.startswith("Matched by updates: each of vanilla, student is trained") for line in lines)
     assert "The recipe fixes the number of optimiser updates (`training.updates`), rows are cycled: short 3." in lines
     made = recipe(vanilla={"training": {"validate_every": 20}}, student={"training": {"validate_every": 20}})
-    told = " ".join(_protocol(made, prepare_record(), records))
+    told = " ".join(_protocol(made, records))
     assert "Only one epoch of student was validated, the last: validation chose nothing." in told
     assert "Only one epoch of vanilla was validated, the last: validation chose the trial, not the epoch." in told
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from made_up_records import prepare_record, train_record
+from made_up_records import train_record
 from mentorkd.pipeline.records import RoundOutcome
 from mentorkd.pipeline.stages.report import _protocol, _ranges, _settings
 from mentorkd.recipe.schema import Recipe
@@ -33,7 +33,7 @@ def told(recipe: Recipe, rows: tuple[int, int], updates: tuple[int, int]) -> str
         (name, 42): train_record(updates=count, kept=kept)
         for name, kept, count in zip(recipe.learners, rows, updates, strict=True)
     }
-    return " ".join(_protocol(recipe, prepare_record(), records))
+    return " ".join(_protocol(recipe, records))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_protocol_says_how_rounds_share_the_updates_and_which_was_chosen():
 
     rounds = {("own", 1): outcomes(1), ("own", 2): outcomes(2), ("last", 1): outcomes(2), ("last", 2): outcomes(2)}
     records = {(name, seed): train_record(rounds=rounds.get((name, seed))) for name in made.learners for seed in (1, 2)}
-    lines = _protocol(made, prepare_record(), records)
+    lines = _protocol(made, records)
     [shares] = [line for line in lines if line.startswith("Own texts:")]
     assert "(own 3, last 3) have equal shares of its updates" in shares
     each = "(one number for each seed, where seeds differ)"
@@ -129,7 +129,5 @@ def test_protocol_says_how_rounds_share_the_updates_and_which_was_chosen():
     assert any(line.startswith("Cross-fitting (mentor 3 folds)") for line in lines)
     assert not any(
         "Own texts" in line or "Cross-fitting" in line
-        for line in _protocol(
-            recipe({}), prepare_record(), {(name, 42): train_record() for name in ("vanilla", "student")}
-        )
+        for line in _protocol(recipe({}), {(name, 42): train_record() for name in ("vanilla", "student")})
     )
