@@ -184,10 +184,10 @@ def test_one_vocabulary_is_told_from_files(tmp_path: Path) -> None:
         ),
         (
             {**CHUNKED, "divergence": "hidden_states", "soft_label_store": "online"},
-            "one is an encoder-decoder model, and one is not; take one kind",
+            "is an encoder-decoder model, and one is not; take one kind",
         ),
-        ({**CHUNKED, "soft_label_store": "hidden"}, "one is an encoder-decoder model, and one is not"),
-        ({**CHUNKED, "soft_label_store": "top_k"}, "one is an encoder-decoder model, and one is not"),
+        ({**CHUNKED, "soft_label_store": "hidden"}, "is an encoder-decoder model, and one is not"),
+        ({**CHUNKED, "soft_label_store": "top_k"}, "is an encoder-decoder model, and one is not"),
     ],
 )
 def test_what_chunks_cannot_do_is_told_before_anything_runs(

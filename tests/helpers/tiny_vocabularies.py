@@ -20,7 +20,15 @@ from tiny_models import TEXTS, tiny_tokenizer
 __all__ = ["REAL", "TRAINED", "encoder_of"]
 
 SPECIALS = ["<pad>", "</s>", "<unk>", "<s>"]
-TRAINED = ["bytes", "bytes and BOS", "bytes, trimmed", "metaspace", "metaspace without the first space", "wordpiece", "nano"]
+TRAINED = [
+    "bytes",
+    "bytes and BOS",
+    "bytes, trimmed",
+    "metaspace",
+    "metaspace without the first space",
+    "wordpiece",
+    "nano",
+]
 REAL = ["t5", "smollm2"]
 
 

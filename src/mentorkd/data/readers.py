@@ -404,9 +404,7 @@ def _rationales(row: SourceRow, name: str) -> list[str]:
     return [_string(row, name, value)]
 
 
-def _logprobs(
-    row: SourceRow, name: str | None, texts: Sequence[str], needed: bool
-) -> Sequence[TokenLogprobs | None]:
+def _logprobs(row: SourceRow, name: str | None, texts: Sequence[str], needed: bool) -> Sequence[TokenLogprobs | None]:
     """The log-probabilities of each of a row's rationales; None where it has none."""
     value = None if name is None or (not needed and name not in row.fields) else _value(row, name, optional=True)
     if name is None or value is None:

@@ -170,7 +170,10 @@ def _teacher_label_faults(
         yield ("learners", name, "soft_label_store"), f"{why}; remove `soft_label_store`"
     if mapping(learner.get("kd_weight")).get(TEACHER) == 0:
         why = "0 on the teacher's own texts, the only ones that it labels"
-        yield ("learners", name, "kd_weight", TEACHER), f"{why}; give a number above 0, or name only learners in `soft_labels`"
+        yield (
+            ("learners", name, "kd_weight", TEACHER),
+            f"{why}; give a number above 0, or name only learners in `soft_labels`",
+        )
 
 
 def _initial_faults(name: str, initial: str, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
