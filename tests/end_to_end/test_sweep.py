@@ -55,6 +55,19 @@ def test_a_key_of_a_mentor_reaches_those_who_learn_from_it() -> None:
     assert (student.model.name, recipe.learners["mentor@model=t5-large"].model.name) == ("small", "google/t5-large")
 
 
+def test_variants_start_from_variants_and_keep_their_settings_by_source() -> None:
+    by_source = "kd_weight: {mentor: 0.9, self: 0.8}, temperature: {mentor: 2, self: 1}, divergence: {mentor: jsd}"
+    own = f"soft_labels: mentor, rationales: [teacher, mentor, self], {by_source}"
+    text = TEXT.replace("  untrained:", f"  own: {{model: {{learner: mentor}}, {own}}}\n  untrained:")
+    recipe = parse("{mentor.model: [t5-base, t5-large]}", text=text)
+    for size in ("base", "large"):
+        learner = recipe.learners[f"own@model=t5-{size}"]
+        assert learner.model.learner == f"mentor@model=t5-{size}"
+        assert learner.kd_weight_of(f"mentor@model=t5-{size}") == 0.9
+        assert learner.temperature == {f"mentor@model=t5-{size}": 2, "self": 1}
+        assert learner.divergence == {f"mentor@model=t5-{size}": "jsd"}
+
+
 def test_several_keys_make_all_combinations_of_those_that_reach_a_learner() -> None:
     recipe = parse("{mentor.sampling.samples: [1, 2, 3], student.kd_weight: [0, 1]}")
     counts = Counter(name.partition("@")[0] for name in recipe.learners)

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, get_args
 
 from mentorkd.files import fingerprint
 from mentorkd.recipe.aliases import current_key, warn_of_old_name
 from mentorkd.recipe.checks import Finding
 from mentorkd.recipe.defaults import SHARED
 from mentorkd.recipe.graph import Links, links_of
-from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.learner import BySource, Learner
 from mentorkd.recipe.yaml import mapping, suggestion
 from mentorkd.records import TEACHER
 
@@ -175,7 +175,7 @@ def _reach(name: str, links: Mapping[str, Links], direct: Mapping[str, set[str]]
 
 
 def _renamed(learner: dict[str, Any], names: Mapping[str, str], links: Links) -> dict[str, Any]:
-    """The learner with the new names of the learners that it learns from and of the models of its perplexity filters."""
+    """The learner with the new names of the learners that it learns from, and of those whose weights it or a filter takes."""
 
     def new(name: Any) -> Any:
         return names.get(name, name) if isinstance(name, str) else name
@@ -192,6 +192,11 @@ def _renamed(learner: dict[str, Any], names: Mapping[str, str], links: Links) ->
         learner["soft_labels"] = {new(k): v for k, v in soft.items()} if isinstance(soft, dict) else new(soft)
     if isinstance(learner.get("reads"), dict):
         learner["reads"] = {new(name): select for name, select in learner["reads"].items()}
+    for key in get_args(BySource):
+        if isinstance(learner.get(key), dict):
+            learner[key] = {new(source): value for source, value in learner[key].items()}
+    if links.initial is not None:
+        learner["model"] = {**learner["model"], "learner": new(links.initial)}
     return learner
 
 

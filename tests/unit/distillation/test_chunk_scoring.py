@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,9 @@ def rows_of(texts: list[TextExample], student: TextEncoder, **limits: int) -> li
 def write(
     mentor: LoadedModel, rows: list[Example], student: TextEncoder, folder: Path, **changes: Any
 ) -> dict[str, Any]:
-    how = {"bfloat16": False, "tokens_per_batch": 128, "on_progress": lambda done, total: None}
+    how = {"texts": TEXTS, "bfloat16": False, "tokens_per_batch": 128, "on_progress": lambda done, total: None}
     about = {"mentor_digest": "mentor-1", "target": "arrow"}
-    return score_chunks(mentor, TEXTS, rows, student, folder=folder, **{**how, **about, **changes})
+    return score_chunks(mentor, rows=rows, student=student, folder=folder, **{**how, **about, **changes})
 
 
 @torch.no_grad()
@@ -133,10 +132,11 @@ def test_a_mentor_that_is_the_student_gives_0(tmp_path: Path) -> None:
 
 def test_an_unfinished_text_has_no_end(tmp_path: Path) -> None:
     mentor, student = model("t5", "metaspace"), encoder_of("bytes")
-    (row,) = rows_of(TEXTS[:1], student)
-    write(mentor, [replace(row, target_ids=row.target_ids[:-1])], student, tmp_path)
+    text = TEXTS[0]._replace(ended=False)
+    (row,) = rows_of([text], student)
+    write(mentor, [row], student, tmp_path, texts=[text])
     arrays = SoftLabelStore(tmp_path).row("r0")
-    assert arrays["tokens"].sum() == len(row.target_ids) - 1
+    assert arrays["tokens"].sum() == len(row.target_ids) == len(rows_of(TEXTS[:1], student)[0].target_ids) - 1
     exact = token_log_probs(mentor, TEXTS[0], ended=False)
     assert arrays["log_probs"].sum() == pytest.approx(float(exact.sum()), rel=1e-5)
 
@@ -150,6 +150,8 @@ def test_rows_are_chosen_by_the_student_and_a_text_too_long_for_the_mentor_has_n
     assert sorted(store.ids) == sorted(row.rationale_id for row in rows)
     whole = [each for each in store.ids if np.isnan(store.row(each)["log_probs"]).all()]
     assert record["mentor_too_long"] == len(whole)
+    labels = StoredSoftLabels([tmp_path], device=CPU)
+    assert {row.rationale_id for row in rows if labels.part_of(row) is None} == set(whole), "learnt as text alone"
     assert 0 < len(whole) < len(rows)
     assert record["unlabelled_chunks"] == sum(len(store.row(each)["tokens"]) for each in whole)
     described = inspect_store(tmp_path, sample=1)

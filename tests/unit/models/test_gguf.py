@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from gguf_files import dequantised, smollm2_file, write_gguf
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import MissingExtraError, ModelError, install_command
+from mentorkd.files import digest_path
 from mentorkd.models import config_of, gguf, kind_of, load_model, load_tokenizer, save_model
 from mentorkd.models.gguf import describe_weights, plain_folder
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
@@ -65,6 +66,7 @@ def test_a_file_is_the_model_and_the_tokenizer_in_it(family: str, tokenizer: Any
     assert loaded.tokenizer.special_tokens_map == tokenizer.special_tokens_map
     assert loaded.tokenizer.chat_template == CHAT
     assert describe_weights(str(file)) == "F32 weights"
+    assert Path(plain_folder(str(file))).name == f"gguf-1-{digest_path(file)}", "the conversion's version, the content"
 
 
 @torch.no_grad()
