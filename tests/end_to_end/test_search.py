@@ -45,6 +45,12 @@ def test_the_recipes_search_is_that_of_every_arm_but_for_what_has_no_effect_ther
     assert parse(text=dump_recipe(parse())) == parse()
 
 
+def test_own_texts_alone_have_no_weight_to_search_for() -> None:
+    search = parse("learners.student.rationales=[self]").learners["student"].search
+    assert search is not None
+    assert (search.learning_rate, search.kd_weight) == ([1e-4, 3e-4], None)
+
+
 def test_trials_are_the_grid_or_a_draw_from_it_that_is_always_the_same() -> None:
     student = parse("search.trials=null", "learners.vanilla.search={learning_rate: [1, 2, 3, 4, 5, 6]}").learners[
         "student"
@@ -110,6 +116,9 @@ def test_the_best_trial_is_the_first_of_those_with_the_best_validation_accuracy(
         (["search.kd_weight=[0, 0]"], "learners.student.search.kd_weight", "a value is given twice"),
         (["sweep={student.kd_weight: [0, 1]}"], "learners.student.search.kd_weight", "is swept too; remove it from `sweep`"),
         (["learners.vanilla.rationales=[]", "learners.vanilla.search={learning_rate: [1]}"], "learners.vanilla.search", "is not trained"),
+        (["learners.student.kd_weight={teacher: 0.3, mentor: 0.9}"], "learners.student.search.kd_weight", "would replace the `kd_weight` of each source"),
+        (["learners.student.temperature={mentor: 2}", "learners.student.search={temperature: [1, 2]}"], "learners.student.search.temperature", "would replace the `temperature`"),
+        (["learners.student.rationales=[self]", "learners.student.search={kd_weight: [0, 1]}"], "learners.student.search.kd_weight", "has no effect without a source besides `self`"),
     ],
 )  # fmt: skip
 def test_what_would_be_unfair_or_do_nothing_is_refused(overrides: list[str], key: str, message: str) -> None:
