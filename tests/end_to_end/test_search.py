@@ -116,15 +116,27 @@ def test_the_best_trial_is_the_first_of_those_with_the_best_validation_accuracy(
         (["search.kd_weight=[0, 0]"], "learners.student.search.kd_weight", "a value is given twice"),
         (["sweep={student.kd_weight: [0, 1]}"], "learners.student.search.kd_weight", "is swept too; remove it from `sweep`"),
         (["learners.vanilla.rationales=[]", "learners.vanilla.search={learning_rate: [1]}"], "learners.vanilla.search", "is not trained"),
-        (["learners.student.kd_weight={teacher: 0.3, mentor: 0.9}"], "learners.student.search.kd_weight", "would replace the `kd_weight` of each source"),
-        (["learners.student.temperature={mentor: 2}", "learners.student.search={temperature: [1, 2]}"], "learners.student.search.temperature", "would replace the `temperature`"),
-        (["learners.student.rationales=[self]", "learners.student.search={kd_weight: [0, 1]}"], "learners.student.search.kd_weight", "has no effect without a source besides `self`"),
     ],
 )  # fmt: skip
 def test_what_would_be_unfair_or_do_nothing_is_refused(overrides: list[str], key: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse(*overrides)
     assert any(fault.key == key and message in fault.message for fault in caught.value.faults), caught.value.faults
+
+
+@pytest.mark.parametrize(
+    ("setting", "search", "message"),
+    [
+        ("kd_weight={teacher: 0.3, mentor: 0.9}", "kd_weight", "would replace the `kd_weight` of each source by one"),
+        ("temperature={mentor: 2}", "temperature", "would replace the `temperature` of each source by one for all"),
+        ("rationales=[self]", "kd_weight", "has no effect without a source besides `self`, whose weight is 1"),
+    ],
+)
+def test_a_search_of_one_value_replaces_no_values_by_source(setting: str, search: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(f"learners.student.{setting}", f"learners.student.search={{{search}: [0.5, 1]}}")
+    [told] = [fault for fault in caught.value.faults if fault.key == f"learners.student.search.{search}"]
+    assert message in told.message
 
 
 def test_the_papers_protocol_asks_for_no_equal_searches() -> None:

@@ -107,7 +107,10 @@ def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> It
         if key in unused:
             yield (*place, key), f"has no effect without {unused[key]}"
         elif isinstance(learner.get(key), dict):
-            yield (*place, key), f"would replace the `{key}` of each source by one for all; give `{key}` one value, or remove this"
+            yield (
+                (*place, key),
+                f"would replace the `{key}` of each source by one for all; give `{key}` one value, or remove this",
+            )
         if key in swept:
             yield (*place, key), "is swept too; remove it from `sweep` or from `search`"
         if key == "objective_weight":
