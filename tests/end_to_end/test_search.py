@@ -45,6 +45,12 @@ def test_the_recipes_search_is_that_of_every_arm_but_for_what_has_no_effect_ther
     assert parse(text=dump_recipe(parse())) == parse()
 
 
+def test_own_texts_alone_have_no_weight_to_search_for() -> None:
+    search = parse("learners.student.rationales=[self]").learners["student"].search
+    assert search is not None
+    assert (search.learning_rate, search.kd_weight) == ([1e-4, 3e-4], None)
+
+
 def test_trials_are_the_grid_or_a_draw_from_it_that_is_always_the_same() -> None:
     student = parse("search.trials=null", "learners.vanilla.search={learning_rate: [1, 2, 3, 4, 5, 6]}").learners[
         "student"
@@ -116,6 +122,21 @@ def test_what_would_be_unfair_or_do_nothing_is_refused(overrides: list[str], key
     with pytest.raises(RecipeError) as caught:
         parse(*overrides)
     assert any(fault.key == key and message in fault.message for fault in caught.value.faults), caught.value.faults
+
+
+@pytest.mark.parametrize(
+    ("setting", "search", "message"),
+    [
+        ("kd_weight={teacher: 0.3, mentor: 0.9}", "kd_weight", "would replace the `kd_weight` of each source by one"),
+        ("temperature={mentor: 2}", "temperature", "would replace the `temperature` of each source by one for all"),
+        ("rationales=[self]", "kd_weight", "has no effect without a source besides `self`, whose weight is 1"),
+    ],
+)
+def test_a_search_of_one_value_replaces_no_values_by_source(setting: str, search: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(f"learners.student.{setting}", f"learners.student.search={{{search}: [0.5, 1]}}")
+    [told] = [fault for fault in caught.value.faults if fault.key == f"learners.student.search.{search}"]
+    assert message in told.message
 
 
 def test_the_papers_protocol_asks_for_no_equal_searches() -> None:

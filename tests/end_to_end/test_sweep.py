@@ -158,6 +158,7 @@ def test_an_expanded_recipe_loads_back_as_it_is() -> None:
         ("{student.kd_weight: []}", "student.kd_weight", "empty; expected at least one"),
         ("{student.kd_weight: 3}", "student.kd_weight", "got 3; expected a list"),
         ("{student.kd_weight: [0, 0]}", "student.kd_weight", "a value is given twice"),
+        ("{student.soft_labels.mentor: [1, 2]}", "student.soft_labels.mentor", "`student.soft_labels` is `mentor` and no mapping"),
         ("{student.kd_weight: [0, 2]}", "student.kd_weight", "got 2; expected a number of at most 1.0"),
         ("{student.model.nam: [a]}", "student.model.nam", "unknown key; did you mean `name`?"),
         ("{vanilla.kd_weight: [0, 1]}", "vanilla.kd_weight", "has no effect without `soft_labels`"),
@@ -172,6 +173,24 @@ def test_a_fault_is_told_once_at_the_key_of_the_sweep(sweep: str, key: str, mess
     assert [message in fault.message for fault in told] == [True]
     assert {fault.line for fault in told} == {9}
     assert told == list(caught.value.faults)
+
+
+def test_one_source_of_a_value_for_all_is_refused() -> None:
+    words = "`student.kd_weight` is `0.7` and no mapping; write the mapping there, with every source"
+    scalar = TEXT.replace("soft_labels: mentor}", "soft_labels: mentor, kd_weight: 0.7}")
+    for sweep, text in [
+        ("{student.kd_weight.mentor: [0.5, 0.9]}", scalar),
+        ("{student.kd_weight: [0.7, {teacher: 0.2}], student.kd_weight.mentor: [0.5, 0.9]}", TEXT),
+    ]:
+        with pytest.raises(RecipeError) as caught:
+            parse(sweep, text=text)
+        assert [(fault.key, fault.message) for fault in caught.value.faults] == [
+            ("sweep.student.kd_weight.mentor", words)
+        ]
+    mapped = scalar.replace("0.7", "{teacher: 0.7, mentor: 0.1}")
+    weights = parse("{student.kd_weight.mentor: [0.5]}", text=mapped).learners["student@mentor=0.5"].kd_weight
+    assert weights == {"teacher": 0.7, "mentor": 0.5}
+    assert parse("{student.model.dtype: [float32]}").learners["student@dtype=float32"].model.name == "small"
 
 
 def test_a_fault_that_no_sweep_made_is_told_once_where_it_stands() -> None:

@@ -112,6 +112,8 @@ class ConsoleReporter(Reporter):
         if not self.quiet:
             line = f"[green]✓[/green] {place} {_safe(stage.name):<34} {_describe(record)}"
             self.console.print(line, soft_wrap=True)
+            if isinstance(record, records.TrainRecord) and record.own_texts is not None:
+                self.console.print(f"[dim]      {_measures(record.own_texts)}[/dim]", soft_wrap=True)
 
     def skipped(self, stage: Stage) -> None:
         self._skipped += 1
@@ -230,7 +232,7 @@ def _describe(record: records.StageRecord) -> str:
                 first, last = record.rounds[0].number, record.rounds[-1].number
                 parts.append(f"best of rounds {first} to {last}: {records.best_round(record.rounds).number}")
             if record.own_texts is not None:
-                parts.append(_own_texts(record.own_texts))
+                parts.append(_verdicts(record.own_texts.verdicts, "own texts"))
             if record.validation_accuracy is not None:
                 parts.append(f"validation {100 * record.validation_accuracy:.1f} %")
         case records.ScoreRecord():
@@ -250,11 +252,14 @@ def _chunks(scored: records.ScoreRecord) -> str:
     return f"{scored.chunks:,} chunks{unlabelled}, "
 
 
-def _own_texts(own: records.OwnTexts) -> str:
-    """What a learner wrote for a round, and how its distance from the mentor changed on these texts."""
+def _measures(own: records.OwnTexts) -> str:
+    """What a learner's texts of a round are like, and how the training changed it on them: writer → trained."""
     known = own.writer_kl is not None and own.trained_kl is not None
-    kl = f", KL to the mentor {own.writer_kl:.3f} → {own.trained_kl:.3f}" if known else ""
-    return f"{_verdicts(own.verdicts, 'own texts')}{kl}"
+    kl = [f"KL to the mentor {own.writer_kl:.3f} → {own.trained_kl:.3f}"] if known else []
+    overlap = [] if own.overlap is None else [f"overlap {100 * own.overlap:.0f} %"]
+    length = f"{own.mean_tokens:.0f} tokens", f"{100 * own.unfinished:.0f} % no end"
+    entropy = f"entropy {own.writer_entropy:.3f} → {own.trained_entropy:.3f}"
+    return " · ".join([*length, *kl, entropy, *overlap, f"staleness {own.staleness:.3f}"])
 
 
 def _verdicts(counts: Mapping[Verdict, int], noun: str) -> str:

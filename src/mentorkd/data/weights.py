@@ -26,10 +26,14 @@ class FrontierWeights:
 
 
 def frontier_weights(own: Iterable[Rationale], floor: float = FLOOR) -> FrontierWeights:
-    """max(floor, p (1 - p)) of every question that the learner's own texts answer; p is the share of correct ones among them."""
+    """max(floor, p (1 - p)) of every question that the learner's own texts answer; p is the share of correct ones among them.
+
+    Ungraded texts, whose question has no gold answer, give no weight.
+    """
     correct: defaultdict[str, list[bool]] = defaultdict(list)
     for rationale in own:
-        correct[rationale.question_id].append(rationale.verdict == "correct")
+        if rationale.verdict != "ungraded":
+            correct[rationale.question_id].append(rationale.verdict == "correct")
     rates = {question: sum(each) / len(each) for question, each in correct.items()}
     uncertainty = {question: rate * (1 - rate) for question, rate in rates.items()}
     weights = {question: max(floor, value) for question, value in uncertainty.items()}

@@ -15,6 +15,7 @@ from mentorkd.printable import printable
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Layers, Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
+from mentorkd.recipe.rounds import share_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import dump_yaml
 from mentorkd.records import GOLD, SELF, TEACHER
@@ -51,13 +52,24 @@ def _layers(layers: Layers) -> str:
     return " and ".join(f"{name}layers {', '.join(map(str, kept))}" for name, kept in stacks.items())
 
 
-def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: TrainRecord) -> str:
+def model_card(
+    recipe: Recipe,
+    name: str,
+    learner: Learner,
+    seed: int,
+    record: TrainRecord,
+    *,
+    number: int | None = None,
+    part: range | None = None,
+) -> str:
     """Markdown with the front matter of a Hugging Face model card: task, lineage, data counts, scores, use.
 
     Its Python snippet asks the model as evaluation does: greedily, with the evaluation's prompt.
 
     Args:
         learner: the recipe's learner of that name, with the values of its trial if it is searched.
+        number, part: of a training of a learner with own texts, its number and its part of the learner's updates. The card of the
+            best training is that of the published model.
     """
     from mentorkd.models import kind_of
 
@@ -81,6 +93,8 @@ def model_card(recipe: Recipe, name: str, learner: Learner, seed: int, record: T
         learner=learner,
         seed=seed,
         record=record,
+        share=None if number is None else share_of(learner, number),
+        part=part,
         rows_each=OBJECTIVES[learner.objective].rows_per_rationale,
         base=initial_model(recipe, name),
         seq2seq=kind_of(initial_model(recipe, name)) == "seq2seq",
@@ -104,4 +118,4 @@ def _author(recipe: Recipe, reader: str, source: str) -> str:
         return f"the teacher ({open_teacher(recipe).describe().name})"
     if source == SELF:
         return f"{reader} itself"
-    return f"{source} ({describe_model(recipe.learners[source].model)})"
+    return f"{source} ({describe_model(initial_model(recipe, source))})"

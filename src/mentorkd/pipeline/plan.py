@@ -51,8 +51,9 @@ class Estimates:
         if unlabelled := self.questions.get("unlabelled"):
             readers = [name for name, learner in self.recipe.learners.items() if learner.imitates_own_texts]
             notes.append(f"{unlabelled:,} unlabelled questions, for the own texts of {', '.join(readers)}")
-        if matched := self._matched:
-            least, most = min(map(self._own_updates, matched)), max(map(self._own_updates, matched))
+        if self._matched:
+            own = list(map(self._own_updates, self._measured))
+            least, most = min(own), max(own)
             unit = "updates" if self.recipe.match == "updates" else "target tokens"
             notes.append(
                 f"arms get equal {unit} (`match: {self.recipe.match}`): by their own epochs they would do {least:,} to {most:,} updates"
@@ -126,11 +127,17 @@ class Estimates:
         return matched_arms(self.recipe)
 
     @cached_property
+    def _measured(self) -> list[str]:
+        """The matched arms with a length of their own. Own texts alone have none, unless `training.updates` gives it."""
+        learners = self.recipe.learners
+        return [name for name in self._matched if other_sources(learners[name]) or learners[name].training.updates]
+
+    @cached_property
     def _most(self) -> int:
         """The most updates, or tokens, that a matched arm does by its own settings."""
         if self.recipe.match == "updates":
-            return max(map(self._own_updates, self._matched))
-        arms = self._matched
+            return max(map(self._own_updates, self._measured))
+        arms = self._measured
         return max(self._own_updates(arm) * self._rows_an_update(arm) * self._tokens_a_row(arm) for arm in arms)
 
     def _own_updates(self, name: str, rows: int | None = None) -> int:

@@ -201,12 +201,12 @@ def own_text_faults(raw: Mapping[str, Any], name: str, learner: dict[str, Any]) 
         for source in mapping(learner.get(key)):
             if source not in sources:
                 yield (*place, key, source), f"`{source}` is not among its `rationales`{suggestion(source, sources)}"
-    for source, select in mapping(learner.get("reads")).items():
-        if mapping(select).get("weight") == "frontier" and SELF not in sources:
-            yield (
-                (*place, "reads", source, "weight"),
-                f"`frontier` needs the learner's own texts; add `{SELF}` to `rationales`",
-            )
+    for source in [] if SELF in sources else sources:
+        own = mapping(mapping(learner.get("reads")).get(source))
+        author = raw.get("teacher") if source == TEACHER else mapping(raw.get("learners")).get(source)
+        if own.get("weight", mapping(mapping(author).get("select")).get("weight")) == "frontier":
+            ways = f"add `{SELF}` to `rationales`, or set `weight: equal` here"
+            yield (*place, "reads", source, "weight"), f"`frontier` needs the learner's own texts; {ways}"
     if SELF not in sources:
         if learner.get("own_texts") is not None:
             yield (

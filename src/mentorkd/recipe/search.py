@@ -11,6 +11,7 @@ from mentorkd.recipe.checks import Finding, unused_settings, weight_faults
 from mentorkd.recipe.graph import arms
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.yaml import KeyPath, mapping
+from mentorkd.records import SELF
 
 _OF_TRAINING = ("learning_rate", "weight_decay")
 """Settings of `training`; the others are settings of the learner itself."""
@@ -58,10 +59,16 @@ def merge_search(raw: dict[str, Any]) -> set[KeyPath]:
     for name in arms(raw) if isinstance(common, dict) else ():
         learner = learners[name]
         if learner.get("search") is None:
-            unused = unused_settings(learner)
+            unused = _unused(learner)
             learner["search"] = {key: values for key, values in mapping(common).items() if key not in unused}
             filled.add(("learners", name, "search"))
     return filled
+
+
+def _unused(learner: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of a search that have no effect beside a learner's others, each with what it needs."""
+    of_self = "a source besides `self`, whose weight is 1; remove it, or add a source"
+    return ({"kd_weight": of_self} if learner.get("rationales") == [SELF] else {}) | unused_settings(learner)
 
 
 def size_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
@@ -94,11 +101,16 @@ def search_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
 def _faults(name: str, learner: Mapping[str, Any], raw: Mapping[str, Any]) -> Iterator[Finding]:
     place: KeyPath = ("learners", name, "search")
     lists = {key: values for key, values in learner["search"].items() if isinstance(values, list)}
-    unused = unused_settings(learner)
+    unused = _unused(learner)
     swept = {key.rpartition(".")[2] for key in mapping(mapping(raw.get("variants")).get(name)).get("values", {})}
     for key, values in lists.items():
         if key in unused:
             yield (*place, key), f"has no effect without {unused[key]}"
+        elif isinstance(learner.get(key), dict):
+            yield (
+                (*place, key),
+                f"would replace the `{key}` of each source by one for all; give `{key}` one value, or remove this",
+            )
         if key in swept:
             yield (*place, key), "is swept too; remove it from `sweep` or from `search`"
         if key == "objective_weight":

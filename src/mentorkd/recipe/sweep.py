@@ -99,7 +99,7 @@ def expand_sweep(raw: dict[str, Any]) -> list[Finding]:
     points = prod(len(key.values) for key in keys)
     if points > _MOST_POINTS:
         return [(("sweep",), f"makes {points:,} combinations; expected at most {_MOST_POINTS:,}")]
-    faults: list[Finding] = [(("sweep", key.text), what) for key in keys for what in _faults(key, learners)]
+    faults: list[Finding] = [(("sweep", key.text), what) for key in keys for what in _faults(key, keys, learners)]
     if faults:
         return faults
     for key in keys:
@@ -209,7 +209,7 @@ def _flat(inside: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any
             yield f"{above}{key}", value
 
 
-def _faults(key: _Key, learners: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+def _faults(key: _Key, keys: Sequence[_Key], learners: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     head, *path = key.parts
     if any(value in key.values[:number] for number, value in enumerate(key.values)):
         yield "a value is given twice"
@@ -222,6 +222,21 @@ def _faults(key: _Key, learners: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         if head in learners and path:
             near = suggestion(path[0], Learner.model_fields)
         yield f"cannot be swept; expected {kinds}, or training.* or sampling.*{near}"
+    elif of_learner:
+        yield from _scalar_faults(key, keys, learners[head])
+
+
+def _scalar_faults(key: _Key, keys: Sequence[_Key], learner: Mapping[str, Any]) -> Iterator[str]:
+    """The fault of a key in a value that is no mapping: the value would be lost, as 0.7 in `kd_weight: 0.7` for the other sources."""
+    inside: Any = learner
+    for length, part in enumerate(key.parts[1:-1], 2):
+        inside = mapping(inside).get(part)
+        swept = [value for other in keys if other.parts == key.parts[:length] for value in other.values]
+        for value in (inside, *swept):
+            if not (value is None or isinstance(value, dict) or (part == "model" and isinstance(value, str))):
+                place = ".".join(key.parts[:length])
+                yield f"`{place}` is `{value}` and no mapping; write the mapping there, with every source"
+                return
 
 
 def _label(value: Any) -> str:

@@ -137,10 +137,13 @@ def collapse_lines(inputs: ReportInputs) -> list[str]:
         chains.setdefault((row["learner"], row["seed"]), []).append(row)
     found: dict[str, list[str]] = {}
     for (learner, seed), rows in chains.items():
+        writers: list[float] = []
         for before, row in zip([None, *rows], rows, strict=False):
             own = row["own_texts"] or {"writer_entropy": None, "trained_entropy": None}
+            entropy = own["writer_entropy"], own["trained_entropy"]
             accuracy = None if before is None else before["validation"]
-            for line in collapses((own["writer_entropy"], own["trained_entropy"]), (accuracy, row["validation"])):
+            writers += [] if entropy[0] is None else [entropy[0]]
+            for line in collapses(entropy, (accuracy, row["validation"]), writers):
                 found.setdefault(learner, []).append(f"seed {seed}, round {row['round']}: {line}")
     return [
         f"The own texts of {info.name} collapsed ({'; '.join(lines)}). To prevent it, {_steps(info)}."

@@ -114,12 +114,14 @@ def test_a_store_of_chunks_tells_how_many_have_no_likelihood(counts: dict[str, i
 
 
 def test_a_round_shows_its_own_texts_and_its_way_to_the_mentor() -> None:
-    line = line_of(train_record(own_texts=own_texts()))
-    assert (
-        "8 rows, 5 updates · 80 own texts (25.0 % correct), KL to the mentor 0.707 → 0.616 · validation 50.0 %" in line
+    first, second = line_of(train_record(own_texts=own_texts())).splitlines()
+    assert "8 rows, 5 updates · 80 own texts (25.0 % correct) · validation 50.0 %" in first
+    assert second.strip() == (
+        "22 tokens · 12 % no end · KL to the mentor 0.707 → 0.616 · entropy 1.500 → 1.400 · overlap 45 % · staleness 0.082"
     )
-    alone = line_of(train_record(own_texts=own_texts(writer_kl=None, trained_kl=None)))
-    assert "80 own texts (25.0 % correct) · validation" in alone
+    assert max(map(len, (first, second))) <= 120
+    alone = line_of(train_record(own_texts=own_texts(writer_kl=None, trained_kl=None, overlap=None)))
+    assert "no end · entropy 1.500 → 1.400 · staleness" in alone
 
 
 def test_the_choice_of_a_round_shows_which_is_best() -> None:

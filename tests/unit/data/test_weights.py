@@ -33,3 +33,8 @@ def test_a_rate_near_one_is_held_up_and_a_floor_of_zero_holds_up_nothing() -> No
 
 def test_without_texts_there_is_nothing_to_weigh() -> None:
     assert frontier_weights([]).by_question == {}
+
+
+def test_texts_without_a_gold_answer_are_not_counted() -> None:
+    weights = frontier_weights([*own("half", "correct", "wrong"), *own("unlabelled", "ungraded", "ungraded")])
+    assert weights == frontier_weights(own("half", "correct", "wrong"))

@@ -71,3 +71,36 @@ def test_the_card_says_where_the_test_accuracy_stands(tmp_path):
     two_tasks = recipe.learners["vanilla"].model_copy(update={"objective": "step_by_step"})
     card = model_card(recipe, "vanilla", two_tasks, 42, train_record())
     assert "- rows: 8 of 9 of the selected rationales (2 rows per rationale; 1 for a bare answer), the others" in card
+
+
+def test_the_card_of_a_round_is_that_of_a_learner_with_all_its_trainings(tmp_path):
+    tiny_t5(tiny_tokenizer()).save_pretrained(tmp_path)
+    own = {"rationales": ["teacher", "self"], "own_texts": {"rounds": 4}}
+    recipe = Recipe.model_validate(
+        {
+            "name": "small",
+            "task": {"name": "totals", "train": "a", "test": "b", "answer": "number"},
+            "teacher": {"rationales": "c"},
+            "learners": {
+                "vanilla": {"model": str(tmp_path)},
+                "own": {"model": {"learner": "vanilla"}, **own},
+                "reader": {"model": str(tmp_path), "rationales": ["own"]},
+            },
+        }
+    )
+
+    def card(number: int, part: range) -> str:
+        record = train_record(updates=len(part))
+        return model_card(recipe, "own", recipe.learners["own"], 42, record, number=number, part=part)
+
+    third = card(2, range(10, 15))
+    assert "- weights before the first training: those of vanilla after its training\n" in third
+    assert "- training 3 of 5 (from the weights of the training before)\n- rationales by" in third
+    assert "- updates: 5 (1 passes over the rows), weights of update 5; 15 in all, with those of" in third
+    assert "before\n- learning rate" in third
+    first = card(0, range(5))
+    assert "- training 1 of 5\n" in first
+    assert "weights of update 5\n" in first
+    reader = model_card(recipe, "reader", recipe.learners["reader"], 42, train_record())
+    assert "- weights before training: " in reader
+    assert f"- rationales by: own ({tmp_path.name})" in reader

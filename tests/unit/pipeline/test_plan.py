@@ -71,3 +71,17 @@ def test_unlabelled_questions_are_for_imitated_own_texts(tmp_path: Path, rows: d
     assert these[place.format("star")] == rows[place.format("star")]
     scored = [row["rows"] for name, row in these.items() if "/score/own.round-1" in name]
     assert scored[0] - scored[1] == 5 * 4  # the first mentor scores them
+
+
+def test_arms_of_own_texts_alone_have_no_epochs_to_compare(tmp_path: Path) -> None:
+    settings = small_recipe(tmp_path)
+    settings["learners"]["alone"] = {**settings["learners"]["vanilla"], "rationales": ["self"]}
+    path = tmp_path / "own.yaml"
+    notes = []
+    for epochs in (3, 100):
+        settings["learners"]["alone"]["training"] = {"epochs": epochs}
+        path.write_text(dump_yaml(settings), encoding="utf-8")
+        notes.append(estimate(load_recipe(path), tmp_path / "run").notes)
+    [note] = {note for each in notes for note in each if note.startswith("arms get equal")}
+    least, most = note.partition("they would do ")[2].removesuffix(" updates").split(" to ")
+    assert 3 < int(least) < int(most) < 100

@@ -506,6 +506,28 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         changed("  test: test.json", "  test: test.json\n  limit_unlabelled: 5"),
         [Fault("task.limit_unlabelled", "has no effect without `unlabelled`; remove it, or name a file there", 6)],
     ),
+    "a filter by own texts that a reader without them inherits": (
+        changed("{rationales: rationales.json}", "{rationales: rationales.json, select: {weight: frontier}}")
+        .replace("[teacher, mentor]", "[teacher, mentor, self]")
+        .replace("training: {epochs: 5}", "reads: {teacher: {weight: equal}}"),
+        [
+            Fault(
+                "learners.mentor.reads.teacher.weight",
+                "`frontier` needs the learner's own texts; add `self` to `rationales`, or set `weight: equal` here",
+                15,
+            )
+        ],
+    ),
+    "a learner's filter by own texts that its reader inherits": (
+        changed("{model: google/flan-t5-large}", "{model: google/flan-t5-large, select: {weight: frontier}}"),
+        [
+            Fault(
+                "learners.student.reads.mentor.weight",
+                "`frontier` needs the learner's own texts; add `self` to `rationales`, or set `weight: equal` here",
+                10,
+            )
+        ],
+    ),
     "a seed twice": (changed("[1, 2]", "[1, 2, 1]"), [Fault("seeds[2]", "1 is given twice; each seed is one run", 19)]),
     "unknown task": (
         changed("name: svamp", "name: svmap"),

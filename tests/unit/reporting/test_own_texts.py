@@ -93,6 +93,28 @@ def test_less_than_half_is_a_collapse_above_a_floor(entropy, accuracy, fell):
     assert all(line.startswith(start) for line, start in zip(lines, fell, strict=True))
 
 
+def test_a_slow_collapse_is_told_once():
+    def slow(*writers):
+        return collapses((1.0, 1.0), (0.5, 0.5), writers)
+
+    assert slow(1.5, 1.1, 0.74) == ["the writer's entropy fell from 1.500 in round 1 to 0.740 nats per token"]
+    assert slow(1.5, 1.1, 0.74, 0.5) == slow(1.5, 1.1, 0.75) == slow(1.5) == slow() == []
+    assert slow(LEAST_ENTROPY - 1e-6, 0.0) == []
+
+
+def test_the_report_warns_of_a_slow_collapse(inputs):
+    entropies = ((1.5, 1.0), (1.0, 0.7), (0.7, 0.5), (0.5, 0.4))
+    rows = rounds("star", 1)[:1]
+    rows += [
+        rounds("star", 1, writer_entropy=writer, trained_entropy=trained)[-1] | {"round": number}
+        for number, (writer, trained) in enumerate(entropies, 1)
+    ]
+    warnings = build_results(inputs((MENTOR, VANILLA, STAR), (1,), 12, rounds=rows))["warnings"]
+    [warning] = [line for line in warnings if "collapsed" in line]
+    told = "seed 1, round 3: the writer's entropy fell from 1.500 in round 1 to 0.700 nats per token"
+    assert warning.startswith(f"The own texts of star collapsed ({told}). To prevent it")
+
+
 def test_the_advice_fits_the_learner():
     assert "{self: forward_kl} or {self: jsd}" in advice(imitated=True, alone=False)
     assert "divergence" not in advice(imitated=False, alone=False)
