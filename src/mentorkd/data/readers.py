@@ -412,7 +412,8 @@ def _logprobs(row: SourceRow, name: str | None, texts: Sequence[str], needed: bo
     values = value if isinstance(value, list) else [value]
     if len(values) != len(texts):
         what = f"got {len(values)} entries for {len(texts)} rationales, expected one each, or null"
-        return [_no_logprobs(row, name, what, needed)] * len(texts)
+        _refuse_logprobs(row, name, what, needed)
+        return [None] * len(texts)
     return [_read_logprobs(row, name, each, text, needed) for each, text in zip(values, texts, strict=True)]
 
 
@@ -420,10 +421,11 @@ def _read_logprobs(row: SourceRow, name: str, fields: Any, text: str, needed: bo
     try:
         return None if fields is None else read_logprobs(fields, text)
     except ValueError as error:
-        return _no_logprobs(row, name, str(error), needed)
+        _refuse_logprobs(row, name, str(error), needed)
+        return None
 
 
-def _no_logprobs(row: SourceRow, name: str, what: str, needed: bool) -> None:
+def _refuse_logprobs(row: SourceRow, name: str, what: str, needed: bool) -> None:
     """For log-probabilities that cannot be read: a DataError where they are needed, else one warning a file."""
     if needed:
         raise row.error(f"field `{name}`: {what}")
