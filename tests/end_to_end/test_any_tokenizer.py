@@ -44,18 +44,12 @@ def recipe_of(folder: Path, **learners: Any) -> Recipe:
 
 
 def with_logprobs(file: Path, every: int) -> None:
-    """Give every so-manieth recorded rationale a log-probability for each of its words, and the others none."""
+    """Give every nth recorded rationale a log-probability for each of its words, and the others none."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-<<<<<<< HEAD
     for number, row in enumerate(rows):
         row["logprobs"] = None
         if number % every:
             continue
-=======
-    for row in rows:
-        row["logprobs"] = None
-    for row in rows[::every]:
->>>>>>> fixb
         ends, words = [], row["rationale"].split(" ")
         for word in words:
             ends.append((ends[-1] + 1 if ends else 0) + len(word.encode()))
