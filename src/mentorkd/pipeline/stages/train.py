@@ -97,7 +97,7 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         fold=stage.fold,
     )
     _warn_of_collapse(context, stage, learner, record)
-    card = model_card(context.recipe, stage.learner, learner, stage.seed, record)
+    card = model_card(context.recipe, stage.learner, learner, stage.seed, record, number=stage.round, part=part)
     save_model(merge_trained_adapters(loaded, rows), workdir / "out" / "model", card=card)
     return record
 
