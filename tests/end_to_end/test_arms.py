@@ -190,7 +190,10 @@ def test_a_filter_of_ones_own_begins_at_the_sources() -> None:
         (
             "rationales: [teacher, mentor]",
             "soft_labels: gold",
-            ("learners.student.soft_labels", "the gold answers are text only; soft labels come from a learner"),
+            (
+                "learners.student.soft_labels",
+                "the gold answers are text only; soft labels come from a learner, or from a teacher with `logprobs`",
+            ),
         ),
         ("mentor: {model", "gold: {model", ("learners.gold", "`gold` stands for the gold answers; give the learner another name")),
     ],
