@@ -190,6 +190,7 @@ def test_mentors_of_another_vocabulary_are_refused_before_anything_runs(tmp_path
     tiny_t5(other).save_pretrained(tmp_path / "other")
     other.save_pretrained(tmp_path / "other")
     raw["learners"]["mentor"]["model"] = str(tmp_path / "other")
+    raw["learners"]["student"]["soft_label_store"] = "hidden"
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(raw))
     with pytest.raises(

@@ -64,7 +64,7 @@ def vocabularies(recipe: Recipe) -> dict[str, bool]:
 
 
 def _is_elsewhere(model: ModelConfig) -> bool:
-    """Whether a model's files come to this machine by loading it: from the hub, or by conversion."""
+    """Whether loading a model brings its files to this machine: from the hub, or by conversion."""
     sources = filter(None, (model.name, model.tokenizer))
     return any(on_hub(source) or source.endswith(GGUF) for source in sources)
 
@@ -73,7 +73,7 @@ def _pair(models: Sequence[ModelConfig]) -> str:
     """A key of two models that is the same wherever their files lie."""
 
     def content(source: str | None) -> str | None:
-        return source if source is None or on_hub(source) else digest_path(Path(source))
+        return digest_path(Path(source)) if source is not None and Path(source).exists() else source
 
     settings = [[content(model.name), content(model.tokenizer), model.revision, model.from_config] for model in models]
     return fingerprint(settings)

@@ -22,7 +22,7 @@ def collapses(
     """What fell to less than half in a round, or since round 1, each in words; empty for a round without a collapse.
 
     A slow collapse halves no round's entropy. So a round whose writer has less than half of the entropy that the writer of round 1
-    had is one too; only the first such round is told. Falls from below LEAST_ENTROPY or LEAST_ACCURACY do not count.
+    had is one too, and only the first such round is named. Falls from below LEAST_ENTROPY or LEAST_ACCURACY do not count.
 
     Args:
         entropy: nats per token on the round's own texts, of the model that wrote them and of the model after the training.
