@@ -19,7 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "recipes", "benchmarks", "src/mentorkd")
 OLD_NAMES = "src/mentorkd/recipe/aliases.py"
 """The file that maps names of earlier versions; it may contain those of filters."""
-GENERATED = ("docs/results/decomposition", "src/mentorkd/quickstart/problems.py")
+GENERATED = (
+    "docs/results/decomposition",
+    "docs/results/own-texts",
+    "docs/results/self-taught",
+    "src/mentorkd/quickstart/problems.py",
+)
 """Committed pages of one run, and the word problems of the quickstart: data, not prose."""
 
 DIGITS = (
