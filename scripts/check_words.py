@@ -20,9 +20,9 @@ ROOTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs", "recipes", "ben
 OLD_NAMES = "src/mentorkd/recipe/aliases.py"
 """The file that maps names of earlier versions; it may contain those of filters."""
 GENERATED = (
-    "docs/results/decomposition",
-    "docs/results/own-texts",
-    "docs/results/self-taught",
+    "docs/results/decomposition/",
+    "docs/results/own-texts/",
+    "docs/results/self-taught/",
     "src/mentorkd/quickstart/problems.py",
 )
 """Committed pages of one run, and the word problems of the quickstart: data, not prose."""
@@ -77,7 +77,7 @@ def files_in(root: Path) -> list[Path]:
     files = [file for file in ([root] if root.is_file() else sorted(root.rglob("*"))) if file.suffix in READERS]
     if not files:
         sys.exit(f"check_words: {root}: expected a file or folder of {', '.join(READERS)} files, found none")
-    return [file for file in files if not file.as_posix().startswith(tuple(f"{ROOT / name}" for name in GENERATED))]
+    return [file for file in files if not file.as_posix().startswith(tuple(f"{ROOT}/{name}" for name in GENERATED))]
 
 
 def check(file: Path) -> Iterator[str]:
