@@ -21,6 +21,7 @@ OLD_NAMES = "src/mentorkd/recipe/aliases.py"
 """The file that maps names of earlier versions; it may contain those of filters."""
 GENERATED = (
     "docs/results/decomposition/",
+    "docs/results/any-tokenizer/",
     "docs/results/own-texts/",
     "docs/results/self-taught/",
     "src/mentorkd/quickstart/problems.py",
