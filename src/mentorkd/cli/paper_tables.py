@@ -113,8 +113,9 @@ def _unsolved(task: Task, data: Path, folder: Path) -> dict[str, Any]:
 
 
 def _shrunk(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with which any recipe runs in seconds: tiny models, eight questions, the two ends of each sweep."""
+    """Settings with which any recipe runs in seconds: tiny models, eight questions, one seed, the two ends of each sweep."""
     settings: dict[str, Any] = {
+        "seeds": raw["seeds"][:1],
         "task.limit_train": _SMOKE_QUESTIONS,
         "task.limit_test": _SMOKE_QUESTIONS,
         "sampling": {"max_new_tokens": 8, "engine": "transformers"},
