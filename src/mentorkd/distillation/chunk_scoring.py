@@ -102,14 +102,20 @@ def score_chunks(
                 )
             on_progress(len(writer.done), len(rows))
         writer.finish()
+    return _counts(writer, rows, folder) | {
+        "unlabelled_chunks": sum(not (row.readable and chunk.known) for row in aligned for chunk in row.chunks),
+        "mentor_too_long": len(aligned) - len(readable),
+    }
+
+
+def _counts(writer: SoftLabelWriter, rows: Sequence[Example], folder: Path) -> dict[str, Any]:
+    """What every finished store of chunks records; the writer's tokens are the chunks."""
     return {
         "rows": len(writer.done),
         "tokens": sum(len(row.target_ids) for row in rows),
         "form": "chunks",
         "bytes": sum(file.stat().st_size for file in folder.iterdir()),
         "chunks": writer.tokens,
-        "unlabelled_chunks": sum(not (row.readable and chunk.known) for row in aligned for chunk in row.chunks),
-        "mentor_too_long": len(aligned) - len(readable),
     }
 
 
@@ -170,12 +176,7 @@ def write_teacher_chunks(
             if row.rationale_id not in writer.done:
                 writer.append([(row.rationale_id, arrays)])
         writer.finish()
-    return {
-        "rows": len(writer.done),
-        "tokens": sum(len(row.target_ids) for row in rows),
-        "form": "chunks",
-        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
-        "chunks": writer.tokens,
+    return _counts(writer, rows, folder) | {
         "unlabelled_chunks": unlabelled,
         "without_logprobs": without,
     }
