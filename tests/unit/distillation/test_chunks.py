@@ -89,16 +89,7 @@ def check(text: str, mentor_name: str, student_name: str, mentor: TargetTokens, 
                 assert surface(name, tokenizer, ids) == plain(part)
 
 
-READABLE = [
-    "bytes",
-    "bytes and BOS",
-    "bytes, trimmed",
-    "metaspace",
-    "metaspace without the first space",
-    "wordpiece",
-    "nano",
-    "smollm2",
-]
+READABLE = [*TRAINED, "smollm2"]
 """Tokenizers whose tokens spell the text, but for white space and the normal form NFKC."""
 
 
