@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.load import load_recipe
 from recording_reporter import RecordingReporter
 from small_recipe import small_recipe
@@ -40,7 +45,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cluster")
-    raw = small_recipe(folder, seeds=[1, 2])
+    raw = small_recipe(folder, seeds=[1])
     raw["training"] |= {"epochs": 2}
     raw["sampling"] |= {"samples": 2, "max_new_tokens": 8}
     (folder / "recipe.yaml").write_text(json.dumps(raw))
@@ -64,11 +69,73 @@ def made(run: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
-def test_a_cluster_makes_the_bytes_of_one_machine(cluster: Any, recipe: Path, alone: Path, tmp_path: Path) -> None:
-    reporter = RecordingReporter()
-    Pipeline(load_recipe(recipe), tmp_path / "run", reporter).run(on=cluster.address)
-    assert made(tmp_path / "run") == made(alone)
-    assert not list((tmp_path / "run" / ".work").iterdir())
+def task_of(stage: str, seconds: float = 60) -> psutil.Process:
+    """The process that carries out a stage on the cluster, once it does."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [""])[0].startswith(f"ray::{stage}"):
+                return process
+        time.sleep(0.005)
+    raise AssertionError(f"{stage} has not started")
+
+
+def raylets(cluster: Any) -> dict[int, Any]:
+    """The worker nodes of the cluster, by the process that all of their tasks descend from."""
+    return {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+
+
+class Acts(RecordingReporter):
+    """Does something to the first process of each of some stages, beside the run; adds a node when one was lost."""
+
+    def __init__(self, cluster: Any, actions: dict[str, Callable[[psutil.Process], None]]) -> None:
+        super().__init__()
+        self.cluster, self.actions = cluster, actions
+        self.done: list[str] = []
+
+    def started(self, stage: Stage, number: int, total: int) -> None:
+        super().started(stage, number, total)
+        if action := self.actions.pop(stage.name, None):
+            threading.Thread(target=self._act, args=(stage.name, action)).start()
+
+    def note(self, text: str, stage: Stage) -> None:
+        super().note(text, stage)
+        if "was lost" in text:
+            self.cluster.add_node(num_cpus=1, num_gpus=1)
+
+    def _act(self, stage: str, action: Callable[[psutil.Process], None]) -> None:
+        action(task_of(stage))
+        self.done.append(stage)
+
+
+def test_a_cluster_that_loses_nodes_and_processes_makes_the_bytes_of_one_machine(
+    cluster: Any, recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    frozen: list[psutil.Process] = []
+
+    def lose(task: psutil.Process) -> None:
+        """The node stops to answer while its task still lives."""
+        task.suspend()
+        frozen.append(task)
+        by_raylet = raylets(cluster)
+        node = next(by_raylet[parent.pid] for parent in task.parents() if parent.pid in by_raylet)
+        cluster.remove_node(node, allow_graceful=False)
+
+    actions = {"learners/mentor/seed-1/train": lose, "learners/vanilla/seed-1/train": psutil.Process.kill}
+    reporter = Acts(cluster, actions)
+    run = tmp_path / "run"
+    Pipeline(load_recipe(recipe), run, reporter).run(on=cluster.address)
+    assert len(reporter.done) == 2
+    assert made(run) == made(alone)
+    before = sorted(str(file) for file in run.rglob("*"))
+    frozen[0].resume()  # the lost node comes back
+    assert frozen[0].wait(30) is not None or not frozen[0].is_running()
+    assert made(run) == made(alone)
+    assert sorted(str(file) for file in run.rglob("*")) == before
+    lost = next(note for note in reporter.notes if "mentor/seed-1/train" in note)
+    assert re.search(
+        r"learners/mentor/seed-1/train: .*node \S+ \([0-9a-f]{8}\).* was lost; it goes on in a new attempt \(2\)", lost
+    )
     again = RecordingReporter()
-    Pipeline(load_recipe(recipe), tmp_path / "run", again).run(on=cluster.address)
+    Pipeline(load_recipe(recipe), run, again).run(on=cluster.address)
     assert not again.ran
