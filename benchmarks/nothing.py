@@ -20,7 +20,7 @@ def _nothing(context: Any, stage: Stage, workdir: Path) -> EvaluateRecord:
 
 def idle(recipe: str) -> Recipe:
     """In a worker: let every stage do nothing."""
-    carry_out.step_of = lambda kind: _nothing
+    setattr(carry_out, "step_of", lambda kind: _nothing)  # noqa: B010  (mypy guards the name)
     return IdleRecipe.model_validate_json(recipe)
 
 

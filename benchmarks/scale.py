@@ -76,7 +76,7 @@ def driver(name: str, count: int) -> dict[str, Any]:
         else:
             from mentorkd.pipeline.executors.cluster import RayExecutor
 
-            executor = RayExecutor("ray", pipeline.stages[:1], *setup)
+            executor = RayExecutor("ray", None, pipeline.stages[:1], *setup)
         fsync = _Timed(os.fsync)
         os.fsync = fsync  # type: ignore[assignment]
         with closing(executor), pipeline.folder.lock():

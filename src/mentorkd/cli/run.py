@@ -20,6 +20,7 @@ from mentorkd.cli.options import (
     Quiet,
     RecipePath,
     RunOption,
+    Scratch,
     load_named,
     shipped_titles,
 )
@@ -40,13 +41,14 @@ def run(
     overwrite: Overwrite = False,
     jobs: Jobs = "1",
     on: On = None,
+    scratch: Scratch = None,
     no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its questions to its report. Finished stages do not run again."""
     loaded = load_named(recipe, overrides)
-    _run(loaded, folder, force or (), overwrite, jobs, quiet, as_json, verify=not no_verify, on=on)
+    _run(loaded, folder, force or (), overwrite, jobs, quiet, as_json, verify=not no_verify, on=on, scratch=scratch)
 
 
 def recipes(as_json: AsJson = False) -> None:
@@ -92,13 +94,16 @@ def _run(
     *,
     verify: bool,
     on: str | None = None,
+    scratch: Path | None = None,
 ) -> None:
     from mentorkd.pipeline.run import Pipeline
 
     root = folder or Path("runs") / recipe.name
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         pipeline = Pipeline(recipe, root, reporter, verify=verify)
-        pipeline.run(force=force, jobs=int(jobs) if jobs.isdecimal() else jobs, on=on, overwrite=overwrite)
+        pipeline.run(
+            force=force, jobs=int(jobs) if jobs.isdecimal() else jobs, on=on, scratch=scratch, overwrite=overwrite
+        )
     show_results(pipeline.folder.report(), as_json)
 
 

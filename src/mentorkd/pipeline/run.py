@@ -158,6 +158,7 @@ class Pipeline:
         until: str | None = None,
         jobs: int | str = 1,
         on: str | None = None,
+        scratch: Path | None = None,
         overwrite: bool = False,
     ) -> dict[str, Any]:
         """Run every stage that is not done, and return the manifest.
@@ -170,6 +171,7 @@ class Pipeline:
             jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
                 with a share of the cores and one GPU. `auto` takes as many as the machine and the recipe have work for.
             on: the cluster whose nodes run the stages, instead of this machine's processes: `ray`, or the address of a Ray cluster.
+            scratch: a folder of the nodes' own disks, to which each copies the models and soft labels that it reads; for a cluster.
             overwrite: take over a folder that belongs to a recipe of another name or with other questions.
 
         Raises RunError for a wrong argument, a folder of another recipe, or one that another process writes to, and what a
@@ -179,12 +181,14 @@ class Pipeline:
             jobs = min(room(self.recipe), most_at_once(self.stages), _MOST_JOBS)
         if not isinstance(jobs, int) or not 1 <= jobs <= _MOST_JOBS:
             raise RunError(f"got --jobs {jobs}; expected `auto`, or a number from 1 to {_MOST_JOBS}")
+        if scratch is not None and on is None:
+            raise RunError(f"got --scratch {scratch} without a cluster; it is for the nodes of one, see --on")
         if not overwrite and (why := self.conflict()):
             how = "give another folder with --run, or --overwrite to replace the results there"
             raise RunError(f"{why}; {how}")
         stages, outdated, forced = self._chosen(until, force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
-        with explaining(folder=self.folder.root), closing(self._executor(jobs, on, waiting)) as executor:
+        with explaining(folder=self.folder.root), closing(self._executor(jobs, on, scratch, waiting)) as executor:
             if waiting:
                 self.reporter.checking()
                 self._warn_unsealed(stages)  # here, because each worker would
@@ -219,12 +223,12 @@ class Pipeline:
             return self.stages
         return self.stages[: 1 + max(number for number, stage in enumerate(self.stages) if stage.kind == until)]
 
-    def _executor(self, jobs: int, on: str | None, waiting: Sequence[Stage]) -> StageExecutor:
+    def _executor(self, jobs: int, on: str | None, scratch: Path | None, waiting: Sequence[Stage]) -> StageExecutor:
         setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
         if on is not None and waiting:
             from mentorkd.pipeline.executors.cluster import RayExecutor
 
-            return RayExecutor(on, waiting, *setup)
+            return RayExecutor(on, scratch, waiting, *setup)
         threads, workers = share_of_cores(jobs), min(jobs, most_at_once(waiting))
         return ProcessExecutor(workers, threads or 1, *setup) if workers > 1 else InlineExecutor(threads, *setup)
 

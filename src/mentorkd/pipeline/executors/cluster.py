@@ -30,6 +30,7 @@ from mentorkd.pipeline.executors.nodes import SharedFolder, check_nodes, describ
 from mentorkd.pipeline.executors.processes import ProcessExecutor
 from mentorkd.pipeline.resources import wanted
 from mentorkd.pipeline.run_folder import STATUS, RunFolder, Stage
+from mentorkd.pipeline.scratch import Scratch
 from mentorkd.recipe.learner import StageKind
 from mentorkd.recipe.schema import Recipe
 
@@ -72,12 +73,14 @@ class RayExecutor:
 
     Args:
         address: of the cluster; `ray` finds a running one, or starts one on this machine.
+        scratch: a folder of the nodes' own disks, for copies of models and soft labels.
         stages: those that are to run, whose needs are compared with what the nodes have.
     """
 
     def __init__(
         self,
         address: str,
+        scratch: Path | None,
         stages: Sequence[Stage],
         recipe: Recipe,
         folder: RunFolder,
@@ -94,7 +97,10 @@ class RayExecutor:
         check_nodes(self._nodes, self._shared, recipe)
         import ray
 
-        self._task, self._run = ray.remote(_run), ray.put((recipe, folder, self._shared, sys.argv))
+        on_nodes = RunFolder(
+            self._shared.root, verify=folder.verify, scratch=None if scratch is None else Scratch(scratch)
+        )
+        self._task, self._run = ray.remote(_run), ray.put((recipe, on_nodes, self._shared, sys.argv))
 
     def check(self, kinds: Set[str]) -> None:
         self._here.check(kinds)
@@ -178,7 +184,7 @@ class RayExecutor:
         cpus, gpus = self._needs(attempt.stage)
         task = self._task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0, name=attempt.stage.name)
         attempt.notes, attempt.status = 0, {}
-        self._attempts[task.remote(self._run, attempt.stage, attempt.workdir, cpus)] = attempt
+        self._attempts[task.remote(self._run, attempt.stage, attempt.workdir.absolute(), cpus)] = attempt
 
     def _begin_again(self, attempt: _Attempt, error: ray.exceptions.RayError) -> None:
         """Start a stage again that the cluster has lost. Raises WorkerError if that has happened too often."""
