@@ -32,7 +32,10 @@ def cluster() -> Iterator[Any]:
     environment = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ |= environment
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    # A node that does not answer for so many checks, one a second, is lost.
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": health}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=1, num_gpus=1)
     yield cluster
@@ -115,11 +118,10 @@ def test_a_cluster_that_loses_nodes_and_processes_makes_the_bytes_of_one_machine
 
     def lose(task: psutil.Process) -> None:
         """The node stops to answer while its task still lives."""
-        task.suspend()
-        frozen.append(task)
-        by_raylet = raylets(cluster)
-        node = next(by_raylet[parent.pid] for parent in task.parents() if parent.pid in by_raylet)
-        cluster.remove_node(node, allow_graceful=False)
+        raylet = next(parent for parent in task.parents() if parent.pid in raylets(cluster))
+        frozen.extend([raylet, *raylet.children(recursive=True)])
+        for process in frozen:
+            process.suspend()
 
     actions = {"learners/mentor/seed-1/train": lose, "learners/vanilla/seed-1/train": psutil.Process.kill}
     reporter = Acts(cluster, actions)
@@ -128,8 +130,12 @@ def test_a_cluster_that_loses_nodes_and_processes_makes_the_bytes_of_one_machine
     assert len(reporter.done) == 2
     assert made(run) == made(alone)
     before = sorted(str(file) for file in run.rglob("*"))
-    frozen[0].resume()  # the lost node comes back
-    assert frozen[0].wait(30) is not None or not frozen[0].is_running()
+    node = raylets(cluster)[frozen[0].pid]
+    for process in frozen:  # the lost node comes back
+        process.resume()
+    psutil.wait_procs(frozen[1:], timeout=30)
+    cluster.remove_node(node, allow_graceful=False)
+    assert not [process for process in frozen if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert made(run) == made(alone)
     assert sorted(str(file) for file in run.rglob("*")) == before
     lost = next(note for note in reporter.notes if "mentor/seed-1/train" in note)
