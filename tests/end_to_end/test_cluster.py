@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -145,3 +148,56 @@ def test_a_cluster_that_loses_nodes_and_processes_makes_the_bytes_of_one_machine
     again = RecordingReporter()
     Pipeline(load_recipe(recipe), run, again).run(on=cluster.address)
     assert not again.ran
+
+
+def on_cluster() -> list[psutil.Process]:
+    """Processes of stages on the cluster."""
+    tasks = []
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::learners/"):
+            tasks.append(process)
+    return tasks
+
+
+def finished_in(run: Path) -> list[str]:
+    """The stages that were published, in order, by the log."""
+    lines = (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").is_file() else []
+    return [event["stage"] for event in map(json.loads, lines) if event["event"] == "finished"]
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_a_killed_driver_goes_on_where_it_was(
+    cluster: Any, recipe: Path, alone: Path, tmp_path: Path, kills: int
+) -> None:
+    run, rng = tmp_path / "run", random.Random(kills)
+    command = [
+        sys.executable,
+        "-m",
+        "mentorkd",
+        "run",
+        str(recipe),
+        "--run",
+        str(run),
+        "--on",
+        cluster.address,
+        "--json",
+    ]
+    for number in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        before = len(finished_in(run))
+        wanted = before + (number % 2) if kills > 1 else 3
+        for line in process.stderr:
+            if '"started"' in line and len(finished_in(run)) >= wanted:
+                break
+        time.sleep(rng.uniform(0, 2))
+        process.kill()
+        process.communicate()
+        gone = time.monotonic() + 60
+        while on_cluster() and time.monotonic() < gone:
+            time.sleep(0.1)
+        assert not on_cluster()
+    Pipeline(load_recipe(recipe), run).run(on=cluster.address)
+    assert made(run) == made(alone)
+    published = finished_in(run)
+    assert sorted(published) == sorted(set(published)), "nothing finished is done again"
