@@ -29,6 +29,7 @@ from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages import step_of
+from mentorkd.pipeline.worker_processes import picklable
 from mentorkd.recipe.load import load_recipe
 from recording_reporter import RecordingReporter
 from small_recipe import small_recipe
@@ -199,9 +200,7 @@ def test_errors_cross_processes(error: Exception) -> None:
 
 
 def test_an_error_that_cannot_cross_is_told_in_words() -> None:
-    assert str(executors._picklable(ValueError("a lock", threading.Lock()))).startswith(
-        "ValueError: ('a lock', <unlocked"
-    )
+    assert str(picklable(ValueError("a lock", threading.Lock()))).startswith("ValueError: ('a lock', <unlocked")
 
 
 @pytest.mark.parametrize(("visible", "found"), [("3,5", ["3", "5"]), ("GPU-8932f937", ["GPU-8932f937"]), ("", [""])])

@@ -1,25 +1,12 @@
-"""Where stages run: one after the other in this process, or several at a time, each in a worker process.
-
-A worker reads stages from its stdin and writes progress, notes, warnings and records to its stdout. It ends when its stdin closes, so
-none outlives the pipeline that started it, however the pipeline ended. What a worker leaves then is what a SIGTERM leaves: it ends
-at once, or, while it asks a teacher, when the replies in flight are kept.
-"""
+"""Where stages run: one after the other in this process, or several at a time, each in a worker process."""
 
 from __future__ import annotations
 
-import logging
 import os
-import pickle
 import queue
 import shutil
-import signal
-import subprocess
 import sys
-import threading
-import time
-import traceback
 from collections.abc import Callable, Set
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,13 +17,12 @@ from mentorkd.pipeline import provenance
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages import step_of
+from mentorkd.pipeline.worker_processes import Messages, Worker, failure, log_warning, serving, throttled
 from mentorkd.recipe.schema import Recipe
 
 StageProgress = Callable[[Stage, int, int], None]
 Note = Callable[[str, Stage], None]
 
-# Small models make hundreds of steps a second; nobody reads that fast.
-_PROGRESS_SECONDS = 0.1
 # By default oneDNN keeps 1,024 kernels, one for each shape of each product; texts come in many lengths.
 _KERNELS = "128"
 # Devices of GPU drivers on Linux: NVIDIA, AMD, and either under Windows.
@@ -129,15 +115,16 @@ class ProcessExecutor:
 
     def __init__(self, jobs: int, recipe: Recipe, folder: RunFolder, progress: StageProgress, note: Note) -> None:
         self.progress, self.note = progress, note
-        self._messages: _Messages = queue.SimpleQueue()
-        self._running: dict[_Worker, Stage] = {}
-        self._workers: list[_Worker] = []
+        self._messages: Messages = queue.SimpleQueue()
+        self._running: dict[Worker, Stage] = {}
+        self._workers: list[Worker] = []
         threads, gpus = max(1, provenance.cores() // jobs), _gpus() if recipe.device in ("auto", "cuda") else []
         for number in range(jobs):
             environment = {"OMP_NUM_THREADS": str(threads), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": _KERNELS, **os.environ}
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            self._workers.append(_Worker(environment, self._messages, (number, sys.argv, recipe, folder)))
+            setup = (number, sys.argv, recipe, folder)
+            self._workers.append(Worker("mentorkd.pipeline.executors:serve", environment, self._messages, setup))
 
     def check(self, kinds: Set[str]) -> None:
         """A worker checks, because a worker imports torch anyway and this process never needs to."""
@@ -166,19 +153,18 @@ class ProcessExecutor:
                 del self._running[worker]
                 return stage, value
 
-    def _next_message(self) -> tuple[_Worker, str, Any]:
+    def _next_message(self) -> tuple[Worker, str, Any]:
         """Wait for a message, and log the warnings before it. Raises what a worker raises, and WorkerError if a worker has ended."""
         worker, event, value = self._messages.get()
         while event == "warning":
-            logger, level, text = value
-            logging.getLogger(logger).log(level, "%s", text)
+            log_warning(value)
             worker, event, value = self._messages.get()
         if event == "ended":
             stage = self._running.get(worker)
-            raise WorkerError(f"{stage.name if stage else 'a worker'}: its process {worker.ending()}")
+            ending = worker.ending("take fewer --jobs")
+            raise WorkerError(f"{stage.name if stage else 'a worker'}: its process {ending}")
         if event == "failed":
-            error, where = value
-            raise error from _WorkerTraceback(where)
+            raise failure(value)
         return worker, event, value
 
     def close(self) -> None:
@@ -188,72 +174,6 @@ class ProcessExecutor:
             stage = self._running.get(worker)
             # Replies of a teacher that are in flight are paid for. How long they take is the recipe's `timeout`.
             worker.wait(None if stage is not None and stage.kind == "annotate" else _EXIT_SECONDS)
-
-
-class _WorkerTraceback(Exception):
-    """Shows, as the cause of an error, where it was raised in a worker."""
-
-
-class _Worker:
-    """One worker process, and a thread that reads its messages. It touches nothing before its first stage."""
-
-    def __init__(self, environment: dict[str, str], messages: _Messages, setup: tuple[Any, ...]) -> None:
-        # Not multiprocessing: its children run the caller's main module again, which need not be written for that. In a
-        # session of its own, so that Ctrl-C reaches this process alone.
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                f"import sys; sys.path[:] = {sys.path!r}; from mentorkd.pipeline.executors import serve; serve()",
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
-        self._messages = messages
-        self._unsent = [setup]
-        threading.Thread(target=self._read_messages, daemon=True).start()
-
-    def send(self, task: Stage | frozenset[str]) -> None:
-        """Send a stage to carry out; to the first worker, before any stage, the kinds of stages to check."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended, and `_read_messages` says so
-            for value in (*self._unsent, task):
-                pickle.dump(value, self._process.stdin)
-            self._process.stdin.flush()
-        self._unsent.clear()
-
-    def ending(self) -> str:
-        code = self._process.wait()
-        if code >= 0:
-            return f"ended with exit code {code}; run the same command to go on"
-        reason = " (out of memory? then take fewer --jobs)" if code == -signal.SIGKILL else ""
-        return f"was ended by {signal.Signals(-code).name}{reason}; run the same command to go on"
-
-    def hang_up(self) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-
-    def wait(self, seconds: float | None) -> None:
-        """Wait until it has ended, and end it by force after `seconds`; None waits for as long as it takes."""
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _read_messages(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as stream, suppress(EOFError, pickle.UnpicklingError):
-            while True:
-                self._messages.put((self, *pickle.load(stream)))
-        self._messages.put((self, "ended", None))
-
-
-_Messages = queue.SimpleQueue[tuple[_Worker, str, Any]]
-"""Messages of all workers: the worker, the event (checked, progress, note, warning, finished, failed, ended), and its value."""
 
 
 def _gpus() -> list[str]:
@@ -274,19 +194,7 @@ def may_have_gpu() -> bool:
 
 def serve() -> None:
     """The program of a worker process: carry out the stages that come on stdin, until stdin closes."""
-    stream = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not mix with messages
-    lock = threading.Lock()  # several threads may make progress
-
-    def send(event: str, value: Any) -> None:
-        with lock:
-            pickle.dump((event, value), stream)
-            stream.flush()
-
-    logging.getLogger("mentorkd").addHandler(_SentWarnings(send))
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
-    try:
+    with serving() as (send, tasks):
         import mentorkd.pipeline.stages.train  # noqa: F401  (slow, and done while the other process checks the recipe)
 
         number, sys.argv, recipe, folder = tasks.get()
@@ -299,49 +207,5 @@ def serve() -> None:
             task = tasks.get()
         with folder.in_use(number):
             while True:
-                send("finished", run_stage(task, recipe, folder, _throttled(send), partial(send, "note")))
+                send("finished", run_stage(task, recipe, folder, throttled(send), partial(send, "note")))
                 task = tasks.get()
-    except BaseException as error:
-        send("failed", (_picklable(error), "\n" + traceback.format_exc()))
-        threading.Event().wait()  # for stdin to close
-
-
-class _SentWarnings(logging.Handler):
-    """Sends warnings to the other process, which logs them as its own: only it knows where they are to be shown."""
-
-    def __init__(self, send: Callable[[str, Any], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._send("warning", (record.name, record.levelno, record.getMessage()))
-
-
-def _read_tasks(tasks: queue.SimpleQueue[Any]) -> None:
-    with suppress(EOFError, pickle.UnpicklingError):
-        while True:
-            tasks.put(pickle.load(sys.stdin.buffer))
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _throttled(send: Callable[[str, Any], None]) -> Callable[[int, int], None]:
-    """Progress that is sent at most every _PROGRESS_SECONDS, and at the end."""
-    last = 0.0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done >= total or now - last > _PROGRESS_SECONDS:
-            last = now
-            send("progress", (done, total))
-
-    return progress
-
-
-def _picklable(error: BaseException) -> BaseException:
-    """The error, or an error with the same message if this one cannot be sent to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
