@@ -55,6 +55,7 @@ def run_stage(
             raise
         if context.holds_gpu:
             cost.gpu_seconds, cost.accelerator = cost.seconds, provenance.accelerator()
+        cost.include(context.costs)
         record = folder.publish(stage, replace(record, **asdict(cost), made_by=provenance.here()))
         folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=cost.seconds)
         return record

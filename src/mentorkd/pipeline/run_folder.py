@@ -105,6 +105,7 @@ class RunFolder:
             for worker in self.root.glob(".worker-*.lock"):  # workers of a killed run end milliseconds after it
                 with FileLock(worker).acquire(timeout=_WORKERS_SECONDS):
                     pass
+                worker.unlink(missing_ok=True)
         except Timeout:
             lock.release()
             raise RunError(
@@ -123,10 +124,12 @@ class RunFolder:
             lock.release()
 
     @contextmanager
-    def in_use(self, worker: int) -> Iterator[None]:
+    def in_use(self, worker: int | str) -> Iterator[None]:
         """Write as a worker of the process that holds the lock. If that process is killed, `lock` waits for the worker too."""
-        with FileLock(self.root / f".worker-{worker}.lock"):
+        file = self.root / f".worker-{worker}.lock"
+        with FileLock(file):
             yield
+        file.unlink(missing_ok=True)
 
     @property
     def recipe(self) -> Path:

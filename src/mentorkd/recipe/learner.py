@@ -217,6 +217,12 @@ class TrainingConfig(Strict):
     """Padded tokens (source + target) in a micro-batch, in place of `batch_size` rows; null uses `batch_size`."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches in an optimiser step. The loss is weighted by tokens, so the split does not change it."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that train together, each on a GPU of its own. An optimiser step has `gradient_accumulation` micro-batches in each
+    process, so n processes train as one does with n times the accumulation."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """With several processes, what each of them holds: `none`, the whole model and optimiser; `fsdp`, a share of the weights,
+    gradients and optimiser, which takes less memory and more communication (torch's FSDP2). The weights are the same."""
     length_window: int = Field(default=1, ge=1)
     """Updates whose rows are drawn at random together and then sorted by length into micro-batches. With 1, every update is
     a random sample of the rows, and only its micro-batches hold rows of similar length. A larger window needs less padding,
@@ -247,6 +253,17 @@ class TrainingConfig(Strict):
     """Set on which the best epoch is chosen. `test` is the paper's protocol, and the report warns of it; `last` uses the last epoch."""
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default_factory=list)
     """Experiment trackers. Runs are named by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
+
+    @model_validator(mode="after")
+    def _sharding_fits(self) -> TrainingConfig:
+        if self.sharding != "none":
+            if self.processes == 1:
+                raise ValueError(
+                    "`sharding` is over several processes, and `processes` is 1; raise it, or remove `sharding`"
+                )
+            if self.torch_compile:
+                raise ValueError("`sharding: fsdp` cannot be combined with `torch_compile`; remove one of them")
+        return self
 
 
 EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]

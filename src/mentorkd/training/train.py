@@ -27,6 +27,7 @@ from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
 from mentorkd.training.checkpoints import discard_old_checkpoints, last_checkpoint
+from mentorkd.training.processes import wait_for_others
 from mentorkd.training.schedule import Schedule, schedule_training
 from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
 from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds, SealedCheckpoints
@@ -94,9 +95,8 @@ def train(
     if (missing := objective.missing_data(rows)) is not None:
         raise TrainingError(f"got {len(rows)} rows: {missing}; select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, project, run_name)
-    schedule = schedule_training(
-        rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=len(part) if part else updates
-    )
+    config = config.model_copy(update={"processes": arguments.world_size})
+    schedule = schedule_training(rows, loaded.kind, config, seed=seed, updates=len(part) if part else updates)
     total = updates if part else schedule.updates
     assert total is not None, "a part is one of a number of updates"
     arguments.gradient_accumulation_steps = schedule.accumulation
@@ -110,8 +110,9 @@ def train(
         _compile(loaded)
     if arguments.should_save:
         discard_old_checkpoints(folder)
-    if verify:
-        discard_damaged_checkpoints(folder)
+        if verify:
+            discard_damaged_checkpoints(folder)
+    wait_for_others()
     checkpoint = last_checkpoint(folder)
     validations = config.validate_every if validate is not None else None
     callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress), SealedCheckpoints()]

@@ -22,6 +22,7 @@ from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
 from mentorkd.seals import seal_folder
 from mentorkd.training.checkpoints import load_weights, save_weights
+from mentorkd.training.processes import wait_for_others
 from mentorkd.training.sealed_checkpoints import check_checkpoint
 
 Batch = dict[str, Any]
@@ -172,7 +173,7 @@ class MentorTrainer(Trainer):
             self._positions.clear()
         super().log(logs, start_time)
 
-    # Three hooks of the Trainer: its own files and keys are those of `from_pretrained`, and it reads them without conversion.
+    # Hooks of the Trainer: its own files and keys are those of `from_pretrained`, and it reads them without conversion.
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the trained weights, an objective's own among them."""
@@ -181,6 +182,11 @@ class MentorTrainer(Trainer):
         if self.args.should_save:
             # Of a sharded model, the file only says that this version wrote the checkpoint.
             save_weights(torch.nn.Module() if self.sharded else self.model, Path(output_dir or self.args.output_dir))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save this process's random state, and wait for the others': the Trainer's state comes next and completes the checkpoint."""
+        super()._save_rng_state(output_dir)
+        wait_for_others()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if self.sharded:
@@ -226,7 +232,5 @@ class SealedCheckpoints(TrainerCallback):
     """Seals every checkpoint when it is complete."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.world_size > 1:
-            torch.distributed.barrier()  # each process writes a file
         if args.should_save:
             seal_folder(Path(args.output_dir, f"checkpoint-{state.global_step}"))
