@@ -62,8 +62,8 @@ class Cost:
     """Time for which the block held an accelerator, busy or not: a cluster bills this time. The caller, which knows the
     device, sets it."""
     peak_memory_mb: float = 0.0
-    """Highest resident memory of the process (of several, their sum), plus the memory that PyTorch allocated on a CUDA accelerator. The memory of other
-    engines there (vLLM, CTranslate2) is not counted."""
+    """Highest resident memory of the process (of several, their sum), plus the memory that PyTorch allocated on a CUDA
+    accelerator. The memory of other engines there (vLLM, CTranslate2) is not counted."""
     accelerator: str | None = None
     """The accelerator that the block held. The caller sets it with `gpu_seconds`."""
 

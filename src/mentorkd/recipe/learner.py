@@ -124,6 +124,10 @@ class SelectConfig(Strict):
 class LoraConfig(Strict):
     """Low-rank adapters (peft), merged into the weights when the model is saved."""
 
+    bits: Literal[4] | None = None
+    """Keep the frozen weights of the linear layers in 4 bits during the training (NF4, with bitsandbytes: `mentorkd[bitsandbytes]`),
+    which takes a quarter of the memory of bfloat16. The saved model has these rounded weights, with the adapters merged, in the
+    model's `dtype`. Null keeps them as they are."""
     r: int = Field(default=64, ge=1)
     """Rank of the update."""
     alpha: int = Field(default=32, ge=1)
@@ -253,17 +257,6 @@ class TrainingConfig(Strict):
     """Set on which the best epoch is chosen. `test` is the paper's protocol, and the report warns of it; `last` uses the last epoch."""
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default_factory=list)
     """Experiment trackers. Runs are named by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
-
-    @model_validator(mode="after")
-    def _sharding_fits(self) -> TrainingConfig:
-        if self.sharding != "none":
-            if self.processes == 1:
-                raise ValueError(
-                    "`sharding` is over several processes, and `processes` is 1; raise it, or remove `sharding`"
-                )
-            if self.torch_compile:
-                raise ValueError("`sharding: fsdp` cannot be combined with `torch_compile`; remove one of them")
-        return self
 
 
 EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]

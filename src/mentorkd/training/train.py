@@ -98,6 +98,10 @@ def train(
     if (missing := objective.missing_data(rows)) is not None:
         raise TrainingError(f"got {len(rows)} rows: {missing}; select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, project, run_name)
+    if config.sharding != "none" and arguments.world_size == 1:
+        raise TrainingError(
+            "got `sharding: fsdp` in one process, expected several; start them with torchrun, or remove it"
+        )
     config = config.model_copy(update={"processes": arguments.world_size})
     schedule = schedule_training(rows, loaded.kind, config, seed=seed, updates=len(part) if part else updates)
     total = updates if part else schedule.updates
