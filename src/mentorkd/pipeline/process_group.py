@@ -158,7 +158,7 @@ def _join(device_type: str) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
-        store=distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False),
+        store=distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False),  # type: ignore[attr-defined]
         rank=rank,
         world_size=int(os.environ["WORLD_SIZE"]),
         timeout=_TIMEOUT,

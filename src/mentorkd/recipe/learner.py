@@ -125,7 +125,7 @@ class LoraConfig(Strict):
     """Low-rank adapters (peft), merged into the weights when the model is saved."""
 
     bits: Literal[4] | None = None
-    """Keep the frozen weights of the linear layers in 4 bits during the training (NF4, with bitsandbytes: `mentorkd[bitsandbytes]`),
+    """Keep the frozen weights of the linear layers in 4 bits during the training (NF4, by the extra `bitsandbytes`),
     which takes a quarter of the memory of bfloat16. The saved model has these rounded weights, with the adapters merged, in the
     model's `dtype`. Null keeps them as they are."""
     r: int = Field(default=64, ge=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import checkpoint
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -64,11 +64,11 @@ class ShardedModel:
 
     def save_optimizer(self, optimizer: torch.optim.Optimizer, folder: Path) -> None:
         """Write the optimiser's state; each process writes its share."""
-        checkpoint.save(get_optimizer_state_dict(self.sharded, optimizer), checkpoint_id=folder)
+        state_dict_saver.save(get_optimizer_state_dict(self.sharded, optimizer), checkpoint_id=folder)
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, folder: Path) -> None:
         state = get_optimizer_state_dict(self.sharded, optimizer)
-        checkpoint.load(state, checkpoint_id=folder)
+        state_dict_loader.load(state, checkpoint_id=folder)
         set_optimizer_state_dict(self.sharded, optimizer, state)
 
 
