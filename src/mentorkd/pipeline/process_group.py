@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from mentorkd.errors import MentorkdError, WorkerError
+from mentorkd.errors import MentorkdError, TrainingError, WorkerError
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import StageRecord
@@ -32,6 +32,7 @@ from mentorkd.pipeline.worker_processes import (
     serving,
     throttled,
 )
+from mentorkd.training.processes import missing_devices
 
 R = TypeVar("R", bound=StageRecord)
 
@@ -137,6 +138,8 @@ def serve() -> None:
         sys.argv, recipe, folder = tasks.get()
         work, stage, workdir = tasks.get()
         context = RunContext(recipe, folder, throttled(send), partial(send, "note"))
+        if lack := missing_devices(int(os.environ["WORLD_SIZE"]), context.device):
+            raise TrainingError(f"{stage.name}: {lack}")
         with folder.in_use(f"{os.getppid()}-{os.environ['RANK']}"):
             _join(context.device.type)
             with provenance.measured() as cost:

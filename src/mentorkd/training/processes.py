@@ -10,6 +10,19 @@ def _joined() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
+def missing_devices(processes: int, device: torch.device) -> str | None:
+    """What several processes lack on this machine, each of which needs a device of its own; None if nothing."""
+    if processes == 1 or device.type == "cpu":
+        return None
+    devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    if processes <= devices:
+        return None
+    return (
+        f"got {processes} processes, and a stage has {devices} {device.type} device{'s' if devices > 1 else ''} here for them; lower "
+        "`training.processes`, or give the stage more devices (CUDA_VISIBLE_DEVICES, fewer --jobs)"
+    )
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that writes files."""
     return not _joined() or distributed.get_rank() == 0
