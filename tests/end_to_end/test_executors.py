@@ -22,14 +22,16 @@ import pytest
 import torch
 
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
-from mentorkd.pipeline import executors
+from mentorkd.pipeline import resources
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.executors import run_stage
+from mentorkd.pipeline.executors import carry_out as carrying
+from mentorkd.pipeline.executors.carry_out import carry_out
+from mentorkd.pipeline.executors.messages import picklable
+from mentorkd.pipeline.executors.processes import ProcessExecutor
 from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages import step_of
-from mentorkd.pipeline.worker_processes import picklable
 from mentorkd.recipe.load import load_recipe
 from recording_reporter import RecordingReporter
 from small_recipe import small_recipe
@@ -140,7 +142,7 @@ def test_a_failing_stage_says_the_same(recipe: Path, tmp_path: Path) -> None:
         told[jobs] = re.sub(r"[0-9a-f]{16}", "ID", str(caught.value)).replace("seed-2", "seed-1")
         assert not of_this_process()
     assert told[1] == told[2]
-    assert "in run_stage" in str(caught.value.__cause__)
+    assert "in carry_out" in str(caught.value.__cause__)
 
 
 class Killer(RecordingReporter):
@@ -206,7 +208,7 @@ def test_an_error_that_cannot_cross_is_told_in_words() -> None:
 @pytest.mark.parametrize(("visible", "found"), [("3,5", ["3", "5"]), ("GPU-8932f937", ["GPU-8932f937"]), ("", [""])])
 def test_gpus_are_those_that_this_process_sees(monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert executors._gpus() == found
+    assert resources.visible_gpus() == found
 
 
 def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
@@ -220,10 +222,14 @@ def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
         time.sleep(0.01)
         return ScoreRecord(rows=0, form=context.device.type, bytes=0)
 
-    monkeypatch.setattr(executors, "step_of", lambda kind: score if kind == "score" else step_of(kind))
+    monkeypatch.setattr(carrying, "step_of", lambda kind: score if kind == "score" else step_of(kind))
     stages = [next(s for s in pipeline.stages if s.kind == kind) for kind in ("prepare", "annotate", "score")]
     with pipeline.folder.lock():
-        records = [run_stage(stage, pipeline.recipe, pipeline.folder) for stage in stages]
+        records = []
+        for stage in stages:
+            workdir = pipeline.folder.begin(stage)
+            records.append(carry_out(stage, pipeline.recipe, pipeline.folder, workdir))
+            pipeline.folder.publish(stage, workdir, records[-1])
     assert [record.gpu_seconds > 0 for record in records] == [False, False, True]
     assert records[2].gpu_seconds == records[2].seconds
     assert records[2].form == "cuda"
@@ -246,7 +252,7 @@ def test_a_worker_checks_so_that_this_process_imports_no_torch(recipe: Path, tmp
     command = [sys.executable, "-c", REFUSED, str(recipe), str(tmp_path / "run")]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert re.search(r"learners\.vanilla\.sampling\.engine: vllm (is not|serves)", told)
-    if not executors.may_have_gpu():
+    if not resources.may_have_gpu():
         assert told.endswith("False\n")
     assert not (tmp_path / "run" / "data").exists()
 
@@ -264,7 +270,7 @@ def test_what_a_worker_warns_of_is_logged_here(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     setup: Any = (WarnsWhenRead(), RunFolder(tmp_path), lambda *_: None, lambda *_: None)
-    with closing(executors.ProcessExecutor(1, *setup)) as executor, pytest.raises(AttributeError):
+    with closing(ProcessExecutor(1, 1, *setup)) as executor, pytest.raises(AttributeError):
         executor.check({"train"})
     [record] = caplog.records
     assert (record.name, record.levelname) == ("mentorkd.files", "WARNING")

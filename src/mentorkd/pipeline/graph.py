@@ -290,7 +290,7 @@ class _Seed:
     def _training_settings(self, name: str, learner: Learner) -> list[Any]:
         """A learner's settings that decide the trained weights. Its sources are inputs: their texts count, not their names."""
         elsewhere = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training", "search"}
-        elsewhere |= {"own_texts", "folds"}
+        elsewhere |= {"own_texts", "folds", "resources"}
         own = learner.model_dump(exclude=elsewhere | unused_settings(learner.model_dump()).keys())
         for key in get_args(BySource):
             if key in own and (SELF in learner.rationales or isinstance(own[key], dict)):

@@ -6,11 +6,13 @@ progress and notes, and returns the record.
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,15 +24,14 @@ from torch import distributed
 from mentorkd.errors import MentorkdError, TrainingError, WorkerError
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.executors.messages import throttled
 from mentorkd.pipeline.records import StageRecord
-from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.run_folder import Stage, is_remote
 from mentorkd.pipeline.worker_processes import (
     Messages,
     Worker,
     failure,
-    log_warning,
     serving,
-    throttled,
 )
 from mentorkd.training.processes import missing_devices
 
@@ -112,7 +113,8 @@ def _tell(context: RunContext, event: str, value: Any) -> None:
     elif event == "note":
         context.note(value)
     else:
-        log_warning(value)
+        logger, level, text = value
+        logging.getLogger(logger).log(level, "%s", text)
 
 
 def _raise_if_killed(workers: list[Worker], messages: Messages, stage: Stage, error: BaseException) -> None:
@@ -137,10 +139,12 @@ def serve() -> None:
     with serving() as (send, tasks):
         sys.argv, recipe, folder = tasks.get()
         work, stage, workdir = tasks.get()
-        context = RunContext(recipe, folder, throttled(send), partial(send, "note"))
+        context = RunContext(recipe, folder, throttled(partial(send, "progress")), partial(send, "note"))
         if lack := missing_devices(int(os.environ["WORLD_SIZE"]), context.device):
             raise TrainingError(f"{stage.name}: {lack}")
-        with folder.in_use(f"{os.getppid()}-{os.environ['RANK']}"):
+        # An attempt on another machine has a folder of its own, and nobody waits for it.
+        name = f"{os.getppid()}-{os.environ['RANK']}"
+        with nullcontext() if is_remote(workdir) else folder.in_use(name):
             _join(context.device.type)
             with provenance.measured() as cost:
                 record = work(context, stage, workdir)

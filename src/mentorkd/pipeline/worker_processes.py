@@ -14,21 +14,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
-# Small models make hundreds of steps a second; nobody reads that fast.
-_PROGRESS_SECONDS = 0.1
+from mentorkd.pipeline.executors.messages import RemoteTraceback, SentWarnings, picklable
 
 Send = Callable[[str, Any], None]
 """Sends a message: an event (progress, note, warning, finished, failed, ...) and its value."""
-
-
-class WorkerTraceback(Exception):
-    """Shows, as the cause of an error, where it was raised in a worker."""
 
 
 class Worker:
@@ -95,16 +90,10 @@ Messages = queue.SimpleQueue[tuple[Worker, str, Any]]
 """Messages of several workers: the worker, the event (`ended` is the last), and its value."""
 
 
-def log_warning(value: tuple[str, int, str]) -> None:
-    """Log the warning of a worker, the value of the event `warning`, as a warning of this process."""
-    logger, level, text = value
-    logging.getLogger(logger).log(level, "%s", text)
-
-
 def failure(value: tuple[BaseException, str]) -> BaseException:
     """The error that a worker raised, the value of the event `failed`, with its place in the worker as its cause."""
     error, where = value
-    error.__cause__ = WorkerTraceback(where)
+    error.__cause__ = RemoteTraceback(where)
     return error
 
 
@@ -124,7 +113,7 @@ def serving() -> Iterator[tuple[Send, queue.SimpleQueue[Any]]]:
             pickle.dump((event, value), stream)
             stream.flush()
 
-    logging.getLogger("mentorkd").addHandler(_SentWarnings(send))
+    logging.getLogger("mentorkd").addHandler(SentWarnings(partial(send, "warning")))
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
     try:
@@ -134,42 +123,8 @@ def serving() -> Iterator[tuple[Send, queue.SimpleQueue[Any]]]:
     threading.Event().wait()
 
 
-class _SentWarnings(logging.Handler):
-    """Sends warnings to the owner, which logs them as its own: only it knows where they are to be shown."""
-
-    def __init__(self, send: Send) -> None:
-        super().__init__(logging.WARNING)
-        self._send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._send("warning", (record.name, record.levelno, record.getMessage()))
-
-
 def _read_tasks(tasks: queue.SimpleQueue[Any]) -> None:
     with suppress(EOFError, pickle.UnpicklingError):
         while True:
             tasks.put(pickle.load(sys.stdin.buffer))
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def throttled(send: Send) -> Callable[[int, int], None]:
-    """Progress that is sent at most every _PROGRESS_SECONDS, and at the end."""
-    last = 0.0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done >= total or now - last > _PROGRESS_SECONDS:
-            last = now
-            send("progress", (done, total))
-
-    return progress
-
-
-def picklable(error: BaseException) -> BaseException:
-    """The error, or an error with the same message if this one cannot be sent to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")

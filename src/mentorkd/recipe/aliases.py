@@ -39,8 +39,10 @@ def birth_names(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def canonical_dump(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON-like values with the names that fingerprints hash. The place of its data is left out."""
-    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    """The recipe as JSON-like values with the names that fingerprints hash. Left out is where it runs: the place of its data, resources."""
+    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}, "resources": True})
+    for learner in raw["learners"].values():
+        del learner["resources"]
     for _, filters in filters_in(raw):
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)

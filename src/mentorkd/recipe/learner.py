@@ -7,7 +7,7 @@ from datetime import date
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mentorkd.chat import RESERVED
 from mentorkd.hub import GGUF
@@ -21,6 +21,27 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
     )
+
+
+StageKind = Literal["annotate", "augment", "score", "train", "evaluate"]
+"""Kinds of stages that run models."""
+
+
+class ResourcesConfig(Strict):
+    """What a stage takes of a machine. The number of threads decides the last bits of its results, so it is fixed before the run."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    """Processor threads; null takes an equal share of the cores among --jobs, and one on a cluster."""
+    gpus: float | None = Field(default=None, ge=0.0)
+    """GPUs on a cluster, a whole number or a share of one; null takes one where the cluster has GPUs and `device` allows them, and
+    one for each of `training.processes`."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _several_are_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"got {gpus:g}; expected a share of one GPU, or a whole number of GPUs")
+        return gpus
 
 
 def _iso_date(value: Any) -> Any:
@@ -393,6 +414,8 @@ class Learner(Strict):
     """Training of this learner. A key that is left out has the value of the recipe's `training`."""
     sampling: SamplingConfig = SamplingConfig()
     """Sampling from this learner. A key that is left out has the value of the recipe's `sampling`."""
+    resources: dict[StageKind, ResourcesConfig] = Field(default_factory=dict)
+    """Threads and GPUs of this learner's stages by kind, where they differ from the recipe's `resources`."""
     search: SearchConfig | None = None
     """Settings to choose by validation. For an arm, null uses the recipe's `search`."""
     own_texts: OwnTextsConfig | None = None
