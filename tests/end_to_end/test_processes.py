@@ -138,6 +138,7 @@ def test_two_processes_make_what_one_makes_with_twice_the_accumulation(alone: Pa
     assert not list(together.glob(".worker-*"))
 
 
+@pytest.mark.slow
 def test_whatever_is_killed_the_training_goes_on_to_the_same_end(
     recipe: Path, alone: Path, together: Path, tmp_path: Path
 ) -> None:

@@ -466,8 +466,8 @@ def merge_adapters(loaded: LoadedModel) -> LoadedModel:
     """The model with its adapters merged into its weights, in place, and without 4-bit weights; the model itself if it has none."""
     if not loaded.has_adapters:
         return loaded
-    merge = merge_into_dequantised if is_quantised(loaded.model) else type(loaded.model).merge_and_unload
-    return replace(loaded, model=merge(loaded.model))
+    model = loaded.model
+    return replace(loaded, model=merge_into_dequantised(model) if is_quantised(model) else model.merge_and_unload())
 
 
 def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:
