@@ -35,8 +35,9 @@ def cluster() -> Iterator[Any]:
     environment = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ |= environment
-    # A node that does not answer for so many checks, one a second, is lost.
-    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+    # A node that does not answer for a few seconds is lost.
+    health = {"initial_delay_ms": 0, "period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 3}
+    health = {f"health_check_{name}": value for name, value in health.items()}
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": health}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):

@@ -19,6 +19,7 @@ from mentorkd.hub import cached_commit
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
 from mentorkd.models.gguf import plain_folder
 from mentorkd.pipeline.model_card import describe_model
+from mentorkd.pipeline.provenance import Cost
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role
 from mentorkd.precision import Precision
 from mentorkd.recipe.graph import initial_model
@@ -31,7 +32,7 @@ from mentorkd.seals import damage_in, seal_folder
 
 
 class RunContext:
-    """One recipe and its run folder, for one stage.
+    """One recipe and its run folder, for one stage. `costs` are those of other processes that carried out the stage.
 
     Args:
         progress: called with (done, total).
@@ -49,6 +50,7 @@ class RunContext:
         assert recipe.task.answer is not None, "the recipe's checks fill this in"
         self.grader = Grader(recipe.task.answer, recipe.task.choices)
         self.holds_gpu = False
+        self.costs: list[Cost] = []
         self._device = resolve_device(recipe.device)
         logging.disable_progress_bar()  # transformers would draw a bar for each checkpoint across ours
 

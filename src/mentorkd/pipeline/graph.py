@@ -45,6 +45,7 @@ from mentorkd.recipe.aliases import (
     canonical_dump,
     drop_unset_later_keys,
     later_settings,
+    later_training,
 )
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import Links, arms, initial_model, learning_order, links_of, matched_arms, writers
@@ -75,7 +76,7 @@ Finished = Callable[[Stage], StageRecord | None]
 """Gives the record of a finished stage; None for one that is not finished."""
 
 LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation", "length_window"}
-LENGTH |= {"max_source_tokens", "max_target_tokens"}
+LENGTH |= {"max_source_tokens", "max_target_tokens", "processes"}
 """Settings of a training that decide how many updates its epochs take."""
 
 
@@ -302,7 +303,7 @@ class _Seed:
         frontier = [number for number, select in enumerate(filters.values()) if select.weight == "frontier"]
         return [
             self.models[name],
-            learner.training.model_dump(exclude={"report_to"}),
+            later_training(learner.training.model_dump(exclude={"report_to"})),
             later_settings(own),
             learner.sampling.max_new_tokens,
             [_filters(self.recipe, select, self.hub) for select in filters.values()],
@@ -399,7 +400,7 @@ def row_settings(recipe: Recipe, name: str, hub: HubModels = UNKNOWN) -> list[An
     learner = recipe.learners[name]
     form = learner.model_dump(include={"prompt", "target", "objective"})
     filters = [_filters(recipe, recipe.filter_of(name, source), hub) for source in other_sources(learner)]
-    return [form, learner.training.model_dump(include=LENGTH), filters]
+    return [form, later_training(learner.training.model_dump(include=LENGTH)), filters]
 
 
 def _filters(recipe: Recipe, select: SelectConfig, hub: HubModels) -> dict[str, Any]:

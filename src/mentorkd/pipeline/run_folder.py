@@ -114,6 +114,7 @@ class RunFolder:
             for worker in self.root.glob(".worker-*.lock"):  # workers of a killed run end milliseconds after it
                 with FileLock(worker).acquire(timeout=_WORKERS_SECONDS):
                     pass
+                worker.unlink(missing_ok=True)
         except Timeout:
             lock.release()
             raise RunError(
@@ -133,10 +134,12 @@ class RunFolder:
             lock.release()
 
     @contextmanager
-    def in_use(self, worker: int) -> Iterator[None]:
+    def in_use(self, worker: int | str) -> Iterator[None]:
         """Write as a worker of the process that holds the lock. If that process is killed, `lock` waits for the worker too."""
-        with FileLock(self.root / f".worker-{worker}.lock"):
+        file = self.root / f".worker-{worker}.lock"
+        with FileLock(file):
             yield
+        file.unlink(missing_ok=True)
 
     @property
     def recipe(self) -> Path:
@@ -225,7 +228,7 @@ class RunFolder:
         """
         attempts = self._attempts(stage)
         last = attempts[-1] if attempts else None
-        if last is not None and not (remote or _is_remote(last)):
+        if last is not None and not (remote or is_remote(last)):
             workdir = last
         else:
             number = 1 + (0 if last is None else _number(last))
@@ -472,7 +475,8 @@ def _number(attempt: Path) -> int:
     return int(attempt.name.partition("~")[2].removesuffix(_REMOTE) or 1)
 
 
-def _is_remote(attempt: Path) -> bool:
+def is_remote(attempt: Path) -> bool:
+    """Whether the folder is that of an attempt on another machine."""
     return attempt.name.endswith(_REMOTE) and "~" in attempt.name
 
 

@@ -145,6 +145,10 @@ class SelectConfig(Strict):
 class LoraConfig(Strict):
     """Low-rank adapters (peft), merged into the weights when the model is saved."""
 
+    bits: Literal[4] | None = None
+    """Keep the frozen weights of the linear layers in 4 bits during the training (NF4, by the extra `bitsandbytes`),
+    which takes a quarter of the memory of bfloat16. The saved model has these rounded weights, with the adapters merged, in the
+    model's `dtype`. Null keeps them as they are."""
     r: int = Field(default=64, ge=1)
     """Rank of the update."""
     alpha: int = Field(default=32, ge=1)
@@ -238,6 +242,12 @@ class TrainingConfig(Strict):
     """Padded tokens (source + target) in a micro-batch, in place of `batch_size` rows; null uses `batch_size`."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches in an optimiser step. The loss is weighted by tokens, so the split does not change it."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that train together, each on a GPU of its own. An optimiser step has `gradient_accumulation` micro-batches in each
+    process, so n processes train as one does with n times the accumulation."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """With several processes, what each of them holds: `none`, the whole model and optimiser; `fsdp`, a share of the weights,
+    gradients and optimiser, which takes less memory and more communication (torch's FSDP2). The weights are the same."""
     length_window: int = Field(default=1, ge=1)
     """Updates whose rows are drawn at random together and then sorted by length into micro-batches. With 1, every update is
     a random sample of the rows, and only its micro-batches hold rows of similar length. A larger window needs less padding,

@@ -39,7 +39,7 @@ def test_with_a_number_of_updates_rounds_are_equal_distances_and_epochs_are_pass
 
 def test_the_given_number_overrides_the_recipes_and_counts_whole_accumulation_steps() -> None:
     schedule = schedule_training(
-        rows(10), "seq2seq", config(updates=9, gradient_accumulation=2), seed=0, updates=5, processes=2
+        rows(10), "seq2seq", config(updates=9, gradient_accumulation=2, processes=2), seed=0, updates=5
     )
     assert (schedule.updates, len(schedule.plan.batches)) == (5, 20)
     assert schedule.rounds == [2, 3, 4, 5]

@@ -42,6 +42,7 @@ def carry_out(
             raise
         if context.holds_gpu:
             cost.gpu_seconds, cost.accelerator = cost.seconds, provenance.accelerator()
+        cost.include(context.costs)
         return sealed(replace(record, **asdict(cost), made_by=provenance.here()), stage, workdir)
 
 
