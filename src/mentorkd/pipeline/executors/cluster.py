@@ -160,11 +160,12 @@ class RayExecutor:
         return stage.kind in get_args(StageKind) and (stage.kind != "annotate" or self.recipe.teacher.kind == "local")
 
     def _needs(self, stage: Stage) -> tuple[int, float]:
-        """Processors and GPUs of a stage: the recipe's, else one processor, and one GPU if the cluster has any that it may use."""
+        """Processors and GPUs of a stage: the recipe's, else one processor a process, and one GPU if the cluster has any that it may use."""
         resources = wanted(self.recipe, stage)
         usable = self.recipe.device in ("auto", "cuda") and any(node["Resources"].get("GPU") for node in self._nodes)
-        gpus = resources.gpus if resources.gpus is not None else float(usable)
-        return resources.cpus or 1, gpus
+        processes = self.recipe.learners[stage.learner].training.processes if stage.kind == "train" else 1
+        gpus = resources.gpus if resources.gpus is not None else float(usable * processes)
+        return resources.cpus or processes, gpus
 
     def _check_resources(self, stages: Sequence[Stage]) -> None:
         """Raise RunError with each need that no node can satisfy, and with what the nodes have."""
