@@ -160,7 +160,7 @@ class RayExecutor:
         return stage.kind in get_args(StageKind) and (stage.kind != "annotate" or self.recipe.teacher.kind == "local")
 
     def _needs(self, stage: Stage) -> tuple[int, float]:
-        """Processors and GPUs of a stage: the recipe's, else one processor a process, and one GPU if the cluster has any that it may use."""
+        """Processors and GPUs of a stage: the recipe's, else one processor a process, and one GPU if the cluster has any to use."""
         resources = wanted(self.recipe, stage)
         usable = self.recipe.device in ("auto", "cuda") and any(node["Resources"].get("GPU") for node in self._nodes)
         processes = self.recipe.learners[stage.learner].training.processes if stage.kind == "train" else 1
