@@ -41,6 +41,8 @@ _MOST_JOBS = 64
 _NEEDS_OUTDATED = "a training that it needs runs again"
 _DERIVED = {"budget", "report"}
 """Kinds of stages that take seconds and are made from the results of others."""
+_DECIDING = {"prepare", "budget"}
+"""Kinds of stages whose records decide what the others are: the number of shards, and the fingerprints of arms."""
 
 
 @dataclass(frozen=True)
@@ -178,31 +180,35 @@ class Pipeline:
                 known = self.folder.hub_models.after_use(hub_models(self.recipe), vocabularies(self.recipe))
                 self.folder.keep_hub_models(known)
                 self._stages = None
-                stages, outdated, forced = self._chosen(until, force)
+                _, outdated, forced = self._chosen(until, force)
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
                     if stage.name in outdated:
                         self.reporter.note(f"{stage.name} runs again: {outdated[stage.name]}", stage)
                     self.folder.forget(stage)
+                if forced:
+                    self._stages = None  # what was finished as a whole is not any more, and may run in shards
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
-                if not self._run_stages(executor, len(stages), jobs, force) and self._manifest_is_behind():
+                if not self._run_stages(executor, until, jobs, force) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
 
     def _chosen(self, until: str | None, force: Sequence[str]) -> tuple[list[Stage], dict[str, str], list[Stage]]:
         """The stages of a run, up to the last of a kind; those outdated among them, each with its reason; and those to run again."""
-        stages = self.stages
-        if until is not None:
-            stages = stages[: 1 + max(number for number, stage in enumerate(stages) if stage.kind == until)]
+        stages = self.stages[: self._count(until)]
         outdated = self._outdated(stages)
         return stages, outdated, self._forced([*force, *outdated])
+
+    def _count(self, until: str | None) -> int:
+        """How many stages there are up to the last of a kind, or in all."""
+        return 1 + max(number for number, stage in enumerate(self.stages) if until in (None, stage.kind))
 
     def _executor(self, jobs: int) -> StageExecutor:
         setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
         return ProcessExecutor(jobs, *setup) if jobs > 1 else InlineExecutor(*setup)
 
-    def _run_stages(self, executor: StageExecutor, total: int, jobs: int, force: Sequence[str]) -> bool:
-        """Start each of the first `total` stages when all of its needs are finished. One job runs them in the order of the
+    def _run_stages(self, executor: StageExecutor, until: str | None, jobs: int, force: Sequence[str]) -> bool:
+        """Start each stage up to the last of the kind `until` when all of its needs are finished. One job runs them in the order of the
         plan. Several jobs start the stage first that has the longest chain of stages waiting for it.
 
         Returns whether any stage ran.
@@ -210,9 +216,9 @@ class Pipeline:
         finished: set[str] = set()
         running: set[str] = set()
         ran = False
-        announced = self._announce_replaced(total, set())
+        announced = self._announce_replaced(until, set())
         while True:
-            ready = []
+            ready, total = [], self._count(until)
             begun = finished | running
             for number, stage in enumerate(self.stages[:total], 1):
                 if stage.name in begun or not finished.issuperset(stage.needs):
@@ -229,7 +235,7 @@ class Pipeline:
                 if executor.free:
                     running.add(stage.name)
                     self.reporter.started(stage, number, total)
-                    executor.start(replace(stage, forced=stage.kind in force or stage.name in force))
+                    executor.start(replace(stage, forced=_is_named(stage, force)))
             if ran:
                 self._write_manifest(jobs)
             if not running:
@@ -239,15 +245,15 @@ class Pipeline:
             running.remove(stage.name)
             finished.add(stage.name)
             self.reporter.finished(stage, record)
-            if stage.kind == "budget":
-                self._stages = None  # its updates are part of the arms' fingerprints
-                announced |= self._announce_replaced(total, announced)
+            if stage.kind in _DECIDING:
+                self._stages = None
+                announced |= self._announce_replaced(until, announced)
 
-    def _announce_replaced(self, total: int, announced: set[str]) -> set[str]:
-        """Say which of the first `total` stages replace results, apart from those that a later budget may leave as they are."""
+    def _announce_replaced(self, until: str | None, announced: set[str]) -> set[str]:
+        """Say which stages replace results, up to the last of a kind, apart from those that a later budget may leave as they are."""
         replaced = [
             planned.stage
-            for planned in self.plan()[:total]
+            for planned in self.plan()[: self._count(until)]
             if planned.replaces and planned.state != "may run" and planned.stage.name not in announced
         ]
         if replaced:
@@ -265,13 +271,13 @@ class Pipeline:
 
     def _forced(self, force: Sequence[str]) -> list[Stage]:
         """The stages that `force` names, and all stages that need them."""
-        choices = {stage.name for stage in self.stages} | {stage.kind for stage in self.stages}
+        choices = {name for stage in self.stages for name in (stage.kind, stage.name, stage.whole)}
         for name in force:
             if name not in choices:
                 raise RunError(f"got --force {name}; expected one of {', '.join(sorted(choices))}")
         forced: dict[str, Stage] = {}
         for stage in self.stages:
-            if stage.kind in force or stage.name in force or any(need in forced for need in stage.needs):
+            if _is_named(stage, force) or any(need in forced for need in stage.needs):
                 forced[stage.name] = stage
         return list(forced.values())
 
@@ -313,6 +319,11 @@ class Pipeline:
             return read_sealed(file)
         except DamagedError as error:
             raise DamagedError(f"{error}; `mentorkd run` writes it again") from None
+
+
+def _is_named(stage: Stage, names: Sequence[str]) -> bool:
+    """Whether one of the names is that of the stage, of its kind, or of the stage that it is a shard of."""
+    return not {stage.kind, stage.name, stage.whole}.isdisjoint(names)
 
 
 def _chains(stages: Sequence[Stage]) -> dict[str, int]:

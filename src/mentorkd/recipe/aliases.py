@@ -36,8 +36,11 @@ def birth_names(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def canonical_dump(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON-like values with the names that fingerprints hash. The place of its data is left out."""
-    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}})
+    """The recipe as JSON-like values with the names that fingerprints hash.
+
+    The place of its data is left out, and so are the `shards`: the fingerprints of the stages that are cut have their number.
+    """
+    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}, "shards": True})
     for _, filters in filters_in(raw):
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)

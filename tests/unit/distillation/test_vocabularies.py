@@ -62,7 +62,7 @@ def files(mentor: LoadedModel, folder: Path, form: str) -> MentorFiles:
     about = {"mentor_digest": digest_path(folder / "model"), "target": "arrow", "on_progress": lambda done, total: None}
     how = {"mode": form, "top_k": 5, "temperature": 1.0, "bfloat16": False}
     score(mentor, rows_of(mentor), folder=folder / "store", **how, **about)
-    return MentorFiles(folder / "model", {"teacher": folder / "store"})
+    return MentorFiles(folder / "model", {"teacher": [folder / "store"]})
 
 
 @pytest.mark.parametrize("form", ["hidden", "top_k", "online"])
