@@ -271,9 +271,10 @@ def _sum(cost: StageCost, other: StageCost) -> StageCost:
         return [value for each in (cost, other) if (value := getattr(each, key)) is not None]
 
     counted = ("seconds", "cpu_seconds", "gpu_seconds", "tokens", "dollars")
+    sums: dict[str, Any] = {key: round(sum(known(key)), 6) if known(key) else None for key in counted}
     return replace(
         cost,
-        **{key: sum(known(key)) if known(key) else None for key in counted},
+        **sums,
         needs=[*cost.needs, *other.needs],
         peak_memory_mb=max(known("peak_memory_mb"), default=None),
         accelerator=cost.accelerator or other.accelerator,
