@@ -24,9 +24,10 @@ from recording_reporter import RecordingReporter
 from small_recipe import small_recipe
 from tiny_models import tiny_llama, tiny_tokenizer
 
-SHARDS = 3
+SHARDS = 2
 IN_ROUNDS = {"rationales": ["teacher", "self"], "own_texts": {"rounds": 1}, "soft_labels": "mentor"}
 MADE = ("data", "teacher", "budget", "learners")
+"""Where the stages of a run publish, apart from its report."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -79,7 +80,7 @@ def whole(folder: Path) -> Pipeline:
 def made(run: Path) -> dict[str, bytes]:
     """What the stages made, by path."""
     files = [file for part in MADE for file in (run / part).rglob("*") if file.is_file()]
-    return {str(file.relative_to(run)): file.read_bytes() for file in [*files, run / "report" / "results.json"]}
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
 def shards_of(pipeline: Pipeline, kind: str) -> dict[str, list[Stage]]:
@@ -180,7 +181,7 @@ def test_the_report_counts_each_shard_once(cut: Pipeline, whole: Pipeline) -> No
 
 
 def test_a_changed_number_redoes_what_it_reaches(folder: Path, cut: Pipeline) -> None:
-    planned = {p.stage.name: p.state for p in Pipeline(recipe_of(folder, 2), cut.folder.root).plan()}
+    planned = {p.stage.name: p.state for p in Pipeline(recipe_of(folder, SHARDS + 1), cut.folder.root).plan()}
     unreached = {"prepare", "annotate", *(f"learners/mentor/seed-1/fold-{fold}/train" for fold in (0, 1))}
     assert {name for name, state in planned.items() if state == "done"} == unreached
     assert {name for name, state in planned.items() if state == "runs"} > set(shards_of(cut, "augment"))
@@ -206,82 +207,61 @@ def test_what_was_finished_as_a_whole_runs_in_shards_if_it_is_forced(folder: Pat
     assert reporter.ran == [*(f"{name}/shard-{number}" for number in range(SHARDS)), name]
 
 
-def test_auto_counts_the_questions_of_the_split_in_the_same_run(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shards, "SHARD_QUESTIONS", 9)
-    reporter = RecordingReporter()
-    pipeline = Pipeline(recipe_of(folder, "auto"), tmp_path / "run", reporter)
-    assert not any(stage.shard for stage in pipeline.stages)
-    pipeline.run(until="augment")
-    counts = pipeline.folder.record_of(PrepareRecord, "prepare").questions
-    assert (counts["train"], counts["test"]) == (40, 10)
-    name = "learners/mentor/seed-1/augment"
-    assert [stage for stage in reporter.ran if stage.startswith(name)] == [
-        *(f"{name}/shard-{n}" for n in range(5)),
-        name,
-    ]
-    (parts,) = [parts for whole, parts in shards_of(pipeline, "evaluate").items() if "mentor" in whole]
-    assert [part.shard for part in parts] == [(0, 2), (1, 2)]
-
-
 class Killed(BaseException):
     """Stands for SIGKILL: nothing may catch it."""
 
 
 class KillingReporter(RecordingReporter):
-    """Kills the run in the first stage whose name has an ending, after its first progress."""
+    """Kills the run in the second shard of the first stage of a kind, after its first progress."""
 
-    def __init__(self, ending: str) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__()
-        self.ending = ending
+        self.kind = kind
 
     def progress(self, stage: Any, done: int, total: int) -> None:
-        if stage.name.endswith(self.ending) and done > 0:
+        if (stage.kind, stage.shard and stage.shard[0]) == (self.kind, 1) and done > 0:
             raise Killed
 
 
-@pytest.mark.parametrize("kind", ["augment", "score"])
-def test_a_run_that_is_killed_in_a_shard_goes_on_there(folder: Path, cut: Pipeline, tmp_path: Path, kind: str) -> None:
-    killing, reporter = KillingReporter("shard-1"), RecordingReporter()
-    before = [] if kind == "augment" else ["augment", "evaluate"]
-    if before:
-        Pipeline(recipe_of(folder), tmp_path / "run").run(until="augment")
-    with pytest.raises(Killed):
-        Pipeline(recipe_of(folder), tmp_path / "run", killing).run(until=kind)
-    killed, done = killing.ran[-1], killing.ran[:-1]
-    assert killed.removesuffix("1") + "0" in done
-    pipeline = Pipeline(recipe_of(folder), tmp_path / "run", reporter)
-    pipeline.run(until=kind)
-    assert killed in reporter.ran
-    assert not set(done) & set(reporter.ran)
-    for stage in pipeline.stages:
-        if stage.kind in (kind, "augment") and (record := pipeline.folder.finished(stage)):
-            for name in record.outputs:
-                files = [file for file in (tmp_path / "run" / record.target / name).rglob("*") if file.is_file()]
-                for file in [*files, tmp_path / "run" / record.target / name]:
-                    if file.is_file():
-                        other = cut.folder.root / file.relative_to(tmp_path / "run")
-                        assert file.read_bytes() == other.read_bytes()
+def test_a_run_that_is_killed_in_shards_goes_on_there(folder: Path, cut: Pipeline, tmp_path: Path) -> None:
+    done: set[str] = set()
+    for kind in ("augment", "score"):
+        reporter = KillingReporter(kind)
+        with pytest.raises(Killed):
+            Pipeline(recipe_of(folder), tmp_path / "run", reporter).run(until="score")
+        assert reporter.ran[-2:] == [f"{reporter.ran[-1].rpartition('/')[0]}/shard-{number}" for number in range(2)]
+        assert not done & set(reporter.ran)
+        done |= set(reporter.ran[:-1])
+    last = RecordingReporter()
+    Pipeline(recipe_of(folder), tmp_path / "run", last).run(until="score")
+    assert last.ran[0] == reporter.ran[-1]
+    assert not done & set(last.ran)
+    files, expected = made(tmp_path / "run"), made(cut.folder.root)
+    assert files == {name: expected[name] for name in files}
+    assert sum("/shards/score" in name for name in files) == sum("/shards/score" in name for name in expected)
 
 
-def test_a_local_teacher_is_cut(cli: Cli, folder: Path, tmp_path: Path) -> None:
+def test_a_local_teacher_is_cut_by_the_number_of_questions_that_the_same_run_counts(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_QUESTIONS", 14)
     tokenizer = tiny_tokenizer(append_eos=False)
     tiny_llama(tokenizer).save_pretrained(tmp_path / "teacher")
     tokenizer.save_pretrained(tmp_path / "teacher")
     settings = {"kind": "local", "model": str(tmp_path / "teacher"), "max_tokens": 8, "engine": "transformers"}
     settings |= {"samples": 2, "until_correct": {"want": 1, "tries": 3}}
-    recipe = recipe_of(folder, SHARDS, f"teacher={json.dumps(settings)}")
-    killing, reporter = KillingReporter("shard-1"), RecordingReporter()
+    recipe = recipe_of(folder, "auto", f"teacher={json.dumps(settings)}")
+    killing, reporter = KillingReporter("annotate"), RecordingReporter()
     with pytest.raises(Killed):
         Pipeline(recipe, tmp_path / "run", killing).run(until="annotate")
     pipeline = Pipeline(recipe, tmp_path / "run", reporter)
     pipeline.run(until="annotate")
-    parts = [f"annotate/shard-{number}" for number in range(SHARDS)]
+    counts = pipeline.folder.record_of(PrepareRecord, "prepare").questions
+    assert (counts["train"], counts["test"]) == (40, 10)
+    parts = [f"annotate/shard-{number}" for number in range(3)]
     assert killing.ran == ["prepare", *parts[:2]]
     assert reporter.ran == [*parts[1:], "annotate"]
-    Pipeline(recipe, tmp_path / "two").run(until="annotate", jobs=2)
-    assert made_by_teacher(tmp_path / "two") == made_by_teacher(tmp_path / "run")
+    assert not shards_of(pipeline, "evaluate")
     rows = pipeline.folder.rationales("annotate")
     questions = [question.id for question in pipeline.folder.questions("prepare", "train")]
     assert list(dict.fromkeys(row.question_id for row in rows)) == questions
@@ -293,24 +273,13 @@ def test_a_local_teacher_is_cut(cli: Cli, folder: Path, tmp_path: Path) -> None:
     assert record.asked.input_tokens + record.asked.output_tokens == sum(one.tokens or 0 for one in each)
 
 
-def made_by_teacher(run: Path) -> dict[str, bytes]:
-    """The texts of a teacher. What the replies say of the cache tells of the kill."""
-    texts = {}
-    for file in (run / "teacher").rglob("*.jsonl"):
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for row in rows:
-            del row["meta"]["cached"]
-        texts[str(file.relative_to(run))] = json.dumps(rows).encode()
-    return texts
-
-
 def test_the_plan_groups_shards_and_lists_them_in_json(cli: Cli, folder: Path, cut: Pipeline) -> None:
     plan = ("plan", folder / "recipe.yaml", f"shards={SHARDS}", "--run", cut.folder.root)
     table = cli(*plan).out
     lines = [line.split("│") for line in table.splitlines() if "augment" in line and "mentor" in line]
     (shards_line, merged) = [[cell.strip() for cell in line[1:-1]] for line in lines]
     assert shards_line[0] == f"learners/mentor/seed-1/augment/shard-0..{SHARDS - 1}"
-    assert shards_line[3:5] == ["done", "27 a shard"]
+    assert shards_line[3:5] == ["done", "40 a shard"]
     assert merged[0] == "learners/mentor/seed-1/augment"
     assert merged[4:] == ["80", "", ""]
     rows = {row["stage"]: row for row in json.loads(cli(*plan, "--json").out)["stages"]}
@@ -321,13 +290,19 @@ def test_the_plan_groups_shards_and_lists_them_in_json(cli: Cli, folder: Path, c
 
 
 def test_more_shards_than_questions_leave_some_without_any(folder: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(folder, 12, "learners.mentor.folds=1", "training.epochs=1", "training.updates=1")
-    pipeline = Pipeline(recipe, tmp_path / "run")
-    pipeline.run()
+    raw = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    raw["learners"] = {name: raw["learners"][name] for name in ("mentor", "imitator")}
+    raw["learners"]["mentor"]["folds"], raw["shards"] = 1, 5
+    raw["task"] |= {"limit_train": 4, "limit_test": 3}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    pipeline = Pipeline(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    pipeline.run(until="evaluate")
     for name, parts in shards_of(pipeline, "evaluate").items():
         counts = [len(pipeline.folder.predictions(part.name)) for part in parts]
         assert 0 in counts
-        assert sum(counts) == len(pipeline.folder.predictions(name)) == 10
+        assert sum(counts) == len(pipeline.folder.predictions(name)) == 3
+    (parts,) = shards_of(pipeline, "score").values()
+    assert 0 in [SoftLabelStore(pipeline.folder.soft_labels(part.name)).rows for part in parts]
 
 
 def test_a_shard_is_decided_by_the_id_alone(cut: Pipeline) -> None:
