@@ -142,7 +142,10 @@ class _Graph:
     def add_parts(
         self, kind: str, target: str, settings: Any, inputs: Mapping[str, str], *, shards: int, **more: Any
     ) -> list[str]:
-        """Add the shards of a stage alone, or the whole stage if it has one, or if it is finished as a whole; return their names."""
+        """Add the shards of a stage alone, or the whole stage if it has one, or if it is finished as a whole; return their names.
+
+        A shard reads what was made in as many shards from the one of its own number: both have the same questions.
+        """
         whole = self._stage(kind, target, settings, inputs, **more)
         if shards == 1 or (kind, whole.fingerprint) in self.known or self._is_finished(whole):
             return [self._put(whole)]
@@ -150,8 +153,14 @@ class _Graph:
         for number in range(shards):
             own = more | {"name": shard_name(whole.name, number), "shard": (number, shards)}
             place, part = f"{target}/shards/{kind}-{number}-of-{shards}", [settings, {"shard": [number, shards]}]
-            parts.append(self._put(self._stage(kind, place, part, inputs, **own)))
+            read = {role: self._shard_of(need, number, shards) for role, need in inputs.items()}
+            parts.append(self._put(self._stage(kind, place, part, read, **own)))
         return parts
+
+    def _shard_of(self, stage: str, number: int, shards: int) -> str:
+        """A shard of a stage that puts the rows of as many shards together; else the stage itself."""
+        merged = self.stages[stage].merged
+        return merged[number] if len(merged) == shards else stage
 
     def _stage(
         self,

@@ -104,7 +104,7 @@ def test_a_student_with_the_end_of_its_mentor_reads_it_unchanged(pair: tuple[Loa
 def test_without_the_exchange_the_store_is_refused(pair: tuple[LoadedModel, LoadedModel], tmp_path: Path) -> None:
     mentor, student = pair
     row = rows_of(student)[0]
-    labels = StoredSoftLabels(list(files(mentor, tmp_path, "hidden").stores.values()), device=CPU)
+    labels = StoredSoftLabels(files(mentor, tmp_path, "hidden").stores["teacher"], device=CPU)
     with pytest.raises(StoreError, match="target tokens"):
         labels.targets_for([row.rationale_id], batch_of(student, [row]))
 
