@@ -344,8 +344,8 @@ class StoredSoftLabels:
     def _store_of(self, rationale_id: str) -> SoftLabelStore:
         store = next((store for store in self.stores if rationale_id in store), None)
         if store is None:
-            folders = ", ".join(str(store.folder) for store in self.stores)
-            raise StoreError(f"{folders}: no soft labels of rationale {rationale_id}; {AGAIN}")
+            others = f" and {len(self.stores) - 1} other stores" if len(self.stores) > 1 else ""
+            raise StoreError(f"{self.stores[0].folder}{others}: no soft labels of rationale {rationale_id}; {AGAIN}")
         return store
 
     def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets | MentorChunks:

@@ -99,7 +99,8 @@ class AskedTeacherConfig(Strict):
     """Seed of the choice of worked examples, and of the sampling of local teachers."""
 
     cache: str | None = None
-    """File of the replies, for runs that share them; relative to the recipe's folder. Null: teacher/requests.sqlite of the run."""
+    """File of the replies, for runs that share them; relative to the recipe's folder. Null: teacher/requests.sqlite of the run; of
+    a local teacher with `shards`, a file of each unfinished shard."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
 
