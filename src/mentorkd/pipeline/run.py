@@ -46,8 +46,8 @@ _MOST_JOBS = 64
 _NEEDS_OUTDATED = "a training that it needs runs again"
 _DERIVED = {"budget", "report"}
 """Kinds of stages that take seconds and are made from the results of others."""
-_DECIDES_STAGES = {"budget"}
-"""Kinds of stages whose results decide what the later stages are."""
+_DECIDING = {"prepare", "budget"}
+"""Kinds of stages whose records decide what the others are: the number of shards, and the fingerprints of arms."""
 _SHARE = 20
 """The manifest of thousands of stages takes long to write; it takes at most one part in so many of the time."""
 
@@ -200,12 +200,14 @@ class Pipeline:
                 known = self.folder.hub_models.after_use(hub_models(self.recipe), vocabularies(self.recipe))
                 self.folder.keep_hub_models(known)
                 self._stages = None
-                stages, outdated, forced = self._chosen(until, force)
+                _, outdated, forced = self._chosen(until, force)
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
                     if stage.name in outdated:
                         self.reporter.note(f"{stage.name} runs again: {outdated[stage.name]}", stage)
                     self.folder.forget(stage)
+                if forced:
+                    self._stages = None  # what was finished as a whole is not any more, and may run in shards
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
                 if not self._run_stages(executor, until, jobs, on, force) and self._manifest_is_behind():
                     self._write_manifest(jobs)
@@ -246,7 +248,7 @@ class Pipeline:
         manifest = _Throttle(lambda: self._write_manifest(jobs))
         while True:
             stages = self._up_to(until)
-            announced |= self._announce_replaced(len(stages), announced)
+            announced |= self._announce_replaced(until, announced)
             schedule = Schedule(stages, running, by_chain=jobs != 1 or on is not None)
             while True:
                 for stage in schedule.settle(self.folder.finished):
@@ -258,7 +260,7 @@ class Pipeline:
                     running.add(first.name)
                     self.reporter.started(first, schedule.number(first), len(stages))
                     self.folder.log("started", stage=first.name, fingerprint=first.fingerprint)
-                    executor.start(replace(first, forced=first.kind in force or first.name in force))
+                    executor.start(replace(first, forced=_is_named(first, force)))
                 if not running:
                     manifest.finish()
                     return manifest.called
@@ -269,16 +271,16 @@ class Pipeline:
                 known.add(stage.name)
                 self.reporter.finished(stage, record)
                 manifest.call()
-                if stage.kind in _DECIDES_STAGES:
+                if stage.kind in _DECIDING:
                     self._stages = None
                     break
                 schedule.finish(stage)
 
-    def _announce_replaced(self, total: int, announced: set[str]) -> set[str]:
-        """Say which of the first `total` stages replace results, apart from those that a later budget may leave as they are."""
+    def _announce_replaced(self, until: str | None, announced: set[str]) -> set[str]:
+        """Say which stages replace results, up to the last of a kind, apart from those that a later budget may leave as they are."""
         replaced = [
             planned.stage
-            for planned in self.plan()[:total]
+            for planned in self.plan()[: len(self._up_to(until))]
             if planned.replaces and planned.state != "may run" and planned.stage.name not in announced
         ]
         if replaced:
@@ -296,13 +298,13 @@ class Pipeline:
 
     def _forced(self, force: Sequence[str]) -> list[Stage]:
         """The stages that `force` names, and all stages that need them."""
-        choices = {stage.name for stage in self.stages} | {stage.kind for stage in self.stages}
+        choices = {name for stage in self.stages for name in (stage.kind, stage.name, stage.whole)}
         for name in force:
             if name not in choices:
                 raise RunError(f"got --force {name}; expected one of {', '.join(sorted(choices))}")
         forced: dict[str, Stage] = {}
         for stage in self.stages:
-            if stage.kind in force or stage.name in force or any(need in forced for need in stage.needs):
+            if _is_named(stage, force) or any(need in forced for need in stage.needs):
                 forced[stage.name] = stage
         return list(forced.values())
 
@@ -344,6 +346,11 @@ class Pipeline:
             return read_sealed(file)
         except DamagedError as error:
             raise DamagedError(f"{error}; `mentorkd run` writes it again") from None
+
+
+def _is_named(stage: Stage, names: Sequence[str]) -> bool:
+    """Whether one of the names is that of the stage, of its kind, or of the stage that it is a shard of."""
+    return not {stage.kind, stage.name, stage.whole}.isdisjoint(names)
 
 
 class _Throttle:

@@ -28,6 +28,7 @@ from mentorkd.errors import DamagedError, RunError
 from mentorkd.hub import UNKNOWN, HubModels
 from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.pipeline.scratch import Scratch
+from mentorkd.pipeline.shards import whole_name
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
 from mentorkd.seals import FileSeal, read_sealed, seal_files, sync, sync_one, write_sealed
@@ -71,6 +72,8 @@ class Stage:
     """The number of a training, or of what it reads, for a learner that reads its own texts."""
     fold: int | None = None
     """The part of the questions that a cross-fitted mentor is not trained on, or that it scores."""
+    shard: tuple[int, int] | None = None
+    """The number of a shard and how many there are; None for a whole stage."""
     forced: bool = False
     """The user asked for this very stage to run again."""
 
@@ -78,6 +81,16 @@ class Stage:
     def needs(self) -> tuple[str, ...]:
         """The names of the stages it reads from, each once."""
         return tuple(dict.fromkeys(self.inputs.values()))
+
+    @property
+    def whole(self) -> str:
+        """The name of the stage that this one is a shard of; its own if it is none."""
+        return whole_name(self.name)
+
+    @property
+    def merged(self) -> list[str]:
+        """The names of the shards whose rows this stage puts together; none for a stage that makes its own."""
+        return [stage for role, stage in self.inputs.items() if role.startswith("shard/")]
 
 
 def part_role(role: str, fold: int | None) -> str:
