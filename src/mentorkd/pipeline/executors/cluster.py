@@ -26,7 +26,7 @@ from mentorkd.errors import MachineError, MissingExtraError, RunError, WorkerErr
 from mentorkd.pipeline.executors.carry_out import carry_out
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
 from mentorkd.pipeline.executors.messages import LoggedWarning, RemoteTraceback, SentWarnings, picklable, throttled
-from mentorkd.pipeline.executors.nodes import SharedFolder, check_nodes, describe, live_nodes, name_of
+from mentorkd.pipeline.executors.nodes import SharedFolder, check_nodes, describe, live_nodes, name_of, node_id
 from mentorkd.pipeline.executors.processes import ProcessExecutor
 from mentorkd.pipeline.resources import wanted
 from mentorkd.pipeline.run_folder import STATUS, RunFolder, Stage
@@ -108,8 +108,7 @@ class RayExecutor:
     def free(self, stage: Stage) -> bool:
         if not self._is_remote(stage):
             return not self._here.running
-        if time.monotonic() - self._looked > _NODES_SECONDS:
-            self._nodes, self._looked = live_nodes(), time.monotonic()
+        self._look()
         cpus, _ = self._needs(stage)
         places = int(sum(node["Resources"].get("CPU", 0) for node in self._nodes)) // cpus
         return len(self._attempts) < _AHEAD * max(1, places)
@@ -132,12 +131,13 @@ class RayExecutor:
             ready, _ = ray.wait(list(self._attempts), num_returns=1, timeout=wait)
             if not ready:
                 self._show_status()
+                self._leave_lost_nodes()
                 continue
             attempt = self._attempts.pop(ready[0])
             try:
                 outcome: _Outcome = ray.get(ready[0])
             except ray.exceptions.RayError as error:
-                self._begin_again(attempt, error)
+                self._begin_again(attempt, self._why_lost(attempt, error))
                 continue
             self._show(attempt, outcome.status)
             if outcome.where is not None:
@@ -187,29 +187,50 @@ class RayExecutor:
         attempt.notes, attempt.status = 0, {}
         self._attempts[task.remote(self._run, attempt.stage, attempt.workdir.absolute(), cpus)] = attempt
 
-    def _begin_again(self, attempt: _Attempt, error: ray.exceptions.RayError) -> None:
-        """Start a stage again that the cluster has lost. Raises WorkerError if that has happened too often."""
+    def _look(self) -> bool:
+        """See which nodes there are, if that was some seconds ago; whether it was."""
+        if time.monotonic() - self._looked < _NODES_SECONDS:
+            return False
+        self._nodes, self._looked = live_nodes(), time.monotonic()
+        return True
+
+    def _leave_lost_nodes(self) -> None:
+        """Start the stages of lost nodes again. Ray's own error comes minutes later where a node is only cut off: its connections
+        stay open."""
+        if not self._look():
+            return
+        live = {node["NodeID"] for node in self._nodes}
+        for reference, attempt in list(self._attempts.items()):
+            if attempt.status and attempt.status["node_id"] not in live:
+                del self._attempts[reference]
+                self._begin_again(attempt, f"{attempt.status['node']} was lost")
+
+    def _why_lost(self, attempt: _Attempt, error: ray.exceptions.RayError) -> str:
+        """What the cluster's error says of a stage. Raises MachineError where memory was too small twice."""
         import ray
 
         stage, node = attempt.stage, attempt.status.get("node", "a node")
-        attempt.losses += 1
         if isinstance(error, ray.exceptions.OutOfMemoryError):
-            what = f"{node} had too little memory"
             if attempt.out_of_memory:
                 raise MachineError(
-                    f"{stage.name}: {what}, twice; raise `resources.{stage.kind}.cpus`, so that fewer stages share a node, or take "
-                    "a smaller batch_size"
+                    f"{stage.name}: {node} had too little memory, twice; raise `resources.{stage.kind}.cpus`, so that fewer stages share "
+                    "a node, or take a smaller batch_size"
                 )
             attempt.out_of_memory = True
-        elif isinstance(error, ray.exceptions.NodeDiedError):
-            what = f"{node} was lost"
-        elif isinstance(error, ray.exceptions.WorkerCrashedError):
-            what = f"its process on {node} was killed, or {node} was lost"
-        else:
-            what = f"the cluster has lost it on {node} ({_first_line(error)})"
+            return f"{node} had too little memory"
+        if isinstance(error, ray.exceptions.NodeDiedError):
+            return f"{node} was lost"
+        if isinstance(error, ray.exceptions.WorkerCrashedError):
+            return f"its process on {node} was killed"
+        return f"the cluster has lost it on {node} ({_first_line(error)})"
+
+    def _begin_again(self, attempt: _Attempt, why: str) -> None:
+        """Start a stage again that the cluster has lost. Raises WorkerError if that has happened too often."""
+        stage = attempt.stage
+        attempt.losses += 1
         if attempt.losses > _MOST_LOSSES:
-            raise WorkerError(f"{stage.name}: {what}, for the {attempt.losses}th time; run the same command to go on")
-        self.note(f"{stage.name}: {what}; it goes on in a new attempt ({attempt.losses + 1})", stage)
+            raise WorkerError(f"{stage.name}: {why}, after {_MOST_LOSSES} losses before; run the same command to go on")
+        self.note(f"{stage.name}: {why}; it goes on in a new attempt ({attempt.losses + 1})", stage)
         attempt.workdir = self.folder.begin(stage, remote=True)
         self._submit(attempt)
 
@@ -264,9 +285,9 @@ def _first_line(error: BaseException) -> str:
 class _Status:
     """The file in an attempt's folder that tells the driver where the attempt is and how far."""
 
-    def __init__(self, workdir: Path, node: str) -> None:
+    def __init__(self, workdir: Path) -> None:
         self._file = workdir / STATUS
-        self.values: dict[str, Any] = {"node": node, "notes": []}
+        self.values: dict[str, Any] = {"node": name_of(), "node_id": node_id(), "notes": []}
         self._write()
 
     def progress(self, done: tuple[int, int]) -> None:
@@ -294,10 +315,10 @@ def _run(
     """The task: carry out a stage on a node. Every error of the stage is returned, so that what Ray raises is the cluster's."""
     recipe, folder, shared, sys.argv = common
     warnings: SentWarnings | None = None
-    values: dict[str, Any] = {"node": name_of()}
+    values: dict[str, Any] = {}
     try:
         shared.enter()
-        status = _Status(workdir, name_of())
+        status = _Status(workdir)
         values, warnings = status.values, SentWarnings(status.warning)
         logging.getLogger("mentorkd").addHandler(warnings)
         record = carry_out(
