@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 
+from mentorkd.errors import MachineError, RunError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.load import load_recipe
@@ -27,6 +28,8 @@ from small_recipe import small_recipe
 ray = pytest.importorskip("ray", reason="ray is not installed; pip install 'mentorkd[ray]'")
 
 from ray.cluster_utils import Cluster  # noqa: E402
+
+from mentorkd.pipeline.executors.cluster import Attempt, RayExecutor  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +205,84 @@ def test_a_killed_driver_goes_on_where_it_was(
     assert made(run) == made(alone)
     published = finished_in(run)
     assert sorted(published) == sorted(set(published)), "nothing finished is done again"
+
+
+class FillsTheDisk(RecordingReporter):
+    """Puts the folder of a score stage's attempt on a disk with room for almost nothing."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run, self.disk = run, Path()
+
+    def started(self, stage: Stage, number: int, total: int) -> None:
+        super().started(stage, number, total)
+        if stage.kind == "score" and not self.disk.name:
+            attempts = self.run / ".work" / f"{stage.name.replace('/', '.')}@{stage.fingerprint}"
+            attempts.with_name(f"{attempts.name}~1r").mkdir()
+            self.disk = attempts.with_name(f"{attempts.name}~2r")
+            self.disk.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(self.disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_one_attempt_stops_the_run_and_the_next_goes_on(
+    cluster: Any, recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    probe = tmp_path / "probe"
+    probe.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(probe)], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small disk")
+    subprocess.run(["umount", str(probe)], check=True)
+    reporter = FillsTheDisk(tmp_path / "run")
+    try:
+        with pytest.raises(MachineError, match=r"learners/mentor/seed-1/score/\S+: .*the disk is full"):
+            Pipeline(load_recipe(recipe), tmp_path / "run", reporter).run(on=cluster.address)
+    finally:
+        subprocess.run(["umount", "-l", str(reporter.disk)], check=True)
+    Pipeline(load_recipe(recipe), tmp_path / "run").run(on=cluster.address)
+    assert made(tmp_path / "run") == made(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["augment", "score"])
+def test_a_node_is_lost_in_a_shard(cluster: Any, recipe: Path, tmp_path: Path, kind: str) -> None:
+    cut = load_recipe(recipe, ["shards=3", "sampling.samples=6", "sampling.max_new_tokens=48"])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    Pipeline(cut, tmp_path / "alone").run()
+    torch.set_num_threads(before)
+    stages = Pipeline(cut, tmp_path / "alone").stages
+    shard = next(stage.name for stage in stages if stage.kind == kind and stage.name.endswith("shard-1"))
+
+    def lose(task: psutil.Process) -> None:
+        raylet = next(parent for parent in task.parents() if parent.pid in raylets(cluster))
+        cluster.remove_node(raylets(cluster)[raylet.pid], allow_graceful=False)
+
+    reporter = Acts(cluster, {shard: lose})
+    Pipeline(cut, tmp_path / "run", reporter).run(on=cluster.address)
+    assert reporter.done == [shard]
+    assert any(shard in note and "was lost" in note for note in reporter.notes)
+    assert made(tmp_path / "run") == made(tmp_path / "alone")
+
+
+def test_what_no_node_has_is_refused_with_what_there_is(cluster: Any, recipe: Path, tmp_path: Path) -> None:
+    greedy = load_recipe(recipe, ["resources.train.gpus=8"])
+    with pytest.raises(RunError) as refused:
+        Pipeline(greedy, tmp_path / "run").run(on=cluster.address)
+    assert re.fullmatch(
+        r"train \(learners/\w+/seed-1/train\) needs 1 CPUs and 8 GPUs, and no node of the cluster has as many; it has 1 node with "
+        r"1 CPU and 0 GPUs and 2 nodes with 1 CPU and 1 GPU; change `resources` of the recipe, or add a node",
+        str(refused.value),
+    )
+
+
+def test_a_stage_that_runs_out_of_memory_gets_one_more_attempt() -> None:
+    executor, notes = object.__new__(RayExecutor), []
+    attempt = Attempt(Stage("learners/a/seed-1/train", "train", "t", {}, "f"), Path("w"), status={"node": "node x (1)"})
+    error = ray.exceptions.OutOfMemoryError("too much")
+    notes.append(executor._why_lost(attempt, error))
+    with pytest.raises(
+        MachineError, match=r"train: node x \(1\) had too little memory, twice; raise `resources.train.cpus`"
+    ):
+        executor._why_lost(attempt, error)
+    assert notes == ["node x (1) had too little memory"]

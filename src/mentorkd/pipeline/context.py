@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from transformers.utils import logging
@@ -106,7 +107,8 @@ class RunContext:
                 self.note(f"{damage}; it is made again")
                 shutil.rmtree(folder)
             if not folder.is_dir():
-                half = folder.with_name(f".{folder.name}.tmp")
+                # A name of its own: a lost node of a cluster may hold no lock any more, and still write.
+                half = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
                 card = f"# {name}, not trained\n\n{describe_model(config)}\n"
                 save_model(load_model(config, seed=seed, device=self.device), half, card=card)
                 seal_folder(half)

@@ -48,7 +48,7 @@ _ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "TOKENIZERS_PARALLELIS
 
 
 @dataclass
-class _Attempt:
+class Attempt:
     """A stage on the cluster."""
 
     stage: Stage
@@ -88,7 +88,7 @@ class RayExecutor:
         note: Note,
     ) -> None:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
-        self._attempts: dict[ray.ObjectRef[Any], _Attempt] = {}
+        self._attempts: dict[ray.ObjectRef[Any], Attempt] = {}
         self._here = ProcessExecutor(1, 1, recipe, folder, progress, note)
         self._owned = _connect(address)
         self._shared = SharedFolder.prepare(folder.root)
@@ -115,7 +115,7 @@ class RayExecutor:
 
     def start(self, stage: Stage) -> None:
         if self._is_remote(stage):
-            self._submit(_Attempt(stage, self.folder.begin(stage, remote=True)))
+            self._submit(Attempt(stage, self.folder.begin(stage, remote=True)))
         else:
             self._here.start(stage)
 
@@ -181,7 +181,7 @@ class RayExecutor:
                 "`resources` of the recipe, or add a node"
             )
 
-    def _submit(self, attempt: _Attempt) -> None:
+    def _submit(self, attempt: Attempt) -> None:
         cpus, gpus = self._needs(attempt.stage)
         task = self._task.options(num_cpus=cpus, num_gpus=gpus, max_retries=0, name=attempt.stage.name)
         attempt.notes, attempt.status = 0, {}
@@ -205,7 +205,7 @@ class RayExecutor:
                 del self._attempts[reference]
                 self._begin_again(attempt, f"{attempt.status['node']} was lost")
 
-    def _why_lost(self, attempt: _Attempt, error: ray.exceptions.RayError) -> str:
+    def _why_lost(self, attempt: Attempt, error: ray.exceptions.RayError) -> str:
         """What the cluster's error says of a stage. Raises MachineError where memory was too small twice."""
         import ray
 
@@ -224,7 +224,7 @@ class RayExecutor:
             return f"its process on {node} was killed"
         return f"the cluster has lost it on {node} ({_first_line(error)})"
 
-    def _begin_again(self, attempt: _Attempt, why: str) -> None:
+    def _begin_again(self, attempt: Attempt, why: str) -> None:
         """Start a stage again that the cluster has lost. Raises WorkerError if that has happened too often."""
         stage = attempt.stage
         attempt.losses += 1
@@ -240,7 +240,7 @@ class RayExecutor:
             with suppress(OSError, ValueError):
                 self._show(attempt, json.loads((attempt.workdir / STATUS).read_text(encoding="utf-8")))
 
-    def _show(self, attempt: _Attempt, status: dict[str, Any]) -> None:
+    def _show(self, attempt: Attempt, status: dict[str, Any]) -> None:
         if (done := status.get("done")) and done != attempt.status.get("done"):
             self.progress(attempt.stage, *done)
         for text, logged in status.get("notes", [])[attempt.notes :]:
