@@ -107,7 +107,7 @@ def node_id() -> str:
     """On a node: Ray's id of it."""
     import ray
 
-    return str(ray.get_runtime_context().getnode_id())
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def check_nodes(nodes: Sequence[dict[str, Any]], shared: SharedFolder, recipe: Recipe) -> None:
