@@ -156,8 +156,10 @@ class RayExecutor:
             ray.shutdown()
 
     def _is_remote(self, stage: Stage) -> bool:
-        """Whether a stage runs on the cluster: those with models do, but no teacher that is asked over a network or read from a file."""
-        return stage.kind in get_args(StageKind) and (stage.kind != "annotate" or self.recipe.teacher.kind == "local")
+        """Whether a stage runs on the cluster: those with models do, but no teacher that is asked over a network or read from a file, and
+        none that only merges shards."""
+        has_model = stage.kind != "annotate" or self.recipe.teacher.has_shards
+        return stage.kind in get_args(StageKind) and has_model and not stage.merged
 
     def _needs(self, stage: Stage) -> tuple[int, float]:
         """Processors and GPUs of a stage: the recipe's, else one processor a process, and one GPU if the cluster has any to use."""
