@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mentorkd.pipeline.executors import carry_out
+from mentorkd.pipeline.executors import run_stage
 from mentorkd.pipeline.records import EvaluateRecord
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.schema import Recipe
@@ -20,7 +20,7 @@ def _nothing(context: Any, stage: Stage, workdir: Path) -> EvaluateRecord:
 
 def idle(recipe: str) -> Recipe:
     """In a worker: let every stage do nothing."""
-    setattr(carry_out, "step_of", lambda kind: _nothing)  # noqa: B010  (mypy guards the name)
+    setattr(run_stage, "step_of", lambda kind: _nothing)  # noqa: B010  (mypy guards the name)
     return IdleRecipe.model_validate_json(recipe)
 
 

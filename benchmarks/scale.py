@@ -130,7 +130,7 @@ def _made_up(folder: Path, kind: type[Any]) -> Any:
 
 
 def recipe(executor: str, cores: int, short: bool) -> dict[str, Any]:
-    """The wall time of a recipe with nine arms on so many cores."""
+    """The wall time of a recipe with nine arms on one or more cores."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as place:
         write_task(Path(place))
         write_recipe(Path(place) / "recipe.yaml")

@@ -49,7 +49,7 @@ _DERIVED = {"budget", "report"}
 _DECIDING = {"prepare", "budget"}
 """Kinds of stages whose records decide what the others are: the number of shards, and the fingerprints of arms."""
 _SHARE = 20
-"""The manifest of thousands of stages takes long to write; it takes at most one part in so many of the time."""
+"""The manifest of thousands of stages takes long to write. It is written again after 20 times as long, at the earliest."""
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mentorkd.errors import MachineError, MissingExtraError, RunError, WorkerError
-from mentorkd.pipeline.executors.carry_out import carry_out
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
 from mentorkd.pipeline.executors.messages import LoggedWarning, RemoteTraceback, SentWarnings, picklable, throttled
 from mentorkd.pipeline.executors.nodes import SharedFolder, check_nodes, describe, live_nodes, name_of, node_id
 from mentorkd.pipeline.executors.processes import ProcessExecutor
+from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.resources import wanted
 from mentorkd.pipeline.run_folder import STATUS, RunFolder, Stage
 from mentorkd.pipeline.scratch import Scratch
@@ -323,7 +323,7 @@ def _run(
         status = _Status(workdir)
         values, warnings = status.values, SentWarnings(status.warning)
         logging.getLogger("mentorkd").addHandler(warnings)
-        record = carry_out(
+        record = run_stage(
             stage,
             recipe,
             folder,

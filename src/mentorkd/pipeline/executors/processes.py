@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from mentorkd.errors import WorkerError
 from mentorkd.pipeline import provenance
-from mentorkd.pipeline.executors.carry_out import carry_out
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
 from mentorkd.pipeline.executors.messages import throttled
+from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.resources import groups_of_gpus, wanted
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.worker_processes import Messages, Worker, failure, serving
@@ -151,7 +151,7 @@ def serve() -> None:
         with folder.in_use(number):
             while True:
                 stage, workdir, threads = task
-                record = carry_out(
+                record = run_stage(
                     stage,
                     recipe,
                     folder,
