@@ -122,9 +122,12 @@ def test_a_cluster_that_loses_nodes_and_processes_makes_the_bytes_of_one_machine
     cluster: Any, recipe: Path, alone: Path, tmp_path: Path
 ) -> None:
     frozen: list[psutil.Process] = []
+    run = tmp_path / "run"
 
     def lose(task: psutil.Process) -> None:
         """The node stops to answer while its task still lives."""
+        while not list(run.glob(".work/*mentor*train*/.status.json")):
+            time.sleep(0.005)
         raylet = next(parent for parent in task.parents() if parent.pid in raylets(cluster))
         frozen.extend([raylet, *raylet.children(recursive=True)])
         for process in frozen:
@@ -132,7 +135,6 @@ def test_a_cluster_that_loses_nodes_and_processes_makes_the_bytes_of_one_machine
 
     actions = {"learners/mentor/seed-1/train": lose, "learners/vanilla/seed-1/train": psutil.Process.kill}
     reporter = Acts(cluster, actions)
-    run = tmp_path / "run"
     Pipeline(load_recipe(recipe), run, reporter).run(on=cluster.address)
     assert len(reporter.done) == 2
     assert made(run) == made(alone)

@@ -46,6 +46,13 @@ _AHEAD = 2
 """Stages that wait on the cluster for a free processor, for each that runs: none idles while the driver publishes."""
 _ENVIRONMENT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "TOKENIZERS_PARALLELISM": "false"}
 
+_DRIVER_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no request leaves the cluster
+    # By default a connection to a machine that is cut off is given up after seven minutes.
+    "RAY_grpc_client_keepalive_time_ms": "20000",
+    "RAY_grpc_client_keepalive_timeout_ms": "20000",
+}
+
 
 @dataclass
 class Attempt:
@@ -257,7 +264,8 @@ class RayExecutor:
 
 def _connect(address: str) -> bool:
     """Connect this process to a cluster; return whether it was not connected before."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _DRIVER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
