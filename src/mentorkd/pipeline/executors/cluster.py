@@ -96,18 +96,22 @@ class RayExecutor:
     ) -> None:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
         self._attempts: dict[ray.ObjectRef[Any], Attempt] = {}
-        self._here = ProcessExecutor(1, 1, recipe, folder, progress, note)
         self._owned = _connect(address)
-        self._shared = SharedFolder.prepare(folder.root)
-        self._nodes, self._looked = live_nodes(), time.monotonic()
-        self._check_resources([stage for stage in stages if self._is_remote(stage)])
-        check_nodes(self._nodes, self._shared, recipe)
         import ray
 
+        self._shared = SharedFolder.prepare(folder.root)
+        try:
+            self._nodes, self._looked = live_nodes(), time.monotonic()
+            self._check_resources([stage for stage in stages if self._is_remote(stage)])
+            check_nodes(self._nodes, self._shared, recipe)
+        except BaseException:
+            self._disconnect()
+            raise
         on_nodes = RunFolder(
             self._shared.root, verify=folder.verify, scratch=None if scratch is None else Scratch(scratch)
         )
         self._task, self._run = ray.remote(_run), ray.put((recipe, on_nodes, self._shared, sys.argv))
+        self._here = ProcessExecutor(1, 1, recipe, folder, progress, note)
 
     def check(self, kinds: Set[str]) -> None:
         self._here.check(kinds)
@@ -158,6 +162,11 @@ class RayExecutor:
         for reference in self._attempts:
             with suppress(Exception):  # the cluster may be gone
                 ray.cancel(reference, force=True)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        import ray
+
         self._shared.remove()
         if self._owned:
             ray.shutdown()
