@@ -102,6 +102,20 @@ def read_lines(path: Path) -> list[tuple[bytes, Any] | None]:
     return lines
 
 
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files by `count`, where the system has one; many systems begin with 1,024."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has none
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
 def link(source: Path, target: Path) -> None:
     """Link a file or folder to `target`: by hard links if the file system supports them, else by copies."""
 

@@ -24,10 +24,10 @@ import torch
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
 from mentorkd.pipeline import resources
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.executors import carry_out as carrying
-from mentorkd.pipeline.executors.carry_out import carry_out
+from mentorkd.pipeline.executors import run_stage as run_stage_file
 from mentorkd.pipeline.executors.messages import picklable
 from mentorkd.pipeline.executors.processes import ProcessExecutor
+from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder, Stage
@@ -142,7 +142,7 @@ def test_a_failing_stage_says_the_same(recipe: Path, tmp_path: Path) -> None:
         told[jobs] = re.sub(r"[0-9a-f]{16}", "ID", str(caught.value)).replace("seed-2", "seed-1")
         assert not of_this_process()
     assert told[1] == told[2]
-    assert "in carry_out" in str(caught.value.__cause__)
+    assert "in run_stage" in str(caught.value.__cause__)
 
 
 class Killer(RecordingReporter):
@@ -222,13 +222,13 @@ def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
         time.sleep(0.01)
         return ScoreRecord(rows=0, form=context.device.type, bytes=0)
 
-    monkeypatch.setattr(carrying, "step_of", lambda kind: score if kind == "score" else step_of(kind))
+    monkeypatch.setattr(run_stage_file, "step_of", lambda kind: score if kind == "score" else step_of(kind))
     stages = [next(s for s in pipeline.stages if s.kind == kind) for kind in ("prepare", "annotate", "score")]
     with pipeline.folder.lock():
         records = []
         for stage in stages:
             workdir = pipeline.folder.begin(stage)
-            records.append(carry_out(stage, pipeline.recipe, pipeline.folder, workdir))
+            records.append(run_stage(stage, pipeline.recipe, pipeline.folder, workdir))
             pipeline.folder.publish(stage, workdir, records[-1])
     assert [record.gpu_seconds > 0 for record in records] == [False, False, True]
     assert records[2].gpu_seconds == records[2].seconds

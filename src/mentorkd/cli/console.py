@@ -30,6 +30,7 @@ from rich.text import Text
 from mentorkd.pipeline import records
 from mentorkd.pipeline.run import Reporter
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.shards import whole_name
 from mentorkd.printable import printable
 from mentorkd.records import Verdict
 
@@ -197,6 +198,8 @@ def run_again(stages: Sequence[str], why: str) -> str:
 
 
 def _named(stages: Sequence[str]) -> str:
+    """The first of the stages, each with all of its shards as one."""
+    stages = list(dict.fromkeys(map(whole_name, stages)))
     return ", ".join(stages[:_NAMED]) + (f" and {len(stages) - _NAMED:,} more" if len(stages) > _NAMED else "")
 
 

@@ -40,6 +40,13 @@ On = Annotated[
         "run; an address (`ray://HOST:10001`, `HOST:6379`) names one.",
     ),
 ]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="With --on: a folder of each node's own disk, to which models and soft labels are copied once, with their hashes checked.",
+    ),
+]
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Read outputs of stages without checking that they are what was published.")
 ]

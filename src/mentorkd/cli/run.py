@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +22,12 @@ from mentorkd.cli.options import (
     Quiet,
     RecipePath,
     RunOption,
+    Scratch,
     load_named,
     shipped_titles,
 )
 from mentorkd.pipeline.provenance import cores
+from mentorkd.pipeline.shards import whole_name
 from mentorkd.recipe.schema import Recipe
 
 # One model of this size does not fill two cores; two at a time do.
@@ -40,13 +44,14 @@ def run(
     overwrite: Overwrite = False,
     jobs: Jobs = "1",
     on: On = None,
+    scratch: Scratch = None,
     no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its questions to its report. Finished stages do not run again."""
     loaded = load_named(recipe, overrides)
-    _run(loaded, folder, force or (), overwrite, jobs, quiet, as_json, verify=not no_verify, on=on)
+    _run(loaded, folder, force or (), overwrite, jobs, quiet, as_json, verify=not no_verify, on=on, scratch=scratch)
 
 
 def recipes(as_json: AsJson = False) -> None:
@@ -92,13 +97,16 @@ def _run(
     *,
     verify: bool,
     on: str | None = None,
+    scratch: Path | None = None,
 ) -> None:
     from mentorkd.pipeline.run import Pipeline
 
     root = folder or Path("runs") / recipe.name
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         pipeline = Pipeline(recipe, root, reporter, verify=verify)
-        pipeline.run(force=force, jobs=int(jobs) if jobs.isdecimal() else jobs, on=on, overwrite=overwrite)
+        pipeline.run(
+            force=force, jobs=int(jobs) if jobs.isdecimal() else jobs, on=on, scratch=scratch, overwrite=overwrite
+        )
     show_results(pipeline.folder.report(), as_json)
 
 
@@ -132,30 +140,35 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
         facts = {"recipe": loaded.name, "stages": rows, "dropped": list(estimates.dropped), "conflict": conflict}
         show_json({**facts, "notes": notes})
         return
-    numbers = {p.stage.name: number for number, p in enumerate(planned, 1)}
-    show_table(
-        loaded.name,
-        ["stage", "#", "needs", "state", "rows", "updates", "tokens"],
-        [
-            [
-                p.stage.name,
-                str(numbers[p.stage.name]),
-                ranges(sorted(numbers[need] for need in p.stage.needs)),
-                p.state,
-                _number(row.get("rows")) + (f" x {row['epochs']:g}" if "epochs" in row else ""),
-                _number(row.get("updates")),
-                _number(row.get("tokens")),
-            ]
-            for p, row in zip(planned, rows, strict=True)
-        ],
-        whole=True,
-    )
+    columns = ["stage", "#", "needs", "state", "rows", "updates", "tokens"]
+    show_table(loaded.name, columns, _lines(rows), whole=True)
     for line in estimates.dropped:
         say(f"! {line}")
     if conflict:
         say(f"{conflict}; `run` refuses it without --overwrite")
     for note in notes:
         say(note)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The lines of a plan's table: one for each stage, or for all shards of a stage."""
+    numbers, lines = {row["stage"]: number for number, row in enumerate(rows, 1)}, []
+    for _, group in groupby(rows, key=lambda row: (whole_name(row["stage"]), whole_name(row["stage"]) == row["stage"])):
+        first, *others = shards = list(group)
+        states = Counter(row["state"] for row in shards)
+        size = " a shard" if others else f" x {first['epochs']:g}" if "epochs" in first else ""
+        lines.append(
+            [
+                first["stage"] + (f"..{len(others)}" if others else ""),
+                ranges(numbers[row["stage"]] for row in shards),
+                ranges(sorted({numbers[need] for row in shards for need in row["needs"]})),
+                first["state"] if len(states) == 1 else ", ".join(f"{n} {state}" for state, n in states.items()),
+                _number(max((row["rows"] for row in shards if "rows" in row), default=None)) + size,
+                _number(first.get("updates")),
+                _number(sum(row["tokens"] for row in shards) if "tokens" in first else None),
+            ]
+        )
+    return lines
 
 
 def _number(value: Any) -> str:

@@ -40,7 +40,7 @@ from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.distillation.vocabularies import EndTokens
 from mentorkd.errors import StoreError
-from mentorkd.files import read_journal, write_json, write_text
+from mentorkd.files import allow_open_files, read_journal, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ _ADVICE = {
 }
 """What to do about soft labels of another origin, by the part that differs."""
 PLACE = "learners/MENTOR/seed-N/soft_labels"
+_MOST_ARRAYS = 6
+"""Files with arrays that a store has at most."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,7 @@ class SoftLabelStore:
 
 
 class StoredSoftLabels:
-    """Gives the trainer a mentor's distributions from one or more stores (one per source of rationales).
+    """Gives the trainer a mentor's distributions from one or more stores (one per source of rationales, and per shard of its questions).
 
     A mentor with folds has several models, each with stores of its own. Stores that one model wrote, at one temperature, are a part:
     their rows can be read together. The stores must have been written with one of `mentors` (digests of its models), `tokenizer`
@@ -314,6 +316,7 @@ class StoredSoftLabels:
         sources: Collection[str] | None = None,
     ) -> None:
         self.ends = ends or EndTokens(0, 0)
+        allow_open_files(_MOST_ARRAYS * len(folders))  # a memory map keeps its file open
         self.stores = [SoftLabelStore(folder) for folder in folders]
         self.device, self.sources = device, sources
         self.meta = self.stores[0].meta
@@ -341,8 +344,8 @@ class StoredSoftLabels:
     def _store_of(self, rationale_id: str) -> SoftLabelStore:
         store = next((store for store in self.stores if rationale_id in store), None)
         if store is None:
-            folders = ", ".join(str(store.folder) for store in self.stores)
-            raise StoreError(f"{folders}: no soft labels of rationale {rationale_id}; {AGAIN}")
+            others = f" and {len(self.stores) - 1} other stores" if len(self.stores) > 1 else ""
+            raise StoreError(f"{self.stores[0].folder}{others}: no soft labels of rationale {rationale_id}; {AGAIN}")
         return store
 
     def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets | MentorChunks:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from transformers.utils import logging
@@ -21,6 +22,7 @@ from mentorkd.models.gguf import plain_folder
 from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.provenance import Cost
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role
+from mentorkd.pipeline.shards import in_shard
 from mentorkd.precision import Precision
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Learner
@@ -61,16 +63,18 @@ class RunContext:
         return self._device
 
     def questions(self, stage: Stage, split: Split | None = None) -> list[Question]:
-        """The questions that a stage reads, of a split or all."""
-        return self.folder.questions(stage.inputs["questions"], split)
+        """The questions that a stage reads, of a split or all; those of its shard."""
+        return in_shard(self.folder.questions(stage.inputs["questions"], split), stage.shard)
 
     def learner(self, stage: Stage) -> Learner:
         """The learner that a stage serves, with the values of its trial, as the stage's round has it."""
         return of_round(with_values(self.recipe.learners[stage.learner], stage.trial), stage.round)
 
-    def folds(self, mentor: str, questions: Sequence[Question]) -> dict[str, int]:
+    def folds(self, stage: Stage, mentor: str) -> dict[str, int]:
         """The fold of each training question, for a cross-fitted mentor: the model of the fold has not seen the question."""
-        return split_folds(questions, self.recipe.learners[mentor].folds)
+        folds = self.recipe.learners[mentor].folds
+        # Of all questions, whatever the stage's shard: that of a question depends on the others.
+        return split_folds(self.folder.questions(stage.inputs["questions"], "train"), folds) if folds > 1 else {}
 
     def precision(self, learner: Learner) -> Precision:
         """The learner's arithmetic. `auto` is measured once a run folder, so that a resumed run does not change it."""
@@ -103,7 +107,8 @@ class RunContext:
                 self.note(f"{damage}; it is made again")
                 shutil.rmtree(folder)
             if not folder.is_dir():
-                half = folder.with_name(f".{folder.name}.tmp")
+                # A name of its own: a lost node of a cluster may hold no lock any more, and still write.
+                half = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
                 card = f"# {name}, not trained\n\n{describe_model(config)}\n"
                 save_model(load_model(config, seed=seed, device=self.device), half, card=card)
                 seal_folder(half)

@@ -6,6 +6,9 @@ stage finds its inputs by their roles, in whatever folder they are. The identity
 exception: a finished budget's identity is the number of updates that it gave the arm, so an arm stays finished when another
 arm changes and this number does not.
 
+Stages that write, score, evaluate, or ask a local teacher are cut into shards (`shards.py`), each with its number and how many there are
+in its fingerprint. A stage that is finished as a whole stays so.
+
 | kind | reads, by role |
 |---|---|
 | prepare | nothing |
@@ -17,11 +20,12 @@ arm changes and this number does not.
 | rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |
 | augment, evaluate | `questions`, `model` (if the learner is trained) |
+| augment, evaluate, annotate (of shards) | `questions`, `shard/NUMBER` |
 | report | `KIND/LEARNER/SEED` of every learner, `train/LEARNER/SEED/FOLD` of further folds, and every other stage |
 
 A learner with own texts has a chain of trainings, each with the texts that the model before it wrote: train, then augment, score and
 train for each round, and `rounds`, which chooses the best. A cross-fitted mentor has a training for each fold; the roles of what the
-second fold makes end in `/1`, and so on.
+second fold makes end in `/1`, and so on. After that, the roles of the second and further shards of soft labels end in `/shard-1`, ...
 """
 
 from __future__ import annotations
@@ -37,8 +41,9 @@ from mentorkd.chat import DATE
 from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
-from mentorkd.pipeline.records import BudgetRecord, StageRecord
+from mentorkd.pipeline.records import BudgetRecord, PrepareRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, part_role, role
+from mentorkd.pipeline.shards import Shards, shard_name, shard_role
 from mentorkd.recipe.aliases import (
     LATER_TASK_KEYS,
     birth_names,
@@ -55,7 +60,7 @@ from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, rounds
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trial_name, trials_of, with_values
 from mentorkd.recipe.vocabularies import soft_label_form
-from mentorkd.records import GOLD, SELF, TEACHER
+from mentorkd.records import GOLD, SELF, TEACHER, Split
 from mentorkd.teachers.annotate import open_teacher
 
 # Raised when a stage's code makes other outputs from the same inputs.
@@ -84,25 +89,30 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub:
     """All stages of a recipe, each after the stages that it needs. Reads data files and local models to hash them.
 
     A model on the hub is hashed by its name and commit: `hub` tells the commits that the run used before. `finished` decides the
-    fingerprints of arms: until their budget is finished, they contain the budget's own fingerprint.
+    fingerprints of arms: until their budget is finished, they contain the budget's own fingerprint. It decides the shards too: until the
+    questions are counted, `shards: auto` is one.
     """
-    graph = _Graph()
+    graph = _Graph(finished)
     task = recipe.task.model_dump()
     drop_unset_later_keys(task, LATER_TASK_KEYS)
     parts = [part for part in ("train", "test", "validation", "unlabelled") if task.get(part)]
     files = {part: source_identity(data_path(recipe, task[part])) for part in parts}
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
-    annotated = graph.add("annotate", "teacher", _teacher_identity(recipe, hub), {"questions": prepared})
+    counted = finished(graph.stages[prepared])
+    shards = Shards(recipe.shards, counted.questions if isinstance(counted, PrepareRecord) else {})
+    parts_of_teacher = shards.over("train") if recipe.teacher.has_shards else 1
+    teacher = _teacher_identity(recipe, hub)
+    annotated = graph.add("annotate", "teacher", teacher, {"questions": prepared}, shards=parts_of_teacher)
     matched, order = matched_arms(recipe), learning_order(recipe)
     models: dict[str, Any] = {}
     for name in order:
         models[name] = _model_identity(recipe.learners[name].model, hub, models)
     by_role: dict[str, str] = {}
     for seed in recipe.seeds:
-        learners = _Seed(recipe, seed, graph, hub, models, prepared, {TEACHER: annotated, GOLD: prepared})
+        learners = _Seed(recipe, seed, graph, hub, models, shards, prepared, {TEACHER: annotated, GOLD: prepared})
         for name in sorted(order, key=matched.__contains__):  # the budget needs the texts of all sources of its arms
             if name in matched and learners.budget is None:
-                learners.add_budget(finished)
+                learners.add_budget()
             learners.add_learner(name)
         by_role |= learners.by_role
     graph.add("report", "report", canonical_dump(recipe), {**{name: name for name in graph.stages}, **by_role})
@@ -113,10 +123,47 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub:
 class _Graph:
     """Stages by name. A stage that is already there under another name is not added again."""
 
+    finished: Finished
     stages: dict[str, Stage] = field(default_factory=dict)
     known: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(
+        self, kind: str, target: str, settings: Any, inputs: Mapping[str, str], *, shards: int = 1, **more: Any
+    ) -> str:
+        """Add a stage; return the name of the stage that does the work. `more` is as for `_stage`.
+
+        A stage of several shards puts their rows together.
+        """
+        parts = self.add_parts(kind, target, settings, inputs, shards=shards, **more)
+        if len(parts) == 1:
+            return parts[0]
+        merged = {f"shard/{number}": part for number, part in enumerate(parts)}
+        return self._put(self._stage(kind, target, None, {"questions": inputs["questions"], **merged}, **more))
+
+    def add_parts(
+        self, kind: str, target: str, settings: Any, inputs: Mapping[str, str], *, shards: int, **more: Any
+    ) -> list[str]:
+        """Add the shards of a stage alone, or the whole stage if it has one, or if it is finished as a whole; return their names.
+
+        A shard reads what was made in as many shards from the one of its own number: both have the same questions.
+        """
+        whole = self._stage(kind, target, settings, inputs, **more)
+        if shards == 1 or (kind, whole.fingerprint) in self.known or self._is_finished(whole):
+            return [self._put(whole)]
+        parts = []
+        for number in range(shards):
+            own = more | {"name": shard_name(whole.name, number), "shard": (number, shards)}
+            place, part = f"{target}/shards/{kind}-{number}-of-{shards}", [settings, {"shard": [number, shards]}]
+            read = {role: self._shard_of(need, number, shards) for role, need in inputs.items()}
+            parts.append(self._put(self._stage(kind, place, part, read, **own)))
+        return parts
+
+    def _shard_of(self, stage: str, number: int, shards: int) -> str:
+        """A shard of a stage that puts the rows of as many shards together; else the stage itself."""
+        merged = self.stages[stage].merged
+        return merged[number] if len(merged) == shards else stage
+
+    def _stage(
         self,
         kind: str,
         target: str,
@@ -126,19 +173,28 @@ class _Graph:
         name: str = "",
         identities: Mapping[str, Any] | None = None,
         **fields: Any,
-    ) -> str:
-        """Add a stage, named by its kind if no `name` is given; return the name of the stage that does the work.
+    ) -> Stage:
+        """A stage, named by its kind if no `name` is given.
 
         `identities` replaces the fingerprints of inputs, by role. `fields` are further fields of the stage.
         """
         needs = {role: self.stages[need].fingerprint for role, need in inputs.items()} | dict(identities or {})
         mark = fingerprint([kind, CODE_VERSIONS[kind], settings, list(needs.values())])
-        if (kind, mark) not in self.known:
-            stage = Stage(name or kind, kind, target, dict(inputs), mark, **fields)
+        return Stage(name or kind, kind, target, dict(inputs), mark, **fields)
+
+    def _put(self, stage: Stage) -> str:
+        key = stage.kind, stage.fingerprint
+        if key not in self.known:
             assert stage.name not in self.stages, f"two stages are called {stage.name}"
             self.stages[stage.name] = stage
-            self.known[kind, mark] = stage.name
-        return self.known[kind, mark]
+            self.known[key] = stage.name
+        return self.known[key]
+
+    def _is_finished(self, stage: Stage) -> bool:
+        record = self.finished(stage)
+        return (
+            record is not None and record.fingerprint == stage.fingerprint
+        )  # it may be the last record of any settings
 
 
 @dataclass
@@ -150,6 +206,7 @@ class _Seed:
     graph: _Graph
     hub: HubModels
     models: Mapping[str, Any]
+    shards: Shards
     prepared: str
     text: dict[str, str]
     """The stage that writes a source's text, by source."""
@@ -184,11 +241,12 @@ class _Seed:
         model = self._model(name)
         if name in self._writers:
             writing = [*_writing(learner, learner.sampling, self.seed), self._untrained(name)]
-            self.text[name] = self._add("augment", name, writing, model | self._all_folds(name))
+            inputs, shards = model | self._all_folds(name), self.shards.over("train")
+            self.text[name] = self._add("augment", name, writing, inputs, shards=shards)
         answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.eval_prompt]
-        self._add("evaluate", name, [*answering, self._untrained(name)], model)
+        self._add("evaluate", name, [*answering, self._untrained(name)], model, shards=self.shards.over("test"))
 
-    def add_budget(self, finished: Finished) -> None:
+    def add_budget(self) -> None:
         """Add the stage that decides how many updates every arm gets. The stages of all their sources must be there."""
         learners = {name: self.recipe.learners[name] for name in arms(self.recipe)}
         inputs, settings = {"questions": self.prepared}, []
@@ -198,7 +256,7 @@ class _Seed:
             settings.append([name, self.models[name], sources, row_settings(self.recipe, name, self.hub)])
         place, matching = f"budget/seed-{self.seed}", [self.recipe.match, self.seed, settings]
         self.budget = self.graph.add("budget", place, matching, inputs, name=place, seed=self.seed)
-        if isinstance(record := finished(self.graph.stages[self.budget]), BudgetRecord):
+        if isinstance(record := self.graph.finished(self.graph.stages[self.budget]), BudgetRecord):
             self.updates = {name: arm.updates for name, arm in record.arms.items()}
 
     def _add_training(self, name: str, trial: Mapping[str, Any], fold: int | None = None) -> str:
@@ -228,7 +286,8 @@ class _Seed:
                     number,
                 ]
                 settings += [{"unlabelled": True}] if part.imitates_own_texts and self.recipe.task.unlabelled else []
-                text[SELF] = self._add("augment", name, settings, model, place, listed=False, **fields)
+                shards = self.shards.over(*_read_splits(part, SELF))
+                text[SELF] = self._add("augment", name, settings, model, place, listed=False, shards=shards, **fields)
             inputs = self._training_inputs(name, part, text, **fields) | writer
             settings = [*self._training_settings(name, part), {"round": [number, share_of(learner, number)]}]
             stage = self._add("train", name, settings, inputs, place, identities=self._matched(name), **fields)
@@ -325,8 +384,9 @@ class _Seed:
                     if unread or (mentor == TEACHER and source != TEACHER):
                         continue
                     for fold in range(1 + len(self.further_folds.get(mentor, []))):
-                        stage = self._add_score(name, learner, mentor, source, text[source], fold, **fields)
-                        inputs[part_role(f"soft_labels/{mentor}/{source}", fold)] = stage
+                        part = part_role(f"soft_labels/{mentor}/{source}", fold)
+                        stages = self._add_score(name, learner, mentor, source, text[source], fold, **fields)
+                        inputs |= {shard_role(part, number): stage for number, stage in enumerate(stages)}
         if self.budget and learner.training.updates is None:
             inputs["budget"] = self.budget
         return inputs
@@ -338,8 +398,9 @@ class _Seed:
 
     def _add_score(
         self, name: str, learner: Learner, mentor: str, source: str, text: str, fold: int, **fields: Any
-    ) -> str:
-        """Add a mentor's soft labels on a source's text. Students that need the same labels in the same form share them."""
+    ) -> list[str]:
+        """Add a mentor's soft labels on a source's text, in one store a shard. Students that need the same labels in the same form
+        share them."""
         kind = form = soft_label_form(self.recipe, name, mentor, self.hub)
         stage = [self.trained[mentor], *self.further_folds[mentor]][fold] if mentor in self.trained else None
         settings = [
@@ -369,12 +430,13 @@ class _Seed:
         writer += "" if author.round is None else f".round-{author.round}"
         writer += f".{fingerprint(author.trial)[:8]}" if author.trial else ""
         store = f"{writer}.{form}-{learner.target}-{fingerprint(settings)[:8]}"
-        return self.graph.add(
+        return self.graph.add_parts(
             "score",
             f"{place}/soft_labels",
             [form, settings],
             {"questions": self.prepared, **({} if stage is None else {"model": stage}), f"rationales/{source}": text},
             name=f"{place}/score/{store}",
+            shards=1 if mentor == TEACHER else self.shards.over(*_read_splits(learner, source)),
             learner=name,
             seed=self.seed,
             source=source,
@@ -383,6 +445,11 @@ class _Seed:
             fold=fold if folds else None,
             **fields,
         )
+
+
+def _read_splits(learner: Learner, source: str) -> list[Split]:
+    """The splits of the questions for whose texts of a source a learner is trained."""
+    return ["train", "unlabelled"] if source == SELF and learner.imitates_own_texts else ["train"]
 
 
 def _by_position(value: Any, sources: Sequence[str]) -> Any:

@@ -70,8 +70,18 @@ class Estimates:
 
     def of(self, stage: Stage) -> dict[str, float]:
         """The `rows` of a stage; the `epochs` and `updates` of a training; and the `tokens` of all epochs that a model reads or
-        writes. Empty for kinds that handle no rows of their own.
+        writes. Empty for kinds that handle no rows of their own. Shards have equal parts of the rows and tokens, and what puts
+        their rows together needs no model.
         """
+        estimates = self._of_whole(stage)
+        if stage.merged:
+            return {"rows": estimates["rows"]}
+        if stage.shard is None:
+            return estimates
+        number, shards = stage.shard
+        return {key: (number + 1) * value // shards - number * value // shards for key, value in estimates.items()}
+
+    def _of_whole(self, stage: Stage) -> dict[str, float]:
         name = stage.learner
         match stage.kind:
             case "prepare":

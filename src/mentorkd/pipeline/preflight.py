@@ -102,8 +102,8 @@ def _process_faults(recipe: Recipe) -> Iterator[Fault]:
     """Trainings with more processes than there are devices for a stage."""
     device = resolve_device(recipe.device)
     for name, learner in recipe.learners.items():
-        if learner.rationales and (lack := missing_devices(learner.training.processes, device)):
-            yield Fault(f"learners.{name}.training.processes", lack)
+        if learner.rationales and (missing := missing_devices(learner.training.processes, device)):
+            yield Fault(f"learners.{name}.training.processes", missing)
 
 
 def _tell_chunks(recipe: Recipe, names: Collection[str]) -> None:

@@ -86,7 +86,7 @@ def _environment(rank: int, processes: int, port: int) -> dict[str, str]:
 def _finish(
     workers: list[Worker], messages: Messages, context: RunContext, stage: Stage
 ) -> dict[Worker, tuple[Any, provenance.Cost]]:
-    """The records and costs of all processes, once all have finished. What the first tells is told here."""
+    """The records and costs of all processes, once all have finished. Progress and notes of the first are shown here."""
     finished: dict[Worker, tuple[Any, provenance.Cost]] = {}
     while len(finished) < len(workers):
         worker, event, value = messages.get()
@@ -98,11 +98,11 @@ def _finish(
         elif event == "ended":
             raise _killed(workers, worker, stage)
         elif worker is workers[0]:
-            _tell(context, event, value)
+            _show(context, event, value)
     return finished
 
 
-def _tell(context: RunContext, event: str, value: Any) -> None:
+def _show(context: RunContext, event: str, value: Any) -> None:
     if event == "progress":
         context.progress(*value)
     elif event == "note":
@@ -135,8 +135,8 @@ def serve() -> None:
         sys.argv, recipe, folder = tasks.get()
         work, stage, workdir = tasks.get()
         context = RunContext(recipe, folder, throttled(partial(send, "progress")), partial(send, "note"))
-        if lack := missing_devices(int(os.environ["WORLD_SIZE"]), context.device):
-            raise TrainingError(f"{stage.name}: {lack}")
+        if missing := missing_devices(int(os.environ["WORLD_SIZE"]), context.device):
+            raise TrainingError(f"{stage.name}: {missing}")
         # An attempt on another machine has a folder of its own, and nobody waits for it.
         name = f"{os.getppid()}-{os.environ['RANK']}"
         lock = nullcontext() if is_remote(workdir) else folder.in_use(name)
@@ -152,7 +152,7 @@ def serve() -> None:
 def _join(device_type: str) -> None:
     """Become one of the group's processes, with a GPU of its own where there are any.
 
-    The group stays open until the process ends: a process that failed must not make the others fail too, before its error is told.
+    The group stays open until the process ends: a process that failed must not make the others fail too, before its error is known.
     """
     rank, on_gpu = int(os.environ["RANK"]), device_type == "cuda"
     if on_gpu:

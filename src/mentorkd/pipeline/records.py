@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -384,6 +384,24 @@ def count_verdicts(records: Iterable[Rationale | Prediction]) -> dict[Verdict, i
     """How many rationales or predictions have each verdict; `ungraded` only where there are some."""
     counts: dict[Verdict, int] = {"correct": 0, "wrong": 0, "no_answer": 0}
     return counts | Counter(record.verdict for record in records)
+
+
+def sum_verdicts(counts: Iterable[Mapping[Verdict, int]]) -> dict[Verdict, int]:
+    """The counts of several records by verdict."""
+    total: Counter[Verdict] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
+def sum_usage(parts: Sequence[TeacherUsage]) -> TeacherUsage:
+    """What a teacher did and cost for several parts of the questions; a sum is None where a part's number is."""
+    sums: dict[str, Any] = {}
+    for each in fields(TeacherUsage):
+        values = [getattr(part, each.name) for part in parts]
+        sums[each.name] = None if None in values else sum(values)
+    replies = sums["replies"]
+    return TeacherUsage(**sums | {"accuracy": sums["correct"] / replies if replies else None})
 
 
 def count_splits(questions: Iterable[Question]) -> dict[Split, int]:

@@ -34,8 +34,15 @@ def _of(resources: Mapping[StageKind, ResourcesConfig], kind: str) -> ResourcesC
 
 def room(recipe: Recipe) -> int:
     """How many stages of a recipe this machine has room for: one a GPU, or one a core where it has none."""
-    gpus = visible_gpus() if recipe.device in ("auto", "cuda") else []
-    return len(gpus) or cores()
+    return len(groups_of_gpus(recipe)) or cores()
+
+
+def groups_of_gpus(recipe: Recipe) -> list[str]:
+    """The GPUs of this machine in groups, each for the largest training of the recipe, as CUDA_VISIBLE_DEVICES calls them; one group
+    if there are too few."""
+    gpus = list(filter(None, visible_gpus())) if recipe.device in ("auto", "cuda") else []
+    size = min(max(learner.training.processes for learner in recipe.learners.values()), max(1, len(gpus)))
+    return [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]
 
 
 def share_of_cores(jobs: int) -> int | None:

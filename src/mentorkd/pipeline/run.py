@@ -46,10 +46,10 @@ _MOST_JOBS = 64
 _NEEDS_OUTDATED = "a training that it needs runs again"
 _DERIVED = {"budget", "report"}
 """Kinds of stages that take seconds and are made from the results of others."""
-_DECIDES_STAGES = {"budget"}
-"""Kinds of stages whose results decide what the later stages are."""
+_DECIDING = {"prepare", "budget"}
+"""Kinds of stages whose records decide what the others are: the number of shards, and the fingerprints of arms."""
 _SHARE = 20
-"""The manifest of thousands of stages takes long to write; it takes at most one part in so many of the time."""
+"""The manifest of thousands of stages takes long to write. It is written again after 20 times as long, at the earliest."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,7 @@ class Pipeline:
         until: str | None = None,
         jobs: int | str = 1,
         on: str | None = None,
+        scratch: Path | None = None,
         overwrite: bool = False,
     ) -> dict[str, Any]:
         """Run every stage that is not done, and return the manifest.
@@ -170,6 +171,7 @@ class Pipeline:
             jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
                 with a share of the cores and one GPU. `auto` takes as many as the machine and the recipe have work for.
             on: the cluster whose nodes run the stages, instead of this machine's processes: `ray`, or the address of a Ray cluster.
+            scratch: a folder of the nodes' own disks, to which each copies the models and soft labels that it reads; for a cluster.
             overwrite: take over a folder that belongs to a recipe of another name or with other questions.
 
         Raises RunError for a wrong argument, a folder of another recipe, or one that another process writes to, and what a
@@ -179,12 +181,14 @@ class Pipeline:
             jobs = min(room(self.recipe), most_at_once(self.stages), _MOST_JOBS)
         if not isinstance(jobs, int) or not 1 <= jobs <= _MOST_JOBS:
             raise RunError(f"got --jobs {jobs}; expected `auto`, or a number from 1 to {_MOST_JOBS}")
+        if scratch is not None and on is None:
+            raise RunError(f"got --scratch {scratch} without a cluster; it is for the nodes of one, see --on")
         if not overwrite and (why := self.conflict()):
             how = "give another folder with --run, or --overwrite to replace the results there"
             raise RunError(f"{why}; {how}")
         stages, outdated, forced = self._chosen(until, force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
-        with explaining(folder=self.folder.root), closing(self._executor(jobs, on, waiting)) as executor:
+        with explaining(folder=self.folder.root), closing(self._executor(jobs, on, scratch, waiting)) as executor:
             if waiting:
                 self.reporter.checking()
                 self._warn_unsealed(stages)  # here, because each worker would
@@ -196,12 +200,14 @@ class Pipeline:
                 known = self.folder.hub_models.after_use(hub_models(self.recipe), vocabularies(self.recipe))
                 self.folder.keep_hub_models(known)
                 self._stages = None
-                stages, outdated, forced = self._chosen(until, force)
+                _, outdated, forced = self._chosen(until, force)
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
                 for stage in reversed(forced):
                     if stage.name in outdated:
                         self.reporter.note(f"{stage.name} runs again: {outdated[stage.name]}", stage)
                     self.folder.forget(stage)
+                if forced:
+                    self._stages = None  # what was finished as a whole is not any more, and may run in shards
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
                 if not self._run_stages(executor, until, jobs, on, force) and self._manifest_is_behind():
                     self._write_manifest(jobs)
@@ -219,12 +225,12 @@ class Pipeline:
             return self.stages
         return self.stages[: 1 + max(number for number, stage in enumerate(self.stages) if stage.kind == until)]
 
-    def _executor(self, jobs: int, on: str | None, waiting: Sequence[Stage]) -> StageExecutor:
+    def _executor(self, jobs: int, on: str | None, scratch: Path | None, waiting: Sequence[Stage]) -> StageExecutor:
         setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
         if on is not None and waiting:
             from mentorkd.pipeline.executors.cluster import RayExecutor
 
-            return RayExecutor(on, waiting, *setup)
+            return RayExecutor(on, scratch, waiting, *setup)
         threads, workers = share_of_cores(jobs), min(jobs, most_at_once(waiting))
         return ProcessExecutor(workers, threads or 1, *setup) if workers > 1 else InlineExecutor(threads, *setup)
 
@@ -242,7 +248,7 @@ class Pipeline:
         manifest = _Throttle(lambda: self._write_manifest(jobs))
         while True:
             stages = self._up_to(until)
-            announced |= self._announce_replaced(len(stages), announced)
+            announced |= self._announce_replaced(until, announced)
             schedule = Schedule(stages, running, by_chain=jobs != 1 or on is not None)
             while True:
                 for stage in schedule.settle(self.folder.finished):
@@ -254,7 +260,7 @@ class Pipeline:
                     running.add(first.name)
                     self.reporter.started(first, schedule.number(first), len(stages))
                     self.folder.log("started", stage=first.name, fingerprint=first.fingerprint)
-                    executor.start(replace(first, forced=first.kind in force or first.name in force))
+                    executor.start(replace(first, forced=_is_named(first, force)))
                 if not running:
                     manifest.finish()
                     return manifest.called
@@ -265,16 +271,16 @@ class Pipeline:
                 known.add(stage.name)
                 self.reporter.finished(stage, record)
                 manifest.call()
-                if stage.kind in _DECIDES_STAGES:
+                if stage.kind in _DECIDING:
                     self._stages = None
                     break
                 schedule.finish(stage)
 
-    def _announce_replaced(self, total: int, announced: set[str]) -> set[str]:
-        """Say which of the first `total` stages replace results, apart from those that a later budget may leave as they are."""
+    def _announce_replaced(self, until: str | None, announced: set[str]) -> set[str]:
+        """Say which stages replace results, up to the last of a kind, apart from those that a later budget may leave as they are."""
         replaced = [
             planned.stage
-            for planned in self.plan()[:total]
+            for planned in self.plan()[: len(self._up_to(until))]
             if planned.replaces and planned.state != "may run" and planned.stage.name not in announced
         ]
         if replaced:
@@ -292,13 +298,13 @@ class Pipeline:
 
     def _forced(self, force: Sequence[str]) -> list[Stage]:
         """The stages that `force` names, and all stages that need them."""
-        choices = {stage.name for stage in self.stages} | {stage.kind for stage in self.stages}
+        choices = {name for stage in self.stages for name in (stage.kind, stage.name, stage.whole)}
         for name in force:
             if name not in choices:
                 raise RunError(f"got --force {name}; expected one of {', '.join(sorted(choices))}")
         forced: dict[str, Stage] = {}
         for stage in self.stages:
-            if stage.kind in force or stage.name in force or any(need in forced for need in stage.needs):
+            if _is_named(stage, force) or any(need in forced for need in stage.needs):
                 forced[stage.name] = stage
         return list(forced.values())
 
@@ -340,6 +346,11 @@ class Pipeline:
             return read_sealed(file)
         except DamagedError as error:
             raise DamagedError(f"{error}; `mentorkd run` writes it again") from None
+
+
+def _is_named(stage: Stage, names: Sequence[str]) -> bool:
+    """Whether one of the names is that of the stage, of its kind, or of the stage that it is a shard of."""
+    return not {stage.kind, stage.name, stage.whole}.isdisjoint(names)
 
 
 class _Throttle:

@@ -27,6 +27,8 @@ from filelock import FileLock, Timeout
 from mentorkd.errors import DamagedError, RunError
 from mentorkd.hub import UNKNOWN, HubModels
 from mentorkd.pipeline.records import StageRecord, read_record
+from mentorkd.pipeline.scratch import Scratch
+from mentorkd.pipeline.shards import whole_name
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
 from mentorkd.seals import FileSeal, read_sealed, seal_files, sync, sync_one, write_sealed
@@ -70,6 +72,8 @@ class Stage:
     """The number of a training, or of what it reads, for a learner that reads its own texts."""
     fold: int | None = None
     """The part of the questions that a cross-fitted mentor is not trained on, or that it scores."""
+    shard: tuple[int, int] | None = None
+    """The number of a shard and how many there are; None for a whole stage."""
     forced: bool = False
     """The user asked for this very stage to run again."""
 
@@ -77,6 +81,16 @@ class Stage:
     def needs(self) -> tuple[str, ...]:
         """The names of the stages it reads from, each once."""
         return tuple(dict.fromkeys(self.inputs.values()))
+
+    @property
+    def whole(self) -> str:
+        """The name of the stage that this one is a shard of; its own if it is none."""
+        return whole_name(self.name)
+
+    @property
+    def merged(self) -> list[str]:
+        """The names of the shards whose rows this stage puts together; none for a stage that makes its own."""
+        return [stage for role, stage in self.inputs.items() if role.startswith("shard/")]
 
 
 def part_role(role: str, fold: int | None) -> str:
@@ -92,9 +106,9 @@ def role(kind: str, learner: str, seed: int) -> str:
 class RunFolder:
     """One run's folder. Open it for writing with `lock()`. Reading finished stages needs no lock."""
 
-    def __init__(self, root: Path, *, verify: bool = True) -> None:
-        """`verify`: check outputs against their marks when they are read."""
-        self.root, self.verify = root, verify
+    def __init__(self, root: Path, *, verify: bool = True, scratch: Scratch | None = None) -> None:
+        """`verify`: check outputs against their marks when they are read. `scratch`: read models and soft labels from copies there."""
+        self.root, self.verify, self.scratch = root, verify, scratch
         self._marks = root / ".stages"
         self._work = root / ".work"
         self._checked: set[tuple[Path, FileSeal]] = set()
@@ -380,7 +394,9 @@ class RunFolder:
         folder = self.root / self.record(stage).target / "model"
         if not folder.is_dir():
             raise RunError(f"{folder} is not there; `mentorkd run` makes it again")
-        return self.output(stage, "model")
+        if self.scratch is None:
+            return self.output(stage, "model")
+        return self._copy(self.record(stage), "model")
 
     def questions(self, stage: str, split: Split | None = None) -> list[Question]:
         """The questions of a split, or all."""
@@ -411,7 +427,18 @@ class RunFolder:
     def soft_labels(self, stage: str) -> Path:
         """The store that a score stage wrote."""
         record = self.record(stage)
-        return self.root / record.target / record.outputs[0]
+        return self._copy(record, record.outputs[0])
+
+    def _copy(self, record: StageRecord, output: str) -> Path:
+        """An output, or its copy on this node's own disk."""
+        source = self.root / record.target / output
+        if self.scratch is None:
+            return source
+        files = (
+            {name: seal for name, seal in (record.files or {}).items() if not is_editable(name)} if self.verify else {}
+        )
+        seals = {name.removeprefix(f"{output}/"): seal for name, seal in files.items() if name.startswith(f"{output}/")}
+        return self.scratch.copy(source, f"{_slug(record.stage)}@{record.fingerprint}", seals)
 
 
 def is_editable(file: str) -> bool:

@@ -97,9 +97,9 @@ def _questions(context: RunContext, stage: Stage, learner: Learner, scored: str 
     A fold's training reads all but those of the fold. Its mentor scores those of the fold, and the first mentor scores the others.
     """
     questions = context.questions(stage, "train")
-    folds = {} if stage.fold is None else context.folds(stage.mentor or stage.learner, questions)
     if learner.imitates_own_texts and scored in (None, SELF):
         questions += context.questions(stage, "unlabelled")
     if stage.fold is None:
         return questions
+    folds = context.folds(stage, stage.mentor or stage.learner)
     return [question for question in questions if (folds.get(question.id, 0) == stage.fold) == bool(scored)]

@@ -39,8 +39,12 @@ def birth_names(filters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def canonical_dump(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON-like values with the names that fingerprints hash. Left out is where it runs: the place of its data, resources."""
-    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}, "resources": True})
+    """The recipe as JSON-like values with the names that fingerprints hash.
+
+    Left out is where it runs: the place of its data, `resources`, and `shards`, whose number is in the fingerprints of the stages that are
+    cut.
+    """
+    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}, "resources": True, "shards": True})
     for learner in raw["learners"].values():
         del learner["resources"]
     for _, filters in filters_in(raw):

@@ -90,6 +90,9 @@ FILE_NAME = r'^[^\s.\-/\\:*?"<>|\x00-\x1f\x7f]([^/\\:*?"<>|\x00-\x1f\x7f]*[^\s/\
 MOST_SEEDS = 1000
 """Seeds of a recipe."""
 
+MOST_SHARDS = 10_000
+"""Shards of a stage."""
+
 # The name of a sweep's variant (`student@kd_weight=0.3`), or a name that the recipe gives.
 _NAME = r"^([A-Za-z0-9_-]+@[A-Za-z0-9@=+,._-]+|[A-Za-z0-9][A-Za-z0-9_-]*)$"
 
@@ -122,6 +125,10 @@ class Recipe(Strict):
         default_factory=lambda: [42], min_length=1, max_length=MOST_SEEDS
     )
     """Seeds of initial weights, data order, dropout and sampling. The whole graph is trained once per seed."""
+    shards: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_SHARDS)] = "auto"
+    """Parts of the questions that are written (`augment`), scored, evaluated, or annotated by a local teacher, each by a stage of its own,
+    so that several machines share the work and a failure reaches one part. auto: one for every 4,096 questions that the stage
+    reads. Sampled texts depend on this number, and never on the machine. A stage that is finished in one part stays finished."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device of the models; auto uses an accelerator if there is one."""
     resources: dict[StageKind, ResourcesConfig] = Field(default_factory=dict)
@@ -139,6 +146,13 @@ class Recipe(Strict):
     of which there may be 1,000."""
     variants: dict[str, Variant] = Field(default_factory=dict)
     """The variants of the sweep; written by mentorkd."""
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _shards_are_counted(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and 1 <= value <= MOST_SHARDS):
+            return value
+        raise ValueError(f"got {value!r}; expected auto, or a number from 1 to {MOST_SHARDS:,}")
 
     def filter_of(self, reader: str, source: str) -> SelectConfig:
         """The filters of a reader on a source: the teacher, `gold`, another learner, or the reader itself."""

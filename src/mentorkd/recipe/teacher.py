@@ -20,6 +20,7 @@ class RecordedTeacherConfig(Strict):
     """A teacher whose rationales were recorded in a file."""
 
     model_keys: ClassVar[tuple[str, ...]] = ()
+    has_shards: ClassVar[bool] = False
 
     kind: Literal["recorded"] = "recorded"
     rationales: str
@@ -65,6 +66,8 @@ class AskedTeacherConfig(Strict):
 
     model_keys: ClassVar[tuple[str, ...]] = ()
     """Keys that name a model or a tokenizer, which may be a folder."""
+    has_shards: ClassVar[bool] = False
+    """Whether parts of the questions may be annotated at the same time, in several places."""
 
     prompt: PromptKind = "zero_shot_cot"
     """`two_stage` is the paper's Zero-shot-CoT: one call for the rationale, a second for the answer; `zero_shot_cot`
@@ -96,7 +99,8 @@ class AskedTeacherConfig(Strict):
     """Seed of the choice of worked examples, and of the sampling of local teachers."""
 
     cache: str | None = None
-    """File of the replies, for runs that share them; relative to the recipe's folder. Null: teacher/requests.sqlite of the run."""
+    """File of the replies, for runs that share them; relative to the recipe's folder. Null: teacher/requests.sqlite of the run; of
+    a local teacher with `shards`, a file of each unfinished shard."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
 
@@ -211,6 +215,7 @@ class LocalTeacherConfig(AskedTeacherConfig):
     """A teacher that runs here: a Hugging Face model in one of the generation engines."""
 
     model_keys = ("model",)
+    has_shards = True
 
     kind: Literal["local"] = "local"
     model: str = Field(min_length=1)

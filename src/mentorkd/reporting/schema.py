@@ -561,7 +561,7 @@ class Examples(TypedDict):
 
 
 class StageCostResult(TypedDict):
-    """The cost of one stage."""
+    """The cost of one stage, with all of its shards."""
 
     name: str
     """Name of the stage in the run folder."""
@@ -576,7 +576,7 @@ class StageCostResult(TypedDict):
     seed: int | None
     """The seed."""
     seconds: float | None
-    """Wall-clock time."""
+    """Wall-clock time; of shards, the sum."""
     cpu_seconds: float | None
     """Processor time of the process of the run, over all threads."""
     gpu_seconds: float | None

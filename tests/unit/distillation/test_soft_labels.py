@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -148,6 +149,20 @@ def test_several_stores_serve_as_one(tmp_path: Path) -> None:
     folders = [write(tmp_path / "teacher", "ab"), write(tmp_path / "mentor", "cd")]
     side = StoredSoftLabels(folders, device=CPU).targets_for(["c", "b"], batch_of("cb"))
     assert len(side) == LENGTHS["c"] + LENGTHS["b"]
+
+
+def test_more_stores_are_open_than_a_process_may_open_files_at_first(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="this system has no limit of open files")
+    folders = [write(tmp_path / name, name, TOP_K) for name in "abcd"]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = os.dup(0)  # the lowest free descriptor: each of the 24 files that will stay open is above it
+    os.close(highest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, before[1]))
+    try:
+        labels = StoredSoftLabels(folders, device=CPU)
+        assert len(labels.targets_for(["d", "a"], batch_of("da"))) == LENGTHS["d"] + LENGTHS["a"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def of(rationale_id: str, source: str = "teacher") -> Example:

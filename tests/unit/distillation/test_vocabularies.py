@@ -62,7 +62,7 @@ def files(mentor: LoadedModel, folder: Path, form: str) -> MentorFiles:
     about = {"mentor_digest": digest_path(folder / "model"), "target": "arrow", "on_progress": lambda done, total: None}
     how = {"mode": form, "top_k": 5, "temperature": 1.0, "bfloat16": False}
     score(mentor, rows_of(mentor), folder=folder / "store", **how, **about)
-    return MentorFiles(folder / "model", {"teacher": folder / "store"})
+    return MentorFiles(folder / "model", {"teacher": [folder / "store"]})
 
 
 @pytest.mark.parametrize("form", ["hidden", "top_k", "online"])
@@ -104,7 +104,7 @@ def test_a_student_with_the_end_of_its_mentor_reads_it_unchanged(pair: tuple[Loa
 def test_without_the_exchange_the_store_is_refused(pair: tuple[LoadedModel, LoadedModel], tmp_path: Path) -> None:
     mentor, student = pair
     row = rows_of(student)[0]
-    labels = StoredSoftLabels(list(files(mentor, tmp_path, "hidden").stores.values()), device=CPU)
+    labels = StoredSoftLabels(files(mentor, tmp_path, "hidden").stores["teacher"], device=CPU)
     with pytest.raises(StoreError, match="target tokens"):
         labels.targets_for([row.rationale_id], batch_of(student, [row]))
 

@@ -21,6 +21,8 @@ from mentorkd.pipeline.records import (
     count_splits,
     count_verdicts,
     read_record,
+    sum_usage,
+    sum_verdicts,
 )
 from mentorkd.pipeline.stages import step_of
 from mentorkd.recipe.aliases import RECORDED_NAMES
@@ -144,3 +146,18 @@ def test_what_has_no_gold_answer_is_counted_where_it_occurs() -> None:
     assert count_splits(questions[2:]) == {"train": 1, "validation": 0, "test": 0}
     record = PrepareRecord(questions=count_splits(questions), faults=[])
     assert read_record(record.as_json()) == record
+
+
+def test_counts_of_several_records_are_added() -> None:
+    counts = [{"correct": 1, "wrong": 0, "no_answer": 2}, {"correct": 2, "wrong": 0, "no_answer": 0, "ungraded": 1}]
+    assert sum_verdicts(counts) == {"correct": 3, "wrong": 0, "no_answer": 2, "ungraded": 1}
+
+
+def test_what_a_teacher_did_is_added_and_the_accuracy_is_that_of_all() -> None:
+    one = TeacherUsage(**USAGE)
+    other = TeacherUsage(**USAGE | {"replies": 3, "correct": 0, "accuracy": 0.0, "dollars": None})
+    total = sum_usage([one, other])
+    assert (total.questions, total.replies, total.correct, total.accuracy) == (2, 4, 1, 0.25)
+    assert (total.input_tokens, total.dollars, total.unsure_dollars) == (4, None, 0.0)
+    without = TeacherUsage(**dict.fromkeys(USAGE, 0) | {"accuracy": None})
+    assert sum_usage([without, without]) == without

@@ -580,6 +580,20 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         ],
     ),
     "a seed twice": (changed("[1, 2]", "[1, 2, 1]"), [Fault("seeds[2]", "1 is given twice; each seed is one run", 19)]),
+    **{
+        f"{got} shards": (
+            changed("seeds:", f"shards: {got}\nseeds:"),
+            [Fault("shards", f"got {shown}; expected auto, or a number from 1 to 10,000", 19)],
+        )
+        for got, shown in {
+            "0": "0",
+            "10001": "10001",
+            "2.0": "2.0",
+            "many": "'many'",
+            "true": "True",
+            "": "None",
+        }.items()
+    },
     "unknown task": (
         changed("name: svamp", "name: svmap"),
         [

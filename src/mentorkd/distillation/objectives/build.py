@@ -27,8 +27,9 @@ class MentorFiles:
 
     model: Path | None
     """None for a teacher, which has stores alone."""
-    stores: Mapping[str, Path] = field(default_factory=dict)
-    """Source of rationales -> its soft labels of them; none for a live mentor. Texts of a source without are trained by CE alone."""
+    stores: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """Source of rationales -> its soft labels of them, in one store or in several; none for a live mentor. Texts of a source without
+    are trained by CE alone."""
 
 
 TrainedMentors: TypeAlias = Mapping[str, Sequence[MentorFiles]]
@@ -75,7 +76,7 @@ def _matching(learner: Learner, student: LoadedModel, mentors: TrainedMentors, s
 
 def _soft_labels(models: Sequence[MentorFiles], learner: Learner, student: LoadedModel) -> SoftLabelSource:
     """The soft labels of a mentor, from the stores of all its models, or live."""
-    stores = [store for files in models for store in files.stores.values()]
+    stores = [store for files in models for shards in files.stores.values() for store in shards]
     chunks = bool(stores) and form_of(stores[0]) == "chunks"
     tokenizer = student.tokenizer if chunks else load_tokenizer(ModelConfig(name=str(models[0].model)))
     ends = end_tokens(tokenizer, student.tokenizer)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Set
 from functools import partial
 
-from mentorkd.pipeline.executors.carry_out import carry_out
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
+from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.resources import wanted
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.recipe.schema import Recipe
@@ -37,7 +37,7 @@ class InlineExecutor:
         stage = self._stage
         assert stage is not None, "a stage is started before it finishes"
         workdir = self.folder.begin(stage)
-        record = carry_out(
+        record = run_stage(
             stage,
             self.recipe,
             self.folder,

@@ -32,7 +32,7 @@ class SentWarnings(logging.Handler):
 def throttled(
     send: Callable[[tuple[int, int]], None], seconds: float = _PROGRESS_SECONDS
 ) -> Callable[[int, int], None]:
-    """Progress that is sent at most every so many seconds, and at the end."""
+    """Progress that is sent at most once in a number of seconds, and at the end."""
     last = 0.0
 
     def progress(done: int, total: int) -> None:

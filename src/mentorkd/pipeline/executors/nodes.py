@@ -63,7 +63,7 @@ class SharedFolder:
     def answer(self) -> None:
         """On a node: write its token."""
         try:
-            (self.place / _node_id()).write_text(self.token, encoding="utf-8")
+            (self.place / node_id()).write_text(self.token, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{name_of()} cannot write to the run folder {self.root} ({error.strerror})") from None
 
@@ -100,10 +100,11 @@ def describe(nodes: Sequence[dict[str, Any]]) -> str:
 
 def name_of() -> str:
     """On a node: its name in messages, the host and the beginning of Ray's id."""
-    return f"node {platform.node()} ({_node_id()[:8]})"
+    return f"node {platform.node()} ({node_id()[:8]})"
 
 
-def _node_id() -> str:
+def node_id() -> str:
+    """On a node: Ray's id of it."""
     import ray
 
     return str(ray.get_runtime_context().get_node_id())

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from mentorkd.errors import WorkerError
 from mentorkd.pipeline import provenance
-from mentorkd.pipeline.executors.carry_out import carry_out
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
 from mentorkd.pipeline.executors.messages import throttled
-from mentorkd.pipeline.resources import visible_gpus, wanted
+from mentorkd.pipeline.executors.run_stage import run_stage
+from mentorkd.pipeline.resources import groups_of_gpus, wanted
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.worker_processes import Messages, Worker, failure, serving
 from mentorkd.recipe.schema import Recipe
@@ -36,7 +36,7 @@ class _Task(NamedTuple):
 
 
 class ProcessExecutor:
-    """Carries out several stages at a time, each in a process that has its share of the cores, and one GPU."""
+    """Carries out several stages at a time, each in a process that has its share of the cores, and one GPU or one group of them."""
 
     def __init__(
         self, jobs: int, threads: int, recipe: Recipe, folder: RunFolder, progress: StageProgress, note: Note
@@ -47,7 +47,7 @@ class ProcessExecutor:
         self._running: dict[Worker, _Task] = {}
         self._workers: list[Worker] = []
         self._cores, self._threads = provenance.cores(), threads
-        gpus = visible_gpus() if recipe.device in ("auto", "cuda") else []
+        gpus = groups_of_gpus(recipe)
         for number in range(jobs):
             environment = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": _KERNELS, **os.environ}
             environment["OMP_NUM_THREADS"] = str(self._threads)
@@ -151,7 +151,7 @@ def serve() -> None:
         with folder.in_use(number):
             while True:
                 stage, workdir, threads = task
-                record = carry_out(
+                record = run_stage(
                     stage,
                     recipe,
                     folder,

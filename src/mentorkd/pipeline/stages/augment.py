@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from mentorkd.files import fingerprint
 from mentorkd.generation.engine import Completion, SamplingParams
 from mentorkd.generation.resumable import CHUNK_BATCHES, sample_resumably
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.records import AugmentRecord, count_verdicts
+from mentorkd.pipeline.records import AugmentRecord, count_verdicts, sum_verdicts
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.stages.merge import merge
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.rounds import own_sampling
 from mentorkd.records import Question, Rationale, write_jsonl
@@ -24,7 +26,9 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
     """
     learner, own = context.learner(stage), stage.round is not None
     sampling, questions = own_sampling(learner) if own else learner.sampling, _questions(context, stage, learner)
-    folds = context.folds(stage.learner, [question for question in questions if question.split == "train"])
+    if stage.merged:
+        return _merged(context, stage, workdir, questions)
+    folds = context.folds(stage, stage.learner)
     completions: dict[str, list[Completion]] = {}
     for fold in range(learner.folds):
         asked = [question for question in questions if folds.get(question.id, 0) == fold]
@@ -55,6 +59,12 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
     write_jsonl(workdir / "out" / "rationales.jsonl", rationales)
     tokens = sum(sample.tokens for samples in completions.values() for sample in samples)
     return AugmentRecord(rationales=count_verdicts(rationales), tokens=tokens, engine=engine.name)
+
+
+def _merged(context: RunContext, stage: Stage, workdir: Path, questions: Sequence[Question]) -> AugmentRecord:
+    """The rationales of all shards; these record the tokens."""
+    shards = merge(context, stage, workdir, "rationales.jsonl", AugmentRecord, questions)
+    return AugmentRecord(rationales=sum_verdicts(shard.rationales for shard in shards), engine=shards[0].engine)
 
 
 def _questions(context: RunContext, stage: Stage, learner: Learner) -> list[Question]:

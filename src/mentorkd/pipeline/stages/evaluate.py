@@ -9,19 +9,28 @@ from mentorkd.data.prompts import render_prompt
 from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.resumable import CHUNK_BATCHES, sample_resumably
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.records import EvaluateRecord, count_verdicts
+from mentorkd.pipeline.records import EvaluateRecord, count_verdicts, sum_verdicts
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.stages.merge import merge
 from mentorkd.records import Prediction, Question, write_jsonl
 
 
 def evaluate(context: RunContext, stage: Stage, workdir: Path) -> EvaluateRecord:
     """Ask a learner the test questions and grade its answers."""
-    engine = context.engine(context.learner(stage), context.model(stage, stage.learner))
     questions = context.questions(stage, "test")
+    if stage.merged:
+        return _merged(context, stage, workdir, questions)
+    engine = context.engine(context.learner(stage), context.model(stage, stage.learner))
     predictions = predict(context, engine, stage.learner, stage.seed, questions, workdir / "journal.jsonl")
     write_jsonl(workdir / "out" / "predictions.jsonl", predictions)
     tokens = sum(prediction.tokens for prediction in predictions)
     return EvaluateRecord(predictions=count_verdicts(predictions), tokens=tokens, engine=engine.name)
+
+
+def _merged(context: RunContext, stage: Stage, workdir: Path, questions: Sequence[Question]) -> EvaluateRecord:
+    """The predictions of all shards; these record the tokens."""
+    shards = merge(context, stage, workdir, "predictions.jsonl", EvaluateRecord, questions)
+    return EvaluateRecord(predictions=sum_verdicts(shard.predictions for shard in shards), engine=shards[0].engine)
 
 
 def predict(

@@ -24,6 +24,7 @@ from mentorkd.pipeline.records import (
     best_round,
 )
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role, role
+from mentorkd.pipeline.shards import whole_name
 from mentorkd.recipe.aliases import drop_unset_later_keys, later_settings, later_training
 from mentorkd.recipe.graph import arms, initial_model
 from mentorkd.recipe.learner import Learner, ModelConfig
@@ -140,7 +141,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         rounds=[row for run, record in trained.items() for row in _rounds(*run, record.rounds or [])],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
         written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows} & labelled),
-        stages={name: _cost(folder.record(name)) for name in stage.needs},
+        stages=_costs({name: folder.record(name) for name in stage.needs}),
         serving={run: [*trainings(run), *([evaluate[run]] if run in evaluate else [])] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
@@ -245,10 +246,39 @@ def _account(asked: TeacherUsage, trained: Trained) -> TeacherAccount:
     return cast(TeacherAccount, {**asdict(asked), "kept": kept, "dollars_per_kept": per_kept})
 
 
+def _costs(records: Mapping[str, StageRecord]) -> dict[str, StageCost]:
+    """The cost of each stage; those of its shards and of what puts their rows together are one."""
+    costs: dict[str, StageCost] = {}
+    for name, record in records.items():
+        whole, cost = whole_name(name), _cost(record)
+        costs[whole] = _sum(costs[whole], cost) if whole in costs else cost
+    return {
+        name: replace(cost, needs=[need for need in dict.fromkeys(map(whole_name, cost.needs)) if need != name])
+        for name, cost in costs.items()
+    }
+
+
 def _cost(record: StageRecord) -> StageCost:
     asked = record.asked if isinstance(record, AnnotateRecord) else None
     costs = {field.name: getattr(record, field.name) for field in fields(StageCost) if field.name != "dollars"}
     return StageCost(**costs, dollars=None if asked is None else asked.dollars)
+
+
+def _sum(cost: StageCost, other: StageCost) -> StageCost:
+    """The cost of two shards of a stage."""
+
+    def known(key: str) -> list[Any]:
+        return [value for each in (cost, other) if (value := getattr(each, key)) is not None]
+
+    counted = ("seconds", "cpu_seconds", "gpu_seconds", "tokens", "dollars")
+    sums: dict[str, Any] = {key: round(sum(known(key)), 6) if known(key) else None for key in counted}
+    return replace(
+        cost,
+        **sums,
+        needs=[*cost.needs, *other.needs],
+        peak_memory_mb=max(known("peak_memory_mb"), default=None),
+        accelerator=cost.accelerator or other.accelerator,
+    )
 
 
 def _protocol(recipe: Recipe, trained: Trained) -> list[str]:

@@ -30,8 +30,8 @@ from mentorkd.records import GOLD, TEACHER, Rationale
 
 
 def score(context: RunContext, stage: Stage, workdir: Path) -> ScoreRecord:
-    """Write a mentor's soft labels for the rationales of one source into a store."""
-    store = workdir / "out" / stage.name.rpartition("/")[2]
+    """Write a mentor's soft labels for the rationales of one source, or for those of a shard, into a store."""
+    store = workdir / "out" / stage.whole.rpartition("/")[2]
     if stage.mentor == TEACHER:
         return _score_by_teacher(context, stage, store)
     folder = context.model(stage, stage.mentor)

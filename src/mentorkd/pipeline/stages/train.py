@@ -33,6 +33,7 @@ from mentorkd.pipeline.model_card import model_card
 from mentorkd.pipeline.process_group import work_together
 from mentorkd.pipeline.records import BudgetRecord, ChatRecord, OwnTexts, TrainRecord, count_verdicts
 from mentorkd.pipeline.run_folder import Stage, part_role
+from mentorkd.pipeline.shards import read_in_role
 from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.precision import Precision, autocast
 from mentorkd.recipe.learner import Learner, TrainingConfig
@@ -188,8 +189,12 @@ def _objective(context: RunContext, stage: Stage, learner: Learner, loaded: Load
 
     def files(name: str, fold: int) -> MentorFiles:
         roles = {source: part_role(f"soft_labels/{name}/{source}", fold) for source in learner.rationales}
-        stores = {source: stage.inputs[role] for source, role in roles.items() if role in stage.inputs}
-        folders = {source: context.folder.soft_labels(store) for source, store in stores.items()}
+        stores = {source: read_in_role(stage.inputs, role) for source, role in roles.items()}
+        folders = {
+            source: [context.folder.soft_labels(shard) for shard in shards]
+            for source, shards in stores.items()
+            if shards
+        }
         return MentorFiles(None if name == TEACHER else context.model(stage, name, fold), folders)
 
     folds = {name: learner.folds for name, learner in context.recipe.learners.items()}

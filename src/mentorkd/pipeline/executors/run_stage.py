@@ -15,7 +15,7 @@ from mentorkd.pipeline.stages import step_of
 from mentorkd.recipe.schema import Recipe
 
 
-def carry_out(
+def run_stage(
     stage: Stage,
     recipe: Recipe,
     folder: RunFolder,
