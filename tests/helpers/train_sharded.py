@@ -17,13 +17,14 @@ from mentorkd.training.train import TrainingResult
 from tiny_architectures import build
 from tiny_training import learner, online, paired_rows, rows_for, run, weights
 
-__all__ = ["CASES", "train_case"]
+__all__ = ["BFLOAT16", "CASES", "train_case"]
 
-CASES = ADAPTERS, OBJECTIVE, RESUMED, CHECKPOINTED = (
+CASES = ADAPTERS, OBJECTIVE, RESUMED, CHECKPOINTED, BFLOAT16 = (
     "llama with adapters",
     "t5 with an objective's own weights",
     "t5, killed and resumed",
     "gpt2 with gradient checkpointing",
+    "llama in bfloat16",
 )
 
 
@@ -51,11 +52,13 @@ def train_case(case: str, folder: Path, *, sharded: bool) -> tuple[TrainingResul
             place = folder / f"tokenizer-{os.environ.get('RANK')}"
             loaded = build("llama", place, lora=LoraConfig(r=2, dropout=0.0))
             return run(loaded, rows_for(loaded, 10), folder, **changes), loaded
-        family = "gpt2" if case == CHECKPOINTED else "t5"
+        family = {CHECKPOINTED: "gpt2", BFLOAT16: "llama"}.get(case, "t5")
         loaded, mentor = learner(family, seed=2), learner(family, seed=1)
         if case == OBJECTIVE:
             objective = Consistency(0.5, base=HiddenMatching(loaded, mentor, kd_weight=0.5))
             return run(loaded, paired_rows(loaded, 10), folder, objective=objective, **changes), loaded
+        if case == BFLOAT16:
+            return run(loaded, rows_for(loaded, 10), folder, precision="bfloat16", **changes), loaded
         best = 3 if case == CHECKPOINTED else 5  # the ends of the epochs
         options = {
             "objective": online(mentor),

@@ -21,18 +21,13 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from mentorkd.errors import MentorkdError, TrainingError, WorkerError
+from mentorkd.errors import MentorkdError, TrainingError, WorkerError, explaining
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.executors.messages import throttled
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import Stage, is_remote
-from mentorkd.pipeline.worker_processes import (
-    Messages,
-    Worker,
-    failure,
-    serving,
-)
+from mentorkd.pipeline.worker_processes import Messages, Worker, failure, serving
 from mentorkd.training.processes import missing_devices
 
 R = TypeVar("R", bound=StageRecord)
@@ -144,7 +139,8 @@ def serve() -> None:
             raise TrainingError(f"{stage.name}: {missing}")
         # An attempt on another machine has a folder of its own, and nobody waits for it.
         name = f"{os.getppid()}-{os.environ['RANK']}"
-        with nullcontext() if is_remote(workdir) else folder.in_use(name):
+        lock = nullcontext() if is_remote(workdir) else folder.in_use(name)
+        with explaining(stage.name, folder.root), lock:
             _join(context.device.type)
             with provenance.measured() as cost:
                 record = work(context, stage, workdir)

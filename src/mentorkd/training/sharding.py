@@ -16,21 +16,29 @@ from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from mentorkd.precision import Precision
 
 
 class ShardedModel:
     """A model and its sharded copy. The copy is trained; the model itself waits in main memory, and takes over the weights."""
 
-    def __init__(self, whole: nn.Module, device: torch.device, weights: nn.Module | None) -> None:
+    def __init__(self, whole: nn.Module, device: torch.device, precision: Precision, weights: nn.Module | None) -> None:
         """`weights`: an objective's own, which are trained with the copy as its module `objective`."""
-        self.whole, self.device = whole, device
+        self.whole, self.device = whole.to("cpu"), device
         self.sharded = copy.deepcopy(whole)
-        whole.to("cpu")
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+        # Autocast would keep its casts of all layers until the backward pass. What enters a layer keeps its type: residuals add up
+        # in float32.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16 if precision == "bfloat16" else None,
+            reduce_dtype=torch.float32,
+            cast_forward_inputs=False,
+        )
         for layer in _layers(self.sharded):
-            fully_shard(layer, mesh=mesh)
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
         if weights is not None:
             self.sharded.add_module("objective", weights)
         fully_shard(self.sharded, mesh=mesh, reshard_after_forward=False)
@@ -49,7 +57,7 @@ class ShardedModel:
         for name, tensor in _tensors(self.sharded).items():
             full = whole[name].to(self.device)
             if isinstance(tensor, DTensor):
-                full = distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None)
+                full = distribute_tensor(full, tensor.device_mesh, tensor.placements)
             tensor.copy_(full)
 
     @contextmanager

@@ -12,7 +12,6 @@ from copy import deepcopy
 from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -125,7 +124,7 @@ def train(
     callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress), SealedCheckpoints()]
     if tensorboard is not None and "tensorboard" in config.report_to:
         callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
-    with _trained_with(loaded, objective.weights, sharding=config.sharding) as sharding:
+    with _trained_with(loaded, objective.weights, precision if config.sharding == "fsdp" else None) as sharding:
         trainer = MentorTrainer(
             model=loaded.model if sharding is None else sharding.sharded,
             args=arguments,
@@ -159,16 +158,16 @@ def train(
 
 @contextmanager
 def _trained_with(
-    loaded: LoadedModel, weights: nn.Module | None, *, sharding: Literal["none", "fsdp"]
+    loaded: LoadedModel, weights: nn.Module | None, sharded_in: Precision | None
 ) -> Iterator[ShardedModel | None]:
     """Make an objective's own weights a part of the model, so that one optimiser, gradient clipping and checkpoint have both.
 
-    With sharding they are a part of the sharded copy, and the model gets a copy of them.
+    With `sharded_in`, the precision of a training with sharding, they are a part of the sharded copy, and the model gets a copy of them.
     """
     model, device, sharded, own = loaded.model, loaded.device, None, weights
-    if sharding == "fsdp":
+    if sharded_in is not None:
         own = deepcopy(weights)
-        sharded = ShardedModel(model, device, weights)
+        sharded = ShardedModel(model, device, sharded_in, weights)
     if own is not None:
         model.add_module("objective", own)
     try:

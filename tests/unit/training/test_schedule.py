@@ -56,10 +56,11 @@ def test_arms_of_different_sizes_can_get_equal_updates_or_tokens() -> None:
     assert sum(tokens) >= lengths[1].target_tokens > sum(tokens[:-1])
 
 
-def test_updates_for_counts_steps_of_several_micro_batches() -> None:
+@pytest.mark.parametrize("several", ["gradient_accumulation", "processes"])
+def test_updates_for_counts_steps_of_several_micro_batches(several: str) -> None:
     every = rows(8)
     tokens = sum(len(row.target_ids) for row in every)
-    how = config(gradient_accumulation=2, batch_size=1)
+    how = config(batch_size=1, **{several: 2})
     assert updates_for(2 * tokens, every, "causal", how, seed=0) == 8
     assert updates_for(1, every, "causal", how, seed=0) == 1
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tiny_training import assert_same, weights
-from train_sharded import CASES, train_case
+from train_sharded import BFLOAT16, CASES, train_case
 from two_processes import start_two
 
 
@@ -20,7 +20,9 @@ def test_sharded_weights_are_trained_as_whole_ones(tmp_path: Path) -> None:
     assert [process.wait(timeout=200) for process in two] == [0, 0]
     for case, (result, loaded) in one.items():
         assert result.fused
-        assert_same(load_file(tmp_path / "two" / f"{case}.safetensors"), weights(loaded), rtol=1e-3, atol=1e-4)
+        rough = 100 if case == BFLOAT16 else 1  # norms are in bfloat16, too
+        saved = load_file(tmp_path / "two" / f"{case}.safetensors")
+        assert_same(saved, weights(loaded), rtol=1e-3, atol=rough * 1e-4)
         history = json.loads((tmp_path / "two" / f"{case}.json").read_text())
         for of_two, of_one in zip(history, result.history, strict=True):
-            assert of_two == {name: pytest.approx(value, rel=1e-4) for name, value in of_one.items()}
+            assert of_two == {name: pytest.approx(value, rel=rough * 1e-4) for name, value in of_one.items()}
