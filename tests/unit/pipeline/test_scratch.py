@@ -67,9 +67,9 @@ def test_a_run_folder_reads_models_and_soft_labels_from_copies(tmp_path: Path) -
     here = RunFolder(tmp_path / "run")
     train = Stage("learners/a/seed-1/train", "train", "learners/a/seed-1", {}, "f1")
     score = Stage("learners/a/seed-1/score/x", "score", "learners/a/seed-1/soft_labels", {}, "f2")
-    made = {train: ("model/weights", train_record()), score: ("x/data", ScoreRecord(rows=1, form="hidden", bytes=1))}
+    made = [(train, "model/weights", train_record()), (score, "x/data", ScoreRecord(rows=1, form="hidden", bytes=1))]
     with here.lock():
-        for stage, (output, record) in made.items():
+        for stage, output, record in made:
             workdir = here.begin(stage)
             (workdir / "out" / output).parent.mkdir()
             (workdir / "out" / output).write_text("content")
