@@ -252,6 +252,7 @@ class RunFolder:
         for other in self._workdirs(stage):
             if other != workdir:
                 shutil.rmtree(other, ignore_errors=True)
+        (workdir / STATUS).unlink(missing_ok=True)  # it is of the attempt before
         (workdir / "out").mkdir(parents=True, exist_ok=True)
         return workdir
 

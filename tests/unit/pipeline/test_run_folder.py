@@ -14,7 +14,7 @@ from mentorkd.files import digest_path, fingerprint, write_json
 from mentorkd.hub import HubModels
 from mentorkd.pipeline import run_folder
 from mentorkd.pipeline.records import EvaluateRecord
-from mentorkd.pipeline.run_folder import RunFolder, Stage, copy_at_rest, sealed
+from mentorkd.pipeline.run_folder import STATUS, RunFolder, Stage, copy_at_rest, sealed
 
 RECORD = EvaluateRecord(predictions={"correct": 1}, engine="transformers")
 
@@ -278,9 +278,11 @@ def test_an_attempt_elsewhere_is_never_shared(tmp_path: Path) -> None:
     with folder.lock():
         first = folder.begin(stage(), remote=True)
         (first / "journal").write_text("a")
+        (first / STATUS).write_text("where the first attempt runs")
         lost = (first / "journal").open("a")
         second = folder.begin(stage(), remote=True)
         assert second != first
+        assert not (second / STATUS).exists()
         assert (second / "journal").read_text() == "a"
         lost.write("b")  # a lost machine came back
         lost.close()

@@ -350,6 +350,8 @@ def _run(
             note=status.note,
         )
         return _Outcome(record, None, values)
+    except MachineError as error:
+        return _Outcome(MachineError(f"{error} (on {name_of()})"), traceback.format_exc(), values)
     except Exception as error:
         return _Outcome(picklable(error), f"on {name_of()}\n{traceback.format_exc()}", values)
     finally:
