@@ -130,5 +130,6 @@ def _rest(folder: RunFolder) -> Iterator[tuple[Path, str | None]]:
     for journal in [*folder.work("journal.jsonl"), *folder.engines.glob("*.jsonl")]:
         damaged = sum(line is None for line in read_lines(journal))
         yield journal, f"has damaged lines ({damaged}), whose work the next run does again" if damaged else None
-    if (replies := folder.root / CACHE).is_file():
-        yield replies, damage_in_replies(replies)
+    for replies in [folder.root / CACHE, *folder.work(str(CACHE))]:  # of all questions, or of unfinished shards
+        if replies.is_file():
+            yield replies, damage_in_replies(replies)
