@@ -15,7 +15,7 @@ import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -32,6 +32,7 @@ from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages import step_of
+from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.load import load_recipe
 from recording_reporter import RecordingReporter
 from small_recipe import small_recipe
@@ -261,6 +262,7 @@ class WarnsWhenRead:
     """Stands for a recipe whose reader warns of it."""
 
     device = "cpu"
+    learners: ClassVar[dict[str, Learner]] = {"any": Learner.model_validate({"model": "any"})}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return logging.getLogger("mentorkd.files").warning, ("a journal is %s", "damaged")
