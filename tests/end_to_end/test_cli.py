@@ -73,11 +73,11 @@ def test_run_on_a_finished_recipe_prints_the_table_and_the_verdict(cli: Cli, fol
     assert "finished stages kept" in told.err
 
 
-@pytest.mark.parametrize("jobs", [0, 65])
-def test_jobs_that_make_no_sense_are_refused(cli: Cli, folder: Path, jobs: int) -> None:
+@pytest.mark.parametrize("jobs", ["0", "65", "many"])
+def test_jobs_that_make_no_sense_are_refused(cli: Cli, folder: Path, jobs: str) -> None:
     told = cli("run", folder / "recipe.yaml", "--run", folder / "other", "--jobs", jobs)
     assert told.code == 2
-    assert told.err == f"mentorkd: got --jobs {jobs}; expected a number from 1 to 64\n"
+    assert told.err == f"mentorkd: got --jobs {jobs}; expected `auto`, or a number from 1 to 64\n"
     assert not (folder / "other").exists()
 
 

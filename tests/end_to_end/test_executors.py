@@ -22,9 +22,12 @@ import pytest
 import torch
 
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
-from mentorkd.pipeline import executors
+from mentorkd.pipeline import resources
 from mentorkd.pipeline.context import RunContext
-from mentorkd.pipeline.executors import run_stage
+from mentorkd.pipeline.executors import run_stage as run_stage_file
+from mentorkd.pipeline.executors.messages import picklable
+from mentorkd.pipeline.executors.processes import ProcessExecutor
+from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder, Stage
@@ -199,15 +202,13 @@ def test_errors_cross_processes(error: Exception) -> None:
 
 
 def test_an_error_that_cannot_cross_is_told_in_words() -> None:
-    assert str(executors._picklable(ValueError("a lock", threading.Lock()))).startswith(
-        "ValueError: ('a lock', <unlocked"
-    )
+    assert str(picklable(ValueError("a lock", threading.Lock()))).startswith("ValueError: ('a lock', <unlocked")
 
 
 @pytest.mark.parametrize(("visible", "found"), [("3,5", ["3", "5"]), ("GPU-8932f937", ["GPU-8932f937"]), ("", [""])])
 def test_gpus_are_those_that_this_process_sees(monkeypatch: pytest.MonkeyPatch, visible: str, found: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert executors._gpus() == found
+    assert resources.visible_gpus() == found
 
 
 def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
@@ -221,10 +222,14 @@ def test_a_stage_that_asks_for_the_accelerator_is_billed_for_it(
         time.sleep(0.01)
         return ScoreRecord(rows=0, form=context.device.type, bytes=0)
 
-    monkeypatch.setattr(executors, "step_of", lambda kind: score if kind == "score" else step_of(kind))
+    monkeypatch.setattr(run_stage_file, "step_of", lambda kind: score if kind == "score" else step_of(kind))
     stages = [next(s for s in pipeline.stages if s.kind == kind) for kind in ("prepare", "annotate", "score")]
     with pipeline.folder.lock():
-        records = [run_stage(stage, pipeline.recipe, pipeline.folder) for stage in stages]
+        records = []
+        for stage in stages:
+            workdir = pipeline.folder.begin(stage)
+            records.append(run_stage(stage, pipeline.recipe, pipeline.folder, workdir))
+            pipeline.folder.publish(stage, workdir, records[-1])
     assert [record.gpu_seconds > 0 for record in records] == [False, False, True]
     assert records[2].gpu_seconds == records[2].seconds
     assert records[2].form == "cuda"
@@ -247,7 +252,7 @@ def test_a_worker_checks_so_that_this_process_imports_no_torch(recipe: Path, tmp
     command = [sys.executable, "-c", REFUSED, str(recipe), str(tmp_path / "run")]
     told = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
     assert re.search(r"learners\.vanilla\.sampling\.engine: vllm (is not|serves)", told)
-    if not executors.may_have_gpu():
+    if not resources.may_have_gpu():
         assert told.endswith("False\n")
     assert not (tmp_path / "run" / "data").exists()
 
@@ -265,7 +270,7 @@ def test_what_a_worker_warns_of_is_logged_here(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     setup: Any = (WarnsWhenRead(), RunFolder(tmp_path), lambda *_: None, lambda *_: None)
-    with closing(executors.ProcessExecutor(1, *setup)) as executor, pytest.raises(AttributeError):
+    with closing(ProcessExecutor(1, 1, *setup)) as executor, pytest.raises(AttributeError):
         executor.check({"train"})
     [record] = caplog.records
     assert (record.name, record.levelname) == ("mentorkd.files", "WARNING")

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from command_line import Cli
-from mentorkd.pipeline import executors
+from mentorkd.pipeline.executors import run_stage as run_stage_file
 from mentorkd.recipe.load import load_recipe
 
 
@@ -62,7 +62,7 @@ def test_a_stage_that_the_machine_refuses_gives_one_line(
     def refuse(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(executors, "step_of", lambda kind: refuse)
+    monkeypatch.setattr(run_stage_file, "step_of", lambda kind: refuse)
     outcome = cli("run", folder / "recipe.yaml", "--run", folder / "run", "--force", "report", "--quiet")
     assert outcome.code == 2
     assert outcome.err.startswith(f"mentorkd: report: {message}")

@@ -23,7 +23,7 @@ from mentorkd.generation.resumable import sample_resumably
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import EvaluateRecord
 from mentorkd.pipeline.run import open_run
-from mentorkd.pipeline.run_folder import RunFolder, Stage
+from mentorkd.pipeline.run_folder import RunFolder, Stage, sealed
 from mentorkd.pipeline.stages.report import read_inputs
 from mentorkd.records import Question, Rationale
 from mentorkd.reporting.write import read_results
@@ -172,9 +172,11 @@ def _commit(root: Path) -> Artefact:
 
     folder._roll_forward = kill  # type: ignore[method-assign]
     with folder.lock():
-        (folder.begin(stage) / "out" / "predictions.jsonl").write_text('{"a": 1}\n')
+        workdir = folder.begin(stage)
+        (workdir / "out" / "predictions.jsonl").write_text('{"a": 1}\n')
         with suppress(Killed):
-            folder.publish(stage, EvaluateRecord(predictions={"correct": 1}, engine="transformers", seconds=7.25))
+            record = EvaluateRecord(predictions={"correct": 1}, engine="transformers", seconds=7.25)
+            folder.publish(stage, workdir, sealed(record, stage, workdir))
 
     def use() -> Any:
         with RunFolder(root).lock():

@@ -23,10 +23,28 @@ RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; b
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the results of another recipe that has the run folder.")
 ]
+
 Jobs = Annotated[
-    int,
+    str,
     typer.Option(
-        help="Stages to run at the same time. From 2 on, each has its own process, with a share of the cores and one GPU."
+        metavar="N|auto",
+        help="Stages to run at the same time. From 2 on, each has its own process, with a share of the cores and one GPU. `auto` "
+        "takes as many as the machine and the recipe have work for.",
+    ),
+]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray|ADDRESS",
+        help="Run the stages on a Ray cluster: `ray` finds a running one (RAY_ADDRESS, or one on this machine) or starts one for this "
+        "run; an address (`ray://HOST:10001`, `HOST:6379`) names one.",
+    ),
+]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="With --on: a folder of each node's own disk, to which models and soft labels are copied once, with their hashes checked.",
     ),
 ]
 NoVerify = Annotated[

@@ -16,11 +16,13 @@ from mentorkd.cli.options import (
     AsJson,
     Jobs,
     NoVerify,
+    On,
     Overrides,
     Overwrite,
     Quiet,
     RecipePath,
     RunOption,
+    Scratch,
     load_named,
     shipped_titles,
 )
@@ -29,7 +31,7 @@ from mentorkd.pipeline.shards import whole_name
 from mentorkd.recipe.schema import Recipe
 
 # One model of this size does not fill two cores; two at a time do.
-_QUICKSTART_JOBS = min(2, cores())
+_QUICKSTART_JOBS = str(min(2, cores()))
 
 
 def run(
@@ -40,13 +42,16 @@ def run(
         list[str] | None, typer.Option(help="A stage or kind of stage to run again, with all stages that depend on it.")
     ] = None,
     overwrite: Overwrite = False,
-    jobs: Jobs = 1,
+    jobs: Jobs = "1",
+    on: On = None,
+    scratch: Scratch = None,
     no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from its questions to its report. Finished stages do not run again."""
-    _run(load_named(recipe, overrides), folder, force or (), overwrite, jobs, quiet, as_json, verify=not no_verify)
+    loaded = load_named(recipe, overrides)
+    _run(loaded, folder, force or (), overwrite, jobs, quiet, as_json, verify=not no_verify, on=on, scratch=scratch)
 
 
 def recipes(as_json: AsJson = False) -> None:
@@ -86,18 +91,22 @@ def _run(
     folder: Path | None,
     force: Sequence[str],
     overwrite: bool,
-    jobs: int,
+    jobs: str,
     quiet: bool,
     as_json: bool,
     *,
     verify: bool,
+    on: str | None = None,
+    scratch: Path | None = None,
 ) -> None:
     from mentorkd.pipeline.run import Pipeline
 
     root = folder or Path("runs") / recipe.name
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         pipeline = Pipeline(recipe, root, reporter, verify=verify)
-        pipeline.run(force=force, jobs=jobs, overwrite=overwrite)
+        pipeline.run(
+            force=force, jobs=int(jobs) if jobs.isdecimal() else jobs, on=on, scratch=scratch, overwrite=overwrite
+        )
     show_results(pipeline.folder.report(), as_json)
 
 

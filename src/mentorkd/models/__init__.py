@@ -37,6 +37,13 @@ from mentorkd.hub import cached_commit
 from mentorkd.models.gguf import plain_folder
 from mentorkd.models.layers import Stack, cut_config, cut_model
 from mentorkd.models.loading import LOADING_ERRORS, loading, one_line
+from mentorkd.models.quantization import (
+    check_quantisable,
+    in_four_bits,
+    is_quantised,
+    merge_into_dequantised,
+    weight_count,
+)
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.records import ModelKind
 
@@ -59,7 +66,7 @@ class LoadedModel:
 
     @property
     def parameter_count(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(weight_count(p) for p in self.model.parameters())
 
     @property
     def has_adapters(self) -> bool:
@@ -284,13 +291,14 @@ def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 
 
 def check_structure(config: ModelConfig) -> None:
-    """Raise ModelError for a model that is not loaded yet if its `layers` cannot be cut out of it, or if its adapters would adapt
-    tied weights.
+    """Raise ModelError for a model that is not loaded yet if its `layers` cannot be cut out of it, if its adapters would adapt
+    tied weights, or if it cannot be held in 4 bits.
 
     Builds the model without memory for its weights.
     """
     adapters = config.lora is not None and config.lora.target_modules is not None
-    if config.layers is None and not adapters:
+    quantised = config.lora is not None and config.lora.bits is not None
+    if config.layers is None and not adapters and not quantised:
         return
     settings = _whole_config(config)
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
@@ -299,6 +307,8 @@ def check_structure(config: ModelConfig) -> None:
     if config.layers is not None:
         with torch.device("meta"):
             model = cut_model(model, config.layers)
+    if quantised:
+        check_quantisable(model)
     if config.lora is None or not adapters:
         return
     if config.name is not None and getattr(settings, "scale_decoder_outputs", True) is False:
@@ -331,7 +341,9 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
     if config.from_config is not None:
         model: PreTrainedModel = _build(config.from_config, tokenizer, seed).to(_dtype(config, device))
     else:
-        model = _pretrained(config, _dtype(config, device))
+        dtype = _dtype(config, device)
+        four_bits = config.lora is not None and config.lora.bits is not None
+        model = _pretrained(config, dtype, **(in_four_bits(dtype, device) if four_bits else {}))
         rows = model.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > rows:
             raise ModelError(
@@ -346,15 +358,15 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
     _optimize_for_training(model, device)
     if config.lora is not None:
         model = _add_adapters(model, config.lora, kind, seed)
-    return LoadedModel(model.to(device), tokenizer, kind)
+    return LoadedModel(model if is_quantised(model) else model.to(device), tokenizer, kind)
 
 
-def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"], **options: Any) -> PreTrainedModel:
     auto = AutoModelForSeq2SeqLM if _whole_config(config).is_encoder_decoder else AutoModelForCausalLM
     assert config.name is not None
     source = plain_folder(config.name)
     with loading(f"the model {config.name!r}"):
-        return auto.from_pretrained(source, dtype=dtype, use_safetensors=True, **_origin(config, source))
+        return auto.from_pretrained(source, dtype=dtype, use_safetensors=True, **_origin(config, source), **options)
 
 
 def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -451,9 +463,11 @@ def load_folder(
 
 
 def merge_adapters(loaded: LoadedModel) -> LoadedModel:
-    """The model with its adapters merged into its weights, in place; the model itself if it has none."""
-    model = loaded.model.merge_and_unload() if loaded.has_adapters else loaded.model
-    return replace(loaded, model=model)
+    """The model with its adapters merged into its weights, in place, and without 4-bit weights; the model itself if it has none."""
+    if not loaded.has_adapters:
+        return loaded
+    model = loaded.model
+    return replace(loaded, model=merge_into_dequantised(model) if is_quantised(model) else model.merge_and_unload())
 
 
 def save_model(loaded: LoadedModel, folder: Path, *, card: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from transformers.utils import logging
@@ -19,6 +20,7 @@ from mentorkd.hub import cached_commit
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
 from mentorkd.models.gguf import plain_folder
 from mentorkd.pipeline.model_card import describe_model
+from mentorkd.pipeline.provenance import Cost
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role
 from mentorkd.pipeline.shards import in_shard
 from mentorkd.precision import Precision
@@ -32,7 +34,7 @@ from mentorkd.seals import damage_in, seal_folder
 
 
 class RunContext:
-    """One recipe and its run folder, for one stage.
+    """One recipe and its run folder, for one stage. `costs` are those of other processes that carried out the stage.
 
     Args:
         progress: called with (done, total).
@@ -50,6 +52,7 @@ class RunContext:
         assert recipe.task.answer is not None, "the recipe's checks fill this in"
         self.grader = Grader(recipe.task.answer, recipe.task.choices)
         self.holds_gpu = False
+        self.costs: list[Cost] = []
         self._device = resolve_device(recipe.device)
         logging.disable_progress_bar()  # transformers would draw a bar for each checkpoint across ours
 
@@ -104,7 +107,8 @@ class RunContext:
                 self.note(f"{damage}; it is made again")
                 shutil.rmtree(folder)
             if not folder.is_dir():
-                half = folder.with_name(f".{folder.name}.tmp")
+                # A name of its own: a lost node of a cluster may hold no lock any more, and still write.
+                half = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")
                 card = f"# {name}, not trained\n\n{describe_model(config)}\n"
                 save_model(load_model(config, seed=seed, device=self.device), half, card=card)
                 seal_folder(half)

@@ -50,6 +50,7 @@ from mentorkd.recipe.aliases import (
     canonical_dump,
     drop_unset_later_keys,
     later_settings,
+    later_training,
 )
 from mentorkd.recipe.checks import unused_settings
 from mentorkd.recipe.graph import Links, arms, initial_model, learning_order, links_of, matched_arms, writers
@@ -80,7 +81,7 @@ Finished = Callable[[Stage], StageRecord | None]
 """Gives what a finished stage recorded, whether or not its outputs are still there; None for one that never finished."""
 
 LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation", "length_window"}
-LENGTH |= {"max_source_tokens", "max_target_tokens"}
+LENGTH |= {"max_source_tokens", "max_target_tokens", "processes"}
 """Settings of a training that decide how many updates its epochs take."""
 
 
@@ -348,7 +349,7 @@ class _Seed:
     def _training_settings(self, name: str, learner: Learner) -> list[Any]:
         """A learner's settings that decide the trained weights. Its sources are inputs: their texts count, not their names."""
         elsewhere = {"model", "rationales", "soft_labels", "reads", "select", "sampling", "training", "search"}
-        elsewhere |= {"own_texts", "folds"}
+        elsewhere |= {"own_texts", "folds", "resources"}
         own = learner.model_dump(exclude=elsewhere | unused_settings(learner.model_dump()).keys())
         for key in get_args(BySource):
             if key in own and (SELF in learner.rationales or isinstance(own[key], dict)):
@@ -361,7 +362,7 @@ class _Seed:
         frontier = [number for number, select in enumerate(filters.values()) if select.weight == "frontier"]
         return [
             self.models[name],
-            learner.training.model_dump(exclude={"report_to"}),
+            later_training(learner.training.model_dump(exclude={"report_to"})),
             later_settings(own),
             learner.sampling.max_new_tokens,
             [_filters(self.recipe, select, self.hub) for select in filters.values()],
@@ -466,7 +467,7 @@ def row_settings(recipe: Recipe, name: str, hub: HubModels = UNKNOWN) -> list[An
     learner = recipe.learners[name]
     form = learner.model_dump(include={"prompt", "target", "objective"})
     filters = [_filters(recipe, recipe.filter_of(name, source), hub) for source in other_sources(learner)]
-    return [form, learner.training.model_dump(include=LENGTH), filters]
+    return [form, later_training(learner.training.model_dump(include=LENGTH)), filters]
 
 
 def _filters(recipe: Recipe, select: SelectConfig, hub: HubModels) -> dict[str, Any]:

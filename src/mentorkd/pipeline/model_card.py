@@ -43,7 +43,8 @@ def describe_model(config: ModelConfig) -> str:
     if config.layers is not None:
         parts.append(f"cut to {_layers(config.layers)}")
     if config.lora is not None:
-        parts.append(f"LoRA r={config.lora.r}")
+        base = "" if config.lora.bits is None else f" on weights in {config.lora.bits} bits (NF4)"
+        parts.append(f"LoRA r={config.lora.r}{base}")
     return ", ".join(parts)
 
 

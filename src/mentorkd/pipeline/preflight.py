@@ -19,6 +19,7 @@ from mentorkd.models import (
     load_tokenizer,
     logit_change,
     model_kind,
+    resolve_device,
     vocabulary_size,
 )
 from mentorkd.recipe.graph import initial_model
@@ -28,6 +29,7 @@ from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import TEACHER, ModelKind
 from mentorkd.teachers.annotate import open_teacher
+from mentorkd.training.processes import missing_devices
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,8 @@ def check(recipe: Recipe, kinds: Collection[str]) -> None:
 def check_models(recipe: Recipe) -> None:
     """Raise RecipeError with all faults: models that cannot be loaded, engines and trackers that are not installed, engines
     that do not serve a model, soft labels between models of different kinds or vocabularies, hidden states of mentors that change
-    their logits after the head, layers that a model does not have, and settings of a chat template that it does not use. Loads
-    configs and tokenizers, no weights."""
+    their logits after the head, layers that a model does not have, settings of a chat template that it does not use, and more
+    processes than devices. Loads configs and tokenizers, no weights."""
     faults: list[Fault] = []
     kinds: dict[str, ModelKind] = {}
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
@@ -83,6 +85,7 @@ def check_models(recipe: Recipe) -> None:
                 balancing,
             )
     faults += _scorer_faults(recipe)
+    faults += _process_faults(recipe)
     _tell_chunks(recipe, configs)
     for name in configs:
         for mentor in recipe.learners[name].mentor_weights:
@@ -93,6 +96,14 @@ def check_models(recipe: Recipe) -> None:
         for fault in faults:  # the same message for several learners is one fault
             places.setdefault(fault.message, []).append(fault.key)
         raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
+
+
+def _process_faults(recipe: Recipe) -> Iterator[Fault]:
+    """Trainings with more processes than there are devices for a stage."""
+    device = resolve_device(recipe.device)
+    for name, learner in recipe.learners.items():
+        if learner.rationales and (missing := missing_devices(learner.training.processes, device)):
+            yield Fault(f"learners.{name}.training.processes", missing)
 
 
 def _tell_chunks(recipe: Recipe, names: Collection[str]) -> None:

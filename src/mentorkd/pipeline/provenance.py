@@ -62,10 +62,18 @@ class Cost:
     """Time for which the block held an accelerator, busy or not: a cluster bills this time. The caller, which knows the
     device, sets it."""
     peak_memory_mb: float = 0.0
-    """Highest resident memory of the process, plus the memory that PyTorch allocated on a CUDA accelerator. The memory of other
-    engines there (vLLM, CTranslate2) is not counted."""
+    """Highest resident memory of the process (of several, their sum), plus the memory that PyTorch allocated on a CUDA
+    accelerator. The memory of other engines there (vLLM, CTranslate2) is not counted."""
     accelerator: str | None = None
     """The accelerator that the block held. The caller sets it with `gpu_seconds`."""
+
+    def include(self, others: Iterable[Cost]) -> None:
+        """Add what other processes cost in the meantime."""
+        for other in others:
+            self.cpu_seconds = round(self.cpu_seconds + other.cpu_seconds, 3)
+            self.gpu_seconds = round(self.gpu_seconds + other.gpu_seconds, 3)
+            self.peak_memory_mb = round(self.peak_memory_mb + other.peak_memory_mb, 1)
+            self.accelerator = self.accelerator or other.accelerator
 
 
 @contextmanager

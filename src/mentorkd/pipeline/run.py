@@ -17,7 +17,8 @@ only the stages that the change reaches, and a killed run goes on where it stopp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +27,16 @@ from typing import Any
 from mentorkd.errors import DamagedError, RunError, explaining
 from mentorkd.files import write_text
 from mentorkd.pipeline import provenance
-from mentorkd.pipeline.executors import CHECKED_KINDS, InlineExecutor, ProcessExecutor, StageExecutor
+from mentorkd.pipeline.executors.executor import CHECKED_KINDS, StageExecutor
+from mentorkd.pipeline.executors.inline import InlineExecutor
+from mentorkd.pipeline.executors.processes import ProcessExecutor
 from mentorkd.pipeline.graph import compile_stages, hub_models
 from mentorkd.pipeline.outdated import why_outdated
 from mentorkd.pipeline.ownership import conflict
 from mentorkd.pipeline.records import StageRecord, TrainRecord
+from mentorkd.pipeline.resources import room, share_of_cores
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
+from mentorkd.pipeline.schedule import Schedule, most_at_once
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.vocabularies import vocabularies
@@ -43,6 +48,8 @@ _DERIVED = {"budget", "report"}
 """Kinds of stages that take seconds and are made from the results of others."""
 _DECIDING = {"prepare", "budget"}
 """Kinds of stages whose records decide what the others are: the number of shards, and the fingerprints of arms."""
+_SHARE = 20
+"""The manifest of thousands of stages takes long to write. It is written again after 20 times as long, at the earliest."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,14 @@ class Pipeline:
         return conflict(self.recipe, self.folder, self.stages[0])
 
     def run(
-        self, *, force: Sequence[str] = (), until: str | None = None, jobs: int = 1, overwrite: bool = False
+        self,
+        *,
+        force: Sequence[str] = (),
+        until: str | None = None,
+        jobs: int | str = 1,
+        on: str | None = None,
+        scratch: Path | None = None,
+        overwrite: bool = False,
     ) -> dict[str, Any]:
         """Run every stage that is not done, and return the manifest.
 
@@ -155,20 +169,26 @@ class Pipeline:
                 reply.
             until: the kind of stage to stop after; None runs all.
             jobs: how many stages run at the same time, if they do not wait for each other. From 2 on, each runs in its own process
-                with a share of the cores and one GPU.
+                with a share of the cores and one GPU. `auto` takes as many as the machine and the recipe have work for.
+            on: the cluster whose nodes run the stages, instead of this machine's processes: `ray`, or the address of a Ray cluster.
+            scratch: a folder of the nodes' own disks, to which each copies the models and soft labels that it reads; for a cluster.
             overwrite: take over a folder that belongs to a recipe of another name or with other questions.
 
         Raises RunError for a wrong argument, a folder of another recipe, or one that another process writes to, and what a
         stage raises.
         """
-        if not 1 <= jobs <= _MOST_JOBS:
-            raise RunError(f"got --jobs {jobs}; expected a number from 1 to {_MOST_JOBS}")
+        if jobs == "auto":
+            jobs = min(room(self.recipe), most_at_once(self.stages), _MOST_JOBS)
+        if not isinstance(jobs, int) or not 1 <= jobs <= _MOST_JOBS:
+            raise RunError(f"got --jobs {jobs}; expected `auto`, or a number from 1 to {_MOST_JOBS}")
+        if scratch is not None and on is None:
+            raise RunError(f"got --scratch {scratch} without a cluster; it is for the nodes of one, see --on")
         if not overwrite and (why := self.conflict()):
             how = "give another folder with --run, or --overwrite to replace the results there"
             raise RunError(f"{why}; {how}")
         stages, outdated, forced = self._chosen(until, force)
         waiting = [stage for stage in stages if stage in forced or not self.folder.finished(stage)]
-        with explaining(folder=self.folder.root), closing(self._executor(min(jobs, len(waiting)))) as executor:
+        with explaining(folder=self.folder.root), closing(self._executor(jobs, on, scratch, waiting)) as executor:
             if waiting:
                 self.reporter.checking()
                 self._warn_unsealed(stages)  # here, because each worker would
@@ -189,71 +209,78 @@ class Pipeline:
                 if forced:
                     self._stages = None  # what was finished as a whole is not any more, and may run in shards
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
-                if not self._run_stages(executor, until, jobs, force) and self._manifest_is_behind():
+                if not self._run_stages(executor, until, jobs, on, force) and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
 
     def _chosen(self, until: str | None, force: Sequence[str]) -> tuple[list[Stage], dict[str, str], list[Stage]]:
         """The stages of a run, up to the last of a kind; those outdated among them, each with its reason; and those to run again."""
-        stages = self.stages[: self._count(until)]
+        stages = self._up_to(until)
         outdated = self._outdated(stages)
         return stages, outdated, self._forced([*force, *outdated])
 
-    def _count(self, until: str | None) -> int:
-        """How many stages there are up to the last of a kind, or in all."""
-        return 1 + max(number for number, stage in enumerate(self.stages) if until in (None, stage.kind))
+    def _up_to(self, until: str | None) -> list[Stage]:
+        """The stages up to the last of a kind; all with None."""
+        if until is None:
+            return self.stages
+        return self.stages[: 1 + max(number for number, stage in enumerate(self.stages) if stage.kind == until)]
 
-    def _executor(self, jobs: int) -> StageExecutor:
+    def _executor(self, jobs: int, on: str | None, scratch: Path | None, waiting: Sequence[Stage]) -> StageExecutor:
         setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
-        return ProcessExecutor(jobs, *setup) if jobs > 1 else InlineExecutor(*setup)
+        if on is not None and waiting:
+            from mentorkd.pipeline.executors.cluster import RayExecutor
 
-    def _run_stages(self, executor: StageExecutor, until: str | None, jobs: int, force: Sequence[str]) -> bool:
-        """Start each stage up to the last of the kind `until` when all of its needs are finished. One job runs them in the order of the
-        plan. Several jobs start the stage first that has the longest chain of stages waiting for it.
+            return RayExecutor(on, scratch, waiting, *setup)
+        threads, workers = share_of_cores(jobs), min(jobs, most_at_once(waiting))
+        return ProcessExecutor(workers, threads or 1, *setup) if workers > 1 else InlineExecutor(threads, *setup)
+
+    def _run_stages(
+        self, executor: StageExecutor, until: str | None, jobs: int, on: str | None, force: Sequence[str]
+    ) -> bool:
+        """Start each stage up to the last of the kind `until` when all of its needs are finished. One job runs them in the order of
+        the plan. Several jobs start the stage first that has the longest chain of stages waiting for it.
 
         Returns whether any stage ran.
         """
-        finished: set[str] = set()
         running: set[str] = set()
-        ran = False
-        announced = self._announce_replaced(until, set())
+        known: set[str] = set()
+        announced: set[str] = set()
+        manifest = _Throttle(lambda: self._write_manifest(jobs))
         while True:
-            ready, total = [], self._count(until)
-            begun = finished | running
-            for number, stage in enumerate(self.stages[:total], 1):
-                if stage.name in begun or not finished.issuperset(stage.needs):
-                    continue
-                if self.folder.finished(stage):
-                    finished.add(stage.name)
-                    self.reporter.skipped(stage)
-                else:
-                    ready.append((number, stage))
-            if jobs > 1:
-                chains = _chains(self.stages)
-                ready.sort(key=lambda item: -chains[item[1].name])
-            for number, stage in ready:
-                if executor.free:
-                    running.add(stage.name)
-                    self.reporter.started(stage, number, total)
-                    executor.start(replace(stage, forced=_is_named(stage, force)))
-            if ran:
-                self._write_manifest(jobs)
-            if not running:
-                return ran
-            stage, record = executor.next_finished()
-            ran = True
-            running.remove(stage.name)
-            finished.add(stage.name)
-            self.reporter.finished(stage, record)
-            if stage.kind in _DECIDING:
-                self._stages = None
-                announced |= self._announce_replaced(until, announced)
+            stages = self._up_to(until)
+            announced |= self._announce_replaced(until, announced)
+            schedule = Schedule(stages, running, by_chain=jobs != 1 or on is not None)
+            while True:
+                for stage in schedule.settle(self.folder.finished):
+                    if stage.name not in known:
+                        self.reporter.skipped(stage)
+                        known.add(stage.name)
+                while (first := schedule.first) is not None and executor.free(first):
+                    schedule.start(first)
+                    running.add(first.name)
+                    self.reporter.started(first, schedule.number(first), len(stages))
+                    self.folder.log("started", stage=first.name, fingerprint=first.fingerprint)
+                    executor.start(replace(first, forced=_is_named(first, force)))
+                if not running:
+                    manifest.finish()
+                    return manifest.called
+                stage, workdir, record = executor.next_finished()
+                record = self.folder.publish(stage, workdir, record)
+                self.folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=record.seconds)
+                running.remove(stage.name)
+                known.add(stage.name)
+                self.reporter.finished(stage, record)
+                manifest.call()
+                if stage.kind in _DECIDING:
+                    self._stages = None
+                    break
+                schedule.finish(stage)
 
     def _announce_replaced(self, until: str | None, announced: set[str]) -> set[str]:
         """Say which stages replace results, up to the last of a kind, apart from those that a later budget may leave as they are."""
         replaced = [
             planned.stage
-            for planned in self.plan()[: self._count(until)]
+            for planned in self.plan()[: len(self._up_to(until))]
             if planned.replaces and planned.state != "may run" and planned.stage.name not in announced
         ]
         if replaced:
@@ -326,10 +353,20 @@ def _is_named(stage: Stage, names: Sequence[str]) -> bool:
     return not {stage.kind, stage.name, stage.whole}.isdisjoint(names)
 
 
-def _chains(stages: Sequence[Stage]) -> dict[str, int]:
-    """For each stage, the length of the longest chain of stages that wait for it."""
-    chains = {stage.name: 0 for stage in stages}
-    for stage in reversed(stages):
-        for need in stage.needs:
-            chains[need] = max(chains[need], chains[stage.name] + 1)
-    return chains
+class _Throttle:
+    """Calls a function again and again, but lets it take a small part of the time."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function, self._next, self._behind = function, 0.0, False
+        self.called = False
+
+    def call(self) -> None:
+        self.called = self._behind = True
+        if (now := time.monotonic()) >= self._next:
+            self._function()
+            self._behind = False
+            self._next = time.monotonic() + _SHARE * (time.monotonic() - now)
+
+    def finish(self) -> None:
+        if self._behind:
+            self._function()

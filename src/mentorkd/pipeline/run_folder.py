@@ -1,8 +1,11 @@
 """The run folder: finished stages and their files, atomic publication, the lock.
 
-A stage works in `.work/<stage>@<fingerprint>/` and leaves its outputs under `out/` there. One atomic rename publishes a
-stage: that of `commit.json`. The outputs are then moved to their places, at once or, after a kill, by the next process
-that opens the folder; this step only rolls forward. So at any instant a stage is either finished or not, never half.
+Each attempt at a stage works in a folder of its own, `.work/<stage>@<fingerprint>/`, and leaves its outputs under `out/` there. One
+atomic rename publishes a stage: that of `commit.json`. The outputs are then moved to their places, at once or, after a kill, by the
+next process that opens the folder; this step only rolls forward. So at any instant a stage is either finished or not, never half.
+
+Only the process that holds the lock publishes, and one attempt of each stage. Of an attempt on another machine nobody knows whether
+it has ended, so the next attempt (`...@<fingerprint>~2`) goes on in a copy of what it left.
 
 A stage's mark holds the size and hash of every file that it published. Whoever reads an output checks it first, once a process.
 """
@@ -14,7 +17,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +27,7 @@ from filelock import FileLock, Timeout
 from mentorkd.errors import DamagedError, RunError
 from mentorkd.hub import UNKNOWN, HubModels
 from mentorkd.pipeline.records import StageRecord, read_record
+from mentorkd.pipeline.scratch import Scratch
 from mentorkd.pipeline.shards import whole_name
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
@@ -32,6 +36,11 @@ from mentorkd.seals import FileSeal, read_sealed, seal_files, sync, sync_one, wr
 log = logging.getLogger(__name__)
 
 _WORKERS_SECONDS = 10
+_REMOTE = "r"
+"""Ends the name of an attempt on another machine."""
+_COPIES = 3
+STATUS = ".status.json"
+"""In the folder of an attempt on another machine: where it runs, and how far it is."""
 _SELF_CHECKED = {"score"}
 """Kinds of stages whose outputs have checksums of their own."""
 
@@ -97,9 +106,9 @@ def role(kind: str, learner: str, seed: int) -> str:
 class RunFolder:
     """One run's folder. Open it for writing with `lock()`. Reading finished stages needs no lock."""
 
-    def __init__(self, root: Path, *, verify: bool = True) -> None:
-        """`verify`: check outputs against their marks when they are read."""
-        self.root, self.verify = root, verify
+    def __init__(self, root: Path, *, verify: bool = True, scratch: Scratch | None = None) -> None:
+        """`verify`: check outputs against their marks when they are read. `scratch`: read models and soft labels from copies there."""
+        self.root, self.verify, self.scratch = root, verify, scratch
         self._marks = root / ".stages"
         self._work = root / ".work"
         self._checked: set[tuple[Path, FileSeal]] = set()
@@ -118,6 +127,7 @@ class RunFolder:
             for worker in self.root.glob(".worker-*.lock"):  # workers of a killed run end milliseconds after it
                 with FileLock(worker).acquire(timeout=_WORKERS_SECONDS):
                     pass
+                worker.unlink(missing_ok=True)
         except Timeout:
             lock.release()
             raise RunError(
@@ -128,18 +138,21 @@ class RunFolder:
             self._work.mkdir(exist_ok=True)
             for commit in sorted(self._work.glob("*/commit.json")):
                 self._roll_forward(commit.parent)
-            for workdir in self._work.iterdir():  # a kill came while a finished stage's workdir was being removed
-                if self._is_published(workdir.name):
-                    shutil.rmtree(workdir)
+            for workdir in self._work.iterdir():
+                # A kill came while a finished stage's workdir was being removed, or while an attempt was copied.
+                if self._is_published(workdir.name) or workdir.name.startswith("."):
+                    shutil.rmtree(workdir, ignore_errors=True)  # an attempt on another machine may still write there
             yield
         finally:
             lock.release()
 
     @contextmanager
-    def in_use(self, worker: int) -> Iterator[None]:
+    def in_use(self, worker: int | str) -> Iterator[None]:
         """Write as a worker of the process that holds the lock. If that process is killed, `lock` waits for the worker too."""
-        with FileLock(self.root / f".worker-{worker}.lock"):
+        file = self.root / f".worker-{worker}.lock"
+        with FileLock(file):
             yield
+        file.unlink(missing_ok=True)
 
     @property
     def recipe(self) -> Path:
@@ -212,13 +225,12 @@ class RunFolder:
 
     def begun(self, stage: Stage) -> bool:
         """Whether a killed process has left work on exactly this stage."""
-        return self._workdir(stage).is_dir()
+        return bool(self._attempts(stage))
 
-    def discard_if_empty(self, stage: Stage) -> None:
-        """Remove the working folder of a stage that was refused before it had made anything."""
-        workdir = self._workdir(stage)
-        if not any(path.is_file() for path in workdir.rglob("*")):
-            shutil.rmtree(workdir)
+    def discard_if_empty(self, workdir: Path) -> None:
+        """Remove the folder of an attempt that was refused before it had made anything."""
+        if not any(path.is_file() and path.name != STATUS for path in workdir.rglob("*")):
+            shutil.rmtree(workdir, ignore_errors=True)
 
     def forget(self, stage: Stage) -> None:
         """Make a stage unfinished, so that it runs again from its beginning."""
@@ -226,44 +238,47 @@ class RunFolder:
         for workdir in self._workdirs(stage):
             shutil.rmtree(workdir)
 
-    def begin(self, stage: Stage) -> Path:
-        """The stage's working folder. One that a killed process of the same fingerprint left is used again."""
-        workdir = self._workdir(stage)
+    def begin(self, stage: Stage, *, remote: bool = False) -> Path:
+        """The folder of a new attempt, with what the last one of the same fingerprint left.
+
+        An attempt in a process of this machine has ended when the next begins, which therefore takes over its folder. A `remote` one,
+        on another machine, may still write: the next has a copy, which its writer does not know.
+        """
+        attempts = self._attempts(stage)
+        last = attempts[-1] if attempts else None
+        if last is not None and not (remote or is_remote(last)):
+            workdir = last
+        else:
+            number = 1 + (0 if last is None else _number(last))
+            mark = f"~{number}{_REMOTE if remote else ''}" if number > 1 or remote else ""
+            workdir = self._work / f"{_slug(stage.name)}@{stage.fingerprint}{mark}"
+            if last is not None:
+                copy_at_rest(last, workdir)
         for other in self._workdirs(stage):
             if other != workdir:
-                shutil.rmtree(other)
+                shutil.rmtree(other, ignore_errors=True)
         (workdir / "out").mkdir(parents=True, exist_ok=True)
         return workdir
 
-    def publish(self, stage: Stage, record: R) -> R:
-        """Publish what stands under the working folder's `out/` into the stage's target; return the whole record."""
-        workdir = self._workdir(stage)
-        sync(workdir / "out")
-        record = replace(
-            record,
-            stage=stage.name,
-            fingerprint=stage.fingerprint,
-            target=stage.target,
-            outputs=sorted(path.name for path in (workdir / "out").iterdir()),
-            files={} if stage.kind in _SELF_CHECKED else seal_files(workdir / "out"),
-            needs=list(stage.needs),
-            learner=stage.learner or None,
-            seed=stage.seed if stage.learner else None,
-        )
+    def publish(self, stage: Stage, workdir: Path, record: R) -> R:
+        """Publish what an attempt left under `out/` into the stage's target. `record` is what `sealed` made of it."""
         write_sealed(workdir / "commit.json", record.as_json())
         self._roll_forward(workdir)
+        for other in self._workdirs(stage):
+            shutil.rmtree(other, ignore_errors=True)
         return record
 
     def _is_published(self, workdir: str) -> bool:
         slug, _, fingerprint = workdir.rpartition("@")
         file = self._marks / f"{slug}.json"
         try:
-            return file.is_file() and read_sealed(file).get("fingerprint") == fingerprint
+            return file.is_file() and read_sealed(file).get("fingerprint") == fingerprint.partition("~")[0]
         except DamagedError:  # told when the stage's record is read
             return False
 
-    def _workdir(self, stage: Stage) -> Path:
-        return self._work / f"{_slug(stage.name)}@{stage.fingerprint}"
+    def _attempts(self, stage: Stage) -> list[Path]:
+        """The folders of the attempts at exactly this stage, the oldest first."""
+        return sorted(self._work.glob(f"{_slug(stage.name)}@{stage.fingerprint}*"), key=_number)
 
     def _workdirs(self, stage: Stage) -> list[Path]:
         return list(self._work.glob(f"{_slug(stage.name)}@*"))
@@ -292,7 +307,7 @@ class RunFolder:
                 break
         file.replace(self.mark(commit["stage"]))
         sync_one(self._marks)
-        shutil.rmtree(workdir)
+        shutil.rmtree(workdir, ignore_errors=True)
 
     def log(self, event: str, **fields: Any) -> None:
         """Append an event to log.jsonl."""
@@ -384,7 +399,9 @@ class RunFolder:
         folder = self.root / self.record(stage).target / "model"
         if not folder.is_dir():
             raise RunError(f"{folder} is not there; `mentorkd run` makes it again")
-        return self.output(stage, "model")
+        if self.scratch is None:
+            return self.output(stage, "model")
+        return self._copy(self.record(stage), "model")
 
     def questions(self, stage: str, split: Split | None = None) -> list[Question]:
         """The questions of a split, or all."""
@@ -415,12 +432,70 @@ class RunFolder:
     def soft_labels(self, stage: str) -> Path:
         """The store that a score stage wrote."""
         record = self.record(stage)
-        return self.root / record.target / record.outputs[0]
+        return self._copy(record, record.outputs[0])
+
+    def _copy(self, record: StageRecord, output: str) -> Path:
+        """An output, or its copy on this node's own disk."""
+        source = self.root / record.target / output
+        if self.scratch is None:
+            return source
+        files = (
+            {name: seal for name, seal in (record.files or {}).items() if not is_editable(name)} if self.verify else {}
+        )
+        seals = {name.removeprefix(f"{output}/"): seal for name, seal in files.items() if name.startswith(f"{output}/")}
+        return self.scratch.copy(source, f"{_slug(record.stage)}@{record.fingerprint}", seals)
 
 
 def is_editable(file: str) -> bool:
     """Whether a file is for people to read and edit, such as a model card. It is not checked when its folder is read."""
     return file.endswith("/README.md")
+
+
+def sealed(record: R, stage: Stage, workdir: Path) -> R:
+    """The whole record of a stage: what it recorded, and the outputs that it left in the folder of an attempt. They are flushed to
+    the disk, and known by size and hash."""
+    sync(workdir / "out")
+    return replace(
+        record,
+        stage=stage.name,
+        fingerprint=stage.fingerprint,
+        target=stage.target,
+        outputs=sorted(path.name for path in (workdir / "out").iterdir()),
+        files={} if stage.kind in _SELF_CHECKED else seal_files(workdir / "out"),
+        needs=list(stage.needs),
+        learner=stage.learner or None,
+        seed=stage.seed if stage.learner else None,
+    )
+
+
+def copy_at_rest(source: Path, target: Path) -> None:
+    """Copy a folder that another machine may still write to: again if it has changed meanwhile, and nothing if it does not rest."""
+    half = target.with_name(f".{target.name}")
+    for _ in range(_COPIES):
+        shutil.rmtree(half, ignore_errors=True)
+        with suppress(OSError, shutil.Error):
+            before = _state(source)
+            shutil.copytree(source, half)
+            if _state(source) == before:
+                half.replace(target)
+                return
+    shutil.rmtree(half, ignore_errors=True)
+
+
+def _state(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each file, by its path."""
+    stats = {str(file): file.stat() for file in folder.rglob("*") if file.is_file()}
+    return {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
+
+
+def _number(attempt: Path) -> int:
+    """The number of an attempt, by the name of its folder."""
+    return int(attempt.name.partition("~")[2].removesuffix(_REMOTE) or 1)
+
+
+def is_remote(attempt: Path) -> bool:
+    """Whether the folder is that of an attempt on another machine."""
+    return attempt.name.endswith(_REMOTE) and "~" in attempt.name
 
 
 def _slug(stage: str) -> str:

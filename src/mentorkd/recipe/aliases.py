@@ -24,6 +24,9 @@ LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "gguf_file", "laye
 LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
 """Settings of learners that were added later, with the values that change nothing: fingerprints leave these out."""
 
+LATER_TRAINING = {"processes": 1, "sharding": "none"}
+"""The same for settings of a training."""
+
 LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
 """The same for the task, whose `columns` are as old as the task."""
 
@@ -38,14 +41,18 @@ def birth_names(filters: Mapping[str, Any]) -> dict[str, Any]:
 def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON-like values with the names that fingerprints hash.
 
-    The place of its data is left out, and so are the `shards`: the fingerprints of the stages that are cut have their number.
+    Left out is where it runs: the place of its data, `resources`, and `shards`, whose number is in the fingerprints of the stages that are
+    cut.
     """
-    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}, "shards": True})
+    raw = recipe.model_dump(mode="json", exclude={"data": {"root"}, "resources": True, "shards": True})
+    for learner in raw["learners"].values():
+        del learner["resources"]
     for _, filters in filters_in(raw):
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)
         if filters["weight"] == "equal":
             del filters["weight"]
+    raw["training"] = later_training(raw["training"])
     raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
@@ -58,6 +65,8 @@ def drop_unset_later_keys(settings: dict[str, Any], later: Set[str] = LATER_KEYS
     for key in later & settings.keys():
         if not settings[key]:
             del settings[key]
+    if (lora := settings.get("lora")) and lora.get("bits") is None:
+        lora.pop("bits", None)
 
 
 def later_settings(learner: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +76,14 @@ def later_settings(learner: Mapping[str, Any]) -> dict[str, Any]:
     }
     if settings.get("soft_label_store") == "auto":
         settings["soft_label_store"] = "hidden"
+    if "training" in settings:
+        settings["training"] = later_training(settings["training"])
     return settings
+
+
+def later_training(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training as fingerprints hash them: without later ones that say nothing."""
+    return {key: value for key, value in training.items() if key not in LATER_TRAINING or value != LATER_TRAINING[key]}
 
 
 def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

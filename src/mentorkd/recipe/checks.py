@@ -337,9 +337,42 @@ def _setting_faults(name: str, learner: dict[str, Any], own: Links) -> Iterator[
         yield from _imitation_faults(place, learner, own)
     if learner.get("objective", "rationale") != "rationale":
         yield from _objective_faults(place, learner, own)
+    if learner.get("rationales") != []:
+        yield from _sharding_faults((*place, "training"), learner)
+        yield from _quantisation_faults((*place, "model", "lora", "bits"), learner)
     prompt = learner.get("prompt")
     if isinstance(prompt, str) and "{question}" not in prompt:
         yield (*place, "prompt"), f"got {prompt!r}; expected a template that contains {{question}}"
+
+
+def _sharding_faults(place: KeyPath, learner: Mapping[str, Any]) -> Iterator[Finding]:
+    training = mapping(learner.get("training"))
+    if training.get("sharding", "none") == "none":
+        return
+    if training.get("processes", 1) == 1:
+        yield (*place, "sharding"), "is over several processes, and `processes` is 1; raise it, or remove `sharding`"
+    others = {
+        "torch_compile": training.get("torch_compile") is True,
+        "precision: float16": training.get("precision") == "float16",
+        "lora.bits": _bits(learner) is not None,
+    }
+    for other in [name for name, given in others.items() if given]:
+        yield (*place, "sharding"), f"`fsdp` cannot be combined with `{other}`; remove one of them"
+
+
+def _quantisation_faults(place: KeyPath, learner: Mapping[str, Any]) -> Iterator[Finding]:
+    if _bits(learner) is None:
+        return
+    model = mapping(learner.get("model"))
+    for key in [key for key in ("from_config", "layers") if model.get(key) is not None]:
+        yield place, f"weights are put into 4 bits as they are loaded, which `{key}` does not do; remove one of them"
+    if SELF in (learner.get("rationales") or ()):
+        why = "every round starts from the weights of the round before, and 4 bits would round away a part of its training"
+        yield place, f"{why}; remove `bits`, or `{SELF}`"
+
+
+def _bits(learner: Mapping[str, Any]) -> Any:
+    return mapping(mapping(learner.get("model")).get("lora")).get("bits")
 
 
 def _imitation_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from datetime import date
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mentorkd.chat import RESERVED
 from mentorkd.hub import GGUF
@@ -21,6 +21,27 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
     )
+
+
+StageKind = Literal["annotate", "augment", "score", "train", "evaluate"]
+"""Kinds of stages that run models."""
+
+
+class ResourcesConfig(Strict):
+    """What a stage takes of a machine. The number of threads decides the last bits of its results, so it is fixed before the run."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    """Processor threads; null takes an equal share of the cores among --jobs, and one on a cluster."""
+    gpus: float | None = Field(default=None, ge=0.0)
+    """GPUs on a cluster, a whole number or a share of one; null takes one where the cluster has GPUs and `device` allows them, and
+    one for each of `training.processes`."""
+
+    @field_validator("gpus")
+    @classmethod
+    def _several_are_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"got {gpus:g}; expected a share of one GPU, or a whole number of GPUs")
+        return gpus
 
 
 def _iso_date(value: Any) -> Any:
@@ -124,6 +145,10 @@ class SelectConfig(Strict):
 class LoraConfig(Strict):
     """Low-rank adapters (peft), merged into the weights when the model is saved."""
 
+    bits: Literal[4] | None = None
+    """Keep the frozen weights of the linear layers in 4 bits during the training (NF4, by the extra `bitsandbytes`),
+    which takes a quarter of the memory of bfloat16. The saved model has these rounded weights, with the adapters merged, in the
+    model's `dtype`. Null keeps them as they are."""
     r: int = Field(default=64, ge=1)
     """Rank of the update."""
     alpha: int = Field(default=32, ge=1)
@@ -217,6 +242,12 @@ class TrainingConfig(Strict):
     """Padded tokens (source + target) in a micro-batch, in place of `batch_size` rows; null uses `batch_size`."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches in an optimiser step. The loss is weighted by tokens, so the split does not change it."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that train together, each on a GPU of its own. An optimiser step has `gradient_accumulation` micro-batches in each
+    process, so n processes train as one does with n times the accumulation."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """With several processes, what each of them holds: `none`, the whole model and optimiser; `fsdp`, a share of the weights,
+    gradients and optimiser, which takes less memory and more communication (torch's FSDP2). The weights are the same."""
     length_window: int = Field(default=1, ge=1)
     """Updates whose rows are drawn at random together and then sorted by length into micro-batches. With 1, every update is
     a random sample of the rows, and only its micro-batches hold rows of similar length. A larger window needs less padding,
@@ -383,6 +414,8 @@ class Learner(Strict):
     """Training of this learner. A key that is left out has the value of the recipe's `training`."""
     sampling: SamplingConfig = SamplingConfig()
     """Sampling from this learner. A key that is left out has the value of the recipe's `sampling`."""
+    resources: dict[StageKind, ResourcesConfig] = Field(default_factory=dict)
+    """Threads and GPUs of this learner's stages by kind, where they differ from the recipe's `resources`."""
     search: SearchConfig | None = None
     """Settings to choose by validation. For an arm, null uses the recipe's `search`."""
     own_texts: OwnTextsConfig | None = None

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from mentorkd.recipe.learner import Learner, SamplingConfig, SearchConfig, SelectConfig, Strict, TrainingConfig
+from mentorkd.recipe.learner import (
+    Learner,
+    ResourcesConfig,
+    SamplingConfig,
+    SearchConfig,
+    SelectConfig,
+    StageKind,
+    Strict,
+    TrainingConfig,
+)
 from mentorkd.recipe.teacher import TeacherConfig, with_kind
 from mentorkd.records import GOLD, SELF, TEACHER, AnswerKind, Split
 
@@ -122,6 +131,8 @@ class Recipe(Strict):
     reads. Sampled texts depend on this number, and never on the machine. A stage that is finished in one part stays finished."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device of the models; auto uses an accelerator if there is one."""
+    resources: dict[StageKind, ResourcesConfig] = Field(default_factory=dict)
+    """Threads and GPUs of stages by kind: `{train: {cpus: 2, gpus: 1}, augment: {gpus: 0.5}}`."""
     protocol: Literal["fair", "paper"] = "fair"
     """`paper` gives keys that are left out the paper's values: equal epochs for all arms, the best epoch chosen on the test set, no
     validation split, no tau^2, no clipping, repeated rationales kept. The report marks every number chosen on the test set."""

@@ -51,7 +51,6 @@ def schedule_training(
     config: TrainingConfig,
     *,
     seed: int,
-    processes: int = 1,
     updates: int | None = None,
 ) -> Schedule:
     """The schedule of `updates` optimiser steps, or of `config.updates`, or of whole epochs.
@@ -62,7 +61,7 @@ def schedule_training(
     """
     updates = updates or config.updates
     tasks = [task for task in get_args(Task) if any(row.task == task for row in rows)] or [None]
-    per_update = config.gradient_accumulation * processes
+    per_update = config.gradient_accumulation * config.processes
     plan = plan_batches(
         [row.padded_sides(kind) for row in rows],
         seed=seed,
@@ -100,7 +99,7 @@ def updates_for(
     schedule = schedule_training(rows, kind, whole, seed=seed)
     totals = accumulate(_target_tokens(rows, schedule.plan))
     batches = next(number for number, tokens in enumerate(totals, 1) if tokens >= target_tokens)
-    return math.ceil(batches / schedule.accumulation)
+    return math.ceil(batches / (schedule.accumulation * config.processes))
 
 
 def _target_tokens(rows: Sequence[Example], plan: BatchPlan) -> list[int]:

@@ -35,9 +35,8 @@ def discard_damaged_checkpoints(folder: Path) -> None:
     for path, damage in damages.items():
         log.warning("%s; training goes on from an older checkpoint, or starts again", damage)
         aside = path.with_name(f".{path.name}.damaged")
-        with suppress(FileNotFoundError):  # another process of this training was faster
-            path.rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _best_of(checkpoint: Path) -> Path | None:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
@@ -27,8 +28,10 @@ from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
 from mentorkd.training.checkpoints import discard_old_checkpoints, last_checkpoint
+from mentorkd.training.processes import wait_for_others
 from mentorkd.training.schedule import Schedule, schedule_training
 from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
+from mentorkd.training.sharding import ShardedModel
 from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds, SealedCheckpoints
 
 log = logging.getLogger(__name__)
@@ -94,9 +97,12 @@ def train(
     if (missing := objective.missing_data(rows)) is not None:
         raise TrainingError(f"got {len(rows)} rows: {missing}; select more rationales, or choose another objective")
     arguments = _arguments(config, seed, folder, precision, validate is not None, loaded.device, project, run_name)
-    schedule = schedule_training(
-        rows, loaded.kind, config, seed=seed, processes=arguments.world_size, updates=len(part) if part else updates
-    )
+    if config.sharding != "none" and arguments.world_size == 1:
+        raise TrainingError(
+            "got `sharding: fsdp` in one process, expected several; start them with torchrun, or remove it"
+        )
+    config = config.model_copy(update={"processes": arguments.world_size})
+    schedule = schedule_training(rows, loaded.kind, config, seed=seed, updates=len(part) if part else updates)
     total = updates if part else schedule.updates
     assert total is not None, "a part is one of a number of updates"
     arguments.gradient_accumulation_steps = schedule.accumulation
@@ -110,16 +116,17 @@ def train(
         _compile(loaded)
     if arguments.should_save:
         discard_old_checkpoints(folder)
-    if verify:
-        discard_damaged_checkpoints(folder)
+        if verify:
+            discard_damaged_checkpoints(folder)
+    wait_for_others()
     checkpoint = last_checkpoint(folder)
     validations = config.validate_every if validate is not None else None
     callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress), SealedCheckpoints()]
     if tensorboard is not None and "tensorboard" in config.report_to:
         callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
-    with _trained_with(loaded.model, objective.weights):
+    with _trained_with(loaded, objective.weights, precision if config.sharding == "fsdp" else None) as sharding:
         trainer = MentorTrainer(
-            model=loaded.model,
+            model=loaded.model if sharding is None else sharding.sharded,
             args=arguments,
             train_dataset=batches,
             # The Trainer requires one before it calls `evaluate`, which is overridden and generates instead.
@@ -132,12 +139,15 @@ def train(
             validate=validate,
             verify=verify,
             learning_rates=range(total) if part is None else range(part.start, total),
+            sharding=sharding,
         )
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             _close_trackers(config.report_to)
+        if sharding is not None and validate is None:  # the best weights are whole already
+            sharding.gather()
     state = trainer.state
     history = [_history_row(row, schedule) for row in state.log_history if "loss" in row or "eval_accuracy" in row]
     best = state.best_global_step if validate is not None else state.global_step
@@ -147,16 +157,26 @@ def train(
 
 
 @contextmanager
-def _trained_with(model: nn.Module, weights: nn.Module | None) -> Iterator[None]:
-    """Make an objective's own weights a part of the model, so that one optimiser, gradient clipping and checkpoint have both."""
-    if weights is None:
-        yield
-        return
-    model.add_module("objective", weights)
+def _trained_with(
+    loaded: LoadedModel, weights: nn.Module | None, sharded_in: Precision | None
+) -> Iterator[ShardedModel | None]:
+    """Make an objective's own weights a part of the model, so that one optimiser, gradient clipping and checkpoint have both.
+
+    With `sharded_in`, the precision of a training with sharding, they are a part of the sharded copy, and the model gets a copy of them.
+    """
+    model, device, sharded, own = loaded.model, loaded.device, None, weights
+    if sharded_in is not None:
+        own = deepcopy(weights)
+        sharded = ShardedModel(model, device, sharded_in, weights)
+    if own is not None:
+        model.add_module("objective", own)
     try:
-        yield
+        yield sharded
     finally:
-        del model.objective
+        if own is not None:
+            del model.objective
+        if sharded is not None:
+            model.to(device)
 
 
 def _tensorboard_in(folder: Path, *, fresh: bool) -> TrainerCallback:

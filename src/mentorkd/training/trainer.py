@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import SCHEDULER_NAME
 
 from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.data.encoding import Example
@@ -22,7 +24,9 @@ from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
 from mentorkd.seals import seal_folder
 from mentorkd.training.checkpoints import load_weights, save_weights
+from mentorkd.training.processes import wait_for_others
 from mentorkd.training.sealed_checkpoints import check_checkpoint
+from mentorkd.training.sharding import ShardedModel
 
 Batch = dict[str, Any]
 
@@ -65,20 +69,21 @@ class MentorTrainer(Trainer):
         validate: Callable[[], float] | None,
         verify: bool = True,
         learning_rates: range | None = None,
+        sharding: ShardedModel | None = None,
         **kwargs: Any,
     ) -> None:
         """`learning_rates`: the updates of a longer schedule whose learning rates these are, the last of which ends it; None for
-        one that starts and ends with this training."""
+        one that starts and ends with this training. `sharding`: the model to train is its sharded copy."""
         super().__init__(**kwargs)
-        self.learning_rates = learning_rates
-        # A process has shards of the weights: the fused loss, which needs the whole head, and whole checkpoints are out.
-        self.sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        self.fused = fused and not self.sharded
-        if self.sharded and objective.weights is not None and hasattr(self.model, "peft_config"):
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise TrainingError(
-                "got adapters, an objective with weights of its own, and a sharded model, whose checkpoints have adapters alone; "
-                "train all weights, choose another divergence, or train without FSDP and DeepSpeed"
+                "got FSDP or DeepSpeed in the settings of accelerate, whose checkpoints are not mentorkd's; remove them, and set "
+                "`training.sharding: fsdp`"
             )
+        if sharding is not None:  # it needs no wrapper that averages gradients
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
+        self.learning_rates, self.sharding, self.fused = learning_rates, sharding, fused
+        self.whole = self.model if sharding is None else sharding.whole
         self.objective, self.precision, self.validate, self.verify = objective, precision, validate, verify
         # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
@@ -147,8 +152,11 @@ class MentorTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation accuracy by generation, and the value that selects the best round: of equal accuracies, the later wins."""
         assert self.validate is not None
-        self.model.eval()
-        with torch.compiler.set_stance("force_eager"):  # generation would compile for every length
+        self.whole.eval()
+        with (
+            nullcontext() if self.sharding is None else self.sharding.gathered(),
+            torch.compiler.set_stance("force_eager"),  # generation would compile for every length
+        ):
             accuracy = self.validate()
         metrics = {
             "eval_accuracy": accuracy,
@@ -172,31 +180,46 @@ class MentorTrainer(Trainer):
             self._positions.clear()
         super().log(logs, start_time)
 
-    # Three hooks of the Trainer: its own files and keys are those of `from_pretrained`, and it reads them without conversion.
+    # Hooks of the Trainer, whose own files and keys are those of `from_pretrained`, and it reads them without conversion.
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the trained weights, an objective's own among them."""
-        if self.sharded:
-            super().save_model(output_dir, _internal_call)
+        if self.sharding is not None:
+            self.sharding.gather()
         if self.args.should_save:
-            # Of a sharded model, the file only says that this version wrote the checkpoint.
-            save_weights(torch.nn.Module() if self.sharded else self.model, Path(output_dir or self.args.output_dir))
+            save_weights(self.whole, Path(output_dir or self.args.output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        self.sharding.save_optimizer(self.optimizer.optimizer, Path(output_dir) / "optimizer")
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.sharding is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        self.sharding.load_optimizer(self.optimizer.optimizer, Path(checkpoint) / "optimizer")
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save this process's random state, and wait for the others': the Trainer's state comes next and completes the checkpoint."""
+        super()._save_rng_state(output_dir)
+        wait_for_others()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        if self.sharded:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_weights(self.model, Path(resume_from_checkpoint))
+        load_weights(self.whole, Path(resume_from_checkpoint))
+        if self.sharding is not None:
+            self.sharding.scatter()
 
     def _load_best_model(self) -> None:
         # The state has the path that the folder had when the checkpoint was written.
         best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
         if self.verify:
             check_checkpoint(best)
-        if self.sharded:
-            super()._load_best_model()
-        else:
-            load_weights(self.model, best)
+        load_weights(self.whole, best)
 
 
 def _later(rate: Callable[[int], float], start: int, update: int) -> float:
@@ -226,7 +249,5 @@ class SealedCheckpoints(TrainerCallback):
     """Seals every checkpoint when it is complete."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.world_size > 1:
-            torch.distributed.barrier()  # each process writes a file
         if args.should_save:
             seal_folder(Path(args.output_dir, f"checkpoint-{state.global_step}"))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from mentorkd.files import digest_path, fingerprint, write_json
 from mentorkd.hub import HubModels
 from mentorkd.pipeline import run_folder
 from mentorkd.pipeline.records import EvaluateRecord
-from mentorkd.pipeline.run_folder import RunFolder, Stage
+from mentorkd.pipeline.run_folder import RunFolder, Stage, copy_at_rest, sealed
 
 RECORD = EvaluateRecord(predictions={"correct": 1}, engine="transformers")
 
@@ -26,7 +27,7 @@ def make(folder: RunFolder, which: Stage, **files: str) -> None:
     workdir = folder.begin(which)
     for name, text in files.items():
         (workdir / "out" / name).write_text(text)
-    folder.publish(which, RECORD)
+    folder.publish(which, workdir, sealed(RECORD, which, workdir))
 
 
 def test_a_fingerprint_ignores_the_order_of_keys_and_sees_every_value() -> None:
@@ -188,7 +189,7 @@ def test_a_mark_names_every_file_with_its_size_and_hash(tmp_path: Path) -> None:
         (workdir / "out" / "model" / "sub").mkdir(parents=True)
         (workdir / "out" / "model" / "sub" / "x").write_text("abc")
         (workdir / "out" / "empty").write_text("")
-        folder.publish(stage(), RECORD)
+        folder.publish(stage(), workdir, sealed(RECORD, stage(), workdir))
     files = folder.record(stage().name).files
     assert files is not None
     assert {name: seal.bytes for name, seal in files.items()} == {"model/sub/x": 3, "empty": 0}
@@ -270,3 +271,48 @@ def test_damaged_knowledge_of_hub_models_is_told_with_what_to_do(key: str, tmp_p
         write_json(file, {"more": 1})
     with pytest.raises(DamagedError, match=r"hub.json is damaged \(.*\); remove it and `mentorkd run` records"):
         _ = folder.hub_models
+
+
+def test_an_attempt_elsewhere_is_never_shared(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        first = folder.begin(stage(), remote=True)
+        (first / "journal").write_text("a")
+        lost = (first / "journal").open("a")
+        second = folder.begin(stage(), remote=True)
+        assert second != first
+        assert (second / "journal").read_text() == "a"
+        lost.write("b")  # a lost machine came back
+        lost.close()
+        assert (second / "journal").read_text() == "a"
+        (second / "out" / "x").write_text("x")
+        folder.publish(stage(), second, sealed(RECORD, stage(), second))
+    assert not any((tmp_path / ".work").iterdir())
+    assert (tmp_path / "learners/a/seed-1/x").read_text() == "x"
+
+
+def test_an_attempt_here_goes_on_in_a_copy_of_one_elsewhere(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        elsewhere = folder.begin(stage(), remote=True)
+        (elsewhere / "journal").write_text("a")
+        here = folder.begin(stage())
+        assert here != elsewhere
+        assert (here / "journal").read_text() == "a"
+        assert folder.begin(stage()) == here
+        assert folder.begun(stage())
+
+
+def test_a_folder_that_is_written_to_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "store").write_text("a")
+    copy = shutil.copytree
+
+    def copy_while_it_grows(source: Path, target: Path) -> None:
+        copy(source, target)
+        with (source / "store").open("a") as file:
+            file.write("b")
+
+    monkeypatch.setattr(shutil, "copytree", copy_while_it_grows)
+    copy_at_rest(tmp_path / "old", tmp_path / "new")
+    assert [each.name for each in tmp_path.iterdir()] == ["old"]

@@ -121,6 +121,14 @@ def test_fingerprints_hash_the_names_at_birth() -> None:
     assert "root" not in raw["data"]
 
 
+def test_fingerprints_hash_processes_and_bits_where_they_are_set() -> None:
+    raw = canonical_dump(parse(NEW.replace("model: small}", "model: {name: small, lora: {r: 4}}}")))
+    assert not any(key in str(raw) for key in ("processes", "sharding", "bits"))
+    settings = "model: {name: small, lora: {bits: 4}}, training: {processes: 2}}"
+    learner = canonical_dump(parse(NEW.replace("model: small}", settings)))["learners"]["vanilla"]
+    assert (learner["training"]["processes"], learner["model"]["lora"]["bits"]) == (2, 4)
+
+
 def test_the_schema_has_the_names_of_today() -> None:
     names = recipe_schema()["$defs"]["SelectConfig"]["properties"].keys()
     assert BIRTH_NAMES.keys() <= names

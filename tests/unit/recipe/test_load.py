@@ -528,6 +528,57 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
             )
         ],
     ),
+    "shares of a model in one process": (
+        changed("{epochs: 5}", "{sharding: fsdp}"),
+        [
+            Fault(
+                "learners.vanilla.training.sharding",
+                "is over several processes, and `processes` is 1; raise it, or remove `sharding`",
+                18,
+            )
+        ],
+    ),
+    "shares of what cannot be cut": (
+        changed("{epochs: 5}", "{processes: 2, sharding: fsdp, torch_compile: true, precision: float16}"),
+        [
+            Fault(
+                "learners.vanilla.training.sharding",
+                f"`fsdp` cannot be combined with `{other}`; remove one of them",
+                18,
+            )
+            for other in ("torch_compile", "precision: float16")
+        ],
+    ),
+    "a base in 4 bits that is cut or shared": (
+        changed("revision: main}", "layers: [0], lora: {bits: 4}}").replace(
+            "{epochs: 5}", "{processes: 2, sharding: fsdp}"
+        ),
+        [
+            Fault(
+                "learners.vanilla.model.lora.bits",
+                "weights are put into 4 bits as they are loaded, which `layers` does not do; remove one of them",
+                17,
+            ),
+            Fault(
+                "learners.vanilla.training.sharding",
+                "`fsdp` cannot be combined with `lora.bits`; remove one of them",
+                18,
+            ),
+        ],
+    ),
+    "own texts of a base in 4 bits": (
+        changed("model: google/flan-t5-small\n", "model: {name: google/flan-t5-small, lora: {bits: 4}}\n").replace(
+            "[teacher, mentor]", "[teacher, mentor, self]"
+        ),
+        [
+            Fault(
+                "learners.student.model.lora.bits",
+                "every round starts from the weights of the round before, and 4 bits would round away a part of its training; "
+                "remove `bits`, or `self`",
+                11,
+            )
+        ],
+    ),
     "a seed twice": (changed("[1, 2]", "[1, 2, 1]"), [Fault("seeds[2]", "1 is given twice; each seed is one run", 19)]),
     **{
         f"{got} shards": (

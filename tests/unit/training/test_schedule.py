@@ -39,7 +39,7 @@ def test_with_a_number_of_updates_rounds_are_equal_distances_and_epochs_are_pass
 
 def test_the_given_number_overrides_the_recipes_and_counts_whole_accumulation_steps() -> None:
     schedule = schedule_training(
-        rows(10), "seq2seq", config(updates=9, gradient_accumulation=2), seed=0, updates=5, processes=2
+        rows(10), "seq2seq", config(updates=9, gradient_accumulation=2, processes=2), seed=0, updates=5
     )
     assert (schedule.updates, len(schedule.plan.batches)) == (5, 20)
     assert schedule.rounds == [2, 3, 4, 5]
@@ -56,10 +56,11 @@ def test_arms_of_different_sizes_can_get_equal_updates_or_tokens() -> None:
     assert sum(tokens) >= lengths[1].target_tokens > sum(tokens[:-1])
 
 
-def test_updates_for_counts_steps_of_several_micro_batches() -> None:
+@pytest.mark.parametrize("several", ["gradient_accumulation", "processes"])
+def test_updates_for_counts_steps_of_several_micro_batches(several: str) -> None:
     every = rows(8)
     tokens = sum(len(row.target_ids) for row in every)
-    how = config(gradient_accumulation=2, batch_size=1)
+    how = config(batch_size=1, **{several: 2})
     assert updates_for(2 * tokens, every, "causal", how, seed=0) == 8
     assert updates_for(1, every, "causal", how, seed=0) == 1
 

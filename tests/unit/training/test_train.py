@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +25,6 @@ from mentorkd.models import load_model
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.training.checkpoints import WEIGHTS, last_checkpoint
 from mentorkd.training.train import TrainingResult, train
-from places import HELPERS
 from tiny_models import tiny_tokenizer
 from tiny_training import (
     FAMILIES,
@@ -44,6 +39,7 @@ from tiny_training import (
     train_by_a_live_mentor,
     weights,
 )
+from two_processes import start_two
 
 # --- training reduces the loss ----------------------------------------------------------------------------------------------------
 
@@ -180,18 +176,7 @@ def test_epochs_that_do_not_fill_an_accumulation_step_are_trained_completely(tmp
 
 
 def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    script = HELPERS / "train_in_one_of_two_processes.py"
-    two = [
-        subprocess.Popen(
-            [sys.executable, script, tmp_path / "two"], env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in (0, 1)
-    ]
+    two = start_two("train_in_one_of_two_processes.py", tmp_path / "two")
     one = {family: train_by_a_live_mentor(family, tmp_path / "one" / family, 2) for family in LIVE}
     assert [process.wait(timeout=200) for process in two] == [0, 0]
     for family, (result, student) in one.items():

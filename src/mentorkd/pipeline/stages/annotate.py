@@ -7,7 +7,7 @@ from pathlib import Path
 from mentorkd.data.token_logprobs import check_has_logprobs
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import AnnotateRecord, TeacherUsage, count_verdicts, sum_usage, sum_verdicts
-from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.run_folder import Stage, is_remote
 from mentorkd.pipeline.stages.merge import merge
 from mentorkd.recipe.graph import imitates_teacher
 from mentorkd.records import write_jsonl
@@ -22,8 +22,8 @@ def annotate(context: RunContext, stage: Stage, workdir: Path) -> AnnotateRecord
     annotation = open_teacher(context.recipe).annotate(
         context.questions(stage),
         AnnotationContext(
-            # Shards write at the same time, maybe on machines that share no locks: each keeps its replies to itself.
-            root=context.folder.root if stage.shard is None else workdir,
+            # Shards write at the same time, maybe on machines that share no locks: each attempt keeps its replies to itself.
+            root=workdir if stage.shard is not None or is_remote(workdir) else context.folder.root,
             engines=context.folder.engines,
             device=lambda: context.device,
             on_progress=context.progress,

@@ -25,7 +25,7 @@ from mentorkd.pipeline.records import (
 )
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role, role
 from mentorkd.pipeline.shards import whole_name
-from mentorkd.recipe.aliases import drop_unset_later_keys, later_settings
+from mentorkd.recipe.aliases import drop_unset_later_keys, later_settings, later_training
 from mentorkd.recipe.graph import arms, initial_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
@@ -430,9 +430,9 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
     if precision is None:
         return {"prompt": learner.prompt, "max_new_tokens": learner.sampling.max_new_tokens}
     unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
-    speed = {"report_to", "torch_compile", "gradient_checkpointing", unused}
+    speed = {"report_to", "torch_compile", "gradient_checkpointing", "sharding", unused}
     return {
-        **learner.training.model_dump(exclude=speed),
+        **later_training(learner.training.model_dump(exclude=speed)),
         "precision": precision,
         "target": learner.target,
         "prompt": learner.eval_prompt,

@@ -30,6 +30,7 @@ from mentorkd.generation.engine import SamplingParams
 from mentorkd.models import LoadedModel, chat_template, load_folder, save_model
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.model_card import model_card
+from mentorkd.pipeline.process_group import work_together
 from mentorkd.pipeline.records import BudgetRecord, ChatRecord, OwnTexts, TrainRecord, count_verdicts
 from mentorkd.pipeline.run_folder import Stage, part_role
 from mentorkd.pipeline.shards import read_in_role
@@ -41,12 +42,23 @@ from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.records import SELF, TEACHER, EncodingCounts, ModelKind, Rationale
 from mentorkd.reporting.collapse import advice, collapses
 from mentorkd.training.adapters import merge_trained_adapters
+from mentorkd.training.processes import is_first_process, own_share, sum_over_processes
 from mentorkd.training.schedule import training_length
 from mentorkd.training.train import train as train_model
 
 
 def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
     """Train a learner, keep the weights of its best round, and measure how well it agrees with its mentors."""
+    processes = context.learner(stage).training.processes
+    if processes > 1:
+        return work_together(processes, train_in_one_process, context, stage, workdir)
+    record = train_in_one_process(context, stage, workdir)
+    assert record is not None, "there is no other process"
+    return record
+
+
+def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord | None:
+    """The whole of a training, or one process's part of it. The first process writes the outputs; the others return None."""
     learner = context.learner(stage)
     loaded = context.initial_model(stage)
     rows, counts, filters, frontier = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded))
@@ -73,6 +85,8 @@ def train(context: RunContext, stage: Stage, workdir: Path) -> TrainRecord:
         tensorboard=context.folder.root / "tensorboard" / run_name,
         verify=context.folder.verify,
     )
+    if not is_first_process():
+        return None
     with (workdir / "out" / "metrics.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in result.history)
     target_tokens = int(sum(row.get("tokens", 0) for row in result.history))
@@ -263,16 +277,17 @@ def _validation(context: RunContext, stage: Stage, learner: Learner, loaded: Loa
             "`task.validation_share`, or set `training.select_on: last`"
         )
     engine = open_engine("transformers", loaded=loaded, device=context.device, batch_size=learner.sampling.batch_size)
-    prompts = [render_prompt(question.text, learner.eval_prompt) for question in questions]
+    own = questions[own_share(len(questions))]
+    prompts = [render_prompt(question.text, learner.eval_prompt) for question in own]
 
     def accuracy() -> float:
-        """Share of questions whose greedy answer is correct."""
+        """Share of questions whose greedy answer is correct. Each process answers some of them."""
         params = SamplingParams(max_new_tokens=learner.sampling.max_new_tokens)
         completions = engine.sample(prompts, params, seed=0)
         verdicts = [
             context.grader(completion.text, question).verdict
-            for question, (completion,) in zip(questions, completions, strict=True)
+            for question, (completion,) in zip(own, completions, strict=True)
         ]
-        return verdicts.count("correct") / len(questions)
+        return sum_over_processes(verdicts.count("correct"), context.device) / len(questions)
 
     return accuracy

@@ -1,0 +1,65 @@
+"""Weights in 4 bits under the adapters of a LoRA training (QLoRA, arXiv 2305.14314), and the plain model that comes of it.
+
+The linear layers are held as NF4 by bitsandbytes; the head and the embeddings stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from mentorkd.errors import MissingExtraError, ModelError
+
+
+def check_quantisable(model: nn.Module) -> None:
+    """Raise an error for a model, loaded or not, that cannot be held in 4 bits."""
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("`lora.bits`", "bitsandbytes")
+    if any(isinstance(module, Conv1D) for module in model.modules()):
+        raise ModelError(
+            f"got `lora.bits`, but the layers of {type(model).__name__} are transposed, and cannot be saved again from 4 bits; "
+            "remove `bits`, or take another model"
+        )
+
+
+def in_four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for weights in 4 bits, which are multiplied in `dtype`."""
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def is_quantised(model: nn.Module) -> bool:
+    return bool(getattr(model, "is_loaded_in_4bit", False))
+
+
+def weight_count(parameter: nn.Parameter) -> int:
+    """The number of weights in a parameter, two of which are in a byte of 4-bit ones."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
+@torch.no_grad()
+def merge_into_dequantised(model: Any) -> PreTrainedModel:
+    """The model in its data type, with its adapters (peft's) merged into the weights that the 4 bits stand for, in place.
+
+    peft itself would merge into 4 bits again, and round a part of the training away.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    adapted = model.get_base_model().named_modules()
+    changes = {name: layer.get_delta_weight("default") for name, layer in adapted if isinstance(layer, LoraLayer)}
+    base = model.unload()
+    plain: PreTrainedModel = base.dequantize(base.dtype)
+    for name, change in changes.items():
+        weight = plain.get_submodule(name).weight
+        weight.copy_(weight.float() + change.float())
+    plain.is_loaded_in_4bit = False  # transformers leaves this mark
+    return plain

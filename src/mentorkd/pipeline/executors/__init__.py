@@ -1,0 +1,1 @@
+"""Where stages run: in this process, in worker processes, or on a Ray cluster."""

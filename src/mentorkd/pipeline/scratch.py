@@ -1,0 +1,49 @@
+"""Copies of a run's models and soft labels on a node's own disk, which is faster to read again and again than shared storage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from mentorkd.errors import DamagedError
+from mentorkd.seals import FileSeal
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder of a node's own disk. Nothing is removed from it but copies that are damaged."""
+
+    root: Path
+
+    def copy(self, source: Path, name: str, seals: Mapping[str, FileSeal]) -> Path:
+        """The node's copy of a file or folder, made by the first of its processes that asks.
+
+        `name` tells copies of different contents apart. `seals` has the size and hash of each file, by its path in the folder; files
+        that it does not name are compared by size. Raises DamagedError for a copy that differs.
+        """
+        target = self.root / name / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / ".lock"):
+            if not target.exists():
+                half = target.with_name(f".{target.name}")
+                shutil.rmtree(half, ignore_errors=True)
+                half.unlink(missing_ok=True)
+                shutil.copytree(source, half) if source.is_dir() else shutil.copy2(source, half)
+                _check(source, half, seals)
+                half.replace(target)
+        return target
+
+
+def _check(source: Path, copied: Path, seals: Mapping[str, FileSeal]) -> None:
+    files = [file for file in source.rglob("*") if file.is_file()] if source.is_dir() else [source]
+    for file in files:
+        part = file.relative_to(source).as_posix() if source.is_dir() else ""
+        other = copied / part if part else copied
+        expected = seals.get(part, FileSeal(file.stat().st_size, ""))
+        damage = expected.damage(other, size_alone=part not in seals)
+        if damage:
+            raise DamagedError(f"{file}: its copy {other} {damage}; check the disk and the network")

@@ -1,0 +1,292 @@
+"""A recipe on a Ray cluster: the same bytes as on one machine, whatever is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from mentorkd.errors import MachineError, RunError
+from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.run_folder import Stage
+from mentorkd.recipe.load import load_recipe
+from recording_reporter import RecordingReporter
+from small_recipe import small_recipe
+
+ray = pytest.importorskip("ray", reason="ray is not installed; pip install 'mentorkd[ray]'")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from mentorkd.pipeline.executors.cluster import Attempt, RayExecutor  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without a GPU, and two nodes with a fake one each."""
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ |= environment
+    # A node that does not answer for a few seconds is lost.
+    health = {"initial_delay_ms": 0, "period_ms": 1000, "timeout_ms": 2000, "failure_threshold": 3}
+    health = {f"health_check_{name}": value for name, value in health.items()}
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": health}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, num_gpus=1)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cluster")
+    raw = small_recipe(folder, seeds=[1])
+    raw["training"] |= {"epochs": 2}
+    raw["sampling"] |= {"samples": 2, "max_new_tokens": 8}
+    (folder / "recipe.yaml").write_text(json.dumps(raw))
+    return folder / "recipe.yaml"
+
+
+@pytest.fixture(scope="module")
+def alone(recipe: Path) -> Path:
+    """The run folder of the recipe on one machine, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    Pipeline(load_recipe(recipe), recipe.parent / "alone").run()
+    torch.set_num_threads(before)
+    return recipe.parent / "alone"
+
+
+def made(run: Path) -> dict[str, bytes]:
+    """What the stages made, by path, without what tells of time."""
+    told = [file for part in ("data", "teacher", "budget", "learners") for file in (run / part).rglob("*")]
+    files = [file for file in [*told, run / "report" / "results.json"] if file.is_file()]
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
+
+
+def task_of(stage: str, seconds: float = 60) -> psutil.Process:
+    """The process that carries out a stage on the cluster, once it does."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [""])[0].startswith(f"ray::{stage}"):
+                return process
+        time.sleep(0.005)
+    raise AssertionError(f"{stage} has not started")
+
+
+def raylets(cluster: Any) -> dict[int, Any]:
+    """The worker nodes of the cluster, by the process that all of their tasks descend from."""
+    return {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+
+
+class Acts(RecordingReporter):
+    """Does something to the first process of each of some stages, beside the run; adds a node when one was lost."""
+
+    def __init__(self, cluster: Any, actions: dict[str, Callable[[psutil.Process], None]]) -> None:
+        super().__init__()
+        self.cluster, self.actions = cluster, actions
+        self.done: list[str] = []
+
+    def started(self, stage: Stage, number: int, total: int) -> None:
+        super().started(stage, number, total)
+        if action := self.actions.pop(stage.name, None):
+            threading.Thread(target=self._act, args=(stage.name, action)).start()
+
+    def note(self, text: str, stage: Stage) -> None:
+        super().note(text, stage)
+        if "was lost" in text:
+            self.cluster.add_node(num_cpus=1, num_gpus=1)
+
+    def _act(self, stage: str, action: Callable[[psutil.Process], None]) -> None:
+        action(task_of(stage))
+        self.done.append(stage)
+
+
+def test_a_cluster_that_loses_nodes_and_processes_makes_the_bytes_of_one_machine(
+    cluster: Any, recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    frozen: list[psutil.Process] = []
+    run = tmp_path / "run"
+
+    def lose(task: psutil.Process) -> None:
+        """The node stops to answer while its task still lives."""
+        while not list(run.glob(".work/*mentor*train*/.status.json")):
+            time.sleep(0.005)
+        raylet = next(parent for parent in task.parents() if parent.pid in raylets(cluster))
+        frozen.extend([raylet, *raylet.children(recursive=True)])
+        for process in frozen:
+            process.suspend()
+
+    actions = {"learners/mentor/seed-1/train": lose, "learners/vanilla/seed-1/train": psutil.Process.kill}
+    reporter = Acts(cluster, actions)
+    Pipeline(load_recipe(recipe), run, reporter).run(on=cluster.address)
+    assert len(reporter.done) == 2
+    assert made(run) == made(alone)
+    before = set(run.rglob("*"))
+    node = raylets(cluster)[frozen[0].pid]
+    for process in frozen:  # the lost node comes back
+        process.resume()
+    psutil.wait_procs(frozen[1:], timeout=30)
+    cluster.remove_node(node, allow_graceful=False)
+    assert not [process for process in frozen if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert made(run) == made(alone)
+    # What it may write, lies where nobody reads, and the next run removes it.
+    assert all(".work/learners.mentor.seed-1.train@" in str(file) for file in set(run.rglob("*")) - before)
+    lost = next(note for note in reporter.notes if "mentor/seed-1/train" in note)
+    assert re.search(
+        r"learners/mentor/seed-1/train: .*node \S+ \([0-9a-f]{8}\).* was lost; it goes on in a new attempt \(2\)", lost
+    )
+    again = RecordingReporter()
+    Pipeline(load_recipe(recipe), run, again).run()
+    assert not again.ran
+    assert not list((run / ".work").iterdir())
+
+
+def on_cluster() -> list[psutil.Process]:
+    """Processes of stages on the cluster."""
+    tasks = []
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::learners/"):
+            tasks.append(process)
+    return tasks
+
+
+def finished_in(run: Path) -> list[str]:
+    """The stages that were published, in order, by the log."""
+    lines = (run / "log.jsonl").read_text().splitlines() if (run / "log.jsonl").is_file() else []
+    return [event["stage"] for event in map(json.loads, lines) if event["event"] == "finished"]
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_a_killed_driver_goes_on_where_it_was(
+    cluster: Any, recipe: Path, alone: Path, tmp_path: Path, kills: int
+) -> None:
+    run, rng = tmp_path / "run", random.Random(kills)
+    command = [
+        sys.executable,
+        "-m",
+        "mentorkd",
+        "run",
+        str(recipe),
+        "--run",
+        str(run),
+        "--on",
+        cluster.address,
+        "--json",
+    ]
+    for number in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        before = len(finished_in(run))
+        wanted = before + (number % 2) if kills > 1 else 3
+        for line in process.stderr:
+            if '"started"' in line and len(finished_in(run)) >= wanted:
+                break
+        time.sleep(rng.uniform(0, 2))
+        process.kill()
+        process.communicate()
+        gone = time.monotonic() + 60
+        while on_cluster() and time.monotonic() < gone:
+            time.sleep(0.1)
+        assert not on_cluster()
+    Pipeline(load_recipe(recipe), run).run(on=cluster.address)
+    assert made(run) == made(alone)
+    published = finished_in(run)
+    assert sorted(published) == sorted(set(published)), "nothing finished is done again"
+
+
+class FillsTheDisk(RecordingReporter):
+    """Puts the folder of a score stage's attempt on a disk with room for almost nothing."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self.run, self.disk = run, Path()
+
+    def started(self, stage: Stage, number: int, total: int) -> None:
+        super().started(stage, number, total)
+        if stage.kind == "score" and not self.disk.name:
+            attempts = self.run / ".work" / f"{stage.name.replace('/', '.')}@{stage.fingerprint}"
+            attempts.with_name(f"{attempts.name}~1r").mkdir()
+            self.disk = attempts.with_name(f"{attempts.name}~2r")
+            self.disk.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(self.disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_one_attempt_stops_the_run_and_the_next_goes_on(
+    cluster: Any, recipe: Path, alone: Path, tmp_path: Path
+) -> None:
+    probe = tmp_path / "probe"
+    probe.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(probe)], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small disk")
+    subprocess.run(["umount", str(probe)], check=True)
+    reporter = FillsTheDisk(tmp_path / "run")
+    try:
+        with pytest.raises(MachineError, match=r"learners/mentor/seed-1/score/\S+: .*the disk is full"):
+            Pipeline(load_recipe(recipe), tmp_path / "run", reporter).run(on=cluster.address)
+    finally:
+        subprocess.run(["umount", "-l", str(reporter.disk)], check=True)
+    Pipeline(load_recipe(recipe), tmp_path / "run").run(on=cluster.address)
+    assert made(tmp_path / "run") == made(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["augment", "score"])
+def test_a_node_is_lost_in_a_shard(cluster: Any, recipe: Path, tmp_path: Path, kind: str) -> None:
+    cut = load_recipe(recipe, ["shards=3", "sampling.samples=6", "sampling.max_new_tokens=48"])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    Pipeline(cut, tmp_path / "alone").run()
+    torch.set_num_threads(before)
+    stages = Pipeline(cut, tmp_path / "alone").stages
+    shard = next(stage.name for stage in stages if stage.kind == kind and stage.name.endswith("shard-1"))
+
+    def lose(task: psutil.Process) -> None:
+        raylet = next(parent for parent in task.parents() if parent.pid in raylets(cluster))
+        cluster.remove_node(raylets(cluster)[raylet.pid], allow_graceful=False)
+
+    reporter = Acts(cluster, {shard: lose})
+    Pipeline(cut, tmp_path / "run", reporter).run(on=cluster.address)
+    assert reporter.done == [shard]
+    assert any(shard in note and "was lost" in note for note in reporter.notes)
+    assert made(tmp_path / "run") == made(tmp_path / "alone")
+
+
+def test_what_no_node_has_is_refused_with_what_there_is(cluster: Any, recipe: Path, tmp_path: Path) -> None:
+    greedy = load_recipe(recipe, ["resources.train.gpus=8"])
+    with pytest.raises(RunError) as refused:
+        Pipeline(greedy, tmp_path / "run").run(on=cluster.address)
+    assert re.fullmatch(
+        r"train \(learners/\w+/seed-1/train\) needs 1 CPUs and 8 GPUs, and no node of the cluster has as many; it has 1 node with "
+        r"1 CPU and 0 GPUs and 2 nodes with 1 CPU and 1 GPU; change `resources` of the recipe, or add a node",
+        str(refused.value),
+    )
+
+
+def test_a_stage_that_runs_out_of_memory_gets_one_more_attempt() -> None:
+    executor, notes = object.__new__(RayExecutor), []
+    attempt = Attempt(Stage("learners/a/seed-1/train", "train", "t", {}, "f"), Path("w"), status={"node": "node x (1)"})
+    error = ray.exceptions.OutOfMemoryError("too much")
+    notes.append(executor._why_lost(attempt, error))
+    with pytest.raises(
+        MachineError, match=r"train: node x \(1\) had too little memory, twice; raise `resources.train.cpus`"
+    ):
+        executor._why_lost(attempt, error)
+    assert notes == ["node x (1) had too little memory"]
