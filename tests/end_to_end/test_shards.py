@@ -197,6 +197,16 @@ def test_what_is_finished_as_a_whole_stays_finished(
     assert {p.state for p in planned} == {"done"}
 
 
+def test_a_missing_output_of_a_whole_stage_is_made_again_as_a_whole(folder: Path, whole: Pipeline) -> None:
+    file = whole.folder.output("learners/mentor/seed-1/augment", "rationales.jsonl")
+    text = file.read_bytes()
+    file.unlink()
+    planned = Pipeline(recipe_of(folder), whole.folder.root).plan()
+    file.write_bytes(text)
+    assert [p.stage.name for p in planned] == [stage.name for stage in whole.stages]
+    assert [p.stage.name for p in planned if p.state != "done"] == ["learners/mentor/seed-1/augment"]
+
+
 def test_what_was_finished_as_a_whole_runs_in_shards_if_it_is_forced(folder: Path, whole: Pipeline) -> None:
     reporter, name = RecordingReporter(), "learners/own/seed-1/evaluate"
     pipeline = Pipeline(recipe_of(folder), whole.folder.root, reporter)

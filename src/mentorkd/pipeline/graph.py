@@ -78,7 +78,7 @@ CODE_VERSIONS = {
 }
 
 Finished = Callable[[Stage], StageRecord | None]
-"""Gives the record of a finished stage; None for one that is not finished."""
+"""Gives what a finished stage recorded, whether or not its outputs are still there; None for one that never finished."""
 
 LENGTH = {"epochs", "updates", "batch_size", "tokens_per_batch", "gradient_accumulation", "length_window"}
 LENGTH |= {"max_source_tokens", "max_target_tokens", "processes"}

@@ -106,7 +106,7 @@ class Pipeline:
     @property
     def stages(self) -> list[Stage]:
         if self._stages is None:
-            self._stages = compile_stages(self.recipe, self.folder.finished, self.folder.hub_models)
+            self._stages = compile_stages(self.recipe, self.folder.recorded, self.folder.hub_models)
         return self._stages
 
     def stage_of(self, kind: str, learner: str, seed: int) -> str | None:

@@ -161,12 +161,17 @@ class RunFolder:
 
     def finished(self, stage: Stage) -> StageRecord | None:
         """The record of a stage that is finished with this fingerprint and whose outputs are there, else None."""
-        record = self.last(stage.name)
-        if record is None or record.fingerprint != stage.fingerprint:
+        record = self.recorded(stage)
+        if record is None:
             return None
         target = self.root / record.target
         names = [*record.outputs, *(name for name in record.files or () if not is_editable(name))]
         return record if all((target / name).exists() for name in names) else None
+
+    def recorded(self, stage: Stage) -> StageRecord | None:
+        """What a stage recorded with this fingerprint, even if its outputs have been removed since; else None."""
+        record = self.last(stage.name)
+        return None if record is None or record.fingerprint != stage.fingerprint else record
 
     def last(self, stage: str) -> StageRecord | None:
         """What the stage of a name recorded when it last finished, with any fingerprint. None if it never did, or if another
