@@ -178,6 +178,8 @@ class Pipeline:
         stage raises.
         """
         if jobs == "auto":
+            if not self.folder.finished(self.stages[0]):  # its count of questions decides how many shards there are
+                self.run(until="prepare", overwrite=overwrite)
             jobs = min(room(self.recipe), most_at_once(self.stages), _MOST_JOBS)
         if not isinstance(jobs, int) or not 1 <= jobs <= _MOST_JOBS:
             raise RunError(f"got --jobs {jobs}; expected `auto`, or a number from 1 to {_MOST_JOBS}")
@@ -231,8 +233,10 @@ class Pipeline:
             from mentorkd.pipeline.executors.cluster import RayExecutor
 
             return RayExecutor(on, scratch, waiting, *setup)
-        threads, workers = share_of_cores(jobs), min(jobs, most_at_once(waiting))
-        return ProcessExecutor(workers, threads or 1, *setup) if workers > 1 else InlineExecutor(threads, *setup)
+        threads = share_of_cores(jobs)
+        if threads is None or len(waiting) < 2:
+            return InlineExecutor(threads, *setup)
+        return ProcessExecutor(jobs, threads, *setup, started=min(jobs, most_at_once(waiting)))
 
     def _run_stages(
         self, executor: StageExecutor, until: str | None, jobs: int, on: str | None, force: Sequence[str]

@@ -39,28 +39,37 @@ class ProcessExecutor:
     """Carries out several stages at a time, each in a process that has its share of the cores, and one GPU or one group of them."""
 
     def __init__(
-        self, jobs: int, threads: int, recipe: Recipe, folder: RunFolder, progress: StageProgress, note: Note
+        self,
+        jobs: int,
+        threads: int,
+        recipe: Recipe,
+        folder: RunFolder,
+        progress: StageProgress,
+        note: Note,
+        *,
+        started: int = 1,
     ) -> None:
-        """`threads`: of a stage for which the recipe gives none."""
+        """`threads`: of a stage for which the recipe gives none; `started`: how many of the workers start at once, and not when they
+        are needed."""
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
         self._messages: Messages = queue.SimpleQueue()
         self._running: dict[Worker, _Task] = {}
         self._workers: list[Worker] = []
-        self._cores, self._threads = provenance.cores(), threads
-        gpus = groups_of_gpus(recipe)
-        for number in range(jobs):
-            environment = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": _KERNELS, **os.environ}
-            environment["OMP_NUM_THREADS"] = str(self._threads)
-            if gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-            self._workers.append(
-                Worker(
-                    "mentorkd.pipeline.executors.processes:serve",
-                    environment,
-                    self._messages,
-                    (number, sys.argv, recipe, folder),
-                )
-            )
+        self._jobs, self._cores, self._threads = jobs, provenance.cores(), threads
+        self._gpus = groups_of_gpus(recipe)
+        for _ in range(started):
+            self._start_worker()
+
+    def _start_worker(self) -> Worker:
+        number = len(self._workers)
+        environment = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": _KERNELS, **os.environ}
+        environment["OMP_NUM_THREADS"] = str(self._threads)
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
+        setup = (number, sys.argv, self.recipe, self.folder)
+        worker = Worker("mentorkd.pipeline.executors.processes:serve", environment, self._messages, setup)
+        self._workers.append(worker)
+        return worker
 
     def check(self, kinds: Set[str]) -> None:
         """A worker checks, because a worker imports torch anyway and this process never needs to."""
@@ -68,14 +77,15 @@ class ProcessExecutor:
         self._next_message(None)
 
     def free(self, stage: Stage) -> bool:
-        """Whether a worker is idle, and the stage's threads have cores; a stage that wants more cores than there are runs alone."""
-        if len(self._running) == len(self._workers):
+        """Whether a job is free, and the stage's threads have cores; a stage that wants more cores than there are runs alone."""
+        if len(self._running) == self._jobs:
             return False
         threads = self._threads_of(stage) + sum(task.threads for task in self._running.values())
-        return not self._running or threads <= max(self._cores, self._threads * len(self._workers))
+        return not self._running or threads <= max(self._cores, self._threads * self._jobs)
 
     def start(self, stage: Stage) -> None:
-        worker = next(worker for worker in self._workers if worker not in self._running)
+        idle = (worker for worker in self._workers if worker not in self._running)
+        worker = next(idle, None) or self._start_worker()
         task = self._running[worker] = _Task(stage, self.folder.begin(stage), self._threads_of(stage))
         worker.send(task)
 
