@@ -164,7 +164,7 @@ class Estimates:
         rows = training.batch_size
         if training.tokens_per_batch is not None:
             rows = max(1, training.tokens_per_batch // (self.tokens_per_question + self._tokens_a_row(name)))
-        return rows * training.gradient_accumulation
+        return rows * training.gradient_accumulation * training.processes
 
     def _tokens_a_row(self, name: str) -> int:
         return 1 if self.recipe.learners[name].rationales == [GOLD] else max(1, self.tokens_per_rationale)

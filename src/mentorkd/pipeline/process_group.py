@@ -146,7 +146,7 @@ def serve() -> None:
                 record = work(context, stage, workdir)
             if context.holds_gpu:
                 cost.gpu_seconds, cost.accelerator = cost.seconds, provenance.accelerator()
-            send("finished", (record, cost))
+        send("finished", (record, cost))  # the owner ends this process now
 
 
 def _join(device_type: str) -> None:

@@ -85,3 +85,15 @@ def test_arms_of_own_texts_alone_have_no_epochs_to_compare(tmp_path: Path) -> No
     [note] = {note for each in notes for note in each if note.startswith("arms get equal")}
     least, most = note.partition("they would do ")[2].removesuffix(" updates").split(" to ")
     assert 3 < int(least) < int(most) < 100
+
+
+def test_processes_make_updates_as_accumulation_does(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_yaml(small_recipe(tmp_path)), encoding="utf-8")
+    updates = {}
+    for setting in ("processes=1", "processes=2", "gradient_accumulation=2"):
+        recipe = load_recipe(path, [f"training.{setting}"])
+        estimates = estimate(recipe, tmp_path / "run")
+        trainings = [stage for stage in Pipeline(recipe, tmp_path / "run").stages if stage.kind == "train"]
+        updates[setting] = [estimates.of(stage)["updates"] for stage in trainings]
+    assert updates["processes=2"] == updates["gradient_accumulation=2"] != updates["processes=1"]

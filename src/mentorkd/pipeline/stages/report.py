@@ -396,7 +396,11 @@ def _why_unequal(recipe: Recipe, trained: Trained) -> str:
     rows = {name: [trained[name, seed].encoding.kept for seed in recipe.seeds] for name in learners}
     trainings = [learner.training for learner in learners.values()]
     batches = {
-        (None if one.tokens_per_batch else one.batch_size, one.tokens_per_batch, one.gradient_accumulation)
+        (
+            None if one.tokens_per_batch else one.batch_size,
+            one.tokens_per_batch,
+            one.gradient_accumulation * one.processes,
+        )
         for one in trainings
     }
     reasons = [
