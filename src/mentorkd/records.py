@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -158,21 +159,24 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     """Read a file written by `write_jsonl`; DataError with the row and its fields if a line is not a record of `kind`."""
-    names = [f.name for f in fields(kind)]
-    records: list[R] = []
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line.decode())
-            except ValueError as error:
-                why = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-                raise DataError(
-                    f"{path}, row {number}: not JSON ({why}); remove the row or write the file again"
-                ) from None
-            if not isinstance(row, dict) or set(row) != set(names):
-                got = sorted(row) if isinstance(row, dict) else type(row).__name__
-                raise DataError(
-                    f"{path}, row {number}: got {got}, expected a {kind.__name__} with the fields {sorted(names)}"
-                )
-            records.append(kind(**row))
-    return records
+        return [read_record(path, kind, number, line) for number, line in enumerate(file, start=1)]
+
+
+def read_record(path: Path, kind: type[R], number: int, line: bytes) -> R:
+    """The record in a line of `path`; errors as for `read_jsonl`."""
+    try:
+        row = json.loads(line.decode())
+    except ValueError as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+        raise DataError(f"{path}, row {number}: not JSON ({why}); remove the row or write the file again") from None
+    names = _names(kind)
+    if not isinstance(row, dict) or row.keys() != names:
+        got = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise DataError(f"{path}, row {number}: got {got}, expected a {kind.__name__} with the fields {sorted(names)}")
+    return kind(**row)
+
+
+@cache
+def _names(kind: type[Record]) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
