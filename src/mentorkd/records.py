@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -46,12 +46,13 @@ def normalise_whitespace(text: str) -> str:
 
 def content_id(*parts: str) -> str:
     """Sixteen hex digits that identify `parts`; length prefixes avoid collisions between different splits of one text."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode()
-        digest.update(f"{len(data)}:".encode())
-        digest.update(data)
-    return digest.hexdigest()[:16]
+    data = b"".join([b"%d:%b" % (len(each), each) for each in map(str.encode, parts)])
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1 << 12)  # files of rationales repeat a question in each of its rows
+def _question_id(text: str) -> str:
+    return content_id(normalise_whitespace(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Question:
 
     @classmethod
     def create(cls, text: str, answer: str, split: Split) -> Question:
-        return cls(content_id(normalise_whitespace(text)), text.strip(), answer.strip(), split)
+        return cls(_question_id(text), text.strip(), answer.strip(), split)
 
     @property
     def labelled(self) -> bool:

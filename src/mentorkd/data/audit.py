@@ -10,7 +10,7 @@ The rationales of a dropped question are dropped too, without a count of their o
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,7 +76,7 @@ class Audit:
     """Clean questions and rationales in their original order, and the removed faults."""
 
     questions: list[Question]
-    rationales: list[Rationale]
+    rationales: Sequence[Rationale]
     faults: DataFaults
 
 
@@ -88,12 +88,14 @@ def audit(
     choices: Sequence[str] | None = None,
     rows: Sequence[int] = (),
     seen: Mapping[str, Split] | None = None,
+    hold: Callable[[Iterable[Rationale]], Sequence[Rationale]] = list,
 ) -> Audit:
     """Find the faults in a run's data: the questions of all splits, and the rationales recorded for them.
 
     Args:
         rows: the row of each question in its file, for the places of faults; empty if they are unknown.
         seen: questions that a finished run has used, by id with their split there; `questions` are to score its learners.
+        hold: makes the clean rationales a sequence.
     """
     questions, seen = list(questions), seen or {}
     numbers: Sequence[int | None] = rows or [None] * len(questions)
@@ -127,7 +129,13 @@ def audit(
                 places.setdefault("overlapping_question", []).append(place)
     clean = [q for key, q in kept.items() if key not in bad and home[q.id] == q.split]
     known = {question.id for question in questions}
-    clean_rationales = []
+    return Audit(clean, hold(_clean_rationales(rationales, known, home, places)), DataFaults(places))
+
+
+def _clean_rationales(
+    rationales: Iterable[Rationale], known: Set[str], home: Mapping[str, Split], places: dict[FaultKind, list[str]]
+) -> Iterator[Rationale]:
+    """Those without a fault. `places` gets the faults of the others; `home` has the split of each question that is kept."""
     for rationale in rationales:
         fault: FaultKind | None = None
         if rationale.question_id not in known:
@@ -141,8 +149,7 @@ def audit(
             place = f"row {number}" if number is not None else rationale.id
             places.setdefault(fault, []).append(f"{rationale.source}, {place}")
         elif rationale.question_id in home:
-            clean_rationales.append(rationale)
-    return Audit(clean, clean_rationales, DataFaults(places))
+            yield rationale
 
 
 def _short(question: Question, row: int | None) -> str:
