@@ -50,7 +50,7 @@ def main() -> None:
         print(json.dumps(carried_out(options.step, options.folder, options.sizes)))
         return
     sizes = options.sizes or ([10_000] if options.short else [10_000, 100_000, 1_000_000])
-    result = {"sizes": {size: measured(size, options) for size in sizes}}
+    result: dict[str, Any] = {"sizes": {size: measured(size, options) for size in sizes}}
     result |= {"hardware": hardware(), "versions": versions()}
     if options.json:
         print(json.dumps(result))
@@ -80,7 +80,8 @@ def measured(size: int, options: Namespace) -> dict[str, Any]:
 
 def carried_out(step: str, folder: Path, sizes: list[int]) -> dict[str, float]:
     """A step's seconds, processor seconds and extra bytes."""
-    run, clock = STEP[step](folder, sizes), {}
+    run = STEP[step](folder, sizes)
+    clock: dict[str, float] = {}
 
     def timed() -> None:
         start, cpu = time.perf_counter(), time.process_time()

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -142,6 +142,7 @@ class EncodingCounts:
 
 Record = Question | Rationale | Prediction
 R = TypeVar("R", Question, Rationale, Prediction)
+_FIELDS = {kind: {field.name for field in fields(kind)} for kind in (Question, Rationale, Prediction)}
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
@@ -171,13 +172,8 @@ def read_record(path: Path, kind: type[R], number: int, line: bytes) -> R:
     except ValueError as error:
         why = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise DataError(f"{path}, row {number}: not JSON ({why}); remove the row or write the file again") from None
-    names = _names(kind)
+    names = _FIELDS[kind]
     if not isinstance(row, dict) or row.keys() != names:
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise DataError(f"{path}, row {number}: got {got}, expected a {kind.__name__} with the fields {sorted(names)}")
     return kind(**row)
-
-
-@cache
-def _names(kind: type[Record]) -> frozenset[str]:
-    return frozenset(field.name for field in fields(kind))

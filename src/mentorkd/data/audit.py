@@ -97,14 +97,25 @@ def audit(
         seen: questions that a finished run has used, by id with their split there; `questions` are to score its learners.
         hold: makes the clean rationales a sequence.
     """
-    questions, seen = list(questions), seen or {}
+    questions = list(questions)
     numbers: Sequence[int | None] = rows or [None] * len(questions)
     places: dict[FaultKind, list[str]] = {}
-    kept: dict[tuple[Split, str], Question] = {}
-    answers: dict[tuple[Split, str], str] = {}
+    clean, home = _clean_questions(zip(questions, numbers, strict=True), kind, choices, seen or {}, places)
+    known = {question.id for question in questions}
+    return Audit(clean, hold(_clean_rationales(rationales, known, home, places)), DataFaults(places))
+
+
+def _clean_questions(
+    questions: Iterable[tuple[Question, int | None]],
+    kind: AnswerKind,
+    choices: Sequence[str] | None,
+    seen: Mapping[str, Split],
+    places: dict[FaultKind, list[str]],
+) -> tuple[list[Question], dict[str, Split]]:
+    """The questions without a fault, and the split of each that is kept. `places` gets the faults of the others."""
+    kept: dict[tuple[Split, str], tuple[Question, str, int | None]] = {}  # with its normalised answer and its row
     bad: set[tuple[Split, str]] = set()
-    first_rows: dict[tuple[Split, str], int | None] = {}
-    for question, row in zip(questions, numbers, strict=True):
+    for question, row in questions:
         key = (question.split, question.id)
         answer: str | None = ""
         if question.labelled:
@@ -114,22 +125,20 @@ def audit(
         elif question.id in seen:
             places.setdefault("seen_question", []).append(f"{_short(question, row)} is in {seen[question.id]}")
         elif key not in kept:
-            kept[key], answers[key], first_rows[key] = question, answer, row
-        elif answer == answers[key]:
+            kept[key] = question, answer, row
+        elif answer == kept[key][1]:
             places.setdefault("duplicate_question", []).append(_short(question, row))
         elif key not in bad:
-            place = f"{_short(question, row)} has `{kept[key].answer}` and `{question.answer}`"
+            place = f"{_short(question, row)} has `{kept[key][0].answer}` and `{question.answer}`"
             places.setdefault("conflicting_answers", []).append(place)
             bad.add(key)
     home: dict[str, Split] = {}
     for split in _PRECEDENCE:
-        for key in kept:
-            if key[0] == split and key not in bad and home.setdefault(key[1], split) != split:
-                place = f"{_short(kept[key], first_rows[key])} is also in {home[key[1]]}"
+        for key, (question, _, row) in kept.items():
+            if key[0] == split and key not in bad and home.setdefault(question.id, split) != split:
+                place = f"{_short(question, row)} is also in {home[question.id]}"
                 places.setdefault("overlapping_question", []).append(place)
-    clean = [q for key, q in kept.items() if key not in bad and home[q.id] == q.split]
-    known = {question.id for question in questions}
-    return Audit(clean, hold(_clean_rationales(rationales, known, home, places)), DataFaults(places))
+    return [each for key, (each, *_) in kept.items() if key not in bad and home[each.id] == each.split], home
 
 
 def _clean_rationales(

@@ -90,14 +90,16 @@ class _Units:
     """The second is -1 where there is one."""
     sides_US: Array
     """The largest length of each side."""
+    sizes_U: Array
+    """1 or 2 rows."""
 
-    @property
-    def sizes_U(self) -> Array:
-        return 1 + (self.rows_U2[:, 1] >= 0).astype(np.int32)
+    @classmethod
+    def of(cls, rows_U2: Array, sides_US: Array) -> _Units:
+        return cls(rows_U2, sides_US, (rows_U2 >= 0).sum(1, dtype=np.int32))
 
     def rows_of(self, batch_B: Array) -> list[int]:
-        rows = self.rows_U2[batch_B].ravel()
-        return rows[rows >= 0].tolist()
+        rows: list[int] = self.rows_U2[batch_B].ravel().tolist()
+        return [row for row in rows if row >= 0]
 
 
 def _grouped(groups: Sequence[str | None]) -> list[array[int]]:
@@ -112,7 +114,7 @@ def _units(sides_NS: Array, members: Iterable[array[int]] | None = None, rng: ra
     """Rows of one group in pairs that `rng` draws. A row left over is alone, and so is every row without `members`."""
     if members is None:
         alone_N = np.full(len(sides_NS), -1, np.int32)
-        return _Units(np.stack([np.arange(len(sides_NS), dtype=np.int32), alone_N], 1), sides_NS)
+        return _Units.of(np.stack([np.arange(len(sides_NS), dtype=np.int32), alone_N], 1), sides_NS)
     flat = array("i")
     for rows in members:
         rows = rows[:]
@@ -123,7 +125,7 @@ def _units(sides_NS: Array, members: Iterable[array[int]] | None = None, rng: ra
             flat.append(-1)
     rows_U2 = np.frombuffer(flat, np.int32).reshape(-1, 2)
     first_U, second_U = rows_U2.T
-    return _Units(rows_U2, np.maximum(sides_NS[first_U], np.where(second_U[:, None] < 0, 0, sides_NS[second_U])))
+    return _Units.of(rows_U2, np.maximum(sides_NS[first_U], np.where(second_U[:, None] < 0, 0, sides_NS[second_U])))
 
 
 def _pack(order_U: Array, units: _Units, rows: int | None, tokens: int | None) -> list[Array]:
@@ -141,7 +143,7 @@ def _pack(order_U: Array, units: _Units, rows: int | None, tokens: int | None) -
 
 def _columns(order_U: Array, units: _Units) -> list[memoryview]:
     """Sizes and sides of some units, to be read as whole numbers without a list of them."""
-    return [memoryview(column[order_U]) for column in (units.sizes_U, *units.sides_US.T)]
+    return [column[order_U].data for column in (units.sizes_U, *units.sides_US.T)]
 
 
 GROUP_BATCHES, MANY_BATCHES = 3, 50
@@ -157,9 +159,7 @@ def _alike(order_U: Array, units: _Units, rows: int | None, tokens: int | None) 
     groups = _pack(by_target_U, units, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
     # Ascending in one group and descending in the next, so that a batch across two groups has no extremes.
     sources = [units.sides_US[group, 0] * (-1) ** number for number, group in enumerate(groups)]
-    return np.concatenate(
-        [group[np.argsort(key, kind="stable")] for group, key in zip(groups, sources, strict=True)]
-    )
+    return np.concatenate([group[np.argsort(key, kind="stable")] for group, key in zip(groups, sources, strict=True)])
 
 
 def plan_batches(
@@ -224,7 +224,7 @@ def _as_array(sides: Sides) -> Array:
 def _parts(order_U: Array, units: _Units, first: int, size: int) -> Iterator[Array]:
     """`order_U` cut after `first` rows, and then after every `size` rows."""
     start, room = 0, first
-    for place, rows in enumerate(memoryview(units.sizes_U[order_U])):
+    for place, rows in enumerate(units.sizes_U[order_U].data):
         if place > start and rows > room:
             yield order_U[start:place]
             start, room = place, size

@@ -139,7 +139,7 @@ def encode_rows(
     return examples, EncodingCounts(**{field.name: counts[field.name] for field in fields(EncodingCounts)})
 
 
-_PROMPTS = 1 << 14
+_PROMPTS = 1 << 12
 """Prompts whose token ids are kept for the next row of the same question."""
 
 

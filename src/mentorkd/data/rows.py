@@ -33,7 +33,7 @@ class Rows(Sequence[T]):
     def of(cls, kind: type[T], objects: Iterable[T]) -> Rows[T]:
         """Write objects of a dataclass to a temporary file (in the folder that TMPDIR names), which goes with the last of its rows."""
         values = attrgetter(*(field.name for field in fields(cast(Any, kind))))
-        file, starts = _File(TemporaryFile()), array("q", [0])
+        file, starts = _File(TemporaryFile()), array("q", [0])  # noqa: SIM115
         for each in objects:
             starts.append(starts[-1] + file.write(pickle.dumps(values(each), pickle.HIGHEST_PROTOCOL)))
         return cls(file, starts, lambda _, data: kind(*pickle.loads(data)), range(len(starts) - 1))

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from typing import Any
 
+import numpy as np
+
 from mentorkd.data.rows import Rows, choose, where
 from mentorkd.errors import DataError
 from mentorkd.grading.arithmetic import check_arithmetic
@@ -73,14 +75,10 @@ def keep_whole(rationales: Sequence[Rationale]) -> Sequence[Rationale]:
 
 def drop_duplicates(rationales: Sequence[Rationale], already: Iterable[Rationale] = ()) -> Sequence[Rationale]:
     """The first of the rationales of a question that differ only in whitespace, unless `already` has its text."""
-    seen = set(map(_text_key, already))
-
-    def is_first(rationale: Rationale) -> bool:
-        before = len(seen)
-        seen.add(_text_key(rationale))
-        return len(seen) > before
-
-    return where(rationales, is_first)
+    before = np.fromiter(map(_text_key, already), np.uint64)
+    keys = np.concatenate([before, np.fromiter(map(_text_key, rationales), np.uint64)])
+    _, first = np.unique(keys, return_index=True)
+    return choose(rationales, np.sort(first[first >= len(before)] - len(before)).data)
 
 
 def cap_per_question(rationales: Sequence[Rationale], limit: int) -> Sequence[Rationale]:
@@ -114,7 +112,6 @@ def keep_concluding(
     `conclude` reads the answer from the reasoning alone, in the normal form of `predicted`. A rationale is kept if
     `conclude` returns None (no answer can be read) or if the rationale states no answer.
     """
-
 
     def concludes(rationale: Rationale) -> bool:
         answer = conclude(rationale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -237,7 +238,5 @@ def _filtered(gathered: Gathered, readers: Sequence[str]) -> str:
 
 
 def _tokens(texts: Iterable[str]) -> int:
-    count = characters = 0
-    for count, text in enumerate(texts, 1):
-        characters += len(text)
-    return round(characters / max(1, count) / CHARACTERS_PER_TOKEN)
+    lengths = array("q", map(len, texts))
+    return round(sum(lengths) / max(1, len(lengths)) / CHARACTERS_PER_TOKEN)
