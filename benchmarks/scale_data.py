@@ -11,7 +11,7 @@ import json
 import random
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,6 +44,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", help="rationales (default 10,000, 100,000 and 1,000,000)")
     parser.add_argument("--folder", type=Path, help="folder of one size's data; with --step, carry out this step alone")
+    parser.add_argument("--plot", type=Path, help="SVG file for the figures of all sizes")
     parser.add_argument("--step", choices=("write", "evaluate", *STEPS))
     options = parser.parse_args()
     if options.step:
@@ -51,6 +52,8 @@ def main() -> None:
         return
     sizes = options.sizes or ([10_000] if options.short else [10_000, 100_000, 1_000_000])
     result: dict[str, Any] = {"sizes": {size: measured(size, options) for size in sizes}}
+    if options.plot:
+        draw(result["sizes"], options.plot)
     result |= {"hardware": hardware(), "versions": versions()}
     if options.json:
         print(json.dumps(result))
@@ -76,6 +79,27 @@ def measured(size: int, options: Namespace) -> dict[str, Any]:
                     flush=True,
                 )
     return found
+
+
+def draw(sizes: Mapping[int, Mapping[str, Mapping[str, float]]], file: Path) -> None:
+    """Processor time and memory a rationale against the number of rationales, a line for each step."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "scale"
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axis, field, unit, label in (
+        (axes[0], "cpu_seconds", 1e6, "processor time a rationale (us)"),
+        (axes[1], "bytes", 1, "peak memory a rationale (bytes)"),
+    ):
+        for step in STEPS:
+            points = {size: rows[step][field] / size * unit for size, rows in sizes.items() if step in rows}
+            axis.plot(list(points), list(points.values()), marker="o", markersize=3, label=step)
+        axis.set(xscale="log", yscale="log", xlabel="rationales", ylabel=label)
+    axes[0].legend(fontsize="small")
+    axes[1].axhline(400, color="grey", linewidth=0.8, linestyle=":")
+    figure.savefig(file, metadata={"Date": None})
 
 
 def carried_out(step: str, folder: Path, sizes: list[int]) -> dict[str, float]:
