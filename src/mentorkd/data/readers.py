@@ -256,7 +256,8 @@ def _graded(
             if gold is None:
                 graded = Graded(None, "no_answer")  # no gold answer to compare with; `audit` drops the question
             elif completion is not None:
-                graded = grade(f"--> {completion}", gold, kind, choices_of(question.text, kind, choices))
+                letters = choices_of(question.text, kind, choices)
+                graded = _grade_completion(completion, gold, kind, None if letters is None else tuple(letters))
             elif correct is not None:
                 graded = Graded(stated, "correct" if stated == gold else "wrong") if correct else Graded(None, "wrong")
             else:
@@ -264,6 +265,11 @@ def _graded(
                 text = _reasoning(text)
             meta = {} if logprobs is None else {LOGPROBS: rationale_logprobs(logprobs, raw, text.strip())}
             yield asked.id, text, graded, {"row": row.number, **meta}  # the one string for all rationales of a question
+
+
+@functools.lru_cache(maxsize=1 << 12)  # the completions of a question, which follow each other, are mostly alike
+def _grade_completion(completion: str, gold: str, kind: AnswerKind, choices: tuple[str, ...] | None) -> Graded:
+    return grade(f"--> {completion}", gold, kind, choices)
 
 
 def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) -> Question:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, Any, TypeVar, cast, overload
 
 from mentorkd.records import R, read_record
@@ -34,8 +34,13 @@ class Rows(Sequence[T]):
         """Write objects of a dataclass to a temporary file (in the folder that TMPDIR names), which goes with the last of its rows."""
         values = attrgetter(*(field.name for field in fields(cast(Any, kind))))
         file, starts = _File(TemporaryFile()), array("q", [0])  # noqa: SIM115
-        for each in objects:
-            starts.append(starts[-1] + file.write(pickle.dumps(values(each), pickle.HIGHEST_PROTOCOL)))
+        try:
+            for each in objects:
+                starts.append(starts[-1] + file.write(pickle.dumps(values(each), pickle.HIGHEST_PROTOCOL)))
+            file.flush()
+        except OSError as error:  # the file has no name of its own by which the error could name the disk
+            error.filename = error.filename or gettempdir()
+            raise
         return cls(file, starts, lambda _, data: kind(*pickle.loads(data)), range(len(starts) - 1))
 
     @staticmethod
@@ -78,7 +83,7 @@ class _File:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.write = file.write
+        self.write, self.flush = file.write, file.flush
 
     def read(self, start: int, end: int) -> bytes:
         self._file.seek(start)

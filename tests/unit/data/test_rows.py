@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
 from mentorkd.data.encoding import Example
 from mentorkd.data.rows import Rows, choose, where
-from mentorkd.errors import DataError
+from mentorkd.errors import DataError, MachineError, explaining
 from mentorkd.records import Rationale, write_jsonl
 
 EXAMPLES = [
@@ -74,3 +75,10 @@ def test_a_row_takes_the_memory_of_two_numbers() -> None:
     tracemalloc.stop()
     assert len(rows) == count
     assert peak / count < 40
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named_by_the_folder_of_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mentorkd.data.rows.TemporaryFile", lambda: open("/dev/full", "w+b", buffering=0))  # noqa: SIM115
+    with pytest.raises(MachineError, match=f"{gettempdir()}: "), explaining(folder=Path("run")):
+        Rows.of(Example, EXAMPLES)
