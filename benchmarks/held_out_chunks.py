@@ -10,6 +10,7 @@ another vocabulary than the first student's are left out. The first seed is meas
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def measure(student: LoadedModel, rows: list[Example], store: SoftLabelStore) -> tuple[float, float]:
+def measure(student: LoadedModel, rows: Sequence[Example], store: SoftLabelStore) -> tuple[float, float]:
     """Sums over the rows: D in its limit, and the negative log-likelihood."""
     collate = Collator.for_model(student.kind, student.tokenizer, student.model.config)
     divergence = nll = 0.0

@@ -61,7 +61,7 @@ def tokenizer_and_rows(data: Path, kind: ModelKind = "seq2seq") -> tuple[PreTrai
     encoded, _ = encode_rows(
         rows, TextEncoder(tokenizer, kind), max_source_tokens=512, max_target_tokens=LONGEST_TARGET
     )
-    return tokenizer, encoded
+    return tokenizer, list(encoded)
 
 
 def flan_t5(shape: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> LoadedModel:

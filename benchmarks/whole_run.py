@@ -136,7 +136,7 @@ def rows_of(rationales: Sequence[tuple[str, str]], questions: Sequence[Question]
     encoded, _ = encode_rows(
         rows, TextEncoder(loaded.tokenizer, "seq2seq"), max_source_tokens=160, max_target_tokens=160
     )
-    return encoded
+    return list(encoded)
 
 
 def fit(

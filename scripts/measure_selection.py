@@ -35,7 +35,7 @@ SCORED = 240
 LEARNED = ("SVAMP, raw", "SVAMP, flan-t5_large")
 TASKS = ("svamp", "tracking_shuffled_objects", "date_understanding", "last_letter_concatenation")
 
-Keep = Callable[[Sequence[Rationale]], list[Rationale]]
+Keep = Callable[[Sequence[Rationale]], Sequence[Rationale]]
 
 
 class Set:

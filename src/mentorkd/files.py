@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ def fingerprint(value: Any) -> str:
             f"cannot fingerprint {type(value).__name__}: {error}; expected text, numbers, lists and mappings"
         ) from None
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def fingerprint_list(values: Iterable[Any]) -> tuple[int, str]:
+    """The length of a list of JSON-like values, and its `fingerprint`; the whole list is never in memory."""
+    digest, count = hashlib.sha256(b"["), 0
+    for count, value in enumerate(values, 1):
+        digest.update((", " * (count > 1) + json.dumps(value, sort_keys=True, ensure_ascii=False)).encode())
+    digest.update(b"]")
+    return count, digest.hexdigest()[:DIGITS]
 
 
 def digest_path(path: Path) -> str:

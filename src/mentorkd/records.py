@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -45,12 +46,13 @@ def normalise_whitespace(text: str) -> str:
 
 def content_id(*parts: str) -> str:
     """Sixteen hex digits that identify `parts`; length prefixes avoid collisions between different splits of one text."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode()
-        digest.update(f"{len(data)}:".encode())
-        digest.update(data)
-    return digest.hexdigest()[:16]
+    data = b"".join([b"%d:%b" % (len(each), each) for each in map(str.encode, parts)])
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1 << 12)  # files of rationales repeat a question in each of its rows
+def _question_id(text: str) -> str:
+    return content_id(normalise_whitespace(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Question:
 
     @classmethod
     def create(cls, text: str, answer: str, split: Split) -> Question:
-        return cls(content_id(normalise_whitespace(text)), text.strip(), answer.strip(), split)
+        return cls(_question_id(text), text.strip(), answer.strip(), split)
 
     @property
     def labelled(self) -> bool:
@@ -140,6 +142,7 @@ class EncodingCounts:
 
 Record = Question | Rationale | Prediction
 R = TypeVar("R", Question, Rationale, Prediction)
+_FIELDS = {kind: {field.name for field in fields(kind)} for kind in (Question, Rationale, Prediction)}
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
@@ -158,21 +161,19 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:
     """Read a file written by `write_jsonl`; DataError with the row and its fields if a line is not a record of `kind`."""
-    names = [f.name for f in fields(kind)]
-    records: list[R] = []
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line.decode())
-            except ValueError as error:
-                why = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-                raise DataError(
-                    f"{path}, row {number}: not JSON ({why}); remove the row or write the file again"
-                ) from None
-            if not isinstance(row, dict) or set(row) != set(names):
-                got = sorted(row) if isinstance(row, dict) else type(row).__name__
-                raise DataError(
-                    f"{path}, row {number}: got {got}, expected a {kind.__name__} with the fields {sorted(names)}"
-                )
-            records.append(kind(**row))
-    return records
+        return [read_record(path, kind, number, line) for number, line in enumerate(file, start=1)]
+
+
+def read_record(path: Path, kind: type[R], number: int, line: bytes) -> R:
+    """The record in a line of `path`; errors as for `read_jsonl`."""
+    try:
+        row = json.loads(line.decode())
+    except ValueError as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+        raise DataError(f"{path}, row {number}: not JSON ({why}); remove the row or write the file again") from None
+    names = _FIELDS[kind]
+    if not isinstance(row, dict) or row.keys() != names:
+        got = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise DataError(f"{path}, row {number}: got {got}, expected a {kind.__name__} with the fields {sorted(names)}")
+    return kind(**row)

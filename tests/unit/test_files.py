@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mentorkd.files import journal_line, read_journal
+from mentorkd.files import fingerprint, fingerprint_list, journal_line, read_journal
+
+
+@pytest.mark.parametrize("values", [[], [1], [["q", "ü\u2028"], ["b", None], {"z": 1, "a": 2}]])
+def test_a_list_has_one_fingerprint_as_a_whole_and_value_by_value(values: list[object]) -> None:
+    assert fingerprint_list(iter(values)) == (len(values), fingerprint(values))
 
 
 def test_a_journal_that_does_not_exist_is_empty(tmp_path: Path) -> None:

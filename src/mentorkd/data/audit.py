@@ -10,7 +10,7 @@ The rationales of a dropped question are dropped too, without a count of their o
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,7 +76,7 @@ class Audit:
     """Clean questions and rationales in their original order, and the removed faults."""
 
     questions: list[Question]
-    rationales: list[Rationale]
+    rationales: Sequence[Rationale]
     faults: DataFaults
 
 
@@ -88,21 +88,34 @@ def audit(
     choices: Sequence[str] | None = None,
     rows: Sequence[int] = (),
     seen: Mapping[str, Split] | None = None,
+    hold: Callable[[Iterable[Rationale]], Sequence[Rationale]] = list,
 ) -> Audit:
     """Find the faults in a run's data: the questions of all splits, and the rationales recorded for them.
 
     Args:
         rows: the row of each question in its file, for the places of faults; empty if they are unknown.
         seen: questions that a finished run has used, by id with their split there; `questions` are to score its learners.
+        hold: makes the clean rationales a sequence.
     """
-    questions, seen = list(questions), seen or {}
+    questions = list(questions)
     numbers: Sequence[int | None] = rows or [None] * len(questions)
     places: dict[FaultKind, list[str]] = {}
-    kept: dict[tuple[Split, str], Question] = {}
-    answers: dict[tuple[Split, str], str] = {}
+    clean, home = _clean_questions(zip(questions, numbers, strict=True), kind, choices, seen or {}, places)
+    known = {question.id for question in questions}
+    return Audit(clean, hold(_clean_rationales(rationales, known, home, places)), DataFaults(places))
+
+
+def _clean_questions(
+    questions: Iterable[tuple[Question, int | None]],
+    kind: AnswerKind,
+    choices: Sequence[str] | None,
+    seen: Mapping[str, Split],
+    places: dict[FaultKind, list[str]],
+) -> tuple[list[Question], dict[str, Split]]:
+    """The questions without a fault, and the split of each that is kept. `places` gets the faults of the others."""
+    kept: dict[tuple[Split, str], tuple[Question, str, int | None]] = {}  # with its normalised answer and its row
     bad: set[tuple[Split, str]] = set()
-    first_rows: dict[tuple[Split, str], int | None] = {}
-    for question, row in zip(questions, numbers, strict=True):
+    for question, row in questions:
         key = (question.split, question.id)
         answer: str | None = ""
         if question.labelled:
@@ -112,22 +125,26 @@ def audit(
         elif question.id in seen:
             places.setdefault("seen_question", []).append(f"{_short(question, row)} is in {seen[question.id]}")
         elif key not in kept:
-            kept[key], answers[key], first_rows[key] = question, answer, row
-        elif answer == answers[key]:
+            kept[key] = question, answer, row
+        elif answer == kept[key][1]:
             places.setdefault("duplicate_question", []).append(_short(question, row))
         elif key not in bad:
-            place = f"{_short(question, row)} has `{kept[key].answer}` and `{question.answer}`"
+            place = f"{_short(question, row)} has `{kept[key][0].answer}` and `{question.answer}`"
             places.setdefault("conflicting_answers", []).append(place)
             bad.add(key)
     home: dict[str, Split] = {}
     for split in _PRECEDENCE:
-        for key in kept:
-            if key[0] == split and key not in bad and home.setdefault(key[1], split) != split:
-                place = f"{_short(kept[key], first_rows[key])} is also in {home[key[1]]}"
+        for key, (question, _, row) in kept.items():
+            if key[0] == split and key not in bad and home.setdefault(question.id, split) != split:
+                place = f"{_short(question, row)} is also in {home[question.id]}"
                 places.setdefault("overlapping_question", []).append(place)
-    clean = [q for key, q in kept.items() if key not in bad and home[q.id] == q.split]
-    known = {question.id for question in questions}
-    clean_rationales = []
+    return [each for key, (each, *_) in kept.items() if key not in bad and home[each.id] == each.split], home
+
+
+def _clean_rationales(
+    rationales: Iterable[Rationale], known: Set[str], home: Mapping[str, Split], places: dict[FaultKind, list[str]]
+) -> Iterator[Rationale]:
+    """Those without a fault. `places` gets the faults of the others; `home` has the split of each question that is kept."""
     for rationale in rationales:
         fault: FaultKind | None = None
         if rationale.question_id not in known:
@@ -141,8 +158,7 @@ def audit(
             place = f"row {number}" if number is not None else rationale.id
             places.setdefault(fault, []).append(f"{rationale.source}, {place}")
         elif rationale.question_id in home:
-            clean_rationales.append(rationale)
-    return Audit(clean, clean_rationales, DataFaults(places))
+            yield rationale
 
 
 def _short(question: Question, row: int | None) -> str:

@@ -10,12 +10,15 @@ predict, or IGNORE_INDEX. The shift of causal models is made here, once; losses 
 from __future__ import annotations
 
 import random
+from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
-from typing import TypeAlias
+from itertools import count, pairwise
+from typing import TypeAlias, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -27,59 +30,120 @@ IGNORE_INDEX = -100
 """Label of a position that is not a target: padding, prompt."""
 
 
+class Batches(Sequence[list[int]]):
+    """Row numbers of batches, in two flat arrays: a plan of many epochs takes 4 bytes a row and epoch."""
+
+    def __init__(self, batches: Iterable[Iterable[int]] = ()) -> None:
+        self._rows, self._ends = array("i"), array("q", [0])
+        for batch in batches:
+            self.append(batch)
+
+    def append(self, batch: Iterable[int]) -> None:
+        self._rows.extend(batch)
+        self._ends.append(len(self._rows))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Batches: ...
+    def __getitem__(self, index: int | slice) -> list[int] | Batches:
+        if isinstance(index, slice):
+            return Batches(self[number] for number in range(*index.indices(len(self))))
+        number = range(len(self))[index]
+        return self._rows[self._ends[number] : self._ends[number + 1]].tolist()
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
     """Every micro-batch of a training as row numbers."""
 
-    batches: list[list[int]]
+    batches: Batches
     epoch_ends: list[int]
     """Number of micro-batches up to the end of each epoch; beyond the plan if the last epoch is cut."""
 
 
-Sides: TypeAlias = tuple[int, ...]
-"""Tokens of each side of a row that is padded separately (`Example.padded_sides`)."""
+Array: TypeAlias = npt.NDArray[np.int32]
+
+Sides: TypeAlias = Array | Sequence[tuple[int, ...]]
+"""Tokens of each side of each row that is padded separately (`Example.padded_sides`): [rows, sides]."""
+
+
+def sides_of(rows: Iterable[Example], kind: ModelKind) -> Array:
+    """The sides of rows that may lie on the disk."""
+    flat = array("i")
+    for row in rows:
+        flat.extend(row.padded_sides(kind))
+    return np.frombuffer(flat, np.int32).reshape(-1, 2 if kind == "seq2seq" else 1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
-    """Rows that must share a batch, and the largest length of each of their sides."""
+class _Units:
+    """Rows that must share a batch: one, or a pair."""
 
-    rows: tuple[int, ...]
-    sides: Sides
+    rows_U2: Array
+    """The second is -1 where there is one."""
+    sides_US: Array
+    """The largest length of each side."""
+    sizes_U: Array
+    """1 or 2 rows."""
+
+    @classmethod
+    def of(cls, rows_U2: Array, sides_US: Array) -> _Units:
+        return cls(rows_U2, sides_US, (rows_U2 >= 0).sum(1, dtype=np.int32))
+
+    def rows_of(self, batch_B: Array) -> list[int]:
+        rows: list[int] = self.rows_U2[batch_B].ravel().tolist()
+        return [row for row in rows if row >= 0]
 
 
-def _units(
-    sides: Sequence[Sides], groups: Sequence[str | None] | None = None, rng: random.Random | None = None
-) -> list[_Unit]:
-    """Rows of one group in pairs that `rng` draws. A row left over is alone, and so is a row without a group."""
-    members: defaultdict[str | int, list[int]] = defaultdict(list)
-    for row in range(len(sides)):
-        group = groups[row] if groups else None
+def _grouped(groups: Sequence[str | None]) -> list[array[int]]:
+    """The rows of each group in the order of their first; a row without a group is a group of its own."""
+    members: defaultdict[str | int, array[int]] = defaultdict(lambda: array("i"))
+    for row, group in enumerate(groups):
         members[row if group is None else group].append(row)
-    units = []
-    for rows in members.values():
+    return list(members.values())
+
+
+def _units(sides_NS: Array, members: Iterable[array[int]] | None = None, rng: random.Random | None = None) -> _Units:
+    """Rows of one group in pairs that `rng` draws. A row left over is alone, and so is every row without `members`."""
+    if members is None:
+        alone_N = np.full(len(sides_NS), -1, np.int32)
+        return _Units.of(np.stack([np.arange(len(sides_NS), dtype=np.int32), alone_N], 1), sides_NS)
+    flat = array("i")
+    for rows in members:
+        rows = rows[:]
         if rng is not None and len(rows) > 1:
             rng.shuffle(rows)
-        pairs = [tuple(rows[start : start + 2]) for start in range(0, len(rows), 2)]
-        units += [_Unit(pair, tuple(map(max, sides[pair[0]], sides[pair[-1]]))) for pair in pairs]
-    return units
+        flat.extend(rows)
+        if len(rows) % 2:
+            flat.append(-1)
+    rows_U2 = np.frombuffer(flat, np.int32).reshape(-1, 2)
+    first_U, second_U = rows_U2.T
+    return _Units.of(rows_U2, np.maximum(sides_NS[first_U], np.where(second_U[:, None] < 0, 0, sides_NS[second_U])))
 
 
-def _pack(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list[list[_Unit]]:
-    """Cut `order` into batches of `rows` rows, or of at most `tokens` tokens, padded to the longest sides in the batch."""
-    batches: list[list[_Unit]] = []
-    current: list[_Unit] = []
-    size, longest = 0, order[0].sides if order else ()
-    for unit in order:
-        longest, size = tuple(map(max, longest, unit.sides)), size + len(unit.rows)
+def _pack(order_U: Array, units: _Units, rows: int | None, tokens: int | None) -> list[Array]:
+    """Cut `order_U` into batches of `rows` rows, or of at most `tokens` tokens, padded to the longest sides in the batch."""
+    starts: list[int] = []
+    size, longest = 0, (0,) * units.sides_US.shape[1]
+    for place, (more, *sides) in enumerate(zip(*_columns(order_U, units), strict=True)):
+        longest, size = tuple(map(max, longest, sides)), size + more
         full = size > (rows or 0) if tokens is None else size * sum(longest) > tokens
-        if current and full:
-            batches.append(current)
-            current, longest, size = [], unit.sides, len(unit.rows)
-        current.append(unit)
-    if current:
-        batches.append(current)
-    return batches
+        if full or not place:
+            starts.append(place)
+            longest, size = tuple(sides), more
+    return [order_U[start:end] for start, end in pairwise([*starts, len(order_U)])]
+
+
+def _columns(order_U: Array, units: _Units) -> list[memoryview]:
+    """Sizes and sides of some units, to be read as whole numbers without a list of them."""
+    return [column[order_U].data for column in (units.sizes_U, *units.sides_US.T)]
 
 
 GROUP_BATCHES, MANY_BATCHES = 3, 50
@@ -87,24 +151,19 @@ GROUP_BATCHES, MANY_BATCHES = 3, 50
 groups of 1 to 8 batches, three need the least padding: 7 % on all rows of SVAMP, against 22 % for sorting by the sum."""
 
 
-def _alike(order: Sequence[_Unit], rows: int | None, tokens: int | None) -> list[_Unit]:
-    """`order` sorted so that neighbours have about the same length on every side, shortest first."""
-    by_target = sorted(order, key=lambda unit: unit.sides[-1])
-    if len(order[0].sides) == 1 or len(_pack(by_target, rows, tokens)) < MANY_BATCHES:
-        return by_target
-    groups = _pack(by_target, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
+def _alike(order_U: Array, units: _Units, rows: int | None, tokens: int | None) -> Array:
+    """`order_U` sorted so that neighbours have about the same length on every side, shortest first."""
+    by_target_U = order_U[np.argsort(units.sides_US[order_U, -1], kind="stable")]
+    if units.sides_US.shape[1] == 1 or len(_pack(by_target_U, units, rows, tokens)) < MANY_BATCHES:
+        return by_target_U
+    groups = _pack(by_target_U, units, rows and rows * GROUP_BATCHES, tokens and tokens * GROUP_BATCHES)
     # Ascending in one group and descending in the next, so that a batch across two groups has no extremes.
-    for number, group in enumerate(groups):
-        group.sort(key=lambda unit: unit.sides[0], reverse=bool(number % 2))
-    return list(chain(*groups))
-
-
-def _rows_of(batch: Sequence[_Unit]) -> list[int]:
-    return [row for unit in batch for row in unit.rows]
+    sources = [units.sides_US[group, 0] * (-1) ** number for number, group in enumerate(groups)]
+    return np.concatenate([group[np.argsort(key, kind="stable")] for group, key in zip(groups, sources, strict=True)])
 
 
 def plan_batches(
-    sides: Sequence[Sides],
+    sides: Sides,
     *,
     seed: int,
     epochs: int | None = None,
@@ -132,46 +191,53 @@ def plan_batches(
         raise ValueError("give exactly one of batch_size and tokens_per_batch")
     if (epochs is None) == (batches is None):
         raise ValueError("give exactly one of epochs and batches")
-    if batches and not sides:
+    if batches and not len(sides):
         raise ValueError("no rows to make batches of")
-    planned: list[list[int]] = []
+    planned = Batches()
     ends: list[int] = []
-    mean = max(1.0, sum(map(sum, sides)) / max(1, len(sides)))
+    sides_NS = _as_array(sides)
+    mean = max(1.0, int(sides_NS.sum()) / max(1, len(sides_NS)))
     rows_a_batch = batch_size or max(1, round((tokens_per_batch or 0) / mean))
+    members = _grouped(groups) if groups and any(groups) else None
     for epoch in count():
         if len(ends) == epochs or (batches is not None and len(planned) >= batches):
             break
         rng = random.Random(f"{seed}/{epoch}")
-        order = _units(sides, groups, rng)
+        units = _units(sides_NS, members, rng)
+        order = array("i", range(len(units.rows_U2)))
         rng.shuffle(order)
         # The first rows of an epoch fill the window that the last epoch left open.
         missing = window - len(planned) % window
-        for part in _parts(order, missing * rows_a_batch, window * rows_a_batch):
-            packed = _pack(_alike(part, batch_size, tokens_per_batch), batch_size, tokens_per_batch)
+        for part in _parts(np.frombuffer(order, np.int32), units, missing * rows_a_batch, window * rows_a_batch):
+            packed = _pack(_alike(part, units, batch_size, tokens_per_batch), units, batch_size, tokens_per_batch)
             rng.shuffle(packed)
-            planned += map(_rows_of, packed)
+            for batch in packed:
+                planned.append(units.rows_of(batch))
         ends.append(len(planned))
-    return BatchPlan(planned[:batches], ends)
+    return BatchPlan(planned if batches is None else planned[:batches], ends)
 
 
-def _parts(order: Sequence[_Unit], first: int, size: int) -> Iterator[list[_Unit]]:
-    """`order` cut after `first` rows, and then after every `size` rows."""
-    part: list[_Unit] = []
-    room = first
-    for unit in order:
-        if part and len(unit.rows) > room:
-            yield part
-            part, room = [], size
-        part.append(unit)
-        room -= len(unit.rows)
-    if part:
-        yield part
+def _as_array(sides: Sides) -> Array:
+    return np.asarray(sides, np.int32) if len(sides) else np.zeros((0, 1), np.int32)
 
 
-def sorted_batches(sides: Sequence[Sides], *, tokens_per_batch: int) -> list[list[int]]:
+def _parts(order_U: Array, units: _Units, first: int, size: int) -> Iterator[Array]:
+    """`order_U` cut after `first` rows, and then after every `size` rows."""
+    start, room = 0, first
+    for place, rows in enumerate(units.sizes_U[order_U].data):
+        if place > start and rows > room:
+            yield order_U[start:place]
+            start, room = place, size
+        room -= rows
+    if len(order_U):
+        yield order_U[start:]
+
+
+def sorted_batches(sides: Sides, *, tokens_per_batch: int) -> Batches:
     """Batches for inference, the longest first: a batch that is too large for the memory fails at once."""
-    order = _alike(_units(sides), None, tokens_per_batch)[::-1] if sides else []
-    return [_rows_of(batch) for batch in _pack(order, None, tokens_per_batch)]
+    units = _units(_as_array(sides))
+    order_U = _alike(units.rows_U2[:, 0], units, None, tokens_per_batch)[::-1]
+    return Batches(map(units.rows_of, _pack(order_U, units, None, tokens_per_batch)))
 
 
 MULTIPLE = 8

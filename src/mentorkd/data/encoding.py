@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache, partial
 from statistics import fmean
 
 from tokenizers import Tokenizer
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mentorkd.data.examples import TextExample, text_examples
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, chat_prompt
+from mentorkd.data.rows import Rows
 from mentorkd.errors import DataError, ModelError
 from mentorkd.models import LoadedModel, config_of, load_tokenizer, model_kind
 from mentorkd.recipe.learner import Learner, ModelConfig
@@ -119,51 +121,57 @@ def token_span(
 
 
 def encode_rows(
-    rows: Sequence[TextExample | tuple[str, str, str]],
+    rows: Iterable[TextExample | tuple[str, str, str]],
     encoder: TextEncoder,
     *,
     max_source_tokens: int,
     max_target_tokens: int,
-) -> tuple[list[Example], EncodingCounts]:
+    hold: Callable[[Iterable[Example]], Sequence[Example]] = list,
+) -> tuple[Sequence[Example], EncodingCounts]:
     """Encode text examples, or plain (rationale id, prompt, target). Rows that do not fit are dropped and counted, never cut.
 
     A cut target would lose its answer, which is at the end. A row that exceeds the encoder's `positions` counts as a target
     that is too long. An unended target without a token (all its characters are unknown to the vocabulary) has nothing to learn, and
-    counts in `without_tokens`.
+    counts in `without_tokens`. `hold` makes the examples a sequence.
     """
+    counts = Counter[str]()
+    examples = hold(_encode(rows, encoder, max_source_tokens, max_target_tokens, counts))
+    return examples, EncodingCounts(**{field.name: counts[field.name] for field in fields(EncodingCounts)})
+
+
+_PROMPTS = 1 << 12
+"""Prompts whose token ids are kept for the next row of the same question."""
+
+
+def _encode(
+    rows: Iterable[TextExample | tuple[str, str, str]],
+    encoder: TextEncoder,
+    max_source_tokens: int,
+    max_target_tokens: int,
+    counts: Counter[str],
+) -> Iterator[Example]:
+    """The rows that fit. `counts` gets the fields of EncodingCounts."""
     tokenizer, kind, positions = encoder.tokenizer, encoder.kind, encoder.positions
-    examples: list[Example] = []
-    source_too_long = target_too_long = empty = unended = unknown = 0
-    prompts: dict[str, list[int]] = {}
+    prompt_ids = lru_cache(_PROMPTS)(partial(encode_prompt, tokenizer, kind))
     unk = tokenizer.unk_token_id
     for row in rows:
         rationale_id, prompt, target, group, task, answer, source, ended = TextExample(*row)
-        if prompt not in prompts:
-            prompts[prompt] = encode_prompt(tokenizer, kind, prompt)
-        source_ids, target_ids = prompts[prompt], encode_target(tokenizer, kind, target, ended=ended)
+        source_ids, target_ids = prompt_ids(prompt), encode_target(tokenizer, kind, target, ended=ended)
+        counts["rows"] += 1
         if len(source_ids) > max_source_tokens:
-            source_too_long += 1
+            counts["source_too_long"] += 1
         elif len(target_ids) > max_target_tokens or (positions and len(source_ids) + len(target_ids) - 1 > positions):
-            target_too_long += 1
+            counts["target_too_long"] += 1
         elif not target_ids:
-            empty += 1
+            counts["without_tokens"] += 1
         else:
-            unended += not ended
+            counts["kept"] += 1
+            counts["target_tokens"] += len(target_ids)
+            counts["unended"] += not ended
             # Some tokenizers (GPT-2's) use one token as end token and as unknown token; at the end it is no fault.
-            unknown += unk is not None and (unk in source_ids[:-1] or unk in target_ids[:-1])
+            counts["with_unknown_tokens"] += unk is not None and (unk in source_ids[:-1] or unk in target_ids[:-1])
             span = None if answer is None else token_span(tokenizer, kind, target, answer)
-            examples.append(Example(rationale_id, source_ids, target_ids, group, task, span, source))
-    counts = EncodingCounts(
-        rows=len(rows),
-        kept=len(examples),
-        source_too_long=source_too_long,
-        target_too_long=target_too_long,
-        with_unknown_tokens=unknown,
-        target_tokens=sum(len(example.target_ids) for example in examples),
-        unended=unended,
-        without_tokens=empty,
-    )
-    return examples, counts
+            yield Example(rationale_id, source_ids, target_ids, group, task, span, source)
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,7 @@ def training_rows(
     encoder: TextEncoder,
     *,
     weights: Mapping[str, Mapping[str, float]] | None = None,
-) -> tuple[list[Example], EncodingCounts]:
+) -> tuple[Sequence[Example], EncodingCounts]:
     """Encode rationales as `learner` learns them, for training or scoring. Rows that do not fit are dropped and counted.
 
     Args:
@@ -209,22 +217,23 @@ def training_rows(
     """
     by_id = {question.id: question for question in questions}
     rows, counts = encode_rows(
-        [
+        (
             row
             for source, written in rationales.items()
             for rationale in written
             for row in text_examples(rationale, by_id[rationale.question_id], learner, source)
-        ],
+        ),
         encoder,
         max_source_tokens=learner.training.max_source_tokens,
         max_target_tokens=learner.training.max_target_tokens,
+        hold=partial(Rows.of, Example),
     )
-    return (_weighted(rows, rationales, weights) if weights else rows), counts
+    return (Rows.of(Example, _weighted(rows, rationales, weights)) if weights else rows), counts
 
 
 def _weighted(
     rows: Sequence[Example], rationales: Mapping[str, Sequence[Rationale]], weights: Mapping[str, Mapping[str, float]]
-) -> list[Example]:
+) -> Iterator[Example]:
     """The rows with the weights of their questions; DataError for a question without one."""
     weight_of: dict[str, float] = {}
     for source, by_question in weights.items():
@@ -239,7 +248,5 @@ def _weighted(
         source: fmean(weight_of[row.rationale_id] for row in rows if row.source == source)
         for source in weights.keys() & {row.source for row in rows}
     }
-    return [
-        replace(row, weight=weight_of[row.rationale_id] / means[row.source]) if row.source in means else row
-        for row in rows
-    ]
+    for row in rows:
+        yield replace(row, weight=weight_of[row.rationale_id] / means[row.source]) if row.source in means else row

@@ -29,7 +29,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from mentorkd.data.sources import SourceRow, read_rows, type_name
+from mentorkd.data.sources import SourceRow, SourceRows, read_rows, type_name
 from mentorkd.data.token_logprobs import LOGPROBS, TokenLogprobs, rationale_logprobs, read_logprobs
 from mentorkd.errors import DataError
 from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
@@ -112,21 +112,20 @@ def read_source(
     if _are_records(rows, _RATIONALE):
         raise DataError(f"{source}: got rationale records, expected questions; give the file of the questions")
     if _are_records(rows, _QUESTION):
-        mine = [row for row in rows if _text(row, "split") == split]
-        if not mine:
-            raise DataError(f"{source}: no question of the split `{split}` in {len(rows)} records; give another file")
-        rows, names = mine, {"question": "text", "answer": "answer", "id": "id"}
+        names = {"question": "text", "answer": "answer", "id": "id", "split": "split"}
     else:
         names = _resolve(rows, columns, required=_REQUIRED if labelled else ("question",))
     ignored = None if labelled else names.pop("answer", None)
-    if ignored and any(row.fields.get(ignored) not in (None, "") for row in rows):
-        _warn_of_answers(str(source), ignored)
     questions: list[Question] = []
     numbers: list[int] = []
     ids: dict[str, str] = {}
     shared: set[str] = set()
     seen: set[tuple[str, str]] = set()
     for row in rows:
+        if "split" in names and _text(row, names["split"]) != split:
+            continue
+        if ignored and row.fields.get(ignored) not in (None, ""):
+            _warn_of_answers(str(source), ignored)
         text, gold = _text(row, names["question"]), _answer(row, names["answer"]) if labelled else ""
         # Text answers become training targets as written, because their normal form has no spaces and capitals.
         answer = gold if kind == "text" else _normalised(gold, text, kind, choices) or gold
@@ -135,9 +134,12 @@ def read_source(
         if not (repeats and (question.id, question.answer) in seen):
             questions.append(question)
             numbers.append(row.number)
-        seen.add((question.id, question.answer))
+        if "rationale" in names:
+            seen.add((question.id, question.answer))
         if (own := _own_id(row, names)) is not None and ids.setdefault(own, question.id) != question.id:
             shared.add(own)
+    if not questions:
+        raise DataError(f"{source}: no question of the split `{split}` in {len(rows)} records; give another file")
     return SourceQuestions(questions, numbers, {own: each for own, each in ids.items() if own not in shared})
 
 
@@ -157,6 +159,32 @@ def read_rationales(
     source_name: str = "teacher",
     needs_logprobs: bool = False,
 ) -> list[Rationale]:
+    """The rationales of a source, in its order; see `stream_rationales`."""
+    return list(
+        stream_rationales(
+            source,
+            questions,
+            kind=kind,
+            choices=choices,
+            columns=columns,
+            ids=ids,
+            source_name=source_name,
+            needs_logprobs=needs_logprobs,
+        )
+    )
+
+
+def stream_rationales(
+    source: str | Path,
+    questions: Sequence[Question],
+    *,
+    kind: AnswerKind,
+    choices: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    ids: Callable[[], Mapping[str, str]] = dict,
+    source_name: str = "teacher",
+    needs_logprobs: bool = False,
+) -> Iterator[Rationale]:
     """The rationales of a source, in its order, graded against the gold answers of `questions`.
 
     The fields of a row decide how its rationale is graded. With a `completion`, the completion is graded as the text
@@ -172,7 +200,7 @@ def read_rationales(
     Log-probabilities that are not as `mentorkd.data.token_logprobs` says are left out, with one warning a file; with
     `needs_logprobs` they are a DataError.
 
-    The list includes empty rationales, and rationales of questions outside `questions` (graded against the answer of
+    They include empty rationales, and rationales of questions outside `questions` (graded against the answer of
     their row): `audit` counts and drops them. `meta["row"]` is the row number in the source.
     """
     rows = read_rows(source)
@@ -186,18 +214,16 @@ def read_rationales(
         names = _resolve(rows, columns, required=() if known_ids else _REQUIRED)
         if "rationale" not in names:
             raise DataError(
-                f"{source}: no rationale in {len(rows)} rows, got the fields {_names(rows)}; if one of these fields "
+                f"{source}: no rationale in {len(rows)} rows, got the fields {rows.names}; if one of these fields "
                 "holds rationales, name it with columns: {rationale: NAME}"
             )
         by_id = {q.id: q for q in reversed(questions)}
         items = _graded(rows, names, by_id, _agreeing(known_ids, rows, names, by_id), kind, choices, needs_logprobs)
     samples: Counter[str] = Counter()
-    rationales = []
     for identity, text, graded, meta in items:
         sample = samples[identity]
         samples[identity] += 1
-        rationales.append(Rationale.create(identity, text, graded.predicted, graded.verdict, source_name, sample, meta))
-    return rationales
+        yield Rationale.create(identity, text, graded.predicted, graded.verdict, source_name, sample, meta)
 
 
 _Item = tuple[str, str, Graded, dict[str, Any]]
@@ -205,7 +231,7 @@ _Item = tuple[str, str, Graded, dict[str, Any]]
 
 
 def _graded(
-    rows: Sequence[SourceRow],
+    rows: SourceRows,
     names: Mapping[str, str],
     known: Mapping[str, Question],
     ids: Mapping[str, str],
@@ -220,7 +246,8 @@ def _graded(
             question = known.get(ids.get(own, ""), question)
         answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else question.answer
         stated = _normalised(answer, question.text, kind, choices)
-        gold = _normalised(known.get(question.id, question).answer, question.text, kind, choices)
+        asked = known.get(question.id, question)
+        gold = _normalised(asked.answer, question.text, kind, choices)
         completion = _completion(row, names["completion"]) if "completion" in names else None
         correct = _correct(row, names["correct"]) if "correct" in names else None
         texts = _rationales(row, names["rationale"])
@@ -229,14 +256,20 @@ def _graded(
             if gold is None:
                 graded = Graded(None, "no_answer")  # no gold answer to compare with; `audit` drops the question
             elif completion is not None:
-                graded = grade(f"--> {completion}", gold, kind, choices_of(question.text, kind, choices))
+                letters = choices_of(question.text, kind, choices)
+                graded = _grade_completion(completion, gold, kind, None if letters is None else tuple(letters))
             elif correct is not None:
                 graded = Graded(stated, "correct" if stated == gold else "wrong") if correct else Graded(None, "wrong")
             else:
                 graded = grade(text, gold, kind, choices_of(question.text, kind, choices))
                 text = _reasoning(text)
             meta = {} if logprobs is None else {LOGPROBS: rationale_logprobs(logprobs, raw, text.strip())}
-            yield question.id, text, graded, {"row": row.number, **meta}
+            yield asked.id, text, graded, {"row": row.number, **meta}  # the one string for all rationales of a question
+
+
+@functools.lru_cache(maxsize=1 << 12)  # the completions of a question, which follow each other, are mostly alike
+def _grade_completion(completion: str, gold: str, kind: AnswerKind, choices: tuple[str, ...] | None) -> Graded:
+    return grade(f"--> {completion}", gold, kind, choices)
 
 
 def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) -> Question:
@@ -252,7 +285,7 @@ def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) 
 
 
 def _agreeing(
-    ids: Mapping[str, str], rows: Sequence[SourceRow], names: Mapping[str, str], known: Mapping[str, Question]
+    ids: Mapping[str, str], rows: SourceRows, names: Mapping[str, str], known: Mapping[str, Question]
 ) -> Mapping[str, str]:
     """`ids` if no row contradicts them, else nothing: a row whose text is a known question, under another question's id."""
     if not ids or "question" not in names:
@@ -285,7 +318,7 @@ def _reasoning(text: str) -> str:
     return text if "\n" in answer or len(answer) > _LONGEST_ANSWER else text[: markers[-1].start()]
 
 
-def _recorded(rows: Sequence[SourceRow], needs_logprobs: bool) -> Iterator[_Item]:
+def _recorded(rows: SourceRows, needs_logprobs: bool) -> Iterator[_Item]:
     for row in rows:
         predicted, verdict, meta = row.fields["predicted"], row.fields["verdict"], row.fields["meta"]
         if predicted is not None and not isinstance(predicted, str):
@@ -305,10 +338,10 @@ def _recorded(rows: Sequence[SourceRow], needs_logprobs: bool) -> Iterator[_Item
 
 
 def _resolve(
-    rows: Sequence[SourceRow], columns: Mapping[str, str] | None, required: Sequence[str] = _REQUIRED
+    rows: SourceRows, columns: Mapping[str, str] | None, required: Sequence[str] = _REQUIRED
 ) -> dict[str, str]:
     """Our fields mapped to the fields of the source, from `columns` or else from `_NAMES`; the mapping is logged."""
-    source, columns, present = rows[0].source, columns or {}, _names(rows)
+    source, columns, present = rows.source, columns or {}, rows.names
     for ours in columns:
         if ours not in _MAPPABLE:
             raise DataError(f"{source}: columns: got `{ours}`, expected {', '.join(_MAPPABLE)}")
@@ -346,17 +379,13 @@ def _matches(wanted: Sequence[str], present: Sequence[str], plain: Callable[[str
     return exact or [name for name in present if plain(name) in map(plain, wanted)]
 
 
-def _are_records(rows: Sequence[SourceRow], names: set[str]) -> bool:
-    if rows[0].fields.keys() != names:
+def _are_records(rows: SourceRows, names: set[str]) -> bool:
+    if (first := rows.first).fields.keys() != names:
         return False
     for row in rows:
         if row.fields.keys() != names:
-            raise row.error(f"got the fields {sorted(row.fields)}, expected {sorted(names)} as in row {rows[0].number}")
+            raise row.error(f"got the fields {sorted(row.fields)}, expected {sorted(names)} as in row {first.number}")
     return True
-
-
-def _names(rows: Sequence[SourceRow]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.fields))
 
 
 def _normalised(answer: str, question: str, kind: AnswerKind, choices: Sequence[str] | None) -> str | None:

@@ -1,15 +1,21 @@
-"""Selection of the rationales for training: filters, each from a list to a shorter list in the same order.
+"""Selection of the rationales for training: filters, each from a sequence to a shorter one in the same order.
+
+A list gives a list, and `Rows` on the disk give `Rows`, so the texts of a large run are never all in memory.
 
 A new filter is a function here, a line in `filters_of`, and a key of `SelectConfig` in `recipe/learner.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
+import numpy as np
+
+from mentorkd.data.rows import Rows, choose, where
 from mentorkd.errors import DataError
 from mentorkd.grading.arithmetic import check_arithmetic
 from mentorkd.recipe.learner import SelectConfig
@@ -27,7 +33,7 @@ class Filter:
     """A named step of a selection."""
 
     name: str
-    keep: Callable[[Sequence[Rationale]], list[Rationale]]
+    keep: Callable[[Sequence[Rationale]], Sequence[Rationale]]
     """Returns the rationales that pass, in their order."""
     facts: Callable[[], dict[str, Any]] = dict
     """Called after `keep`: further facts to record beside the counts."""
@@ -43,81 +49,83 @@ class FilterCount:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def select(rationales: Sequence[Rationale], filters: Sequence[Filter]) -> tuple[list[Rationale], list[FilterCount]]:
+def select(rationales: Sequence[Rationale], filters: Sequence[Filter]) -> tuple[Sequence[Rationale], list[FilterCount]]:
     """The rationales that pass all filters, which are applied in order, and the count of each filter.
 
     The functions of this module are ready-made filters:
 
         select(rationales, [Filter("correct", keep_correct), Filter("deduplicate", drop_duplicates)])
     """
-    kept, counts = list(rationales), []
+    kept, counts = rationales, []
     for each in filters:
         before, kept = len(kept), each.keep(kept)
         counts.append(FilterCount(each.name, before, len(kept), each.facts()))
     return kept, counts
 
 
-def keep_correct(rationales: Iterable[Rationale]) -> list[Rationale]:
+def keep_correct(rationales: Sequence[Rationale]) -> Sequence[Rationale]:
     """Rationales with the gold answer (the paper, section 3.1)."""
-    return [rationale for rationale in rationales if rationale.verdict == "correct"]
+    return where(rationales, lambda rationale: rationale.verdict == "correct")
 
 
-def keep_whole(rationales: Iterable[Rationale]) -> list[Rationale]:
+def keep_whole(rationales: Sequence[Rationale]) -> Sequence[Rationale]:
     """Rationales from whole replies of a teacher: not refused, not empty, and not cut."""
-    return [rationale for rationale in rationales if rationale.meta.get("outcome") == "ok"]
+    return where(rationales, lambda rationale: rationale.meta.get("outcome") == "ok")
 
 
-def drop_duplicates(rationales: Iterable[Rationale], already: Iterable[Rationale] = ()) -> list[Rationale]:
+def drop_duplicates(rationales: Sequence[Rationale], already: Iterable[Rationale] = ()) -> Sequence[Rationale]:
     """The first of the rationales of a question that differ only in whitespace, unless `already` has its text."""
-    seen = {_text_key(rationale) for rationale in already}
-    kept = []
-    for rationale in rationales:
-        if (key := _text_key(rationale)) not in seen:
-            seen.add(key)
-            kept.append(rationale)
-    return kept
+    before = np.fromiter(map(_text_key, already), np.uint64)
+    keys = np.concatenate([before, np.fromiter(map(_text_key, rationales), np.uint64)])
+    _, first = np.unique(keys, return_index=True)
+    return choose(rationales, np.sort(first[first >= len(before)] - len(before)).data)
 
 
-def cap_per_question(rationales: Sequence[Rationale], limit: int) -> list[Rationale]:
+def cap_per_question(rationales: Sequence[Rationale], limit: int) -> Sequence[Rationale]:
     """The first `limit` rationales of every question by sample number, and by position for equal numbers."""
-    kept = {index for indices in _by_question(rationales).values() for index in indices[:limit]}
-    return [rationale for index, rationale in enumerate(rationales) if index in kept]
+    return choose(rationales, sorted(index for each in _by_question(rationales) for index in each[:limit]))
 
 
-def sample_questions(rationales: Sequence[Rationale], ratio: float, seed: int) -> list[Rationale]:
+def sample_questions(rationales: Sequence[Rationale], ratio: float, seed: int) -> Sequence[Rationale]:
     """The rationales of a share of the questions (the paper's low-resource setting, Figure 5); at least one question.
 
     With one seed, a smaller sample is part of a larger one, for any order of the rationales.
     """
     questions = {rationale.question_id for rationale in rationales}
     sample = set(_shuffled(questions, "question_ratio", seed)[: max(1, round(ratio * len(questions)))])
-    return [rationale for rationale in rationales if rationale.question_id in sample]
+    return where(rationales, lambda rationale: rationale.question_id in sample)
 
 
 def keep_length(
-    rationales: Iterable[Rationale], tokens: Callable[[str], int], least: int = 0, most: int | None = None
-) -> list[Rationale]:
+    rationales: Sequence[Rationale], tokens: Callable[[str], int], least: int = 0, most: int | None = None
+) -> Sequence[Rationale]:
     """Rationales of at least `least` and at most `most` tokens; `tokens` counts the tokens of a text."""
-    counted = [(rationale, tokens(rationale.text)) for rationale in rationales]
-    return [rationale for rationale, length in counted if least <= length and (most is None or length <= most)]
+    longest = math.inf if most is None else most
+    return where(rationales, lambda rationale: least <= tokens(rationale.text) <= longest)
 
 
-def keep_concluding(rationales: Iterable[Rationale], conclude: Callable[[Rationale], str | None]) -> list[Rationale]:
+def keep_concluding(
+    rationales: Sequence[Rationale], conclude: Callable[[Rationale], str | None]
+) -> Sequence[Rationale]:
     """Rationales whose reasoning leads to the answer that they state.
 
     `conclude` reads the answer from the reasoning alone, in the normal form of `predicted`. A rationale is kept if
     `conclude` returns None (no answer can be read) or if the rationale states no answer.
     """
-    pairs = [(rationale, conclude(rationale)) for rationale in rationales]
-    return [rationale for rationale, answer in pairs if answer is None or rationale.predicted in (None, answer)]
+
+    def concludes(rationale: Rationale) -> bool:
+        answer = conclude(rationale)
+        return answer is None or rationale.predicted in (None, answer)
+
+    return where(rationales, concludes)
 
 
-def keep_arithmetic(rationales: Iterable[Rationale], is_sound: Callable[[str], bool]) -> list[Rationale]:
+def keep_arithmetic(rationales: Sequence[Rationale], is_sound: Callable[[str], bool]) -> Sequence[Rationale]:
     """Rationales with sound text; `is_sound` tells whether a text has no wrong equation (see `check_arithmetic`)."""
-    return [rationale for rationale in rationales if is_sound(rationale.text)]
+    return where(rationales, lambda rationale: is_sound(rationale.text))
 
 
-def keep_likely(rationales: Sequence[Rationale], nll: Mapping[str, float], drop: float) -> list[Rationale]:
+def keep_likely(rationales: Sequence[Rationale], nll: Mapping[str, float], drop: float) -> Sequence[Rationale]:
     """The rationales without the share `drop` that is least likely under a model.
 
     `nll` is the model's negative log-likelihood in nats per token, by rationale id. Raises DataError if one is missing.
@@ -125,36 +133,35 @@ def keep_likely(rationales: Sequence[Rationale], nll: Mapping[str, float], drop:
     missing = [rationale.id for rationale in rationales if rationale.id not in nll]
     if missing:
         raise DataError(f"{len(missing)} rationales have no likelihood, the first is {missing[0]}; score them first")
-    ranked = sorted(rationales, key=lambda rationale: (-nll[rationale.id], rationale.id))
-    dropped = {rationale.id for rationale in ranked[: int(drop * len(ranked))]}
-    return [rationale for rationale in rationales if rationale.id not in dropped]
+    ranked = sorted((-nll[rationale.id], rationale.id) for rationale in rationales)
+    dropped = {rationale_id for _, rationale_id in ranked[: int(drop * len(ranked))]}
+    return where(rationales, lambda rationale: rationale.id not in dropped)
 
 
-def keep_diverse(rationales: Sequence[Rationale], most: int, n: int = 3) -> list[Rationale]:
+def keep_diverse(rationales: Sequence[Rationale], most: int, n: int = 3) -> Sequence[Rationale]:
     """At most `most` rationales of every question, chosen to differ in their n-grams of words (after MCC-KD, 2023).
 
     The choice is greedy: first the rationale with the lowest sample number, then repeatedly the rationale whose largest
     similarity to the chosen ones is smallest.
     """
-    kept: set[int] = set()
-    for indices in _by_question(rationales).values():
+    kept: list[int] = []
+    for indices in _by_question(rationales):
         grams = {index: _ngrams(rationales[index].text, n) for index in indices}
         nearest = dict.fromkeys(indices, 0.0)
         for _ in range(min(most, len(indices))):
             chosen = min(nearest, key=lambda index: nearest[index])
-            kept.add(chosen)
+            kept.append(chosen)
             del nearest[chosen]
             for index in nearest:
                 nearest[index] = max(nearest[index], jaccard(grams[index], grams[chosen]))
-    return [rationale for index, rationale in enumerate(rationales) if index in kept]
+    return choose(rationales, sorted(kept))
 
 
-def _by_question(rationales: Sequence[Rationale]) -> dict[str, list[int]]:
+def _by_question(rationales: Sequence[Rationale]) -> Iterator[list[int]]:
     """The positions of the rationales of each question, by sample number and then by position."""
-    questions: dict[str, list[int]] = {}
-    for index in sorted(range(len(rationales)), key=lambda index: rationales[index].sample):
-        questions.setdefault(rationales[index].question_id, []).append(index)
-    return questions
+    places = [(rationale.question_id, rationale.sample) for rationale in rationales]
+    for _, indices in groupby(sorted(range(len(places)), key=places.__getitem__), lambda index: places[index][0]):
+        yield list(indices)
 
 
 def jaccard(one: Set[object], other: Set[object]) -> float:
@@ -194,27 +201,28 @@ def _shuffled(ids: Collection[str], purpose: str, seed: int) -> list[str]:
     return sorted(ids, key=lambda each: content_id(purpose, str(seed), each))
 
 
-def _text_key(rationale: Rationale) -> tuple[str, str]:
-    return rationale.question_id, normalise_whitespace(rationale.text)
+def _text_key(rationale: Rationale) -> int:
+    """A number in the place of question and text, which would take the memory of all texts."""
+    return int(content_id(rationale.question_id, normalise_whitespace(rationale.text)), 16)
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """The rationales that a learner trains on, and the counts of each filter of each source, as a stage records them."""
 
-    by_source: dict[str, list[Rationale]]
+    by_source: dict[str, Sequence[Rationale]]
     filters: list[dict[str, Any]]
 
-    @property
-    def rationales(self) -> list[Rationale]:
-        """Those of all sources, one source after the other."""
-        return [rationale for rationales in self.by_source.values() for rationale in rationales]
+    def __len__(self) -> int:
+        """Those of all sources together."""
+        return sum(map(len, self.by_source.values()))
 
 
-def gold_rationales(questions: Sequence[Question]) -> list[Rationale]:
+def gold_rationales(questions: Iterable[Question]) -> Rows[Rationale]:
     """The gold answer of each labelled question as a rationale without reasoning."""
     answers = {question.id: question.answer for question in questions if question.labelled}
-    return [Rationale.create(each, "", answer, "correct", GOLD, 0) for each, answer in answers.items()]
+    written = (Rationale.create(each, "", answer, "correct", GOLD, 0) for each, answer in answers.items())
+    return Rows.of(Rationale, written)
 
 
 def gather(
@@ -233,11 +241,11 @@ def gather(
     filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`.
     """
     known = {question.id: question for question in questions}
-    taken: dict[str, list[Rationale]] = {}
+    taken: dict[str, Sequence[Rationale]] = {}
     counts: list[dict[str, Any]] = []
-    in_training = Filter("training_questions", lambda rows: [row for row in rows if row.question_id in known])
+    of_training = Filter("training_questions", lambda rows: where(rows, lambda row: row.question_id in known))
     for source, rationales in sources.items():
-        rows, first = select(rationales, [in_training])
+        rows, first = select(rationales, [of_training])
         filters = filters_of(
             selects[source], known, already=chain(*taken.values()), tokens=tokens, conclude=conclude, nll=nll
         )
@@ -272,7 +280,7 @@ def filters_of(
     """
     filters: list[Filter] = []
 
-    def add(name: str, keep: Callable[[Sequence[Rationale]], list[Rationale]], **options: Any) -> None:
+    def add(name: str, keep: Callable[[Sequence[Rationale]], Sequence[Rationale]], **options: Any) -> None:
         filters.append(Filter(name, keep, **options))
 
     if config.question_ratio < 1:

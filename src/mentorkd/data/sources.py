@@ -9,10 +9,10 @@ objects of a JSON list, the lines of JSON Lines, the rows below the header of a 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,22 +40,49 @@ class SourceRow:
         return DataError(f"{self.source}, row {self.number}: {message}")
 
 
-def read_rows(source: str | Path, *, split: str = "train") -> list[SourceRow]:
+class SourceRows:
+    """The rows of a source, read again from it in every loop, so that a large file is never all in memory.
+
+    Only a JSON list is: it has no rows that could be read alone.
+    """
+
+    def __init__(self, source: str, read: Callable[[], Numbered]) -> None:
+        """Read every row once. Raises DataError for a row that is no object, and if there is none."""
+        self.source, self._read = source, read
+        names: dict[str, None] = {}
+        self._count = 0
+        for row in self:
+            names |= dict.fromkeys(row.fields)
+            self._count += 1
+        if not self._count:
+            raise DataError(f"{source}: got no rows, expected at least one")
+        self.names = list(names)
+        """The fields that any row has."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[SourceRow]:
+        for number, fields in self._read():
+            if not isinstance(fields, Mapping):
+                raise DataError(
+                    f"{self.source}, row {number}: got {type_name(fields)}, expected an object with named fields"
+                )
+            yield SourceRow(self.source, number, fields)
+
+    @property
+    def first(self) -> SourceRow:
+        return next(iter(self))
+
+
+def read_rows(source: str | Path, *, split: str = "train") -> SourceRows:
     """All rows of a source. `split` applies to hub names without a split of their own; files have no splits.
 
     Raises DataError with the row number for malformed data, and MissingExtraError for Parquet and hub names without the
     package `datasets`.
     """
     name = str(source)
-    raw = _hub(name, split) if name.startswith(HUB) else _file(Path(source))
-    rows = []
-    for number, fields in raw:
-        if not isinstance(fields, Mapping):
-            raise DataError(f"{name}, row {number}: got {type_name(fields)}, expected an object with named fields")
-        rows.append(SourceRow(name, number, fields))
-    if not rows:
-        raise DataError(f"{name}: got no rows, expected at least one")
-    return rows
+    return SourceRows(name, _hub(name, split) if name.startswith(HUB) else _file(Path(source)))
 
 
 def source_identity(source: str) -> str:
@@ -82,35 +109,62 @@ def _check_is_file(path: Path) -> None:
 
 
 Numbered = Iterable[tuple[int, Any]]
+"""Rows with their numbers."""
 
 
-def _file(path: Path) -> Numbered:
+def _file(path: Path) -> Callable[[], Numbered]:
     read = _FORMATS.get(path.suffix.lower())
     _check_is_file(path)
     if read is None:
         raise DataError(f"{path}: unknown file type, expected one of {', '.join(_FORMATS)}, or hub:NAME")
     if not path.is_file():
         raise DataError(f"{path}: no such file; check the path and `data.root`")
+    if path.suffix.lower() == ".json" and (objects := _json_list(path)) is not None:
+        return partial(enumerate, objects, 1)
+    return partial(_rows_of, path, read)
+
+
+def _rows_of(path: Path, read: Callable[[Path], Numbered]) -> Numbered:
+    with _readable(path):
+        yield from read(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return read(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        yield
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text (byte {_undecodable(path)}); save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _json(path: Path) -> Numbered:
-    """A list of objects. A `.json` file that does not start with `[` is read as JSON Lines, as many on the hub are."""
-    text = path.read_text(encoding="utf-8-sig")
-    if not text.lstrip().startswith("["):
-        return _json_lines(path)
+def _undecodable(path: Path) -> int:
+    """The first byte that is not UTF-8; a decoder that reads piece by piece counts from the start of the piece."""
     try:
-        return enumerate(json.loads(text), start=1)
+        path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        return error.start
+    raise AssertionError("the file has changed while it was read")
+
+
+def _json_list(path: Path) -> list[Any] | None:
+    """The objects of a JSON list. A `.json` file that does not start with `[` is None: JSON Lines, as many on the hub are."""
+    with _readable(path):
+        with path.open(encoding="utf-8-sig") as file:
+            while (start := file.read(1 << 12)).isspace():
+                pass
+        if not start.lstrip().startswith("["):
+            return None
+        text = path.read_text(encoding="utf-8-sig")
+    try:
+        objects: list[Any] = json.loads(text)
     except json.JSONDecodeError as error:
         place = f"row {_objects_before(text, error.pos) + 1} (line {error.lineno})"
         raise DataError(f"{path}, {place}: not JSON ({error.msg}); correct it or download the file again") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists thousands deep
         raise DataError(f"{path}: not readable JSON ({error})") from None
+    return objects
 
 
 def _objects_before(text: str, position: int) -> int:
@@ -128,45 +182,43 @@ def _objects_before(text: str, position: int) -> int:
 
 
 def _json_lines(path: Path) -> Numbered:
-    rows = []
-    # Not splitlines(): JSON strings may contain unescaped line separators such as U+2028.
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append((number, json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            expected = "expected one JSON object a line" + (", or a list of them" if path.suffix == ".json" else "")
-            raise DataError(f"{path}, row {number}: not JSON ({error}); {expected}") from None
-    return rows
+    with path.open(encoding="utf-8-sig") as file:
+        # Not splitlines(): JSON strings may contain unescaped line separators such as U+2028.
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                fields = json.loads(line.removesuffix("\n"))
+            except (ValueError, RecursionError) as error:
+                expected = "expected one JSON object a line" + (", or a list of them" if path.suffix == ".json" else "")
+                raise DataError(f"{path}, row {number}: not JSON ({error}); {expected}") from None
+            yield number, fields
 
 
 def _separated(path: Path, delimiter: str) -> Numbered:
     """The rows below the header. A header that is one cell by `,` and several by `;` or tab is of a file separated by these:
     spreadsheets write `;` where the comma is the decimal sign."""
-    text = io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")
-    first = text.readline()
-    text.seek(0)
-    if delimiter == "," and "," not in first:
-        delimiter = next((sign for sign in ";\t" if sign in first), delimiter)
-    lines = csv.reader(text, delimiter=delimiter, strict=True)
-    rows: list[tuple[int, dict[str, str]]] = []
-    number = 0
-    try:
-        header = next(lines, [])
-        if len(set(header)) != len(header) or not all(name.strip() for name in header):
-            raise DataError(f"{path}: header {header} has an empty or repeated name; give each column its own name")
-        for number, cells in enumerate(lines, start=1):
-            if cells and len(cells) != len(header):
-                raise DataError(
-                    f"{path}, row {number}: got {len(cells)} cells, expected {len(header)} ({', '.join(header)}); "
-                    "put text that contains the separator in double quotes"
-                )
-            if cells:
-                rows.append((number, dict(zip(header, cells, strict=True))))
-    except csv.Error as error:
-        raise DataError(f"{path}, row {number + 1}: not valid CSV ({error}); correct its quotes") from None
-    return rows
+    with path.open(encoding="utf-8-sig") as text:
+        first = text.readline()
+        text.seek(0)
+        if delimiter == "," and "," not in first:
+            delimiter = next((sign for sign in ";\t" if sign in first), delimiter)
+        lines = csv.reader(text, delimiter=delimiter, strict=True)
+        number = 0
+        try:
+            header = next(lines, [])
+            if len(set(header)) != len(header) or not all(name.strip() for name in header):
+                raise DataError(f"{path}: header {header} has an empty or repeated name; give each column its own name")
+            for number, cells in enumerate(lines, start=1):
+                if cells and len(cells) != len(header):
+                    raise DataError(
+                        f"{path}, row {number}: got {len(cells)} cells, expected {len(header)} ({', '.join(header)}); "
+                        "put text that contains the separator in double quotes"
+                    )
+                if cells:
+                    yield number, dict(zip(header, cells, strict=True))
+        except csv.Error as error:
+            raise DataError(f"{path}, row {number + 1}: not valid CSV ({error}); correct its quotes") from None
 
 
 def _parquet(path: Path) -> Numbered:
@@ -176,13 +228,14 @@ def _parquet(path: Path) -> Numbered:
     except ImportError:
         raise MissingExtraError(f"{path}: reading Parquet", "data") from None
     try:
-        return enumerate(parquet.read_table(path).to_pylist(), start=1)
+        with parquet.ParquetFile(path) as file:
+            yield from enumerate((row for batch in file.iter_batches() for row in batch.to_pylist()), start=1)
     except arrow.ArrowException as error:
         raise DataError(f"{path}: not a Parquet file ({_first_line(error)}); download it again") from None
 
 
 _FORMATS: dict[str, Callable[[Path], Numbered]] = {
-    ".json": _json,
+    ".json": _json_lines,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".csv": partial(_separated, delimiter=","),
@@ -191,7 +244,7 @@ _FORMATS: dict[str, Callable[[Path], Numbered]] = {
 }
 
 
-def _hub(source: str, split: str) -> Numbered:
+def _hub(source: str, split: str) -> Callable[[], Numbered]:
     match = _HUB.fullmatch(source)
     if match is None:
         raise DataError(f"{source}: no data set's name; expected hub:NAME[@CONFIG][:SPLIT], such as {_HUB_EXAMPLE}")
@@ -217,7 +270,7 @@ def _hub(source: str, split: str) -> Numbered:
     except Exception as error:  # the library, its file readers and the network raise many types
         hint = f"expected hub:NAME[@CONFIG][:SPLIT] with an existing configuration and split, such as {_HUB_EXAMPLE}"
         raise DataError(f"{source}: cannot load the split `{split}` ({_first_line(error)}); {hint}") from error
-    return enumerate(loaded, start=1)
+    return partial(enumerate, loaded, 1)
 
 
 def _first_line(error: Exception) -> str:

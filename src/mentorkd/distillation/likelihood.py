@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from mentorkd.chat import DATE
-from mentorkd.data.batching import Collator, sorted_batches
+from mentorkd.data.batching import Collator, sides_of, sorted_batches
 from mentorkd.data.encoding import TextEncoder, encode_rows
 from mentorkd.data.prompts import TargetForm, render_prompt, render_target
 from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel
@@ -94,7 +94,7 @@ def _score(
     if not rows:
         return
     collate = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
-    batches = sorted_batches([row.padded_sides(loaded.kind) for row in rows], tokens_per_batch=TOKENS_PER_BATCH)
+    batches = sorted_batches(sides_of(rows, loaded.kind), tokens_per_batch=TOKENS_PER_BATCH)
     model = FrozenModel(loaded, collate([rows[batches[0][0]]]), bfloat16=bfloat16)
     for numbers in batches:
         part = [rows[number] for number in numbers]

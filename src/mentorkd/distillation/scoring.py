@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from mentorkd.data.batching import Collator, sorted_batches
+from mentorkd.data.batching import Collator, sides_of, sorted_batches
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel, head_parameters
 from mentorkd.distillation.losses import top_k_of
@@ -50,7 +50,7 @@ def score(
     Raises ModelError if hidden states cannot stand for logits in this model and `mode` is `hidden`.
     """
     collate = Collator.for_model(mentor.kind, mentor.tokenizer, mentor.model.config)
-    batches = sorted_batches([row.padded_sides(mentor.kind) for row in rows], tokens_per_batch=tokens_per_batch)
+    batches = sorted_batches(sides_of(rows, mentor.kind), tokens_per_batch=tokens_per_batch)
     weight, bias = head_parameters(mentor.model)
     model = FrozenModel(mentor, collate([rows[0]]) if rows else None, bfloat16=bfloat16)
     if mode == "hidden" and not model.head_is_linear:

@@ -23,6 +23,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 
 from mentorkd.records import AnswerKind
@@ -41,17 +42,22 @@ def find_answer(text: str, kind: AnswerKind, choices: Sequence[str] | None) -> s
 
 def normal_form(answer: str, kind: AnswerKind, choices: Sequence[str] | None) -> str | None:
     """The normal form of a string that holds one answer and little else, or None; see `grade.normalise_answer`."""
+    return _normal_form(answer, kind, _letters(choices))
+
+
+@lru_cache(maxsize=1 << 12)  # a question's rationales, which follow each other, state its answer again
+def _normal_form(answer: str, kind: AnswerKind, letters: str) -> str | None:
     if kind == "text":
         return _plain_text(answer)
     if _marked_regions(answer) is not None:
-        return find_answer(answer, kind, choices)
+        return find_answer(answer, kind, letters)
     if kind == "number":
         answer = _plain_number_text(answer)
         values = {_value(answer, match, first) for match in _numbers(answer) for first in (True, False)} - {None}
         return _show_number(value) if len(values) == 1 and (value := values.pop()) is not None else None
     if kind == "choice":
         match = _LEADING_LETTER.match(answer)
-        return match[1].upper() if match and match[1].upper() in _letters(choices) else None
+        return match[1].upper() if match and match[1].upper() in letters else None
     return _JUDGEMENTS.get(answer.strip(" \t\n.!\"'").lower())
 
 
@@ -224,7 +230,10 @@ def _value(text: str, match: re.Match[str], first: bool) -> Fraction | None:
         value = _decimal(run.split(",")[0 if first else -1])
     if value is None:
         return None
-    value = (value + int(match["whole"] or 0)) * Fraction(10) ** int(match["e"] or match["power"] or 0)
+    if match["whole"]:
+        value += int(match["whole"])
+    if exponent := match["e"] or match["power"]:
+        value *= Fraction(10) ** int(exponent)
     before = text[max(0, match.start() - 3) : match.start()]
     operand = before.rstrip(" ")[-1:]
     joins = before[-1:].isalpha() or operand.isdigit() or operand in tuple(")]}%")  # hyphen or subtraction
@@ -232,8 +241,11 @@ def _value(text: str, match: re.Match[str], first: bool) -> Fraction | None:
 
 
 def _decimal(digits: str) -> Fraction | None:
-    readable = len(digits) <= _MOST_DIGITS and _DECIMAL.fullmatch(digits)
-    return Fraction(digits.replace(",", "")) if readable else None
+    if len(digits) > _MOST_DIGITS:
+        return None
+    if digits.isdigit():
+        return Fraction(int(digits))
+    return Fraction(digits.replace(",", "")) if _DECIMAL.fullmatch(digits) else None
 
 
 def _denied(text: str, match: re.Match[str]) -> bool:
@@ -272,6 +284,8 @@ def _is_share(left: re.Match[str], gap: str) -> bool:
 
 def _show_number(value: Fraction) -> str:
     """An integer, else an exact decimal, else a reduced fraction."""
+    if value.denominator == 1:
+        return str(value.numerator)
     rest, places = value.denominator, 0
     while (shared := math.gcd(rest, 10)) > 1:
         rest, places = rest // shared, places + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -224,7 +225,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     for select in dict.fromkeys(filters.values()):
         first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
         gathered = gather({TEACHER: expected.recorded}, {TEACHER: first}, training, conclude=grader.find)
-        taken[select] = len(gathered.rationales)
+        taken[select] = len(gathered)
         dropped.append(_filtered(gathered, [name for name in readers if filters[name] == select]))
     kept = {name: taken[select] for name, select in filters.items()}
     per_rationale = _tokens(rationale.text for rationale in expected.recorded)
@@ -238,7 +239,7 @@ def _filtered(gathered: Gathered, readers: Sequence[str]) -> str:
     drops = [
         f"`{row['filter']}` {row['before'] - row['after']}" for row in gathered.filters if row["before"] != row["after"]
     ]
-    before, after = gathered.filters[0]["before"], len(gathered.rationales)
+    before, after = gathered.filters[0]["before"], len(gathered)
     return (
         f"{', '.join(readers)}: {after} of the teacher's {before} rationales; dropped by {', '.join(drops)}"
         if drops
@@ -247,5 +248,5 @@ def _filtered(gathered: Gathered, readers: Sequence[str]) -> str:
 
 
 def _tokens(texts: Iterable[str]) -> int:
-    lengths = [len(text) for text in texts]
+    lengths = array("q", map(len, texts))
     return round(sum(lengths) / max(1, len(lengths)) / CHARACTERS_PER_TOKEN)

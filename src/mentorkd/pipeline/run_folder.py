@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from mentorkd.data.rows import Rows
 from mentorkd.errors import DamagedError, RunError
 from mentorkd.hub import UNKNOWN, HubModels
 from mentorkd.pipeline.records import StageRecord, read_record
@@ -409,9 +410,9 @@ class RunFolder:
         questions = read_jsonl(self.output(stage, "questions.jsonl"), Question)
         return [question for question in questions if split in (None, question.split)]
 
-    def rationales(self, stage: str) -> list[Rationale]:
-        """All rationales of the teacher, or all that a stage sampled from a learner."""
-        return read_jsonl(self.output(stage, "rationales.jsonl"), Rationale)
+    def rationales(self, stage: str) -> Rows[Rationale]:
+        """All rationales of the teacher, or all that a stage sampled from a learner; they stay on the disk."""
+        return Rows.of_jsonl(self.output(stage, "rationales.jsonl"), Rationale)
 
     def predictions(self, stage: str) -> list[Prediction]:
         """Answers to the test questions."""

@@ -24,7 +24,7 @@ from mentorkd.records import GOLD, SELF, EncodingCounts, Question, Rationale
 class TrainingRows(NamedTuple):
     """A learner's encoded rows, the counts of the encoding and of each filter of each source, and the weights of questions."""
 
-    rows: list[Example]
+    rows: Sequence[Example]
     counts: EncodingCounts
     filters: list[FilterRow]
     frontier: list[FrontierCounts]
@@ -65,7 +65,7 @@ def read_training_rows(
             return likelihoods(scorer, rationales, questions, on_progress=context.progress)
 
     gathered = gather(sources, selects, questions, tokens=reader.count, conclude=context.grader.find, nll=nll)
-    if not gathered.rationales and not scored:
+    if not len(gathered) and not scored:
         written = ", ".join(f"{len(rationales):,} of {source}" for source, rationales in sources.items())
         raise TrainingError(
             f"{name}: `select` keeps none of the rationales of its sources ({written}); "
@@ -79,7 +79,7 @@ def read_training_rows(
     rows, counts = training_rows(gathered.by_source, questions, learner, reader, weights=by_question)
     if not rows and not scored:
         raise TrainingError(
-            f"{name}: no training row is left of {len(gathered.rationales)} selected rationales "
+            f"{name}: no training row is left of {len(gathered)} selected rationales "
             f"({counts.source_too_long} prompts and {counts.target_too_long} targets were too long); loosen `select`, "
             "or raise `max_source_tokens` or `max_target_tokens`"
         )

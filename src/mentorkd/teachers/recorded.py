@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mentorkd.data.audit import Audit, audit
 from mentorkd.data.prepare import question_ids
-from mentorkd.data.readers import read_rationales
+from mentorkd.data.readers import stream_rationales
+from mentorkd.data.rows import Rows
 from mentorkd.data.sources import source_identity
 from mentorkd.recipe.graph import imitates_teacher
 from mentorkd.recipe.load import data_path
@@ -63,13 +65,13 @@ class RecordedTeacher:
             # The file may hold rationales of the questions that were cut off. Those of test questions are a fault in any
             # case, so a limit on test questions needs nothing here.
             known = {question.id for question in questions}
-            rationales = [rationale for rationale in rationales if rationale.question_id in known]
+            rationales = (rationale for rationale in rationales if rationale.question_id in known)
         merged = [replace(each, split="train") if each.split == "validation" else each for each in questions]
-        return audit(merged, rationales, kind=self.kind, choices=task.choices)
+        return audit(merged, rationales, kind=self.kind, choices=task.choices, hold=partial(Rows.of, Rationale))
 
-    def _read(self, questions: Sequence[Question]) -> list[Rationale]:
+    def _read(self, questions: Sequence[Question]) -> Iterator[Rationale]:
         task, own = self.recipe.task, self.config.columns
-        return read_rationales(
+        return stream_rationales(
             self.file,
             questions,
             kind=self.kind,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
-from mentorkd.data.batching import BatchPlan, plan_batches
+from mentorkd.data.batching import Batches, BatchPlan, plan_batches, sides_of
 from mentorkd.data.encoding import Example
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.recipe.objectives import Task
@@ -60,10 +61,11 @@ def schedule_training(
     `batch_size` counts rationales.
     """
     updates = updates or config.updates
-    tasks = [task for task in get_args(Task) if any(row.task == task for row in rows)] or [None]
+    task_of = [row.task for row in rows]
+    tasks = [task for task in get_args(Task) if task in task_of] or [None]
     per_update = config.gradient_accumulation * config.processes
     plan = plan_batches(
-        [row.padded_sides(kind) for row in rows],
+        sides_of(rows, kind),
         seed=seed,
         epochs=config.epochs if updates is None else None,
         batches=None if updates is None else updates * per_update,
@@ -76,9 +78,9 @@ def schedule_training(
     rounds = ends
     if updates is not None:
         rounds = [math.ceil(updates * number / config.epochs) for number in range(1, config.epochs + 1)]
-    # Together, short answers would be padded to the length of rationales.
-    parts = [[row for row in batch if rows[row].task == task] for batch in plan.batches for task in tasks]
-    plan = BatchPlan(parts, [len(tasks) * end for end in plan.epoch_ends])
+    if len(tasks) > 1:  # together, short answers would be padded to the length of rationales
+        parts = ([row for row in batch if task_of[row] == task] for batch in plan.batches for task in tasks)
+        plan = BatchPlan(Batches(parts), [len(tasks) * end for end in plan.epoch_ends])
     return Schedule(plan, config.gradient_accumulation * len(tasks), updates or ends[-1], rounds, ends)
 
 
@@ -87,24 +89,29 @@ def training_length(rows: Sequence[Example], kind: ModelKind, config: TrainingCo
     if not rows:
         return Length(config.updates or 0, 0)
     schedule = schedule_training(rows, kind, config, seed=seed)
-    return Length(schedule.updates, sum(_target_tokens(rows, schedule.plan)))
+    return Length(schedule.updates, sum(_target_tokens(_target_lengths(rows), schedule.plan)))
 
 
 def updates_for(
     target_tokens: int, rows: Sequence[Example], kind: ModelKind, config: TrainingConfig, *, seed: int
 ) -> int:
     """The fewest updates, on cycled rows, that train on at least `target_tokens` target tokens."""
-    epochs = math.ceil(target_tokens / sum(len(row.target_ids) for row in rows))
+    lengths = _target_lengths(rows)
+    epochs = math.ceil(target_tokens / sum(lengths))
     whole = config.model_copy(update={"epochs": max(1, epochs), "updates": None})
     schedule = schedule_training(rows, kind, whole, seed=seed)
-    totals = accumulate(_target_tokens(rows, schedule.plan))
+    totals = accumulate(_target_tokens(lengths, schedule.plan))
     batches = next(number for number, tokens in enumerate(totals, 1) if tokens >= target_tokens)
     return math.ceil(batches / (schedule.accumulation * config.processes))
 
 
-def _target_tokens(rows: Sequence[Example], plan: BatchPlan) -> list[int]:
+def _target_lengths(rows: Sequence[Example]) -> array[int]:
+    return array("i", (len(row.target_ids) for row in rows))
+
+
+def _target_tokens(lengths: Sequence[int], plan: BatchPlan) -> Iterator[int]:
     """Target tokens of every micro-batch."""
-    return [sum(len(rows[row].target_ids) for row in batch) for batch in plan.batches]
+    return (sum(lengths[row] for row in batch) for batch in plan.batches)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from layouts import packed, padded_left
-from mentorkd.data.batching import IGNORE_INDEX, Collator, plan_batches, sorted_batches
+from mentorkd.data.batching import IGNORE_INDEX, Batches, Collator, plan_batches, sides_of, sorted_batches
 from mentorkd.data.encoding import Example, TextEncoder, encode_prompt, encode_rows, encode_target, token_span
 from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_target
@@ -51,6 +53,32 @@ def test_a_number_of_batches_cycles_the_rows_and_cuts_the_last_epoch() -> None:
     seen = Counter(row for batch in cut.batches for row in batch)
     assert set(seen) == set(range(len(LENGTHS)))
     assert set(seen.values()) == {2, 3}
+
+
+def test_a_plan_takes_little_memory_a_row_and_epoch() -> None:
+    sides, epochs = np.array(SIDES * 100, np.int32), 5
+    tracemalloc.start()
+    plan = plan_batches(sides, epochs=epochs, seed=1, batch_size=8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(map(len, plan.batches)) == len(sides) * epochs
+    assert peak < len(sides) * (40 + 8 * epochs)
+
+
+def test_a_slice_of_batches_is_batches() -> None:
+    batches = Batches([[3, 1], [2], [0]])
+    assert batches[1:] == Batches([[2], [0]]) == [[2], [0]]
+    assert (batches[-1], batches[0], len(batches)) == ([0], [3, 1], 3)
+    assert batches != [[3, 1], [2]]
+    with pytest.raises(IndexError):
+        batches[3]
+
+
+def test_the_sides_of_rows_are_an_array() -> None:
+    rows = [Example("a", [1, 2], [3]), Example("b", [1], [2, 3, 4])]
+    assert sides_of(rows, "seq2seq").tolist() == [[2, 1], [1, 3]]
+    assert sides_of(rows, "causal").tolist() == [[3], [4]]
+    assert sides_of([], "seq2seq").shape == (0, 2)
 
 
 @pytest.mark.parametrize("limit", [{"batch_size": 8}, {"tokens_per_batch": 900}])

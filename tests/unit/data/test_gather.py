@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from mentorkd.data.encoding import TextEncoder
-from mentorkd.data.selection import gather, gold_rationales
+from mentorkd.data.selection import Gathered, gather, gold_rationales
 from mentorkd.grading.grade import Grader
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.records import Question, Rationale
@@ -13,6 +14,11 @@ from tiny_models import tiny_tokenizer
 
 QUESTIONS = [Question.create(f"q{i}", str(i), "train") for i in range(4)]
 HELD = Question.create("held", "9", "validation")
+
+
+def every(gathered: Gathered) -> list[Rationale]:
+    """The rationales of all sources, one source after the other."""
+    return list(chain(*gathered.by_source.values()))
 
 
 def rationale(question: Question, text: str, source: str, verdict: str = "correct", sample: int = 0) -> Rationale:
@@ -35,7 +41,7 @@ SOURCES = {"teacher": TEACHER, "mentor": MENTOR}
 
 def test_wrong_unanswered_held_out_and_repeated_texts_are_left_out() -> None:
     gathered = gather(SOURCES, dict.fromkeys(SOURCES, SelectConfig()), QUESTIONS)
-    assert [(r.source, r.text) for r in gathered.rationales] == [("teacher", "a"), ("teacher", "b"), ("mentor", "new")]
+    assert [(r.source, r.text) for r in every(gathered)] == [("teacher", "a"), ("teacher", "b"), ("mentor", "new")]
 
 
 def test_every_filter_tells_how_many_went_in_and_came_out() -> None:
@@ -54,7 +60,7 @@ def test_every_filter_tells_how_many_went_in_and_came_out() -> None:
 def test_each_source_has_its_own_filter() -> None:
     selects = {"teacher": SelectConfig(max_per_question=1), "mentor": SelectConfig(correct=False, deduplicate=False)}
     gathered = gather(SOURCES, selects, QUESTIONS)
-    assert [(r.source, r.text) for r in gathered.rationales] == [
+    assert [(r.source, r.text) for r in every(gathered)] == [
         ("teacher", "a"), ("mentor", "a"), ("mentor", "new"), ("mentor", "d"),
     ]  # fmt: skip
 
@@ -65,7 +71,7 @@ def kept(texts: list[str], **filters: object) -> tuple[list[str], list[tuple[str
     rows = [rationale(question, text, "teacher", sample=i) for i, text in enumerate(texts)]
     grader = Grader("number")
     gathered = gather({"teacher": rows}, {"teacher": select}, QUESTIONS, conclude=grader.find)
-    return [r.text for r in gathered.rationales], [(f["filter"], f["before"], f["after"]) for f in gathered.filters][3:]
+    return [r.text for r in every(gathered)], [(f["filter"], f["before"], f["after"]) for f in gathered.filters][3:]
 
 
 def test_filters_of_reasoning_are_off_until_they_are_asked_for() -> None:
@@ -85,9 +91,9 @@ def test_diverse_keeps_those_that_differ_most() -> None:
 
 def test_what_is_scored_holds_all_that_any_reader_may_take() -> None:
     limited = SelectConfig(max_per_question=1)
-    taken = gather(SOURCES, {"teacher": SelectConfig(), "mentor": limited}, QUESTIONS).rationales
-    alone = gather({"mentor": MENTOR}, {"mentor": limited}, QUESTIONS).rationales
-    scored = gather({"mentor": MENTOR}, {"mentor": limited.of_each()}, QUESTIONS).rationales
+    taken = every(gather(SOURCES, {"teacher": SelectConfig(), "mentor": limited}, QUESTIONS))
+    alone = every(gather({"mentor": MENTOR}, {"mentor": limited}, QUESTIONS))
+    scored = every(gather({"mentor": MENTOR}, {"mentor": limited.of_each()}, QUESTIONS))
     # The teacher gave the first text, so of the mentor's the second is the first.
     assert [r.text for r in taken if r.source == "mentor"] == ["new"]
     assert [r.text for r in alone] == ["a"]
@@ -113,8 +119,8 @@ def test_length_is_counted_by_the_tokenizer_or_recorded_as_an_estimate() -> None
     selects = {"teacher": SelectConfig(max_tokens=4)}
     by_reader = gather({"teacher": rows}, selects, QUESTIONS, tokens=TextEncoder(tokenizer, "seq2seq", None).count)
     roughly = gather({"teacher": rows}, selects, QUESTIONS)
-    assert [r.text for r in by_reader.rationales] == texts[:1]
-    assert [r.text for r in roughly.rationales] == texts
+    assert [r.text for r in every(by_reader)] == texts[:1]
+    assert [r.text for r in every(roughly)] == texts
     for gathered, unit in ((by_reader, "tokens"), (roughly, "characters")):
         (count,) = [row for row in gathered.filters if row["filter"] == "length"]
         assert count["counted_in"] == unit
@@ -130,7 +136,7 @@ def test_the_model_of_perplexity_is_asked_by_name() -> None:
     select = SelectConfig.model_validate({"perplexity": {"model": "mentor", "drop": 0.5}})
     gathered = gather({"mentor": MENTOR}, {"mentor": select}, QUESTIONS, nll=nll)
     assert asked == [("mentor", ["a", "new"])]
-    assert [r.text for r in gathered.rationales] == ["a"]
+    assert [r.text for r in every(gathered)] == ["a"]
 
 
 def test_replies_that_are_not_whole_are_never_trained_on() -> None:
@@ -140,7 +146,7 @@ def test_replies_that_are_not_whole_are_never_trained_on() -> None:
         for i, outcome in enumerate(outcomes)
     ]
     gathered = gather({"teacher": rows}, {"teacher": SelectConfig(correct=False)}, QUESTIONS)
-    assert [r.text for r in gathered.rationales] == ["t0"]
+    assert [r.text for r in every(gathered)] == ["t0"]
     assert gathered.filters[1] == {"source": "teacher", "filter": "whole_replies", "before": 4, "after": 1}
 
 
@@ -149,7 +155,7 @@ def test_rationales_are_kept_under_the_name_by_which_the_reader_knows_their_sour
     gathered = gather({**SOURCES, "self": own}, dict.fromkeys([*SOURCES, "self"], SelectConfig()), QUESTIONS)
     assert list(gathered.by_source) == [*SOURCES, "self"]
     assert gathered.by_source["self"] == own
-    assert gathered.rationales == [each for of_source in gathered.by_source.values() for each in of_source]
+    assert len(gathered) == len(every(gathered))
 
 
 def test_what_has_no_gold_answer_is_no_correct_text() -> None:
@@ -158,7 +164,7 @@ def test_what_has_no_gold_answer_is_no_correct_text() -> None:
     assert [r.question_id for r in gold_rationales(questions)] == [QUESTIONS[0].id]
     texts = {"mentor": [rationale(QUESTIONS[0], "a", "mentor"), rationale(unlabelled, "b", "mentor", "ungraded")]}
     gathered = gather(texts, {"mentor": SelectConfig()}, questions)
-    assert [r.text for r in gathered.rationales] == ["a"]
+    assert [r.text for r in every(gathered)] == ["a"]
     assert [(row["filter"], row["after"]) for row in gathered.filters[:2]] == [
         ("training_questions", 2),
         ("correct", 1),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mentorkd.data.rows import Rows
 from mentorkd.data.selection import (
     Filter,
     FilterCount,
@@ -71,6 +72,30 @@ def test_the_cap_takes_low_sample_numbers_and_keeps_the_order_of_the_rows() -> N
 
 def selected(rows: list[Rationale], **settings: object) -> tuple[list[Rationale], list[FilterCount]]:
     return select(rows, filters_of(SelectConfig.model_validate(settings), {}))
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        keep_correct,
+        drop_duplicates,
+        lambda rows: drop_duplicates(rows, ROWS[3:5]),
+        lambda rows: cap_per_question(rows, 1),
+        lambda rows: sample_questions(rows, 0.5, 0),
+        lambda rows: keep_length(rows, len, 4, 11),
+        lambda rows: keep_concluding(rows, lambda each: each.text[:1]),
+        lambda rows: keep_arithmetic(rows, lambda text: "three" not in text),
+        lambda rows: keep_likely(rows, {each.id: float(each.sample) for each in ROWS}, 0.4),
+        lambda rows: keep_diverse(rows, 2),
+    ],
+)
+def test_a_filter_of_rows_on_the_disk_keeps_the_same_rows_there(
+    keep: Callable[[Sequence[Rationale]], Sequence[Rationale]],
+) -> None:
+    kept = keep(Rows.of(Rationale, ROWS))
+    assert isinstance(kept, Rows)
+    assert list(kept) == keep(ROWS)
+    assert len(kept) < len(ROWS)
 
 
 def test_select_applies_filters_in_order_and_records_their_facts() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -172,3 +173,31 @@ def test_a_missing_extra_says_how_to_install_it(
     Path("data.parquet").write_bytes(b"")
     with pytest.raises(MissingExtraError, match=re.escape(install_command("data"))):
         read_rows(source)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+def test_rows_can_be_read_again(suffix: str, tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path, suffix))
+    assert [list(row.fields.items()) for row in rows] == [list(row.fields.items()) for row in rows]
+    assert (len(rows), rows.names, rows.first.number) == (2, ["question", "answer"], 1)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.json", "data.csv"])
+def test_a_file_is_never_all_in_memory(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    line = "question,answer\n" if name == "data.csv" else json.dumps({"question": "q" * 400, "answer": "1"}) + "\n"
+    path.write_text(line + (f"{'q' * 400},1\n" if name == "data.csv" else line) * 5000)
+    tracemalloc.start()
+    rows = read_rows(path)
+    count = sum(1 for _ in rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == len(rows) >= 5000
+    assert peak < path.stat().st_size / 10
+
+
+def test_the_byte_that_is_not_text_is_named_far_into_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"a": 1}\n' * 5000 + b'"\xff"\n')
+    with pytest.raises(DataError, match=r"not UTF-8 text \(byte 45001\)"):
+        read_rows(path)

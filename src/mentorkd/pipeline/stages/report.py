@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mentorkd.files import fingerprint
+from mentorkd.files import fingerprint, fingerprint_list
 from mentorkd.hub import HubModels
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.model_card import describe_model
@@ -140,7 +141,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         ],
         rounds=[row for run, record in trained.items() for row in _rounds(*run, record.rounds or [])],
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
-        written=len({row.question_id for rows in (teacher, *rationales.values()) for row in rows} & labelled),
+        written=len({row.question_id for row in chain(teacher, *rationales.values())} & labelled),
         stages=_costs({name: folder.record(name) for name in stage.needs}),
         serving={run: [*trainings(run), *([evaluate[run]] if run in evaluate else [])] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
@@ -176,12 +177,19 @@ def recipe_digest(folder: RunFolder) -> str | None:
 
 def _training_data(questions: Sequence[Question], teacher: Sequence[Rationale]) -> TrainingData:
     ids = sorted({question.id for question in questions if question.split == "train"})
-    texts = sorted({(rationale.question_id, rationale.text) for rationale in teacher})
+    question_of = [rationale.question_id for rationale in teacher]
+    places = sorted(range(len(question_of)), key=question_of.__getitem__)
+    texts = (
+        [question, text]
+        for question, of_question in groupby(places, key=question_of.__getitem__)
+        for text in sorted({teacher[place].text for place in of_question})
+    )
+    count, digest = fingerprint_list(texts)
     return {
         "questions": len(ids),
         "questions_digest": fingerprint(ids),
-        "rationales": len(texts),
-        "rationales_digest": fingerprint(texts),
+        "rationales": count,
+        "rationales_digest": digest,
     }
 
 
@@ -487,8 +495,7 @@ def _side_by_side(
     """The first training questions with the rationales of the teacher and of each mentor."""
     shown: dict[str, tuple[Question, list[Rationale]]] = {}
     by_id = {question.id: question for question in questions}
-    written = [*teacher, *(r for (_, s), rows in rationales.items() if s == seed for r in rows)]
-    for rationale in written:
+    for rationale in chain(teacher, *(rows for (_, s), rows in rationales.items() if s == seed)):
         if rationale.question_id in by_id and (rationale.question_id in shown or len(shown) < SHOWN_QUESTIONS):
             shown.setdefault(rationale.question_id, (by_id[rationale.question_id], []))[1].append(rationale)
     return list(shown.values())

@@ -14,6 +14,7 @@ from typing import Any
 from mentorkd.data.encoding import Example, TextEncoder, encode_prompt
 from mentorkd.data.examples import TextExample, text_examples
 from mentorkd.data.prompts import render_gold_prompt
+from mentorkd.data.rows import Rows
 from mentorkd.data.selection import gold_rationales
 from mentorkd.data.token_logprobs import check_has_logprobs
 from mentorkd.distillation.chunk_scoring import score_chunks, write_teacher_chunks
@@ -93,7 +94,7 @@ def _score_by_teacher(context: RunContext, stage: Stage, store: Path) -> ScoreRe
     return ScoreRecord(**counts)
 
 
-def _written(context: RunContext, stage: Stage) -> list[Rationale]:
+def _written(context: RunContext, stage: Stage) -> Rows[Rationale]:
     """The rationales of the source that a stage scores."""
     if stage.source == GOLD:
         return gold_rationales(context.questions(stage))
@@ -116,12 +117,10 @@ def _texts(context: RunContext, stage: Stage) -> dict[str, TextExample]:
 
 def _after_gold_answers(
     stage: Stage, rows: Sequence[Example], texts: Mapping[str, TextExample], encoder: TextEncoder
-) -> list[Example]:
+) -> Rows[Example]:
     """The rows with the gold answer in the mentor's prompt. The student's prompt, which is shorter, decided which rows there are."""
-    privileged = [
-        replace(row, source_ids=encode_prompt(encoder.tokenizer, encoder.kind, texts[row.rationale_id].prompt))
-        for row in rows
-    ]
+    prompts = ((row, encode_prompt(encoder.tokenizer, encoder.kind, texts[row.rationale_id].prompt)) for row in rows)
+    privileged = Rows.of(Example, (replace(row, source_ids=ids) for row, ids in prompts))
     longest = max((row.length for row in privileged), default=0) - 1
     if encoder.positions and longest > encoder.positions:
         raise ModelError(

@@ -17,6 +17,7 @@ from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_prompt
+from mentorkd.data.rows import where
 from mentorkd.distillation.agreement import SAMPLE, agreement
 from mentorkd.distillation.hidden_states import head_is_linear
 from mentorkd.distillation.inspect import spread
@@ -135,7 +136,7 @@ def _length(
     if stage.round is None:
         return updates, None, settings
     if updates is None:
-        others = [row for row in rows if row.source != SELF]
+        others = where(rows, lambda row: row.source != SELF)
         updates = settings.updates or training_length(others, kind, settings, seed=stage.seed).updates
     share = share_of(learner, stage.round)
     part = share.of(updates)
@@ -213,7 +214,7 @@ def _own_texts(
     """What the learner wrote for a round, and what the training made of it."""
     learner, written = context.learner(stage), context.folder.rationales(stage.inputs["rationales/self"])
     mentors = list(zip(learner.mentor_weights.values(), objective.mentors, strict=True))
-    own = [row for row in rows if row.source == SELF]
+    own = where(rows, lambda row: row.source == SELF)
     reencoded = None
     if learner.imitates_own_texts:
         tokens = {text.id: text.meta["tokens"] for text in written}
@@ -246,7 +247,7 @@ def _warn_of_collapse(context: RunContext, stage: Stage, learner: Learner, recor
 
 def _as_written(
     context: RunContext, stage: Stage, learner: Learner, encoder: TextEncoder, written: Sequence[Rationale]
-) -> list[Example]:
+) -> Sequence[Example]:
     """Some of the own texts as the learner wrote them, encoded."""
     questions = {question.id: question for question in context.questions(stage)}
     texts = [
@@ -259,8 +260,8 @@ def _as_written(
         )
         for text in spread(written, SAMPLE)
     ]
-    limits = {"max_source_tokens": learner.training.max_source_tokens, "max_target_tokens": sys.maxsize}
-    return encode_rows(texts, encoder, **limits)[0]
+    longest = learner.training.max_source_tokens
+    return encode_rows(texts, encoder, max_source_tokens=longest, max_target_tokens=sys.maxsize)[0]
 
 
 def _validation(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
