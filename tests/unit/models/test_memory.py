@@ -13,8 +13,9 @@ import resource, sys, torch
 from mentorkd.models.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
-elements = 24 * 2**20  # 96 MiB, which glibc maps by itself if it is not told otherwise
-torch.zeros(elements).add_(1)
+elements = 2**24  # 64 MiB, which glibc maps by itself if it is not told otherwise
+for _ in range(6):  # until small objects have found their places
+    torch.zeros(elements).add_(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
     torch.zeros(elements).add_(1)
