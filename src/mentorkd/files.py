@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -27,6 +28,11 @@ def fingerprint(value: Any) -> str:
             f"cannot fingerprint {type(value).__name__}: {error}; expected text, numbers, lists and mappings"
         ) from None
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def is_url(name: str) -> bool:
+    """Whether this names a file by a URL, such as `s3://bucket/file` or `simplecache::https://host/file`, and not by a path."""
+    return re.match(r"[\w+.-]+(::[\w+.-]+)*://", name) is not None
 
 
 def digest_path(path: Path) -> str:
