@@ -46,20 +46,21 @@ def main() -> None:
         "--data", type=Path, default=SHARED, help="folder with data/ and tokenizers/ (default ../shared)"
     )
     parser.add_argument("--model", type=Path, help="folder that keeps the small model, made if it is not there")
-    parser.add_argument("--shape", choices=SHAPES, help="default flan-t5-small; short: quarter")
+    parser.add_argument("--shape", choices=SHAPES, help="default flan-t5-small; short: tiny")
     parser.add_argument("--questions", type=int, help="default 96; short 32")
     parser.add_argument("--samples", type=int, default=3)
     parser.add_argument(
         "--batch-size", type=int, default=96, help="sequences that our side generates at once (default 96)"
     )
     parser.add_argument("--engine", choices=["transformers", "ctranslate2"], default="transformers", help="of our side")
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--steps", type=int, help="training steps of the small model (default 600; short 300)")
+    parser.add_argument("--max-new-tokens", type=int, help="default 512; short 256")
+    parser.add_argument("--steps", type=int, help="training steps of the small model (default 600; short 150)")
     options = parser.parse_args()
-    options.shape = options.shape or ("quarter" if options.short else "flan-t5-small")
+    options.shape = options.shape or ("tiny" if options.short else "flan-t5-small")
     options.questions = options.questions or (32 if options.short else 96)
-    options.steps = options.steps or (300 if options.short else 600)
-    options.repeats = min(options.repeats, 2 if options.short else 3)
+    options.steps = options.steps or (150 if options.short else 600)
+    options.max_new_tokens = options.max_new_tokens or (256 if options.short else 512)
+    options.repeats = min(options.repeats, 1 if options.short else 3)
     if options.threads:
         torch.set_num_threads(options.threads)
 

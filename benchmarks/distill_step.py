@@ -50,9 +50,9 @@ KD_WEIGHT, TEMPERATURE = 0.3, 2.0
 def main() -> None:
     parser = arguments(__doc__)
     data_argument(parser)
-    parser.add_argument("--batches", type=int, help="batches of ours in a run (default 24; short 6)")
+    parser.add_argument("--batches", type=int, help="batches of ours in a run (default 24; short 4)")
     parser.add_argument("--student", choices=SHAPES, default="flan-t5-small")
-    parser.add_argument("--mentor", choices=SHAPES, default="flan-t5-large")
+    parser.add_argument("--mentor", choices=SHAPES, help="default flan-t5-large; short: flan-t5-small")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--micro-batches", type=int, default=4, help="of an update of ours (default 4)")
     parser.add_argument("--length-window", type=int, default=1, help="updates sorted by length among them (default 1)")
@@ -60,11 +60,12 @@ def main() -> None:
     parser.add_argument("--only", choices=[REFERENCE, OURS], help="measure one side and print its seconds an epoch")
     parser.add_argument("--peak-of", choices=[REFERENCE, OURS], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.batches = options.batches or (6 if options.short else 24)
-    options.repeats = min(options.repeats, 2 if options.short else 5)
+    options.batches = options.batches or (4 if options.short else 24)
+    options.mentor = options.mentor or ("flan-t5-small" if options.short else "flan-t5-large")
+    options.repeats = min(options.repeats, 1 if options.short else 5)
     if options.threads:
         torch.set_num_threads(options.threads)
-    bench = Bench(options)
+    bench = Bench(options, reference_rows=BATCH // 2 if options.short else BATCH)
 
     if options.peak_of:
         print(peak_extra_bytes(bench.peak_of_reference if options.peak_of == REFERENCE else bench.peak_of_ours))
@@ -96,7 +97,7 @@ def main() -> None:
             "mentor": options.mentor,
             "batch": BATCH,
             "rows": len(bench.rows),
-            "sampled_batches": {REFERENCE: 1, OURS: options.batches},
+            "sampled_rows": {REFERENCE: bench.reference_rows, OURS: options.batches * BATCH},
             "micro_batches": options.micro_batches,
             "length_window": options.length_window,
             "precision": bench.precision,
@@ -110,6 +111,7 @@ def peak_in_fresh_process(side: str, options: argparse.Namespace) -> int:
     flags = [f"--peak-of={side}", f"--precision={options.precision}", f"--data={options.data}"]
     flags += [f"--student={options.student}", f"--mentor={options.mentor}", f"--micro-batches={options.micro_batches}"]
     flags += [f"--threads={options.threads}"] if options.threads else []
+    flags += ["--short"] if options.short else []
     return int(in_fresh_process(__file__, flags))
 
 

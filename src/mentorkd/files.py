@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterable
@@ -37,6 +38,11 @@ def fingerprint_list(values: Iterable[Any]) -> tuple[int, str]:
         digest.update((", " * (count > 1) + json.dumps(value, sort_keys=True, ensure_ascii=False)).encode())
     digest.update(b"]")
     return count, digest.hexdigest()[:DIGITS]
+
+
+def is_url(name: str) -> bool:
+    """Whether this names a file by a URL, such as `s3://bucket/file` or `simplecache::https://host/file`, and not by a path."""
+    return re.match(r"[\w+.-]+(::[\w+.-]+)*://", name) is not None
 
 
 def digest_path(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from mentorkd.teachers.annotation import SamplingResult
 from mentorkd.teachers.cache import RequestCache
 from mentorkd.teachers.openai import annotate_openai
 from mentorkd.teachers.prompting import Prompter
+from mentorkd.teachers.wire import build_request
 
 KEY = "sk-the-secret-0123456789"
 KEY_VARIABLE = "MENTORKD_TEST_KEY"
@@ -50,6 +52,23 @@ def annotate(url: str, cache: Path, questions: list[Question], **settings: Any) 
         return annotate_openai(questions, config, prompter, opened, grade=graded, first_backoff=0.05)
 
 
+async def post_plainly(url: str, questions: list[Question], concurrency: int) -> None:
+    """The same requests, three a question, by httpx alone: no cache, no limits, no grading."""
+    import httpx
+
+    config, room = teacher(url), asyncio.Semaphore(concurrency)
+    prompter = Prompter(config.prompt, answer_kind="number")
+    async with httpx.AsyncClient(timeout=60) as client:
+
+        async def post(question: Question) -> None:
+            request = build_request(config, prompter.first(question.text), max_tokens=64, temperature=0.7)
+            async with room:
+                reply = await client.post(request["endpoint"], json=request["body"])
+            reply.json()
+
+        await asyncio.gather(*(post(question) for question in questions for _ in range(3)))
+
+
 def peak_megabytes() -> float:
     """Peak memory of this process. `ru_maxrss` starts with that of the process which started this one, on Linux."""
     status = Path("/proc/self/status")
@@ -60,26 +79,29 @@ def peak_megabytes() -> float:
 
 
 def main() -> None:
-    """asking.py URL CACHE QUESTIONS SETTINGS: annotate, then print the account, the traffic, the seconds and the peak memory in MB.
+    """asking.py URL CACHE QUESTIONS SETTINGS: annotate, then print account, traffic, processor seconds and peak memory in MB.
 
-    QUESTIONS is a number of sums, or a file of `{input, answer}` of which the first ten are asked.
-
-    On a machine that others use, `seconds` are those of the processor, since the clock's say nothing then.
+    QUESTIONS is a number of sums, or a file of `{input, answer}` of which the first ten are asked. With `plainly` among the settings, also
+    the processor seconds that the same requests take by httpx alone.
     """
     url, cache, source, settings = sys.argv[1:]
     questions = sums(int(source)) if source.isdigit() else recorded(Path(source), 10)
-    clock = time.process_time if os.getloadavg()[0] > 3 else time.perf_counter
-    began = clock()
-    annotation = annotate(url, Path(cache), questions, **json.loads(settings))
-    seconds = clock() - began
+    given = json.loads(settings)
+    plainly = given.pop("plainly", False)
+    began = time.process_time()
+    annotation = annotate(url, Path(cache), questions, **given)
+    seconds, megabytes = time.process_time() - began, peak_megabytes()
+    if plainly:
+        began = time.process_time()
+        asyncio.run(post_plainly(url, questions, given["concurrency"]))
     print(
         json.dumps(
             {
                 "account": annotation.account(),
                 "traffic": annotation.traffic,
                 "seconds": seconds,
-                "clock": clock.__name__,
-                "megabytes": peak_megabytes(),
+                "seconds_plainly": time.process_time() - began if plainly else None,
+                "megabytes": megabytes,
             }
         )
     )

@@ -1,9 +1,9 @@
 """Raw rows of a data source: JSON, JSON Lines, CSV, TSV, Parquet, or a Hugging Face data set.
 
-A source is a file or `hub:NAME[@CONFIG][:SPLIT]`. NAME is a data set of the hub or a local folder (plain data files, or
-the output of `save_to_disk`), CONFIG is one of its configurations, and SPLIT is a split or a slice of a split:
-`hub:openai/gsm8k@main:train`, `hub:openai/gsm8k@main:test[:100]`, `hub:./my-data`. Rows are numbered from 1: the
-objects of a JSON list, the lines of JSON Lines, the rows below the header of a CSV.
+A source is a file, the URL of one (`s3://bucket/questions.jsonl`; fsspec reads it), or `hub:NAME[@CONFIG][:SPLIT]`. NAME is
+a data set of the hub or a local folder (plain data files, or the output of `save_to_disk`), CONFIG is one of its
+configurations, and SPLIT is a split or a slice of a split: `hub:openai/gsm8k@main:train`, `hub:openai/gsm8k@main:test[:100]`,
+`hub:./my-data`. Rows are numbered from 1: the objects of a JSON list, the lines of JSON Lines, the rows below the header of a CSV.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mentorkd.data.remote import local_copy
 from mentorkd.errors import DataError, MissingExtraError, RunError
-from mentorkd.files import digest_path
+from mentorkd.files import digest_path, is_url
 
 HUB = "hub:"
 """Prefix of a Hugging Face data set's name."""
@@ -82,7 +83,15 @@ def read_rows(source: str | Path, *, split: str = "train") -> SourceRows:
     package `datasets`.
     """
     name = str(source)
+    if is_url(name):
+        return SourceRows(name, partial(_remote, name))
     return SourceRows(name, _hub(name, split) if name.startswith(HUB) else _file(Path(source)))
+
+
+def _remote(url: str) -> Numbered:
+    """The rows of a file that a URL names."""
+    with local_copy(url) as path:
+        yield from _file(path)()
 
 
 def source_identity(source: str) -> str:
@@ -90,6 +99,9 @@ def source_identity(source: str) -> str:
     if source.startswith(HUB):
         local = Path(source.removeprefix(HUB).split("@")[0].split(":")[0])
         return f"{source} {digest_path(local)}" if local.is_dir() else source
+    if is_url(source):
+        with local_copy(source) as path:
+            return digest_path(path)
     if not Path(source).exists():
         raise RunError(
             f"{source} is not there; put it back, or say where it is now: "

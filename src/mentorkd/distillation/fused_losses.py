@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -240,37 +241,64 @@ def _loss_and_gradient(
     return ce_C, total_C
 
 
+class _Distribution:
+    """Log-probabilities of a block; their exponential is computed once, where anything needs it."""
+
+    def __init__(self, log_probs_BV: Tensor) -> None:
+        self.log_probs_BV = log_probs_BV
+
+    @cached_property
+    def probs_BV(self) -> Tensor:
+        return self.log_probs_BV.exp()
+
+
 def _block_loss_and_gradient(
     logits_BV: Tensor, labels_B: Tensor, mentors: WeightedLogits, settings: LossSettings, differentiate: bool
 ) -> tuple[Tensor, Tensor]:
     label_B1 = labels_B[:, None]
     impossible_B1 = logits_BV.gather(1, label_B1) == -torch.inf
-    log_probs_BV = logits_BV.clamp_(min=RULED_OUT).log_softmax(-1)
-    ce_B = -log_probs_BV.gather(1, label_B1).masked_fill(impossible_B1, -torch.inf)[:, 0]
-    gradient_BV = log_probs_BV.exp_().scatter_add_(1, label_B1, ce_B.new_full(label_B1.shape, -1))
+    student = _Distribution(logits_BV.clamp_(min=RULED_OUT).log_softmax(-1))
+    ce_B = -student.log_probs_BV.gather(1, label_B1).masked_fill(impossible_B1, -torch.inf)[:, 0]
     total_B = torch.zeros_like(ce_B)
-    if mentors:
-        gradient_BV.mul_(1 - settings.kd_weight)
-        shared = shared_vocabulary(logits_BV.shape[1], mentors)
-        for share, targets in mentors:
-            value_B, pull_BV = _divergence_and_gradient(logits_BV[:, :shared], targets, settings, differentiate)
-            total_B += share * value_B
-            if pull_BV is not None:
-                gradient_BV[:, :shared].add_(pull_BV, alpha=share * settings.kd_scale / settings.temperature)
-    logits_BV.copy_(gradient_BV)
+    pulls = []
+    for share, targets in mentors:
+        value_B, pull_BV = _divergence_and_gradient(logits_BV, student, targets, mentors, settings, differentiate)
+        total_B += share * value_B
+        pulls.append((share, pull_BV))
+    if not differentiate:
+        return ce_B, total_B
+    ce_weight = 1 - settings.kd_weight if mentors else 1
+    if ce_weight:
+        gradient_BV = student.probs_BV.scatter_add_(1, label_B1, ce_B.new_full(label_B1.shape, -1))
+        torch.mul(gradient_BV, ce_weight, out=logits_BV)
+    else:
+        logits_BV.zero_()
+    for share, pull_BV in pulls:
+        assert pull_BV is not None
+        logits_BV[:, : pull_BV.shape[1]].add_(pull_BV, alpha=share * settings.kd_scale / settings.temperature)
     return ce_B, total_B
 
 
 def _divergence_and_gradient(
-    logits_BV: Tensor, targets: MentorLogits | MentorTopK, settings: LossSettings, differentiate: bool
+    logits_BV: Tensor,
+    student: _Distribution,
+    targets: MentorLogits | MentorTopK,
+    mentors: WeightedLogits,
+    settings: LossSettings,
+    differentiate: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """D of each token and, if `differentiate`, its gradient on the student's logits / tau. No logit is below `RULED_OUT`."""
+    """D of each token and, if `differentiate`, its gradient on the student's logits / tau, on the vocabulary that all heads share.
+
+    No logit is below `RULED_OUT`; `student` is their distribution at temperature 1.
+    """
+    shared = shared_vocabulary(logits_BV.shape[1], mentors)
     closed_form = CLOSED_FORMS.get(settings.divergence)
     if closed_form and differentiate and isinstance(targets, MentorLogits):
-        student_BV, mentor_BV = (temperature_scaled(each, settings) for each in (logits_BV, targets.logits_NV))
-        value_B, pull_BV = closed_form(student_BV, mentor_BV)
+        if settings.temperature != 1 or shared < logits_BV.shape[1]:
+            student = _Distribution(temperature_scaled(logits_BV[:, :shared], settings))
+        value_B, pull_BV = closed_form(student, temperature_scaled(targets.logits_NV, settings))
         return value_B.clamp(min=0), pull_BV
-    logits_BV = logits_BV.detach().requires_grad_(differentiate)
+    logits_BV = logits_BV[:, :shared].detach().requires_grad_(differentiate)
     with torch.set_grad_enabled(differentiate):
         value_B = token_divergence(temperature_scaled(logits_BV, settings), targets, settings)
         if not differentiate:
@@ -279,13 +307,13 @@ def _divergence_and_gradient(
     return value_B.detach(), pull_BV
 
 
-def _forward_kl(student_BV: Tensor, mentor_BV: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_kl(student: _Distribution, mentor_BV: Tensor) -> tuple[Tensor, Tensor]:
     probs_BV = mentor_BV.exp()
-    value_B = (mentor_BV - student_BV).mul_(probs_BV).sum(-1)
-    return value_B, student_BV.exp().sub_(probs_BV)
+    value_B = mentor_BV.sub_(student.log_probs_BV).mul_(probs_BV).sum(-1)
+    return value_B, torch.sub(student.probs_BV, probs_BV, out=probs_BV)
 
 
-CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {"forward_kl": _forward_kl}
+CLOSED_FORMS: dict[str, Callable[[_Distribution, Tensor], tuple[Tensor, Tensor]]] = {"forward_kl": _forward_kl}
 """Divergence -> function of the student's and the mentor's log-probabilities at the temperature, which gives D of each token
 and its gradient on the student's logits / tau. Autograd is about as fast (docs/results/fused-loss.md); forward KL keeps its
 form because the results of finished runs depend on its rounding."""

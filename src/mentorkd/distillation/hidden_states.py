@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, cast_linear_layers
+from mentorkd.models.memory import keep_freed_memory
 from mentorkd.precision import autocast
 
 Batch = Mapping[str, Tensor]
@@ -173,6 +174,7 @@ class FrozenModel:
     """
 
     def __init__(self, loaded: LoadedModel, first: Batch | None, *, bfloat16: bool) -> None:
+        keep_freed_memory()
         self.loaded = loaded
         self._autocast = partial(autocast, loaded.device.type, "bfloat16" if bfloat16 else None)
         with self._autocast():

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from mentorkd.errors import Fault, RecipeError
+from mentorkd.files import is_url
 from mentorkd.hub import GGUF
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart.task import MODELS
@@ -100,7 +101,7 @@ def parse_recipe(
         # A fault of an inherited value is reported once, at the value's own place.
         invalid = plain_faults(error, raw)
         findings += [each for each in invalid if not any(each[0][: len(place)] == place for place in inherited)]
-    findings += [*combined_faults(raw), *search_faults(raw), *size_faults(raw), *_task_faults(raw)]
+    findings += [*combined_faults(raw), *search_faults(raw), *size_faults(raw), *_task_faults(raw), *_root_faults(raw)]
     if check_files:
         findings += _absent(raw)
     findings = _unknown_learners(attribute_to_sweep(findings, raw), written)
@@ -136,7 +137,7 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def data_path(recipe: Recipe, value: str) -> str:
-    """The path of a recipe's data file `value`: joined with `data.root`, unless it is absolute or `hub:NAME`."""
+    """The path of a recipe's data file `value`: joined with `data.root`, unless it is absolute, a URL or `hub:NAME`."""
     return _joined(recipe.data.root, value)
 
 
@@ -208,7 +209,9 @@ def _is_path(name: str) -> bool:
 
 
 def _joined(root: str, value: str) -> str:
-    return value if value.startswith("hub:") else os.path.normpath(os.path.join(root, os.path.expanduser(value)))
+    if value.startswith("hub:") or is_url(value):
+        return value
+    return os.path.normpath(os.path.join(root, os.path.expanduser(value)))
 
 
 def _task_faults(raw: dict[str, Any]) -> Iterator[Finding]:
@@ -220,14 +223,22 @@ def _task_faults(raw: dict[str, Any]) -> Iterator[Finding]:
         yield ("task", "answer"), f"{why}; give one of {kinds}, or a known task: {', '.join(PAPER_TASKS)}"
 
 
+def _root_faults(raw: dict[str, Any]) -> Iterator[Finding]:
+    root = mapping(raw.get("data")).get("root")
+    if isinstance(root, str) and is_url(root):
+        yield ("data", "root"), f"got the URL {root}, expected a folder; write the whole URL of each file"
+
+
 def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
     root = mapping(raw.get("data")).get("root")
     for section, key in (name.split(".") for name in _DATA_FILES):
         value = mapping(raw.get(section)).get(key)
         if (key, value) == ("exemplars", "train"):
             continue  # the exemplars are in the training file
-        if isinstance(root, str) and isinstance(value, str) and not value.startswith("hub:"):
+        if isinstance(root, str) and isinstance(value, str):
             path = _joined(root, value)
+            if path == value and (value.startswith("hub:") or is_url(value)):
+                continue  # whoever reads it asks its server
             if not os.path.exists(path):
                 hint = "`data.root=DIR` sets the folder of the data"
                 if find_task(str(mapping(raw.get("task")).get("name"))):

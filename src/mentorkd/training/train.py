@@ -24,6 +24,7 @@ from mentorkd.distillation.hidden_states import head_is_linear
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel
+from mentorkd.models.memory import keep_freed_memory
 from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
@@ -93,6 +94,7 @@ def train(
         raise TrainingError("got no training row, expected at least one; loosen `select` or raise `max_target_tokens`")
     if precision == "float16" and loaded.device.type == "cpu":
         raise TrainingError("got `precision: float16` on a CPU, where it is slow; set `auto`, bfloat16 or float32")
+    keep_freed_memory()
     objective = objective or CrossEntropy()
     if (missing := objective.missing_data(rows)) is not None:
         raise TrainingError(f"got {len(rows)} rows: {missing}; select more rationales, or choose another objective")
