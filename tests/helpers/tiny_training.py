@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from mentorkd.distillation.objectives.soft_labels import Distillation
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.training.train import TrainingResult, train
+from tiny_architectures import build
 from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "LIVE",
     "MIXED",
     "PAIRS",
+    "SEEING",
     "UNTIED",
     "assert_same",
     "learner",
@@ -137,16 +140,22 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
         )
 
 
-LIVE = UNTIED, GPT2, PAIRS, MIXED = (
+LIVE = UNTIED, GPT2, SEEING, PAIRS, MIXED = (
     "t5 with an untied head",
     "gpt2",
+    "t5gemma2 with a vision tower",
     "pairs of rationales, and hidden states",
     "rows of three sources with settings of their own",
 )
 
 
 def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tuple[TrainingResult, LoadedModel]:
-    student, mentor = (learner("gpt2" if family == GPT2 else "t5", seed=seed) for seed in (2, 1))
+    def make(seed: int) -> LoadedModel:
+        if family == SEEING:  # each process has a tokenizer file of its own
+            return build("t5gemma2", folder.with_name(f"tokenizer-{os.environ.get('RANK')}"), seed=seed)
+        return learner("gpt2" if family == GPT2 else "t5", seed=seed)
+
+    student, mentor = make(2), make(1)
     if family == UNTIED:
         # transformers ties the head of every T5 that it builds; some pretrained T5s have an untied head.
         head = student.model.get_output_embeddings()
@@ -156,7 +165,7 @@ def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tupl
         objective = Consistency(0.5, base=HiddenMatching(student, mentor, kd_weight=0.5))
     if family == MIXED:
         objective = online(mentor, **BY_SOURCE)
-    make = {PAIRS: paired_rows, MIXED: mixed_rows}.get(family, rows_for)
-    rows = make(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
+    rows_of = {PAIRS: paired_rows, MIXED: mixed_rows}.get(family, rows_for)
+    rows = rows_of(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
     changes = {"batch_size": 2, "gradient_accumulation": accumulation}
     return run(student, rows, folder, objective=objective, **changes), student

@@ -17,14 +17,16 @@ from mentorkd.training.train import TrainingResult
 from tiny_architectures import build
 from tiny_training import learner, online, paired_rows, rows_for, run, weights
 
-__all__ = ["BFLOAT16", "CASES", "train_case"]
+__all__ = ["BFLOAT16", "CASES", "LAYER_NORMS", "train_case"]
 
-CASES = ADAPTERS, OBJECTIVE, RESUMED, CHECKPOINTED, BFLOAT16 = (
+CASES = ADAPTERS, OBJECTIVE, RESUMED, SEEING, CHECKPOINTED, BFLOAT16, LAYER_NORMS = (
     "llama with adapters",
     "t5 with an objective's own weights",
     "t5, killed and resumed",
+    "gemma3 with a vision tower, killed and resumed",
     "gpt2 with gradient checkpointing",
     "llama in bfloat16",
+    "gpt2 in bfloat16",
 )
 
 
@@ -47,17 +49,19 @@ def train_case(case: str, folder: Path, *, sharded: bool) -> tuple[TrainingResul
             if step == killed_at:
                 raise Killed
 
+        place = folder / f"tokenizer-{os.environ.get('RANK')}"  # each process has a tokenizer file of its own
         if case == ADAPTERS:
-            # Each process has a tokenizer file of its own.
-            place = folder / f"tokenizer-{os.environ.get('RANK')}"
             loaded = build("llama", place, lora=LoraConfig(r=2, dropout=0.0))
             return run(loaded, rows_for(loaded, 10), folder, **changes), loaded
-        family = {CHECKPOINTED: "gpt2", BFLOAT16: "llama"}.get(case, "t5")
+        if case == SEEING:
+            loaded = build("gemma3", place)
+            return run(loaded, rows_for(loaded, 10), folder, on_progress=on_progress, **changes), loaded
+        family = {CHECKPOINTED: "gpt2", BFLOAT16: "llama", LAYER_NORMS: "gpt2"}.get(case, "t5")
         loaded, mentor = learner(family, seed=2), learner(family, seed=1)
         if case == OBJECTIVE:
             objective = Consistency(0.5, base=HiddenMatching(loaded, mentor, kd_weight=0.5))
             return run(loaded, paired_rows(loaded, 10), folder, objective=objective, **changes), loaded
-        if case == BFLOAT16:
+        if case in (BFLOAT16, LAYER_NORMS):
             return run(loaded, rows_for(loaded, 10), folder, precision="bfloat16", **changes), loaded
         best = 3 if case == CHECKPOINTED else 5  # the ends of the epochs
         options = {
@@ -68,7 +72,7 @@ def train_case(case: str, folder: Path, *, sharded: bool) -> tuple[TrainingResul
         }
         return run(loaded, rows_for(loaded, 10), folder, **options, **changes), loaded
 
-    if case == RESUMED and sharded:
+    if case in (RESUMED, SEEING) and sharded:
         try:
             start(killed_at=4)
         except Killed:

@@ -148,6 +148,14 @@ def balancing_loss(config: PretrainedConfig) -> str | None:
     return None
 
 
+def dropped_layers(config: PretrainedConfig) -> str | None:
+    """The probability with which training skips a whole layer, as `name: value`; None for a model that skips none (M2M100 does)."""
+    for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+        if value := getattr(config, name, None):
+            return f"{name}: {value:g}"
+    return None
+
+
 def layer_count(config: PretrainedConfig) -> int:
     """Layers of the stack below the head: of the decoder, if there is one."""
     return Stack.of(config, "decoder").depth

@@ -50,16 +50,19 @@ def weight_count(parameter: nn.Parameter) -> int:
 def merge_into_dequantised(model: Any) -> PreTrainedModel:
     """The model in its data type, with its adapters (peft's) merged into the weights that the 4 bits stand for, in place.
 
-    peft itself would merge into 4 bits again, and round a part of the training away.
+    peft itself would merge into 4 bits again, and round a part of the training away. Merged in main memory, since a GPU that holds
+    the model in 4 bits may have no room for both.
     """
     from peft.tuners.lora import LoraLayer
 
+    device = model.device
+    model.to("cpu")
     adapted = model.get_base_model().named_modules()
-    changes = {name: layer.get_delta_weight("default") for name, layer in adapted if isinstance(layer, LoraLayer)}
+    adapters = {name: layer for name, layer in adapted if isinstance(layer, LoraLayer)}
     base = model.unload()
     plain: PreTrainedModel = base.dequantize(base.dtype)
-    for name, change in changes.items():
+    for name, layer in adapters.items():
         weight = plain.get_submodule(name).weight
-        weight.copy_(weight.float() + change.float())
+        weight.copy_(weight.float() + layer.get_delta_weight("default").float())
     plain.is_loaded_in_4bit = False  # transformers leaves this mark
-    return plain
+    return plain.to(device)

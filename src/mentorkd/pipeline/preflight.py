@@ -15,6 +15,7 @@ from mentorkd.models import (
     balancing_loss,
     check_structure,
     config_of,
+    dropped_layers,
     layer_count,
     load_tokenizer,
     logit_change,
@@ -45,8 +46,8 @@ def check(recipe: Recipe, kinds: Collection[str]) -> None:
 def check_models(recipe: Recipe) -> None:
     """Raise RecipeError with all faults: models that cannot be loaded, engines and trackers that are not installed, engines
     that do not serve a model, soft labels between models of different kinds or vocabularies, hidden states of mentors that change
-    their logits after the head, layers that a model does not have, settings of a chat template that it does not use, and more
-    processes than devices. Loads configs and tokenizers, no weights."""
+    their logits after the head, layers that a model does not have, settings of a chat template that it does not use, more
+    processes than devices, and several processes for a model that skips layers at random. Loads configs and tokenizers, no weights."""
     faults: list[Fault] = []
     kinds: dict[str, ModelKind] = {}
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
@@ -85,7 +86,7 @@ def check_models(recipe: Recipe) -> None:
                 balancing,
             )
     faults += _scorer_faults(recipe)
-    faults += _process_faults(recipe)
+    faults += _process_faults(recipe, configs)
     _tell_chunks(recipe, configs)
     for name in configs:
         for mentor in recipe.learners[name].mentor_weights:
@@ -98,12 +99,16 @@ def check_models(recipe: Recipe) -> None:
         raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
 
 
-def _process_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Trainings with more processes than there are devices for a stage."""
+def _process_faults(recipe: Recipe, configs: Mapping[str, PretrainedConfig]) -> Iterator[Fault]:
+    """Trainings with more processes than there are devices for a stage, or for a model that skips layers at random."""
     device = resolve_device(recipe.device)
     for name, learner in recipe.learners.items():
-        if learner.rationales and (missing := missing_devices(learner.training.processes, device)):
-            yield Fault(f"learners.{name}.training.processes", missing)
+        processes, key = learner.training.processes, f"learners.{name}.training.processes"
+        if learner.rationales and (missing := missing_devices(processes, device)):
+            yield Fault(key, missing)
+        if learner.rationales and processes > 1 and name in configs and (dropped := dropped_layers(configs[name])):
+            what = f"got {processes} processes, each of which would skip other layers of the model ({dropped})"
+            yield Fault(key, f"{what}; set 1, or set the model's `{dropped.partition(':')[0]}` to 0")
 
 
 def _tell_chunks(recipe: Recipe, names: Collection[str]) -> None:

@@ -6,6 +6,7 @@ progress and notes, and returns the record.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -49,6 +50,9 @@ def work_together(processes: int, work: Work[R], context: RunContext, stage: Sta
     An error of one of them is raised here, and ends the others. Raises WorkerError for one that was killed. They end when this
     process does, however it ends.
     """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # earlier stages of this process keep memory of a GPU that the first process needs
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     messages: Messages = queue.SimpleQueue()
     setup = (sys.argv, context.recipe, context.folder)
@@ -131,9 +135,9 @@ def _killed(workers: list[Worker], worker: Worker, stage: Stage) -> WorkerError:
 
 def serve() -> None:
     """The program of one of the processes."""
-    with serving() as (send, tasks):
-        sys.argv, recipe, folder = tasks.get()
-        work, stage, workdir = tasks.get()
+    with serving() as (send, receive):
+        sys.argv, recipe, folder = receive()
+        work, stage, workdir = receive()
         context = RunContext(recipe, folder, throttled(partial(send, "progress")), partial(send, "note"))
         if missing := missing_devices(int(os.environ["WORLD_SIZE"]), context.device):
             raise TrainingError(f"{stage.name}: {missing}")

@@ -41,7 +41,8 @@ def groups_of_gpus(recipe: Recipe) -> list[str]:
     """The GPUs of this machine in groups, each for the largest training of the recipe, as CUDA_VISIBLE_DEVICES calls them; one group
     if there are too few."""
     gpus = list(filter(None, visible_gpus())) if recipe.device in ("auto", "cuda") else []
-    size = min(max(learner.training.processes for learner in recipe.learners.values()), max(1, len(gpus)))
+    trained = [learner.training.processes for learner in recipe.learners.values() if learner.rationales]
+    size = min(max(trained, default=1), max(1, len(gpus)))
     return [",".join(gpus[first : first + size]) for first in range(0, len(gpus) - size + 1, size)]
 
 

@@ -25,6 +25,9 @@ from mentorkd.pipeline.executors.messages import RemoteTraceback, SentWarnings, 
 Send = Callable[[str, Any], None]
 """Sends a message: an event (progress, note, warning, finished, failed, ...) and its value."""
 
+Receive = Callable[[], Any]
+"""Waits for a task."""
+
 
 class Worker:
     """One worker process, and a thread that puts its messages into `messages`. It touches nothing before its first task."""
@@ -80,14 +83,19 @@ class Worker:
 
     def _read_messages(self) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as stream, suppress(EOFError, pickle.UnpicklingError):
-            while True:
-                self._messages.put((self, *pickle.load(stream)))
-        self._messages.put((self, "ended", None))
+        last: tuple[str, Any] = ("ended", None)
+        try:
+            with self._process.stdout as stream, suppress(EOFError, pickle.UnpicklingError):
+                while True:
+                    self._messages.put((self, *pickle.load(stream)))
+        except BaseException as error:  # a message needs a module or memory that this process lacks
+            last = "failed", (error, "\n" + traceback.format_exc())
+        finally:
+            self._messages.put((self, *last))
 
 
 Messages = queue.SimpleQueue[tuple[Worker, str, Any]]
-"""Messages of several workers: the worker, the event (`ended` is the last), and its value."""
+"""Messages of several workers: the worker, the event (`ended` or `failed` is the last), and its value."""
 
 
 def failure(value: tuple[BaseException, str]) -> BaseException:
@@ -98,8 +106,8 @@ def failure(value: tuple[BaseException, str]) -> BaseException:
 
 
 @contextmanager
-def serving() -> Iterator[tuple[Send, queue.SimpleQueue[Any]]]:
-    """In a worker: what sends messages to its owner, and the tasks that come.
+def serving() -> Iterator[tuple[Send, Receive]]:
+    """In a worker: what sends messages to its owner, and what receives its tasks.
 
     Warnings of mentorkd are sent. An error of the block is sent as `failed`. After the block, the process waits for its stdin to
     close, which ends it at any time.
@@ -117,14 +125,29 @@ def serving() -> Iterator[tuple[Send, queue.SimpleQueue[Any]]]:
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read_tasks, args=(tasks,), daemon=True).start()
     try:
-        yield send, tasks
+        yield send, partial(_next, tasks)
     except BaseException as error:
         send("failed", (picklable(error), "\n" + traceback.format_exc()))
     threading.Event().wait()
 
 
+def _next(tasks: queue.SimpleQueue[Any]) -> Any:
+    task = tasks.get()
+    if isinstance(task, BaseException):
+        raise task
+    return task
+
+
 def _read_tasks(tasks: queue.SimpleQueue[Any]) -> None:
-    with suppress(EOFError, pickle.UnpicklingError):
-        while True:
-            tasks.put(pickle.load(sys.stdin.buffer))
-    os.kill(os.getpid(), signal.SIGTERM)
+    """Put the tasks, or the error of reading one, into a queue, until stdin closes."""
+    stream = sys.stdin.buffer
+    try:
+        with suppress(EOFError, pickle.UnpicklingError):
+            while True:
+                tasks.put(pickle.load(stream))
+    except BaseException as error:  # a task needs a module or memory that this process lacks
+        tasks.put(error)
+        while stream.read(2**16):
+            pass
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)

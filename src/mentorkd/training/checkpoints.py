@@ -84,10 +84,11 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
     """The model's own tensors that are not frozen, each under the first of its names in the state dict."""
-    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    parameters = model.named_parameters(remove_duplicate=False)
+    frozen = tuple(f"{name}." for name, p in parameters if not p.requires_grad)
     tensors: dict[tuple[object, ...], tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
-        if name not in frozen:
+        if not f"{name}.".startswith(frozen):  # the scales of 4-bit weights are under the weights' names
             place = tensor.data_ptr() if tensor.numel() else name
             tensors.setdefault((place, tensor.shape, tensor.stride()), (name, tensor))
     return dict(tensors.values())

@@ -31,9 +31,9 @@ class ShardedModel:
         self.sharded = copy.deepcopy(whole)
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
         # Autocast would keep its casts of all layers until the backward pass. What enters a layer keeps its type: residuals add up
-        # in float32.
+        # in float32. On a CPU, autocast has no norm of an input and weights of two types.
         policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if precision == "bfloat16" else None,
+            param_dtype=torch.bfloat16 if precision == "bfloat16" and device.type == "cuda" else None,
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,
         )

@@ -25,6 +25,7 @@ from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel
 from mentorkd.models.memory import keep_freed_memory
+from mentorkd.models.quantization import is_quantised
 from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
@@ -34,6 +35,7 @@ from mentorkd.training.schedule import Schedule, schedule_training
 from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
 from mentorkd.training.sharding import ShardedModel
 from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds, SealedCheckpoints
+from mentorkd.training.unreached import freeze_unreached
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,8 @@ def train(
 ) -> TrainingResult:
     """Train `loaded.model` in place on `rows`; on return it holds the chosen weights.
 
+    Several processes freeze the weights that the rows do not reach.
+
     Args:
         folder: folder for checkpoints; if it holds one, training resumes from it.
         objective: the loss; None is the cross-entropy.
@@ -87,11 +91,13 @@ def train(
         verify: remove checkpoints that have changed since they were written; training resumes from an older one, or starts again.
             Without it, they are read as they are, the best one too.
 
-    Raises TrainingError if the rows lack what the objective needs, before an update with a non-finite loss, and for a checkpoint
-    that does not have exactly the model's trained weights.
+    Raises TrainingError if the rows lack what the objective needs, before an update with a non-finite loss, for a checkpoint
+    that does not have exactly the model's trained weights, and for settings that cannot be combined.
     """
     if not rows:
         raise TrainingError("got no training row, expected at least one; loosen `select` or raise `max_target_tokens`")
+    if config.sharding != "none":
+        _check_shardable(loaded, config, precision)
     if precision == "float16" and loaded.device.type == "cpu":
         raise TrainingError("got `precision: float16` on a CPU, where it is slow; set `auto`, bfloat16 or float32")
     keep_freed_memory()
@@ -113,7 +119,10 @@ def train(
     arguments.logging_steps = max(1, schedule.updates // 100)
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
     batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size)
-    fused = _can_fuse(loaded, batches[0])
+    first = {name: value.to(loaded.device) for name, value in batches[0].items() if name != "rows"}
+    fused = _can_fuse(loaded, first)
+    if arguments.world_size > 1:
+        freeze_unreached(loaded.model, first)
     if config.torch_compile:
         _compile(loaded)
     if arguments.should_save:
@@ -144,6 +153,8 @@ def train(
             sharding=sharding,
         )
         trainer.remove_callback(PrinterCallback)
+        if arguments.world_size > 1:  # each process drops out other units
+            torch.manual_seed(seed + arguments.process_index)
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
@@ -201,10 +212,19 @@ def _close_trackers(names: Sequence[str]) -> None:
         mlflow.end_run()
 
 
+def _check_shardable(loaded: LoadedModel, config: TrainingConfig, precision: Precision) -> None:
+    others = {
+        "torch_compile": config.torch_compile,
+        "precision: float16": precision == "float16",
+        "lora.bits": is_quantised(loaded.model),
+    }
+    for other in [name for name, given in others.items() if given]:
+        raise TrainingError(f"got `sharding: fsdp` with `{other}`, which cannot be combined; remove one of them")
+
+
 def _can_fuse(loaded: LoadedModel, batch: Batch) -> bool:
     """Whether the fused loss is exact: it needs a model whose logits are its head's output."""
-    tensors = {name: value.to(loaded.device) for name, value in batch.items() if name != "rows"}
-    fused = head_is_linear(loaded.model, tensors)
+    fused = head_is_linear(loaded.model, batch)
     if not fused:
         log.warning(
             "%s changes its logits after the head: training uses the plain loss, which needs more memory",

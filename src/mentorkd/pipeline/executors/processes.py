@@ -147,17 +147,17 @@ class ProcessExecutor:
 
 def serve() -> None:
     """The program of a worker process: carry out the stages that come on stdin, until stdin closes."""
-    with serving() as (send, tasks):
+    with serving() as (send, receive):
         import mentorkd.pipeline.stages.train  # noqa: F401  (slow, and done while the other process checks the recipe)
 
-        number, sys.argv, recipe, folder = tasks.get()
-        task = tasks.get()
+        number, sys.argv, recipe, folder = receive()
+        task = receive()
         if isinstance(task, frozenset):
             from mentorkd.pipeline.preflight import check
 
             check(recipe, task)
             send("checked", None)
-            task = tasks.get()
+            task = receive()
         with folder.in_use(number):
             while True:
                 stage, workdir, threads = task
@@ -171,4 +171,4 @@ def serve() -> None:
                     note=partial(send, "note"),
                 )
                 send("finished", record)
-                task = tasks.get()
+                task = receive()

@@ -442,9 +442,11 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
     if precision is None:
         return {"prompt": learner.prompt, "max_new_tokens": learner.sampling.max_new_tokens}
     unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
-    speed = {"report_to", "torch_compile", "gradient_checkpointing", "sharding", unused}
+    speed = {"report_to", "torch_compile", "gradient_checkpointing", "processes", "sharding", unused}
+    accumulation = learner.training.gradient_accumulation * learner.training.processes
     return {
         **later_training(learner.training.model_dump(exclude=speed)),
+        "gradient_accumulation": accumulation,  # of all processes
         "precision": precision,
         "target": learner.target,
         "prompt": learner.eval_prompt,
