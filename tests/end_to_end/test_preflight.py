@@ -132,3 +132,19 @@ def test_a_loss_that_balances_experts_is_told_to_be_left_out(tmp_path: Path, cap
         messages = [record.getMessage() for record in caplog.records]
         assert len(messages) == (told is not None)
         assert told is None or f"({told}); mentorkd trains without that loss" in messages[0]
+
+
+def test_several_processes_cannot_train_a_model_that_skips_layers(tmp_path: Path) -> None:
+    raw = small_recipe(tmp_path)
+    model = {**raw["learners"]["vanilla"]["model"], "from_config": {"model_type": "m2m_100", "d_model": 16}}
+    learner = {**raw["learners"]["vanilla"], "model": model}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**raw, "device": "cpu", "learners": {"vanilla": learner}}))
+    check_models(load_recipe(tmp_path / "recipe.yaml"))
+    with pytest.raises(RecipeError) as caught:
+        check_models(load_recipe(tmp_path / "recipe.yaml", ["learners.vanilla.training.processes=2"]))
+    [fault] = caught.value.faults
+    assert fault.key == "learners.vanilla.training.processes"
+    assert fault.message == (
+        "got 2 processes, each of which would skip other layers of the model (encoder_layerdrop: 0.05); set 1, or set the "
+        "model's `encoder_layerdrop` to 0"
+    )

@@ -50,9 +50,8 @@ def work_together(processes: int, work: Work[R], context: RunContext, stage: Sta
     An error of one of them is raised here, and ends the others. Raises WorkerError for one that was killed. They end when this
     process does, however it ends.
     """
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # earlier stages of this process keep memory of a GPU that the first process needs
+    gc.collect()  # earlier stages of this process keep memory of a GPU that the first process needs
+    torch.cuda.empty_cache()
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     messages: Messages = queue.SimpleQueue()
     setup = (sys.argv, context.recipe, context.folder)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mentorkd.errors import MissingExtraError, ModelError
-from mentorkd.models import LoadedModel, check_structure, load_folder, load_model, save_model
+from mentorkd.models import LoadedModel, check_structure, load_folder, load_model, merge_adapters, save_model
 from mentorkd.models.quantization import is_quantised
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.training.adapters import merge_trained_adapters
+from mentorkd.training.checkpoints import WEIGHTS
 from tiny_architectures import build
 from tiny_training import assert_same, losses, rows_for, run, weights
 
@@ -55,6 +58,26 @@ def test_a_model_trained_in_four_bits_is_saved_as_any_other(family: str, tmp_pat
     assert len(changed) == len(four_bits)
 
 
+def test_changes_are_merged_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft.tuners.lora.bnb import Linear4bit
+
+    loaded = load_model(base("llama", tmp_path), seed=0, device=torch.device("cpu"))
+    alive: list[int] = []
+    changes: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    own = Linear4bit.get_delta_weight
+
+    def watched(layer: Linear4bit, adapter: str) -> torch.Tensor:
+        alive.append(len(changes))
+        change: torch.Tensor = own(layer, adapter)
+        changes.add(change)
+        return change
+
+    monkeypatch.setattr(Linear4bit, "get_delta_weight", watched)
+    merge_adapters(loaded)
+    assert len(alive) == 4
+    assert max(alive) <= 1
+
+
 def test_a_resumed_training_in_four_bits_is_the_same(tmp_path: Path) -> None:
     class Killed(Exception):
         pass
@@ -72,6 +95,7 @@ def test_a_resumed_training_in_four_bits_is_the_same(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         start("killed", 3)
     assert_same(weights(start("killed")), weights(start("undisturbed")), rtol=0, atol=0)
+    assert all("lora_" in name for name in load_file(tmp_path / "killed/checkpoint-4" / WEIGHTS))
 
 
 def test_transposed_layers_are_refused(tmp_path: Path) -> None:

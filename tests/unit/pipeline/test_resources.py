@@ -92,3 +92,9 @@ def test_gpus_are_grouped_for_the_largest_training(
     assert groups_of_gpus(recipe) == groups
     assert room(recipe) == (len(groups) or 3)
     assert groups_of_gpus(recipe.model_copy(update={"device": "cpu"})) == []
+
+
+def test_a_learner_that_is_not_trained_needs_no_group(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    untrained = ["learners.vanilla.rationales=[]", "learners.vanilla.training.processes=2"]
+    assert groups_of_gpus(load_recipe(file, untrained)) == ["0", "1"]

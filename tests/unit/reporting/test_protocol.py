@@ -92,6 +92,14 @@ def test_settings_exclude_options_of_speed():
     assert {"batch_size", "torch_compile", "report_to"}.isdisjoint(settings)
 
 
+def test_processes_count_as_accumulation():
+    learners = recipe({"processes": 2}, gradient_accumulation=3).learners
+    assert _settings(learners["student"], "float32") == {
+        **_settings(learners["vanilla"], "float32"),
+        "gradient_accumulation": 6,
+    }
+
+
 def test_protocol_says_how_rounds_share_the_updates_and_which_was_chosen():
     own = {"model": "m", "rationales": ["teacher", "self"], "own_texts": {"rounds": 2}}
     made = Recipe.model_validate(

@@ -186,6 +186,7 @@ def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> No
         assert len(history) == len(result.history)
         for of_two, of_one in zip(history, result.history, strict=True):
             assert of_two == {name: pytest.approx(value, rel=1e-4) for name, value in of_one.items()}
+    assert [(tmp_path / f"two/dropout-{rank}").read_text() for rank in (0, 1)] == ["0", "1"]
 
 
 # --- resume, best checkpoint, errors ------------------------------------------------------------------------------
@@ -326,6 +327,13 @@ def test_float16_needs_an_accelerator(tmp_path: Path) -> None:
     loaded = learner()
     with pytest.raises(TrainingError, match="float16"):
         run(loaded, rows_for(loaded, 4), tmp_path, precision="float16")
+
+
+def test_a_sharded_training_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    loaded = learner()
+    for other in ({"torch_compile": True}, {"precision": "float16"}):
+        with pytest.raises(TrainingError, match=f"got `sharding: fsdp` with `{next(iter(other))}.*`"):
+            run(loaded, rows_for(loaded, 4), tmp_path, sharding="fsdp", **other)
 
 
 # --- ways to compute the loss -------------------------------------------------------------------------------------------
