@@ -272,8 +272,8 @@ def test_what_no_node_has_is_refused_with_what_there_is(cluster: Any, recipe: Pa
     with pytest.raises(RunError) as refused:
         Pipeline(greedy, tmp_path / "run").run(on=cluster.address)
     assert re.fullmatch(
-        r"train \(learners/\w+/seed-1/train\) needs 1 CPUs and 8 GPUs, and no node of the cluster has as many; it has 1 node with "
-        r"1 CPU and 0 GPUs and \d nodes with 1 CPU and 1 GPU; change `resources` of the recipe, or add a node",
+        r"train \(learners/\w+/seed-1/train\) needs 1 CPU and 8 GPUs; the cluster has 1 node with 1 CPU and 0 GPUs and \d nodes "
+        r"with 1 CPU and 1 GPU; change `resources` of the recipe, or add a node",
         str(refused.value),
     )
 
