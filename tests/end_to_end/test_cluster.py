@@ -288,3 +288,30 @@ def test_a_stage_that_runs_out_of_memory_gets_one_more_attempt() -> None:
     ):
         executor._why_lost(attempt, error)
     assert notes == ["node x (1) had too little memory"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
+def test_an_address_where_nothing_answers_is_refused_at_once(recipe: Path, tmp_path: Path, address: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(RunError, match=rf"got --on {address}, and no Ray cluster answers there \(.+\); start one with"):
+        Pipeline(load_recipe(recipe), tmp_path / "run").run(on=address)
+    assert time.monotonic() - start < 30
+    assert not (tmp_path / "run" / ".cluster").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"jobs": 2, "on": "ray"},
+            "got --jobs 2 and --on ray; a cluster runs as many stages as its nodes have room for",
+        ),
+        ({"scratch": Path("/local")}, "got --scratch /local without a cluster"),
+        ({"on": "ray", "scratch": Path("local")}, "got --scratch local; expected an absolute path"),
+    ],
+)
+def test_options_of_clusters_that_do_not_fit_are_refused(
+    recipe: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RunError, match=message):
+        Pipeline(load_recipe(recipe), tmp_path / "run").run(**options)

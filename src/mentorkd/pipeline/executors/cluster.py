@@ -117,11 +117,12 @@ class RayExecutor:
                 f"got teacher.cache {recipe.teacher.cache} for a local teacher on a cluster, whose nodes cannot share this file; leave "
                 "it out (each shard keeps its own replies until it is finished)"
             )
-        self._shared = SharedFolder.prepare(folder.root, scratch, recipe)
+        self._shared = SharedFolder.of(folder.root, scratch, recipe)
         self._owned = _connect(address)
         import ray
 
         try:
+            self._shared.prepare()
             self._nodes, self._looked = live_nodes(), time.monotonic()
             # For the whole run: a stage whose node is lost waits for another with a GPU, and does not go on without.
             self._has_gpus = any(node["Resources"].get("GPU") for node in self._nodes)

@@ -44,14 +44,16 @@ class SharedFolder:
     """The driver's versions of what results depend on most."""
 
     @classmethod
-    def prepare(cls, root: Path, scratch: Path | None, recipe: Recipe) -> SharedFolder:
-        """Write the driver's token into the run folder. Raises RunError for a relative `scratch`, which would be one folder for all."""
+    def of(cls, root: Path, scratch: Path | None, recipe: Recipe) -> SharedFolder:
+        """The run folder with a new token. Raises RunError for a relative `scratch`, which would be one folder for all."""
         if scratch is not None and not scratch.is_absolute():
             raise RunError(f"got --scratch {scratch}; expected an absolute path, of a folder on each node's own disk")
-        shared = cls(root.absolute(), secrets.token_hex(8), Path.cwd(), scratch, _local_models(recipe), _versions())
-        shared.place.mkdir(parents=True, exist_ok=True)
-        (shared.place / "driver").write_text(shared.token, encoding="utf-8")
-        return shared
+        return cls(root.absolute(), secrets.token_hex(8), Path.cwd(), scratch, _local_models(recipe), _versions())
+
+    def prepare(self) -> None:
+        """On the driver: write its token into the run folder."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        (self.place / "driver").write_text(self.token, encoding="utf-8")
 
     @property
     def place(self) -> Path:
