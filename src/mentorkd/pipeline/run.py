@@ -132,14 +132,14 @@ class Pipeline:
             hub = self.folder.hub_models
             last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name), hub)
             with_last_budget = {stage.name: stage for stage in last}
-        planned, outdated = [], self._outdated(self.stages)
+        planned, outdated, begun = [], self._outdated(self.stages), self.folder.all_begun()
         forced = {s.name: outdated.get(s.name, _NEEDS_OUTDATED) for s in self._forced(list(outdated))}
         for stage in self.stages:
             again = stage.name in forced
             record, state = None if again else self.folder.finished(stage), "runs"
             if record:
                 state = "done"
-            elif self.folder.begun(stage):
+            elif begun(stage):
                 state = "resumes"
             elif not again and stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
                 state = "may run"

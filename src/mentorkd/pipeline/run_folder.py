@@ -17,7 +17,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -232,6 +232,11 @@ class RunFolder:
     def begun(self, stage: Stage) -> bool:
         """Whether a killed process has left work on exactly this stage."""
         return bool(self._attempts(stage))
+
+    def all_begun(self) -> Callable[[Stage], bool]:
+        """`begun`, for many stages, as it is now."""
+        names = {path.name.partition("~")[0] for path in self._work.glob("*")}
+        return lambda stage: f"{_slug(stage.name)}@{stage.fingerprint}" in names
 
     def discard_if_empty(self, workdir: Path) -> None:
         """Remove the folder of an attempt that was refused before it had made anything."""
