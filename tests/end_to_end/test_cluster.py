@@ -36,7 +36,8 @@ from mentorkd.pipeline.executors.cluster import Attempt, RayExecutor  # noqa: E4
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without a GPU, and two nodes with a fake one each."""
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    # Ray lets other programs go first; these are the other tests.
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ |= environment
     # A node that does not answer for a few seconds is lost.
