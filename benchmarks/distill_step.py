@@ -51,8 +51,8 @@ def main() -> None:
     parser = arguments(__doc__)
     data_argument(parser)
     parser.add_argument("--batches", type=int, help="batches of ours in a run (default 24; short 4)")
-    parser.add_argument("--student", choices=SHAPES, default="flan-t5-small")
-    parser.add_argument("--mentor", choices=SHAPES, help="default flan-t5-large; short: flan-t5-small")
+    parser.add_argument("--student", choices=SHAPES, help="default flan-t5-small; short: quarter")
+    parser.add_argument("--mentor", choices=SHAPES, help="default flan-t5-large; short: quarter")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--micro-batches", type=int, default=4, help="of an update of ours (default 4)")
     parser.add_argument("--length-window", type=int, default=1, help="updates sorted by length among them (default 1)")
@@ -61,11 +61,12 @@ def main() -> None:
     parser.add_argument("--peak-of", choices=[REFERENCE, OURS], help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.batches = options.batches or (4 if options.short else 24)
-    options.mentor = options.mentor or ("flan-t5-small" if options.short else "flan-t5-large")
+    options.student = options.student or ("quarter" if options.short else "flan-t5-small")
+    options.mentor = options.mentor or ("quarter" if options.short else "flan-t5-large")
     options.repeats = min(options.repeats, 1 if options.short else 5)
     if options.threads:
         torch.set_num_threads(options.threads)
-    bench = Bench(options, reference_rows=BATCH // 2 if options.short else BATCH)
+    bench = Bench(options, reference_rows=BATCH // 4 if options.short else BATCH)
 
     if options.peak_of:
         print(peak_extra_bytes(bench.peak_of_reference if options.peak_of == REFERENCE else bench.peak_of_ours))

@@ -13,6 +13,28 @@ from command_line import cli  # noqa: F401  (a fixture)
 from finished import copy_run, finish_small_run
 from places import SHARED
 
+LONG = [
+    "end_to_end/test_cluster.py",
+    "end_to_end/test_processes.py",
+    "end_to_end/test_executors.py",
+    "end_to_end/test_shards.py",
+    "end_to_end/test_asked_teachers.py",
+    "unit/training",
+    "unit/teachers/test_openai.py",
+    "end_to_end",
+]
+"""Files that take half a minute or longer run first, so that no worker is left with one of them when the other has finished."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(tests).as_posix()
+        return next((number for number, long in enumerate(LONG) if place.startswith(long)), len(LONG))
+
+    items.sort(key=rank)  # stable: tests of a file stay together, in their order
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _light_collections() -> None:

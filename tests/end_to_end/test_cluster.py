@@ -36,7 +36,8 @@ from mentorkd.pipeline.executors.cluster import Attempt, RayExecutor  # noqa: E4
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without a GPU, and two nodes with a fake one each."""
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    # Ray lets other programs go first; these are the other tests.
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
     before = {name: os.environ.get(name) for name in environment}
     os.environ |= environment
     # A node that does not answer for a few seconds is lost.
@@ -59,6 +60,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = small_recipe(folder, seeds=[1])
     raw["training"] |= {"epochs": 2}
     raw["sampling"] |= {"samples": 2, "max_new_tokens": 8}
+    # Trainings take the fake GPUs. A process that had a GPU ends with its stage, and importing torch takes longer than these stages.
+    raw |= {"device": "cpu", "resources": {"train": {"gpus": 1}}}
     (folder / "recipe.yaml").write_text(json.dumps(raw))
     return folder / "recipe.yaml"
 
@@ -272,8 +275,8 @@ def test_what_no_node_has_is_refused_with_what_there_is(cluster: Any, recipe: Pa
     with pytest.raises(RunError) as refused:
         Pipeline(greedy, tmp_path / "run").run(on=cluster.address)
     assert re.fullmatch(
-        r"train \(learners/\w+/seed-1/train\) needs 1 CPUs and 8 GPUs, and no node of the cluster has as many; it has 1 node with "
-        r"1 CPU and 0 GPUs and \d nodes with 1 CPU and 1 GPU; change `resources` of the recipe, or add a node",
+        r"train \(learners/\w+/seed-1/train\) needs 1 CPU and 8 GPUs; the cluster has 1 node with 1 CPU and 0 GPUs and \d nodes "
+        r"with 1 CPU and 1 GPU; change `resources` of the recipe, or add a node",
         str(refused.value),
     )
 
@@ -288,3 +291,30 @@ def test_a_stage_that_runs_out_of_memory_gets_one_more_attempt() -> None:
     ):
         executor._why_lost(attempt, error)
     assert notes == ["node x (1) had too little memory"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:6379"])
+def test_an_address_where_nothing_answers_is_refused_at_once(recipe: Path, tmp_path: Path, address: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(RunError, match=rf"got --on {address}, and no Ray cluster answers there \(.+\); start one with"):
+        Pipeline(load_recipe(recipe), tmp_path / "run").run(on=address)
+    assert time.monotonic() - start < 30
+    assert not (tmp_path / "run" / ".cluster").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"jobs": 2, "on": "ray"},
+            "got --jobs 2 and --on ray; a cluster runs as many stages as its nodes have room for",
+        ),
+        ({"scratch": Path("/local")}, "got --scratch /local without a cluster"),
+        ({"on": "ray", "scratch": Path("local")}, "got --scratch local; expected an absolute path"),
+    ],
+)
+def test_options_of_clusters_that_do_not_fit_are_refused(
+    recipe: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RunError, match=message):
+        Pipeline(load_recipe(recipe), tmp_path / "run").run(**options)

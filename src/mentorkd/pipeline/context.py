@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -53,7 +55,6 @@ class RunContext:
         self.grader = Grader(recipe.task.answer, recipe.task.choices)
         self.holds_gpu = False
         self.costs: list[Cost] = []
-        self._device = resolve_device(recipe.device)
         logging.disable_progress_bar()  # transformers would draw a bar for each checkpoint across ours
 
     @property
@@ -61,6 +62,10 @@ class RunContext:
         """Where models run. A stage that asks for an accelerator is taken to hold it to its end (`holds_gpu`)."""
         self.holds_gpu |= self._device.type != "cpu"
         return self._device
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return resolve_device(self.recipe.device)
 
     def questions(self, stage: Stage, split: Split | None = None) -> list[Question]:
         """The questions that a stage reads, of a split or all; those of its shard."""
@@ -112,7 +117,9 @@ class RunContext:
                 card = f"# {name}, not trained\n\n{describe_model(config)}\n"
                 save_model(load_model(config, seed=seed, device=self.device), half, card=card)
                 seal_folder(half)
-                half.replace(folder)
+                with suppress(OSError):  # another attempt was first, with the same content
+                    half.replace(folder)
+                shutil.rmtree(half, ignore_errors=True)
         return folder
 
     def engine(self, learner: Learner, model: Path) -> Engine:

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -496,11 +496,23 @@ def _model_identity(config: ModelConfig, hub: HubModels, models: Mapping[str, An
     for part in ("name", "tokenizer"):
         if source := settings[part]:
             local = Path(source).exists()
-            settings[part] = digest_path(Path(source)) if local else hub.identity(source, config.revision)
+            settings[part] = _digest(Path(source)) if local else hub.identity(source, config.revision)
     source = config.tokenizer or config.name
     chat = {} if source is None else _chat_identity(settings, source, config.revision, hub)
     drop_unset_later_keys(settings)
     return settings | chat | ({"learner": models[config.learner]} if config.learner else {})
+
+
+def _digest(path: Path) -> str:
+    """The hash of a local model, which several learners and later compilations need again."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files]
+    return _digest_of(path, tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats))
+
+
+@cache
+def _digest_of(path: Path, state: tuple[tuple[str, int, int], ...]) -> str:
+    return digest_path(path)
 
 
 def _teacher_identity(recipe: Recipe, hub: HubModels) -> list[Any]:

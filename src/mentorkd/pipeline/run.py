@@ -132,14 +132,14 @@ class Pipeline:
             hub = self.folder.hub_models
             last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name), hub)
             with_last_budget = {stage.name: stage for stage in last}
-        planned, outdated = [], self._outdated(self.stages)
+        planned, outdated, begun = [], self._outdated(self.stages), self.folder.all_begun()
         forced = {s.name: outdated.get(s.name, _NEEDS_OUTDATED) for s in self._forced(list(outdated))}
         for stage in self.stages:
             again = stage.name in forced
             record, state = None if again else self.folder.finished(stage), "runs"
             if record:
                 state = "done"
-            elif self.folder.begun(stage):
+            elif begun(stage):
                 state = "resumes"
             elif not again and stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
                 state = "may run"
@@ -177,7 +177,10 @@ class Pipeline:
         Raises RunError for a wrong argument, a folder of another recipe, or one that another process writes to, and what a
         stage raises.
         """
+        if jobs != 1 and on is not None:
+            raise RunError(f"got --jobs {jobs} and --on {on}; a cluster runs as many stages as its nodes have room for")
         if jobs == "auto":
+            self._chosen(until, force)  # refuses wrong names
             if not self.folder.finished(self.stages[0]):  # its count of questions decides how many shards there are
                 self.run(until="prepare", overwrite=overwrite)
             jobs = min(room(self.recipe), most_at_once(self.stages), _MOST_JOBS)
@@ -204,11 +207,13 @@ class Pipeline:
                 self._stages = None
                 _, outdated, forced = self._chosen(until, force)
                 # The last stage first: after a kill in between, no stage may be finished whose inputs are not.
-                for stage in reversed(forced):
-                    if stage.name in outdated:
-                        self.reporter.note(f"{stage.name} runs again: {outdated[stage.name]}", stage)
-                    self.folder.forget(stage)
-                if forced:
+                forgotten: set[str] = set()
+                while forced := [stage for stage in self._chosen(until, force)[2] if stage.name not in forgotten]:
+                    for stage in reversed(forced):
+                        if stage.name in outdated:
+                            self.reporter.note(f"{stage.name} runs again: {outdated[stage.name]}", stage)
+                        self.folder.forget(stage)
+                        forgotten.add(stage.name)
                     self._stages = None  # what was finished as a whole is not any more, and may run in shards
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
                 if not self._run_stages(executor, until, jobs, on, force) and self._manifest_is_behind():
@@ -259,8 +264,7 @@ class Pipeline:
                     if stage.name not in known:
                         self.reporter.skipped(stage)
                         known.add(stage.name)
-                while (first := schedule.first) is not None and executor.free(first):
-                    schedule.start(first)
+                while (first := schedule.start(executor.free)) is not None:
                     running.add(first.name)
                     self.reporter.started(first, schedule.number(first), len(stages))
                     self.folder.log("started", stage=first.name, fingerprint=first.fingerprint)

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from mentorkd.data.rows import Rows
 from mentorkd.errors import DamagedError, RunError
+from mentorkd.files import digest_path
 from mentorkd.hub import UNKNOWN, HubModels
 from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.pipeline.scratch import Scratch
@@ -40,7 +42,9 @@ _WORKERS_SECONDS = 10
 _REMOTE = "r"
 """Ends the name of an attempt on another machine."""
 _COPIES = 3
-STATUS = ".status.json"
+_STATUS_FILES = shutil.ignore_patterns(".status*")
+STATUS_NAME = ".status"
+STATUS = f"{STATUS_NAME}.json"
 """In the folder of an attempt on another machine: where it runs, and how far it is."""
 _SELF_CHECKED = {"score"}
 """Kinds of stages whose outputs have checksums of their own."""
@@ -113,6 +117,7 @@ class RunFolder:
         self._marks = root / ".stages"
         self._work = root / ".work"
         self._checked: set[tuple[Path, FileSeal]] = set()
+        self._copies: dict[tuple[str, str], Path] = {}
         self._warned_unsealed = False
 
     @contextmanager
@@ -228,6 +233,11 @@ class RunFolder:
         """Whether a killed process has left work on exactly this stage."""
         return bool(self._attempts(stage))
 
+    def all_begun(self) -> Callable[[Stage], bool]:
+        """`begun`, for many stages, as it is now."""
+        names = {path.name.partition("~")[0] for path in self._work.glob("*")}
+        return lambda stage: f"{_slug(stage.name)}@{stage.fingerprint}" in names
+
     def discard_if_empty(self, workdir: Path) -> None:
         """Remove the folder of an attempt that was refused before it had made anything."""
         if not any(path.is_file() and path.name != STATUS for path in workdir.rglob("*")):
@@ -237,7 +247,7 @@ class RunFolder:
         """Make a stage unfinished, so that it runs again from its beginning."""
         self.mark(stage.name).unlink(missing_ok=True)
         for workdir in self._workdirs(stage):
-            shutil.rmtree(workdir)
+            shutil.rmtree(workdir, ignore_errors=True)  # an attempt on another machine may still write there
 
     def begin(self, stage: Stage, *, remote: bool = False) -> Path:
         """The folder of a new attempt, with what the last one of the same fingerprint left.
@@ -251,7 +261,8 @@ class RunFolder:
             workdir = last
         else:
             number = 1 + (0 if last is None else _number(last))
-            mark = f"~{number}{_REMOTE if remote else ''}" if number > 1 or remote else ""
+            # A name that never comes again: an attempt of an earlier run may still write to its own.
+            mark = f"~{number}{_REMOTE}{secrets.token_hex(3)}" if remote else f"~{number}" if number > 1 else ""
             workdir = self._work / f"{_slug(stage.name)}@{stage.fingerprint}{mark}"
             if last is not None:
                 copy_at_rest(last, workdir)
@@ -437,15 +448,21 @@ class RunFolder:
         return self._copy(record, record.outputs[0])
 
     def _copy(self, record: StageRecord, output: str) -> Path:
-        """An output, or its copy on this node's own disk."""
+        """An output, or its copy on this node's own disk, which is checked once a process."""
         source = self.root / record.target / output
         if self.scratch is None:
             return source
+        name = f"{_slug(record.stage)}@{digest_path(self.mark(record.stage))}"  # of this publication
+        if (name, output) not in self._copies:
+            self._copies[name, output] = self.scratch.copy(source, name, self._seals(record, output))
+        return self._copies[name, output]
+
+    def _seals(self, record: StageRecord, output: str) -> dict[str, FileSeal]:
+        """Sizes and hashes of the files of an output that is a folder, by their paths in it; none if nothing is to be checked."""
         files = (
             {name: seal for name, seal in (record.files or {}).items() if not is_editable(name)} if self.verify else {}
         )
-        seals = {name.removeprefix(f"{output}/"): seal for name, seal in files.items() if name.startswith(f"{output}/")}
-        return self.scratch.copy(source, f"{_slug(record.stage)}@{record.fingerprint}", seals)
+        return {name.removeprefix(f"{output}/"): seal for name, seal in files.items() if name.startswith(f"{output}/")}
 
 
 def is_editable(file: str) -> bool:
@@ -471,33 +488,38 @@ def sealed(record: R, stage: Stage, workdir: Path) -> R:
 
 
 def copy_at_rest(source: Path, target: Path) -> None:
-    """Copy a folder that another machine may still write to: again if it has changed meanwhile, and nothing if it does not rest."""
+    """Copy a folder that another machine may still write to: again if it has changed meanwhile. Of one that does not rest, copy the
+    checkpoints alone, whose hashes tell whether they are whole."""
     half = target.with_name(f".{target.name}")
     for _ in range(_COPIES):
         shutil.rmtree(half, ignore_errors=True)
         with suppress(OSError, shutil.Error):
             before = _state(source)
-            shutil.copytree(source, half)
+            shutil.copytree(source, half, ignore=_STATUS_FILES)
             if _state(source) == before:
                 half.replace(target)
                 return
     shutil.rmtree(half, ignore_errors=True)
+    with suppress(OSError, shutil.Error):
+        shutil.copytree(source / "checkpoints", half / "checkpoints")
+        half.replace(target)
 
 
 def _state(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of change of each file, by its path."""
-    stats = {str(file): file.stat() for file in folder.rglob("*") if file.is_file()}
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(STATUS_NAME)]
+    stats = {str(file): file.stat() for file in files}
     return {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
 
 
 def _number(attempt: Path) -> int:
     """The number of an attempt, by the name of its folder."""
-    return int(attempt.name.partition("~")[2].removesuffix(_REMOTE) or 1)
+    return int(attempt.name.partition("~")[2].partition(_REMOTE)[0] or 1)
 
 
 def is_remote(attempt: Path) -> bool:
     """Whether the folder is that of an attempt on another machine."""
-    return attempt.name.endswith(_REMOTE) and "~" in attempt.name
+    return _REMOTE in attempt.name.partition("~")[2]
 
 
 def _slug(stage: str) -> str:

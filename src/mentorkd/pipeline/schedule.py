@@ -7,6 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from mentorkd.pipeline.run_folder import Stage
 
+_PASSED = 32
+"""Stages that are looked at, at most, to find one for a free place."""
+
 
 class Schedule:
     """The stages of a run, each of which may start when all that it needs are finished.
@@ -42,14 +45,22 @@ class Schedule:
             else:
                 heapq.heappush(self._ready, (self._ranks[number], number))
 
-    @property
-    def first(self) -> Stage | None:
-        """The stage to start next; None while none may start."""
-        return self._stages[self._ready[0][1]] if self._ready else None
+    def start(self, free: Callable[[Stage], bool]) -> Stage | None:
+        """Take the first stage for which there is a free place, and give it; None if there is none.
 
-    def start(self, stage: Stage) -> None:
-        """Take away `first`, which starts."""
-        heapq.heappop(self._ready)
+        A stage whose place is taken holds up the next ones no longer than a few of them.
+        """
+        passed: list[tuple[int, int]] = []
+        try:
+            while self._ready and len(passed) < _PASSED:
+                item = heapq.heappop(self._ready)
+                if free(stage := self._stages[item[1]]):
+                    return stage
+                passed.append(item)
+            return None
+        finally:
+            for item in passed:
+                heapq.heappush(self._ready, item)
 
     def finish(self, stage: Stage) -> None:
         """Count a stage as finished for those that wait for it."""

@@ -15,7 +15,7 @@ from mentorkd.seals import FileSeal
 
 @dataclass(frozen=True)
 class Scratch:
-    """A folder of a node's own disk. Nothing is removed from it but copies that are damaged."""
+    """A folder of a node's own disk. Nothing is removed from it but damaged copies."""
 
     root: Path
 
@@ -28,22 +28,30 @@ class Scratch:
         target = self.root / name / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"):
+            if target.exists() and _damage(source, target, seals):
+                _remove(target)
             if not target.exists():
                 half = target.with_name(f".{target.name}")
-                shutil.rmtree(half, ignore_errors=True)
-                half.unlink(missing_ok=True)
+                _remove(half)
                 shutil.copytree(source, half) if source.is_dir() else shutil.copy2(source, half)
-                _check(source, half, seals)
+                if damage := _damage(source, half, seals):
+                    raise DamagedError(f"{damage}; check the disk and the network")
                 half.replace(target)
         return target
 
 
-def _check(source: Path, copied: Path, seals: Mapping[str, FileSeal]) -> None:
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+
+
+def _damage(source: Path, copied: Path, seals: Mapping[str, FileSeal]) -> str | None:
+    """What is wrong with the first file of a copy that differs; None if none does."""
     files = [file for file in source.rglob("*") if file.is_file()] if source.is_dir() else [source]
     for file in files:
         part = file.relative_to(source).as_posix() if source.is_dir() else ""
         other = copied / part if part else copied
         expected = seals.get(part, FileSeal(file.stat().st_size, ""))
-        damage = expected.damage(other, size_alone=part not in seals)
-        if damage:
-            raise DamagedError(f"{file}: its copy {other} {damage}; check the disk and the network")
+        if damage := expected.damage(other, size_alone=part not in seals):
+            return f"{file}: its copy {other} {damage}"
+    return None

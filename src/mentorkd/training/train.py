@@ -246,7 +246,8 @@ def _history_row(row: dict[str, float], schedule: Schedule) -> dict[str, float]:
     place = {"step": row["step"], "epoch": round(schedule.epoch_at(int(row["step"])), 4)}
     if "eval_accuracy" in row:
         return {**place, "validation_accuracy": row["eval_accuracy"]}
-    return {**place, **{name: value for name, value in row.items() if name not in place}}
+    # In this order, because a checkpoint's log has it: so a resumed training writes the bytes of an undisturbed one.
+    return {**place, **{name: value for name, value in sorted(row.items()) if name not in place}}
 
 
 NEVER = 10**9

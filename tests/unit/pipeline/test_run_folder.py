@@ -4,6 +4,8 @@ import json
 import logging
 import multiprocessing
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -305,16 +307,46 @@ def test_an_attempt_here_goes_on_in_a_copy_of_one_elsewhere(tmp_path: Path) -> N
         assert folder.begun(stage())
 
 
-def test_a_folder_that_is_written_to_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "store").write_text("a")
-    copy = shutil.copytree
+def test_of_a_folder_that_is_written_to_the_checkpoints_alone_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, copy = tmp_path / "old", shutil.copytree
+    (old / "checkpoints" / "checkpoint-5").mkdir(parents=True)
+    (old / "checkpoints" / "checkpoint-5" / "weights").write_text("w")
+    (old / "store").write_text("a")
 
-    def copy_while_it_grows(source: Path, target: Path) -> None:
-        copy(source, target)
-        with (source / "store").open("a") as file:
+    def copy_while_it_grows(source: Path, target: Path, *more: Any, **options: Any) -> None:
+        copy(source, target, *more, **options)
+        with (old / "store").open("a") as file:
             file.write("b")
 
     monkeypatch.setattr(shutil, "copytree", copy_while_it_grows)
-    copy_at_rest(tmp_path / "old", tmp_path / "new")
-    assert [each.name for each in tmp_path.iterdir()] == ["old"]
+    copy_at_rest(old, tmp_path / "new")
+    made = [file.relative_to(tmp_path / "new").as_posix() for file in (tmp_path / "new").rglob("*") if file.is_file()]
+    assert made == ["checkpoints/checkpoint-5/weights"]
+
+
+def test_a_status_that_is_written_again_and_again_does_not_hinder_a_copy(tmp_path: Path) -> None:
+    old, done = tmp_path / "old", threading.Event()
+    old.mkdir()
+    (old / "journal").write_text("a")
+
+    def write() -> None:
+        while not done.is_set():
+            (old / STATUS).write_text(str(time.monotonic_ns()))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    copy_at_rest(old, tmp_path / "new")
+    done.set()
+    writer.join()
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["journal"]
+
+
+def test_the_name_of_an_attempt_elsewhere_never_comes_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        first = folder.begin(stage(), remote=True)
+        folder.publish(stage(), first, sealed(RECORD, stage(), first))
+        folder.forget(stage())
+        assert folder.begin(stage(), remote=True) != first

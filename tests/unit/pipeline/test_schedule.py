@@ -21,9 +21,8 @@ def run(stages: list[Stage], *, finished: set[str] = frozenset(), by_chain: bool
     schedule, order = Schedule(stages, (), by_chain=by_chain), []
     while True:
         order += [f"({each.name})" for each in schedule.settle(lambda each: each.name in finished or None)]
-        if (first := schedule.first) is None:
+        if (first := schedule.start(lambda each: True)) is None:
             return order
-        schedule.start(first)
         order.append(first.name)
         schedule.finish(first)
 
@@ -43,12 +42,21 @@ def test_finished_stages_are_passed_over_and_free_those_that_wait() -> None:
 def test_nothing_starts_before_its_needs_or_twice() -> None:
     schedule = Schedule(GRAPH, {"b"}, by_chain=False)
     assert list(schedule.settle(lambda each: None)) == []
-    assert schedule.first is GRAPH[0]
-    schedule.start(GRAPH[0])
-    assert schedule.first is None
+    assert schedule.start(lambda each: True) is GRAPH[0]
+    assert schedule.start(lambda each: True) is None
     schedule.finish(GRAPH[0])
     list(schedule.settle(lambda each: None))
-    assert schedule.first is GRAPH[2]
+    assert schedule.start(lambda each: True) is GRAPH[2]
+
+
+def test_a_stage_whose_place_is_taken_does_not_hold_up_the_others() -> None:
+    stages = [stage(name) for name in "abc"]
+    schedule = Schedule(stages, (), by_chain=False)
+    list(schedule.settle(lambda each: None))
+    assert schedule.start(lambda each: each.name != "a") is stages[1]
+    assert schedule.start(lambda each: False) is None
+    assert schedule.start(lambda each: True) is stages[0]
+    assert schedule.start(lambda each: True) is stages[2]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RunError
+from mentorkd.files import digest_path, fingerprint
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.schema import Recipe
 
@@ -33,14 +36,24 @@ class SharedFolder:
     token: str
     cwd: Path
     """The driver's working folder, which relative paths of the recipe start from."""
+    scratch: Path | None
+    """The folder of each node's own disk."""
+    models: list[str]
+    """The folders and files of models that the recipe names."""
+    versions: dict[str, str]
+    """The driver's versions of what results depend on most."""
 
     @classmethod
-    def prepare(cls, root: Path) -> SharedFolder:
-        """Write the driver's token into the run folder."""
-        shared = cls(root.absolute(), secrets.token_hex(8), Path.cwd())
-        shared.place.mkdir(parents=True, exist_ok=True)
-        (shared.place / "driver").write_text(shared.token, encoding="utf-8")
-        return shared
+    def of(cls, root: Path, scratch: Path | None, recipe: Recipe) -> SharedFolder:
+        """The run folder with a new token. Raises RunError for a relative `scratch`, which would be one folder for all."""
+        if scratch is not None and not scratch.is_absolute():
+            raise RunError(f"got --scratch {scratch}; expected an absolute path, of a folder on each node's own disk")
+        return cls(root.absolute(), secrets.token_hex(8), Path.cwd(), scratch, _local_models(recipe), _versions())
+
+    def prepare(self) -> None:
+        """On the driver: write its token into the run folder."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        (self.place / "driver").write_text(self.token, encoding="utf-8")
 
     @property
     def place(self) -> Path:
@@ -75,11 +88,15 @@ class SharedFolder:
 
     def remove(self) -> None:
         """Remove the tokens."""
-        for file in self.place.glob("*"):
-            file.unlink(missing_ok=True)
+        shutil.rmtree(self.place, ignore_errors=True)
         with suppress(OSError):
-            self.place.rmdir()
             self.place.parent.rmdir()
+
+    def remove_others(self) -> None:
+        """Remove the tokens of drivers that were killed. Only who holds the lock of the run folder may do this."""
+        for other in self.place.parent.iterdir():
+            if other != self.place:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def live_nodes() -> list[dict[str, Any]]:
@@ -92,10 +109,16 @@ def live_nodes() -> list[dict[str, Any]]:
 def describe(nodes: Sequence[dict[str, Any]]) -> str:
     """What the nodes have, in a few words."""
     sizes = Counter((node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0)) for node in nodes)
-    return " and ".join(
-        f"{count} node{'s' if count > 1 else ''} with {cpus:g} CPU{'s' if cpus != 1 else ''} and {gpus:g} GPU{'s' if gpus != 1 else ''}"
+    parts = [
+        f"{amount(count, 'node')} with {amount(cpus, 'CPU')} and {amount(gpus, 'GPU')}"
         for (cpus, gpus), count in sorted(sizes.items())
-    )
+    ]
+    return " and ".join(parts) or "no node with a CPU"
+
+
+def amount(number: float, of: str) -> str:
+    """A number of things, in the singular or the plural."""
+    return f"{number:g} {of}{'' if number == 1 else 's'}"
 
 
 def name_of() -> str:
@@ -110,7 +133,7 @@ def node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def check_nodes(nodes: Sequence[dict[str, Any]], shared: SharedFolder, recipe: Recipe) -> None:
+def check_nodes(nodes: Sequence[dict[str, Any]], shared: SharedFolder) -> None:
     """Raise RunError with each node that cannot work on the run, and why."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -119,14 +142,17 @@ def check_nodes(nodes: Sequence[dict[str, Any]], shared: SharedFolder, recipe: R
     for node in nodes:
         here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         probe = ray.remote(_probe).options(num_cpus=0, max_retries=0, scheduling_strategy=here)
-        probes[probe.remote(shared, _local_models(recipe), _versions())] = node
+        probes[probe.remote(shared)] = node
     faults = []
     for reference, node in probes.items():
         name = f"node {node['NodeManagerHostname']} ({node['NodeID'][:8]})"
         try:
             answers = ray.get(reference, timeout=_PROBE_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            faults.append(f"{name} does not answer within {_PROBE_SECONDS} seconds")
+            continue
         except Exception as error:
-            faults.append(f"{name} cannot run mentorkd ({_last_line(error)}); install the driver's versions there")
+            faults.append(f"{name} cannot run mentorkd ({last_line(error)}); install the driver's versions there")
             continue
         faults += [answer if answer.startswith("node ") else f"{name} {answer}" for answer in answers]
         if not answers and not shared.is_answered_by(node["NodeID"]):
@@ -137,18 +163,32 @@ def check_nodes(nodes: Sequence[dict[str, Any]], shared: SharedFolder, recipe: R
         raise RunError("; ".join(faults))
 
 
-def _probe(shared: SharedFolder, models: list[str], versions: dict[str, str]) -> list[str]:
+def _probe(shared: SharedFolder) -> list[str]:
     """On a node: what it lacks."""
     try:
         shared.enter()
         shared.answer()
     except RunError as error:
         return [str(error)]
-    faults = [f"does not have the model {model}" for model in models if not Path(model).exists()]
+    return lacks(shared)
+
+
+def lacks(shared: SharedFolder) -> list[str]:
+    """On a node that sees the run folder: what else it lacks."""
+    faults = [f"does not have the model {model}" for model in shared.models if not Path(model).exists()]
     here = _versions()
     faults += [
-        f"has {name} {here[name]}, and the driver {value}" for name, value in versions.items() if here[name] != value
+        f"has {name} {here[name]}, and the driver {value}"
+        for name, value in shared.versions.items()
+        if here[name] != value
     ]
+    if shared.scratch is not None:
+        try:
+            shared.scratch.mkdir(parents=True, exist_ok=True)
+            (shared.scratch / f".{shared.token}").touch()
+            (shared.scratch / f".{shared.token}").unlink()
+        except OSError as error:
+            faults.append(f"cannot write to --scratch {shared.scratch} ({error.strerror})")
     return faults
 
 
@@ -159,11 +199,15 @@ def _local_models(recipe: Recipe) -> list[str]:
     return sorted({source for source in sources if Path(source).exists()})
 
 
+@cache
 def _versions() -> dict[str, str]:
-    """The versions that results depend on most."""
-    return {name: metadata.version(name) for name in ("mentorkd", "torch", "transformers")}
+    """The versions that results depend on most; of mentorkd, the hash of its code."""
+    package = Path(__file__).parents[2]
+    code = fingerprint([digest_path(file) for file in sorted(package.rglob("*.py"))])
+    return {"mentorkd (hash of its code)": code} | {name: metadata.version(name) for name in ("torch", "transformers")}
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """The last line of an error's message, which names the cause of what Ray raises."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -57,6 +57,8 @@ class ProcessExecutor:
         self._workers: list[Worker] = []
         self._jobs, self._cores, self._threads = jobs, provenance.cores(), threads
         self._gpus = groups_of_gpus(recipe)
+        self._next: str | None = None
+        """A stage that waits for more cores, and before which no other starts."""
         for _ in range(started):
             self._start_worker()
 
@@ -78,10 +80,14 @@ class ProcessExecutor:
 
     def free(self, stage: Stage) -> bool:
         """Whether a job is free, and the stage's threads have cores; a stage that wants more cores than there are runs alone."""
-        if len(self._running) == self._jobs:
+        if len(self._running) == self._jobs or self._next not in (None, stage.name):
             return False
         threads = self._threads_of(stage) + sum(task.threads for task in self._running.values())
-        return not self._running or threads <= max(self._cores, self._threads * self._jobs)
+        if not self._running or threads <= max(self._cores, self._threads * self._jobs):
+            self._next = None
+            return True
+        self._next = stage.name  # smaller stages would take its cores again and again
+        return False
 
     def start(self, stage: Stage) -> None:
         idle = (worker for worker in self._workers if worker not in self._running)
