@@ -60,8 +60,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = small_recipe(folder, seeds=[1])
     raw["training"] |= {"epochs": 2}
     raw["sampling"] |= {"samples": 2, "max_new_tokens": 8}
-    # Trainings take the fake GPUs. A process that had a GPU ends with its stage, and importing torch takes longer than these stages.
-    raw |= {"device": "cpu", "resources": {"train": {"gpus": 1}}}
+    # One training takes a fake GPU. A process that had a GPU ends with its stage, and importing torch takes longer than these stages.
+    raw["device"] = "cpu"
+    raw["learners"]["mentor"]["resources"] = {"train": {"gpus": 1}}
     (folder / "recipe.yaml").write_text(json.dumps(raw))
     return folder / "recipe.yaml"
 

@@ -21,6 +21,7 @@ class RecordedTeacherConfig(Strict):
 
     model_keys: ClassVar[tuple[str, ...]] = ()
     has_shards: ClassVar[bool] = False
+    cache: ClassVar[None] = None
 
     kind: Literal["recorded"] = "recorded"
     rationales: str

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+import mmap
+
 import pytest
 
 from mentorkd.pipeline.provenance import describe_host, measured, versions
@@ -11,8 +12,9 @@ from mentorkd.pipeline.provenance import describe_host, measured, versions
 def test_a_stretch_of_work_is_measured() -> None:
     with measured() as small:
         pass
-    with measured() as large:
-        np.ones(100 * 2**20, dtype=np.int8)
+    with measured() as large, mmap.mmap(-1, 100 * 2**20) as memory:  # and not what was freed before
+        for _ in range(100):
+            memory.write(bytes(2**20))
     assert large.peak_memory_mb - small.peak_memory_mb == pytest.approx(100, abs=15)
     assert large.seconds > 0
 

@@ -13,6 +13,7 @@ from train_sharded import BFLOAT16, CASES, LAYER_NORMS, train_case
 from two_processes import start_two
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_trained_as_whole_ones(tmp_path: Path) -> None:
     """With adapters, with an objective's own weights, with the best epoch's weights, with weights that text does not reach, and after
     a kill."""

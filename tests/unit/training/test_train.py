@@ -175,6 +175,7 @@ def test_epochs_that_do_not_fill_an_accumulation_step_are_trained_completely(tmp
     assert sum(row["tokens"] for row in result.history) == 2 * sum(len(row.target_ids) for row in rows)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> None:
     two = start_two("train_in_one_of_two_processes.py", tmp_path / "two")
     one = {family: train_by_a_live_mentor(family, tmp_path / "one" / family, 2) for family in LIVE}

@@ -112,7 +112,7 @@ class RayExecutor:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
         self._attempts: dict[ray.ObjectRef[Any], Attempt] = {}
         self._waiting_noted: set[str] = set()
-        if recipe.teacher.kind == "local" and recipe.teacher.cache is not None:
+        if recipe.teacher.has_shards and recipe.teacher.cache is not None:
             raise RunError(
                 f"got teacher.cache {recipe.teacher.cache} for a local teacher on a cluster, whose nodes cannot share this file; leave "
                 "it out (each shard keeps its own replies until it is finished)"
