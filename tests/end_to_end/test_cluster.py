@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+from made_by_stages import made
 from mentorkd.errors import MachineError, RunError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import Stage
@@ -75,13 +76,6 @@ def alone(recipe: Path) -> Path:
     Pipeline(load_recipe(recipe), recipe.parent / "alone").run()
     torch.set_num_threads(before)
     return recipe.parent / "alone"
-
-
-def made(run: Path) -> dict[str, bytes]:
-    """What the stages made, by path, without what tells of time."""
-    told = [file for part in ("data", "teacher", "budget", "learners") for file in (run / part).rglob("*")]
-    files = [file for file in [*told, run / "report" / "results.json"] if file.is_file()]
-    return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
 def task_of(stage: str, seconds: float = 60) -> psutil.Process:

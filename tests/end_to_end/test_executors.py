@@ -21,6 +21,7 @@ import psutil
 import pytest
 import torch
 
+from made_by_stages import made
 from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError, WorkerError
 from mentorkd.pipeline import resources
 from mentorkd.pipeline.context import RunContext
@@ -68,13 +69,6 @@ def in_turn(recipe: Path) -> Path:
     Pipeline(load_recipe(recipe), recipe.parent / "run").run()
     torch.set_num_threads(before)
     return recipe.parent / "run"
-
-
-def made(run: Path) -> dict[str, bytes]:
-    """What the stages made, by path, without what tells of time."""
-    told = [file for part in ("data", "teacher", "budget", "learners") for file in (run / part).rglob("*")]
-    files = [file for file in [*told, run / "report" / "results.json"] if file.is_file()]
-    return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
 def of_this_process() -> set[psutil.Process]:

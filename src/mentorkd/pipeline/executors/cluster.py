@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mentorkd.errors import MachineError, MissingExtraError, RunError, WorkerError
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
-from mentorkd.pipeline.executors.messages import LoggedWarning, RemoteTraceback, SentWarnings, picklable, throttled
+from mentorkd.pipeline.executors.messages import LoggedWarning, RemoteTraceback, picklable, sending_warnings, throttled
 from mentorkd.pipeline.executors.nodes import (
     SharedFolder,
     amount,
@@ -418,32 +418,20 @@ def _run(common: _Common, stage: Stage, workdir: Path, threads: int) -> _Outcome
     """The task: run a stage on a node. Every error of the stage is returned, so that what Ray raises is the cluster's."""
     recipe, folder, shared, sys.argv = common
     folder = _FOLDERS.setdefault(shared.token, folder)
-    warnings: SentWarnings | None = None
     values: dict[str, Any] = {}
     try:
         shared.enter()
         if faults := lacks(shared):  # a node that joined after the start
             return _Outcome(None, None, values, unfit=f"{name_of()} {'; '.join(faults)}")
         status = _Status(workdir)
-        values, warnings = status.values, SentWarnings(status.warning)
-        logging.getLogger("mentorkd").addHandler(warnings)
-        record = run_stage(
-            stage,
-            recipe,
-            folder,
-            workdir,
-            threads=threads,
-            progress=throttled(status.progress, _STATUS_SECONDS),
-            note=status.note,
-        )
+        values, progress = status.values, throttled(status.progress, _STATUS_SECONDS)
+        with sending_warnings(status.warning):
+            record = run_stage(stage, recipe, folder, workdir, threads=threads, progress=progress, note=status.note)
         return _Outcome(record, None, values)
     except MachineError as error:
         return _Outcome(MachineError(f"{error} (on {name_of()})"), traceback.format_exc(), values)
     except Exception as error:
         return _Outcome(picklable(error), f"on {name_of()}\n{traceback.format_exc()}", values)
-    finally:
-        if warnings is not None:
-            logging.getLogger("mentorkd").removeHandler(warnings)
 
 
 def _check(common: _Common, kinds: frozenset[str]) -> tuple[list[LoggedWarning], BaseException | None]:
@@ -452,13 +440,10 @@ def _check(common: _Common, kinds: frozenset[str]) -> tuple[list[LoggedWarning],
 
     recipe, _, shared, _ = common
     warnings: list[LoggedWarning] = []
-    handler = SentWarnings(warnings.append)
-    logging.getLogger("mentorkd").addHandler(handler)
     try:
-        shared.enter()
-        check(recipe, kinds)
-        return warnings, None
+        with sending_warnings(warnings.append):
+            shared.enter()
+            check(recipe, kinds)
     except Exception as error:
         return warnings, picklable(error)
-    finally:
-        logging.getLogger("mentorkd").removeHandler(handler)
+    return warnings, None

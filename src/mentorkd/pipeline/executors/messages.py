@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 # Small models make hundreds of steps a second; nobody reads that fast.
 _PROGRESS_SECONDS = 0.1
@@ -27,6 +28,17 @@ class SentWarnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._send((record.name, record.levelno, record.getMessage()))
+
+
+@contextmanager
+def sending_warnings(send: Callable[[LoggedWarning], None]) -> Iterator[None]:
+    """Send what mentorkd warns of in this process."""
+    handler = SentWarnings(send)
+    logging.getLogger("mentorkd").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("mentorkd").removeHandler(handler)
 
 
 def throttled(
