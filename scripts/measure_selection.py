@@ -69,9 +69,9 @@ def main() -> None:
     filters: dict[str, Callable[[Set], Keep]] = {
         "deduplicate": lambda _: drop_duplicates,
         "against the teacher": lambda each: lambda rows: drop_duplicates(rows, teachers[each.task.key].correct),
-        "length": lambda _: lambda rows: keep_length(rows, lambda text: len(vocabulary.encode(text)), 0, 512),
-        "answer_in_rationale": lambda each: lambda rows: keep_concluding(rows, each.conclude),
-        "arithmetic": lambda _: lambda rows: keep_arithmetic(rows, lambda text: not check_arithmetic(text).wrong),
+        "length": lambda _: keep_length(lambda text: len(vocabulary.encode(text)), 0, 512),
+        "answer_in_rationale": lambda each: keep_concluding(each.conclude),
+        "arithmetic": lambda _: keep_arithmetic(lambda text: not check_arithmetic(text).wrong),
         "diverse": lambda each: lambda rows: keep_diverse(rows, 3 if each.source == "raw" else 2),
     }
     print("## What each filter alone would drop\n")

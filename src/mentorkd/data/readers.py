@@ -26,8 +26,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from mentorkd.data.sources import SourceRow, SourceRows, read_rows, type_name
 from mentorkd.data.token_logprobs import LOGPROBS, TokenLogprobs, rationale_logprobs, read_logprobs
@@ -239,15 +240,9 @@ def _graded(
     choices: Sequence[str] | None,
     needs_logprobs: bool,
 ) -> Iterator[_Item]:
+    asked_by = _previous(partial(_asked, names=names, known=known, ids=ids, kind=kind, choices=choices), names)
     for row in rows:
-        own = _own_id(row, names) if ids else None
-        question = _stated_question(row, names, own)
-        if own is not None and question.id not in known:
-            question = known.get(ids.get(own, ""), question)
-        answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else question.answer
-        stated = _normalised(answer, question.text, kind, choices)
-        asked = known.get(question.id, question)
-        gold = _normalised(asked.answer, question.text, kind, choices)
+        asked, letters, stated, gold = asked_by(row)
         completion = _completion(row, names["completion"]) if "completion" in names else None
         correct = _correct(row, names["correct"]) if "correct" in names else None
         texts = _rationales(row, names["rationale"])
@@ -256,12 +251,11 @@ def _graded(
             if gold is None:
                 graded = Graded(None, "no_answer")  # no gold answer to compare with; `audit` drops the question
             elif completion is not None:
-                letters = choices_of(question.text, kind, choices)
-                graded = _grade_completion(completion, gold, kind, None if letters is None else tuple(letters))
+                graded = _grade_completion(completion, gold, kind, letters)
             elif correct is not None:
                 graded = Graded(stated, "correct" if stated == gold else "wrong") if correct else Graded(None, "wrong")
             else:
-                graded = grade(text, gold, kind, choices_of(question.text, kind, choices))
+                graded = grade(text, gold, kind, letters)
                 text = _reasoning(text)
             meta = {} if logprobs is None else {LOGPROBS: rationale_logprobs(logprobs, raw, text.strip())}
             yield asked.id, text, graded, {"row": row.number, **meta}  # the one string for all rationales of a question
@@ -270,6 +264,57 @@ def _graded(
 @functools.lru_cache(maxsize=1 << 12)  # the completions of a question, which follow each other, are mostly alike
 def _grade_completion(completion: str, gold: str, kind: AnswerKind, choices: tuple[str, ...] | None) -> Graded:
     return grade(f"--> {completion}", gold, kind, choices)
+
+
+class _Asked(NamedTuple):
+    """What a row says of its question."""
+
+    question: Question
+    """The one of the run, if it is known."""
+    letters: tuple[str, ...] | None
+    """The question's option letters."""
+    stated: str | None
+    """The row's own gold answer, normalised."""
+    gold: str | None
+    """The question's gold answer, normalised."""
+
+
+def _asked(
+    row: SourceRow,
+    names: Mapping[str, str],
+    known: Mapping[str, Question],
+    ids: Mapping[str, str],
+    kind: AnswerKind,
+    choices: Sequence[str] | None,
+) -> _Asked:
+    own = _own_id(row, names) if ids else None
+    question = _stated_question(row, names, own)
+    if own is not None and question.id not in known:
+        question = known.get(ids.get(own, ""), question)
+    answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else question.answer
+    asked, letters = known.get(question.id, question), choices_of(question.text, kind, choices)
+    return _Asked(
+        asked,
+        None if letters is None else tuple(letters),
+        normalise_answer(answer, kind, letters),
+        normalise_answer(asked.answer, kind, letters),
+    )
+
+
+def _previous(read: Callable[[SourceRow], _Asked], names: Mapping[str, str]) -> Callable[[SourceRow], _Asked]:
+    """`read`, once for rows of one question that follow each other."""
+    fields = [names[ours] for ours in ("question", "answer", "id") if ours in names]
+    last: list[Any] = [None, None]
+
+    def once(row: SourceRow) -> _Asked:
+        cells = [row.fields.get(name, ...) for name in fields]
+        key = [*cells, *map(type, cells)]  # 1 and true are equal, but not as answers
+        if key != last[0]:
+            last[:] = key, read(row)
+        asked: _Asked = last[1]
+        return asked
+
+    return once
 
 
 def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) -> Question:

@@ -40,6 +40,16 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Each:
+    """A `Filter.keep` that looks at each rationale alone. `select` applies several of them in one reading of the rationales."""
+
+    passes: Callable[[Rationale], bool]
+
+    def __call__(self, rationales: Sequence[Rationale]) -> Sequence[Rationale]:
+        return where(rationales, self.passes)
+
+
+@dataclass(frozen=True, slots=True)
 class FilterCount:
     """The number of rationales before and after a filter."""
 
@@ -57,26 +67,48 @@ def select(rationales: Sequence[Rationale], filters: Sequence[Filter]) -> tuple[
         select(rationales, [Filter("correct", keep_correct), Filter("deduplicate", drop_duplicates)])
     """
     kept, counts = rationales, []
-    for each in filters:
-        before, kept = len(kept), each.keep(kept)
-        counts.append(FilterCount(each.name, before, len(kept), each.facts()))
+    for steps in _readings(filters):
+        before = len(kept)
+        kept, passed = _apply(kept, steps)
+        for step, after in zip(steps, passed, strict=True):
+            counts.append(FilterCount(step.name, before, after, step.facts()))
+            before = after
     return kept, counts
 
 
-def keep_correct(rationales: Sequence[Rationale]) -> Sequence[Rationale]:
-    """Rationales with the gold answer (the paper, section 3.1)."""
-    return where(rationales, lambda rationale: rationale.verdict == "correct")
+def _readings(filters: Sequence[Filter]) -> Iterator[list[Filter]]:
+    """The filters that one reading of the rationales can apply: neighbours that are `Each`, or a single one of the others."""
+    for of_each, steps in groupby(filters, lambda step: isinstance(step.keep, Each)):
+        group = list(steps)
+        yield from [group] if of_each else ([step] for step in group)
 
 
-def keep_whole(rationales: Sequence[Rationale]) -> Sequence[Rationale]:
-    """Rationales from whole replies of a teacher: not refused, not empty, and not cut."""
-    return where(rationales, lambda rationale: rationale.meta.get("outcome") == "ok")
+def _apply(rationales: Sequence[Rationale], steps: Sequence[Filter]) -> tuple[Sequence[Rationale], list[int]]:
+    """The rationales that pass all steps, and how many pass the first, the first two, and so on."""
+    tests = list(enumerate(step.keep.passes for step in steps if isinstance(step.keep, Each)))
+    if not tests:
+        kept = steps[0].keep(rationales)
+        return kept, [len(kept)]
+    passed = [0] * len(tests)
+
+    def passes(rationale: Rationale) -> bool:
+        for number, test in tests:
+            if not test(rationale):
+                return False
+            passed[number] += 1
+        return True
+
+    return where(rationales, passes), passed
+
+
+keep_correct = Each(lambda rationale: rationale.verdict == "correct")
+"""Rationales with the gold answer (the paper, section 3.1)."""
 
 
 def drop_duplicates(rationales: Sequence[Rationale], already: Iterable[Rationale] = ()) -> Sequence[Rationale]:
     """The first of the rationales of a question that differ only in whitespace, unless `already` has its text."""
-    before = np.fromiter(map(_text_key, already), np.uint64)
-    keys = np.concatenate([before, np.fromiter(map(_text_key, rationales), np.uint64)])
+    before = np.fromiter(map(_text_key, already), np.int64)
+    keys = np.concatenate([before, np.fromiter(map(_text_key, rationales), np.int64)])
     _, first = np.unique(keys, return_index=True)
     return choose(rationales, np.sort(first[first >= len(before)] - len(before)).data)
 
@@ -96,17 +128,13 @@ def sample_questions(rationales: Sequence[Rationale], ratio: float, seed: int) -
     return where(rationales, lambda rationale: rationale.question_id in sample)
 
 
-def keep_length(
-    rationales: Sequence[Rationale], tokens: Callable[[str], int], least: int = 0, most: int | None = None
-) -> Sequence[Rationale]:
+def keep_length(tokens: Callable[[str], int], least: int = 0, most: int | None = None) -> Each:
     """Rationales of at least `least` and at most `most` tokens; `tokens` counts the tokens of a text."""
     longest = math.inf if most is None else most
-    return where(rationales, lambda rationale: least <= tokens(rationale.text) <= longest)
+    return Each(lambda rationale: least <= tokens(rationale.text) <= longest)
 
 
-def keep_concluding(
-    rationales: Sequence[Rationale], conclude: Callable[[Rationale], str | None]
-) -> Sequence[Rationale]:
+def keep_concluding(conclude: Callable[[Rationale], str | None]) -> Each:
     """Rationales whose reasoning leads to the answer that they state.
 
     `conclude` reads the answer from the reasoning alone, in the normal form of `predicted`. A rationale is kept if
@@ -117,12 +145,12 @@ def keep_concluding(
         answer = conclude(rationale)
         return answer is None or rationale.predicted in (None, answer)
 
-    return where(rationales, concludes)
+    return Each(concludes)
 
 
-def keep_arithmetic(rationales: Sequence[Rationale], is_sound: Callable[[str], bool]) -> Sequence[Rationale]:
+def keep_arithmetic(is_sound: Callable[[str], bool]) -> Each:
     """Rationales with sound text; `is_sound` tells whether a text has no wrong equation (see `check_arithmetic`)."""
-    return where(rationales, lambda rationale: is_sound(rationale.text))
+    return Each(lambda rationale: is_sound(rationale.text))
 
 
 def keep_likely(rationales: Sequence[Rationale], nll: Mapping[str, float], drop: float) -> Sequence[Rationale]:
@@ -202,8 +230,8 @@ def _shuffled(ids: Collection[str], purpose: str, seed: int) -> list[str]:
 
 
 def _text_key(rationale: Rationale) -> int:
-    """A number in the place of question and text, which would take the memory of all texts."""
-    return int(content_id(rationale.question_id, normalise_whitespace(rationale.text)), 16)
+    """A number in the place of question and text, which would take the memory of all texts; the same in one process only."""
+    return hash((rationale.question_id, normalise_whitespace(rationale.text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,20 +271,24 @@ def gather(
     known = {question.id: question for question in questions}
     taken: dict[str, Sequence[Rationale]] = {}
     counts: list[dict[str, Any]] = []
-    of_training = Filter("training_questions", lambda rows: where(rows, lambda row: row.question_id in known))
+    of_training = Filter("training_questions", Each(lambda row: row.question_id in known))
     for source, rationales in sources.items():
-        rows, first = select(rationales, [of_training])
+        replies = 0
+
+        def is_whole(row: Rationale) -> bool:
+            nonlocal replies
+            replies += "outcome" in row.meta
+            return bool(row.meta.get("outcome", "ok") == "ok")
+
         filters = filters_of(
             selects[source], known, already=chain(*taken.values()), tokens=tokens, conclude=conclude, nll=nll
         )
-        if any("outcome" in row.meta for row in rows):
-            filters.insert(0, Filter("whole_replies", keep_whole))
-        kept, more = select(rows, filters)
-        for each in first + more:
-            counts.append(
-                {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
-            )
-        taken[source] = kept
+        taken[source], steps = select(rationales, [of_training, Filter("whole_replies", Each(is_whole)), *filters])
+        counts += [
+            {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
+            for each in steps
+            if replies or each.filter != "whole_replies"
+        ]
     return Gathered(taken, counts)
 
 
@@ -292,14 +324,14 @@ def filters_of(
     if config.min_tokens > 0 or config.max_tokens is not None:
         add(
             "length",
-            lambda rows: keep_length(rows, tokens or characters_as_tokens, config.min_tokens, config.max_tokens),
+            keep_length(tokens or characters_as_tokens, config.min_tokens, config.max_tokens),
             facts=lambda: {"counted_in": "characters" if tokens is None else "tokens"},
         )
     if config.answer_in_rationale:
         assert conclude is not None, "`answer_in_rationale` needs `conclude`"
         add(
             "answer_in_rationale",
-            lambda rows: keep_concluding(rows, lambda row: conclude(row.text, questions[row.question_id])),
+            keep_concluding(lambda row: conclude(row.text, questions[row.question_id])),
         )
     if config.arithmetic:
         seen = {"equations": 0, "unread": 0}
@@ -310,7 +342,7 @@ def filters_of(
             seen["unread"] += equations.unread
             return not equations.wrong
 
-        add("arithmetic", lambda rows: keep_arithmetic(rows, is_sound), facts=lambda: dict(seen))
+        add("arithmetic", keep_arithmetic(is_sound), facts=lambda: dict(seen))
     if (perplexity := config.perplexity) is not None:
         assert nll is not None, "`perplexity` needs `nll`"
         add("perplexity", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))

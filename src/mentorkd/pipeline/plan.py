@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -202,7 +201,9 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     questions, faults = prepare_recipe(recipe)
     counts = count_splits(questions)
     training = [question for question in questions if question.split == "train"]
-    per_question = _tokens(question.text for question in training)
+    per_question = round(
+        sum(len(question.text) for question in training) / max(1, len(training)) / CHARACTERS_PER_TOKEN
+    )
     readers = [name for name, learner in recipe.learners.items() if TEACHER in learner.rationales]
     expected = open_teacher(recipe).estimate(questions, root, roughly=True)
     if expected.max_tokens is not None:
@@ -228,7 +229,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
         taken[select] = len(gathered)
         dropped.append(_filtered(gathered, [name for name in readers if filters[name] == select]))
     kept = {name: taken[select] for name, select in filters.items()}
-    per_rationale = _tokens(rationale.text for rationale in expected.recorded)
+    per_rationale = round(expected.characters / CHARACTERS_PER_TOKEN)
     return Estimates(
         recipe, counts, expected.rationales, kept, per_rationale, per_question, dropped=list(filter(None, dropped))
     )
@@ -245,8 +246,3 @@ def _filtered(gathered: Gathered, readers: Sequence[str]) -> str:
         if drops
         else ""
     )
-
-
-def _tokens(texts: Iterable[str]) -> int:
-    lengths = array("q", map(len, texts))
-    return round(sum(lengths) / max(1, len(lengths)) / CHARACTERS_PER_TOKEN)

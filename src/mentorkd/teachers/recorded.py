@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,19 @@ class RecordedTeacher:
         return Description("recorded")
 
     def estimate(self, questions: Sequence[Question], root: Path, *, roughly: bool = False) -> TeacherEstimate:
-        audited = self._audited(questions)
-        rationales = audited.rationales
-        return TeacherEstimate(len(rationales), recorded=rationales, faults=audited.faults.lines())
+        characters = 0
+
+        def measured(rationales: Iterable[Rationale]) -> Iterator[Rationale]:
+            nonlocal characters
+            for rationale in rationales:
+                characters += len(rationale.text)
+                yield rationale
+
+        audited = self._audited(questions, measured)
+        count = len(audited.rationales)
+        return TeacherEstimate(
+            count, recorded=audited.rationales, characters=characters / max(1, count), faults=audited.faults.lines()
+        )
 
     def annotate(self, questions: Sequence[Question], context: AnnotationContext) -> Annotation:
         """All rationales that the file has for `questions`, correct and wrong ones alike, and their faults."""
@@ -53,8 +62,10 @@ class RecordedTeacher:
             audited.faults.raise_if_strict()
         return Annotation(audited.rationales, audited.faults.lines())
 
-    def _audited(self, questions: Sequence[Question]) -> Audit:
-        """The rationales without those that have faults.
+    def _audited(
+        self, questions: Sequence[Question], watch: Callable[[Iterable[Rationale]], Iterable[Rationale]] = iter
+    ) -> Audit:
+        """The rationales without those that have faults. `watch` sees each of them as it is read.
 
         Rationales of validation questions are kept here and left out of training later: the split is this tool's own,
         not a fault of the data. Those of unlabelled questions cannot be graded, and belong to no question here.
@@ -67,7 +78,13 @@ class RecordedTeacher:
             known = {question.id for question in questions}
             rationales = (rationale for rationale in rationales if rationale.question_id in known)
         merged = [replace(each, split="train") if each.split == "validation" else each for each in questions]
-        return audit(merged, rationales, kind=self.kind, choices=task.choices, hold=partial(Rows.of, Rationale))
+        return audit(
+            merged,
+            rationales,
+            kind=self.kind,
+            choices=task.choices,
+            hold=lambda clean: Rows.of(Rationale, watch(clean)),
+        )
 
     def _read(self, questions: Sequence[Question]) -> Iterator[Rationale]:
         task, own = self.recipe.task, self.config.columns

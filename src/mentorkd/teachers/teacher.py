@@ -36,6 +36,8 @@ class TeacherEstimate:
     """The longest rationale that it may write; None if `recorded` has them all."""
     recorded: Sequence[Rationale] = ()
     """The rationales themselves, where they are there before the annotation."""
+    characters: float = 0
+    """The mean length of their texts."""
     faults: Sequence[str] = ()
     """What is wrong with them, a line each; see `Annotation.faults`."""
     dry_run: DryRun | None = None

@@ -207,6 +207,17 @@ def test_rationales_are_graded_against_the_answers_of_the_questions(tmp_path: Pa
     assert [(r.predicted, r.verdict) for r in rationales] == [("1", "correct")]
 
 
+def test_rows_that_follow_each_other_are_of_one_question_only_if_they_say_the_same(tmp_path: Path) -> None:
+    known = [Question.create("Is it?", "yes", "train"), Question.create("Is 1?", "no", "train")]
+    answers = [True, 1, "True", "yes", "no", False]
+    rows = [{"question": "Is it?", "answer": answer, "chain": "x", "initial_correct": True} for answer in answers]
+    rows += [{**rows[-1], "question": "Is 1?"}, rows[-1]]
+    rationales = read_rationales(dump(tmp_path / "a.json", rows), known, kind="yes_no")
+    assert [r.predicted for r in rationales] == ["yes", None, "yes", "yes", "no", "no", "no", "no"]
+    assert [r.verdict == "correct" for r in rationales] == [True, False, True, True, False, False, True, False]
+    assert [r.question_id for r in rationales] == [known[n].id for n in (0, 0, 0, 0, 0, 0, 1, 0)]
+
+
 def test_unknown_questions_and_empty_rationales_are_left_to_the_audit(tmp_path: Path) -> None:
     rows = [
         {"input": "a", "output": ["It is 1.", "", None][:2], "answer": "1"},

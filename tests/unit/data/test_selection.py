@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mentorkd.data.rows import Rows
 from mentorkd.data.selection import (
+    Each,
     Filter,
     FilterCount,
     cap_per_question,
@@ -82,9 +83,9 @@ def selected(rows: list[Rationale], **settings: object) -> tuple[list[Rationale]
         lambda rows: drop_duplicates(rows, ROWS[3:5]),
         lambda rows: cap_per_question(rows, 1),
         lambda rows: sample_questions(rows, 0.5, 0),
-        lambda rows: keep_length(rows, len, 4, 11),
-        lambda rows: keep_concluding(rows, lambda each: each.text[:1]),
-        lambda rows: keep_arithmetic(rows, lambda text: "three" not in text),
+        keep_length(len, 4, 11),
+        keep_concluding(lambda each: each.text[:1]),
+        keep_arithmetic(lambda text: "three" not in text),
         lambda rows: keep_likely(rows, {each.id: float(each.sample) for each in ROWS}, 0.4),
         lambda rows: keep_diverse(rows, 2),
     ],
@@ -108,6 +109,31 @@ def test_select_applies_filters_in_order_and_records_their_facts() -> None:
     kept, counts = select(ROWS, [Filter("correct", keep_correct), Filter("rest", keep, lambda: {"seen": seen[0]})])
     assert kept == [ROWS[2], ROWS[3], ROWS[4]]
     assert counts == [FilterCount("correct", 6, 4), FilterCount("rest", 4, 3, {"seen": 4})]
+
+
+def test_neighbours_that_look_at_each_rationale_alone_share_one_reading() -> None:
+    read: list[str] = []
+
+    def logged(rationales: Sequence[Rationale]) -> Each:
+        def passes(rationale: Rationale) -> bool:
+            read.append(rationale.text)
+            return rationale in rationales
+
+        return Each(passes)
+
+    class Counted(list[Rationale]):
+        loops = 0
+
+        def __iter__(self) -> Iterator[Rationale]:
+            self.loops += 1
+            return super().__iter__()
+
+    rows = Counted(ROWS)
+    filters = [Filter("one", logged(ROWS[:4])), Filter("two", logged(ROWS[1:]), lambda: {"read": len(read)})]
+    kept, counts = select(rows, [*filters, Filter("rest", drop_duplicates)])
+    assert kept == [ROWS[1], ROWS[2], ROWS[3]]
+    assert counts == [FilterCount("one", 6, 4), FilterCount("two", 4, 3, {"read": 10}), FilterCount("rest", 3, 3)]
+    assert rows.loops == 1
 
 
 def test_select_counts_each_filter_that_was_asked_for() -> None:
@@ -180,21 +206,21 @@ def words(text: str) -> int:
 
 def test_length_bounds_are_inclusive() -> None:
     rows = [row("q", "a " * count, count) for count in range(1, 6)]
-    assert keep_length(rows, words, 2, 4) == rows[1:4]
-    assert keep_length(rows, words, 2) == rows[1:]
+    assert keep_length(words, 2, 4)(rows) == rows[1:4]
+    assert keep_length(words, 2)(rows) == rows[1:]
 
 
 def test_a_chain_must_arrive_at_its_answer_if_it_says_where_it_arrives() -> None:
     rows = [row("q", text, index) for index, text in enumerate(["so 1", "so 2", "so be it"])]
     unanswered = Rationale.create("q", "so 3", None, "no_answer", "teacher", 3)
     conclusions = {"so 1": "1", "so 2": "2", "so be it": None, "so 3": "3"}
-    kept = keep_concluding([*rows, unanswered], lambda rationale: conclusions[rationale.text])
+    kept = keep_concluding(lambda rationale: conclusions[rationale.text])([*rows, unanswered])
     assert kept == [rows[0], rows[2], unanswered]
 
 
 def test_sound_asks_of_the_text() -> None:
     rows = [row("q", "1 + 1 = 2"), row("q", "1 + 1 = 3")]
-    assert keep_arithmetic(rows, lambda text: "3" not in text) == rows[:1]
+    assert keep_arithmetic(lambda text: "3" not in text)(rows) == rows[:1]
 
 
 def test_the_least_likely_share_is_dropped() -> None:
