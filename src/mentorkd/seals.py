@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mentorkd.errors import DamagedError
-from mentorkd.files import write_json
+from mentorkd.files import write_json, write_text
 
+_DIGITS = 16
 _HASHES = ".hashes.json"
 """File with the hashes of its folder. It is hidden, so that the digest of a model's folder does not change."""
 
@@ -107,6 +108,55 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     sync_one(path.parent)
 
 
+class Table(NamedTuple):
+    """A JSON object that may be too long for the memory."""
+
+    names: Sequence[str]
+    read: Callable[[str], Any]
+    """Gives the value of a name."""
+
+
+def write_sealed_table(path: Path, head: Mapping[str, Any], key: str, table: Table) -> None:
+    """`write_sealed` of `head` with a table under `key`, of which one value at a time is in memory."""
+    head = json.loads(json.dumps(head))
+    digest = hashlib.sha256()
+    for text in _sorted_json(head, key, table):
+        digest.update(text.encode())
+    write_text(path, _indented_json({**head, "seal": digest.hexdigest()[:_DIGITS]}, key, table))
+    sync_one(path.parent)
+
+
+def _sorted_json(head: Mapping[str, Any], key: str, table: Table) -> Iterator[str]:
+    """What `json.dumps(..., sort_keys=True)` makes of the whole object, in parts."""
+    for number, name in enumerate(sorted([*head, key])):
+        yield f"{', ' if number else '{'}{json.dumps(name)}: "
+        if name != key:
+            yield json.dumps(head[name], sort_keys=True)
+            continue
+        yield "{"
+        for row, each in enumerate(sorted(table.names)):
+            yield f"{', ' if row else ''}{json.dumps(each)}: {json.dumps(table.read(each), sort_keys=True)}"
+        yield "}"
+    yield "}"
+
+
+def _indented_json(head: Mapping[str, Any], key: str, table: Table) -> Iterator[str]:
+    """What `write_json` writes of the whole object, in parts; the table comes before the last key, which is the seal."""
+    *names, last = head
+
+    def entry(name: str, value: Any, depth: int) -> str:
+        text = json.dumps(value, indent=1, ensure_ascii=False).replace("\n", "\n" + " " * depth)
+        return f"\n{' ' * depth}{json.dumps(name, ensure_ascii=False)}: {text}"
+
+    yield "{"
+    for name in names:
+        yield f"{entry(name, head[name], 1)},"
+    yield f"\n {json.dumps(key, ensure_ascii=False)}: {{"
+    for number, name in enumerate(table.names):
+        yield f"{',' if number else ''}{entry(name, table.read(name), 2)}"
+    yield f"{chr(10) + ' ' if table.names else ''}}},{entry(last, head[last], 1)}\n}}\n"
+
+
 def read_sealed(path: Path) -> dict[str, Any]:
     """A JSON object that `write_sealed` wrote, or an earlier version without a seal.
 
@@ -129,4 +179,4 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def _seal(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:_DIGITS]

@@ -3,12 +3,24 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mentorkd.errors import DamagedError
 from mentorkd.files import digest_path
-from mentorkd.seals import FileSeal, damage_in, read_sealed, seal_files, seal_folder, write_sealed
+from mentorkd.seals import (
+    FileSeal,
+    Table,
+    damage_in,
+    read_sealed,
+    seal_files,
+    seal_folder,
+    write_sealed,
+    write_sealed_table,
+)
 
 VALUE = {"a": 1, "b": [0.1, None, "é\u2028"], "c": {"2": True, "10": ()}, 7: "seven"}
 
@@ -85,3 +97,21 @@ def test_hashes_in_another_form_are_damage(tmp_path: Path) -> None:
     for value in ({"x": "a word"}, {"x": {"size": 1}}):
         write_sealed(tmp_path / ".hashes.json", value)
         assert "is damaged (expected the size and hash of each file)" in (damage_in(tmp_path) or "")
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), st.integers() | st.lists(st.text(max_size=3), max_size=2), max_size=3),
+    st.dictionaries(
+        st.text(max_size=3), st.dictionaries(st.text(max_size=2), st.none() | st.text(max_size=3), max_size=2)
+    ),
+    st.sampled_from(["stages", "a", "\u00e9"]),
+)
+def test_a_table_is_written_and_sealed_as_the_whole_object_is(
+    tmp_path_factory: pytest.TempPathFactory, head: dict[str, Any], rows: dict[str, Any], key: str
+) -> None:
+    folder = tmp_path_factory.mktemp("table")
+    head = {name: value for name, value in head.items() if name not in (key, "seal")} | {"name": "run"}
+    write_sealed_table(folder / "table.json", head, key, Table(list(rows), rows.__getitem__))
+    write_sealed(folder / "whole.json", {**head, key: rows})
+    assert (folder / "table.json").read_text() == (folder / "whole.json").read_text()
+    assert read_sealed(folder / "table.json") == {**head, key: rows}

@@ -41,12 +41,12 @@ def summary(stages: Iterable[StageRecord], report: Facts | None) -> Facts:
     A report may be written again long after the training, by other code on another machine. Its own facts (`report`) that
     differ from the stages' stand apart, under the key `report`.
     """
-    sources = [record.made_by for record in stages if record.kind != "report" and record.made_by is not None]
-    facts = {}
-    for key in here():
-        values = [source[key] for source in sources if source.get(key) is not None]
-        distinct = [value for number, value in enumerate(values) if value not in values[:number]]
-        facts[key] = distinct[0] if len(distinct) == 1 else distinct or None
+    values: dict[str, list[Any]] = {key: [] for key in here()}
+    for source in (record.made_by for record in stages if record.kind != "report" and record.made_by is not None):
+        for key, distinct in values.items():
+            if (value := source.get(key)) is not None and value not in distinct:
+                distinct.append(value)
+    facts = {key: distinct[0] if len(distinct) == 1 else distinct or None for key, distinct in values.items()}
     different = {key: value for key, value in (report or {}).items() if value != facts.get(key)}
     return {**facts, **({"report": different} if different else {})}
 

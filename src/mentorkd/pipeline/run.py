@@ -18,9 +18,10 @@ only the stages that the change reaches, and a killed run goes on where it stopp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from mentorkd.pipeline.schedule import Schedule, most_at_once
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.vocabularies import vocabularies
-from mentorkd.seals import read_sealed, write_sealed
+from mentorkd.seals import Table, read_sealed, write_sealed_table
 
 _MOST_JOBS = 64
 _NEEDS_OUTDATED = "a training that it needs runs again"
@@ -127,12 +128,16 @@ class Pipeline:
 
     def plan(self) -> list[PlannedStage]:
         """Every stage and its state. Changes nothing."""
+        return list(self._planned())
+
+    def _planned(self) -> Iterator[PlannedStage]:
+        """The stages of `plan`, each with its record, one after the other."""
         with_last_budget: dict[str, Stage] = {}
         if any(stage.kind == "budget" and not self.folder.finished(stage) for stage in self.stages):
             hub = self.folder.hub_models
             last = compile_stages(self.recipe, lambda stage: self.folder.last(stage.name), hub)
             with_last_budget = {stage.name: stage for stage in last}
-        planned, outdated, begun = [], self._outdated(self.stages), self.folder.all_begun()
+        outdated, begun = self._outdated(self.stages), self.folder.all_begun()
         forced = {s.name: outdated.get(s.name, _NEEDS_OUTDATED) for s in self._forced(list(outdated))}
         for stage in self.stages:
             again = stage.name in forced
@@ -144,8 +149,7 @@ class Pipeline:
             elif not again and stage.name in with_last_budget and self.folder.finished(with_last_budget[stage.name]):
                 state = "may run"
             replaces = record is None and stage.kind not in _DERIVED and self.folder.last(stage.name) is not None
-            planned.append(PlannedStage(stage, state, record, replaces, forced.get(stage.name)))
-        return planned
+            yield PlannedStage(stage, state, record, replaces, forced.get(stage.name))
 
     def conflict(self) -> str | None:
         """Why `run` would refuse the folder, which belongs to another recipe; None if it would not."""
@@ -288,7 +292,7 @@ class Pipeline:
         """Say which stages replace results, up to the last of a kind, apart from those that a later budget may leave as they are."""
         replaced = [
             planned.stage
-            for planned in self.plan()[: len(self._up_to(until))]
+            for planned in islice(self._planned(), len(self._up_to(until)))
             if planned.replaces and planned.state != "may run" and planned.stage.name not in announced
         ]
         if replaced:
@@ -327,23 +331,27 @@ class Pipeline:
             stages = self.manifest()["stages"]
         except RunError:
             return True
-        return set(stages) != {planned.stage.name for planned in self.plan() if planned.record}
+        return set(stages) != {planned.stage.name for planned in self._planned() if planned.record}
 
     def _write_manifest(self, jobs: int) -> None:
-        records = {planned.stage.name: planned.record for planned in self.plan() if planned.record}
-        report = records.get("report")
-        manifest = {
+        """Write the manifest with one record at a time in memory: a run may have tens of thousands of stages."""
+        names = [planned.stage.name for planned in self._planned() if planned.record]
+        report = self.folder.record("report").made_by if "report" in names else None
+        seconds, tokens = 0.0, 0
+        for record in map(self.folder.record, names):
+            seconds, tokens = seconds + record.seconds, tokens + (record.tokens or 0)
+        facts = {
             "recipe": self.recipe.name,
-            **provenance.summary(records.values(), None if report is None else report.made_by),
+            **provenance.summary(map(self.folder.record, names), report),
             "jobs": jobs,
             "hub_commits": {model: commits[-1] for model, commits in self.folder.hub_models.commits.items()},
             "precision": self.folder.precisions or "as the recipe says",
             "seeds": self.recipe.seeds,
-            "seconds": round(sum(record.seconds for record in records.values()), 1),
-            "tokens": sum(record.tokens or 0 for record in records.values()),
-            "stages": {name: record.as_json() for name, record in records.items()},
+            "seconds": round(seconds, 1),
+            "tokens": tokens,
         }
-        write_sealed(self.folder.root / "manifest.json", manifest)
+        stages = Table(names, lambda name: self.folder.record(name).as_json())
+        write_sealed_table(self.folder.root / "manifest.json", facts, "stages", stages)
 
     def manifest(self) -> dict[str, Any]:
         """The manifest as last written. Raises RunError if there is none, and DamagedError if it has changed since."""
