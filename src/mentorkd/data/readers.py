@@ -23,7 +23,6 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -220,10 +219,10 @@ def stream_rationales(
             )
         by_id = {q.id: q for q in reversed(questions)}
         items = _graded(rows, names, by_id, _agreeing(known_ids, rows, names, by_id), kind, choices, needs_logprobs)
-    samples: Counter[str] = Counter()
+    samples: dict[str, int] = {}
     for identity, text, graded, meta in items:
-        sample = samples[identity]
-        samples[identity] += 1
+        sample = samples.get(identity, 0)
+        samples[identity] = sample + 1
         yield Rationale.create(identity, text, graded.predicted, graded.verdict, source_name, sample, meta)
 
 

@@ -13,10 +13,9 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mentorkd.data.remote import local_copy
 from mentorkd.errors import DataError, MissingExtraError, RunError
@@ -29,8 +28,7 @@ _HUB = re.compile(r"hub:(?P<name>[^@:]+)(@(?P<config>[^@:]+))?(:(?P<split>[^@]+)
 _HUB_EXAMPLE = "hub:openai/gsm8k@main:train"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceRow:
+class SourceRow(NamedTuple):
     """A row as it stands in its source, with its position."""
 
     source: str
