@@ -243,9 +243,16 @@ def sorted_batches(sides: Sides, *, tokens_per_batch: int) -> Batches:
 MULTIPLE = 8
 
 
+def padded_width(longest: int, multiple: int = MULTIPLE) -> int:
+    """The width to which rows are padded whose longest has this many tokens: rounded up to a power of two that is at most
+    `multiple` and a sixteenth of the length, so that rounding pads by 3 % on average, and by 6 % at most."""
+    step = min(multiple, 1 << max(0, (longest // 16).bit_length() - 1))
+    return -(-longest // step) * step
+
+
 @dataclass(frozen=True)
 class Collator:
-    """Pads a micro-batch of rows to its longest row, rounded up to a `multiple`.
+    """Pads a micro-batch of rows to its longest row, rounded up (see `padded_width`).
 
     Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models, `decoder_input_ids`,
     all [rows, tokens], padded on the right. A decoder is causal, so no target position attends to the padding after it, and most
@@ -292,5 +299,5 @@ class Collator:
         }
 
     def _pad(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-        width = -(-max(map(len, rows)) // self.multiple) * self.multiple
+        width = padded_width(max(map(len, rows)), self.multiple)
         return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)

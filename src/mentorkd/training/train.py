@@ -20,6 +20,7 @@ from transformers.integrations import TensorBoardCallback
 
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example
+from mentorkd.data.splitting import split_rows
 from mentorkd.distillation.hidden_states import head_is_linear
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
@@ -34,7 +35,7 @@ from mentorkd.training.processes import wait_for_others
 from mentorkd.training.schedule import Schedule, schedule_training
 from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
 from mentorkd.training.sharding import ShardedModel
-from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds, SealedCheckpoints
+from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds, SealedCheckpoints, Split
 from mentorkd.training.unreached import freeze_unreached
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,9 @@ def train(
     arguments.warmup_steps = math.ceil(total * config.warmup_ratio)
     arguments.logging_steps = max(1, schedule.updates // 100)
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
-    batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size)
-    first = {name: value.to(loaded.device) for name, value in batches[0].items() if name != "rows"}
+    split = _splitter(loaded, collator) if config.split == "auto" and arguments.world_size == 1 else None
+    batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size, split)
+    first = {name: value.to(loaded.device) for name, value in batches[0]["parts"][0].items() if name != "rows"}
     fused = _can_fuse(loaded, first)
     if arguments.world_size > 1:
         freeze_unreached(loaded.model, first)
@@ -167,6 +169,25 @@ def train(
     accuracies = (row["validation_accuracy"] for row in history if row["step"] == best and "validation_accuracy" in row)
     loaded.model.eval()
     return TrainingResult(history, state.global_step, best or state.global_step, next(accuracies, None), trainer.fused)
+
+
+def _splitter(loaded: LoadedModel, collator: Collator) -> Split:
+    """Parts of micro-batches that cost this model least on its device."""
+    fixed_cost = _fixed_cost(loaded.model.num_parameters(), loaded.device.type)
+
+    def split(rows: list[Example]) -> list[list[Example]]:
+        sides, groups = [row.padded_sides(loaded.kind) for row in rows], [row.group for row in rows]
+        parts = split_rows(sides, groups, fixed_cost=fixed_cost, multiple=collator.multiple)
+        return [[rows[row] for row in part] for part in parts]
+
+    return split
+
+
+def _fixed_cost(parameters: int, device: str) -> int:
+    """The tokens that take as long as what a part costs whatever its length: the calls of the model's operations, and adding its
+    gradients to those of the other parts."""
+    call_flops, gradient_tokens = _PART_COSTS["cpu" if device == "cpu" else "gpu"]
+    return round(call_flops / (6 * parameters)) + gradient_tokens
 
 
 @contextmanager
@@ -249,6 +270,10 @@ def _history_row(row: dict[str, float], schedule: Schedule) -> dict[str, float]:
     # In this order, because a checkpoint's log has it: so a resumed training writes the bytes of an undisturbed one.
     return {**place, **{name: value for name, value in sorted(row.items()) if name not in place}}
 
+
+_PART_COSTS = {"cpu": (1.4e9, 50), "gpu": (1e13, 50)}
+"""By device: floating-point operations that it does in the time of a part's calls, and tokens a part whose time it takes to add up
+the gradients. Fixed and not measured, because a training that is resumed must divide its rows as before."""
 
 NEVER = 10**9
 """A step number that no training reaches: the schedule decides when to save and validate, not the Trainer's counters."""

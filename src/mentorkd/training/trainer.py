@@ -29,28 +29,32 @@ from mentorkd.training.sealed_checkpoints import check_checkpoint
 from mentorkd.training.sharding import ShardedModel
 
 Batch = dict[str, Any]
+Split = Callable[[list[Example]], list[list[Example]]]
 
 
 class PlannedBatches(Dataset[Batch]):
-    """The collated micro-batches of a plan, in order, each with its `rows`.
+    """The micro-batches of a plan, in order: the collated `parts` of each, with their `rows`.
 
     Processes take them in turn. In the last turn, a process without a micro-batch gets one without labels, which adds nothing to
     the loss; the loader would take one from the start of the plan, and so change the last update. An empty micro-batch of the
-    plan also becomes one without labels.
+    plan also becomes one without labels. `split` gives the parts in which the rows of one are read.
     """
 
-    def __init__(self, rows: Sequence[Example], plan: BatchPlan, collator: Collator, processes: int) -> None:
+    def __init__(
+        self, rows: Sequence[Example], plan: BatchPlan, collator: Collator, processes: int, split: Split | None = None
+    ) -> None:
         self.rows, self.plan, self.collator, self.processes = rows, plan, collator, processes
+        self.split = split or (lambda rows: [rows])
 
     def __len__(self) -> int:
         return math.ceil(len(self.plan.batches) / self.processes) * self.processes
 
     def __getitem__(self, index: int) -> Batch:
         rows = [self.rows[row] for row in self.plan.batches[index]] if index < len(self.plan.batches) else []
-        batch: Batch = {**self.collator(rows or self.rows[:1]), "rows": rows}
-        if not rows:
-            batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
-        return batch
+        if rows:
+            return {"parts": [{**self.collator(part), "rows": part} for part in self.split(rows)]}
+        batch = self.collator(self.rows[:1])
+        return {"parts": [{**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX), "rows": []}]}
 
 
 class MentorTrainer(Trainer):
@@ -112,11 +116,19 @@ class MentorTrainer(Trainer):
     ) -> tuple[list[Batch], torch.Tensor]:
         """The micro-batches of one optimiser step, and their target positions of every kind over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = self.objective.counts([row for batch in samples for row in batch["rows"]])
+        counts = self.objective.counts([row for batch in samples for part in batch["parts"] for row in part["rows"]])
         positions = torch.tensor([counts[kind] for kind in self._kinds], device=device)
         if self.args.world_size > 1:
             positions = self.accelerator.reduce(positions, "sum")
         return samples, positions
+
+    def training_step(self, model: torch.nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Add the gradients of a micro-batch, part by part, and return its loss."""
+        losses = [super(MentorTrainer, self).training_step(model, part, *args, **kwargs) for part in inputs["parts"]]
+        return torch.stack(losses).sum()
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        return sum(super(MentorTrainer, self).floating_point_ops(part) for part in inputs["parts"])
 
     def compute_loss(
         self,

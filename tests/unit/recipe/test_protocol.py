@@ -37,13 +37,15 @@ def test_the_paper_chooses_on_the_test_set_after_equal_epochs() -> None:
     for learner in recipe.learners.values():
         assert (learner.training.select_on, learner.training.max_grad_norm) == ("test", 0.0)
         assert learner.select.deduplicate is False
+        assert learner.sampling.top_k == 50  # the default of transformers, which the published script samples with
     assert recipe.learners["student"].tau_squared is False
     assert parse(text=dump_recipe(recipe)) == recipe
 
 
 @pytest.mark.parametrize(
     "setting",
-    ["match=tokens", "training.max_grad_norm=0.5", "learners.student.tau_squared=true", "teacher.select.deduplicate=true"],
+    ["match=tokens", "training.max_grad_norm=0.5", "learners.student.tau_squared=true", "teacher.select.deduplicate=true",
+     "sampling.top_k=0"],
 )  # fmt: skip
 def test_what_the_recipe_says_stands(setting: str) -> None:
     key, _, value = setting.partition("=")

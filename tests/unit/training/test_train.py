@@ -25,6 +25,7 @@ from mentorkd.models import load_model
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.training.checkpoints import WEIGHTS, last_checkpoint
 from mentorkd.training.train import TrainingResult, train
+from mentorkd.training.trainer import MentorTrainer
 from tiny_models import tiny_tokenizer
 from tiny_training import (
     FAMILIES,
@@ -165,6 +166,31 @@ def test_accumulation_does_not_change_training(family: str, tmp_path: Path) -> N
         assert results[accumulation][0] == pytest.approx(results[1][0], rel=1e-4)
         assert results[accumulation][1] == pytest.approx(results[1][1], rel=1e-3)
         assert_same(results[accumulation][2], results[1][2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_are_read_in_parts_train_alike(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mentorkd.training.train, "_fixed_cost", lambda parameters, device: 5)
+    results, parts = {}, {}
+    read = MentorTrainer.training_step
+
+    def counted(self: MentorTrainer, model: Any, inputs: Any, *args: Any) -> torch.Tensor:
+        parts[split] = parts.get(split, 0) + len(inputs["parts"])
+        return read(self, model, inputs, *args)
+
+    monkeypatch.setattr(MentorTrainer, "training_step", counted)
+    for split in ("auto", "none"):
+        student = learner(family, seed=2)
+        rows, how = rows_for(student, 16), online(learner(family, seed=1))
+        result = run(student, rows, tmp_path / split, objective=how, epochs=3, batch_size=8, split=split)
+        assert result.updates == 6
+        tokens = [row["tokens"] for row in result.history]
+        results[split] = losses(result), [row["grad_norm"] for row in result.history], weights(student), tokens
+    assert parts["none"] == 6 < parts["auto"] - 3
+    assert results["auto"][0] == pytest.approx(results["none"][0], rel=1e-4)
+    assert results["auto"][1] == pytest.approx(results["none"][1], rel=1e-3)
+    assert_same(results["auto"][2], results["none"][2], rtol=1e-3, atol=1e-4)
+    assert results["auto"][3] == results["none"][3]
 
 
 def test_epochs_that_do_not_fill_an_accumulation_step_are_trained_completely(tmp_path: Path) -> None:

@@ -442,7 +442,7 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
     if precision is None:
         return {"prompt": learner.prompt, "max_new_tokens": learner.sampling.max_new_tokens}
     unused = "batch_size" if learner.training.tokens_per_batch else "tokens_per_batch"
-    speed = {"report_to", "torch_compile", "gradient_checkpointing", "processes", "sharding", unused}
+    speed = {"report_to", "torch_compile", "gradient_checkpointing", "processes", "sharding", "split", unused}
     accumulation = learner.training.gradient_accumulation * learner.training.processes
     return {
         **later_training(learner.training.model_dump(exclude=speed)),
