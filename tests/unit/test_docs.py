@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
+from mentorkd.recipe.load import recipe_schema
 from places import ROOT
 
 PLANTED = {
@@ -37,6 +41,50 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     pages = {page.relative_to(tmp_path / "site").parts[0] for page in (tmp_path / "site").rglob("index.html")}
     assert {"quickstart", "own-data", "api-teacher", "flan-t5", "many-gpus", "method", "api"} <= pages
+    assert {"recipe-reference", "commands"} <= pages
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """The script that generates the references."""
+    spec = importlib.util.spec_from_file_location("reference_pages", ROOT / "scripts" / "reference_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def faults_at(key: str, model: type[BaseModel], values: dict[str, object]) -> list[object]:
+    """What the model finds wrong at a key; other keys may be missing."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        return [fault for fault in error.errors() if fault["loc"][:1] == (key,)]
+    return []
+
+
+def test_every_key_of_a_recipe_has_an_example_that_the_recipe_takes(reference: ModuleType) -> None:
+    schema, examples = recipe_schema(), reference.read_examples()
+    sections = {"Recipe": schema, **schema["$defs"]}
+    models = reference.models()
+    assert set(models) == set(sections)
+    for name, section in sections.items():
+        assert set(examples.get(name, {})) <= set(section["properties"]), name
+        for key, field in section["properties"].items():
+            assert field.get("description") or "$ref" in field or key in ("kind", "data", "task"), f"{name}.{key}"
+            value = reference.example_of(examples, name, key, field)
+            assert faults_at(key, models[name], {key: value}) == [], f"{name}.{key}"
+
+
+def test_the_references_have_every_key_and_every_option(reference: ModuleType) -> None:
+    recipe, commands = reference.recipe_page(), reference.commands_page()
+    assert "| `epochs` | whole number at least 1 | `20` |" in recipe
+    assert "| `seeds` | list of whole number" in recipe
+    assert "`[42]`" in recipe
+    for command in ("run", "plan", "annotate", "data paper", "cache merge"):
+        assert f"## mentorkd {command}\n" in commands
+    assert "| `--jobs` |" in commands
 
 
 def test_the_documents_use_plain_words() -> None:
