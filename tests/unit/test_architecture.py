@@ -24,6 +24,7 @@ FLOORS = [
     ["distillation", "generation"],
     ["training", "teachers"],
     ["pipeline"],
+    ["web"],
     ["__init__", "cli"],
     ["__main__"],
 ]

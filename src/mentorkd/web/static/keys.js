@@ -1,0 +1,1 @@
+/* Keys of tables and search. */
