@@ -69,8 +69,8 @@ def render(request: Request, template: str, **context: Any) -> str:
 
 def here(request: Request, **changes: Any) -> str:
     """The address of a request with other query parameters; None leaves one out."""
-    query = dict(request.query_params) | changes
-    return "?" + urlencode({key: value for key, value in query.items() if value is not None})
+    query = [(key, value) for key, value in request.query_params.multi_items() if key not in changes]
+    return "?" + urlencode([*query, *((key, value) for key, value in changes.items() if value is not None)])
 
 
 def run_url(run: str, page: str = "") -> str:
