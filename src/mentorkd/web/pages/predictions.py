@@ -36,7 +36,7 @@ def show_predictions(request: Request) -> Response:
     learners = [name for name in answers.learners if name in query.getlist("learner")] or answers.learners
     show, words = query.get("show", "all"), query.get("q", "")
     chosen = [question for question in _choose(answers, show, learners, seed) if _has(question, words)]
-    shared = {
+    shared: dict[str, Any] = {
         "page": "predictions",
         "colour": {name: f"c{number % 8}" for number, name in enumerate(run.recipe.learners)},
         "learners": learners,
@@ -85,7 +85,7 @@ def _show_question(
         for seed, answer in answers.of(learner, wanted, shared["seed"]).items()
     ]
     value = {"run": address, "question": question.text, "answer": question.answer, "rows": rows}
-    neighbours = {
+    neighbours: dict[str, Any] = {
         "before": ids[place - 1] if place else None,
         "after": ids[place + 1] if place is not None and place + 1 < len(ids) else None,
         "place": None if place is None else place + 1,
