@@ -28,7 +28,9 @@ class ServedLearners:
     Every method raises an error of `errors.py` with one line for the user.
     """
 
-    def __init__(self, folder: Path, *, learner: str | None = None, seed: int | None = None, verify: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, learner: str | None = None, seed: int | None = None, verify: bool = True
+    ) -> None:
         """`learner` and `seed` limit what is served."""
 
     def models(self) -> list[str]:
