@@ -64,4 +64,4 @@ def open_page(browser: Browser, address: str, **options: object) -> Iterator[Pag
     )
     yield page
     context.close()
-    assert not errors
+    assert errors == []
