@@ -134,8 +134,8 @@ def _draws(row: LiveRow) -> Iterator[float]:
     if row.params.greedy:
         return iter(())
     generator = torch.Generator()
-    if row.draws_seed is None:
+    if row.own_seed is None:
         generator.seed()
     else:
-        generator.manual_seed(row.draws_seed)
+        generator.manual_seed(row.own_seed)
     return iter(torch.rand(row.params.max_new_tokens, generator=generator).tolist())

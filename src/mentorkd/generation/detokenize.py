@@ -51,7 +51,7 @@ class Detokenizer:
 
     def _decode(self, ids: Sequence[int]) -> str:
         # As `sampling.completion` does.
-        return self._tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 class StopTexts:
@@ -108,4 +108,4 @@ class Spelling:
             return bytes(self._bytes[character] for character in text if character in self._bytes)
         if byte := _BYTE.fullmatch(text):
             return bytes.fromhex(byte[1])
-        return text.replace(_SPACE, " ").encode()
+        return str(text).replace(_SPACE, " ").encode()
