@@ -21,8 +21,8 @@ from mentorkd.pipeline.run import Pipeline, open_run
 BATCH_SIZE = 64
 """Texts that are written together, at least. A learner with a larger `sampling.batch_size` has that."""
 
-MOST_PROMPT_TOKENS = 4096
-"""Longest prompt of a model without a limit of its own (T5), whose attention needs memory by the square of the length."""
+MOST_TOKENS = 4096
+"""Longest prompt, and longest text, of a model without a limit of its own (T5). Attention needs memory by the square of the length."""
 
 Prompt = str | Sequence[Mapping[str, str]]
 """A text, or the turns of a chat, which have a `role` and a `content`."""
@@ -216,11 +216,14 @@ class _Writer:
         )
         if not ids:
             raise RequestError("the prompt is empty; expected a text", "prompt")
-        if positions is None and len(ids) > MOST_PROMPT_TOKENS:
-            raise RequestError(f"the prompt has {len(ids):,} tokens; expected at most {MOST_PROMPT_TOKENS:,}", "prompt")
+        if positions is None and max(len(ids), max_new_tokens) > MOST_TOKENS:
+            raise RequestError(
+                f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} new ones are asked for; expected at most {MOST_TOKENS:,} each",
+                "prompt",
+            )
         if positions is not None and len(ids) + max_new_tokens > positions:
             raise RequestError(
-                f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} more are asked for; the model has {positions:,} positions",
+                f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} new ones are asked for; the model has {positions:,} positions",
                 "prompt",
             )
         return ids
