@@ -160,6 +160,26 @@ def test_runs_are_ticked_to_compare(browser: Any, address: str) -> None:
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
 
 
+def test_a_learner_is_asked_and_graded(browser: Any, address: str) -> None:
+    with open_page(browser, address) as page:
+        page.goto("/run/runs/one/ask")
+        page.fill("#question", "Finn has 3 stamps and buys 4 more. How many stamps does Finn have?")
+        page.fill("[name=answer]", "7")
+        page.select_option("[name=model]", "vanilla@seed-1")
+        page.click("button >> text=Ask")
+        page.wait_for_selector(".cards .badge", timeout=60_000)
+        card = page.inner_text(".cards article")
+        assert "vanilla, seed 1" in card
+        assert "24 tokens, cut off" in card
+        assert "no answer" in card
+        assert page.inner_text(".cards p").strip()
+    with open_page(browser, address, java_script_enabled=False) as page:
+        page.goto("/run/runs/one/ask?question=1+plus+1%3F")
+        page.click("button >> text=Ask")
+        assert "24 tokens, cut off" in page.inner_text(".cards article")
+        assert page.input_value("#question") == "1 plus 1?"
+
+
 def test_a_page_follows_a_run(browser: Any, address: str, runs: Path, small_run: Path) -> None:
     run = copy_run(runs / "one", runs / "live")
     for stage in ("learners/student/seed-1/train", "learners/student/seed-1/evaluate", "report"):

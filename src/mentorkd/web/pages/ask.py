@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -25,7 +25,7 @@ from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import respond
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import read_form
-from mentorkd.web.serving import Delta, ServedLearners
+from mentorkd.web.serving import ServedLearners
 
 _MOST_TEMPERATURE = 2.0
 
@@ -126,9 +126,7 @@ async def _stream(served: ServedLearners, run: OpenedRun, asked: _Asked) -> Asyn
     params = SamplingParams(max_new_tokens=tokens, temperature=asked.temperature)
     text, count, reason = "", 0, None
     try:
-        async with aclosing(
-            cast(AsyncGenerator[Delta, None], served.stream(asked.model, asked.question, params))
-        ) as deltas:
+        async with aclosing(served.stream(asked.model, asked.question, params)) as deltas:
             async for delta in deltas:
                 text, count, reason = text + delta.text, count + delta.tokens, delta.finish_reason or reason
                 if delta.text:
