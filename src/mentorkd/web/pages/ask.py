@@ -66,7 +66,7 @@ def _page(
         "ask.html.jinja",
         {"run": address, "rows": rows} | ({} if reply is None else {"reply": reply}),
         page="ask",
-        text=reply,
+        shown=reply,
         question=fields.get("question", ""),
         answer=fields.get("answer", ""),
         temperature=fields.get("temperature", "0"),
@@ -93,7 +93,14 @@ async def answer(request: Request) -> Response:
     events = _stream(await run_in_threadpool(served_by, request, root), run, asked)
     if request.query_params.get("format") == "json":
         return StreamingResponse(_as_events(events), media_type="text/event-stream")
-    reply: dict[str, Any] = {"text": ""}
+    reply: dict[str, Any] = {
+        "text": "",
+        "error": None,
+        "verdict": "ungraded",
+        "predicted": None,
+        "tokens": 0,
+        "finished": True,
+    }
     async for event in events:
         reply |= event | ({"text": reply["text"] + event["text"]} if "text" in event else {})
     return await run_in_threadpool(_page, request, address, run, fields, reply)
