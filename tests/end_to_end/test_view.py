@@ -23,7 +23,10 @@ from mentorkd.printable import printable
 from mentorkd.recipe.load import load_recipe
 from mentorkd.seals import FileSeal, read_sealed, write_sealed
 
-PLANTED = """<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7 }}\x1b[31m\u202e"><svg/onload=window.planted=3>"""
+PLANTED = (
+    '<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7 }}\x1b[31m\u202e'
+    '"><svg/onload=window.planted=3>'
+)
 HOSTILE = ["planted <b>", "planted <i>"]
 PAGES = ["/", "/run/runs/one/", "/run/runs/one/predictions", "/run/runs/one/ask", "/compare?run=runs/one&run=runs/two"]
 
