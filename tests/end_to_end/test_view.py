@@ -142,7 +142,7 @@ def test_filters_keys_and_the_back_button(browser: Any, address: str) -> None:
         page.wait_for_url("**question=*")
         assert page.inner_text(".question") == second
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("document.querySelector('.steps').textContent.includes('3 of 10')")
+        page.wait_for_selector(".steps >> text=3 of 10")
         page.go_back()
         page.go_back()
         assert "show=none" in page.url

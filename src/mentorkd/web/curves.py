@@ -80,7 +80,7 @@ def thin(points: Sequence[Point]) -> list[Point]:
 
 
 def ticks(low: float, high: float, number: int) -> list[float]:
-    """About so many round numbers, the first at most `low` and the last at least `high`."""
+    """About `number` round numbers, the first at most `low` and the last at least `high`."""
     span = (high - low) or abs(high) or 1.0
     step = 10 ** math.floor(math.log10(span / number))
     step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= number)
