@@ -191,6 +191,10 @@ def test_a_page_follows_a_run(browser: Any, address: str, runs: Path, small_run:
         RunFolder(run).mark(stage).unlink()
     recipe = load_recipe(run / "recipe.yaml", check_files=False)
     with open_page(browser, address) as page:
+        page.goto("/run/runs/live/ask")  # of the models that are there
+        assert page.locator("option").all_inner_texts() == ["mentor, seed 1", "vanilla, seed 1"]
+        page.goto("/run/runs/live/predictions")
+        assert "student" not in page.inner_text("main")
         page.goto("/run/runs/live/")
         assert "stopped" in page.inner_text("#facts")
         assert "10 of 13 done" in page.inner_text("#stages")

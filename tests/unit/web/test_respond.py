@@ -36,4 +36,4 @@ def test_csv_has_every_column_and_survives_a_round_trip() -> None:
     rows = [{"a": 'x, "y"\nz', "b": None}, {"a": "é", "c": [1, {"d": 2}]}]
     read = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert read == [{"a": 'x, "y"\nz', "b": "", "c": ""}, {"a": "é", "b": "", "c": '[1, {"d": 2}]'}]
-    assert to_csv([]) == "\n"
+    assert to_csv([]) == "\r\n"
