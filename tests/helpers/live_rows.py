@@ -13,14 +13,16 @@ __all__ = ["Written", "write"]
 class Written:
     """One row, and its tokens so far."""
 
-    def __init__(self, engine: LiveEngine, prompt_ids: Sequence[int], params: SamplingParams, **options: object) -> None:
+    def __init__(
+        self, engine: LiveEngine, prompt_ids: Sequence[int], params: SamplingParams, **options: object
+    ) -> None:
         self.tokens: list[Token] = []
         self.cancel_after: int | None = None
         self.row = LiveRow(prompt_ids, params, engine.end_ids, self._add, **{"request": self, **options})  # type: ignore[arg-type]
 
     def _add(self, token: Token) -> None:
         self.tokens.append(token)
-        self.row.cancelled = len(self.tokens) == self.cancel_after
+        self.row.cancelled = len(self.tokens) + 1 == self.cancel_after  # it ends at its next token
 
     @property
     def ids(self) -> list[int]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
+from live_rows import Written, write
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import open_engine
@@ -21,7 +22,6 @@ from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.live import LiveEngine
 from mentorkd.generation.sampling import completion
 from mentorkd.generation.transformers_engine import TransformersEngine
-from live_rows import Written, write
 from tiny_families import CPU, MAX_NEW_TOKENS, PROMPTS, Saved
 from tiny_models import TEXTS
 
@@ -248,7 +248,9 @@ def test_a_stream_tells_the_tokens_that_a_sample_has(engine: LiveEngine) -> None
     for row, prompt, limit in zip(greedy, PROMPTS, limits, strict=True):
         [[expected]] = engine.sample([prompt], replace(GREEDY, max_new_tokens=limit), seed=0)
         assert completion(row.ids, engine.tokenizer, engine.end_ids) == expected
-        assert [token.finish_reason for token in row.tokens] == [None] * (expected.tokens - 1) + [expected.finish_reason]
+        assert [token.finish_reason for token in row.tokens] == [None] * (expected.tokens - 1) + [
+            expected.finish_reason
+        ]
         assert all(token.logprob is None for token in row.tokens)
 
 
@@ -294,11 +296,11 @@ def test_log_probabilities_are_the_models_own_at_temperature_1(engine: LiveEngin
 
 
 def test_a_cancelled_row_ends_and_the_others_go_on(engine: LiveEngine) -> None:
-    prompts = encoded(engine, [PROMPTS[1]] * 2)
-    params = replace(GREEDY, temperature=1.5, max_new_tokens=200)
-    rows = [Written(engine, prompt, params, seed=1, sample=sample) for sample, prompt in enumerate(prompts)]
-    rows[0].cancel_after = 2
+    tokens = [completion.tokens for [completion] in engine.sample(PROMPTS, GREEDY, seed=0)]
+    rows = [Written(engine, prompt, GREEDY) for prompt in encoded(engine, PROMPTS)]
+    cancelled = max(range(len(rows)), key=tokens.__getitem__)
+    assert tokens[cancelled] > 2
+    rows[cancelled].cancel_after = tokens[cancelled] = 2
     write(engine, rows)
-    assert len(rows[0].ids) == 2
-    assert rows[1].tokens[-1].finish_reason is not None
-    assert len(rows[1].ids) > 2
+    assert [len(row.ids) for row in rows] == tokens
+    assert [row.tokens[-1].finish_reason is None for row in rows].count(True) == 1

@@ -11,12 +11,12 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
+from live_rows import Written, write
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import ModelError
 from mentorkd.generation.decoding import FAMILIES, choose
 from mentorkd.generation.engine import SamplingParams
 from mentorkd.generation.transformers_engine import TransformersEngine
-from live_rows import Written, write
 from tiny_families import PROMPTS, build
 from tiny_models import tiny_gpt2, tiny_qwen2, tiny_t5, tiny_tokenizer
 
