@@ -37,10 +37,9 @@ def write(engine: LiveEngine, rows: Sequence[Written], *, every: int = 0) -> Non
     def take(live: int) -> list[LiveRow]:
         nonlocal asked
         asked += 1
-        if not every:
-            taken = waiting[:]
-        else:
-            taken = waiting[:1] if asked % every == 1 % every or not live else []
+        taken = waiting[:]
+        if every:
+            taken = waiting[:1] if asked % every == 1 or not live else []
         del waiting[: len(taken)]
         return taken
 

@@ -203,7 +203,7 @@ class _Steps:
 
     def __call__(self, step: Any) -> bool:
         """Whether the row ends."""
-        row = self._rows[step.batch_id]
+        row: LiveRow = self._rows[step.batch_id]
         if step.logits is not None and step.logits.shape:
             self._log_probs = iter(torch.from_numpy(np.array(step.logits)).log_softmax(-1))
         log_probs_V = next(self._log_probs, None)

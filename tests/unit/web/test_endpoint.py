@@ -217,9 +217,9 @@ def test_a_chat_of_several_turns_needs_a_chat_template(client: Any) -> None:
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_completion_tokens": 5000}, "prompt", r"5,000 new ones are asked for; expected at most 4,096 each"),
         (
-            {"model": "plain", "max_tokens": 1000},
+            {"model": "plain", "max_tokens": 1020},
             "prompt",
-            r"1,000 new ones are asked for; the model has 1,024 positions",
+            r"1,020 new ones are asked for; the model has 1,024 positions",
         ),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": "hot"}, "temperature", "valid number"),
@@ -350,6 +350,7 @@ def test_an_engine_that_fails_is_an_error_of_the_server(
         with pytest.raises(openai.InternalServerError, match="no memory is left"):
             complete(client, stream=stream)
     monkeypatch.undo()
+    served.close()
     assert complete(client).choices
 
 
