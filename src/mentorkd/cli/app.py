@@ -13,7 +13,9 @@ from mentorkd.cli.evaluate import ask, evaluate
 from mentorkd.cli.report import compare, inspect, report, verify
 from mentorkd.cli.reproduce import reproduce
 from mentorkd.cli.run import plan, quickstart, recipes, run, schema
+from mentorkd.cli.serve import serve
 from mentorkd.cli.teacher import annotate, cache_app
+from mentorkd.cli.view import view
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -33,6 +35,8 @@ for command in (
     report,
     verify,
     inspect,
+    view,
+    serve,
     schema,
 ):
     app.command()(command)

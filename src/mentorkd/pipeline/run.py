@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -32,12 +32,14 @@ from mentorkd.pipeline.executors.executor import CHECKED_KINDS, StageExecutor
 from mentorkd.pipeline.executors.inline import InlineExecutor
 from mentorkd.pipeline.executors.processes import ProcessExecutor
 from mentorkd.pipeline.graph import compile_stages, hub_models
+from mentorkd.pipeline.live import LiveFile
 from mentorkd.pipeline.outdated import why_outdated
 from mentorkd.pipeline.ownership import conflict
 from mentorkd.pipeline.records import StageRecord, TrainRecord
 from mentorkd.pipeline.resources import room, share_of_cores
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.pipeline.schedule import Schedule, most_at_once
+from mentorkd.recipe.graph import headline_student
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.vocabularies import vocabularies
@@ -49,6 +51,8 @@ _DERIVED = {"budget", "report"}
 """Kinds of stages that take seconds and are made from the results of others."""
 _DECIDING = {"prepare", "budget"}
 """Kinds of stages whose records decide what the others are: the number of shards, and the fingerprints of arms."""
+_SIGNALS: dict[type[BaseException], str] = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
+"""What ends a run when a signal does."""
 _SHARE = 20
 """The manifest of thousands of stages takes long to write. It is written again after 20 times as long, at the earliest."""
 
@@ -102,6 +106,7 @@ class Pipeline:
         self.recipe = recipe
         self.folder = RunFolder(root, verify=verify)
         self.reporter = reporter or Reporter()
+        self._live = LiveFile(root)
         self._stages: list[Stage] | None = None
 
     @property
@@ -125,6 +130,18 @@ class Pipeline:
             if why := self._why_outdated(stage):
                 raise RunError(f"{stage} has to run again, because {why}; use `mentorkd run`")
         return stage
+
+    def headline_student(self) -> str:
+        """The learner that the run's report compares with its baseline; for a run without a report, that of the recipe."""
+        from mentorkd.reporting.write import read_results
+
+        with suppress(RunError):
+            results = read_results(self.folder.root / "report")
+            if (number := results["headline"]["comparison"]) is not None:
+                student = results["comparisons"][number]["a"]
+                if student in self.recipe.learners:
+                    return str(student)
+        return headline_student(self.recipe)
 
     def plan(self) -> list[PlannedStage]:
         """Every stage and its state. Changes nothing."""
@@ -220,9 +237,28 @@ class Pipeline:
                         forgotten.add(stage.name)
                     self._stages = None  # what was finished as a whole is not any more, and may run in shards
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
-                if not self._run_stages(executor, until, jobs, on, force) and self._manifest_is_behind():
+                with self._watched():
+                    ran = self._run_stages(executor, until, jobs, on, force)
+                if not ran and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tell those who watch the run when it ends, and why if that is not after its last stage."""
+        try:
+            yield
+        except BaseException as error:
+            self._live.end(stopped=_SIGNALS.get(type(error)) or str(error) or type(error).__name__)
+            raise
+
+    def _progress(self, stage: Stage, done: int, total: int) -> None:
+        self._live.progress(stage, done, total)
+        self.reporter.progress(stage, done, total)
+
+    def _note(self, text: str, stage: Stage) -> None:
+        self._live.note(text, stage)
+        self.reporter.note(text, stage)
 
     def _chosen(self, until: str | None, force: Sequence[str]) -> tuple[list[Stage], dict[str, str], list[Stage]]:
         """The stages of a run, up to the last of a kind; those outdated among them, each with its reason; and those to run again."""
@@ -237,7 +273,7 @@ class Pipeline:
         return self.stages[: 1 + max(number for number, stage in enumerate(self.stages) if stage.kind == until)]
 
     def _executor(self, jobs: int, on: str | None, scratch: Path | None, waiting: Sequence[Stage]) -> StageExecutor:
-        setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
+        setup = (self.recipe, self.folder, self._progress, self._note)
         if on is not None and waiting:
             from mentorkd.pipeline.executors.cluster import RayExecutor
 
@@ -275,12 +311,15 @@ class Pipeline:
                     executor.start(replace(first, forced=_is_named(first, force)))
                 if not running:
                     manifest.finish()
+                    if manifest.called:
+                        self._live.end()
                     return manifest.called
                 stage, workdir, record = executor.next_finished()
                 record = self.folder.publish(stage, workdir, record)
                 self.folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=record.seconds)
                 running.remove(stage.name)
                 known.add(stage.name)
+                self._live.finished(stage)
                 self.reporter.finished(stage, record)
                 manifest.call()
                 if stage.kind in _DECIDING:

@@ -1,0 +1,117 @@
+"""One answer in three forms: a page of a template, or its value as JSON or CSV (`?format=json`, `?format=csv`)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from mentorkd.errors import MentorkdError
+from mentorkd.printable import printable
+from mentorkd.reporting.format import (
+    format_count,
+    format_dollars,
+    format_points,
+    format_seconds,
+    format_setting,
+    format_share,
+)
+from mentorkd.statistics import format_p
+
+FORMATS = ("json", "csv")
+
+
+def _shown(value: Any) -> Any:
+    """A value as a page shows it: of texts, control characters and marks that reverse their direction are escaped."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_environment = Environment(
+    loader=PackageLoader("mentorkd.web"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_shown,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {"count": format_count, "points": format_points, "share": format_share, "p": format_p}
+_environment.filters |= {"seconds": format_seconds, "setting": format_setting, "dollars": format_dollars}
+_environment.filters |= {
+    "clock": lambda seconds: datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S"),
+    "iso": lambda seconds: datetime.fromtimestamp(seconds, timezone.utc).isoformat(),
+}
+
+
+def respond(
+    request: Request, template: str, value: Mapping[str, Any], *, status: int = 200, **context: Any
+) -> Response:
+    """The page of a template, which sees the keys of `value` and `context` by name.
+
+    With `?format=json` the answer is `value`, and with `?format=csv` its `rows`, one mapping a row: both are of plain values.
+    `status` is that of the HTTP answer. Raises HTTPException for another format.
+    """
+    form = request.query_params.get("format")
+    if form is None:
+        return HTMLResponse(render(request, template, **value, **context), status)
+    if form == "json":
+        return Response(json.dumps(value, ensure_ascii=False, indent=1), status, media_type="application/json")
+    if form == "csv":
+        return Response(to_csv(value.get("rows", [])), status, media_type="text/csv")
+    raise HTTPException(400, f"got format={form}; expected one of {', '.join(FORMATS)}")
+
+
+def render(request: Request, template: str, **context: Any) -> str:
+    """The text of a template. It can call `here(key=value)`: this address with other query parameters (None: without one)."""
+    return _environment.get_template(template).render(
+        request=request, here=lambda **changes: here(request, **changes), run_url=run_url, formats=FORMATS, **context
+    )
+
+
+def here(request: Request, **changes: Any) -> str:
+    """The address of a request with other query parameters; None leaves one out."""
+    query = [(key, value) for key, value in request.query_params.multi_items() if key not in changes]
+    return "?" + urlencode([*query, *((key, value) for key, value in changes.items() if value is not None)])
+
+
+def run_url(run: str, page: str = "") -> str:
+    """The address of a page of a run; without `page` that of the run's own page."""
+    return f"/run/{quote(run)}/{page}"
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a header of all their keys; a value that is a list or a mapping is JSON."""
+    rows = list(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
+
+
+def show_error(request: Request, error: Exception) -> Response:
+    """The page that says what is wrong: of a wrong address, an error of mentorkd's own tree, or a file that cannot be read."""
+    status = error.status_code if isinstance(error, HTTPException) else 409
+    text = error.detail if isinstance(error, HTTPException) else str(error)
+    value = {"error": text, "rows": [{"error": text}]}
+    try:
+        return respond(request, "error.html.jinja", value, status=status)
+    except HTTPException:  # a wrong format is among the errors
+        return HTMLResponse(render(request, "error.html.jinja", **value), status)
+
+
+ERRORS: dict[Any, Any] = {HTTPException: show_error, MentorkdError: show_error, OSError: show_error}
+"""The handlers of errors, for the application."""

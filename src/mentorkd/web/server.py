@@ -1,0 +1,64 @@
+"""The server: a socket, an address that is printed, a browser, and an end by Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import threading
+import webbrowser
+from contextlib import closing, suppress
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from mentorkd.errors import RunError
+
+_LAST_SECONDS = 1
+"""How long open streams may go on after Ctrl-C."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address; port 0 is any free one. Raises RunError for a port in use, or an unknown address."""
+    try:
+        [family, kind, protocol, _, address], *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(address)
+            sock.listen(128)
+        except OSError:
+            sock.close()
+            raise
+    except OSError as error:
+        free = "give another --port, or none for any free one"
+        why = {
+            errno.EADDRINUSE: f"which is in use; {free}",
+            errno.EACCES: f"which only the administrator may listen on; {free}",
+        }
+        raise RunError(
+            f"got the address {host}:{port}, {why.get(error.errno or 0, f'where no server can listen ({error})')}"
+        ) from None
+    return sock
+
+
+def url_of(sock: socket.socket, host: str, token: str | None = None) -> str:
+    """The address of a server for a browser of this machine, with the token that lets it in."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{sock.getsockname()[1]}/" + (f"?token={token}" if token else "")
+
+
+def run_server(app: ASGIApp, sock: socket.socket) -> None:
+    """Answer requests until Ctrl-C."""
+    config = uvicorn.Config(
+        app, log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=_LAST_SECONDS
+    )
+    with closing(sock), suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[sock])
+
+
+def open_browser(url: str) -> None:
+    """Show an address in the user's browser, if there is one with a window."""
+    with suppress(webbrowser.Error):
+        browser = webbrowser.get()
+        if type(browser) is not webbrowser.GenericBrowser:  # which is one in the terminal
+            threading.Thread(target=browser.open, args=[url], daemon=True).start()
