@@ -11,11 +11,13 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from mentorkd.errors import MentorkdError
+from mentorkd.printable import printable
 from mentorkd.reporting.format import (
     format_count,
     format_dollars,
@@ -28,10 +30,17 @@ from mentorkd.statistics import format_p
 
 FORMATS = ("json", "csv")
 
+
+def _shown(value: Any) -> Any:
+    """A value as a page shows it: of texts, control characters and marks that reverse their direction are escaped."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 _environment = Environment(
     loader=PackageLoader("mentorkd.web"),
     autoescape=True,
     undefined=StrictUndefined,
+    finalize=_shown,
     trim_blocks=True,
     lstrip_blocks=True,
 )
@@ -83,7 +92,7 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV with a header of all their keys; a value that is a list or a mapping is JSON."""
     rows = list(rows)
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\r\n")
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return file.getvalue()
@@ -94,7 +103,7 @@ def _cell(value: Any) -> Any:
 
 
 def show_error(request: Request, error: Exception) -> Response:
-    """The page that says what is wrong: of a wrong address, or of an error of mentorkd's own tree."""
+    """The page that says what is wrong: of a wrong address, an error of mentorkd's own tree, or a file that cannot be read."""
     status = error.status_code if isinstance(error, HTTPException) else 409
     text = error.detail if isinstance(error, HTTPException) else str(error)
     value = {"error": text, "rows": [{"error": text}]}
@@ -104,5 +113,5 @@ def show_error(request: Request, error: Exception) -> Response:
         return HTMLResponse(render(request, "error.html.jinja", **value), status)
 
 
-ERRORS: dict[Any, Any] = {HTTPException: show_error, MentorkdError: show_error}
+ERRORS: dict[Any, Any] = {HTTPException: show_error, MentorkdError: show_error, OSError: show_error}
 """The handlers of errors, for the application."""

@@ -42,7 +42,7 @@ def show_comparison(request: Request) -> Response:
             "updates": learner["updates"],
             "tokens_per_answer": learner["tokens_per_answer"],
         }
-        for learner in results["learners"]
+        for learner in sorted(results["learners"], key=lambda learner: -(learner["accuracy"] or 0.0))
     ]
     value = {
         "runs": names,
@@ -52,7 +52,15 @@ def show_comparison(request: Request) -> Response:
         "comparisons": results["comparisons"],
         "settings": _differing({name: OpenedRun(folder) for name, folder in zip(names, folders, strict=True)}),
     }
-    return respond(request, "compare.html.jinja", value, colour=_colours(rows), questions=len(results["questions"]))
+    bounds = [abs(bound) for row in results["comparisons"] for bound in row["interval"]]
+    return respond(
+        request,
+        "compare.html.jinja",
+        value,
+        colour=_colours(rows),
+        questions=len(results["questions"]),
+        widest=max(bounds, default=0.0) or 1.0,
+    )
 
 
 @lru_cache(maxsize=16)
@@ -76,9 +84,12 @@ def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _differing(runs: Mapping[str, OpenedRun]) -> list[dict[str, Any]]:
     """The recipe's settings with other values in one run than in another: key, and the value of each run (None: no such key)."""
     flat = {name: _flat(run.recipe.model_dump(mode="json")) for name, run in runs.items()}
-    keys = dict.fromkeys(key for settings in flat.values() for key in settings)
-    rows = [{"key": key, "values": {name: settings.get(key) for name, settings in flat.items()}} for key in keys]
-    return [row for row in rows if any(value != row["values"][next(iter(runs))] for value in row["values"].values())]
+    rows = []
+    for key in dict.fromkeys(key for settings in flat.values() for key in settings):
+        values = {name: settings.get(key) for name, settings in flat.items()}
+        if any(value != next(iter(values.values())) for value in values.values()):
+            rows.append({"key": key, "values": values})
+    return rows
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
