@@ -23,8 +23,9 @@ MOST_WAITING = 4096
 MOST_ATTENTION = 64 * 512**2
 """Pairs of prompt tokens that are read together: rows times the square of the longest prompt. Attention needs memory for each."""
 
-GATHER_SECONDS = 0.005
-"""An idle engine begins when no row has come for this time. Requests that are sent at once arrive milliseconds apart."""
+GATHER_SECONDS = 0.02
+"""An engine of fixed batches begins when no row has come for this time, since a row that is late waits for a whole batch. Requests that
+are sent at once arrive milliseconds apart."""
 
 
 class OverloadedError(MentorkdError):
@@ -121,7 +122,7 @@ class Batcher:
         """Wait for a row, and for those that come right behind it."""
         while not (self._waiting or self._closed):
             self._changed.wait()
-        while not self._closed and len(self._waiting) < room:
+        while not self._engine.joins and not self._closed and len(self._waiting) < room:
             before = len(self._waiting)
             self._changed.wait(GATHER_SECONDS)
             if len(self._waiting) <= before:

@@ -60,6 +60,7 @@ class CTranslate2Engine:
     """
 
     name = "ctranslate2"
+    joins = False
 
     model_dir: Path
     _: KW_ONLY
@@ -159,9 +160,10 @@ class CTranslate2Engine:
         """Write rows of equal settings, as many at a time as their logits allow where these are wanted."""
         temperature, top_p, top_k = batch[0].settings
         longest = max(row.params.max_new_tokens for row in batch)
+        wanted = [row.likeliest for row in batch if row.likeliest is not None]
         # The likeliest token of a greedy row is its own.
-        with_logits = any((row.likeliest or 0) > (temperature == 0) for row in batch)
-        options: dict[str, Any] = {"return_scores": True, "return_logits_vocab": with_logits}
+        with_logits = any(count > (temperature == 0) for count in wanted)
+        options: dict[str, Any] = {"return_scores": bool(wanted), "return_logits_vocab": with_logits}
         if temperature:
             options |= {"sampling_topk": top_k, "sampling_topp": top_p, "sampling_temperature": temperature}
         rows = len(batch)

@@ -103,6 +103,11 @@ class LiveEngine(Engine, Protocol):
     batch_size: int
 
     @property
+    def joins(self) -> bool:
+        """Whether rows join a batch that is being written. Else it asks for rows once a batch is complete."""
+        ...
+
+    @property
     def config(self) -> PretrainedConfig: ...
 
     @property

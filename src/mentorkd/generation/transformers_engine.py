@@ -104,6 +104,10 @@ class TransformersEngine:
         return config
 
     @property
+    def joins(self) -> bool:
+        return not self._by_generate
+
+    @property
     def end_ids(self) -> list[int]:
         return sampling.end_token_ids(self.tokenizer, self._base.generation_config)
 

@@ -36,6 +36,7 @@ class VllmEngine:
     name = "vllm"
     batch_size = 1024
     """Live rows. vLLM itself decides how many of them share a batch."""
+    joins = True
 
     model_dir: Path
     _: KW_ONLY
