@@ -83,6 +83,7 @@ def test_a_file_system_without_locks_is_named(cli: Cli, folder: Path, monkeypatc
 
 SIGNALLED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without one
 class Hook:
     def find_spec(self, name, *_):
         if name == MODULE:
