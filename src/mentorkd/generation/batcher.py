@@ -24,8 +24,8 @@ MOST_ATTENTION = 64 * 512**2
 """Pairs of prompt tokens that are read together: rows times the square of the longest prompt. Attention needs memory for each."""
 
 GATHER_SECONDS, GATHER_SECONDS_FIXED = 0.005, 0.02
-"""An idle engine begins when no row has come for this time, since requests that are sent at once arrive milliseconds apart. It is longer for
-an engine of fixed batches, where a row that is late waits for a whole batch."""
+"""An idle engine begins when no row has come for this time, since requests that are sent at once arrive milliseconds apart. It is
+longer for an engine of fixed batches, where a row that is late waits for a whole batch."""
 
 
 class OverloadedError(MentorkdError):
