@@ -23,9 +23,9 @@ MOST_WAITING = 4096
 MOST_ATTENTION = 64 * 512**2
 """Pairs of prompt tokens that are read together: rows times the square of the longest prompt. Attention needs memory for each."""
 
-GATHER_SECONDS = 0.02
-"""An engine of fixed batches begins when no row has come for this time, since a row that is late waits for a whole batch. Requests that
-are sent at once arrive milliseconds apart."""
+GATHER_SECONDS, GATHER_SECONDS_FIXED = 0.005, 0.02
+"""An idle engine begins when no row has come for this time, since requests that are sent at once arrive milliseconds apart. It is
+longer for an engine of fixed batches, where a row that is late waits for a whole batch."""
 
 
 class OverloadedError(MentorkdError):
@@ -122,9 +122,10 @@ class Batcher:
         """Wait for a row, and for those that come right behind it."""
         while not (self._waiting or self._closed):
             self._changed.wait()
-        while not self._engine.joins and not self._closed and len(self._waiting) < room:
+        seconds = GATHER_SECONDS if self._engine.joins else GATHER_SECONDS_FIXED
+        while not self._closed and len(self._waiting) < room:
             before = len(self._waiting)
-            self._changed.wait(GATHER_SECONDS)
+            self._changed.wait(seconds)
             if len(self._waiting) <= before:
                 break
 
