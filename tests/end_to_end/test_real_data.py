@@ -24,9 +24,8 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "store", ["hidden", pytest.param("top_k", marks=pytest.mark.slow), pytest.param("online", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("store", ["hidden", "top_k", "online"])
 def test_shuffled_goes_the_whole_way(shared_data: Path, shared_tokenizer: Path, tmp_path: Path, store: str) -> None:
     overrides = [f"data.root={shared_data / 'mentor-kd'}", f"learners.student.soft_label_store={store}", *SMALL]
     overrides += [f"learners.{name}.model.tokenizer={shared_tokenizer}" for name in ("mentor", "vanilla", "student")]

@@ -129,6 +129,7 @@ def test_merged_records_have_the_sums_of_the_shards(cut: Pipeline) -> None:
             assert all(one.tokens for one in each)
 
 
+@pytest.mark.slow
 def test_two_at_a_time_make_the_same_bytes(folder: Path, cut: Pipeline) -> None:
     manifest = Pipeline(recipe_of(folder), folder / "two").run(jobs=2)
     assert set(manifest["stages"]) == {stage.name for stage in cut.stages}
