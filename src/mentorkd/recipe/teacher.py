@@ -31,6 +31,9 @@ class RecordedTeacherConfig(Strict):
     Null takes the mapping that `task.columns` has for all files; `{}` takes the usual names."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
+    overlay: str | None = None
+    """File of decisions about single rationales (rejected, edited), relative to the recipe's folder; `mentorkd view` writes it. A file
+    that does not exist has none."""
 
 
 class UntilCorrectConfig(Strict):
@@ -104,6 +107,9 @@ class AskedTeacherConfig(Strict):
     a local teacher with `shards`, a file of each unfinished shard."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
+    overlay: str | None = None
+    """File of decisions about single rationales (rejected, edited), relative to the recipe's folder; `mentorkd view` writes it. A file
+    that does not exist has none."""
 
     def stops(self, *, base: bool) -> list[str]:
         """The texts that end a reply of a base model or of a chat model."""
