@@ -19,8 +19,8 @@ only the stages that the change reaches, and a killed run goes on where it stopp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mentorkd.pipeline.executors.executor import CHECKED_KINDS, StageExecutor
 from mentorkd.pipeline.executors.inline import InlineExecutor
 from mentorkd.pipeline.executors.processes import ProcessExecutor
 from mentorkd.pipeline.graph import compile_stages, hub_models
+from mentorkd.pipeline.live import LiveFile
 from mentorkd.pipeline.outdated import why_outdated
 from mentorkd.pipeline.ownership import conflict
 from mentorkd.pipeline.records import StageRecord, TrainRecord
@@ -102,6 +103,7 @@ class Pipeline:
         self.recipe = recipe
         self.folder = RunFolder(root, verify=verify)
         self.reporter = reporter or Reporter()
+        self._live = LiveFile(root)
         self._stages: list[Stage] | None = None
 
     @property
@@ -217,9 +219,28 @@ class Pipeline:
                         forgotten.add(stage.name)
                     self._stages = None  # what was finished as a whole is not any more, and may run in shards
                 write_text(self.folder.recipe, dump_recipe(self.recipe))
-                if not self._run_stages(executor, until, jobs, on, force) and self._manifest_is_behind():
+                with self._watched():
+                    ran = self._run_stages(executor, until, jobs, on, force)
+                if not ran and self._manifest_is_behind():
                     self._write_manifest(jobs)
                 return self.manifest()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tell those who watch the run when it ends, and why if that is not after its last stage."""
+        try:
+            yield
+        except BaseException as error:
+            self._live.end(stopped=str(error) or type(error).__name__)
+            raise
+
+    def _progress(self, stage: Stage, done: int, total: int) -> None:
+        self._live.progress(stage, done, total)
+        self.reporter.progress(stage, done, total)
+
+    def _note(self, text: str, stage: Stage) -> None:
+        self._live.note(text, stage)
+        self.reporter.note(text, stage)
 
     def _chosen(self, until: str | None, force: Sequence[str]) -> tuple[list[Stage], dict[str, str], list[Stage]]:
         """The stages of a run, up to the last of a kind; those outdated among them, each with its reason; and those to run again."""
@@ -234,7 +255,7 @@ class Pipeline:
         return self.stages[: 1 + max(number for number, stage in enumerate(self.stages) if stage.kind == until)]
 
     def _executor(self, jobs: int, on: str | None, scratch: Path | None, waiting: Sequence[Stage]) -> StageExecutor:
-        setup = (self.recipe, self.folder, self.reporter.progress, self.reporter.note)
+        setup = (self.recipe, self.folder, self._progress, self._note)
         if on is not None and waiting:
             from mentorkd.pipeline.executors.cluster import RayExecutor
 
@@ -272,12 +293,15 @@ class Pipeline:
                     executor.start(replace(first, forced=_is_named(first, force)))
                 if not running:
                     manifest.finish()
+                    if manifest.called:
+                        self._live.end()
                     return manifest.called
                 stage, workdir, record = executor.next_finished()
                 record = self.folder.publish(stage, workdir, record)
                 self.folder.log("finished", stage=stage.name, fingerprint=stage.fingerprint, seconds=record.seconds)
                 running.remove(stage.name)
                 known.add(stage.name)
+                self._live.finished(stage)
                 self.reporter.finished(stage, record)
                 manifest.call()
                 if stage.kind in _DECIDING:

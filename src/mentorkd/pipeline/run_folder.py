@@ -16,6 +16,7 @@ import json
 import logging
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,9 +37,14 @@ from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
 from mentorkd.seals import FileSeal, read_sealed, seal_files, sync, sync_one, write_sealed
 
+if sys.platform != "win32":
+    import fcntl
+
 log = logging.getLogger(__name__)
 
 _WORKERS_SECONDS = 10
+_GLANCE_SECONDS = 0.2
+"""Who only looks whether the folder is locked (`is_running`) holds the lock for some microseconds."""
 _REMOTE = "r"
 """Ends the name of an attempt on another machine."""
 _COPIES = 3
@@ -46,6 +52,8 @@ _STATUS_FILES = shutil.ignore_patterns(".status*")
 STATUS_NAME = ".status"
 STATUS = f"{STATUS_NAME}.json"
 """In the folder of an attempt on another machine: where it runs, and how far it is."""
+HISTORY = "history.jsonl"
+"""In the folder of an attempt at a training: its log so far, for those who watch it. The whole log is published as metrics.jsonl."""
 _SELF_CHECKED = {"score"}
 """Kinds of stages whose outputs have checksums of their own."""
 
@@ -124,12 +132,12 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the folder for writing, after finishing what a killed process had committed.
 
-        Raises RunError at once if another process holds it.
+        Raises RunError if another process holds it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_GLANCE_SECONDS)
             for worker in self.root.glob(".worker-*.lock"):  # workers of a killed run end milliseconds after it
                 with FileLock(worker).acquire(timeout=_WORKERS_SECONDS):
                     pass
@@ -151,6 +159,20 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def is_running(self) -> bool:
+        """Whether a process holds the folder for writing. Changes nothing, and needs no right to write."""
+        try:
+            with (self.root / ".lock").open("rb") as file:
+                if sys.platform == "win32":
+                    file.read(1)  # it refuses to read what is locked
+                else:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except (BlockingIOError, PermissionError):
+            return True
+        return False
 
     @contextmanager
     def in_use(self, worker: int | str) -> Iterator[None]:
@@ -210,6 +232,11 @@ class RunFolder:
             for file in sorted(self._marks.glob("*.json"))
             if file not in (self.measured_precision, self.known_hub_models)
         ]
+
+    def history(self, stage: Stage) -> Path | None:
+        """The history of an unfinished training so far, as its last attempt writes it; None if it has none."""
+        file = next((attempt / HISTORY for attempt in reversed(self._attempts(stage))), None)
+        return file if file is not None and file.is_file() else None
 
     def work(self, pattern: str) -> list[Path]:
         """The files and folders of a name or pattern in the working folders of unfinished stages."""

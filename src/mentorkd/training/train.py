@@ -34,7 +34,14 @@ from mentorkd.training.processes import wait_for_others
 from mentorkd.training.schedule import Schedule, schedule_training
 from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
 from mentorkd.training.sharding import ShardedModel
-from mentorkd.training.trainer import Batch, MentorTrainer, PlannedBatches, RoundEnds, SealedCheckpoints
+from mentorkd.training.trainer import (
+    Batch,
+    HistoryFile,
+    MentorTrainer,
+    PlannedBatches,
+    RoundEnds,
+    SealedCheckpoints,
+)
 from mentorkd.training.unreached import freeze_unreached
 
 log = logging.getLogger(__name__)
@@ -71,6 +78,7 @@ def train(
     project: str = "",
     run_name: str = "",
     tensorboard: Path | None = None,
+    history: Path | None = None,
     verify: bool = True,
 ) -> TrainingResult:
     """Train `loaded.model` in place on `rows`; on return it holds the chosen weights.
@@ -88,6 +96,7 @@ def train(
         on_progress: called with (step, steps).
         project, run_name: names of this training for the trackers of `config.report_to`.
         tensorboard: folder for TensorBoard's event files, if `config.report_to` names it.
+        history: a file that has the rows of the history while the training runs, as JSON Lines.
         verify: remove checkpoints that have changed since they were written; training resumes from an older one, or starts again.
             Without it, they are read as they are, the best one too.
 
@@ -135,6 +144,8 @@ def train(
     callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress), SealedCheckpoints()]
     if tensorboard is not None and "tensorboard" in config.report_to:
         callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
+    if history is not None:
+        callbacks.append(HistoryFile(history, lambda log: _history(log, schedule)))
     with _trained_with(loaded, objective.weights, precision if config.sharding == "fsdp" else None) as sharding:
         trainer = MentorTrainer(
             model=loaded.model if sharding is None else sharding.sharded,
@@ -162,11 +173,15 @@ def train(
         if sharding is not None and validate is None:  # the best weights are whole already
             sharding.gather()
     state = trainer.state
-    history = [_history_row(row, schedule) for row in state.log_history if "loss" in row or "eval_accuracy" in row]
+    rows_of_history = _history(state.log_history, schedule)
     best = state.best_global_step if validate is not None else state.global_step
-    accuracies = (row["validation_accuracy"] for row in history if row["step"] == best and "validation_accuracy" in row)
+    accuracies = (
+        row["validation_accuracy"] for row in rows_of_history if row["step"] == best and "validation_accuracy" in row
+    )
     loaded.model.eval()
-    return TrainingResult(history, state.global_step, best or state.global_step, next(accuracies, None), trainer.fused)
+    return TrainingResult(
+        rows_of_history, state.global_step, best or state.global_step, next(accuracies, None), trainer.fused
+    )
 
 
 @contextmanager
@@ -239,6 +254,11 @@ def _compile(loaded: LoadedModel) -> None:
     stacks = [model.get_encoder(), model.get_decoder()] if loaded.kind == "seq2seq" else [model.base_model]
     for stack in stacks:
         stack.compile(dynamic=True)
+
+
+def _history(log: Sequence[dict[str, float]], schedule: Schedule) -> list[dict[str, float]]:
+    """The history from the Trainer's log, which has other rows too."""
+    return [_history_row(row, schedule) for row in log if "loss" in row or "eval_accuracy" in row]
 
 
 def _history_row(row: dict[str, float], schedule: Schedule) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from mentorkd.training.sealed_checkpoints import check_checkpoint
 from mentorkd.training.sharding import ShardedModel
 
 Batch = dict[str, Any]
+Row = dict[str, float]
 
 
 class PlannedBatches(Dataset[Batch]):
@@ -251,3 +253,25 @@ class SealedCheckpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.should_save:
             seal_folder(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+
+
+class HistoryFile(TrainerCallback):
+    """Keeps the history of a running training in a file. A resumed training begins with the rows of its checkpoint.
+
+    No training stops because the file cannot be written.
+    """
+
+    def __init__(self, file: Path, rows: Callable[[list[Row]], list[Row]]) -> None:
+        """`rows`: the rows of the history from those of the Trainer's log."""
+        self.file, self.rows = file, rows
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write("w", state.log_history, state)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write("a", state.log_history[-1:], state)
+
+    def _write(self, mode: str, log: list[Row], state: Any) -> None:
+        if state.is_world_process_zero:
+            with suppress(OSError), self.file.open(mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in self.rows(log))

@@ -33,7 +33,7 @@ from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.model_card import model_card
 from mentorkd.pipeline.process_group import work_together
 from mentorkd.pipeline.records import BudgetRecord, ChatRecord, OwnTexts, TrainRecord, count_verdicts
-from mentorkd.pipeline.run_folder import Stage, part_role
+from mentorkd.pipeline.run_folder import HISTORY, Stage, part_role
 from mentorkd.pipeline.shards import read_in_role
 from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.precision import Precision, autocast
@@ -84,6 +84,7 @@ def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> Tr
         project=context.recipe.name,
         run_name=run_name,
         tensorboard=context.folder.root / "tensorboard" / run_name,
+        history=workdir / HISTORY,
         verify=context.folder.verify,
     )
     if not is_first_process():
