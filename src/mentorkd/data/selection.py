@@ -49,7 +49,13 @@ class FilterCount:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def select(rationales: Sequence[Rationale], filters: Sequence[Filter]) -> tuple[Sequence[Rationale], list[FilterCount]]:
+Dropped = Callable[[str, Rationale], None]
+"""Called with the name of a filter and a rationale that it dropped."""
+
+
+def select(
+    rationales: Sequence[Rationale], filters: Sequence[Filter], dropped: Dropped | None = None
+) -> tuple[Sequence[Rationale], list[FilterCount]]:
     """The rationales that pass all filters, which are applied in order, and the count of each filter.
 
     The functions of this module are ready-made filters:
@@ -58,8 +64,13 @@ def select(rationales: Sequence[Rationale], filters: Sequence[Filter]) -> tuple[
     """
     kept, counts = rationales, []
     for each in filters:
-        before, kept = len(kept), each.keep(kept)
-        counts.append(FilterCount(each.name, before, len(kept), each.facts()))
+        before, kept = kept, each.keep(kept)
+        counts.append(FilterCount(each.name, len(before), len(kept), each.facts()))
+        if dropped is not None and len(kept) < len(before):
+            passed = {rationale.id for rationale in kept}
+            for rationale in before:
+                if rationale.id not in passed:
+                    dropped(each.name, rationale)
     return kept, counts
 
 
@@ -233,25 +244,27 @@ def gather(
     tokens: Callable[[str], int] | None = None,
     conclude: Callable[[str, Question], str | None] | None = None,
     nll: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
+    dropped: Dropped | None = None,
 ) -> Gathered:
     """Select rationales from each source in turn.
 
     A text that an earlier source has given for the same question is a duplicate. Rationales of questions outside
     `questions` (the training split) are dropped, and so are refused, empty and cut replies of a teacher. The other
-    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`.
+    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`. `dropped` is told of each rationale that a
+    filter drops.
     """
     known = {question.id: question for question in questions}
     taken: dict[str, Sequence[Rationale]] = {}
     counts: list[dict[str, Any]] = []
     of_training = Filter("training_questions", lambda rows: where(rows, lambda row: row.question_id in known))
     for source, rationales in sources.items():
-        rows, first = select(rationales, [of_training])
+        rows, first = select(rationales, [of_training], dropped)
         filters = filters_of(
             selects[source], known, already=chain(*taken.values()), tokens=tokens, conclude=conclude, nll=nll
         )
         if any("outcome" in row.meta for row in rows):
             filters.insert(0, Filter("whole_replies", keep_whole))
-        kept, more = select(rows, filters)
+        kept, more = select(rows, filters, dropped)
         for each in first + more:
             counts.append(
                 {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
