@@ -7,12 +7,14 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig
 
@@ -21,6 +23,7 @@ from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
 from mentorkd.generation import sampling
 from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
+from mentorkd.generation.live import LiveRow, Take, fixed_batches
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
@@ -30,6 +33,9 @@ log = logging.getLogger(__name__)
 
 CONVERSION = "1"
 """Version of the conversion. A higher number makes cached conversions invalid."""
+
+MOST_LOGITS = 1 << 26
+"""Logits that CTranslate2 may hold at a time, 256 MiB, for a client that wants the likeliest tokens."""
 
 PROBE_TOKENS = 24
 TOLERANCE = 0.01
@@ -104,9 +110,9 @@ class CTranslate2Engine:
         if self._runner is None or not params.greedy:
             ctranslate2.set_random_seed(draw.getrandbits(31))
             self._runner = _open(self.folder, self.kind, self._options)
-        options: dict[str, Any] = {"end_token": self.end_ids, "return_end_token": True, "beam_size": 1}
+        options: dict[str, Any] = {}
         if not params.greedy:
-            options |= {
+            options = {
                 "num_hypotheses": n,
                 "sampling_topk": params.top_k,
                 "sampling_topp": params.top_p,
@@ -119,7 +125,7 @@ class CTranslate2Engine:
         tokens = None if tokens is None else tokens // n
         for batch in sampling.group(lengths, 1, limit, rows=rows, tokens=tokens):
             sources = [list(map(str, encoded[piece.prompt])) for piece in batch]
-            for piece, samples in zip(batch, self._generate(sources, limit, options), strict=True):
+            for piece, samples in zip(batch, self._generate(self._runner, sources, limit, options), strict=True):
                 # CTranslate2 sorts samples by score. Filters keep the first samples, so the order must be random.
                 draw.shuffle(samples)
                 results[piece.prompt] = [
@@ -128,17 +134,70 @@ class CTranslate2Engine:
             on_progress(len(batch))
         return results
 
+    def stream(self, take: Take) -> None:
+        """Write rows as `LiveEngine` says. The rows that wait are a batch, which is written to its end; each leaves it at any token."""
+        greedy, drawing = _open(self.folder, self.kind, self._options), None
+        while waiting := take(0):
+            for batch in fixed_batches(waiting):
+                if batch[0].params.greedy:
+                    self._stream(greedy, batch)
+                    continue
+                with _RANDOM_STATE:
+                    if batch[0].repeatable:
+                        self._stream(self._seeded_runner(batch[0].seed), batch)
+                    else:
+                        drawing = drawing or self._seeded_runner(None)
+                        self._stream(drawing, batch)
+
+    def _seeded_runner(self, seed: int | None) -> Any:
+        import ctranslate2
+
+        ctranslate2.set_random_seed(random.SystemRandom().getrandbits(31) if seed is None else seed % 2**31)
+        return _open(self.folder, self.kind, self._options)
+
+    def _stream(self, runner: Any, batch: Sequence[LiveRow]) -> None:
+        """Write rows of equal settings, as many at a time as their logits allow where these are wanted."""
+        temperature, top_p, top_k = batch[0].settings
+        longest = max(row.params.max_new_tokens for row in batch)
+        # The likeliest token of a greedy row is its own.
+        with_logits = any((row.likeliest or 0) > (temperature == 0) for row in batch)
+        options: dict[str, Any] = {"return_scores": True, "return_logits_vocab": with_logits}
+        if temperature:
+            options |= {"sampling_topk": top_k, "sampling_topp": top_p, "sampling_temperature": temperature}
+        rows = max(1, MOST_LOGITS // (longest * self.config.vocab_size)) if with_logits else len(batch)
+        for start in range(0, len(batch), rows):
+            part = batch[start : start + rows]
+            options["callback"] = lambda step, part=part: _push(part[step.batch_id], step)
+            self._generate(runner, [list(map(str, row.prompt_ids)) for row in part], longest, options)
+
     def _generate(
-        self, sources: list[list[str]], max_new_tokens: int, options: dict[str, Any]
+        self, runner: Any, sources: list[list[str]], max_new_tokens: int, options: dict[str, Any]
     ) -> list[list[list[int]]]:
         """Token ids of the samples of each source, including the end token, without limits on source and shortest text."""
+        options = {"end_token": self.end_ids, "return_end_token": True, "beam_size": 1, **options}
         if self.kind == "seq2seq":
             limits = {"max_decoding_length": max_new_tokens, "min_decoding_length": 0, "max_input_length": 0}
-            results = self._runner.translate_batch(sources, **limits, **options)
+            results = runner.translate_batch(sources, **limits, **options)
             return [[[int(token) for token in sample] for sample in result.hypotheses] for result in results]
         limits = {"max_length": max_new_tokens, "min_length": 0}
-        results = self._runner.generate_batch(sources, **limits, include_prompt_in_result=False, **options)
+        results = runner.generate_batch(sources, **limits, include_prompt_in_result=False, **options)
         return [[list(sample) for sample in result.sequences_ids] for result in results]
+
+
+_RANDOM_STATE = threading.Lock()
+"""Held from setting the seed, which is one of the process, to the first samples, since a loaded model reads it then."""
+
+
+def _push(row: LiveRow, step: Any) -> bool:
+    """Tell the token of a step of CTranslate2; whether the row ends."""
+    if row.likeliest is None:
+        return row.push(step.token_id)
+    likeliest = [(step.token_id, step.log_prob)]
+    if step.logits is not None:
+        log_probs_V = torch.from_numpy(np.array(step.logits)).flatten().log_softmax(-1)
+        best = log_probs_V.topk(row.likeliest)
+        likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return row.push(step.token_id, step.log_prob, likeliest[: row.likeliest])
 
 
 def _open(folder: Path, kind: ModelKind, options: dict[str, Any]) -> Any:

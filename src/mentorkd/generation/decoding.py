@@ -100,7 +100,7 @@ def decode(
     A row ends at an end token, or when `stopped` returns True for its generated ids. `choose` takes logits [R, V] and one
     column of `uniforms` [R, max_new_tokens] per step (None when greedy).
     """
-    rows = _Rows(model, kind, prompts, pad_id)
+    rows = Rows(model, kind, prompts, pad_id)
     # All copies of a prompt have the same first logits, so the prompt is read once and then the caches are copied.
     logits = rows.read(start_id).repeat_interleave(copies, dim=0)
     rows.repeat(copies)
@@ -132,16 +132,23 @@ def decode(
 
 def first_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
     """Logits [prompts, V] of the first new tokens of a causal model, from one batch."""
-    return _Rows(model, "causal", prompts, pad_id).read(None)
+    return Rows(model, "causal", prompts, pad_id).read(None)
 
 
-class _Rows:
-    """A batch of sequences at the same step, with their caches."""
+class Rows:
+    """A batch of sequences with their caches, which are read and extended together.
+
+    Whatever a row attends to in its own sequence ends in the last column T. A shorter row has padding before it, which the mask hides:
+    rotary and learned positions are counted without it, and T5's relative ones are distances, which do not change.
+    """
 
     def __init__(self, model: PreTrainedModel, kind: ModelKind, prompts: Sequence[Sequence[int]], pad_id: int) -> None:
         self.model: Any = model
         self.kind = kind
         self.ids_RS, self.mask_RS = pad(prompts, pad_id, left=kind == "causal", device=self.model.device)
+        # What a row attends to in its own sequence: prompt and text, or the text alone behind an encoder.
+        self.mask_RT = self.mask_RS if kind == "causal" else self.mask_RS[:, :0]
+        self.of_equal_length = kind == "seq2seq"
         # The config names the layers with a sliding window.
         own = DynamicCache() if kind == "seq2seq" else DynamicCache(config=self.model.config)
         self.cache: Any = EncoderDecoderCache(own, DynamicCache()) if kind == "seq2seq" else own
@@ -153,23 +160,27 @@ class _Rows:
             self.encoded = encoder(input_ids=self.ids_RS, attention_mask=self.mask_RS).last_hidden_state
             assert start_id is not None
             return self.extend(torch.full((len(self.ids_RS),), start_id, device=self.ids_RS.device))
-        positions_RS = (self.mask_RS.cumsum(-1) - 1).clamp(min=0)
+        positions_RS = (self.mask_RT.cumsum(-1) - 1).clamp(min=0)
         self.next_R = positions_RS[:, -1] + 1
-        return self._call(input_ids=self.ids_RS, position_ids=positions_RS)
+        return self._call(input_ids=self.ids_RS, position_ids=positions_RS, attention_mask=self.mask_RT)
 
     def extend(self, tokens_R: Tensor) -> Tensor:
         """Append a token to each row; logits [R, V] of the next token."""
+        self.mask_RT = torch.cat([self.mask_RT, self.mask_RT.new_ones(len(tokens_R), 1)], dim=1)
         if self.kind == "seq2seq":
-            encoded = BaseModelOutput(last_hidden_state=self.encoded)
-            return self._call(encoder_outputs=encoded, decoder_input_ids=tokens_R[:, None])
-        self.mask_RS = torch.cat([self.mask_RS, self.mask_RS.new_ones(len(tokens_R), 1)], dim=1)
+            return self._call(
+                encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
+                attention_mask=self.mask_RS,
+                decoder_input_ids=tokens_R[:, None],
+                decoder_attention_mask=None if self.of_equal_length else self.mask_RT,
+            )
         positions_R1, self.next_R = self.next_R[:, None], self.next_R + 1
-        return self._call(input_ids=tokens_R[:, None], position_ids=positions_R1)
+        return self._call(input_ids=tokens_R[:, None], position_ids=positions_R1, attention_mask=self.mask_RT)
 
     def _call(self, **inputs: Any) -> Tensor:
         if self.kind == "causal":
             inputs["logits_to_keep"] = 1
-        output = self.model(**inputs, attention_mask=self.mask_RS, past_key_values=self.cache, use_cache=True)
+        output = self.model(**inputs, past_key_values=self.cache, use_cache=True)
         logits: Tensor = output.logits[:, -1]
         return logits
 
@@ -183,8 +194,60 @@ class _Rows:
         self.cache.batch_select_indices(index)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.mask_RS = change(self.mask_RS)
+        self.mask_RT = change(self.mask_RT)
         if self.kind == "seq2seq":
-            self.encoded = change(self.encoded)
+            self.mask_RS, self.encoded = change(self.mask_RS), change(self.encoded)
         else:
             self.next_R = change(self.next_R)
+
+    def join(self, other: Rows) -> None:
+        """Add the rows of another batch, which has been read, too. Its rows come last."""
+        self._trim()
+        other._trim()
+        self.mask_RT = _stack(self.mask_RT, other.mask_RT, 1, left=True)
+        own, more = self.cache, other.cache
+        if self.kind == "seq2seq":
+            self.of_equal_length = False
+            self.mask_RS = _stack(self.mask_RS, other.mask_RS, 1, left=False)
+            self.encoded = _stack(self.encoded, other.encoded, 1, left=False)
+            _join_layers(own.cross_attention_cache, more.cross_attention_cache, left=False)
+            own, more = own.self_attention_cache, more.self_attention_cache
+        else:
+            self.next_R = torch.cat([self.next_R, other.next_R])
+        _join_layers(own, more, left=True)
+
+    def _trim(self) -> None:
+        """Remove the columns that only rows needed which have left."""
+        length = int(self.mask_RT.sum(-1).max())
+        self.mask_RT = self.mask_RT[:, -length:]
+        own = self.cache
+        if self.kind == "seq2seq":
+            source = int(self.mask_RS.sum(-1).max())
+            self.mask_RS, self.encoded = self.mask_RS[:, :source], self.encoded[:, :source]
+            for layer in own.cross_attention_cache.layers:
+                layer.keys, layer.values = layer.keys[..., :source, :], layer.values[..., :source, :]
+            own = own.self_attention_cache
+        for layer in own.layers:
+            layer.keys, layer.values = layer.keys[..., -length:, :], layer.values[..., -length:, :]
+            if layer.is_sliding:
+                layer.cumulative_length = length
+
+
+def _join_layers(cache: DynamicCache, other: DynamicCache, *, left: bool) -> None:
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        layer.keys = _stack(layer.keys, more.keys, -2, left=left)
+        layer.values = _stack(layer.values, more.values, -2, left=left)
+        if layer.is_sliding:
+            layer.cumulative_length = max(layer.cumulative_length, more.cumulative_length)
+
+
+def _stack(first: Tensor, second: Tensor, dim: int, *, left: bool) -> Tensor:
+    """Two batches one below the other; the narrower one is padded with zeros along `dim`."""
+    width = max(first.shape[dim], second.shape[dim])
+    padded = []
+    for rows in (first, second):
+        shape = list(rows.shape)
+        shape[dim] = width - rows.shape[dim]
+        parts = [rows.new_zeros(shape), rows]
+        padded.append(torch.cat(parts if left else parts[::-1], dim))
+    return torch.cat(padded)

@@ -5,20 +5,28 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import ModelError
 from mentorkd.generation import sampling
+from mentorkd.generation.continuous import score, write_live
 from mentorkd.generation.decoding import FAMILIES, choose, decode, first_logits, pad
 from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
+from mentorkd.generation.live import LiveRow, Take, fixed_batches
 from mentorkd.models import decoder_start_id
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import ModelKind
@@ -89,6 +97,50 @@ class TransformersEngine:
                 on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
         return results
 
+    @property
+    def end_ids(self) -> list[int]:
+        return sampling.end_token_ids(self.tokenizer, self._base.generation_config)
+
+    def stream(self, take: Take) -> None:
+        """Write rows as `LiveEngine` says. In our loop, rows join a batch and leave it at any token.
+
+        With `generate`, the rows that wait are a batch, which is written to its end.
+        """
+        pad_id = self._pad_id(self.end_ids)
+        with self._ready():
+            if not self._by_generate:
+                write_live(self._base, self.kind, take, start_id=self._start_id(), pad_id=pad_id)
+                return
+            while waiting := take(0):
+                for batch in fixed_batches(waiting):
+                    self._stream_by_generate(batch)
+
+    def _stream_by_generate(self, batch: Sequence[LiveRow]) -> None:
+        ended = torch.zeros(len(batch), dtype=torch.bool, device=self._base.device)
+        logits: list[Tensor] = []
+
+        def record(ids_RS: Tensor, logits_RV: Tensor) -> Tensor:
+            """As a logits processor of `generate`: keep the model's own logits of this step."""
+            logits[:] = [logits_RV]
+            return logits_RV
+
+        def push(ids_RS: Tensor, *_: Any, **__: Any) -> Tensor:
+            """As a stopping criterion of `generate`: tell the new token of each row."""
+            tokens_R = ids_RS[:, -1]
+            wanted = [None if done else row.likeliest for row, done in zip(batch, ended.tolist(), strict=True)]
+            scores = score(logits[0], tokens_R, wanted)
+            for place, (row, token) in enumerate(zip(batch, tokens_R.tolist(), strict=True)):
+                if not ended[place]:
+                    ended[place] = row.push(token, *scores.get(place, (None, ())))
+            return ended.clone()
+
+        first = batch[0]
+        params = replace(first.params, max_new_tokens=max(row.params.max_new_tokens for row in batch))
+        prompts = [list(row.prompt_ids) for row in batch]
+        self._check_padding(prompts, self.end_ids)
+        seed = random.SystemRandom().getrandbits(63) if first.seed is None else first.seed
+        self._generate(prompts, 1, seed, params, self.end_ids, [push], [record])
+
     def _check_padding(self, prompts: list[list[int]], end_ids: list[int]) -> None:
         """Raise ModelError if the padding before a causal prompt changes its logits. Measured on the first batch that has any."""
         short, long = min(prompts, key=len), max(prompts, key=len)
@@ -153,12 +205,30 @@ class TransformersEngine:
     def _by_own_generate(
         self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, end_ids: list[int]
     ) -> list[list[int]]:
+        seed = random.Random(str([of_prompt[0] for of_prompt in seeds])).getrandbits(63)
+        stopped = self._stopped
+        start = 1 if self.kind == "seq2seq" else max(map(len, prompts))
+        return self._generate(
+            prompts, len(seeds[0]), seed, params, end_ids, [] if stopped is None else [_each_row(stopped, start)]
+        )
+
+    def _generate(
+        self,
+        prompts: list[list[int]],
+        copies: int,
+        seed: int,
+        params: SamplingParams,
+        end_ids: list[int],
+        criteria: Sequence[Callable[..., Tensor]],
+        processors: Sequence[Callable[..., Tensor]] = (),
+    ) -> list[list[int]]:
+        """Token ids of the model's own `generate`, with functions that end rows and functions that see all logits."""
         pad_id = self._pad_id(end_ids)
         ids, mask = pad(prompts, pad_id, left=self.kind == "causal", device=self._base.device)
         drawing: dict[str, Any] = {"do_sample": False}
         if not params.greedy:
             filters = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
-            drawing = {"do_sample": True, "num_return_sequences": len(seeds[0]), **filters}
+            drawing = {"do_sample": True, "num_return_sequences": copies, **filters}
         settings = GenerationConfig(
             max_new_tokens=params.max_new_tokens,
             num_beams=1,
@@ -167,13 +237,16 @@ class TransformersEngine:
             decoder_start_token_id=self._start_id(),
             **drawing,
         )
-        start, stopped = 1 if self.kind == "seq2seq" else ids.shape[1], self._stopped
-        criteria = StoppingCriteriaList() if stopped is None else StoppingCriteriaList([_each_row(stopped, start)])
+        start = 1 if self.kind == "seq2seq" else ids.shape[1]
         forked = torch.random.fork_rng(devices=[ids.device] if ids.is_cuda else [])
         with self._own_settings_aside(), forked:
-            torch.manual_seed(random.Random(str([of_prompt[0] for of_prompt in seeds])).getrandbits(63))
+            torch.manual_seed(seed)
             output = self._base.generate(
-                ids, attention_mask=mask, generation_config=settings, stopping_criteria=criteria
+                ids,
+                attention_mask=mask,
+                generation_config=settings,
+                stopping_criteria=StoppingCriteriaList(criteria),
+                logits_processor=LogitsProcessorList(processors),
             )
         rows: list[list[int]] = output[:, start:].tolist()
         return rows

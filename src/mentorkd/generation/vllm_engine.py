@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import sampling
 from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
+from mentorkd.generation.live import LiveRow, Scored, Take
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 
@@ -31,6 +33,8 @@ class VllmEngine:
     """
 
     name = "vllm"
+    batch_size = 1024
+    """Live rows. vLLM itself decides how many of them share a batch."""
 
     model_dir: Path
     _: KW_ONLY
@@ -92,3 +96,48 @@ class VllmEngine:
                 )
             on_progress(len(requests))
         return results
+
+    def stream(self, take: Take) -> None:
+        """Write rows as `LiveEngine` says; vLLM decides which of them share a batch."""
+        engine = self.llm.llm_engine
+        rows: dict[str, LiveRow] = {}
+        numbers = itertools.count()
+        while (joining := take(len(rows))) or rows:
+            for row in joining:
+                name = str(next(numbers))
+                rows[name] = row
+                engine.add_request(name, {"prompt_token_ids": list(row.prompt_ids)}, self._live_settings(row))
+            for output in engine.step():
+                ended = _push(rows[output.request_id], output.outputs[0])
+                if ended or output.finished:
+                    del rows[output.request_id]
+                if ended and not output.finished:
+                    engine.abort_request([output.request_id])
+
+    def _live_settings(self, row: LiveRow) -> Any:
+        import vllm
+
+        temperature, top_p, top_k = row.settings
+        return vllm.SamplingParams(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k or -1,
+            max_tokens=row.params.max_new_tokens,
+            seed=row.draws_seed if row.repeatable else None,
+            stop_token_ids=self.end_ids,
+            logprobs=row.likeliest,
+            detokenize=False,
+        )
+
+
+def _push(row: LiveRow, written: Any) -> bool:
+    """Tell the tokens that are new in vLLM's output, which holds all so far; whether the row ends."""
+    for place in range(row.written, len(written.token_ids)):
+        token, own, likeliest = written.token_ids[place], None, list[Scored]()
+        if row.likeliest is not None:
+            scores = {other: score.logprob for other, score in written.logprobs[place].items()}
+            own = scores[token]
+            likeliest = sorted(scores.items(), key=lambda scored: -scored[1])[: row.likeliest]
+        if row.push(token, own, likeliest):
+            return True
+    return False

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mentorkd.pipeline.run_folder import Stage
 
-_NAME = ".live.json"
+LIVE_NAME = ".live.json"
 _SECONDS = 1.0
 _MOST_NOTES = 100
 
@@ -36,7 +36,7 @@ class LiveFile:
     """Keeps the file of one run."""
 
     def __init__(self, root: Path) -> None:
-        self.path = root / _NAME
+        self.path = root / LIVE_NAME
         self._progress: dict[str, tuple[int, int]] = {}
         self._notes: deque[tuple[float, str, str]] = deque(maxlen=_MOST_NOTES)
         self._last = 0.0
@@ -70,7 +70,7 @@ class LiveFile:
 def read_live(root: Path) -> Live:
     """What the file of a run says; nothing if there is none, or one that cannot be read."""
     try:
-        value = json.loads((root / _NAME).read_text(encoding="utf-8"))
+        value = json.loads((root / LIVE_NAME).read_text(encoding="utf-8"))
         return Live(
             {str(stage): (int(done), int(total)) for stage, (done, total) in value["progress"].items()},
             [(float(when), str(stage), str(text)) for when, stage, text in value["notes"]],

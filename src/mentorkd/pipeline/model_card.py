@@ -27,8 +27,6 @@ _DEPTHS = ("num_layers", "num_hidden_layers", "n_layer")
 
 def describe_model(config: ModelConfig) -> str:
     """A short name of a model: its hub name, its folder's or file's name, or its type and size; with what is done to its weights."""
-    from mentorkd.models.gguf import describe_weights
-
     if config.learner is not None:
         text = f"those of {config.learner} after its training"
     elif config.name is not None:
@@ -39,6 +37,8 @@ def describe_model(config: ModelConfig) -> str:
         text = " ".join(filter(None, [settings["model_type"], sizes, "from scratch"]))
     parts = [text]
     if config.name is not None and config.name.endswith(GGUF):
+        from mentorkd.models.gguf import describe_weights  # imports torch
+
         parts.append(describe_weights(config.name))
     if config.layers is not None:
         parts.append(f"cut to {_layers(config.layers)}")

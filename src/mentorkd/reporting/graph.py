@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from types import MappingProxyType
 
 from mentorkd.records import GOLD, SELF, TEACHER
 from mentorkd.reporting.format import format_range, format_share, mark_on_test
@@ -48,11 +49,18 @@ class Node:
     colour: int
 
 
-def draw_graph(learners: Sequence[LearnerResult], rounds: Mapping[str, int], *, upright: bool = False) -> str:
+def draw_graph(
+    learners: Sequence[LearnerResult],
+    rounds: Mapping[str, int],
+    *,
+    upright: bool = False,
+    done: Mapping[str, float] = MappingProxyType({}),
+) -> str:
     """The SVG element, with layers from left to right, or from top to bottom if `upright` (for narrow screens).
 
     Args:
         rounds: the rounds with own texts of each learner that has some.
+        done: the share of each learner's stages that is done, drawn as a bar in its box; that of a swept learner is of all variants.
     """
     nodes = _nodes(learners, rounds)
     edges = _edges(nodes)
@@ -63,7 +71,7 @@ def draw_graph(learners: Sequence[LearnerResult], rounds: Mapping[str, int], *, 
     width, height = (size[1], size[0]) if upright else size
     lines = "".join(_line(edge, styles, routes, centres, upright) for edge, styles in edges.items())
     boxes = "".join(_source_box(name, centres[name,], upright) for name in sources)
-    boxes += "".join(_box(node, centres[node.name,], upright) for node in nodes)
+    boxes += "".join(_box(node, centres[node.name,], upright, done.get(node.name, 0.0)) for node in nodes)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="graph{" upright" if upright else ""}" role="img" '
         f'aria-label="Learner graph" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" '
@@ -223,7 +231,7 @@ def _source_box(name: str, centre: tuple[float, float], upright: bool) -> str:
     )
 
 
-def _box(node: Node, centre: tuple[float, float], upright: bool) -> str:
+def _box(node: Node, centre: tuple[float, float], upright: bool, done: float) -> str:
     x, y = _corner(centre, upright)
     model = node.model.rsplit("/", 1)[-1]
     name_at, model_at = (18, 33) if node.mark else (23, 41)
@@ -235,8 +243,14 @@ def _box(node: Node, centre: tuple[float, float], upright: bool) -> str:
         + _text(x + 14, y + model_at, _clip(model, max(6, 22 - len(node.caption))), "start", 11.5, 400, "var(--muted)")
         + _text(x + WIDTH - 12, y + model_at, node.caption, "end", 13 if node.caption.endswith("%") else 11.5, 600)
         + (_text(x + 14, y + HEIGHT - 7, node.mark, "start", 10.5, 400) if node.mark else "")
+        + _bar(x + 14, y + HEIGHT - 5, done, node.colour)
         + "</g>"
     )
+
+
+def _bar(x: float, y: float, share: float, colour: int) -> str:
+    width = share * (WIDTH - 26)
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="2" fill="var(--c{colour})"/>' if share else ""
 
 
 def _corner(centre: tuple[float, float], upright: bool) -> tuple[float, float]:

@@ -1,1 +1,1 @@
-"""The local web application: `mentorkd view` looks at runs, `mentorkd serve` answers for their learners."""
+"""The web application over run folders: pages (`mentorkd view`) and an OpenAI-compatible endpoint (`mentorkd serve`)."""

@@ -13,12 +13,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mentorkd.reporting.drawing import PALETTE
-from mentorkd.web.pages import runs
+from mentorkd.web.pages import predictions, run, runs
 from mentorkd.web.respond import ERRORS
 from mentorkd.web.runs import Runs
 from mentorkd.web.security import Guard, new_token
 
-PAGES = (runs,)
+PAGES = (runs, predictions, run)
 
 
 def build_app(folders: Sequence[Path], *, token: str | None, host: str, port: int) -> Starlette:

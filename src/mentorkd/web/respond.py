@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,7 +16,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from mentorkd.errors import MentorkdError
-from mentorkd.reporting.format import format_count, format_points, format_seconds, format_setting, format_share
+from mentorkd.reporting.format import (
+    format_count,
+    format_dollars,
+    format_points,
+    format_seconds,
+    format_setting,
+    format_share,
+)
 
 FORMATS = ("json", "csv")
 
@@ -27,7 +35,11 @@ _environment = Environment(
     lstrip_blocks=True,
 )
 _environment.filters |= {"count": format_count, "points": format_points, "share": format_share}
-_environment.filters |= {"seconds": format_seconds, "setting": format_setting}
+_environment.filters |= {"seconds": format_seconds, "setting": format_setting, "dollars": format_dollars}
+_environment.filters |= {
+    "clock": lambda seconds: datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S"),
+    "iso": lambda seconds: datetime.fromtimestamp(seconds, timezone.utc).isoformat(),
+}
 
 
 def respond(
@@ -57,8 +69,8 @@ def render(request: Request, template: str, **context: Any) -> str:
 
 def here(request: Request, **changes: Any) -> str:
     """The address of a request with other query parameters; None leaves one out."""
-    query = dict(request.query_params) | changes
-    return "?" + urlencode({key: value for key, value in query.items() if value is not None})
+    query = [(key, value) for key, value in request.query_params.multi_items() if key not in changes]
+    return "?" + urlencode([*query, *((key, value) for key, value in changes.items() if value is not None)])
 
 
 def run_url(run: str, page: str = "") -> str:

@@ -1,0 +1,193 @@
+"""One thread that owns an engine and writes the texts of several clients together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from mentorkd.errors import MentorkdError, ModelError, explaining
+from mentorkd.generation.engine import SamplingParams
+from mentorkd.generation.live import LiveEngine, LiveRow, Token
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 4096
+"""Texts that may wait for their first token. A request beyond them is refused at once, since it would wait for minutes."""
+
+GATHER_SECONDS = 0.005
+"""An idle engine begins when no row has come for this time. Requests that are sent at once arrive milliseconds apart."""
+
+
+class OverloadedError(MentorkdError):
+    """More texts are asked for than may wait."""
+
+
+class Batcher:
+    """Runs a `LiveEngine` in a thread of its own, for coroutines of any event loop."""
+
+    def __init__(self, engine: LiveEngine, *, most_waiting: int = MOST_WAITING) -> None:
+        self._engine = engine
+        self._most_waiting = most_waiting
+        self._changed = threading.Condition()
+        self._waiting: deque[LiveRow] = deque()
+        self._begun: list[LiveRow] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"{engine.name} engine", daemon=True)
+        self._thread.start()
+
+    async def write(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        seed: int | None = None,
+        likeliest: int | None = None,
+        at_once: bool = False,
+    ) -> AsyncIterator[list[tuple[int, Token]]]:
+        """The tokens of the `params.n` samples as they come, each with the number of its sample.
+
+        `seed` makes the samples repeatable, `likeliest` asks for log-probabilities (see `LiveRow`). With `at_once`, tokens come
+        when a sample is complete, which is cheaper. Closing the iterator cancels what is not written yet.
+
+        Raises OverloadedError if too many texts wait, and ModelError if the engine fails.
+        """
+        request = _Request(at_once=at_once)
+        rows = [
+            LiveRow(
+                prompt_ids,
+                replace(params, n=1),
+                self._engine.end_ids,
+                request.of_sample(sample),
+                request=request,
+                sample=sample,
+                seed=seed,
+                likeliest=likeliest,
+            )
+            for sample in range(params.n)
+        ]
+        self._add(rows)
+        unfinished = len(rows)
+        try:
+            while unfinished:
+                tokens = await request.tokens()
+                unfinished -= sum(token.finish_reason is not None for _, token in tokens)
+                if tokens:
+                    yield tokens
+        finally:
+            self._cancel(rows)
+
+    def close(self) -> None:
+        """Stop the thread. Texts that are not complete fail."""
+        with self._changed:
+            self._closed = True
+            for row in self._begun:
+                row.cancelled = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _add(self, rows: Sequence[LiveRow]) -> None:
+        with self._changed:
+            if self._closed:
+                raise ModelError("the model is no longer served")
+            if len(self._waiting) + len(rows) > self._most_waiting:
+                raise OverloadedError(
+                    f"{len(self._waiting):,} texts wait already, and at most {self._most_waiting:,} may; ask again later"
+                )
+            self._waiting += rows
+            self._changed.notify()
+
+    def _cancel(self, rows: Sequence[LiveRow]) -> None:
+        with self._changed:
+            for row in rows:
+                row.cancelled = True
+            if not all(row.ended for row in rows):
+                self._waiting = deque(row for row in self._waiting if not row.cancelled)
+
+    def _take(self, live: int) -> list[LiveRow]:
+        """The engine's `Take`."""
+        with self._changed:
+            self._begun = [row for row in self._begun if not row.ended]
+            room = self._engine.batch_size - live
+            if not live:
+                self._wait(room)
+            rows = [] if self._closed else [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            self._begun += rows
+            return rows
+
+    def _wait(self, room: int) -> None:
+        """Wait for a row, and for those that come right behind it."""
+        while not (self._waiting or self._closed):
+            self._changed.wait()
+            arrived = 0
+            while arrived < len(self._waiting) < room and not self._closed:
+                arrived = len(self._waiting)
+                self._changed.wait(GATHER_SECONDS)
+
+    def _run(self) -> None:
+        while not self._closed:
+            try:
+                with explaining():
+                    self._engine.stream(self._take)
+            except MentorkdError as error:
+                self._fail(error)
+            except Exception as error:
+                log.exception("the %s engine failed", self._engine.name)
+                self._fail(ModelError(f"the {self._engine.name} engine failed: {type(error).__name__}: {error}"))
+        self._fail(ModelError("the model is no longer served"))
+
+    def _fail(self, error: MentorkdError) -> None:
+        """End the rows that are being written; those that wait where the engine has not even begun, or never will."""
+        with self._changed:
+            begun = [row for row in self._begun if not row.ended]
+            if not begun or self._closed:
+                if not self._closed:
+                    self._wait(1)
+                begun += self._waiting
+                self._waiting.clear()
+            self._begun = []
+        for row in begun:
+            row.ended = True
+            row.request.fail(error)
+
+
+class _Request:
+    """What an engine's thread hands to the coroutine of a client."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        self._at_once = at_once
+        self._loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+        self._tokens: deque[tuple[int, Token]] = deque()
+        self._error: MentorkdError | None = None
+
+    def of_sample(self, sample: int) -> Callable[[Token], None]:
+        """What a row calls with each token."""
+
+        def put(token: Token) -> None:
+            self._tokens.append((sample, token))
+            if token.finish_reason is not None or not self._at_once:
+                self._wake()
+
+        return put
+
+    def fail(self, error: MentorkdError) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._arrived.is_set():
+            with suppress(RuntimeError):  # the client's loop is closed
+                self._loop.call_soon_threadsafe(self._arrived.set)
+
+    async def tokens(self) -> list[tuple[int, Token]]:
+        """What has come since the last call, at least one token unless another call took it."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        if self._error is not None:
+            raise self._error
+        return [self._tokens.popleft() for _ in range(len(self._tokens))]

@@ -1,0 +1,238 @@
+"""What a run does now: the state of its stages, their progress, what is next and for about how long, the cost and the log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from mentorkd.pipeline.live import LIVE_NAME, Live, read_live
+from mentorkd.pipeline.records import AnnotateRecord, StageRecord
+from mentorkd.pipeline.run import PlannedStage
+from mentorkd.pipeline.run_folder import HISTORY, RunFolder, Stage
+from mentorkd.web.opened import OpenedRun
+
+RunState = Literal["running", "finished", "stopped", "new"]
+StageState = Literal["done", "running", "next", "waits"]
+
+_LOG_BYTES = 1 << 18
+"""The last part of the log that is read."""
+_LOG_LINES = 200
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage, with all of its shards."""
+
+    stage: str
+    kind: str
+    learner: str
+    seed: int | None
+    state: StageState
+    done: int
+    """Of `total`: steps of a running stage, or shards."""
+    total: int
+    started: float | None
+    """When a running stage started, in seconds since 1970."""
+    seconds: float
+    """That it, or its finished shards, took."""
+    left: float | None
+    """About how many seconds it still takes; None if no stage of its kind has finished yet."""
+    tokens: int | None
+    note: str
+    """Why it runs again, or what else is to be said."""
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """An event of the run."""
+
+    time: float
+    stage: str
+    text: str
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """A run at one moment."""
+
+    state: RunState
+    stages: list[StageRow]
+    seconds: float
+    """Of all finished stages."""
+    tokens: int
+    dollars: float | None
+    """What the teacher has cost so far; None without a price."""
+    left: float | None
+    """About how many seconds the run still takes; None if that is not known of any stage."""
+    unknown: int
+    """Stages for which no estimate can be made."""
+    stopped: str | None
+    """Why the run stopped, if it said so."""
+    changed: float
+    """When anything last happened, in seconds since 1970."""
+    log: list[LogLine]
+
+
+def read_state(run: OpenedRun) -> LiveRun:
+    """The state of a run."""
+    live, running, events = read_live(run.root), run.folder.is_running(), _events(run.root)
+    began = (run.root / "recipe.yaml").stat().st_mtime  # every `mentorkd run` writes it before its first stage
+    started = _started(events, began) if running else {}
+    estimate = _Estimate(run.records.values())
+    rows = [_row(members, started, live, run.records, estimate) for members in _wholes(run.planned)]
+    open_rows = [row for row in rows if row.state != "done"]
+    known = [row.left for row in open_rows if row.left is not None]
+    at_once = max(1, len(started))
+    log = [*(_line(event) for event in events), *(LogLine(*note) for note in live.notes)]
+    return LiveRun(
+        state=_state(running, open_rows, run),
+        stages=rows,
+        seconds=sum(record.seconds for record in run.records.values()),
+        tokens=sum(record.tokens or 0 for record in run.records.values()),
+        dollars=_dollars(run.records.values()),
+        left=sum(known) / at_once if known else None,
+        unknown=len(open_rows) - len(known),
+        stopped=None if running else live.stopped,
+        changed=events[-1]["time"] if events else began,
+        log=sorted(log, key=lambda line: line.time)[-_LOG_LINES:],
+    )
+
+
+def fingerprint_of(root: Path) -> tuple[Any, ...]:
+    """Changes whenever something of a run does that its page shows: its lock, and names, sizes and times of a few files."""
+    files = [root / name for name in ("recipe.yaml", "log.jsonl", LIVE_NAME, ".stages", ".work", ".lock")]
+    state: list[Any] = [RunFolder(root).is_running()]
+    for file in [*files, *sorted((root / ".work").glob(f"*/{HISTORY}"))]:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        state.append((str(file), stat.st_size, stat.st_mtime_ns))
+    return tuple(state)
+
+
+def _state(running: bool, open_rows: Sequence[StageRow], run: OpenedRun) -> RunState:
+    if running:
+        return "running"
+    if not open_rows and (run.fault is None or "report" in run.records):
+        return "finished"
+    return "stopped" if run.records else "new"
+
+
+def _wholes(planned: Sequence[PlannedStage]) -> Iterable[list[PlannedStage]]:
+    """The stages in order, those of one whole together."""
+    wholes: dict[str, list[PlannedStage]] = {}
+    for each in planned:
+        wholes.setdefault(each.stage.whole, []).append(each)
+    return wholes.values()
+
+
+def _row(
+    members: Sequence[PlannedStage],
+    started: Mapping[str, float],
+    live: Live,
+    records: Mapping[str, StageRecord],
+    estimate: _Estimate,
+) -> StageRow:
+    first, unfinished = members[-1].stage, [each for each in members if each.record is None]
+    running = [each.stage for each in unfinished if each.stage.name in started]
+    ready = any(all(need in records for need in each.stage.needs) for each in unfinished)
+    done, total = len(members) - len(unfinished), len(members)
+    if total == 1:
+        done, total = live.progress.get(first.name, (0, 0)) if running else (0, 0)
+    finished = [each.record for each in members if each.record is not None]
+    tokens = [record.tokens for record in finished if record.tokens is not None]
+    seconds = [_left(each.stage, started, live, estimate) for each in unfinished]
+    reasons = dict.fromkeys(each.outdated for each in members if each.outdated)
+    resumes = any(each.state == "resumes" for each in unfinished) and not running
+    return StageRow(
+        stage=first.whole,
+        kind=first.kind,
+        learner=first.learner,
+        seed=first.seed if first.learner else None,
+        state="done" if not unfinished else "running" if running else "next" if ready else "waits",
+        done=done,
+        total=total,
+        started=min((started[stage.name] for stage in running), default=None),
+        seconds=sum(record.seconds for record in finished),
+        left=None if None in seconds else sum(each for each in seconds if each is not None),
+        tokens=sum(tokens) if tokens else None,
+        note="; ".join([*reasons, *(["goes on where it stopped"] if resumes else [])]),
+    )
+
+
+class _Estimate:
+    """Seconds of stages that are left, by those of the same kind that have finished: of the same learner if there are some."""
+
+    def __init__(self, records: Iterable[StageRecord]) -> None:
+        self._seconds: dict[tuple[str, str | None], list[float]] = defaultdict(list)
+        for record in records:
+            self._seconds[record.kind, None].append(record.seconds)
+            if record.learner:
+                self._seconds[record.kind, record.learner].append(record.seconds)
+
+    def of(self, stage: Stage) -> float | None:
+        known = self._seconds.get((stage.kind, stage.learner)) or self._seconds.get((stage.kind, None))
+        return fmean(known) if known else None
+
+
+def _left(stage: Stage, started: Mapping[str, float], live: Live, estimate: _Estimate) -> float | None:
+    """Seconds that an unfinished stage still takes: by its own progress, or by stages of its kind."""
+    whole = estimate.of(stage)
+    if stage.name not in started:
+        return whole
+    passed = max(0.0, time.time() - started[stage.name])
+    done, total = live.progress.get(stage.name, (0, 0))
+    if done:
+        return passed * max(0, total - done) / done
+    return None if whole is None else max(0.0, whole - passed)
+
+
+def _dollars(records: Iterable[StageRecord]) -> float | None:
+    """Of the annotation, or of its shards while they are not yet together."""
+    asked = {record.stage: record.asked for record in records if isinstance(record, AnnotateRecord)}
+    whole = [usage for stage, usage in asked.items() if "/shard-" not in stage] or list(asked.values())
+    dollars = [usage.dollars for usage in whole if usage is not None and usage.dollars is not None]
+    return sum(dollars) if dollars else None
+
+
+def _events(root: Path) -> list[dict[str, Any]]:
+    """The last events of a run's log."""
+    try:
+        with (root / "log.jsonl").open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _LOG_BYTES))
+            lines = file.read().splitlines()[1 if size > _LOG_BYTES else 0 :]
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+            events.append(event | {"time": float(event["time"]), "stage": str(event["stage"])})
+        except (ValueError, KeyError, TypeError):  # the line that is being written, or one that a kill tore
+            continue
+    return events
+
+
+def _started(events: Iterable[Mapping[str, Any]], began: float) -> dict[str, float]:
+    """When the stages that run started, of a run that began at some time."""
+    started: dict[str, float] = {}
+    for event in events:
+        if event["event"] == "started" and event["time"] >= began - 1:
+            started[event["stage"]] = event["time"]
+        else:
+            started.pop(event["stage"], None)
+    return started
+
+
+def _line(event: Mapping[str, Any]) -> LogLine:
+    seconds = event.get("seconds")
+    text = f"finished after {seconds:,.1f} s" if isinstance(seconds, int | float) else str(event["event"])
+    return LogLine(event["time"], event["stage"], text)
