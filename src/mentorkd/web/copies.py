@@ -18,8 +18,8 @@ from uuid import uuid4
 import duckdb
 from filelock import FileLock
 
-from mentorkd.web.table import RationaleTable, save_starts
-from mentorkd.web.table_files import read_starts, write_tables
+from mentorkd.web.table import RationaleTable
+from mentorkd.web.table_files import read_starts, save_starts, write_tables
 from mentorkd.web.written import Written
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
-"""The table of a run's rationales: DuckDB filters, searches and sorts, and the rows of a page are read from the run's own files.
+"""The table of a run's rationales: filtered, searched, sorted, and read a page at a time from the run's own files.
 
-The order of the rows of a view (a filter and an order) is found once and kept, so its pages cost nothing more.
+DuckDB reads the tables of `table_files` a column at a time: texts for a search, and other columns once, as arrays of numpy. A view is
+then a mask over the rows and an order of all rows, both of which are kept, so that a page of 10^6 rationales costs milliseconds.
 """
 
 from __future__ import annotations
@@ -17,13 +18,29 @@ import numpy.typing as npt
 
 from mentorkd.errors import DamagedError
 from mentorkd.records import Question, Rationale
-from mentorkd.web.table_files import KEPT, TABLES, Lines, Places, create_tables, open_table, read_starts
+from mentorkd.web.table_files import (
+    KEPT,
+    SEARCHED,
+    Lines,
+    create_tables,
+    load_starts,
+    map_table,
+    open_facts,
+    read_starts,
+)
 from mentorkd.web.written import Written
 
-_ORDERS = 16
-"""Views whose order is kept: 4 bytes a row each."""
+_KEPT_COLUMNS = 64
+_KEPT_SEARCHES = 16
+_KEPT_ORDERS = 8
+"""What stays in memory: at most 8 bytes a rationale each."""
+
+DROPPED = "dropped"
+"""In a view: the outcome of any filter."""
 
 Sort = Literal["question", "length", "nll", "kl"]
+Facet = Literal["file", "verdict", "outcome", "overlay"]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,6 @@ class View:
     verdict: str | None = None
     outcome: str | None = None
     """For `reader`: `kept`, `dropped` by any filter, or the name of a filter."""
-    question: int | None = None
     ids: frozenset[str] | None = None
     sort: Sort = "question"
     descending: bool = False
@@ -50,7 +66,6 @@ class TableRow:
 
     rationale: Rationale
     question: Question
-    question_number: int
     file: int
     length: int
     """In characters."""
@@ -62,6 +77,8 @@ class TableRow:
     """By reader."""
     nll: Sequence[float | None]
     """By reader: nats a token under the model of its filter `perplexity`."""
+    kl: Sequence[float | None]
+    """By reader: mean divergence from its mentors in nats a token, where it was measured."""
 
 
 class RationaleTable:
@@ -79,123 +96,166 @@ class RationaleTable:
             create_tables(self._database, written)
         else:
             starts = load_starts(folder)
-            for name in TABLES:
-                open_table(self._database, name, folder / f"{name}.parquet")
-        self._database.execute("CREATE TABLE divergences (reader INTEGER, read_id VARCHAR, kl DOUBLE)")
-        self._measured = 0
+            open_facts(self._database, folder)
+        self._mapped = {} if folder is None else {name: map_table(folder, name) for name in SEARCHED}
         self._firsts = np.cumsum([0, *map(len, starts[1:])])
         files = [written.questions, *(text.file for text in written.texts)]
         self._questions, *self._texts = [Lines(file.path, each) for file, each in zip(files, starts, strict=True)]
-        self._order = lru_cache(_ORDERS)(self._sorted)
+        self._kl = {number: np.full(len(self), np.nan) for number in range(len(written.readers))}
+        self._column = lru_cache(_KEPT_COLUMNS)(self._read_column)
+        self._values = lru_cache(_KEPT_COLUMNS)(self._read_values)
+        self._found = lru_cache(_KEPT_SEARCHES)(self._search)
+        self._order = lru_cache(_KEPT_ORDERS)(self._sort)
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
-    def order(self, view: View) -> npt.NDArray[np.int32]:
+    def order(self, view: View) -> npt.NDArray[np.int64]:
         """The numbers of a view's rows, in its order."""
-        return self._order(view, self._measured)
+        order, mask = self._order(view.sort, view.descending, view.reader), self._mask(view)
+        chosen: npt.NDArray[np.int64] = order[mask[order]]
+        return chosen
+
+    def count(self, facet: Facet, view: View) -> dict[Any, int]:
+        """How many rows of a view have each value of a column, the most frequent first; its own filter of this column does not count."""
+        mask = self._mask(view, without=facet)
+        values: Sequence[Any] = range(len(self._texts))
+        codes: npt.NDArray[np.integer[Any]] = self._column("file")
+        if facet != "file":
+            values, codes = self._values(_name(facet, view))
+        counts = np.bincount(codes[mask & (codes >= 0)], minlength=len(values))
+        return {values[code]: int(counts[code]) for code in np.argsort(-counts, kind="stable") if counts[code]}
 
     def rows(self, numbers: Iterable[int]) -> list[TableRow]:
         """The rows of these numbers, in their order. Raises DamagedError if the run's files have changed."""
-        numbers, readers = [int(number) for number in numbers], range(len(self.written.readers))
-        columns = ["row", "file", "question", "id", "read_id", "overlay", "length"]
-        columns += [f"{name}_{reader}" for name in ("outcome", "nll") for reader in readers]
-        query = f"SELECT {', '.join(columns)} FROM facts WHERE row IN (SELECT unnest(?))"
-        found = {row[0]: row[1:] for row in self._run(query, [numbers])}
-        return [self._row(number, *found[number]) for number in numbers]
+        numbers = [int(number) for number in numbers]
+        query = "SELECT row, id, read_id FROM facts WHERE row IN (SELECT unnest(?))"
+        ids = {row: (id, read_id) for row, id, read_id in self._run(query, [numbers])}
+        return [self._row(number, *ids[number]) for number in numbers]
 
-    def _row(
-        self,
-        row: int,
-        file: int,
-        question: int,
-        id: str,
-        read_id: str | None,
-        overlay: str | None,
-        length: int,
-        *rest: Any,
-    ) -> TableRow:
+    def _row(self, row: int, id: str, read_id: str | None) -> TableRow:
+        file, question = int(self._column("file")[row]), int(self._column("question")[row])
         rationale = self._texts[file].record(Rationale, row - int(self._firsts[file]))
         if rationale.id != id:
             raise DamagedError(
                 f"{self._texts[file].path} has changed since the run wrote it; `mentorkd run` makes it again"
             )
-        asked, half = self._questions.record(Question, question), len(rest) // 2
-        return TableRow(rationale, asked, question, file, length, read_id, overlay, rest[:half], rest[half:])
+        readers = range(len(self.written.readers))
+        return TableRow(
+            rationale,
+            self._questions.record(Question, question),
+            file,
+            int(self._column("length")[row]),
+            read_id,
+            self._value("overlay", row),
+            [self._value(f"outcome_{reader}", row) for reader in readers],
+            [_finite(self._column(f"nll_{reader}")[row]) for reader in readers],
+            [_finite(self._kl[reader][row]) for reader in readers],
+        )
+
+    def _value(self, name: str, row: int) -> str | None:
+        values, codes = self._values(name)
+        return None if codes[row] < 0 else values[codes[row]]
 
     def find(self, ids: Iterable[str]) -> list[int]:
         """The numbers of the rows with these ids, in order; unknown ids are left out."""
-        return [
-            row for (row,) in self._run("SELECT row FROM facts WHERE id IN (SELECT unnest(?)) ORDER BY row", [[*ids]])
-        ]
+        query = "SELECT row FROM facts WHERE id IN (SELECT unnest(?)) ORDER BY row"
+        return [row for (row,) in self._run(query, [list(ids)])]
 
-    def count(self, column: Literal["verdict", "outcome", "file"], view: View) -> dict[Any, int]:
-        """How many rows of a view have each value of a column, the most frequent first; its own filter of this column does not count."""
-        where, values = _where(view, without={"file": "files"}.get(column, column))
-        name = _outcome(view) if column == "outcome" else column
-        query = f"SELECT {name}, count(*) FROM facts {where} GROUP BY ALL ORDER BY 2 DESC, 1"
-        return {value: count for value, count in self._run(query, values) if value is not None}
+    def of_question(self, id: str) -> list[int]:
+        """The numbers of the rows of a question, by file; none for an unknown one."""
+        query = "SELECT row FROM facts JOIN questions ON question = number WHERE questions.id = ? ORDER BY row"
+        return [row for (row,) in self._run(query, [id])]
+
+    def neighbours(self, view: View, row: int) -> tuple[str | None, str | None, int, int]:
+        """The questions before and after that of a row among those of a view, the question's place among them, and how many there are."""
+        questions = self._column("question")
+        of_view, own = np.unique(questions[self._mask(view)]), questions[row]
+        place = int(np.searchsorted(of_view, own))
+        after = place + (place < len(of_view) and of_view[place] == own)
+
+        def id_at(index: int) -> str | None:
+            return self._questions.record(Question, int(of_view[index])).id if 0 <= index < len(of_view) else None
+
+        return id_at(place - 1), id_at(after), place + 1, len(of_view)
 
     def keep_divergences(self, reader: int, kl: Mapping[str, float]) -> None:
-        """Divergences by `read_id`, by which views can be sorted from now on."""
-        cursor = self._database.cursor()
-        cursor.execute("DELETE FROM divergences WHERE reader = ? AND read_id IN (SELECT unnest(?))", [reader, [*kl]])
-        if kl:
-            cursor.executemany("INSERT INTO divergences VALUES (?, ?, ?)", [[reader, *each] for each in kl.items()])
-        self._measured += 1
+        """Divergences of a reader from its mentors by `read_id`, by which views can be sorted from now on."""
+        query = "SELECT row, read_id FROM facts WHERE read_id IN (SELECT unnest(?))"
+        for row, read_id in self._run(query, [list(kl)]):
+            self._kl[reader][row] = kl[read_id]
+        self._order.cache_clear()
 
-    def divergences(self, reader: int, read_ids: Iterable[str | None]) -> dict[str, float]:
-        """Those that are known of some rationales."""
-        query = "SELECT read_id, kl FROM divergences WHERE reader = ? AND read_id IN (SELECT unnest(?))"
-        return dict(self._run(query, [reader, [each for each in read_ids if each]]))
+    def measured(self, reader: int) -> int:
+        """How many rationales have a known divergence."""
+        return int(np.isfinite(self._kl[reader]).sum())
 
-    def _sorted(self, view: View, measured: int) -> npt.NDArray[np.int32]:
-        where, values = _where(view)
-        source, direction = "facts", "DESC" if view.descending else "ASC"
-        key = f"nll_{view.reader}" if view.sort == "nll" else view.sort
-        if view.sort == "kl":
-            source = "facts LEFT JOIN (SELECT read_id, kl FROM divergences WHERE reader = ?) USING (read_id)"
-            values = [view.reader, *values]
-        query = f"SELECT row FROM {source} {where} ORDER BY {key} {direction} NULLS LAST, row"
-        rows: npt.NDArray[np.int32] = self._database.cursor().execute(query, values).fetchnumpy()["row"]
-        return rows
+    def _mask(self, view: View, *, without: str = "") -> Mask:
+        """The rows of a view, but for one of its filters."""
+        mask: Mask = np.ones(len(self), bool)
+        if view.search:
+            mask &= self._found(view.search.lower())
+        if view.files is not None and without != "file":
+            mask &= np.isin(self._column("file"), sorted(view.files))
+        if view.ids is not None:
+            chosen = np.zeros(len(self), bool)
+            chosen[self.find(view.ids)] = True
+            mask &= chosen
+        for facet in ("verdict", "outcome"):
+            value = getattr(view, facet)
+            if value is None or without == facet:
+                continue
+            values, codes = self._values(_name(facet, view))
+            if value == DROPPED:
+                mask &= (codes >= 0) & (codes != (values.index(KEPT) if KEPT in values else -1))
+            else:
+                mask &= codes == values.index(value) if value in values else False
+        return mask
+
+    def _search(self, text: str) -> Mask:
+        """The rows whose text, or whose question, contains a text in lower case."""
+        found: Mask = np.zeros(len(self), bool)
+        found[self._numbers("SELECT row FROM texts WHERE contains(text, ?)", text)] = True
+        asked = np.zeros(len(self._questions), bool)
+        asked[self._numbers("SELECT number FROM questions WHERE contains(text, ?)", text)] = True
+        found |= asked[self._column("question")]
+        return found
+
+    def _sort(self, sort: Sort, descending: bool, reader: int) -> npt.NDArray[np.int64]:
+        """All rows in an order; those without a value come last, and equal ones as they stand in the files."""
+        keys = self._kl[reader] if sort == "kl" else self._column(f"nll_{reader}" if sort == "nll" else sort)
+        return np.argsort(-keys if descending else keys, kind="stable")
+
+    def _read_column(self, name: str) -> npt.NDArray[Any]:
+        """A column of numbers; NaN where there is none."""
+        column = self._cursor().execute(f"SELECT {name} FROM facts").fetchnumpy()[name]
+        return np.ma.filled(column, np.nan) if np.ma.isMaskedArray(column) else np.asarray(column)
+
+    def _read_values(self, name: str) -> tuple[list[str], npt.NDArray[np.int8]]:
+        """The values of a column of few texts, and the number of each row's; -1 where there is none."""
+        distinct = f"SELECT DISTINCT {name} FROM facts WHERE {name} IS NOT NULL ORDER BY 1"
+        values = [value for (value,) in self._run(distinct, [])]
+        query = f"SELECT (coalesce(list_position(?::VARCHAR[], {name}), 0) - 1)::TINYINT AS code FROM facts"
+        return values, np.asarray(self._cursor().execute(query, [values]).fetchnumpy()["code"])
+
+    def _numbers(self, query: str, value: str) -> npt.NDArray[np.int32]:
+        (numbers,) = self._cursor().execute(query, [value]).fetchnumpy().values()
+        return np.asarray(numbers)
 
     def _run(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return self._database.cursor().execute(query, values).fetchall()
+        return self._cursor().execute(query, values).fetchall()
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection for one query: threads must not share one."""
+        cursor = self._database.cursor()
+        for name, table in self._mapped.items():
+            cursor.register(name, table)
+        return cursor
 
 
-def load_starts(folder: Path) -> list[Places]:
-    """What `save_starts` saved."""
-    with np.load(folder / "starts.npz") as arrays:
-        return [arrays[name] for name in arrays.files]
+def _name(facet: str, view: View) -> str:
+    return f"outcome_{int(view.reader)}" if facet == "outcome" else facet
 
 
-def save_starts(folder: Path, starts: Sequence[Places]) -> None:
-    """Keep where the lines of the run's files begin beside the tables."""
-    np.savez(folder / "starts.npz", *starts)
-
-
-def _outcome(view: View) -> str:
-    return f"outcome_{int(view.reader)}"
-
-
-def _where(view: View, *, without: str = "") -> tuple[str, list[Any]]:
-    """The condition of a view but for one of its filters, and the values of its parameters."""
-    conditions: dict[str, tuple[str, list[Any]]] = {}
-    if view.search:
-        found = "row IN (SELECT row FROM texts WHERE contains(text, ?))"
-        asked = "question IN (SELECT number FROM questions WHERE contains(text, ?))"
-        conditions["search"] = f"({found} OR {asked})", [view.search.lower()] * 2
-    for column in ("verdict", "question"):
-        if (value := getattr(view, column)) is not None:
-            conditions[column] = f"{column} = ?", [value]
-    for name, column in (("files", "file"), ("ids", "id")):
-        if (chosen := getattr(view, name)) is not None:
-            conditions[name] = f"{column} IN (SELECT unnest(?))", [sorted(chosen)]
-    if view.outcome == "dropped":
-        conditions["outcome"] = f"{_outcome(view)} <> '{KEPT}'", []
-    elif view.outcome is not None:
-        conditions["outcome"] = f"{_outcome(view)} = ?", [view.outcome]
-    rest = [condition for name, condition in conditions.items() if name != without]
-    where = " AND ".join(text for text, _ in rest)
-    return f"WHERE {where}" if where else "", [value for _, values in rest for value in values]
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
