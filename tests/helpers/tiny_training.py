@@ -114,7 +114,16 @@ def settings(**changes: Any) -> TrainingConfig:
 
 
 def run(loaded: LoadedModel, rows: list[Example], folder: Path, **changes: Any) -> TrainingResult:
-    options = {"objective", "updates", "validate", "on_progress", "precision", "seed", "verify"} & changes.keys()
+    options = {
+        "objective",
+        "updates",
+        "validate",
+        "on_progress",
+        "precision",
+        "seed",
+        "verify",
+        "history",
+    } & changes.keys()
     given = {"seed": 0, "precision": "float32"} | {name: changes.pop(name) for name in options}
     return train(loaded, rows, settings(**changes), folder=folder, **given)
 

@@ -14,6 +14,7 @@ from mentorkd.cli.report import compare, inspect, report, verify
 from mentorkd.cli.reproduce import reproduce
 from mentorkd.cli.run import plan, quickstart, recipes, run, schema
 from mentorkd.cli.teacher import annotate, cache_app
+from mentorkd.cli.view import view
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -33,6 +34,7 @@ for command in (
     report,
     verify,
     inspect,
+    view,
     schema,
 ):
     app.command()(command)

@@ -43,7 +43,7 @@ _NAMED = 6
 
 def say(text: str, *, error: bool = False) -> None:
     """Print a line on stdout, or on stderr. Every command prints through here, `show_table` or `show_json`."""
-    print(printable(text), file=sys.stderr if error else sys.stdout)
+    print(printable(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def show_json(value: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -13,12 +14,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mentorkd.reporting.drawing import PALETTE
-from mentorkd.web.pages import predictions, run, runs
+from mentorkd.web.pages import ask, compare, predictions, run, runs
 from mentorkd.web.respond import ERRORS
 from mentorkd.web.runs import Runs
 from mentorkd.web.security import Guard, new_token
 
-PAGES = (runs, predictions, run)
+PAGES = (runs, compare, predictions, ask, run)
 
 
 def build_app(folders: Sequence[Path], *, token: str | None, host: str, port: int) -> Starlette:
@@ -33,10 +34,19 @@ def build_app(folders: Sequence[Path], *, token: str | None, host: str, port: in
         *(route for page in PAGES for route in page.ROUTES),
     ]
     guard = Middleware(Guard, host=host, port=port, token=token)
-    app = Starlette(routes=routes, middleware=[guard], exception_handlers=ERRORS)
+    app = Starlette(routes=routes, middleware=[guard], exception_handlers=ERRORS, lifespan=_lifespan)
     app.state.runs = Runs(folders)
     app.state.cross_site = new_token()
+    app.state.served = {}
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Unload the models that were asked when the server ends."""
+    yield
+    for _, learners in app.state.served.values():
+        learners.close()
 
 
 def _palette(request: Request) -> Response:

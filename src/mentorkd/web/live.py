@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -84,8 +84,12 @@ def read_state(run: OpenedRun) -> LiveRun:
     live, running, events = read_live(run.root), run.folder.is_running(), _events(run.root)
     began = (run.root / "recipe.yaml").stat().st_mtime  # every `mentorkd run` writes it before its first stage
     started = _started(events, began) if running else {}
-    estimate = _Estimate(run.records.values())
-    rows = [_row(members, started, live, run.records, estimate) for members in _wholes(run.planned)]
+    projected = _projected(started, live)
+    estimate = _Estimate(run, projected)
+    rows = [
+        _row(members, started, live, run.records, lambda stage: _left(stage, started, projected, estimate))
+        for members in _wholes(run.planned)
+    ]
     open_rows = [row for row in rows if row.state != "done"]
     known = [row.left for row in open_rows if row.left is not None]
     at_once = max(1, len(started))
@@ -138,7 +142,7 @@ def _row(
     started: Mapping[str, float],
     live: Live,
     records: Mapping[str, StageRecord],
-    estimate: _Estimate,
+    left: Callable[[Stage], float | None],
 ) -> StageRow:
     first, unfinished = members[-1].stage, [each for each in members if each.record is None]
     running = [each.stage for each in unfinished if each.stage.name in started]
@@ -148,7 +152,7 @@ def _row(
         done, total = live.progress.get(first.name, (0, 0)) if running else (0, 0)
     finished = [each.record for each in members if each.record is not None]
     tokens = [record.tokens for record in finished if record.tokens is not None]
-    seconds = [_left(each.stage, started, live, estimate) for each in unfinished]
+    seconds = [left(each.stage) for each in unfinished]
     reasons = dict.fromkeys(each.outdated for each in members if each.outdated)
     resumes = any(each.state == "resumes" for each in unfinished) and not running
     return StageRow(
@@ -168,29 +172,38 @@ def _row(
 
 
 class _Estimate:
-    """Seconds of stages that are left, by those of the same kind that have finished: of the same learner if there are some."""
+    """Seconds of stages that are left, by stages of the same kind: finished ones of the same learner, or of any, or running ones."""
 
-    def __init__(self, records: Iterable[StageRecord]) -> None:
+    def __init__(self, run: OpenedRun, projected: Mapping[str, float]) -> None:
+        """`projected`: the whole length of running stages, by their own progress."""
         self._seconds: dict[tuple[str, str | None], list[float]] = defaultdict(list)
-        for record in records:
+        for record in run.records.values():
             self._seconds[record.kind, None].append(record.seconds)
             if record.learner:
                 self._seconds[record.kind, record.learner].append(record.seconds)
+        finished = {kind for kind, _ in self._seconds}
+        for planned in run.planned:
+            kind, name = planned.stage.kind, planned.stage.name
+            if name in projected and kind not in finished:
+                self._seconds[kind, None].append(projected[name])
 
     def of(self, stage: Stage) -> float | None:
         known = self._seconds.get((stage.kind, stage.learner)) or self._seconds.get((stage.kind, None))
         return fmean(known) if known else None
 
 
-def _left(stage: Stage, started: Mapping[str, float], live: Live, estimate: _Estimate) -> float | None:
+def _projected(started: Mapping[str, float], live: Live) -> dict[str, float]:
+    """The seconds that running stages take as a whole, by name, of those that say how far they are."""
+    now, far = time.time(), {stage: live.progress.get(stage, (0, 0)) for stage in started}
+    return {stage: max(0.0, now - started[stage]) * total / done for stage, (done, total) in far.items() if done}
+
+
+def _left(
+    stage: Stage, started: Mapping[str, float], projected: Mapping[str, float], estimate: _Estimate
+) -> float | None:
     """Seconds that an unfinished stage still takes: by its own progress, or by stages of its kind."""
-    whole = estimate.of(stage)
-    if stage.name not in started:
-        return whole
-    passed = max(0.0, time.time() - started[stage.name])
-    done, total = live.progress.get(stage.name, (0, 0))
-    if done:
-        return passed * max(0, total - done) / done
+    whole = projected[stage.name] if stage.name in projected else estimate.of(stage)
+    passed = time.time() - started[stage.name] if stage.name in started else 0.0
     return None if whole is None else max(0.0, whole - passed)
 
 

@@ -24,6 +24,7 @@ from mentorkd.reporting.format import (
     format_setting,
     format_share,
 )
+from mentorkd.statistics import format_p
 
 FORMATS = ("json", "csv")
 
@@ -34,7 +35,7 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"count": format_count, "points": format_points, "share": format_share}
+_environment.filters |= {"count": format_count, "points": format_points, "share": format_share, "p": format_p}
 _environment.filters |= {"seconds": format_seconds, "setting": format_setting, "dollars": format_dollars}
 _environment.filters |= {
     "clock": lambda seconds: datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S"),

@@ -50,7 +50,7 @@ def url_of(sock: socket.socket, host: str, token: str | None = None) -> str:
 def run_server(app: ASGIApp, sock: socket.socket) -> None:
     """Answer requests until Ctrl-C."""
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=_LAST_SECONDS
+        app, log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=_LAST_SECONDS
     )
     with closing(sock), suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[sock])

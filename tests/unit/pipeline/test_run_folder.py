@@ -350,3 +350,29 @@ def test_the_name_of_an_attempt_elsewhere_never_comes_again(tmp_path: Path) -> N
         folder.publish(stage(), first, sealed(RECORD, stage(), first))
         folder.forget(stage())
         assert folder.begin(stage(), remote=True) != first
+
+
+def test_a_look_at_the_lock_tells_who_holds_it_and_disturbs_nobody(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert not folder.is_running()
+    assert not list(tmp_path.iterdir())
+    with folder.lock():
+        assert RunFolder(tmp_path).is_running()
+    assert not folder.is_running()
+    looking, ended = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            folder.is_running()
+            looking.set()
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        assert looking.wait(5)
+        for _ in range(20):
+            with RunFolder(tmp_path).lock():
+                pass
+    finally:
+        ended.set()
+        watcher.join()

@@ -210,7 +210,11 @@ def test_a_resumed_run_gives_the_losses_and_weights_of_an_undisturbed_one(
         student = learner(seed=2, dropout=True)
         how = online(learner(seed=1))
         changes = {"epochs": 2, "schedule": "linear", "objective": how, "validate": lambda: 0.5, **length}
-        result = run(student, rows_for(student, 12), tmp_path / folder, on_progress=on_progress, **changes)
+        history = tmp_path / f"{folder}.jsonl"
+        result = run(
+            student, rows_for(student, 12), tmp_path / folder, on_progress=on_progress, history=history, **changes
+        )
+        assert [json.loads(line) for line in history.read_text().splitlines()] == result.history
         return result, weights(student)
 
     def kill(step: int, steps: int) -> None:

@@ -35,7 +35,7 @@ def show_predictions(request: Request) -> Response:
     seed = _seed(query.get("seed", ""), answers.seeds)
     learners = [name for name in answers.learners if name in query.getlist("learner")] or answers.learners
     show, words = query.get("show", "all"), query.get("q", "")
-    chosen = [question for question in _choose(answers, show, learners, seed) if _has(question, words)]
+    chosen = [question for question in choose(answers, show, learners, seed) if _has(question, words)]
     shared: dict[str, Any] = {
         "page": "predictions",
         "colour": {name: f"c{number % 8}" for number, name in enumerate(run.recipe.learners)},
@@ -94,7 +94,7 @@ def _show_question(
     return respond(request, "prediction.html.jinja", value, **shared, **neighbours)
 
 
-def _choose(answers: Answers, show: str, learners: Sequence[str], seed: int | None) -> list[Question]:
+def choose(answers: Answers, show: str, learners: Sequence[str], seed: int | None) -> list[Question]:
     """The questions by who is right. Raises HTTPException for an unknown choice."""
     if show == "all":
         return list(answers.questions)

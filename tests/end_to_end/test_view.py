@@ -1,0 +1,195 @@
+"""`mentorkd view` in a browser: every page, on finished runs and on one that runs, with planted texts, by mouse and keyboard."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import open_browser, open_page, viewing
+from command_line import Cli
+from finished import copy_run
+from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.run_folder import RunFolder
+from mentorkd.recipe.load import load_recipe
+from mentorkd.seals import FileSeal, read_sealed, write_sealed
+
+PLANTED = """<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7 }}\x1b[31m"><svg/onload=window.planted=3>"""
+PAGES = ["/", "/run/runs/one/", "/run/runs/one/predictions", "/run/runs/one/ask", "/compare?run=runs/one&run=runs/two"]
+
+
+@pytest.fixture(scope="module")
+def runs(small_run: Path) -> Path:
+    """Two finished runs, and one with planted texts."""
+    for name in ("one", "two", "planted <b>"):
+        copy_run(small_run / "run", small_run / "runs" / name)
+    plant(small_run / "runs" / "planted <b>")
+    return small_run / "runs"
+
+
+@pytest.fixture(scope="module")
+def address(runs: Path) -> Iterator[str]:
+    with viewing(runs) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as chromium:
+        yield chromium
+
+
+def rewrite(run: Path, stage: str, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change every row of a published file, as if the stage had written it so."""
+    mark = RunFolder(run).mark(stage)
+    record = {key: value for key, value in read_sealed(mark).items() if key != "seal"}
+    file = run / record["target"] / name
+    rows = [change(json.loads(line)) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_sealed(mark, record | {"files": record["files"] | {name: asdict(FileSeal.of(file))}})
+
+
+def plant(run: Path) -> None:
+    """Put texts that a hostile model or data set may have everywhere."""
+    rewrite(run, "prepare", "questions.jsonl", lambda row: row | {"text": row["text"] + PLANTED, "answer": PLANTED})
+    for learner in ("mentor", "vanilla", "student"):
+        text = {"text": f"3 + 4 = 8. {PLANTED}", "predicted": PLANTED, "verdict": "wrong"}
+        rewrite(run, f"learners/{learner}/seed-1/evaluate", "predictions.jsonl", lambda row, text=text: row | text)
+    results = json.loads((run / "report/results.json").read_text())
+    results["headline"]["statement"] += PLANTED
+    (run / "report/results.json").write_text(json.dumps(results))
+    (run / ".live.json").write_text(
+        json.dumps({"progress": {}, "notes": [[1e9, PLANTED, PLANTED]], "stopped": PLANTED})
+    )
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_fit_a_phone_and_have_no_error(browser: Any, address: str, path: str) -> None:
+    for width in (1280, 390):
+        with open_page(browser, address, viewport={"width": width, "height": 800}) as page:
+            assert page.goto(path).ok
+            page.wait_for_timeout(100)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.locator("h1").count() == 1
+
+
+def test_planted_texts_stay_texts(browser: Any, address: str) -> None:
+    run = "/run/runs/planted%20%3Cb%3E/"
+    with open_page(browser, address) as page:
+        for path in ("/", run, f"{run}predictions", f"{run}ask", "/compare?run=runs/one&run=runs/planted+%3Cb%3E"):
+            page.goto(path)
+            page.wait_for_timeout(150)
+            assert page.evaluate("window.planted") is None, path
+            assert page.locator("main script, main img, main b > b").count() == 0
+        page.goto(f"{run}predictions")
+        page.click("td.text a")
+        assert PLANTED.replace("\x1b", "") in page.locator(".cards article p").first.inner_text().replace("\x1b", "")
+        assert page.locator("mark").first.inner_text() == "3 + 4 = 8."
+        page.click("text=ask it again")
+        assert PLANTED.partition("\x1b")[0] in page.input_value("#question")
+        assert page.evaluate("window.planted") is None
+        page.goto(run)
+        assert "window.planted" in page.inner_text("#log")
+
+
+def test_filters_keys_and_the_back_button(browser: Any, address: str) -> None:
+    with open_page(browser, address) as page:
+        page.goto("/")
+        page.keyboard.press("/")
+        page.keyboard.type("one")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/?q=one*")
+        assert page.locator("tbody tr").count() == 1
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/run/runs/one/")
+        page.click("nav >> text=Predictions")
+        page.select_option("[name=show]", "none")
+        page.click("button >> text=Show")
+        page.wait_for_url("**show=none*")
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        page.keyboard.press("k")
+        page.keyboard.press("j")
+        second = page.evaluate("document.activeElement.querySelector('a').textContent")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**question=*")
+        assert page.inner_text(".question") == second
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("document.querySelector('.steps').textContent.includes('3 of 10')")
+        page.go_back()
+        page.go_back()
+        assert "show=none" in page.url
+        assert page.input_value("[name=show]") == "none"
+        page.go_back()
+        page.go_back()
+        page.go_back()
+        assert page.input_value("[name=q]") == "one"
+
+
+def test_runs_are_ticked_to_compare(browser: Any, address: str) -> None:
+    with open_page(browser, address, color_scheme="dark") as page:
+        page.goto("/?sort=run")
+        page.check("[value='runs/one']")
+        page.check("[value='runs/two']")
+        page.click("button >> text=Compare")
+        page.wait_for_url("**/compare?run=runs%2Fone&run=runs%2Ftwo")
+        assert "None: the recipes are equal." in page.inner_text("main")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+
+
+def test_a_page_follows_a_run(browser: Any, address: str, runs: Path, small_run: Path) -> None:
+    run = copy_run(runs / "one", runs / "live")
+    for stage in ("learners/student/seed-1/train", "learners/student/seed-1/evaluate", "report"):
+        RunFolder(run).mark(stage).unlink()
+    recipe = load_recipe(run / "recipe.yaml", check_files=False)
+    with open_page(browser, address) as page:
+        page.goto("/run/runs/live/")
+        assert "stopped" in page.inner_text("#facts")
+        assert "10 of 13 done" in page.inner_text("#stages")
+        page.evaluate("window.same = true")
+        thread = threading.Thread(target=lambda: Pipeline(recipe, run).run())
+        thread.start()
+        page.wait_for_selector("#facts .state.running")
+        page.wait_for_selector("#stages tr.running progress")
+        assert "student" in page.inner_text("tr.running")
+        page.wait_for_selector("#curves .end")  # the curve of a training that goes on
+        page.wait_for_selector("#facts .state.finished", timeout=60_000)
+        thread.join()
+        assert "13 of 13 done" in page.inner_text("#stages")
+        assert page.evaluate("window.same")  # the page was never loaded again
+        page.click("#facts >> text=report")
+        assert page.locator("h1").inner_text() == "small"
+
+
+def test_bad_input_gives_one_line(cli: Cli, tmp_path: Path) -> None:
+    missing = cli("view", tmp_path / "none", "--no-browser")
+    assert (missing.code, missing.out) == (2, "")
+    assert re.fullmatch("mentorkd: got .*none, which is no folder; expected a run folder, or .*\n", missing.err)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = cli("view", tmp_path, "--no-browser", "--port", port)
+    assert refused.code == 2
+    assert refused.err == (
+        f"mentorkd: got the address 127.0.0.1:{port}, which is in use; give another --port, or none for any free one\n"
+    )
+    unknown = cli("view", tmp_path, "--no-browser", "--host", "no.such.host.invalid")
+    assert unknown.code == 2
+    assert unknown.err.count("\n") == 1
+
+
+def test_an_address_of_others_has_a_token(tmp_path: Path) -> None:
+    import urllib.error
+    import urllib.request
+
+    with viewing(tmp_path, "--host", "0.0.0.0") as url:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}", url)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(url.partition("?")[0])

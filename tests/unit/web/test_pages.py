@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from finished import copy_run
+from mentorkd.pipeline.run_folder import RunFolder
+from web_client import cross_site, web_client
+
+PAGES = ["/", "/run/runs/one/", "/run/runs/one/predictions", "/run/runs/one/ask", "/compare?run=runs/one&run=runs/two"]
+
+
+@pytest.fixture(scope="module")
+def runs(small_run: Path) -> Path:
+    """A folder with two equal finished runs and one that has only begun."""
+    for name in ("one", "two"):
+        copy_run(small_run / "run", small_run / "runs" / name)
+    (small_run / "runs" / "new").mkdir()
+    (small_run / "runs" / "new" / "recipe.yaml").write_bytes((small_run / "run" / "recipe.yaml").read_bytes())
+    return small_run / "runs"
+
+
+@pytest.fixture(scope="module")
+def client(runs: Path) -> TestClient:
+    return web_client(runs)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_comes_as_html_json_and_csv(client: TestClient, path: str) -> None:
+    page = client.get(path)
+    assert page.status_code == 200, page.text
+    assert page.headers["content-type"].startswith("text/html")
+    assert " style=" not in page.text  # the policy forbids it
+    assert "<script>" not in page.text
+    form = "&" if "?" in path else "?"
+    rows = client.get(f"{path}{form}format=json").json()["rows"]
+    table = list(csv.DictReader(io.StringIO(client.get(f"{path}{form}format=csv").text)))
+    assert len(table) == len(rows) > 0
+    assert list(table[0]) == list(rows[0])
+
+
+def test_nothing_in_a_run_changes_when_it_is_looked_at(client: TestClient, runs: Path) -> None:
+    def contents() -> dict[str, tuple[int, int]]:
+        stats = {str(path): path.stat() for path in sorted(runs.rglob("*"))}
+        return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+
+    before = contents()
+    for path in PAGES:
+        client.get(path)
+    assert contents() == before
+
+
+def test_runs_are_filtered_and_sorted(client: TestClient) -> None:
+    def names(query: str) -> list[str]:
+        return [row["run"] for row in client.get(f"/?format=json&{query}").json()["rows"]]
+
+    assert names("sort=run") == ["runs/new", "runs/one", "runs/two"]
+    assert names("sort=-run") == ["runs/two", "runs/one", "runs/new"]
+    assert names("sort=-seconds")[-1] == "runs/new"  # it has none
+    assert names("state=new") == ["runs/new"]
+    assert names("sort=run&q=totals+ONE") == ["runs/one"]
+    assert names("q=zebra") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/?sort=nothing", 400, "got sort=nothing; expected one of run, state"),
+        ("/?format=xml", 400, "got format=xml; expected one of json, csv"),
+        ("/run/runs/none/", 404, "got the run &#39;runs/none&#39;"),
+        ("/run/runs/%2e%2e/one/", 404, "got the run"),
+        ("/run/runs/one/predictions?seed=7", 400, "got seed=7; expected one of 1, or all"),
+        ("/run/runs/one/predictions?show=x", 400, "got show=x; expected one of all, differ"),
+        ("/run/runs/one/predictions?page=0", 400, "got page=0"),
+        ("/run/runs/one/predictions?question=x", 404, "not among the test questions"),
+        ("/run/runs/new/predictions", 409, "has no questions yet"),
+        ("/run/runs/one/report/%2e%2e/recipe.yaml", 404, ""),
+        ("/compare?run=runs/one", 400, "got 1 runs to compare"),
+        ("/compare?run=runs/one&run=runs/new", 409, "is not finished"),
+    ],
+)
+def test_a_wrong_address_gives_a_page_that_says_what_is_wrong(
+    client: TestClient, path: str, status: int, words: str
+) -> None:
+    page = client.get(path)
+    assert page.status_code == status
+    assert words in page.text
+    as_json = client.get(f"{path}{'&' if '?' in path else '?'}format=json")
+    if words and "xml" not in path:
+        assert as_json.json()["error"]
+
+
+def test_a_damaged_file_gives_a_page_that_names_it(client: TestClient, runs: Path, tmp_path: Path) -> None:
+    copy = copy_run(runs / "one", tmp_path / "damaged")
+    (copy / "learners/student/seed-1/predictions.jsonl").write_text("{}\n")
+    (copy / "report/results.json").write_text("{")
+    browser = web_client(copy)
+    page = browser.get("/run/damaged/predictions")
+    assert page.status_code == 409
+    assert "learners/student/seed-1/predictions.jsonl has 3 bytes, expected" in page.text
+    assert "the report cannot be read" in browser.get("/").text
+    assert browser.get("/run/damaged/").status_code == 200
+    RunFolder(copy).mark("prepare").write_text("{")
+    assert "prepare.json" in browser.get("/run/damaged/").text
+
+
+def test_the_report_is_shown_with_its_own_style_and_without_scripts(client: TestClient) -> None:
+    page = client.get("/run/runs/one/report/index.html")
+    assert "<style>" in page.text
+    assert "sandbox" in page.headers["content-security-policy"]
+    assert "script" not in page.headers["content-security-policy"]
+    assert client.get("/run/runs/one/report/").headers["location"] == "/run/runs/one/report/index.html"
+    assert client.get("/run/runs/one/report/results.json").json()["name"] == "small"
+    assert client.get("/run/runs/one/recipe").text.startswith("name: small")
+
+
+def test_a_question_stands_between_its_neighbours(client: TestClient) -> None:
+    rows = client.get("/run/runs/one/predictions?format=json").json()["rows"]
+    ids = [row["question_id"] for row in rows]
+    page = client.get(f"/run/runs/one/predictions?question={ids[1]}").text
+    assert f'rel="prev" href="?question={ids[0]}"' in page
+    assert f'rel="next" href="?question={ids[2]}"' in page
+    found = client.get(f"/run/runs/one/predictions?question={ids[1]}&learner=student&format=json").json()
+    assert [row["learner"] for row in found["rows"]] == ["student"]
+    assert found["answer"] == rows[1]["answer"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"model": "nobody@seed-1"},
+            "got the model 'nobody@seed-1'; expected one of mentor@seed-1, vanilla@seed-1, student@seed-1",
+        ),
+        ({"question": " "}, "got no question"),
+        ({"temperature": "hot"}, "got the temperature 'hot'"),
+        ({"temperature": "nan"}, "got the temperature 'nan'"),
+        ({"temperature": "3"}, "from 0 (greedy) to 2"),
+    ],
+)
+def test_a_wrong_form_is_refused(client: TestClient, fields: dict[str, str], words: str) -> None:
+    form = {"model": "student@seed-1", "question": "1 + 1?", "cross_site": cross_site(client)} | fields
+    reply = client.post("/run/runs/one/ask?format=json", data=form)
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from mentorkd.web.respond import here, run_url, to_csv
+
+
+def request(query: str) -> Request:
+    return Request({"type": "http", "method": "GET", "path": "/", "query_string": query.encode(), "headers": []})
+
+
+@pytest.mark.parametrize(
+    ("query", "changes", "expected"),
+    [
+        ("a=1&b=2", {"b": 3}, "?a=1&b=3"),
+        ("a=1&b=2", {"b": None}, "?a=1"),
+        ("run=x&run=y", {"format": "json"}, "?run=x&run=y&format=json"),
+        ("", {"q": "a b&c"}, "?q=a+b%26c"),
+    ],
+)
+def test_here_changes_the_query(query: str, changes: dict[str, Any], expected: str) -> None:
+    assert here(request(query), **changes) == expected
+
+
+def test_addresses_of_runs_are_quoted() -> None:
+    assert run_url("runs/a b?#%", "ask") == "/run/runs/a%20b%3F%23%25/ask"
+    assert run_url("runs/a") == "/run/runs/a/"
+
+
+def test_csv_has_every_column_and_survives_a_round_trip() -> None:
+    rows = [{"a": 'x, "y"\nz', "b": None}, {"a": "é", "c": [1, {"d": 2}]}]
+    read = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert read == [{"a": 'x, "y"\nz', "b": "", "c": ""}, {"a": "é", "b": "", "c": '[1, {"d": 2}]'}]
+    assert to_csv([]) == "\n"
