@@ -188,7 +188,11 @@ class RationaleTable:
 
     def measured(self, reader: int) -> int:
         """How many rationales have a known divergence."""
-        return int(np.isfinite(self._kl[reader]).sum())
+        return int(np.isfinite(self._kl[reader]).sum()) if reader in self._kl else 0
+
+    def has_nll(self, reader: int) -> bool:
+        """Whether any rationale has a likelihood."""
+        return reader in self._kl and bool(np.isfinite(self._column(f"nll_{reader}")).any())
 
     def _mask(self, view: View, *, without: str = "") -> Mask:
         """The rows of a view, but for one of its filters."""

@@ -13,7 +13,6 @@ from mentorkd.pipeline.records import (
     AugmentRecord,
     RoundsRecord,
     SearchRecord,
-    StageRecord,
     TrainRecord,
     best_round,
 )
@@ -59,6 +58,12 @@ class Author:
     round: int | None = None
     """The round of a learner that reads its own texts."""
 
+    @property
+    def name(self) -> str:
+        """`teacher`, `mentor@seed-1`, `student@seed-1/round-2`."""
+        seed = "" if self.seed is None else f"@seed-{self.seed}"
+        return f"{self.source}{seed}" + ("" if self.round is None else f"/round-{self.round}")
+
 
 @dataclass(frozen=True)
 class TextFile:
@@ -75,6 +80,8 @@ class Reader:
 
     learner: str
     seed: int
+    training: str
+    """The stage that trained it."""
     selection: RunFile
     reads: frozenset[int]
     """The numbers of the files of rationales that it was given."""
@@ -124,9 +131,10 @@ def find_written(run: OpenedRun) -> Written:
             if SELECTION not in record.outputs:
                 without.append(f"{learner}@seed-{seed}")
                 continue
-            reads = {numbers[each] for each in _read_by(run, record) if each in numbers}
-            if reads:
-                readers.append(Reader(learner, seed, RunFile.of(run, stage, SELECTION), frozenset(reads)))
+            training = _training(run, stage)
+            needs = ["annotate" if need == "curate" else need for need in run.records[training].needs]
+            if reads := frozenset(numbers[need] for need in needs if need in numbers):
+                readers.append(Reader(learner, seed, training, RunFile.of(run, stage, SELECTION), reads))
     curated = RunFile.of(run, "curate", "rationales.jsonl") if "curate" in run.records else None
     return Written(RunFile.of(run, "prepare", "questions.jsonl"), texts, curated, readers, without)
 
@@ -140,12 +148,15 @@ def _text(run: OpenedRun, stage: str, round: int | None) -> TextFile | None:
     return TextFile(RunFile.of(run, stage, "rationales.jsonl"), author, sum(record.rationales.values()))
 
 
-def _read_by(run: OpenedRun, record: StageRecord) -> list[str]:
-    """The stages whose rationales a training read: of a search those of its trials, of rounds those of the best."""
-    needs = [need for need in record.needs if need in run.records]
-    if isinstance(record, RoundsRecord):
-        best = f"/round-{best_round(record.rounds or []).number}/"
-        needs = [need for need in needs if best in need]
-    if isinstance(record, RoundsRecord | SearchRecord):
-        return [stage for need in needs for stage in _read_by(run, run.records[need])]
-    return ["annotate" if need == "curate" else need for need in needs]
+def _training(run: OpenedRun, stage: str) -> str:
+    """The stage that trained what a stage published: of a search the best trial, of rounds the best round."""
+    record = run.records[stage]
+    match record:
+        case SearchRecord():
+            place = [trial.values for trial in record.search.tried].index(record.search.chosen)
+        case RoundsRecord():
+            best = best_round(record.rounds or [])
+            place = (record.rounds or []).index(best)
+        case _:
+            return stage
+    return _training(run, record.needs[place])

@@ -70,7 +70,7 @@ def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> Tr
     _show_encoding(context, stage, counts)
     _check_head(context, stage, loaded, rows[0])
     budget = context.folder.record_of(BudgetRecord, stage.inputs["budget"]) if "budget" in stage.inputs else None
-    precision, objective = context.precision(learner), _objective(context, stage, learner, loaded)
+    precision, objective = context.precision(learner), objective_for(context, stage, learner, loaded)
     run_name = stage.target.removeprefix("learners/")
     updates, part, settings = _length(stage, learner, loaded.kind, rows, budget)
     result = train_model(
@@ -190,8 +190,8 @@ def _show_encoding(context: RunContext, stage: Stage, counts: EncodingCounts) ->
         )
 
 
-def _objective(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
-    """What the learner minimises, with the models and soft labels of its mentors."""
+def objective_for(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
+    """What the learner of a training minimises, with the models and soft labels of its mentors."""
 
     def files(name: str, fold: int) -> MentorFiles:
         roles = {source: part_role(f"soft_labels/{name}/{source}", fold) for source in learner.rationales}
