@@ -16,21 +16,24 @@ import pytest
 from browser import open_browser, open_page, viewing
 from command_line import Cli
 from finished import copy_run
+from mentorkd.pipeline.live import LIVE_NAME
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder
 from mentorkd.recipe.load import load_recipe
 from mentorkd.seals import FileSeal, read_sealed, write_sealed
 
 PLANTED = """<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7 }}\x1b[31m"><svg/onload=window.planted=3>"""
+HOSTILE = ["planted <b>", "planted <i>"]
 PAGES = ["/", "/run/runs/one/", "/run/runs/one/predictions", "/run/runs/one/ask", "/compare?run=runs/one&run=runs/two"]
 
 
 @pytest.fixture(scope="module")
 def runs(small_run: Path) -> Path:
-    """Two finished runs, and one with planted texts."""
-    for name in ("one", "two", "planted <b>"):
+    """Two finished runs, and two with planted texts."""
+    for name in ("one", "two", *HOSTILE):
         copy_run(small_run / "run", small_run / "runs" / name)
-    plant(small_run / "runs" / "planted <b>")
+    for name in HOSTILE:
+        plant(small_run / "runs" / name)
     return small_run / "runs"
 
 
@@ -46,48 +49,60 @@ def browser() -> Iterator[Any]:
         yield chromium
 
 
-def rewrite(run: Path, stage: str, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change every row of a published file, as if the stage had written it so."""
+def rewrite(run: Path, stage: str, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change every JSON value of a published file, as if the stage had written it so."""
     mark = RunFolder(run).mark(stage)
     record = {key: value for key, value in read_sealed(mark).items() if key != "seal"}
     file = run / record["target"] / name
-    rows = [change(json.loads(line)) for line in file.read_text().splitlines()]
+    text = file.read_text()
+    rows = [json.loads(each) for each in (text.splitlines() if name.endswith(".jsonl") else [text])]
+    for row in rows:
+        change(row)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_sealed(mark, record | {"files": record["files"] | {name: asdict(FileSeal.of(file))}})
 
 
 def plant(run: Path) -> None:
     """Put texts that a hostile model or data set may have everywhere."""
-    rewrite(run, "prepare", "questions.jsonl", lambda row: row | {"text": row["text"] + PLANTED, "answer": PLANTED})
+
+    def plant_in_questions(row: dict[str, Any]) -> None:
+        row |= {"text": row["text"] + PLANTED, "answer": PLANTED}
+
+    def plant_in_answers(row: dict[str, Any]) -> None:
+        row |= {"text": f"3 + 4 = 8. {PLANTED}", "predicted": PLANTED, "verdict": "wrong"}
+
+    def plant_in_results(results: dict[str, Any]) -> None:
+        results["headline"]["statement"] += PLANTED
+        for learner in results["learners"]:
+            learner["model"] += PLANTED
+
+    rewrite(run, "prepare", "questions.jsonl", plant_in_questions)
     for learner in ("mentor", "vanilla", "student"):
-        text = {"text": f"3 + 4 = 8. {PLANTED}", "predicted": PLANTED, "verdict": "wrong"}
-        rewrite(run, f"learners/{learner}/seed-1/evaluate", "predictions.jsonl", lambda row, text=text: row | text)
-    results = json.loads((run / "report/results.json").read_text())
-    results["headline"]["statement"] += PLANTED
-    (run / "report/results.json").write_text(json.dumps(results))
-    (run / ".live.json").write_text(
-        json.dumps({"progress": {}, "notes": [[1e9, PLANTED, PLANTED]], "stopped": PLANTED})
-    )
+        rewrite(run, f"learners/{learner}/seed-1/evaluate", "predictions.jsonl", plant_in_answers)
+    rewrite(run, "report", "results.json", plant_in_results)
+    live = {"progress": {}, "notes": [[1e9, PLANTED, PLANTED]], "stopped": PLANTED}
+    (run / LIVE_NAME).write_text(json.dumps(live))
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_pages_fit_a_phone_and_have_no_error(browser: Any, address: str, path: str) -> None:
-    for width in (1280, 390):
-        with open_page(browser, address, viewport={"width": width, "height": 800}) as page:
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_fit_the_window_and_have_no_error(browser: Any, address: str, width: int) -> None:
+    with open_page(browser, address, viewport={"width": width, "height": 800}) as page:
+        for path in PAGES:
             assert page.goto(path).ok
             page.wait_for_timeout(100)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            assert page.locator("h1").count() == 1
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            assert page.locator("h1").count() == 1, path
 
 
 def test_planted_texts_stay_texts(browser: Any, address: str) -> None:
-    run = "/run/runs/planted%20%3Cb%3E/"
+    run, both = "/run/runs/planted%20%3Cb%3E/", "run=runs/planted+<b>&run=runs/planted+<i>"
     with open_page(browser, address) as page:
-        for path in ("/", run, f"{run}predictions", f"{run}ask", "/compare?run=runs/one&run=runs/planted+%3Cb%3E"):
+        for path in ("/", run, f"{run}predictions", f"{run}ask", f"/compare?{both}"):
             page.goto(path)
             page.wait_for_timeout(150)
             assert page.evaluate("window.planted") is None, path
-            assert page.locator("main script, main img, main b > b").count() == 0
+            assert page.locator("main script, main img, main i:not(.dot)").count() == 0, path
+            assert "49" not in page.inner_text("main"), path  # of {{ 7*7 }}
         page.goto(f"{run}predictions")
         page.click("td.text a")
         assert PLANTED.replace("\x1b", "") in page.locator(".cards article p").first.inner_text().replace("\x1b", "")
@@ -103,9 +118,9 @@ def test_filters_keys_and_the_back_button(browser: Any, address: str) -> None:
     with open_page(browser, address) as page:
         page.goto("/")
         page.keyboard.press("/")
-        page.keyboard.type("one")
+        page.keyboard.type("runs/one")
         page.keyboard.press("Enter")
-        page.wait_for_url("**/?q=one*")
+        page.wait_for_url("**/?q=runs%2Fone*")
         assert page.locator("tbody tr").count() == 1
         page.keyboard.press("j")
         page.keyboard.press("Enter")
@@ -131,7 +146,7 @@ def test_filters_keys_and_the_back_button(browser: Any, address: str) -> None:
         page.go_back()
         page.go_back()
         page.go_back()
-        assert page.input_value("[name=q]") == "one"
+        assert page.input_value("[name=q]") == "runs/one"
 
 
 def test_runs_are_ticked_to_compare(browser: Any, address: str) -> None:
@@ -143,6 +158,26 @@ def test_runs_are_ticked_to_compare(browser: Any, address: str) -> None:
         page.wait_for_url("**/compare?run=runs%2Fone&run=runs%2Ftwo")
         assert "None: the recipes are equal." in page.inner_text("main")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 26)"
+
+
+def test_a_learner_is_asked_and_graded(browser: Any, address: str) -> None:
+    with open_page(browser, address) as page:
+        page.goto("/run/runs/one/ask")
+        page.fill("#question", "Finn has 3 stamps and buys 4 more. How many stamps does Finn have?")
+        page.fill("[name=answer]", "7")
+        page.select_option("[name=model]", "vanilla@seed-1")
+        page.click("button >> text=Ask")
+        page.wait_for_selector(".cards .badge", timeout=60_000)
+        card = page.inner_text(".cards article")
+        assert "vanilla, seed 1" in card
+        assert "24 tokens, cut off" in card
+        assert "no answer" in card
+        assert page.inner_text(".cards p").strip()
+    with open_page(browser, address, java_script_enabled=False) as page:
+        page.goto("/run/runs/one/ask?question=1+plus+1%3F")
+        page.click("button >> text=Ask")
+        assert "24 tokens, cut off" in page.inner_text(".cards article")
+        assert page.input_value("#question") == "1 plus 1?"
 
 
 def test_a_page_follows_a_run(browser: Any, address: str, runs: Path, small_run: Path) -> None:
@@ -185,11 +220,8 @@ def test_bad_input_gives_one_line(cli: Cli, tmp_path: Path) -> None:
     assert unknown.err.count("\n") == 1
 
 
-def test_an_address_of_others_has_a_token(tmp_path: Path) -> None:
-    import urllib.error
-    import urllib.request
-
-    with viewing(tmp_path, "--host", "0.0.0.0") as url:
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}", url)
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(url.partition("?")[0])
+def test_an_address_that_others_reach_has_a_token(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mentorkd.web.server.run_server", lambda app, sock: sock.close())
+    outcome = cli("view", tmp_path, "--no-browser", "--host", "0.0.0.0")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}  \(Ctrl-C ends\)\n", outcome.out)
+    assert "token" not in cli("view", tmp_path, "--no-browser").out

@@ -55,6 +55,7 @@ def open_browser() -> Iterator[Browser]:
 def open_page(browser: Browser, address: str, **options: object) -> Iterator[Page]:
     """A page in a window of its own. No error may have come to its console, and it may have asked no other machine."""
     context = browser.new_context(base_url=address, **options)  # type: ignore[arg-type]
+    context.set_default_timeout(20_000)
     page = context.new_page()
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
@@ -64,4 +65,4 @@ def open_page(browser: Browser, address: str, **options: object) -> Iterator[Pag
     )
     yield page
     context.close()
-    assert not errors
+    assert errors == []

@@ -13,6 +13,7 @@ from mentorkd.cli.evaluate import ask, evaluate
 from mentorkd.cli.report import compare, inspect, report, verify
 from mentorkd.cli.reproduce import reproduce
 from mentorkd.cli.run import plan, quickstart, recipes, run, schema
+from mentorkd.cli.serve import serve
 from mentorkd.cli.teacher import annotate, cache_app
 from mentorkd.cli.view import view
 
@@ -35,6 +36,7 @@ for command in (
     verify,
     inspect,
     view,
+    serve,
     schema,
 ):
     app.command()(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +16,6 @@ from mentorkd.errors import DataError, RunError
 from mentorkd.pipeline.records import count_verdicts
 from mentorkd.pipeline.run import Pipeline, Reporter, open_run
 from mentorkd.pipeline.run_folder import Stage
-from mentorkd.recipe.graph import headline_student
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER, Prediction, Question, write_jsonl
@@ -179,7 +177,7 @@ def ask(
     seeds = pipeline.recipe.seeds
     if seed is not None and seed not in seeds:
         raise RunError(f"got --seed {seed}; expected one of {', '.join(map(str, seeds))}, the recipe's seeds")
-    name, seed = learner or _headline_student(pipeline), seeds[0] if seed is None else seed
+    name, seed = learner or pipeline.headline_student(), seeds[0] if seed is None else seed
     config = _learner(pipeline.recipe, name)
     context = RunContext(pipeline.recipe, pipeline.folder)
     model = context.model_folder(name, seed, pipeline.trained(name, seed))
@@ -197,19 +195,6 @@ def ask(
     say(f"answer: {answer}" if answer is not None else "answer: none found")
     if not finished:
         say(f"(cut off after {completion.tokens} tokens; raise `sampling.max_new_tokens`)")
-
-
-def _headline_student(pipeline: Pipeline) -> str:
-    """The learner that the run's report compares with its baseline; for a run without a report, that of the recipe."""
-    from mentorkd.reporting.write import read_results
-
-    with suppress(RunError):
-        results = read_results(pipeline.folder.root / "report")
-        if (number := results["headline"]["comparison"]) is not None:
-            student = results["comparisons"][number]["a"]
-            if student in pipeline.recipe.learners:
-                return student
-    return headline_student(pipeline.recipe)
 
 
 def _learner(recipe: Recipe, name: str) -> Learner:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from mentorkd.data.examples import TextExample, text_examples
-from mentorkd.data.prompts import CAUSAL_SEPARATOR, chat_prompt
+from mentorkd.data.prompts import CAUSAL_SEPARATOR, chat_prompt, render_chat
 from mentorkd.data.rows import Rows
 from mentorkd.errors import DataError, ModelError
 from mentorkd.models import LoadedModel, config_of, load_tokenizer, model_kind
@@ -61,9 +61,22 @@ def encode_prompt(
     For other causal models: the text and `separator`. Causal prompts have no end token.
     """
     if kind == "seq2seq":
-        return _ended(tokenizer, tokenizer(text))
-    prompt = chat_prompt(tokenizer, text, separator)
-    ids = list(tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"])
+        return encode_plain(tokenizer, kind, text)
+    return _open(tokenizer, chat_prompt(tokenizer, text, separator), special=not tokenizer.chat_template)
+
+
+def encode_plain(tokenizer: PreTrainedTokenizerBase, kind: ModelKind, text: str) -> list[int]:
+    """Token ids of a prompt that is the text alone; an encoder-decoder model reads the end token after it."""
+    return _ended(tokenizer, tokenizer(text)) if kind == "seq2seq" else _open(tokenizer, text, special=True)
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids of the prompt that a causal model's chat template makes of several turns."""
+    return _open(tokenizer, render_chat(tokenizer, turns), special=False)
+
+
+def _open(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
     return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
 
 

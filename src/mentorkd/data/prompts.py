@@ -7,7 +7,7 @@ The paper (section 4.1) has two forms of target: `{rationale} --> {answer}` for 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mentorkd.errors import DataError
@@ -50,8 +50,12 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str, separator: str = 
     """
     if not tokenizer.chat_template:
         return text + separator
-    turns = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return render_chat(tokenizer, [{"role": "user", "content": text}])
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]]) -> str:
+    """A chat by the tokenizer's template, up to the next turn of the model. A turn has a `role` and a `content`."""
+    return str(tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True))
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str | None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
-from mentorkd.generation.engine import Engine, EngineDtype
+from mentorkd.generation.engine import EngineDtype
+from mentorkd.generation.live import LiveEngine
 from mentorkd.recipe.learner import EngineName, ModelConfig
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def open_engine(
     stop: Sequence[str] = (),
     chat_date: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
-) -> Engine:
+) -> LiveEngine:
     """Open an engine over a saved model (`model_dir`) or one in memory (`loaded`).
 
     A batch holds `batch_size` sequences, or at most `tokens_per_batch` padded tokens (prompt and `max_new_tokens`) if

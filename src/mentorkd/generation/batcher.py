@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 4096
 """Texts that may wait for their first token. A request beyond them is refused at once, since it would wait for minutes."""
+
+MOST_ATTENTION = 64 * 512**2
+"""Pairs of prompt tokens that are read together: rows times the square of the longest prompt. Attention needs memory for each."""
 
 GATHER_SECONDS = 0.005
 """An idle engine begins when no row has come for this time. Requests that are sent at once arrive milliseconds apart."""
@@ -40,7 +43,7 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name=f"{engine.name} engine", daemon=True)
         self._thread.start()
 
-    async def write(
+    def begin(
         self,
         prompt_ids: Sequence[int],
         params: SamplingParams,
@@ -48,16 +51,14 @@ class Batcher:
         seed: int | None = None,
         likeliest: int | None = None,
         at_once: bool = False,
-    ) -> AsyncIterator[list[tuple[int, Token]]]:
-        """The tokens of the `params.n` samples as they come, each with the number of its sample.
+    ) -> LiveRequest:
+        """Ask for `params.n` texts after a prompt. Close the request in every case.
 
-        `seed` makes the samples repeatable, `likeliest` asks for log-probabilities (see `LiveRow`). With `at_once`, tokens come
-        when a sample is complete, which is cheaper. Closing the iterator cancels what is not written yet.
-
-        Raises OverloadedError if too many texts wait, and ModelError if the engine fails.
+        `seed` makes the texts repeatable, and `likeliest` asks for log-probabilities (see `LiveRow`). With `at_once`, tokens come when a
+        text is complete, which is cheaper. Raises OverloadedError if too many texts wait.
         """
-        request = _Request(at_once=at_once)
-        rows = [
+        request = LiveRequest(self._drop, at_once=at_once)
+        request.rows = [
             LiveRow(
                 prompt_ids,
                 replace(params, n=1),
@@ -70,16 +71,16 @@ class Batcher:
             )
             for sample in range(params.n)
         ]
-        self._add(rows)
-        unfinished = len(rows)
-        try:
-            while unfinished:
-                tokens = await request.tokens()
-                unfinished -= sum(token.finish_reason is not None for _, token in tokens)
-                if tokens:
-                    yield tokens
-        finally:
-            self._cancel(rows)
+        with self._changed:
+            if self._closed:
+                raise ModelError("the model is no longer served")
+            if len(self._waiting) + params.n > self._most_waiting:
+                raise OverloadedError(
+                    f"{len(self._waiting):,} texts wait already, of at most {self._most_waiting:,}; ask again later"
+                )
+            self._waiting += request.rows
+            self._changed.notify()
+        return request
 
     def close(self) -> None:
         """Stop the thread. Texts that are not complete fail."""
@@ -90,23 +91,10 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
-    def _add(self, rows: Sequence[LiveRow]) -> None:
+    def _drop(self) -> None:
+        """Take cancelled rows out of the queue."""
         with self._changed:
-            if self._closed:
-                raise ModelError("the model is no longer served")
-            if len(self._waiting) + len(rows) > self._most_waiting:
-                raise OverloadedError(
-                    f"{len(self._waiting):,} texts wait already, and at most {self._most_waiting:,} may; ask again later"
-                )
-            self._waiting += rows
-            self._changed.notify()
-
-    def _cancel(self, rows: Sequence[LiveRow]) -> None:
-        with self._changed:
-            for row in rows:
-                row.cancelled = True
-            if not all(row.ended for row in rows):
-                self._waiting = deque(row for row in self._waiting if not row.cancelled)
+            self._waiting = deque(row for row in self._waiting if not row.cancelled)
 
     def _take(self, live: int) -> list[LiveRow]:
         """The engine's `Take`."""
@@ -115,7 +103,13 @@ class Batcher:
             room = self._engine.batch_size - live
             if not live:
                 self._wait(room)
-            rows = [] if self._closed else [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+            rows: list[LiveRow] = []
+            longest = 0
+            while self._waiting and len(rows) < room and not self._closed:
+                longest = max(longest, len(self._waiting[0].prompt_ids))
+                if rows and (len(rows) + 1) * longest**2 > MOST_ATTENTION:
+                    break
+                rows.append(self._waiting.popleft())
             self._begun += rows
             return rows
 
@@ -152,21 +146,46 @@ class Batcher:
             self._begun = []
         for row in begun:
             row.ended = True
+            assert isinstance(row.request, LiveRequest)
             row.request.fail(error)
 
 
-class _Request:
-    """What an engine's thread hands to the coroutine of a client."""
+class LiveRequest:
+    """The texts of one request: what an engine's thread hands to a client's coroutine."""
 
-    def __init__(self, *, at_once: bool) -> None:
-        self._at_once = at_once
+    def __init__(self, drop_cancelled: Callable[[], None], *, at_once: bool) -> None:
+        self.rows: Sequence[LiveRow] = ()
+        self._drop_cancelled, self._at_once = drop_cancelled, at_once
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._tokens: deque[tuple[int, Token]] = deque()
         self._error: MentorkdError | None = None
 
+    async def tokens(self) -> list[tuple[int, Token]]:
+        """What has come since the last call, each token with the number of its text. Waits if nothing has.
+
+        Raises ModelError if the engine fails.
+        """
+        while not self._tokens:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if self._error is not None:
+                raise self._error
+        return [self._tokens.popleft() for _ in range(len(self._tokens))]
+
+    def cancel(self, sample: int) -> None:
+        """End one text. A few more of its tokens may still come."""
+        self.rows[sample].cancelled = True
+
+    def close(self) -> None:
+        """End all texts."""
+        if not all(row.ended for row in self.rows):
+            for row in self.rows:
+                row.cancelled = True
+            self._drop_cancelled()
+
     def of_sample(self, sample: int) -> Callable[[Token], None]:
-        """What a row calls with each token."""
+        """What the row of a text calls with each token."""
 
         def put(token: Token) -> None:
             self._tokens.append((sample, token))
@@ -181,13 +200,5 @@ class _Request:
 
     def _wake(self) -> None:
         if not self._arrived.is_set():
-            with suppress(RuntimeError):  # the client's loop is closed
+            with suppress(RuntimeError):  # the client's event loop is closed
                 self._loop.call_soon_threadsafe(self._arrived.set)
-
-    async def tokens(self) -> list[tuple[int, Token]]:
-        """What has come since the last call, at least one token unless another call took it."""
-        await self._arrived.wait()
-        self._arrived.clear()
-        if self._error is not None:
-            raise self._error
-        return [self._tokens.popleft() for _ in range(len(self._tokens))]

@@ -19,6 +19,9 @@ from mentorkd.generation.decoding import LEAVE_SHARE, Rows, choose
 from mentorkd.generation.live import LiveRow, Scored, Take
 from mentorkd.records import ModelKind
 
+_DRAWS = 64
+"""Random numbers that a row draws at a time."""
+
 
 @torch.inference_mode()
 def write_live(model: PreTrainedModel, kind: ModelKind, take: Take, *, start_id: int | None, pad_id: int) -> None:
@@ -92,7 +95,7 @@ class _Batch:
         tokens_R = torch.empty(len(self._members), dtype=torch.long, device=device)
         for (temperature, top_p, top_k), alike in places.items():
             index = torch.tensor(alike, device=device)
-            drawn = [next(self._members[place].draws, 0.0) for place in alike] if temperature else None
+            drawn = [next(self._members[place].draws) for place in alike] if temperature else None
             uniform_R = None if drawn is None else torch.tensor(drawn, device=device)
             logits_RV = self._logits_RV if len(places) == 1 else self._logits_RV[index]
             tokens_R[index] = choose(logits_RV, uniform_R, temperature=temperature, top_p=top_p, top_k=top_k)
@@ -131,11 +134,10 @@ def score(
 
 def _draws(row: LiveRow) -> Iterator[float]:
     """The uniform numbers in [0, 1) of a row's tokens: those of its seed, or new ones."""
-    if row.params.greedy:
-        return iter(())
     generator = torch.Generator()
-    if row.draws_seed is None:
+    if row.own_seed is None:
         generator.seed()
     else:
-        generator.manual_seed(row.draws_seed)
-    return iter(torch.rand(row.params.max_new_tokens, generator=generator).tolist())
+        generator.manual_seed(row.own_seed)
+    while True:
+        yield from torch.rand(_DRAWS, generator=generator).tolist()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mentorkd.generation.engine import FinishReason, SamplingParams
-from mentorkd.records import content_id
+from mentorkd.generation.engine import Engine, FinishReason, SamplingParams
+from mentorkd.records import ModelKind, content_id
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 Scored = tuple[int, float]
 """A token id and its log-probability (natural logarithm) under the model's own distribution, at temperature 1."""
@@ -88,15 +91,19 @@ With 0 it waits for a row. An empty list then means that no more will come.
 """
 
 
-class LiveEngine(Protocol):
-    """An engine that writes rows of different clients. It begins what `take` gives, and returns when there is no more.
+class LiveEngine(Engine, Protocol):
+    """An engine that also writes rows of different clients. It begins what `take` gives, and returns when there is no more.
 
     A row's tokens depend on the row alone, as far as it is greedy or has a seed. An error loses all rows that are being written;
     the engine can then be called again.
     """
 
-    name: str
+    tokenizer: PreTrainedTokenizerBase
+    kind: ModelKind
     batch_size: int
+
+    @property
+    def config(self) -> PretrainedConfig: ...
 
     @property
     def end_ids(self) -> Collection[int]: ...

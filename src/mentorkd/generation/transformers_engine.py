@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
@@ -96,6 +97,11 @@ class TransformersEngine:
                     ]
                 on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
         return results
+
+    @property
+    def config(self) -> PretrainedConfig:
+        config: PretrainedConfig = self._base.config
+        return config
 
     @property
     def end_ids(self) -> list[int]:

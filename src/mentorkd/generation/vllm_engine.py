@@ -19,6 +19,7 @@ from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, Sampl
 from mentorkd.generation.live import LiveRow, Scored, Take
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
+from mentorkd.records import ModelKind
 
 PROMPTS_PER_CALL = 512
 """Prompts of one call to vLLM: enough to fill its batches, few enough for a progress bar to move."""
@@ -58,6 +59,7 @@ class VllmEngine:
             raise ModelError("the vllm engine has no int8; set `engine: ctranslate2` or another dtype")
         from vllm import LLM
 
+        self.kind: ModelKind = "causal"
         self.tokenizer = load_tokenizer(ModelConfig(name=str(self.model_dir), **self.chat))
         self.end_ids = sampling.saved_end_token_ids(self.model_dir, self.tokenizer)
         # generation_config="vllm" ignores the sampling settings of the model's own file.
@@ -123,7 +125,7 @@ class VllmEngine:
             top_p=top_p,
             top_k=top_k or -1,
             max_tokens=row.params.max_new_tokens,
-            seed=row.draws_seed if row.repeatable else None,
+            seed=row.own_seed,
             stop_token_ids=self.end_ids,
             logprobs=row.likeliest,
             detokenize=False,

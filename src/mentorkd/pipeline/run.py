@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from mentorkd.pipeline.records import StageRecord, TrainRecord
 from mentorkd.pipeline.resources import room, share_of_cores
 from mentorkd.pipeline.run_folder import RunFolder, Stage, role
 from mentorkd.pipeline.schedule import Schedule, most_at_once
+from mentorkd.recipe.graph import headline_student
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.vocabularies import vocabularies
@@ -127,6 +128,18 @@ class Pipeline:
             if why := self._why_outdated(stage):
                 raise RunError(f"{stage} has to run again, because {why}; use `mentorkd run`")
         return stage
+
+    def headline_student(self) -> str:
+        """The learner that the run's report compares with its baseline; for a run without a report, that of the recipe."""
+        from mentorkd.reporting.write import read_results
+
+        with suppress(RunError):
+            results = read_results(self.folder.root / "report")
+            if (number := results["headline"]["comparison"]) is not None:
+                student = results["comparisons"][number]["a"]
+                if student in self.recipe.learners:
+                    return str(student)
+        return headline_student(self.recipe)
 
     def plan(self) -> list[PlannedStage]:
         """Every stage and its state. Changes nothing."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -25,7 +25,7 @@ from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import respond
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import read_form
-from mentorkd.web.serving import Delta, ServedLearners
+from mentorkd.web.serving import ServedLearners
 
 _MOST_TEMPERATURE = 2.0
 
@@ -66,7 +66,7 @@ def _page(
         "ask.html.jinja",
         {"run": address, "rows": rows} | ({} if reply is None else {"reply": reply}),
         page="ask",
-        text=reply,
+        shown=reply,
         question=fields.get("question", ""),
         answer=fields.get("answer", ""),
         temperature=fields.get("temperature", "0"),
@@ -93,7 +93,14 @@ async def answer(request: Request) -> Response:
     events = _stream(await run_in_threadpool(served_by, request, root), run, asked)
     if request.query_params.get("format") == "json":
         return StreamingResponse(_as_events(events), media_type="text/event-stream")
-    reply: dict[str, Any] = {"text": ""}
+    reply: dict[str, Any] = {
+        "text": "",
+        "error": None,
+        "verdict": "ungraded",
+        "predicted": None,
+        "tokens": 0,
+        "finished": True,
+    }
     async for event in events:
         reply |= event | ({"text": reply["text"] + event["text"]} if "text" in event else {})
     return await run_in_threadpool(_page, request, address, run, fields, reply)
@@ -126,9 +133,7 @@ async def _stream(served: ServedLearners, run: OpenedRun, asked: _Asked) -> Asyn
     params = SamplingParams(max_new_tokens=tokens, temperature=asked.temperature)
     text, count, reason = "", 0, None
     try:
-        async with aclosing(
-            cast(AsyncGenerator[Delta, None], served.stream(asked.model, asked.question, params))
-        ) as deltas:
+        async with aclosing(served.stream(asked.model, asked.question, params)) as deltas:
             async for delta in deltas:
                 text, count, reason = text + delta.text, count + delta.tokens, delta.finish_reason or reason
                 if delta.text:
