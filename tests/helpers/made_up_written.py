@@ -9,11 +9,22 @@ from pathlib import Path
 
 from mentorkd.records import Question, Rationale, write_jsonl
 from mentorkd.seals import FileSeal
+from mentorkd.web.copies import Making, Tables
+from mentorkd.web.table import RationaleTable
 from mentorkd.web.written import Author, Reader, RunFile, TextFile, Written
 
-__all__ = ["WORDS", "made_up_written", "run_file"]
+__all__ = ["WORDS", "made_up_written", "opened", "run_file"]
 
 WORDS = ("apples", "Äpfel", "sum", "100%", "it's", "a_b", "→", "nothing")
+
+
+def opened(tables: Tables, written: Written) -> RationaleTable:
+    """The table of `written`, when its copy is made."""
+    table = tables.get(written)
+    while isinstance(table, Making):
+        table.wait()
+        table = tables.get(written)
+    return table
 
 
 def run_file(path: Path) -> RunFile:
@@ -78,7 +89,7 @@ def made_up_written(
         run_file(folder / "questions.jsonl"),
         [text("teacher", Author("teacher")), *(text(f"mentor-{n}", Author("mentor", n)) for n in (1, 2))],
         run_file(folder / "curated.jsonl"),
-        [Reader("student", 1, "train", run_file(folder / "selection.jsonl"), frozenset({0, 1}))],
+        [Reader("student", 1, "train", run_file(folder / "selection.jsonl"), frozenset({0, 1}), curated=True)],
         [],
     )
     every: Sequence[Rationale] = [rationale for rationales in files.values() for rationale in rationales]

@@ -65,12 +65,13 @@ class Curation:
         if decision.text is not None:
             new = edited(row.rationale, decision.text, row.question, self._grader)
         expected = {"reject": None, "restore": row.rationale.id}.get(decision.action, new.id if new else None)
-        return Decided(decision, new, waits=row.read_id != expected)
+        return Decided(decision, new, waits=row.curated_id != expected)
 
     def decide(self, rationale: Rationale, action: str, *, why: str, text: str | None) -> Decision:
         """Append a decision of the user of this program. Raises RunError for one that cannot be made, or changes nothing."""
         if self.obstacle is not None or self.file is None:
             raise RunError(self.obstacle or "")
+        known = self.decisions  # read in any case, so that nothing is appended to a file that is no overlay
         if rationale.source != TEACHER:
             raise RunError(
                 f"got a rationale of {rationale.source}, which writes its texts again; expected one of the teacher"
@@ -78,7 +79,7 @@ class Curation:
         actions: dict[str, Action] = {"reject": "reject", "restore": "restore", "edit": "edit"}
         if action not in actions:
             raise RunError(f"got the action {action!r}; expected one of {', '.join(actions)}")
-        if action == "restore" and rationale.id not in self.decisions:
+        if action == "restore" and rationale.id not in known:
             raise RunError(f"got `restore` for {rationale.id}, about which nothing was decided")
         if action == "edit" and (not text or text.strip() == rationale.text):
             raise RunError("got the text as it is; change it, or reject the rationale")

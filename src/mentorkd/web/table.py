@@ -69,8 +69,8 @@ class TableRow:
     file: int
     length: int
     """In characters."""
-    read_id: str | None
-    """The id by which learners read it: another one if the run has an edited text of it, None if it was rejected."""
+    curated_id: str | None
+    """Its id after the decisions of the last run: another one if it was edited, None if it was rejected."""
     overlay: str | None
     """What the decisions of the last run did to it: `reject` or `edit`."""
     outcomes: Sequence[str | None]
@@ -129,11 +129,11 @@ class RationaleTable:
     def rows(self, numbers: Iterable[int]) -> list[TableRow]:
         """The rows of these numbers, in their order. Raises DamagedError if the run's files have changed."""
         numbers = [int(number) for number in numbers]
-        query = "SELECT row, id, read_id FROM facts WHERE row IN (SELECT unnest(?))"
-        ids = {row: (id, read_id) for row, id, read_id in self._run(query, [numbers])}
+        query = "SELECT row, id, curated_id FROM facts WHERE row IN (SELECT unnest(?))"
+        ids = {row: (id, curated_id) for row, id, curated_id in self._run(query, [numbers])}
         return [self._row(number, *ids[number]) for number in numbers]
 
-    def _row(self, row: int, id: str, read_id: str | None) -> TableRow:
+    def _row(self, row: int, id: str, curated_id: str | None) -> TableRow:
         file, question = int(self._column("file")[row]), int(self._column("question")[row])
         rationale = self._texts[file].record(Rationale, row - int(self._firsts[file]))
         if rationale.id != id:
@@ -146,7 +146,7 @@ class RationaleTable:
             self._questions.record(Question, question),
             file,
             int(self._column("length")[row]),
-            read_id,
+            curated_id,
             self._value("overlay", row),
             [self._value(f"outcome_{reader}", row) for reader in readers],
             [_finite(self._column(f"nll_{reader}")[row]) for reader in readers],
@@ -179,9 +179,14 @@ class RationaleTable:
 
         return id_at(place - 1), id_at(after), place + 1, len(of_view)
 
+    def read_id(self, reader: int, row: TableRow) -> str | None:
+        """The id by which a reader knows a rationale; None if it was rejected before."""
+        return row.curated_id if self.written.readers[reader].curated else row.rationale.id
+
     def keep_divergences(self, reader: int, kl: Mapping[str, float]) -> None:
         """Divergences of a reader from its mentors by `read_id`, by which views can be sorted from now on."""
-        query = "SELECT row, read_id FROM facts WHERE read_id IN (SELECT unnest(?))"
+        id = "curated_id" if self.written.readers[reader].curated else "id"
+        query = f"SELECT row, {id} FROM facts WHERE {id} IN (SELECT unnest(?))"
         for row, read_id in self._run(query, [list(kl)]):
             self._kl[reader][row] = kl[read_id]
         self._order.cache_clear()

@@ -2,7 +2,7 @@
 
     texts       row, file, id, question_id, sample, verdict, length, text in lower case: for the search
     questions   number, id, text in lower case
-    facts       what is filtered and sorted by: row, file, question (its number), id, read_id, sample, verdict, length, overlay; of each
+    facts       what is filtered and sorted by: row, file, question (its number), id, curated_id, sample, verdict, length, overlay; of each
                 reader N outcome_N (`kept`, or what dropped it; null if N was not given the file) and nll_N
 
 As files, facts are Parquet. What is searched is Arrow, since mapped memory that needs no decoding is searched at twice the speed.
@@ -167,7 +167,7 @@ def _facts(written: Written) -> str:
     A question is in several splits at most once each, so it is the first line that counts.
     """
     columns = ["t.row", "t.file", "q.number AS question", "t.id", "t.sample", "t.verdict", "t.length"]
-    read_id, overlay, joins = "t.id", "NULL::VARCHAR", []
+    curated_id, overlay, joins = "t.id", "NULL::VARCHAR", []
     joins.append("LEFT JOIN (SELECT id, min(number) AS number FROM questions GROUP BY id) AS q ON q.id = t.question_id")
     if written.curated is not None:
         curated = _lines(written.curated, id="VARCHAR", meta="STRUCT(edited_from VARCHAR)")
@@ -176,18 +176,19 @@ def _facts(written: Written) -> str:
         joins.append(
             f"LEFT JOIN (SELECT id, meta.edited_from AS old FROM {curated}) AS c ON {mine} AND coalesce(c.old, c.id) = t.id"
         )
-        read_id = f"CASE WHEN {mine} THEN c.id ELSE t.id END"
+        curated_id = f"CASE WHEN {mine} THEN c.id ELSE t.id END"
         overlay = (
             f"CASE WHEN NOT {mine} THEN NULL WHEN c.id IS NULL THEN 'reject' WHEN c.old IS NOT NULL THEN 'edit' END"
         )
-    columns += [f"{read_id} AS read_id", f"{overlay} AS overlay"]
+    columns += [f"{curated_id} AS curated_id", f"{overlay} AS overlay"]
     for number, reader in enumerate(written.readers):
         log = _lines(reader.selection, rationale_id="VARCHAR", dropped_by="VARCHAR", nll="DOUBLE")
         facts = f"SELECT rationale_id, max(dropped_by) AS dropped_by, max(nll) AS nll FROM {log} GROUP BY rationale_id"
-        joins.append(f"LEFT JOIN ({facts}) AS r{number} ON r{number}.rationale_id = {read_id}")
+        own_id = curated_id if reader.curated else "t.id"
+        joins.append(f"LEFT JOIN ({facts}) AS r{number} ON r{number}.rationale_id = {own_id}")
         given = f"t.file IN ({', '.join(map(str, sorted(reader.reads)))})"
         outcome = (
-            f"CASE WHEN NOT {given} THEN NULL WHEN ({read_id}) IS NULL THEN '{OVERLAY}' "
+            f"CASE WHEN NOT {given} THEN NULL WHEN ({own_id}) IS NULL THEN '{OVERLAY}' "
             f"ELSE coalesce(r{number}.dropped_by, '{KEPT}') END"
         )
         columns += [f"{outcome} AS outcome_{number}", f"CASE WHEN {given} THEN r{number}.nll END AS nll_{number}"]

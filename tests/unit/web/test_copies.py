@@ -13,7 +13,7 @@ pytest.importorskip("duckdb", reason="duckdb is installed by pip install 'mentor
 
 import duckdb
 
-from made_up_written import made_up_written, run_file
+from made_up_written import made_up_written, opened, run_file
 from mentorkd.errors import DamagedError
 from mentorkd.web import copies
 from mentorkd.web.copies import Making, Tables, cache_folder, remove_oldest, write_copy
@@ -28,8 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_copy_is_made_once_for_equal_files(cache: Path, tmp_path: Path) -> None:
     written, *_ = made_up_written(tmp_path)
-    making = Tables(cache).get(written)
-    assert isinstance(making, Making)
+    making = Making(written, cache / written.key)
     assert 0 <= making.progress <= 1
     making.wait()
     assert making.error is None
@@ -73,17 +72,11 @@ def test_what_fails_is_told_and_tried_again(cache: Path, tmp_path: Path) -> None
     content = file.read_bytes()
     file.write_bytes(content[:-1])
     tables = Tables(cache)
-    making = tables.get(written)
-    assert isinstance(making, Making)
-    making.wait()
     with pytest.raises(DamagedError, match=r"mentor-1.jsonl has"):
-        tables.get(written)
+        opened(tables, written)
     assert not [path for path in cache.iterdir() if path.is_dir()]
     file.write_bytes(content)
-    again = tables.get(written)
-    assert isinstance(again, Making)
-    again.wait()
-    assert isinstance(tables.get(written), RationaleTable)
+    assert len(opened(tables, written)) == 40
 
 
 def test_the_copies_that_were_not_used_for_longest_are_removed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_a_wrong_address_is_told(client: TestClient, query: str, message: str) -
 
 def test_texts_are_shown_and_not_obeyed(client: TestClient, folder: Path) -> None:
     row = value(client, "by=teacher")["rows"][0]
-    text = "<script>alert(1)</script> \x1b[31m 1 + 1 = 3. <img src=x>"
+    text = "<script>alert(1)</script> \x1b[31m. So 2 + 3 = 6. <img src=x>"
     assert decide(client, rationale=row["rationale_id"], action="edit", text=text).status_code == 303
     page = client.get(f"{PAGE}?question={row['question_id']}&q=<script>").text
     assert "<script>alert" not in page
@@ -178,12 +179,16 @@ def test_a_file_that_is_no_overlay_is_not_written_to(client: TestClient, folder:
 
 def test_a_large_table_tells_how_far_its_copy_is(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "IN_MEMORY", 0)
-    replies = [client.get(f"{PAGE}?format=json")]
-    assert replies[0].status_code == 202
-    assert 0 <= replies[0].json()["progress"] <= 1
-    while replies[-1].status_code == 202:
-        replies.append(client.get(f"{PAGE}?format=json"))
-    assert replies[-1].json()["total"] == 128
+    go_on = threading.Event()
+    write = copies.write_copy
+    monkeypatch.setattr(copies, "write_copy", lambda *given: go_on.wait() and write(*given))
+    assert "is made, once, in your cache folder" in client.get(PAGE).text
+    reply = client.get(f"{PAGE}?format=json")
+    assert (reply.status_code, reply.json()["progress"]) == (202, 0.0)
+    go_on.set()
+    while reply.status_code == 202:
+        reply = client.get(f"{PAGE}?format=json")
+    assert reply.json()["total"] == 128
 
 
 def test_tokens_of_a_rationale(client: TestClient) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("duckdb", reason="duckdb is installed by pip install 'mentorkd[view]'")
 
-from made_up_written import WORDS, made_up_written
+from made_up_written import WORDS, made_up_written, opened
 from mentorkd.errors import DamagedError
 from mentorkd.records import Question, Rationale
-from mentorkd.web.copies import Making, Tables
+from mentorkd.web.copies import Tables
 from mentorkd.web.table import DROPPED, RationaleTable, View
 from mentorkd.web.written import Written
 
@@ -36,13 +36,7 @@ def table(
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mentorkd.web.copies.IN_MEMORY", 0)
-        tables = Tables(tmp_path_factory.mktemp("cache"))
-        making = tables.get(made[0])
-        assert isinstance(making, Making)
-        making.wait()
-        table = tables.get(made[0])
-        assert isinstance(table, RationaleTable)
-        yield table
+        yield opened(Tables(tmp_path_factory.mktemp("cache")), made[0])
 
 
 def test_rows_are_read_as_they_were_written(table: RationaleTable, made: Made) -> None:
@@ -55,9 +49,9 @@ def test_rows_are_read_as_they_were_written(table: RationaleTable, made: Made) -
     assert [row.outcomes[0] or "" for row in rows] == outcomes
     assert [row.file for row in rows] == [0] * 24 + [1] * 8 + [2] * 8
     assert [row.overlay for row in rows[:3]] == ["reject", "edit", None]
-    assert rows[0].read_id is None
-    assert rows[1].read_id not in (None, rationales[1].id)
-    assert all(row.read_id == row.rationale.id for row in rows[2:])
+    assert rows[0].curated_id is None
+    assert rows[1].curated_id not in (None, rationales[1].id)
+    assert all(row.curated_id == row.rationale.id for row in rows[2:])
     kept = [row for row, outcome in zip(rows, outcomes, strict=True) if outcome == "kept"]
     assert [row.nll[0] for row in kept[1:]] == [float(row.length) for row in kept[1:]]
     assert table.rows([5, 0, 5])[::2] == [rows[5]] * 2

@@ -83,9 +83,9 @@ def _measure(request: Request, form: Mapping[str, str]) -> Response:
     for start in range(0, len(order), MEASURED_AT_ONCE):
         for row in opened.table.rows(order[start : start + MEASURED_AT_ONCE]):
             if row.outcomes[opened.reader] == KEPT and row.kl[opened.reader] is None and len(kl) < MEASURED_AT_ONCE:
-                assert row.read_id is not None, "it was kept"
-                if (mean := _look(opened, student, row).kl) is not None:
-                    kl[row.read_id] = mean
+                read_id = opened.table.read_id(opened.reader, row)
+                if read_id is not None and (mean := _look(opened, student, row).kl) is not None:
+                    kl[read_id] = mean
         if len(kl) >= MEASURED_AT_ONCE or start >= 20 * MEASURED_AT_ONCE:
             break
     if not kl:
@@ -113,12 +113,12 @@ def _look(opened: Opened, student: Student, row: TableRow) -> TextView:
 
 def _as_read(opened: Opened, row: TableRow) -> Rationale:
     """A rationale as learners read it: with the text that the last run had."""
-    if row.read_id == row.rationale.id:
+    read_id, curated = opened.table.read_id(opened.reader, row), opened.written.curated
+    if read_id == row.rationale.id:
         return row.rationale
-    curated = opened.written.curated
-    if row.read_id is None or curated is None:
-        raise RunError("the rationale was rejected, so no learner of the last run read it")
-    return next(each for each in Rows.of_jsonl(curated.path, Rationale) if each.id == row.read_id)
+    if read_id is None or curated is None:
+        raise RunError("the rationale was rejected, so the learner did not read it")
+    return next(each for each in Rows.of_jsonl(curated.path, Rationale) if each.id == read_id)
 
 
 def _shade(kl: float | None) -> int:
