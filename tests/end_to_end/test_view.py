@@ -19,10 +19,14 @@ from finished import copy_run
 from mentorkd.pipeline.live import LIVE_NAME
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder
+from mentorkd.printable import printable
 from mentorkd.recipe.load import load_recipe
 from mentorkd.seals import FileSeal, read_sealed, write_sealed
 
-PLANTED = """<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7 }}\x1b[31m"><svg/onload=window.planted=3>"""
+PLANTED = (
+    '<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7 }}\x1b[31m\u202e'
+    '"><svg/onload=window.planted=3>'
+)
 HOSTILE = ["planted <b>", "planted <i>"]
 PAGES = ["/", "/run/runs/one/", "/run/runs/one/predictions", "/run/runs/one/ask", "/compare?run=runs/one&run=runs/two"]
 
@@ -105,10 +109,10 @@ def test_planted_texts_stay_texts(browser: Any, address: str) -> None:
             assert "49" not in page.inner_text("main"), path  # of {{ 7*7 }}
         page.goto(f"{run}predictions")
         page.click("td.text a")
-        assert PLANTED.replace("\x1b", "") in page.locator(".cards article p").first.inner_text().replace("\x1b", "")
+        assert printable(PLANTED) in page.locator(".cards article p").first.inner_text()
         assert page.locator("mark").first.inner_text() == "3 + 4 = 8."
         page.click("text=ask it again")
-        assert PLANTED.partition("\x1b")[0] in page.input_value("#question")
+        assert printable(PLANTED) in page.input_value("#question")
         assert page.evaluate("window.planted") is None
         page.goto(run)
         assert "window.planted" in page.inner_text("#log")
@@ -138,7 +142,7 @@ def test_filters_keys_and_the_back_button(browser: Any, address: str) -> None:
         page.wait_for_url("**question=*")
         assert page.inner_text(".question") == second
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("document.querySelector('.steps').textContent.includes('3 of 10')")
+        page.wait_for_selector(".steps >> text=3 of 10")
         page.go_back()
         page.go_back()
         assert "show=none" in page.url

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from mentorkd.errors import RunError
@@ -25,6 +26,11 @@ class Answers:
     """By the id of the question."""
 
     @property
+    def ids(self) -> list[str]:
+        """The ids of the questions."""
+        return [question.id for question in self.questions]
+
+    @property
     def learners(self) -> list[str]:
         """The learners with answers, in the recipe's order."""
         return list(dict.fromkeys(learner for learner, _ in self.predictions))
@@ -43,10 +49,19 @@ class Answers:
         }
         return dict(sorted(found.items()))
 
-    def is_right(self, learner: str, question: str, seed: int | None) -> bool:
-        """Whether a learner answers a question correctly; with several seeds, more than half of its models."""
-        verdicts = [answer.verdict == "correct" for answer in self.of(learner, question, seed).values()]
-        return 2 * sum(verdicts) > len(verdicts)
+    @cached_property
+    def correct(self) -> Mapping[Model, Set[str]]:
+        """The questions that each model answers correctly."""
+        return {
+            model: {id for id, answer in rows.items() if answer.verdict == "correct"}
+            for model, rows in self.predictions.items()
+        }
+
+    def correct_of(self, learner: str, seed: int | None) -> Set[str]:
+        """The questions that a learner answers correctly with a seed; with None, with more than half of its seeds."""
+        models = [ids for (name, each), ids in self.correct.items() if name == learner and seed in (None, each)]
+        counts = Counter(id for ids in models for id in ids)
+        return {id for id, count in counts.items() if 2 * count > len(models)}
 
 
 def read_answers(run: OpenedRun) -> Answers:

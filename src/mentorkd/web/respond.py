@@ -11,11 +11,13 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from mentorkd.errors import MentorkdError
+from mentorkd.printable import printable
 from mentorkd.reporting.format import (
     format_count,
     format_dollars,
@@ -28,10 +30,17 @@ from mentorkd.statistics import format_p
 
 FORMATS = ("json", "csv")
 
+
+def _shown(value: Any) -> Any:
+    """A value as a page shows it: of texts, control characters and marks that reverse their direction are escaped."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 _environment = Environment(
     loader=PackageLoader("mentorkd.web"),
     autoescape=True,
     undefined=StrictUndefined,
+    finalize=_shown,
     trim_blocks=True,
     lstrip_blocks=True,
 )

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,32 @@ def test_a_question_stands_between_its_neighbours(client: TestClient) -> None:
     found = client.get(f"/run/runs/one/predictions?question={ids[1]}&learner=student&format=json").json()
     assert [row["learner"] for row in found["rows"]] == ["student"]
     assert found["answer"] == rows[1]["answer"]
+
+
+def test_events_have_the_parts_of_the_page_and_end_when_the_browser_leaves(client: TestClient) -> None:
+    scope = {"type": "http", "method": "GET", "path": "/run/runs/one/events", "query_string": b""}
+    scope |= {"headers": [(b"host", b"127.0.0.1:8000")], "raw_path": b"/run/runs/one/events", "http_version": "1.1"}
+    bodies: list[bytes] = []
+
+    async def listen() -> None:
+        left = asyncio.Event()
+
+        async def receive() -> dict[str, str]:
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, bytes]) -> None:
+            if body := message.get("body"):
+                bodies.append(body)
+                left.set()
+
+        await asyncio.wait_for(client.app(scope, receive, send), 10)  # type: ignore[arg-type]
+
+    asyncio.run(listen())
+    parts = json.loads(bodies[0].decode().removeprefix("data: "))
+    assert list(parts) == ["facts", "graph", "stages", "curves", "log"]
+    page = client.get("/run/runs/one/").text
+    assert all(part in page for part in parts.values())
 
 
 @pytest.mark.parametrize(

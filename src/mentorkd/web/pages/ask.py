@@ -19,6 +19,7 @@ from starlette.routing import Route
 from mentorkd.errors import MentorkdError
 from mentorkd.generation.engine import SamplingParams
 from mentorkd.grading.grade import Grader
+from mentorkd.printable import printable
 from mentorkd.recipe.graph import headline_student
 from mentorkd.records import Question
 from mentorkd.web.opened import OpenedRun
@@ -137,7 +138,7 @@ async def _stream(served: ServedLearners, run: OpenedRun, asked: _Asked) -> Asyn
             async for delta in deltas:
                 text, count, reason = text + delta.text, count + delta.tokens, delta.finish_reason or reason
                 if delta.text:
-                    yield {"text": delta.text}
+                    yield {"text": printable(delta.text)}
         graded = await run_in_threadpool(_grade, run, asked, text)
         yield {"end": True, **graded, "tokens": count, "finished": reason == "stop"}
     except MentorkdError as error:

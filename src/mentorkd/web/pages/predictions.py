@@ -1,4 +1,4 @@
-"""The learners' answers to the test questions: who is right where, and one question with all texts."""
+"""The learners' answers to the test questions: who is correct where, and one question with all texts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mentorkd.web.runs import run_of
 
 _PAGE = 100
 
-_SHOWS = {"all": "all", "differ": "they differ", "none": "nobody right", "every": "everybody right"}
-"""Choices of questions by who is right; `alone:LEARNER` is one more for each learner."""
+_SHOWS = {"all": "all", "differ": "they differ", "none": "nobody correct", "every": "everybody correct"}
+"""Choices of questions by who is correct; `alone:LEARNER` is one more for each learner."""
 
 
 def show_predictions(request: Request) -> Response:
     """The page of all questions, or of one (`question`).
 
-    `seed` is one seed, else all count; `learner` (repeated) the learners that are compared; `show` who is right; `q` words of the
+    `seed` is one seed, else all count; `learner` (repeated) the learners that are compared; `show` who is correct; `q` words of the
     question or its answer; `page` counts from 1.
     """
     address, root = run_of(request)
@@ -53,7 +53,7 @@ def show_predictions(request: Request) -> Response:
         **shared,
         answers=answers,
         summary=[_summary(answers, name, learners) for name in answers.learners],
-        shows=_SHOWS | {f"alone:{name}": f"only {name} right" for name in learners},
+        shows=_SHOWS | {f"alone:{name}": f"only {name} correct" for name in learners},
         show=show,
         q=words,
         number=number,
@@ -95,20 +95,21 @@ def _show_question(
 
 
 def choose(answers: Answers, show: str, learners: Sequence[str], seed: int | None) -> list[Question]:
-    """The questions by who is right. Raises HTTPException for an unknown choice."""
+    """The questions by who is correct. Raises HTTPException for an unknown choice."""
     if show == "all":
         return list(answers.questions)
     shows = [*_SHOWS, *(f"alone:{name}" for name in learners)]
     if show not in shows:
         raise HTTPException(400, f"got show={show}; expected one of {', '.join(shows)}")
 
-    def is_chosen(question: Question) -> bool:
-        right = [name for name in learners if answers.is_right(name, question.id, seed)]
-        if show.startswith("alone:"):
-            return right == [show.removeprefix("alone:")]
-        return {"differ": 0 < len(right) < len(learners), "none": not right, "every": right == list(learners)}[show]
-
-    return [question for question in answers.questions if is_chosen(question)]
+    correct = {name: answers.correct_of(name, seed) for name in learners}
+    some, all_of_them = set[str]().union(*correct.values()), set(answers.ids).intersection(*correct.values())
+    if show.startswith("alone:"):
+        alone = show.removeprefix("alone:")
+        chosen = correct[alone] - set[str]().union(*(ids for name, ids in correct.items() if name != alone))
+    else:
+        chosen = {"differ": some - all_of_them, "none": set(answers.ids) - some, "every": all_of_them}[show]
+    return [question for question in answers.questions if question.id in chosen]
 
 
 def _row(answers: Answers, question: Question, learners: Sequence[str], seed: int | None) -> dict[str, Any]:
@@ -122,16 +123,16 @@ def _row(answers: Answers, question: Question, learners: Sequence[str], seed: in
 
 
 def _summary(answers: Answers, learner: str, learners: Sequence[str]) -> dict[str, Any]:
-    """The accuracy of a learner by seed, and on how many questions it alone is right among those that are compared."""
+    """The accuracy of a learner by seed, and on how many questions it alone is correct among those that are compared."""
     seeds = {}
     for seed in answers.seeds:
-        rows = answers.predictions.get((learner, seed))
-        if not rows:
+        if not (rows := answers.predictions.get((learner, seed))):
             continue
-        others = [name for name in learners if name != learner and (name, seed) in answers.predictions]
-        right = [id for id, answer in rows.items() if answer.verdict == "correct"]
-        alone = sum(not any(answers.is_right(name, id, seed) for name in others) for id in right)
-        seeds[seed] = {"accuracy": len(right) / len(rows), "alone": alone if learner in learners and others else None}
+        correct = answers.correct[learner, seed]
+        others = [name for name in learners if name != learner and (name, seed) in answers.correct]
+        alone = correct - set[str]().union(*(answers.correct[name, seed] for name in others))
+        known = learner in learners and others
+        seeds[seed] = {"accuracy": len(correct) / len(rows), "alone": len(alone) if known else None}
     return {"learner": learner, "seeds": seeds}
 
 

@@ -160,7 +160,9 @@ def _draw_curves(run: OpenedRun) -> list[tuple[str, Markup]]:
             points = [(row["step"], scale * row[panel]) for row in rows if row.get(panel) is not None]
             name = stage.name.removeprefix("learners/").removesuffix("/train")
             drawn.append(Line(name, colours.get(stage.learner, 0), points, growing))
-    drawings = {panel: draw_lines(_PANELS[panel], lines[panel], from_zero=panel != "loss") for panel in _PANELS}
+    drawings = {
+        panel: draw_lines(_PANELS[panel], lines[panel], logarithmic=panel != "validation_accuracy") for panel in _PANELS
+    }
     return [(_PANELS[panel], drawing) for panel, drawing in drawings.items() if drawing]
 
 

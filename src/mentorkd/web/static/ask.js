@@ -63,8 +63,8 @@ function show(card, event) {
     const graded = event.verdict in signs;
     const badge = document.createElement("span");
     badge.className = `badge ${graded ? event.verdict : ""}`;
-    badge.textContent = graded ? `${signs[event.verdict]} ${event.verdict.replace("_", " ")}` : "";
-    if (event.predicted !== null) badge.textContent += ` answer: ${event.predicted}`;
+    const predicted = event.predicted !== null && event.verdict !== "correct" ? event.predicted : null;
+    badge.textContent = [graded && `${signs[event.verdict]} ${event.verdict.replace("_", " ")}`, predicted].filter(Boolean).join(" · ");
     card.header.append(badge);
     card.footer.textContent = `${event.tokens} tokens${event.finished ? "" : ", cut off"}`;
   }
