@@ -92,7 +92,7 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV with a header of all their keys; a value that is a list or a mapping is JSON."""
     rows = list(rows)
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\r\n")
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return file.getvalue()

@@ -33,7 +33,7 @@ def test_addresses_of_runs_are_quoted() -> None:
 
 
 def test_csv_has_every_column_and_survives_a_round_trip() -> None:
-    rows = [{"a": 'x, "y"\nz', "b": None}, {"a": "é", "c": [1, {"d": 2}]}]
-    read = list(csv.DictReader(io.StringIO(to_csv(rows))))
-    assert read == [{"a": 'x, "y"\nz', "b": "", "c": ""}, {"a": "é", "b": "", "c": '[1, {"d": 2}]'}]
-    assert to_csv([]) == "\n"
+    rows = [{"a": 'x, "y"\nz', "b": None}, {"a": "é\r", "c": [1, {"d": 2}]}]
+    read = list(csv.DictReader(io.StringIO(to_csv(rows), newline="")))
+    assert read == [{"a": 'x, "y"\nz', "b": "", "c": ""}, {"a": "é\r", "b": "", "c": '[1, {"d": 2}]'}]
+    assert to_csv([]) == "\r\n"

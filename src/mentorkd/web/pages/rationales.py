@@ -29,7 +29,7 @@ from mentorkd.web.written import Written, find_written
 
 MEASURED_AT_ONCE = 64
 """Rationales whose divergence one request measures."""
-_PAGE = 100
+_PAGE = 50
 _SORTS = {"question": "question", "length": "length", "nll": "perplexity", "kl": "KL"}
 _VERDICTS = ("correct", "wrong", "no_answer", "ungraded")
 _CURATED = {"decided": "decided", "waiting": "for the next run"}
