@@ -142,10 +142,10 @@ def write_run(run: Path, size: int) -> None:
                 question.id,
                 text,
                 question.answer,
-                verdict,
+                verdict,  # type: ignore[arg-type]
                 "teacher",
                 number % SAMPLES,
-                usage,  # type: ignore[arg-type]
+                usage,
             )
 
     def publish(stage: Stage, record: StageRecord) -> None:

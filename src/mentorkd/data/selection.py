@@ -250,8 +250,8 @@ def gather(
 
     A text that an earlier source has given for the same question is a duplicate. Rationales of questions outside
     `questions` (the training split) are dropped, and so are refused, empty and cut replies of a teacher. The other
-    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`. `dropped` is told of each rationale that a
-    filter drops.
+    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`. `dropped` is called for each rationale that
+    a filter drops.
     """
     known = {question.id: question for question in questions}
     taken: dict[str, Sequence[Rationale]] = {}

@@ -25,7 +25,7 @@ from mentorkd.web.written import Written
 log = logging.getLogger(__name__)
 
 IN_MEMORY = 20_000
-"""Most rationales that are read anew when a server opens a run; it takes a part of a second."""
+"""Most rationales that a server reads from the run's files whenever it opens the run; this takes a part of a second."""
 MOST_BYTES = 4 << 30
 """What all copies may have together."""
 _MOST_OPEN = 8
