@@ -64,8 +64,12 @@ class Curation:
         new = None
         if decision.text is not None:
             new = edited(row.rationale, decision.text, row.question, self._grader)
-        expected = {"reject": None, "restore": row.rationale.id}.get(decision.action, new.id if new else None)
-        return Decided(decision, new, waits=row.curated_id != expected)
+        expected = {
+            "reject": ("reject", None),
+            "restore": (None, row.rationale.id),
+            "edit": ("edit", new.id if new else None),
+        }
+        return Decided(decision, new, waits=(row.overlay, row.curated_id) != expected[decision.action])
 
     def decide(self, rationale: Rationale, action: str, *, why: str, text: str | None) -> Decision:
         """Append a decision of the user of this program. Raises RunError for one that cannot be made, or changes nothing."""

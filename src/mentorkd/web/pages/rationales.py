@@ -212,6 +212,8 @@ def _expect(name: str, value: str | None, choices: Sequence[str], *, known: bool
 
 def _waiting(opened: Opened) -> list[str]:
     """The ids of rationales with a decision that the run has not made yet."""
+    if not opened.curation.decisions:
+        return []
     rows = opened.table.rows(opened.table.find(opened.curation.decisions))
     decided = [(row.rationale.id, opened.curation.decided(row)) for row in rows]
     return [id for id, each in decided if each is not None and each.waits]
