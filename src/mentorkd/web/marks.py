@@ -11,15 +11,26 @@ from mentorkd.reporting.examples import SENTENCE
 
 Span = tuple[int, int]
 
+_ROW = 280
+"""Characters that a row of a table shows, about."""
+
 
 def false_sentences(text: str) -> list[Span]:
     """Start and end of each sentence with a false equation; none unless the whole text has one, too."""
-    if "=" not in text and "equal" not in text:
-        return []
-    if not check_arithmetic(text).wrong:
-        return []
-    sentences = (match for match in SENTENCE.finditer(text) if match.group().strip())
-    return [match.span() for match in sentences if check_arithmetic(match.group()).wrong]
+    matches = (match for match in SENTENCE.finditer(text) if "=" in match.group() or "equal" in match.group())
+    spans = [match.span() for match in matches if check_arithmetic(match.group()).wrong]
+    return spans if spans and check_arithmetic(text).wrong else []
+
+
+def excerpt(text: str, search: str = "") -> str:
+    """Whole sentences of a text that is longer than a row of a table can show: its first ones, or those around what was searched for."""
+    if len(text) <= _ROW:
+        return text
+    sentences = [match.span() for match in SENTENCE.finditer(text)]
+    hit = next(iter(found(text, search)), (0, 0))
+    first = 0 if hit[1] <= _ROW else max((start for start, _ in sentences if start <= hit[0]), default=0)
+    last = next((end for _, end in sentences if end >= first + _ROW), len(text))
+    return ("…" if first else "") + text[first:last] + ("…" if last < len(text) else "")
 
 
 def found(text: str, search: str) -> list[Span]:

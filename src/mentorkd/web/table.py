@@ -123,8 +123,9 @@ class RationaleTable:
         codes: npt.NDArray[np.integer[Any]] = self._column("file")
         if facet != "file":
             values, codes = self._values(_name(facet, view))
-        counts = np.bincount(codes[mask & (codes >= 0)], minlength=len(values))
-        return {values[code]: int(counts[code]) for code in np.argsort(-counts, kind="stable") if counts[code]}
+        counts = [int(np.count_nonzero(mask & (codes == code))) for code in range(len(values))]
+        ranked = sorted(zip(values, counts, strict=True), key=lambda item: -item[1])
+        return {value: count for value, count in ranked if count}
 
     def rows(self, numbers: Iterable[int]) -> list[TableRow]:
         """The rows of these numbers, in their order. Raises DamagedError if the run's files have changed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mentorkd.web.marks import false_sentences, found, pieces
+from mentorkd.web.marks import excerpt, false_sentences, found, pieces
 
 TEXT = "3 + 4 = 7. Then 7 + 2 = 10. So 10 - 1 = 8. It is 8."
 
@@ -20,6 +20,20 @@ def test_every_sentence_with_a_false_equation_is_found() -> None:
 )
 def test_a_search_is_found_as_it_is_written(text: str, search: str, expected: list[str]) -> None:
     assert [text[start:end] for start, end in found(text, search)] == expected
+
+
+def test_an_excerpt_is_of_whole_sentences_around_the_search() -> None:
+    text = " ".join(f"Step {number} is {number} + 1 = {number + 1}." for number in range(100))
+    first = excerpt(text)
+    assert text.startswith(first.removesuffix("…"))
+    assert first.endswith(".…")
+    assert 280 <= len(first) <= 320
+    around = excerpt(text, "step 70 ")
+    assert around.startswith("…Step 70 is 70 + 1 = 71. Step 71")
+    assert excerpt(text, "step 3 ") == first
+    assert excerpt("short", "x") == "short"
+    assert excerpt("x" * 1000) == "x" * 1000
+    assert excerpt(text, "step 99 ") == "…Step 99 is 99 + 1 = 100."
 
 
 def test_pieces_are_the_text() -> None:

@@ -18,7 +18,7 @@ from mentorkd.reporting.format import format_count
 from mentorkd.web.copies import Making, Tables
 from mentorkd.web.curation import Curation
 from mentorkd.web.divergences import read_divergences
-from mentorkd.web.marks import pieces
+from mentorkd.web.marks import excerpt, pieces
 from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import respond, run_url
 from mentorkd.web.runs import run_of
@@ -65,6 +65,7 @@ class Opened:
             "reader": self.reader,
             "has_mentors": self.has_mentors,
             "curation": self.curation,
+            "excerpt": excerpt,
             "pieces": pieces,
             "exp": exp,
         }
