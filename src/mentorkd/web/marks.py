@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from mentorkd.grading.arithmetic import check_arithmetic
@@ -15,11 +16,12 @@ _ROW = 280
 """Characters that a row of a table shows, about."""
 
 
-def false_sentences(text: str) -> list[Span]:
+@lru_cache(maxsize=1 << 12)  # a page is often asked for again, and the check is most of its time
+def false_sentences(text: str) -> Sequence[Span]:
     """Start and end of each sentence with a false equation; none unless the whole text has one, too."""
     matches = (match for match in SENTENCE.finditer(text) if "=" in match.group() or "equal" in match.group())
     spans = [match.span() for match in matches if check_arithmetic(match.group()).wrong]
-    return spans if spans and check_arithmetic(text).wrong else []
+    return spans if spans and check_arithmetic(text).wrong else ()
 
 
 def excerpt(text: str, search: str = "") -> str:

@@ -6,6 +6,7 @@ then a mask over the rows and an order of all rows, both of which are kept, so t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,8 @@ _KEPT_ORDERS = 8
 
 DROPPED = "dropped"
 """In a view: the outcome of any filter."""
+
+_ID = re.compile(r"[0-9a-f]{16}")
 
 Sort = Literal["question", "length", "nll", "kl"]
 Facet = Literal["file", "verdict", "outcome", "overlay"]
@@ -103,6 +106,7 @@ class RationaleTable:
         self._questions, *self._texts = [Lines(file.path, each) for file, each in zip(files, starts, strict=True)]
         self._kl = {number: np.full(len(self), np.nan) for number in range(len(written.readers))}
         self._column = lru_cache(_KEPT_COLUMNS)(self._read_column)
+        self._by_id = lru_cache(2)(self._sort_ids)
         self._values = lru_cache(_KEPT_COLUMNS)(self._read_values)
         self._found = lru_cache(_KEPT_SEARCHES)(self._search)
         self._order = lru_cache(_KEPT_ORDERS)(self._sort)
@@ -113,8 +117,7 @@ class RationaleTable:
     def order(self, view: View) -> npt.NDArray[np.int64]:
         """The numbers of a view's rows, in its order."""
         order, mask = self._order(view.sort, view.descending, view.reader), self._mask(view)
-        chosen: npt.NDArray[np.int64] = order[mask[order]]
-        return chosen
+        return order if mask.all() else order[mask[order]]
 
     def count(self, facet: Facet, view: View) -> dict[Any, int]:
         """How many rows of a view have each value of a column, the most frequent first; its own filter of this column does not count."""
@@ -129,25 +132,22 @@ class RationaleTable:
 
     def rows(self, numbers: Iterable[int]) -> list[TableRow]:
         """The rows of these numbers, in their order. Raises DamagedError if the run's files have changed."""
-        numbers = [int(number) for number in numbers]
-        query = "SELECT row, id, curated_id FROM facts WHERE row IN (SELECT unnest(?))"
-        ids = {row: (id, curated_id) for row, id, curated_id in self._run(query, [numbers])}
-        return [self._row(number, *ids[number]) for number in numbers]
+        return [self._row(int(number)) for number in numbers]
 
-    def _row(self, row: int, id: str, curated_id: str | None) -> TableRow:
+    def _row(self, row: int) -> TableRow:
         file, question = int(self._column("file")[row]), int(self._column("question")[row])
         rationale = self._texts[file].record(Rationale, row - int(self._firsts[file]))
-        if rationale.id != id:
+        if rationale.id != f"{int(self._column('id')[row]):016x}":
             raise DamagedError(
                 f"{self._texts[file].path} has changed since the run wrote it; `mentorkd run` makes it again"
             )
-        readers = range(len(self.written.readers))
+        readers, curated_id = range(len(self.written.readers)), int(self._column("curated_id")[row])
         return TableRow(
             rationale,
             self._questions.record(Question, question),
             file,
             int(self._column("length")[row]),
-            curated_id,
+            f"{curated_id:016x}" if curated_id else None,
             self._value("overlay", row),
             [self._value(f"outcome_{reader}", row) for reader in readers],
             [_finite(self._column(f"nll_{reader}")[row]) for reader in readers],
@@ -158,15 +158,18 @@ class RationaleTable:
         values, codes = self._values(name)
         return None if codes[row] < 0 else values[codes[row]]
 
-    def find(self, ids: Iterable[str]) -> list[int]:
+    def find(self, ids: Iterable[str], column: Literal["id", "curated_id"] = "id") -> list[int]:
         """The numbers of the rows with these ids, in order; unknown ids are left out."""
-        query = "SELECT row FROM facts WHERE id IN (SELECT unnest(?)) ORDER BY row"
-        return [row for (row,) in self._run(query, [list(ids)])]
+        wanted = np.array([int(id, 16) for id in ids if _ID.fullmatch(id)], np.uint64)
+        order, column_ids = self._by_id(column), self._column(column)
+        places = np.searchsorted(column_ids, wanted, sorter=order)
+        rows = order[places[places < len(order)]]
+        return sorted(rows[np.isin(column_ids[rows], wanted)].tolist())
 
     def of_question(self, id: str) -> list[int]:
         """The numbers of the rows of a question, by file; none for an unknown one."""
-        query = "SELECT row FROM facts JOIN questions ON question = number WHERE questions.id = ? ORDER BY row"
-        return [row for (row,) in self._run(query, [id])]
+        numbers = self._numbers("SELECT number FROM questions WHERE id = ?", id)
+        return [] if not len(numbers) else np.flatnonzero(self._column("question") == numbers.min()).tolist()
 
     def neighbours(self, view: View, row: int) -> tuple[str | None, str | None, int, int]:
         """The questions before and after that of a row among those of a view, the question's place among them, and how many there are."""
@@ -186,10 +189,9 @@ class RationaleTable:
 
     def keep_divergences(self, reader: int, kl: Mapping[str, float]) -> None:
         """Divergences of a reader from its mentors by `read_id`, by which views can be sorted from now on."""
-        id = "curated_id" if self.written.readers[reader].curated else "id"
-        query = f"SELECT row, {id} FROM facts WHERE {id} IN (SELECT unnest(?))"
-        for row, read_id in self._run(query, [list(kl)]):
-            self._kl[reader][row] = kl[read_id]
+        column: Literal["id", "curated_id"] = "curated_id" if self.written.readers[reader].curated else "id"
+        for row in self.find(kl, column):
+            self._kl[reader][row] = kl[f"{int(self._column(column)[row]):016x}"]
         self._order.cache_clear()
 
     def measured(self, reader: int) -> int:
@@ -235,6 +237,9 @@ class RationaleTable:
         """All rows in an order; those without a value come last, and equal ones as they stand in the files."""
         keys = self._kl[reader] if sort == "kl" else self._column(f"nll_{reader}" if sort == "nll" else sort)
         return np.argsort(-keys if descending else keys, kind="stable")
+
+    def _sort_ids(self, column: str) -> npt.NDArray[np.int64]:
+        return np.argsort(self._column(column), kind="stable")
 
     def _read_column(self, name: str) -> npt.NDArray[Any]:
         """A column of numbers; NaN where there is none."""

@@ -1,9 +1,9 @@
 """The tables of a run's rationales, made from the run's files: in memory, or once as files in a folder.
 
-    texts       row, file, id, question_id, sample, verdict, length, text in lower case: for the search
+    texts       row, file, id, question_id, verdict, length, text in lower case: for the search
     questions   number, id, text in lower case
-    facts       what is filtered and sorted by: row, file, question (its number), id, curated_id, sample, verdict, length, overlay; of each
-                reader N outcome_N (`kept`, or what dropped it; null if N was not given the file) and nll_N
+    facts       what is filtered and sorted by: row, file, question (its number), id and curated_id (as numbers; 0 if rejected), verdict,
+                length, overlay; of each reader N outcome_N (`kept`, or what dropped it; null if N was not given the file) and nll_N
 
 As files, facts are Parquet. What is searched is Arrow, since mapped memory that needs no decoding is searched at twice the speed.
 
@@ -156,8 +156,8 @@ def _queries(written: Written) -> Iterable[tuple[str, str]]:
 
 
 def _text_rows(number: int, text: TextFile) -> str:
-    kinds = {"id": "VARCHAR", "question_id": "VARCHAR", "sample": "INTEGER", "verdict": "VARCHAR", "text": "VARCHAR"}
-    columns = "id, question_id, sample, verdict, length(text)::INTEGER AS length, lower(text) AS text"
+    kinds = {"id": "VARCHAR", "question_id": "VARCHAR", "verdict": "VARCHAR", "text": "VARCHAR"}
+    columns = "id, question_id, verdict, length(text)::INTEGER AS length, lower(text) AS text"
     return f"SELECT {number}::INTEGER AS file, {columns} FROM {_lines(text.file, **kinds)}"
 
 
@@ -166,7 +166,7 @@ def _facts(written: Written) -> str:
 
     A question is in several splits at most once each, so it is the first line that counts.
     """
-    columns = ["t.row", "t.file", "q.number AS question", "t.id", "t.sample", "t.verdict", "t.length"]
+    columns = ["t.row", "t.file", "q.number AS question", f"{_number('t.id')} AS id", "t.verdict", "t.length"]
     curated_id, overlay, joins = "t.id", "NULL::VARCHAR", []
     joins.append("LEFT JOIN (SELECT id, min(number) AS number FROM questions GROUP BY id) AS q ON q.id = t.question_id")
     if written.curated is not None:
@@ -180,7 +180,7 @@ def _facts(written: Written) -> str:
         overlay = (
             f"CASE WHEN NOT {mine} THEN NULL WHEN c.id IS NULL THEN 'reject' WHEN c.old IS NOT NULL THEN 'edit' END"
         )
-    columns += [f"{curated_id} AS curated_id", f"{overlay} AS overlay"]
+    columns += [f"coalesce({_number(curated_id)}, 0) AS curated_id", f"{overlay} AS overlay"]
     for number, reader in enumerate(written.readers):
         log = _lines(reader.selection, rationale_id="VARCHAR", dropped_by="VARCHAR", nll="DOUBLE")
         facts = f"SELECT rationale_id, max(dropped_by) AS dropped_by, max(nll) AS nll FROM {log} GROUP BY rationale_id"
@@ -193,6 +193,10 @@ def _facts(written: Written) -> str:
         )
         columns += [f"{outcome} AS outcome_{number}", f"CASE WHEN {given} THEN r{number}.nll END AS nll_{number}"]
     return f"SELECT {', '.join(columns)} FROM texts AS t {' '.join(joins)} ORDER BY t.row"
+
+
+def _number(id: str) -> str:
+    return f"('0x' || ({id}))::UBIGINT"
 
 
 def _lines(file: RunFile, **columns: str) -> str:

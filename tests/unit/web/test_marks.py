@@ -11,7 +11,7 @@ TEXT = "3 + 4 = 7. Then 7 + 2 = 10. So 10 - 1 = 8. It is 8."
 
 def test_every_sentence_with_a_false_equation_is_found() -> None:
     assert [TEXT[start:end] for start, end in false_sentences(TEXT)] == ["Then 7 + 2 = 10.", "So 10 - 1 = 8."]
-    assert false_sentences("3 + 4 = 7, which equals seven") == []
+    assert not false_sentences("3 + 4 = 7, which equals seven")
 
 
 @pytest.mark.parametrize(
