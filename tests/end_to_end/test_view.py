@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -190,6 +191,10 @@ def test_a_page_follows_a_run(browser: Any, address: str, runs: Path, small_run:
         RunFolder(run).mark(stage).unlink()
     recipe = load_recipe(run / "recipe.yaml", check_files=False)
     with open_page(browser, address) as page:
+        page.goto("/run/runs/live/ask")  # of the models that are there
+        assert page.locator("option").all_inner_texts() == ["mentor, seed 1", "vanilla, seed 1"]
+        page.goto("/run/runs/live/predictions")
+        assert "student" not in page.inner_text("main")
         page.goto("/run/runs/live/")
         assert "stopped" in page.inner_text("#facts")
         assert "10 of 13 done" in page.inner_text("#stages")
@@ -208,7 +213,7 @@ def test_a_page_follows_a_run(browser: Any, address: str, runs: Path, small_run:
         assert page.locator("h1").inner_text() == "small"
 
 
-def test_bad_input_gives_one_line(cli: Cli, tmp_path: Path) -> None:
+def test_bad_input_gives_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = cli("view", tmp_path / "none", "--no-browser")
     assert (missing.code, missing.out) == (2, "")
     assert re.fullmatch("mentorkd: got .*none, which is no folder; expected a run folder, or .*\n", missing.err)
@@ -222,6 +227,12 @@ def test_bad_input_gives_one_line(cli: Cli, tmp_path: Path) -> None:
     unknown = cli("view", tmp_path, "--no-browser", "--host", "no.such.host.invalid")
     assert unknown.code == 2
     assert unknown.err.count("\n") == 1
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    lacking = cli("view", tmp_path, "--no-browser")
+    assert lacking.code == 2
+    assert re.fullmatch(
+        r"mentorkd: `mentorkd view` needs an optional package; install it with: pip .*\[view\].*\n", lacking.err
+    )
 
 
 def test_an_address_that_others_reach_has_a_token(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

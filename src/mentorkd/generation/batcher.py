@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import threading
 from collections import deque
@@ -42,6 +43,7 @@ class Batcher:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"{engine.name} engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread inside a model's library must not outlive the interpreter
 
     def begin(
         self,
@@ -86,10 +88,10 @@ class Batcher:
         """Stop the thread. Texts that are not complete fail."""
         with self._changed:
             self._closed = True
-            for row in self._begun:
-                row.cancelled = True
+            self._fail([*self._begun, *self._waiting], ModelError("the model is no longer served"))
             self._changed.notify()
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _drop(self) -> None:
         """Take cancelled rows out of the queue."""
@@ -99,10 +101,12 @@ class Batcher:
     def _take(self, live: int) -> list[LiveRow]:
         """The engine's `Take`."""
         with self._changed:
-            self._begun = [row for row in self._begun if not row.ended]
+            self._begun = [row for row in self._begun if not (row.ended or row.cancelled)]
             room = self._engine.batch_size - live
-            if not live:
+            while not live:
                 self._wait(room)
+                if self._waiting or self._closed:
+                    break
             rows: list[LiveRow] = []
             longest = 0
             while self._waiting and len(rows) < room and not self._closed:
@@ -117,10 +121,11 @@ class Batcher:
         """Wait for a row, and for those that come right behind it."""
         while not (self._waiting or self._closed):
             self._changed.wait()
-            arrived = 0
-            while arrived < len(self._waiting) < room and not self._closed:
-                arrived = len(self._waiting)
-                self._changed.wait(GATHER_SECONDS)
+        while not self._closed and len(self._waiting) < room:
+            before = len(self._waiting)
+            self._changed.wait(GATHER_SECONDS)
+            if len(self._waiting) <= before:
+                break
 
     def _run(self) -> None:
         while not self._closed:
@@ -128,26 +133,25 @@ class Batcher:
                 with explaining():
                     self._engine.stream(self._take)
             except MentorkdError as error:
-                self._fail(error)
+                self._recover(error)
             except Exception as error:
                 log.exception("the %s engine failed", self._engine.name)
-                self._fail(ModelError(f"the {self._engine.name} engine failed: {type(error).__name__}: {error}"))
-        self._fail(ModelError("the model is no longer served"))
+                self._recover(ModelError(f"the {self._engine.name} engine failed: {type(error).__name__}: {error}"))
 
-    def _fail(self, error: MentorkdError) -> None:
-        """End the rows that are being written; those that wait where the engine has not even begun, or never will."""
+    def _recover(self, error: MentorkdError) -> None:
+        """Tell the clients whose texts are lost. An engine that did not even begin fails its next client."""
         with self._changed:
-            begun = [row for row in self._begun if not row.ended]
-            if not begun or self._closed:
-                if not self._closed:
-                    self._wait(1)
-                begun += self._waiting
-                self._waiting.clear()
-            self._begun = []
-        for row in begun:
-            row.ended = True
+            if all(row.ended or row.cancelled for row in self._begun):
+                self._wait(1)
+                self._begun, self._waiting = list(self._waiting), deque()
+            self._fail(self._begun, error)
+
+    def _fail(self, rows: Sequence[LiveRow], error: MentorkdError) -> None:
+        for row in rows:
             assert isinstance(row.request, LiveRequest)
-            row.request.fail(error)
+            if not row.ended:
+                row.cancelled = True
+                row.request.fail(error)
 
 
 class LiveRequest:

@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,10 +164,13 @@ class CTranslate2Engine:
         options: dict[str, Any] = {"return_scores": True, "return_logits_vocab": with_logits}
         if temperature:
             options |= {"sampling_topk": top_k, "sampling_topp": top_p, "sampling_temperature": temperature}
-        rows = max(1, MOST_LOGITS // (longest * self.config.vocab_size)) if with_logits else len(batch)
+        rows = len(batch)
+        if with_logits:
+            # A causal prompt that is longer than another of its batch has logits, too, which belong to no new token.
+            rows = 1 if self.kind == "causal" else max(1, MOST_LOGITS // (longest * self.config.vocab_size))
         for start in range(0, len(batch), rows):
             part = batch[start : start + rows]
-            options["callback"] = lambda step, part=part: _push(part[step.batch_id], step)
+            options["callback"] = _Steps(part)
             self._generate(runner, [list(map(str, row.prompt_ids)) for row in part], longest, options)
 
     def _generate(
@@ -188,16 +191,29 @@ _RANDOM_STATE = threading.Lock()
 """Held from setting the seed, which is one of the process, to the first samples, since a loaded model reads it then."""
 
 
-def _push(row: LiveRow, step: Any) -> bool:
-    """Tell the token of a step of CTranslate2; whether the row ends."""
-    if row.likeliest is None:
-        return row.push(step.token_id)
-    likeliest = [(step.token_id, step.log_prob)]
-    if step.logits is not None:
-        log_probs_V = torch.from_numpy(np.array(step.logits)).flatten().log_softmax(-1)
-        best = log_probs_V.topk(row.likeliest)
-        likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return row.push(step.token_id, step.log_prob, likeliest[: row.likeliest])
+class _Steps:
+    """A callback of CTranslate2, which tells rows their tokens.
+
+    The logits of all rows that are left come with the first token of a step, in the order in which the rows get their tokens.
+    """
+
+    def __init__(self, rows: Sequence[LiveRow]) -> None:
+        self._rows = rows
+        self._log_probs: Iterator[torch.Tensor] = iter(())
+
+    def __call__(self, step: Any) -> bool:
+        """Whether the row ends."""
+        row: LiveRow = self._rows[step.batch_id]
+        if step.logits is not None and step.logits.shape:
+            self._log_probs = iter(torch.from_numpy(np.array(step.logits)).log_softmax(-1))
+        log_probs_V = next(self._log_probs, None)
+        if row.likeliest is None:
+            return row.push(step.token_id)
+        likeliest = [(step.token_id, step.log_prob)]
+        if log_probs_V is not None:
+            best = log_probs_V.topk(row.likeliest)
+            likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        return row.push(step.token_id, step.log_prob, likeliest[: row.likeliest])
 
 
 def _open(folder: Path, kind: ModelKind, options: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from mentorkd.pipeline.run_folder import Stage
 
@@ -20,12 +21,21 @@ _SECONDS = 1.0
 _MOST_NOTES = 100
 
 
+class Steps(NamedTuple):
+    """How far a running stage is."""
+
+    done: int
+    total: int
+    first: int
+    """That were done when it started: a stage may go on where it stopped."""
+
+
 @dataclass(frozen=True)
 class Live:
     """What the file says."""
 
-    progress: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(done, total) of the running stages, by name."""
+    progress: dict[str, Steps] = field(default_factory=dict)
+    """Of the running stages, by name."""
     notes: list[tuple[float, str, str]] = field(default_factory=list)
     """(time, stage, text) of the last notes; the time is in seconds since 1970."""
     stopped: str | None = None
@@ -37,12 +47,13 @@ class LiveFile:
 
     def __init__(self, root: Path) -> None:
         self.path = root / LIVE_NAME
-        self._progress: dict[str, tuple[int, int]] = {}
+        self._progress: dict[str, Steps] = {}
         self._notes: deque[tuple[float, str, str]] = deque(maxlen=_MOST_NOTES)
         self._last = 0.0
 
     def progress(self, stage: Stage, done: int, total: int) -> None:
-        self._progress[stage.name] = done, total
+        before = self._progress.get(stage.name)
+        self._progress[stage.name] = Steps(done, total, done if before is None else min(done, before.first))
         if time.monotonic() - self._last >= _SECONDS:
             self._write()
 
@@ -72,7 +83,7 @@ def read_live(root: Path) -> Live:
     try:
         value = json.loads((root / LIVE_NAME).read_text(encoding="utf-8"))
         return Live(
-            {str(stage): (int(done), int(total)) for stage, (done, total) in value["progress"].items()},
+            {str(stage): Steps(*map(int, steps)) for stage, steps in value["progress"].items()},
             [(float(when), str(stage), str(text)) for when, stage, text in value["notes"]],
             None if value["stopped"] is None else str(value["stopped"]),
         )

@@ -51,6 +51,8 @@ _DERIVED = {"curate", "budget", "report"}
 """Kinds of stages that take seconds and are made from the results of others."""
 _DECIDING = {"prepare", "budget"}
 """Kinds of stages whose records decide what the others are: the number of shards, and the fingerprints of arms."""
+_SIGNALS: dict[type[BaseException], str] = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
+"""What ends a run when a signal does."""
 _SHARE = 20
 """The manifest of thousands of stages takes long to write. It is written again after 20 times as long, at the earliest."""
 
@@ -244,7 +246,7 @@ class Pipeline:
         try:
             yield
         except BaseException as error:
-            self._live.end(stopped=str(error) or type(error).__name__)
+            self._live.end(stopped=_SIGNALS.get(type(error)) or str(error) or type(error).__name__)
             raise
 
     def _progress(self, stage: Stage, done: int, total: int) -> None:

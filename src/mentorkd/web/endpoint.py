@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -57,7 +57,11 @@ _WITHOUT_EFFECT = {
 }
 """Fields that have nothing to do with the text."""
 
-_Stops = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)]
+_Stops = Annotated[
+    list[Annotated[str, Field(min_length=1)]],
+    BeforeValidator(lambda stop: [stop] if isinstance(stop, str) else stop),
+    Field(max_length=16),
+]
 
 
 class _StreamOptions(BaseModel):
@@ -77,7 +81,7 @@ class _Fields(BaseModel):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=-1)
     max_tokens: int | None = Field(default=None, ge=1)
-    stop: str | _Stops = Field(default_factory=list)
+    stop: _Stops = Field(default_factory=list)
     seed: int | None = None
     stream: bool = False
     stream_options: _StreamOptions = _StreamOptions()
@@ -152,8 +156,6 @@ class _Choice:
     finish_reason: FinishReason | None = None
     begins: bool = True
     """Whether the text begins with this piece."""
-    offset: int = 0
-    """Characters of the text before this piece."""
 
     def common(self, logprobs: Any) -> dict[str, Any]:
         return {"index": self.index, "logprobs": logprobs, "finish_reason": self.finish_reason}
@@ -204,11 +206,6 @@ def _token_objects(choice: _Choice) -> dict[str, Any] | None:
 
 def _token_lists(choice: _Choice) -> dict[str, Any]:
     """Log-probabilities as completions have them: the likeliest tokens at a place include the own one."""
-    before = b""
-    offsets = []
-    for token in choice.scored:
-        offsets.append(choice.offset + len(before.decode(errors="ignore")))
-        before += token.spelling
     return {
         "tokens": [_escaped(token.spelling) for token in choice.scored],
         "token_logprobs": [token.logprob for token in choice.scored],
@@ -216,7 +213,7 @@ def _token_lists(choice: _Choice) -> dict[str, Any]:
             {_escaped(spelling): logprob for spelling, logprob in [(token.spelling, token.logprob), *token.likeliest]}
             for token in choice.scored
         ],
-        "text_offset": offsets,
+        "text_offset": [token.offset for token in choice.scored],
     }
 
 
@@ -275,10 +272,14 @@ class Endpoint:
 
     async def _deltas(self, fields: _Fields) -> AsyncGenerator[tuple[int, Delta], None]:
         """The pieces of all texts as they come, each with the number of its prompt."""
-        limit = fields.limit or self._served.max_new_tokens(fields.model)
-        how = {"temperature": fields.temperature, "top_p": fields.top_p, "top_k": max(fields.top_k, 0)}
         try:
-            params = SamplingParams(n=fields.n, max_new_tokens=limit, **how)
+            params = SamplingParams(
+                n=fields.n,
+                temperature=fields.temperature,
+                top_p=fields.top_p,
+                top_k=max(fields.top_k, 0),
+                max_new_tokens=fields.limit or self._served.max_new_tokens(fields.model),
+            )
         except MentorkdError as error:
             raise RequestError(str(error), "temperature") from None
         streams = [
@@ -287,7 +288,7 @@ class Endpoint:
                 prompt,
                 params,
                 raw=fields.raw,
-                stop=[fields.stop] if isinstance(fields.stop, str) else fields.stop,
+                stop=fields.stop,
                 seed=fields.seed,
                 likeliest=fields.likeliest(),
                 at_once=not fields.stream,
@@ -371,7 +372,7 @@ async def _events(
     first: tuple[int, Delta], deltas: _Deltas, fields: _Fields, api: _Api, head: Mapping[str, Any]
 ) -> AsyncGenerator[str, None]:
     """The reply as server-sent events, one for each piece of a text. An error in the middle is the last event."""
-    usage, written = _Usage(), dict[int, int]()
+    usage, begun = _Usage(), set[int]()
     with_usage = fields.stream_options.include_usage
 
     def event(choices: list[dict[str, Any]], used: Mapping[str, int] | None = None) -> str:
@@ -385,16 +386,8 @@ async def _events(
                 if not (delta.text or delta.scored or delta.finish_reason):
                     continue
                 index = prompt * fields.n + delta.sample
-                before = written.get(index)
-                piece = _Choice(
-                    index,
-                    delta.text,
-                    list(delta.scored),
-                    delta.finish_reason,
-                    begins=before is None,
-                    offset=before or 0,
-                )
-                written[index] = piece.offset + len(delta.text)
+                piece = _Choice(index, delta.text, list(delta.scored), delta.finish_reason, begins=index not in begun)
+                begun.add(index)
                 yield event([api.piece(piece)])
         if with_usage:
             yield event([], usage.as_json())

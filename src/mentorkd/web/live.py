@@ -23,6 +23,11 @@ StageState = Literal["done", "running", "next", "waits"]
 _LOG_BYTES = 1 << 18
 """The last part of the log that is read."""
 _LOG_LINES = 200
+_NOTES = {
+    "resumes": "goes on where it stopped",
+    "may run": "stays as it is if the budget gives it the same number of updates",
+}
+"""What is said of an unfinished stage, by its state in the plan."""
 
 
 @dataclass(frozen=True)
@@ -144,22 +149,21 @@ def _row(
     records: Mapping[str, StageRecord],
     left: Callable[[Stage], float | None],
 ) -> StageRow:
-    first, unfinished = members[-1].stage, [each for each in members if each.record is None]
+    whole, unfinished = members[-1].stage, [each for each in members if each.record is None]
     running = [each.stage for each in unfinished if each.stage.name in started]
     ready = any(all(need in records for need in each.stage.needs) for each in unfinished)
     done, total = len(members) - len(unfinished), len(members)
     if total == 1:
-        done, total = live.progress.get(first.name, (0, 0)) if running else (0, 0)
+        done, total = live.progress.get(whole.name, (0, 0, 0))[:2] if running else (0, 0)
     finished = [each.record for each in members if each.record is not None]
     tokens = [record.tokens for record in finished if record.tokens is not None]
     seconds = [left(each.stage) for each in unfinished]
-    reasons = dict.fromkeys(each.outdated for each in members if each.outdated)
-    resumes = any(each.state == "resumes" for each in unfinished) and not running
+    notes = [each.outdated or ("" if running else _NOTES.get(each.state, "")) for each in unfinished]
     return StageRow(
-        stage=first.whole,
-        kind=first.kind,
-        learner=first.learner,
-        seed=first.seed if first.learner else None,
+        stage=whole.whole,
+        kind=whole.kind,
+        learner=whole.learner,
+        seed=whole.seed if whole.learner else None,
         state="done" if not unfinished else "running" if running else "next" if ready else "waits",
         done=done,
         total=total,
@@ -167,7 +171,7 @@ def _row(
         seconds=sum(record.seconds for record in finished),
         left=None if None in seconds else sum(each for each in seconds if each is not None),
         tokens=sum(tokens) if tokens else None,
-        note="; ".join([*reasons, *(["goes on where it stopped"] if resumes else [])]),
+        note="; ".join(dict.fromkeys(filter(None, notes))),
     )
 
 
@@ -194,8 +198,12 @@ class _Estimate:
 
 def _projected(started: Mapping[str, float], live: Live) -> dict[str, float]:
     """The seconds that running stages take as a whole, by name, of those that say how far they are."""
-    now, far = time.time(), {stage: live.progress.get(stage, (0, 0)) for stage in started}
-    return {stage: max(0.0, now - started[stage]) * total / done for stage, (done, total) in far.items() if done}
+    projected, now = {}, time.time()
+    for stage, start in started.items():
+        steps = live.progress.get(stage)
+        if steps is not None and steps.done > steps.first:
+            projected[stage] = (now - start) * (steps.total - steps.first) / (steps.done - steps.first)
+    return projected
 
 
 def _left(

@@ -103,7 +103,7 @@ def _cell(value: Any) -> Any:
 
 
 def show_error(request: Request, error: Exception) -> Response:
-    """The page that says what is wrong: of a wrong address, or of an error of mentorkd's own tree."""
+    """The page that says what is wrong: of a wrong address, an error of mentorkd's own tree, or a file that cannot be read."""
     status = error.status_code if isinstance(error, HTTPException) else 409
     text = error.detail if isinstance(error, HTTPException) else str(error)
     value = {"error": text, "rows": [{"error": text}]}
@@ -113,5 +113,5 @@ def show_error(request: Request, error: Exception) -> Response:
         return HTMLResponse(render(request, "error.html.jinja", **value), status)
 
 
-ERRORS: dict[Any, Any] = {HTTPException: show_error, MentorkdError: show_error}
+ERRORS: dict[Any, Any] = {HTTPException: show_error, MentorkdError: show_error, OSError: show_error}
 """The handlers of errors, for the application."""

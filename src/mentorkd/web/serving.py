@@ -46,6 +46,8 @@ class ScoredToken:
 
     spelling: bytes
     """What it adds to the text; nothing for special tokens. A token may end inside a character."""
+    offset: int
+    """Characters of the text before it."""
     logprob: float
     likeliest: Sequence[tuple[bytes, float]] = ()
 
@@ -202,15 +204,15 @@ class _Writer:
         from mentorkd.generation.detokenize import Spelling
 
         self._engine, self._template = engine, template
-        self._alone = threading.Lock()
         self.tokenizer = engine.tokenizer
+        # The first encoding takes away settings that a tokenizer was saved with; from then on threads may share it.
+        self.tokenizer("")
         self.spell = Spelling(engine.tokenizer)
         self.batcher = Batcher(engine)
 
     def encode(self, prompt: Prompt, max_new_tokens: int, *, raw: bool) -> list[int]:
         """Token ids of a prompt. Raises RequestError for one that the model cannot read."""
-        with self._alone:  # an encoding changes the tokenizer's settings
-            ids = self._encode(prompt, raw)
+        ids = self._encode(prompt, raw)
         positions = (
             getattr(self._engine.config, "max_position_embeddings", None) if self._engine.kind == "causal" else None
         )
@@ -262,6 +264,7 @@ class _Text:
         self._stops = StopTexts(stop)
         # A stop text ends the text at a token, which must not depend on how many tokens came together.
         self._one_by_one = bool(stop) or scored
+        self._characters = 0
         self.finished = False
 
     def push(self, tokens: Sequence[Token]) -> Delta:
@@ -270,9 +273,10 @@ class _Text:
         for group in [[token] for token in tokens] if self._one_by_one else [tokens]:
             begun = self._decode.unfinished
             piece = self._decode.push([token.id for token in group])
+            offset, self._characters = self._characters, self._characters + len(piece)
             count, finish = count + len(group), group[-1].finish_reason
             if self._scored:
-                scored.append(self._score(group[0], piece, begun))
+                scored.append(self._score(group[0], piece, offset, begun))
             if finish is not None:
                 piece += self._decode.finish()
             text += self._stops.push(piece)
@@ -285,11 +289,11 @@ class _Text:
                 break
         return Delta(text, count, finish, self._sample, self._prompt_tokens, scored)
 
-    def _score(self, token: Token, piece: str, begun: bool) -> ScoredToken:
+    def _score(self, token: Token, piece: str, offset: int, begun: bool) -> ScoredToken:
         """A token with its spelling in the text, which can lack the space of the first token."""
         assert token.logprob is not None
         own = self._spell(token.id)
         spelling = own if begun or self._decode.unfinished else piece.encode()
         trimmed = own == b" " + spelling
         others = ((self._spell(other).removeprefix(b" " * trimmed), logprob) for other, logprob in token.likeliest)
-        return ScoredToken(spelling, token.logprob, list(others))
+        return ScoredToken(spelling, offset, token.logprob, list(others))

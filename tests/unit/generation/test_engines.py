@@ -14,10 +14,13 @@ import pytest
 import torch
 from scipy import stats
 
+from live_rows import Written, write
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine, SamplingParams
+from mentorkd.generation.live import LiveEngine
+from mentorkd.generation.sampling import completion
 from mentorkd.generation.transformers_engine import TransformersEngine
 from tiny_families import CPU, MAX_NEW_TOKENS, PROMPTS, Saved
 from tiny_models import TEXTS
@@ -44,7 +47,7 @@ def saved(case: tuple[str, str], save: Callable[[str], Saved]) -> Saved:
 
 
 @pytest.fixture
-def engine(case: tuple[str, str], saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+def engine(case: tuple[str, str], saved: Saved, tmp_path_factory: pytest.TempPathFactory) -> LiveEngine:
     if case[1] == "ctranslate2":
         pytest.importorskip("ctranslate2")
         cache = Path(tmp_path_factory.getbasetemp()) / "engines"
@@ -227,3 +230,77 @@ def _p_value(seen: Counter[str], expected: dict[str, float]) -> float:
         groups[-1] = [groups[-1][0] + last[0], groups[-1][1] + last[1]]
     assert len(groups) > 1, "the test needs a distribution with some breadth"
     return float(stats.chisquare(*zip(*groups, strict=True)).pvalue)
+
+
+def encoded(engine: LiveEngine, prompts: list[str]) -> list[list[int]]:
+    return [encode_prompt(engine.tokenizer, engine.kind, prompt) for prompt in prompts]
+
+
+def test_a_stream_tells_the_tokens_that_a_sample_has(engine: LiveEngine) -> None:
+    """Also of rows with other settings beside, and with limits of their own."""
+    limits = [MAX_NEW_TOKENS - number for number in range(len(PROMPTS))]
+    greedy = [
+        Written(engine, ids, replace(GREEDY, max_new_tokens=limit))
+        for ids, limit in zip(encoded(engine, PROMPTS), limits, strict=True)
+    ]
+    drawn = [Written(engine, row.row.prompt_ids, replace(GREEDY, temperature=1.3, top_k=5)) for row in greedy[:3]]
+    write(engine, [*drawn, *greedy])
+    for row, prompt, limit in zip(greedy, PROMPTS, limits, strict=True):
+        [[expected]] = engine.sample([prompt], replace(GREEDY, max_new_tokens=limit), seed=0)
+        assert completion(row.ids, engine.tokenizer, engine.end_ids) == expected
+        assert [token.finish_reason for token in row.tokens] == [None] * (expected.tokens - 1) + [
+            expected.finish_reason
+        ]
+        assert all(token.logprob is None for token in row.tokens)
+
+
+def test_a_seed_repeats_the_texts_of_a_request_whatever_is_beside_it(engine: LiveEngine) -> None:
+    params = replace(GREEDY, temperature=1.5)
+    [prompt] = encoded(engine, PROMPTS[1:2])
+
+    def request(seed: int | None) -> list[Written]:
+        rows = [Written(engine, prompt, params, seed=seed, sample=sample) for sample in range(3)]
+        for row in rows:
+            row.row.request = rows[0]
+        return rows
+
+    alone, beside, other, strangers = request(7), request(7), request(8), request(None)
+    write(engine, alone)
+    write(engine, [*strangers, *beside, *other])
+    texts = [[row.ids for row in rows] for rows in (alone, beside, other, strangers)]
+    assert texts[0] == texts[1]
+    assert len({tuple(ids) for rows in texts[1:] for ids in rows}) > 6, "seeds, samples and strangers must differ"
+
+
+def test_log_probabilities_are_the_models_own_at_temperature_1(engine: LiveEngine, saved: Saved) -> None:
+    prompts = encoded(engine, PROMPTS[:3])
+    hot = replace(GREEDY, temperature=1.5, top_p=0.9)
+    rows = [Written(engine, prompt, hot, likeliest=number) for number, prompt in enumerate(prompts)]
+    rows += [Written(engine, prompts[0], GREEDY, likeliest=1)]
+    write(engine, rows)
+    for row in rows:
+        source, target = torch.tensor([row.row.prompt_ids]), torch.tensor([row.ids])
+        with torch.no_grad():
+            if engine.kind == "seq2seq":
+                logits = saved.loaded.model(input_ids=source, labels=target).logits[0]
+            else:
+                both = torch.cat([source, target], dim=1)
+                logits = saved.loaded.model(input_ids=both).logits[0, source.shape[1] - 1 : -1]
+        expected = logits.float().log_softmax(-1)
+        own = expected.gather(1, target[0][:, None])[:, 0]
+        assert [token.logprob for token in row.tokens] == pytest.approx(own.tolist(), abs=1e-3)
+        for token, log_probs in zip(row.tokens, expected, strict=True):
+            best = log_probs.topk(row.row.likeliest or 0)
+            assert [value for _, value in token.likeliest] == pytest.approx(best.values.tolist(), abs=1e-3)
+            assert all(log_probs[number] == pytest.approx(value, abs=1e-3) for number, value in token.likeliest)
+
+
+def test_a_cancelled_row_ends_and_the_others_go_on(engine: LiveEngine) -> None:
+    tokens = [completion.tokens for [completion] in engine.sample(PROMPTS, GREEDY, seed=0)]
+    rows = [Written(engine, prompt, GREEDY) for prompt in encoded(engine, PROMPTS)]
+    cancelled = max(range(len(rows)), key=tokens.__getitem__)
+    assert tokens[cancelled] > 2
+    rows[cancelled].cancel_after = tokens[cancelled] = 2
+    write(engine, rows)
+    assert [len(row.ids) for row in rows] == tokens
+    assert [row.tokens[-1].finish_reason is None for row in rows].count(True) == 1

@@ -11,6 +11,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
+from live_rows import Written, write
 from mentorkd.data.encoding import encode_prompt
 from mentorkd.errors import ModelError
 from mentorkd.generation.decoding import FAMILIES, choose
@@ -100,6 +101,32 @@ def test_loop_equals_generate(family: str) -> None:
     written = engine_of(model, batch_size=5).sample(PROMPTS[:8], GREEDY, seed=0)
     assert written == engine_of(model, batch_size=1, use_generate=True).sample(PROMPTS[:8], GREEDY, seed=0)
     assert any(completion.finish_reason == "stop" and completion.tokens > 1 for [completion] in written)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_rows_that_join_a_running_batch_are_written_as_alone(family: str) -> None:
+    """Rows of all lengths join and leave; the longest ones leave first, so that padding is cut off again."""
+    model = model_of(family)
+    model.generation_config.eos_token_id = [1, some_way_in(model)]
+    engine = engine_of(model)
+    lengths = [40, 3, 25, 16, 30, 9, 20, 12]
+    prompts = sorted((encode_prompt(TOKENIZER, engine.kind, text) for text in PROMPTS[:8]), key=len, reverse=True)
+    prompts = [prompts[number] for number in (0, 7, 1, 6, 2, 5, 3, 4)]
+    rows = [
+        Written(engine, prompt, SamplingParams(max_new_tokens=length, temperature=float(number % 2)), seed=number)
+        for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True))
+    ]
+    alone = [Written(engine, row.row.prompt_ids, row.row.params, seed=row.row.seed) for row in rows]
+    write(engine, rows, every=5)
+    for row in alone:
+        write(engine, [row])
+    assert [row.ids for row in rows] == [row.ids for row in alone]
+    assert len({len(row.ids) for row in rows}) > 3, "the test needs texts of several lengths"
+    for row in rows[::2]:
+        greedy = model.generate(
+            torch.tensor([row.row.prompt_ids]), max_new_tokens=row.row.params.max_new_tokens, do_sample=False
+        )
+        assert greedy[0].tolist()[-len(row.ids) :] == row.ids
 
 
 @pytest.mark.parametrize("build_model", [tiny_t5, tiny_gpt2])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finished import copy_run
-from mentorkd.pipeline.live import LiveFile
+from mentorkd.pipeline.live import LIVE_NAME, LiveFile
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.web.live import fingerprint_of, read_state
 from mentorkd.web.opened import OpenedRun
@@ -61,18 +62,19 @@ def test_a_run_that_was_stopped_says_why_and_what_is_next(run: Path) -> None:
 def test_a_running_stage_is_projected_by_its_own_progress(run: Path) -> None:
     forget(run, TRAIN, EVALUATE, "report")
     with RunFolder(run).lock():
-        started(run, EVALUATE, -5)  # of an earlier process, which is not taken for a running one
-        (run / "recipe.yaml").touch()
-        started(run, TRAIN, 0)
+        started(run, EVALUATE, 50)  # of an earlier process, which is not taken for a running one
+        os.utime(run / "recipe.yaml", (time.time() - 40,) * 2)
+        started(run, TRAIN, 30)
         log = (run / "log.jsonl").read_text().splitlines()
         (run / "log.jsonl").write_text("\n".join([*log[:-2], log[-1], '{"time": 17']))
-        LiveFile(run).progress(Stage(TRAIN, "train", "", {}, ""), 10, 40)
+        steps = {"progress": {TRAIN: [20, 40, 10]}, "notes": [], "stopped": None}  # it resumed at step 10
+        (run / LIVE_NAME).write_text(json.dumps(steps))
         state = read_state(OpenedRun(run))
     assert state.state == "running"
     row = next(row for row in state.stages if row.stage == TRAIN)
-    assert (row.state, row.done, row.total) == ("running", 10, 40)
-    assert row.started == pytest.approx(time.time(), abs=5)
-    assert row.left is not None
+    assert (row.state, row.done, row.total) == ("running", 20, 40)
+    assert row.started == pytest.approx(time.time() - 30, abs=5)
+    assert row.left == pytest.approx(60, abs=10)
     assert [row.state for row in state.stages if row.stage == EVALUATE] == ["waits"]
     assert read_state(OpenedRun(run)).state == "stopped"  # its process has ended
 

@@ -42,7 +42,7 @@ def show_comparison(request: Request) -> Response:
             "updates": learner["updates"],
             "tokens_per_answer": learner["tokens_per_answer"],
         }
-        for learner in results["learners"]
+        for learner in sorted(results["learners"], key=lambda learner: -(learner["accuracy"] or 0.0))
     ]
     value = {
         "runs": names,
