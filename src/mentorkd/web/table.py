@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any, Literal
 import duckdb
 import numpy as np
 import numpy.typing as npt
+import pyarrow
 
 from mentorkd.errors import DamagedError
+from mentorkd.pipeline.provenance import cores
 from mentorkd.records import Question, Rationale
 from mentorkd.web.table_files import (
     KEPT,
@@ -39,6 +42,8 @@ _KEPT_ORDERS = 8
 DROPPED = "dropped"
 """In a view: the outcome of any filter."""
 
+_MOST_PARTS = 8
+"""Threads of a search."""
 _ID = re.compile(r"[0-9a-f]{16}")
 
 Sort = Literal["question", "length", "nll", "kl"]
@@ -100,7 +105,7 @@ class RationaleTable:
         else:
             starts = load_starts(folder)
             open_facts(self._database, folder)
-        self._mapped = {} if folder is None else {name: map_table(folder, name) for name in SEARCHED}
+        self._parts = {} if folder is None else {name: _in_parts(map_table(folder, name)) for name in SEARCHED}
         self._firsts = np.cumsum([0, *map(len, starts[1:])])
         files = [written.questions, *(text.file for text in written.texts)]
         self._questions, *self._texts = [Lines(file.path, each) for file, each in zip(files, starts, strict=True)]
@@ -168,7 +173,7 @@ class RationaleTable:
 
     def of_question(self, id: str) -> list[int]:
         """The numbers of the rows of a question, by file; none for an unknown one."""
-        numbers = self._numbers("SELECT number FROM questions WHERE id = ?", id)
+        numbers = self._numbers("questions", "SELECT number FROM questions WHERE id = ?", id)
         return [] if not len(numbers) else np.flatnonzero(self._column("question") == numbers.min()).tolist()
 
     def neighbours(self, view: View, row: int) -> tuple[str | None, str | None, int, int]:
@@ -227,9 +232,9 @@ class RationaleTable:
     def _search(self, text: str) -> Mask:
         """The rows whose text, or whose question, contains a text in lower case."""
         found: Mask = np.zeros(len(self), bool)
-        found[self._numbers("SELECT row FROM texts WHERE contains(text, ?)", text)] = True
+        found[self._numbers("texts", "SELECT row FROM texts WHERE contains(text, ?)", text)] = True
         asked = np.zeros(len(self._questions), bool)
-        asked[self._numbers("SELECT number FROM questions WHERE contains(text, ?)", text)] = True
+        asked[self._numbers("questions", "SELECT number FROM questions WHERE contains(text, ?)", text)] = True
         found |= asked[self._column("question")]
         return found
 
@@ -243,29 +248,36 @@ class RationaleTable:
 
     def _read_column(self, name: str) -> npt.NDArray[Any]:
         """A column of numbers; NaN where there is none."""
-        column = self._cursor().execute(f"SELECT {name} FROM facts").fetchnumpy()[name]
+        column = self._database.cursor().execute(f"SELECT {name} FROM facts").fetchnumpy()[name]
         return np.ma.filled(column, np.nan) if np.ma.isMaskedArray(column) else np.asarray(column)
 
     def _read_values(self, name: str) -> tuple[list[str], npt.NDArray[np.int8]]:
         """The values of a column of few texts, and the number of each row's; -1 where there is none."""
         distinct = f"SELECT DISTINCT {name} FROM facts WHERE {name} IS NOT NULL ORDER BY 1"
-        values = [value for (value,) in self._run(distinct, [])]
+        values = [value for (value,) in self._database.cursor().execute(distinct).fetchall()]
         query = f"SELECT (coalesce(list_position(?::VARCHAR[], {name}), 0) - 1)::TINYINT AS code FROM facts"
-        return values, np.asarray(self._cursor().execute(query, [values]).fetchnumpy()["code"])
+        return values, np.asarray(self._database.cursor().execute(query, [values]).fetchnumpy()["code"])
 
-    def _numbers(self, query: str, value: str) -> npt.NDArray[np.int32]:
-        (numbers,) = self._cursor().execute(query, [value]).fetchnumpy().values()
-        return np.asarray(numbers)
+    def _numbers(self, table: str, query: str, value: str) -> npt.NDArray[np.int32]:
+        """The numbers that a query finds in a table that is searched, in no order. Parts of it are searched at the same time: DuckDB
+        itself reads Arrow with one thread."""
 
-    def _run(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
-        return self._cursor().execute(query, values).fetchall()
+        def search(part: pyarrow.Table | None) -> npt.NDArray[np.int32]:
+            cursor = self._database.cursor()
+            if part is not None:
+                cursor.register(table, part)
+            (numbers,) = cursor.execute(query, [value]).fetchnumpy().values()
+            return np.asarray(numbers)
 
-    def _cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection for one query: threads must not share one."""
-        cursor = self._database.cursor()
-        for name, table in self._mapped.items():
-            cursor.register(name, table)
-        return cursor
+        parts = self._parts.get(table, [None])
+        with ThreadPoolExecutor(len(parts)) as pool:
+            return np.concatenate(list(pool.map(search, parts)))
+
+
+def _in_parts(table: pyarrow.Table) -> list[pyarrow.Table]:
+    """A part for each processor."""
+    rows = -(-len(table) // min(cores(), _MOST_PARTS)) or 1
+    return [table.slice(start, rows) for start in range(0, len(table), rows)] or [table]
 
 
 def _name(facet: str, view: View) -> str:
