@@ -35,9 +35,9 @@ class RunFile:
     digest: str
     seal: FileSeal | None
 
-    def check(self, *, size_alone: bool = False) -> None:
+    def check(self) -> None:
         """Raises DamagedError if the file is not as it was written."""
-        if self.seal is not None and (damage := self.seal.damage(self.path, size_alone=size_alone)):
+        if self.seal is not None and (damage := self.seal.damage(self.path)):
             raise DamagedError(f"{self.path} {damage}; remove it and `mentorkd run` makes it again")
 
 
