@@ -223,6 +223,9 @@ def _describe(record: records.StageRecord) -> str:
                     from mentorkd.reporting.format import format_dollars  # loads numpy
 
                     parts.append(format_dollars(asked.dollars))
+        case records.CurateRecord():
+            parts.append(_verdicts(record.rationales, "rationales"))
+            parts.append(f"{record.rejected:,} rejected, {record.edited:,} edited")
         case records.BudgetRecord():
             unit = "updates" if record.match == "updates" else "target tokens"
             parts.append(f"{record.number:,} {unit} for each of {len(record.arms)} arms")

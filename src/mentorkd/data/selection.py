@@ -59,7 +59,13 @@ class FilterCount:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def select(rationales: Sequence[Rationale], filters: Sequence[Filter]) -> tuple[Sequence[Rationale], list[FilterCount]]:
+Dropped = Callable[[str, Rationale], None]
+"""Called with the name of a filter and a rationale that it dropped."""
+
+
+def select(
+    rationales: Sequence[Rationale], filters: Sequence[Filter], dropped: Dropped | None = None
+) -> tuple[Sequence[Rationale], list[FilterCount]]:
     """The rationales that pass all filters, which are applied in order, and the count of each filter.
 
     The functions of this module are ready-made filters:
@@ -69,7 +75,7 @@ def select(rationales: Sequence[Rationale], filters: Sequence[Filter]) -> tuple[
     kept, counts = rationales, []
     for steps in _readings(filters):
         before = len(kept)
-        kept, passed = _apply(kept, steps)
+        kept, passed = _apply(kept, steps, dropped)
         for step, after in zip(steps, passed, strict=True):
             counts.append(FilterCount(step.name, before, after, step.facts()))
             before = after
@@ -83,17 +89,26 @@ def _readings(filters: Sequence[Filter]) -> Iterator[list[Filter]]:
         yield from [group] if of_each else ([step] for step in group)
 
 
-def _apply(rationales: Sequence[Rationale], steps: Sequence[Filter]) -> tuple[Sequence[Rationale], list[int]]:
+def _apply(
+    rationales: Sequence[Rationale], steps: Sequence[Filter], dropped: Dropped | None
+) -> tuple[Sequence[Rationale], list[int]]:
     """The rationales that pass all steps, and how many pass the first, the first two, and so on."""
-    tests = list(enumerate(step.keep.passes for step in steps if isinstance(step.keep, Each)))
+    tests = [(number, step.name, step.keep.passes) for number, step in enumerate(steps) if isinstance(step.keep, Each)]
     if not tests:
         kept = steps[0].keep(rationales)
+        if dropped is not None and len(kept) < len(rationales):
+            ids = {rationale.id for rationale in kept}
+            for rationale in rationales:
+                if rationale.id not in ids:
+                    dropped(steps[0].name, rationale)
         return kept, [len(kept)]
     passed = [0] * len(tests)
 
     def passes(rationale: Rationale) -> bool:
-        for number, test in tests:
+        for number, name, test in tests:
             if not test(rationale):
+                if dropped is not None:
+                    dropped(name, rationale)
                 return False
             passed[number] += 1
         return True
@@ -261,12 +276,14 @@ def gather(
     tokens: Callable[[str], int] | None = None,
     conclude: Callable[[str, Question], str | None] | None = None,
     nll: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
+    dropped: Dropped | None = None,
 ) -> Gathered:
     """Select rationales from each source in turn.
 
     A text that an earlier source has given for the same question is a duplicate. Rationales of questions outside
     `questions` (the training split) are dropped, and so are refused, empty and cut replies of a teacher. The other
-    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`.
+    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`. `dropped` is called for each rationale that
+    a filter drops.
     """
     known = {question.id: question for question in questions}
     taken: dict[str, Sequence[Rationale]] = {}
@@ -283,7 +300,7 @@ def gather(
         filters = filters_of(
             selects[source], known, already=chain(*taken.values()), tokens=tokens, conclude=conclude, nll=nll
         )
-        taken[source], steps = select(rationales, [of_training, Filter("whole_replies", Each(is_whole)), *filters])
+        taken[source], steps = select(rationales, [of_training, Filter("whole_replies", Each(is_whole)), *filters], dropped)
         counts += [
             {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
             for each in steps

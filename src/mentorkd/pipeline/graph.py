@@ -13,6 +13,7 @@ in its fingerprint. A stage that is finished as a whole stays so.
 |---|---|
 | prepare | nothing |
 | annotate | `questions` |
+| curate | `questions`, `rationales/teacher` |
 | score | `questions`, `rationales/SOURCE`, `model` |
 | budget | `questions`, `rationales/SOURCE` and `scorer/LEARNER` of all arms |
 | train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
@@ -38,6 +39,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from mentorkd.chat import DATE
+from mentorkd.data.overlay import identity, in_effect
 from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
@@ -67,6 +69,7 @@ from mentorkd.teachers.annotate import open_teacher
 CODE_VERSIONS = {
     "prepare": 1,
     "annotate": 1,
+    "curate": 1,
     "score": 3,
     "budget": 1,
     "train": 3,
@@ -103,13 +106,14 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub:
     parts_of_teacher = shards.over("train") if recipe.teacher.has_shards else 1
     teacher = _teacher_identity(recipe, hub)
     annotated = graph.add("annotate", "teacher", teacher, {"questions": prepared}, shards=parts_of_teacher)
+    curated = _add_curation(recipe, graph, prepared, annotated)
     matched, order = matched_arms(recipe), learning_order(recipe)
     models: dict[str, Any] = {}
     for name in order:
         models[name] = _model_identity(recipe.learners[name].model, hub, models)
     by_role: dict[str, str] = {}
     for seed in recipe.seeds:
-        learners = _Seed(recipe, seed, graph, hub, models, shards, prepared, {TEACHER: annotated, GOLD: prepared})
+        learners = _Seed(recipe, seed, graph, hub, models, shards, prepared, {TEACHER: curated, GOLD: prepared})
         for name in sorted(order, key=matched.__contains__):  # the budget needs the texts of all sources of its arms
             if name in matched and learners.budget is None:
                 learners.add_budget()
@@ -117,6 +121,23 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub:
         by_role |= learners.by_role
     graph.add("report", "report", canonical_dump(recipe), {**{name: name for name in graph.stages}, **by_role})
     return list(graph.stages.values())
+
+
+def stage_fingerprint(kind: str, settings: Any, needs: Sequence[Any]) -> str:
+    """The fingerprint of a stage with these settings, and of the identities of its inputs in their order."""
+    return fingerprint([kind, CODE_VERSIONS[kind], settings, list(needs)])
+
+
+def _add_curation(recipe: Recipe, graph: _Graph, prepared: str, annotated: str) -> str:
+    """Add what applies the overlay's decisions to the teacher's rationales; the annotation itself where none is in effect.
+
+    It is a stage of its own, so that no teacher is asked again for a decision, and what the teacher wrote stays in the run.
+    """
+    decisions = in_effect(recipe.teacher.overlay)
+    if not decisions:
+        return annotated
+    inputs = {"questions": prepared, f"rationales/{TEACHER}": annotated}
+    return graph.add("curate", "teacher/curated", identity(decisions.values()), inputs)
 
 
 @dataclass
@@ -179,7 +200,7 @@ class _Graph:
         `identities` replaces the fingerprints of inputs, by role. `fields` are further fields of the stage.
         """
         needs = {role: self.stages[need].fingerprint for role, need in inputs.items()} | dict(identities or {})
-        mark = fingerprint([kind, CODE_VERSIONS[kind], settings, list(needs.values())])
+        mark = stage_fingerprint(kind, settings, list(needs.values()))
         return Stage(name or kind, kind, target, dict(inputs), mark, **fields)
 
     def _put(self, stage: Stage) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mentorkd.data.overlay import Decision, in_effect
 from mentorkd.data.prepare import prepare_recipe
+from mentorkd.data.rows import Rows
 from mentorkd.data.selection import CHARACTERS_PER_TOKEN, Gathered, gather
 from mentorkd.grading.grade import Grader
 from mentorkd.pipeline.records import count_splits
@@ -18,8 +21,9 @@ from mentorkd.recipe.learner import SelectConfig
 from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, share_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trials_of
-from mentorkd.records import GOLD, SELF, TEACHER, Split
+from mentorkd.records import GOLD, SELF, TEACHER, Rationale, Split
 from mentorkd.teachers.annotate import open_teacher
+from mentorkd.teachers.curation import Curation
 from mentorkd.teachers.dry_run import DryRun
 
 
@@ -39,7 +43,7 @@ class Estimates:
     dry_run: DryRun | None = None
     """What asking the teacher takes; None if nobody is asked."""
     dropped: Sequence[str] = ()
-    """Faults in the data, and what the filters leave of the teacher's rationales, a line each."""
+    """Faults in the data, and what the overlay and the filters leave of the teacher's rationales, a line each."""
 
     @property
     def notes(self) -> list[str]:
@@ -90,6 +94,8 @@ class Estimates:
                 dry_run = self.dry_run
                 tokens = {} if dry_run is None else {"tokens": dry_run.input_tokens + dry_run.output_tokens}
                 return {"rows": self.rationales, **tokens}
+            case "curate":
+                return {"rows": self.rationales}
             case "train":
                 rows, updates = self._rows_of_stage(stage), self._updates(name)
                 if stage.fold is not None:  # mentors are trained by their own epochs
@@ -206,6 +212,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     )
     readers = [name for name, learner in recipe.learners.items() if TEACHER in learner.rationales]
     expected = open_teacher(recipe).estimate(questions, root, roughly=True)
+    decisions = in_effect(recipe.teacher.overlay)
     if expected.max_tokens is not None:
         kept = dict.fromkeys(readers, expected.rationales)
         return Estimates(
@@ -216,16 +223,18 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
             expected.max_tokens,
             per_question,
             expected.dry_run,
-            faults.lines(),
+            [*faults.lines(), *_overlay_line(decisions.values())],
         )
     assert recipe.task.answer is not None
     grader = Grader(recipe.task.answer, recipe.task.choices)
+    curation = Curation(decisions, {question.id: question for question in questions}, grader)
+    recorded = Rows.of(Rationale, curation.apply(expected.recorded)) if decisions else expected.recorded
     filters = {name: recipe.filter_of(name, TEACHER) for name in readers}
     taken: dict[SelectConfig, int] = {}
-    dropped = [*faults.lines(), *expected.faults]
+    dropped = [*faults.lines(), *expected.faults, *_overlay_line(decisions.values())]
     for select in dict.fromkeys(filters.values()):
         first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
-        gathered = gather({TEACHER: expected.recorded}, {TEACHER: first}, training, conclude=grader.find)
+        gathered = gather({TEACHER: recorded}, {TEACHER: first}, training, conclude=grader.find)
         taken[select] = len(gathered)
         dropped.append(_filtered(gathered, [name for name in readers if filters[name] == select]))
     kept = {name: taken[select] for name, select in filters.items()}
@@ -233,6 +242,12 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     return Estimates(
         recipe, counts, expected.rationales, kept, per_rationale, per_question, dropped=list(filter(None, dropped))
     )
+
+
+def _overlay_line(decisions: Collection[Decision]) -> list[str]:
+    """What people decided about the teacher's rationales; nothing without a decision."""
+    actions = Counter(decision.action for decision in decisions)
+    return [f"overlay: {actions['reject']:,} rationales rejected, {actions['edit']:,} edited"] if actions else []
 
 
 def _filtered(gathered: Gathered, readers: Sequence[str]) -> str:

@@ -112,6 +112,20 @@ class AnnotateRecord(StageRecord):
     """None for recorded rationales."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CurateRecord(StageRecord):
+    """The teacher's rationales by verdict after the decisions of the overlay, and what these did."""
+
+    kind: str = "curate"
+    rationales: dict[Verdict, int]
+    before: int
+    """Rationales that the teacher gave."""
+    rejected: int
+    edited: int
+    unmatched: int
+    """Decisions about rationales that the teacher does not have."""
+
+
 @dataclass(frozen=True)
 class OwnLength:
     """How long an arm's training is by its own settings."""
@@ -345,6 +359,7 @@ RECORDS: dict[str, type[StageRecord]] = {
     for kind in (
         PrepareRecord,
         AnnotateRecord,
+        CurateRecord,
         BudgetRecord,
         TrainRecord,
         RoundsRecord,

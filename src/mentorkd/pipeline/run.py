@@ -2,6 +2,7 @@
 
     prepare    questions of every split, with their faults counted
     annotate   the teacher's rationales
+    curate     (if people decided about single ones) those that are left, with edited texts
     for each seed, and each learner after those it learns from:
       budget     (before the first arm) how many updates each arm gets
       score      (if it imitates soft labels) its mentor's distributions on every text that it reads
@@ -47,7 +48,7 @@ from mentorkd.seals import Table, read_sealed, write_sealed_table
 
 _MOST_JOBS = 64
 _NEEDS_OUTDATED = "a training that it needs runs again"
-_DERIVED = {"budget", "report"}
+_DERIVED = {"curate", "budget", "report"}
 """Kinds of stages that take seconds and are made from the results of others."""
 _DECIDING = {"prepare", "budget"}
 """Kinds of stages whose records decide what the others are: the number of shards, and the fingerprints of arms."""

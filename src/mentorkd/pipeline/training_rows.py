@@ -6,6 +6,7 @@ Three stages read them: train; budget, which counts them; and score, whose mento
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from mentorkd.data.encoding import Example, TextEncoder, training_rows
@@ -16,6 +17,7 @@ from mentorkd.errors import TrainingError
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import FilterRow, FrontierCounts
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.selection_log import TOO_LONG, SelectionLog
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.rounds import in_reading_order, of_round
 from mentorkd.records import GOLD, SELF, EncodingCounts, Question, Rationale
@@ -31,11 +33,18 @@ class TrainingRows(NamedTuple):
 
 
 def read_training_rows(
-    context: RunContext, stage: Stage, name: str, reader: TextEncoder, *, scored: str | None = None
+    context: RunContext,
+    stage: Stage,
+    name: str,
+    reader: TextEncoder,
+    *,
+    scored: str | None = None,
+    log: SelectionLog | None = None,
 ) -> TrainingRows:
     """What the learner `name` is taught, from the rationales that the stage reads.
 
-    With `scored`, all rows of this one source that may enter training: the filters that look at each rationale alone.
+    With `scored`, all rows of this one source that may enter training: the filters that look at each rationale alone. `log` gets
+    what each filter, and the encoding, drops.
 
     Raises TrainingError where no row is left to train on.
     """
@@ -62,9 +71,20 @@ def read_training_rows(
             model, scoring, folder, device=context.device, bfloat16=bfloat16, journals=context.folder.engines
         )
         with context.folder.alone(scorer.journal.name):
-            return likelihoods(scorer, rationales, questions, on_progress=context.progress)
+            scores = likelihoods(scorer, rationales, questions, on_progress=context.progress)
+        if log is not None:
+            log.score(scores)
+        return scores
 
-    gathered = gather(sources, selects, questions, tokens=reader.count, conclude=context.grader.find, nll=nll)
+    gathered = gather(
+        sources,
+        selects,
+        questions,
+        tokens=reader.count,
+        conclude=context.grader.find,
+        nll=nll,
+        dropped=None if log is None else log.drop,
+    )
     if not len(gathered) and not scored:
         written = ", ".join(f"{len(rationales):,} of {source}" for source, rationales in sources.items())
         raise TrainingError(
@@ -77,6 +97,11 @@ def read_training_rows(
         weights = {source: frontier for source, select in selects.items() if select.weight == "frontier"}
     by_question = {source: each.by_question for source, each in weights.items()}
     rows, counts = training_rows(gathered.by_source, questions, learner, reader, weights=by_question)
+    if log is not None and counts.kept < counts.rows:
+        encoded = {row.rationale_id for row in rows}
+        for rationale in chain(*gathered.by_source.values()):
+            if rationale.id not in encoded:
+                log.drop(TOO_LONG, rationale)
     if not rows and not scored:
         raise TrainingError(
             f"{name}: no training row is left of {len(gathered)} selected rationales "

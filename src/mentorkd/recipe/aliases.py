@@ -41,10 +41,11 @@ def birth_names(filters: Mapping[str, Any]) -> dict[str, Any]:
 def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON-like values with the names that fingerprints hash.
 
-    Left out is where it runs: the place of its data, `resources`, and `shards`, whose number is in the fingerprints of the stages that are
-    cut.
+    Left out is where it runs: the places of its data and of its overlay, `resources`, and `shards`, whose number is in the fingerprints
+    of the stages that are cut.
     """
     raw = recipe.model_dump(mode="json", exclude={"data": {"root"}, "resources": True, "shards": True})
+    del raw["teacher"]["overlay"]  # its decisions count, which are in the fingerprint of the stage that applies them
     for learner in raw["learners"].values():
         del learner["resources"]
     for _, filters in filters_in(raw):

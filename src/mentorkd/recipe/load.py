@@ -167,8 +167,9 @@ def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
     data, teacher = raw.setdefault("data", {}), mapping(raw.get("teacher"))
     if isinstance(data, dict) and isinstance(data.setdefault("root", "."), str):
         data["root"] = absolute(("data", "root"), data["root"])
-    if isinstance(teacher.get("cache"), str):
-        teacher["cache"] = absolute(("teacher", "cache"), teacher["cache"])
+    for key in ("cache", "overlay"):
+        if isinstance(teacher.get(key), str):
+            teacher[key] = absolute(("teacher", key), teacher[key])
     template = teacher.get("template")
     if isinstance(template, str) and template.startswith(_TEMPLATE_FILE):
         file = template.removeprefix(_TEMPLATE_FILE).strip()
@@ -249,6 +250,9 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
                     (section, key),
                     f"{path} is a folder or a device; expected a file, or hub:{path} for a data set in a folder",
                 )
+    overlay = mapping(raw.get("teacher")).get("overlay")
+    if isinstance(overlay, str) and os.path.exists(overlay) and not os.path.isfile(overlay):
+        yield ("teacher", "overlay"), f"{overlay} is a folder or a device; expected a file of decisions, or none yet"
     template = str(mapping(raw.get("teacher")).get("template"))
     path = template.removeprefix(_TEMPLATE_FILE)
     if path != template and not os.path.isfile(path):

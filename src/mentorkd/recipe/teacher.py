@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from mentorkd.recipe.learner import ChatDate, ChatVariables, EngineName, SelectConfig, Strict
 
@@ -14,6 +14,16 @@ _OPENAI_URL = "https://api.openai.com/v1"
 _NEW_QUESTION = "\nQ:"
 """A base model continues after its answer with a new question, which begins with this text."""
 PromptKind = Literal["zero_shot_cot", "two_stage", "few_shot", "custom"]
+
+
+def _is_json_lines(value: str) -> str:
+    # `mentorkd view` appends to the file that a run's recipe names, whoever made the run.
+    if not value.endswith(".jsonl"):
+        raise ValueError(f"got {value!r}; expected a file of JSON Lines, NAME.jsonl")
+    return value
+
+
+OverlayFile = Annotated[str, AfterValidator(_is_json_lines)]
 
 
 class RecordedTeacherConfig(Strict):
@@ -31,6 +41,9 @@ class RecordedTeacherConfig(Strict):
     Null takes the mapping that `task.columns` has for all files; `{}` takes the usual names."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
+    overlay: OverlayFile | None = None
+    """File of decisions about single rationales (rejected, edited), relative to the recipe's folder; `mentorkd view` writes it. A file
+    that does not exist has none."""
 
 
 class UntilCorrectConfig(Strict):
@@ -104,6 +117,9 @@ class AskedTeacherConfig(Strict):
     a local teacher with `shards`, a file of each unfinished shard."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
+    overlay: OverlayFile | None = None
+    """File of decisions about single rationales (rejected, edited), relative to the recipe's folder; `mentorkd view` writes it. A file
+    that does not exist has none."""
 
     def stops(self, *, base: bool) -> list[str]:
         """The texts that end a reply of a base model or of a chat model."""

@@ -35,7 +35,7 @@ Config = TypeVar("Config", bound=AskedTeacherConfig)
 class AskedTeacher(ABC, Generic[Config]):
     """A teacher that is asked for what its cache does not hold. A kind adds how it is asked, and at what cost."""
 
-    how_to_ask: ClassVar[frozenset[str]] = frozenset({"select", "cache"})
+    how_to_ask: ClassVar[frozenset[str]] = frozenset({"select", "cache", "overlay"})
     """Settings that reach no reply: they are no part of the teacher's identity."""
 
     def __init__(self, recipe: Recipe, config: Config) -> None:

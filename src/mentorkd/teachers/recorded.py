@@ -32,7 +32,7 @@ class RecordedTeacher:
         """Nothing: loading the recipe has looked for the file, and reading it is the first thing a run does."""
 
     def identity(self) -> list[Any]:
-        settings = self.config.model_dump(exclude={"select"})
+        settings = self.config.model_dump(exclude={"select", "overlay"})
         if self.config.columns is None:  # a key of later versions is named only where it is set
             del settings["columns"]
         return [settings, source_identity(self.file)]

@@ -14,12 +14,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mentorkd.reporting.drawing import PALETTE
-from mentorkd.web.pages import ask, compare, predictions, run, runs
+from mentorkd.web.pages import ask, compare, predictions, rationales, run, runs, tokens
 from mentorkd.web.respond import ERRORS
 from mentorkd.web.runs import Runs
 from mentorkd.web.security import Guard, new_token
 
-PAGES = (runs, compare, predictions, ask, run)
+PAGES = (runs, compare, rationales, tokens, predictions, ask, run)
 
 
 def build_app(folders: Sequence[Path], *, token: str | None, host: str, port: int) -> Starlette:

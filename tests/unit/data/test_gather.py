@@ -150,6 +150,25 @@ def test_replies_that_are_not_whole_are_never_trained_on() -> None:
     assert gathered.filters[1] == {"source": "teacher", "filter": "whole_replies", "before": 4, "after": 1}
 
 
+def test_each_dropped_rationale_is_told_with_its_filter() -> None:
+    rows = [
+        Rationale.create(QUESTIONS[0].id, text, "1", verdict, "teacher", number)
+        for number, (text, verdict) in enumerate(
+            [("a", "correct"), ("b", "wrong"), ("a ", "correct"), ("c", "correct")]
+        )
+    ]
+    rows.append(Rationale.create("other", "d", "1", "correct", "teacher", 0))
+    told: list[tuple[str, int]] = []
+    gathered = gather(
+        {"teacher": rows},
+        {"teacher": SelectConfig(max_per_question=1)},
+        QUESTIONS,
+        dropped=lambda name, rationale: told.append((name, rows.index(rationale))),
+    )
+    assert every(gathered) == rows[:1]
+    assert told == [("training_questions", 4), ("correct", 1), ("deduplicate", 2), ("max_per_question", 3)]
+
+
 def test_rationales_are_kept_under_the_name_by_which_the_reader_knows_their_source() -> None:
     own = [rationale(QUESTIONS[0], "mine", "student", sample=0)]
     gathered = gather({**SOURCES, "self": own}, dict.fromkeys([*SOURCES, "self"], SelectConfig()), QUESTIONS)

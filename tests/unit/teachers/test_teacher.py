@@ -53,6 +53,7 @@ ASKED: dict[type[AskedTeacher[Any]], tuple[str, dict[str, str]]] = {
         {
             "select": "{correct: false}",
             "cache": "c.sqlite",
+            "overlay": "o.jsonl",
             "api_key_env": "OTHER_KEY",
             "budget": "{requests: 9}",
             "concurrency": "1",
@@ -65,7 +66,10 @@ ASKED: dict[type[AskedTeacher[Any]], tuple[str, dict[str, str]]] = {
             "tokens_per_minute": "9",
         },
     ),
-    LocalTeacher: ("kind: local, model: a/b", {"select": "{correct: false}", "cache": "c.sqlite", "batch_size": "1"}),
+    LocalTeacher: (
+        "kind: local, model: a/b",
+        {"select": "{correct: false}", "cache": "c.sqlite", "overlay": "o.jsonl", "batch_size": "1"},
+    ),
 }
 
 

@@ -27,6 +27,7 @@ def step_of(kind: str) -> Step:
     from mentorkd.pipeline.stages.annotate import annotate
     from mentorkd.pipeline.stages.augment import augment
     from mentorkd.pipeline.stages.budget import budget
+    from mentorkd.pipeline.stages.curate import curate
     from mentorkd.pipeline.stages.evaluate import evaluate
     from mentorkd.pipeline.stages.prepare import prepare
     from mentorkd.pipeline.stages.report import report
@@ -38,6 +39,7 @@ def step_of(kind: str) -> Step:
     steps: dict[str, Step] = {
         "prepare": prepare,
         "annotate": annotate,
+        "curate": curate,
         "budget": budget,
         "score": score,
         "train": train,

@@ -14,6 +14,7 @@ from mentorkd.pipeline import provenance
 from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.records import (
     AnnotateRecord,
+    CurateRecord,
     FilterRow,
     PrepareRecord,
     ReportRecord,
@@ -81,10 +82,14 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     trained = {run: folder.record_of(TrainRecord, name) for run, name in train.items()}
     prepared, annotated = folder.record_of(PrepareRecord, "prepare"), folder.record_of(AnnotateRecord, "annotate")
     asked = annotated.asked
-    # The row before the filters of the teacher's rationales: the requested samples, and the replies.
+    # The rows before the filters of the teacher's rationales: the requested samples and the replies, and what people rejected.
     replies = [] if asked is None else [FilterRow(TEACHER, "replies", asked.samples, asked.replies)]
+    of_teacher = "annotate"
+    if "curate" in stage.inputs:
+        of_teacher, curated = "curate", folder.record_of(CurateRecord, "curate")
+        replies.append(FilterRow(TEACHER, "overlay", curated.before, curated.before - curated.rejected))
     questions = [question for question in folder.questions("prepare") if question.labelled]
-    labelled, teacher = {question.id for question in questions}, folder.rationales("annotate")
+    labelled, teacher = {question.id for question in questions}, folder.rationales(of_teacher)
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
     assert recipe.task.answer is not None

@@ -11,13 +11,15 @@ from mentorkd.files import link
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import RoundOutcome, RoundsRecord, TrainRecord, best_round
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.selection_log import SELECTION
 
 
 def rounds(context: RunContext, stage: Stage, workdir: Path) -> RoundsRecord:
-    """Publish the model of the best round as the learner's own, and the logs of all rounds as one."""
+    """Publish the model and the selection of the best round as the learner's own, and the metrics of all rounds as one log."""
     names = {int(role.rpartition("/")[2]): name for role, name in stage.inputs.items()}
     best, record = choose_round({number: context.folder.record_of(TrainRecord, name) for number, name in names.items()})
-    link(context.folder.output(names[best], "model"), workdir / "out" / "model")
+    for output in {"model", SELECTION} & {*context.folder.record(names[best]).outputs}:
+        link(context.folder.output(names[best], output), workdir / "out" / output)
     rows = _joined([context.folder.metrics(name) for name in names.values()])
     (workdir / "out" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return record

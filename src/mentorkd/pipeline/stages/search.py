@@ -14,11 +14,11 @@ from mentorkd.recipe.search import trials_of
 
 
 def search(context: RunContext, stage: Stage, workdir: Path) -> SearchRecord:
-    """Publish the model and the log of the best trial as the learner's own."""
+    """Publish the model and the logs of the best trial as the learner's own."""
     trials = trials_of(context.recipe.learners[stage.learner])
     names = [stage.inputs[f"trial/{number}"] for number in range(len(trials))]
     best, record = choose_trial(trials, [context.folder.record_of(TrainRecord, name) for name in names])
-    for output in ("model", "metrics.jsonl"):
+    for output in context.folder.record(names[best]).outputs:
         link(context.folder.output(names[best], output), workdir / "out" / output)
     return record
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -34,6 +35,7 @@ from mentorkd.pipeline.model_card import model_card
 from mentorkd.pipeline.process_group import work_together
 from mentorkd.pipeline.records import BudgetRecord, ChatRecord, OwnTexts, TrainRecord, count_verdicts
 from mentorkd.pipeline.run_folder import HISTORY, Stage, part_role
+from mentorkd.pipeline.selection_log import SELECTION, selection_log
 from mentorkd.pipeline.shards import read_in_role
 from mentorkd.pipeline.training_rows import read_training_rows
 from mentorkd.precision import Precision, autocast
@@ -62,11 +64,13 @@ def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> Tr
     """The whole of a training, or one process's part of it. The first process writes the outputs; the others return None."""
     learner = context.learner(stage)
     loaded = context.initial_model(stage)
-    rows, counts, filters, frontier = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded))
+    with selection_log(workdir / "out" / SELECTION) if is_first_process() else nullcontext() as log:
+        read = read_training_rows(context, stage, stage.learner, TextEncoder.of(loaded), log=log)
+    rows, counts, filters, frontier = read
     _show_encoding(context, stage, counts)
     _check_head(context, stage, loaded, rows[0])
     budget = context.folder.record_of(BudgetRecord, stage.inputs["budget"]) if "budget" in stage.inputs else None
-    precision, objective = context.precision(learner), _objective(context, stage, learner, loaded)
+    precision, objective = context.precision(learner), objective_for(context, stage, learner, loaded)
     run_name = stage.target.removeprefix("learners/")
     updates, part, settings = _length(stage, learner, loaded.kind, rows, budget)
     result = train_model(
@@ -186,8 +190,8 @@ def _show_encoding(context: RunContext, stage: Stage, counts: EncodingCounts) ->
         )
 
 
-def _objective(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
-    """What the learner minimises, with the models and soft labels of its mentors."""
+def objective_for(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
+    """What the learner of a training minimises, with the models and soft labels of its mentors."""
 
     def files(name: str, fold: int) -> MentorFiles:
         roles = {source: part_role(f"soft_labels/{name}/{source}", fold) for source in learner.rationales}

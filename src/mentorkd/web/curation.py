@@ -1,0 +1,105 @@
+"""What people decided about a run's rationales, and what the run has made of it so far."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mentorkd.data.overlay import Action, Decision, append_decision, read_overlay
+from mentorkd.errors import RunError
+from mentorkd.grading.grade import Grader
+from mentorkd.records import TEACHER, Rationale
+from mentorkd.teachers.curation import edited
+from mentorkd.web.opened import OpenedRun
+from mentorkd.web.table import TableRow
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision about a rationale of the table."""
+
+    decision: Decision
+    new: Rationale | None
+    """The rationale with its edited text, graded again."""
+    waits: bool
+    """Whether the next `mentorkd run` changes something."""
+
+
+class Curation:
+    """The overlay of a run's recipe. Raises DataError for a file that is no overlay."""
+
+    def __init__(self, run: OpenedRun) -> None:
+        self.run = run
+        overlay = run.recipe.teacher.overlay
+        self.file = None if overlay is None else Path(overlay)
+
+    @cached_property
+    def decisions(self) -> Mapping[str, Decision]:
+        """The last decision about each rationale, by its id."""
+        return {} if self.file is None else read_overlay(self.file)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can be decided here, and what to do; None if it can."""
+        if self.file is None:
+            return (
+                "To reject or edit rationales, give the recipe the key `teacher: {overlay: NAME.jsonl}`, a file beside it, and run it "
+                "once more: nothing is done again"
+            )
+        if not self.file.parent.is_dir():
+            return f"{self.file.parent} is not on this machine; look at the run where its recipe is"
+        if not os.access(self.file if self.file.exists() else self.file.parent, os.W_OK):
+            return f"{self.file} cannot be written; look at the run as a user who can write there"
+        return None
+
+    def decided(self, row: TableRow) -> Decided | None:
+        """What was decided about a row; None if nothing was, and nothing of it is left in the run."""
+        decision = self.decisions.get(row.rationale.id)
+        if decision is None:
+            return None
+        new = None
+        if decision.text is not None:
+            new = edited(row.rationale, decision.text, row.question, self._grader)
+        expected = {
+            "reject": ("reject", None),
+            "restore": (None, row.rationale.id),
+            "edit": ("edit", new.id if new else None),
+        }
+        return Decided(decision, new, waits=(row.overlay, row.curated_id) != expected[decision.action])
+
+    def decide(self, rationale: Rationale, action: str, *, why: str, text: str | None) -> Decision:
+        """Append a decision of the user of this program. Raises RunError for one that cannot be made, or changes nothing."""
+        if self.obstacle is not None or self.file is None:
+            raise RunError(self.obstacle or "")
+        known = self.decisions  # read in any case, so that nothing is appended to a file that is no overlay
+        if rationale.source != TEACHER:
+            raise RunError(
+                f"got a rationale of {rationale.source}, which writes its texts again; expected one of the teacher"
+            )
+        actions: dict[str, Action] = {"reject": "reject", "restore": "restore", "edit": "edit"}
+        if action not in actions:
+            raise RunError(f"got the action {action!r}; expected one of {', '.join(actions)}")
+        if action == "restore" and rationale.id not in known:
+            raise RunError(f"got `restore` for {rationale.id}, about which nothing was decided")
+        if action == "edit" and (not text or text.strip() == rationale.text):
+            raise RunError("got the text as it is; change it, or reject the rationale")
+        decision = Decision.on(rationale, actions[action], by=_user(), why=why, text=text if action == "edit" else None)
+        append_decision(self.file, decision)
+        return decision
+
+    @cached_property
+    def _grader(self) -> Grader:
+        task = self.run.recipe.task
+        assert task.answer is not None, "the recipe's checks fill this in"
+        return Grader(task.answer, task.choices)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return "unknown"
