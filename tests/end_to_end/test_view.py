@@ -17,12 +17,12 @@ import pytest
 from browser import open_browser, open_page, viewing
 from command_line import Cli
 from finished import copy_run
+from mentorkd.files.seals import FileSeal, read_sealed, write_sealed
 from mentorkd.pipeline.live import LIVE_NAME
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import RunFolder
 from mentorkd.printable import printable
 from mentorkd.recipe.load import load_recipe
-from mentorkd.seals import FileSeal, read_sealed, write_sealed
 
 PLANTED = (
     '<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7 }}\x1b[31m\u202e'

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from mentorkd.files.seals import FileSeal
 from mentorkd.records import Question, Rationale, write_jsonl
-from mentorkd.seals import FileSeal
 from mentorkd.web.copies import Making, Tables
 from mentorkd.web.table import RationaleTable
 from mentorkd.web.written import Author, Reader, RunFile, TextFile, Written

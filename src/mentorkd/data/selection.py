@@ -300,7 +300,9 @@ def gather(
         filters = filters_of(
             selects[source], known, already=chain(*taken.values()), tokens=tokens, conclude=conclude, nll=nll
         )
-        taken[source], steps = select(rationales, [of_training, Filter("whole_replies", Each(is_whole)), *filters], dropped)
+        taken[source], steps = select(
+            rationales, [of_training, Filter("whole_replies", Each(is_whole)), *filters], dropped
+        )
         counts += [
             {"source": source, "filter": each.filter, "before": each.before, "after": each.after, **each.facts}
             for each in steps

@@ -21,13 +21,13 @@ from transformers import AutoConfig
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import digest_path
+from mentorkd.files.seals import damage_in, seal_folder
 from mentorkd.generation import sampling
 from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
 from mentorkd.generation.live import LiveRow, Take, fixed_batches
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
-from mentorkd.seals import damage_in, seal_folder
 
 log = logging.getLogger(__name__)
 

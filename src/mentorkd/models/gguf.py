@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.files import write_json
+from mentorkd.files.seals import sync
 from mentorkd.hub import GGUF, gguf_folder
 from mentorkd.models.loading import LOADING_ERRORS, one_line
-from mentorkd.seals import sync
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
 """The values of `general.architecture` whose conversion is tested."""

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from mentorkd.data.selection import split_folds
 from mentorkd.files import fingerprint
+from mentorkd.files.seals import damage_in, seal_folder
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine
 from mentorkd.grading.grade import Grader
@@ -32,7 +33,6 @@ from mentorkd.recipe.rounds import of_round
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.records import Progress, Question, Split
-from mentorkd.seals import damage_in, seal_folder
 
 
 class RunContext:

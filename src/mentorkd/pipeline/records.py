@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from mentorkd.files.seals import FileSeal
 from mentorkd.recipe.aliases import RECORDED_NAMES
 from mentorkd.records import EncodingCounts, Prediction, Question, Rationale, Split, Verdict
-from mentorkd.seals import FileSeal
 
 _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
 _OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold"}

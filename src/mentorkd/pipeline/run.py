@@ -28,6 +28,7 @@ from typing import Any
 
 from mentorkd.errors import DamagedError, RunError, explaining
 from mentorkd.files import write_text
+from mentorkd.files.seals import Table, read_sealed, write_sealed_table
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors.executor import CHECKED_KINDS, StageExecutor
 from mentorkd.pipeline.executors.inline import InlineExecutor
@@ -44,7 +45,6 @@ from mentorkd.recipe.graph import headline_student
 from mentorkd.recipe.load import dump_recipe, load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.vocabularies import vocabularies
-from mentorkd.seals import Table, read_sealed, write_sealed_table
 
 _MOST_JOBS = 64
 _NEEDS_OUTDATED = "a training that it needs runs again"

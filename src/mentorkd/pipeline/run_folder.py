@@ -29,13 +29,13 @@ from filelock import FileLock, Timeout
 from mentorkd.data.rows import Rows
 from mentorkd.errors import DamagedError, RunError
 from mentorkd.files import digest_path
+from mentorkd.files.seals import FileSeal, read_sealed, seal_files, sync, sync_one, write_sealed
 from mentorkd.hub import UNKNOWN, HubModels
 from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.pipeline.scratch import Scratch
 from mentorkd.pipeline.shards import whole_name
 from mentorkd.precision import Precision, choose_precision
 from mentorkd.records import Prediction, Question, Rationale, Split, read_jsonl
-from mentorkd.seals import FileSeal, read_sealed, seal_files, sync, sync_one, write_sealed
 
 if sys.platform != "win32":
     import fcntl

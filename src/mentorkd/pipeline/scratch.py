@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from mentorkd.errors import DamagedError
-from mentorkd.seals import FileSeal
+from mentorkd.files.seals import FileSeal
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mentorkd.errors import DamagedError, RunError, StoreError
 from mentorkd.files import read_lines
+from mentorkd.files.seals import damage_in, read_sealed
 from mentorkd.pipeline.records import ScoreRecord, read_record
 from mentorkd.pipeline.run_folder import RunFolder, is_editable
-from mentorkd.seals import damage_in, read_sealed
 
 _REMOVE = "remove it and `mentorkd run` makes it again"
 _REMOVE_MARK = "remove it and its stage runs again"

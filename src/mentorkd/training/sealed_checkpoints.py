@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers.trainer import TRAINER_STATE_NAME
 
 from mentorkd.errors import TrainingError
-from mentorkd.seals import damage_in
+from mentorkd.files.seals import damage_in
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import Objective, Student
 from mentorkd.errors import TrainingError
+from mentorkd.files.seals import seal_folder
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
-from mentorkd.seals import seal_folder
 from mentorkd.training.checkpoints import load_weights, save_weights
 from mentorkd.training.processes import wait_for_others
 from mentorkd.training.sealed_checkpoints import check_checkpoint

@@ -7,12 +7,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from mentorkd.errors import MentorkdError
+from mentorkd.files.seals import read_sealed
 from mentorkd.pipeline.records import StageRecord, read_record
 from mentorkd.pipeline.run import Pipeline, PlannedStage
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.recipe.load import load_recipe
 from mentorkd.recipe.schema import Recipe
-from mentorkd.seals import read_sealed
 
 _TRAININGS = ("search", "rounds", "train")
 """Kinds of stages that make the model of a learner, the last that runs first."""

@@ -10,10 +10,10 @@ import pytest
 
 from made_up_records import train_record
 from mentorkd.errors import DamagedError
+from mentorkd.files.seals import seal_files
 from mentorkd.pipeline.records import ScoreRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, sealed
 from mentorkd.pipeline.scratch import Scratch
-from mentorkd.seals import seal_files
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import yaml
 from finished import copy_run
 from mentorkd.data.overlay import Decision, append_decision
 from mentorkd.errors import RunError
+from mentorkd.files.seals import read_sealed, write_sealed
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.pipeline.run import open_run
 from mentorkd.pipeline.run_folder import RunFolder
 from mentorkd.recipe.load import dump_recipe
 from mentorkd.records import Rationale, read_jsonl
-from mentorkd.seals import read_sealed, write_sealed
 from mentorkd.web.opened import OpenedRun
 from mentorkd.web.written import Written, find_written
 

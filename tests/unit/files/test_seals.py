@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mentorkd.errors import DamagedError
 from mentorkd.files import digest_path
-from mentorkd.seals import (
+from mentorkd.files.seals import (
     FileSeal,
     Table,
     damage_in,
