@@ -80,7 +80,8 @@ TEACHERS: dict[str, dict[str, Any]] = {
 }
 
 WHOLE: dict[str, dict[str, Any]] = {
-    "paper": {"protocol": "paper"},
+    # Since then, `protocol: paper` samples from 50 tokens. The recipe that a run keeps has the old value.
+    "paper": {"protocol": "paper", "sampling": {**BASE["sampling"], "top_k": 0}},
     "match tokens": {"match": "tokens"},
     "match epochs": {"match": "epochs"},
     "seeds": {"seeds": [1, 2]},
