@@ -28,6 +28,8 @@ from mentorkd.recipe.load import load_recipe
 EXECUTORS = ("inline", "process", "ray")
 HERE = Path(__file__).resolve().parent
 ARMS = 9
+SMALL_TASK = {"train": 150, "validation": 20, "test": 40, "annotated": 60, "samples": 2}
+"""The task of the short form."""
 
 
 def main() -> None:
@@ -132,7 +134,7 @@ def _made_up(folder: Path, kind: type[Any]) -> Any:
 def recipe(executor: str, cores: int, short: bool) -> dict[str, Any]:
     """The wall time of a recipe with nine arms on one or more cores."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as place:
-        write_task(Path(place))
+        write_task(Path(place), **(SMALL_TASK if short else {}))
         write_recipe(Path(place) / "recipe.yaml")
         updates = 10 if short else 60
         values = ",".join(f"{(number + 1) / 10:g}" for number in range(ARMS - 1))
