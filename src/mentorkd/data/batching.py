@@ -252,7 +252,7 @@ def padded_width(longest: int, multiple: int = MULTIPLE) -> int:
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads a micro-batch of rows to its longest row, rounded up (see `padded_width`).
+    """Pads a micro-batch of rows to its longest row, rounded up to a `multiple`, or `closely` to less (see `padded_width`).
 
     Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models, `decoder_input_ids`,
     all [rows, tokens], padded on the right. A decoder is causal, so no target position attends to the padding after it, and most
@@ -264,6 +264,7 @@ class Collator:
     decoder_start_token_id: int | None = None
     multiple: int = 1
     masks_decoder: bool = False
+    closely: bool = False
 
     @classmethod
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
@@ -299,5 +300,6 @@ class Collator:
         }
 
     def _pad(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-        width = padded_width(max(map(len, rows)), self.multiple)
+        longest = max(map(len, rows))
+        width = padded_width(longest, self.multiple) if self.closely else -(-longest // self.multiple) * self.multiple
         return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)

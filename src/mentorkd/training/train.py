@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -129,7 +129,10 @@ def train(
     arguments.warmup_steps = math.ceil(total * config.warmup_ratio)
     arguments.logging_steps = max(1, schedule.updates // 100)
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
-    split = _splitter(loaded, collator) if config.split == "auto" and arguments.world_size == 1 else None
+    split = None
+    if config.split == "auto" and arguments.world_size == 1:
+        collator = replace(collator, closely=True)
+        split = _splitter(loaded, collator)
     batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size, split)
     first = {name: value.to(loaded.device) for name, value in batches[0]["parts"][0].items() if name != "rows"}
     fused = _can_fuse(loaded, first)
