@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import threading
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from starlette.testclient import TestClient
 pytest.importorskip("duckdb", reason="duckdb is installed by pip install 'mentorkd[view]'")
 
 from finished import copy_run
-from mentorkd.data.overlay import read_overlay
+from mentorkd.data.overlay import Decision, append_decision, read_overlay
 from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.recipe.load import load_recipe
+from mentorkd.records import Rationale
 from mentorkd.web import copies
 from web_client import cross_site, web_client
 
@@ -48,6 +50,10 @@ def value(client: TestClient, query: str = "", page: str = PAGE) -> dict[str, An
     assert reply.status_code == 200, reply.text
     found: dict[str, Any] = reply.json()
     return found
+
+
+def rationale_of(row: dict[str, Any]) -> Rationale:
+    return Rationale.create(row["question_id"], row["text"], None, "wrong", "teacher", row["sample"])
 
 
 def decide(client: TestClient, **fields: str) -> Any:
@@ -135,6 +141,55 @@ def test_decisions_are_appended_and_take_effect_with_the_next_run(client: TestCl
     assert "restored · next run" in client.get(f"{PAGE}?curated=waiting").text
 
 
+def fields_of(page: str) -> dict[str, str]:
+    """The fields of the first form of a card, as a browser sends them."""
+    form = page[page.index("<details><summary>Curate") :]
+    text = re.search(r'<textarea name="text" rows="7">\n(.*?)</textarea>', form, re.DOTALL)
+    why = re.search(r'<input name="why" value="(.*?)"', form, re.DOTALL)
+    assert text and why
+    return {name: re.sub("\r\n?|\n", "\r\n", unescape(each[1])) for name, each in (("text", text), ("why", why))}
+
+
+def test_a_form_sends_back_the_text_as_it_is(client: TestClient, folder: Path) -> None:
+    row = value(client, "by=teacher")["rows"][0]
+    text = "\nIt is \u200f5\u202e &amp; <b>.\r\x1b[31m"
+    append_decision(folder / "curated.jsonl", Decision.on(rationale_of(row), "edit", by="ann", why="\u200f", text=text))
+    sent = fields_of(client.get(f"{PAGE}?question={row['question_id']}").text)
+    assert sent == {"text": text.replace("\n", "\r\n").replace("\r\x1b", "\r\n\x1b"), "why": "\u200f"}
+    reply = decide(client, rationale=row["rationale_id"], action="edit", **sent)
+    assert reply.status_code == 409
+    assert "got the text as it is" in reply.text
+    assert len((folder / "curated.jsonl").read_text().splitlines()) == 1
+    assert decide(client, rationale=row["rationale_id"], action="edit", text=f"{sent['text']} 5").status_code == 303
+    saved = read_overlay(folder / "curated.jsonl")[row["rationale_id"]].text
+    assert saved == "\nIt is \u200f5\u202e &amp; <b>.\n\x1b[31m 5"
+
+
+def test_enter_in_a_field_decides_nothing(client: TestClient) -> None:
+    page = client.get(f"{PAGE}?question={value(client, 'by=teacher')['rows'][0]['question_id']}").text
+    forms = re.findall(r'<form method="post".*?</form>', page, re.DOTALL)
+    assert forms
+    assert all("disabled" in re.findall("<button[^>]*>", form)[0] for form in forms)
+
+
+def test_decisions_that_change_nothing_are_refused(client: TestClient, folder: Path) -> None:
+    row = value(client, "by=teacher")["rows"][0]
+    for action, text, message in [
+        ("reject", "", None),
+        ("reject", "", "which is rejected already"),
+        ("edit", row["text"], "got the text as the teacher wrote it; restore the rationale instead"),
+        ("restore", "", None),
+        ("restore", "", "about which nothing was decided"),
+        ("edit", "new", None),
+        ("edit", "new", "got the text as it is"),
+        ("edit", row["text"], "got the text as the teacher wrote it; restore the rationale instead"),
+    ]:
+        reply = decide(client, rationale=row["rationale_id"], action=action, text=text)
+        assert reply.status_code == (409 if message else 303)
+        assert (message or "") in reply.text
+    assert len((folder / "curated.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "message"),
     [
@@ -148,6 +203,7 @@ def test_decisions_are_appended_and_take_effect_with_the_next_run(client: TestCl
             "got a rationale of mentor, which writes its texts again",
         ),
         ({"action": "reject", "cross_site": "x"}, 403, "load it again"),
+        ({"action": "reject", "why": "x" * 501}, 409, "got a reason of 501 characters; expected at most 500"),
     ],
 )
 def test_what_cannot_be_decided_is_told_and_not_written(

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from mentorkd.recipe.graph import headline_student
 from mentorkd.reporting.format import format_count
 from mentorkd.web.copies import Making, Tables
-from mentorkd.web.curation import Curation
+from mentorkd.web.curation import MOST_WHY, Curation
 from mentorkd.web.divergences import read_divergences
 from mentorkd.web.marks import excerpt, pieces
 from mentorkd.web.opened import OpenedRun
@@ -156,6 +156,7 @@ def _show_question(request: Request, opened: Opened, view: View, id: str) -> Res
         **opened.context,
         table_rows=rows,
         outcomes=[_by_outcome(opened.written, row) for row in rows],
+        most_why=MOST_WHY,
         view=view,
         before=before,
         after=after,
