@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mentorkd.data.overlay import Action, Decision, append_decision, read_overlay
+from mentorkd.data.overlay import Action, Decision, append_decision, misplaced, read_overlay
 from mentorkd.errors import RunError
 from mentorkd.grading.grade import Grader
 from mentorkd.records import TEACHER, Rationale
@@ -53,6 +53,8 @@ class Curation:
                 "To reject or edit rationales, give the recipe the key `teacher: {overlay: NAME.jsonl}`, a file beside it, and run it "
                 "once more: nothing is done again"
             )
+        if fault := misplaced(self.file, self.run.root):
+            return fault
         if not self.file.parent.is_dir():
             return f"{self.file.parent} is not on this machine; look at the run where its recipe is"
         if not os.access(self.file if self.file.exists() else self.file.parent, os.W_OK):

@@ -38,7 +38,8 @@ class RunFile:
     def check(self) -> None:
         """Raises DamagedError if the file is not as it was written."""
         if self.seal is not None and (damage := self.seal.damage(self.path)):
-            raise DamagedError(f"{self.path} {damage}; remove it and `mentorkd run` makes it again")
+            remove = "remove it and " if self.path.exists() else ""
+            raise DamagedError(f"{self.path} {damage}; {remove}`mentorkd run` makes it again")
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,8 @@ def fields_of(page: str) -> dict[str, str]:
     form = page[page.index("<details><summary>Curate") :]
     text = re.search(r'<textarea name="text" rows="7">\n(.*?)</textarea>', form, re.DOTALL)
     why = re.search(r'<input name="why" value="(.*?)"', form, re.DOTALL)
-    assert text and why
+    assert text
+    assert why
     return {name: re.sub("\r\n?|\n", "\r\n", unescape(each[1])) for name, each in (("text", text), ("why", why))}
 
 
@@ -222,6 +223,16 @@ def test_without_an_overlay_the_page_tells_how_to_have_one(small_run: Path) -> N
     assert "give the recipe the key `teacher: {overlay: NAME.jsonl}`" in client.get(PAGE).text
     known = value(client, "by=teacher")["rows"][0]["rationale_id"]
     assert decide(client, rationale=known, action="reject").status_code == 409
+
+
+def test_an_overlay_in_the_run_folder_is_not_written_to(client: TestClient, folder: Path) -> None:
+    known = value(client, "by=teacher")["rows"][0]["rationale_id"]
+    recipe = folder / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(folder / "curated.jsonl"), str(folder / "run" / "curated.jsonl")))
+    reply = decide(client, rationale=known, action="reject")
+    assert reply.status_code == 409
+    assert "curated.jsonl lies in the run folder" in reply.text
+    assert not (folder / "run" / "curated.jsonl").exists()
 
 
 def test_a_file_that_is_no_overlay_is_not_written_to(client: TestClient, folder: Path) -> None:
