@@ -122,7 +122,7 @@ def show_rationales(request: Request) -> Response:
     if (question := request.query_params.get("question")) is not None:
         return _show_question(request, opened, view, question)
     if request.query_params.get("format") == "csv" and "page" not in request.query_params:
-        return _whole_csv(opened, table.order(view))
+        return _whole_csv(opened, table.order(view).tolist())
     order, number = table.order(view), _page(request.query_params.get("page", "1"))
     rows = table.rows(order[(number - 1) * _PAGE : number * _PAGE])
     sort = ("-" if view.descending else "") + view.sort
