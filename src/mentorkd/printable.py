@@ -17,3 +17,12 @@ def printable(text: str) -> str:
     encoding can write. In JSON, `\uXXXX` is the character itself: `json.loads(printable(json.dumps(value))) == value`.
     """
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def half_character(text: str) -> str | None:
+    """What is wrong with a text that no encoding can write; None if nothing is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"got half a character at position {error.start} (a lone surrogate); correct the text"
+    return None

@@ -72,6 +72,11 @@ class Question:
         return cls(_question_id(text), text.strip(), answer.strip(), split)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether `id` is that of the content."""
+        return self.id == _question_id(self.text)
+
+    @property
     def labelled(self) -> bool:
         """Whether it has a gold answer."""
         return self.split != "unlabelled"
@@ -108,6 +113,11 @@ class Rationale:
         text = text.strip()
         identity = content_id(question_id, source, str(sample), text)
         return cls(identity, question_id, text, predicted, verdict, source, sample, dict(meta or {}))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `id` is that of the content."""
+        return self.id == content_id(self.question_id, self.source, str(self.sample), self.text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock
 
 from mentorkd.errors import DataError
+from mentorkd.printable import half_character
 from mentorkd.records import TEACHER, Rationale
 
 Action = Literal["reject", "restore", "edit"]
@@ -75,6 +76,13 @@ def in_effect(file: str | Path | None) -> dict[str, Decision]:
     return {key: decision for key, decision in decisions.items() if decision.action != "restore"}
 
 
+def misplaced(file: Path, run: Path) -> str | None:
+    """Why an overlay cannot lie where it is: in the run folder `run`; None if it lies elsewhere."""
+    if run.resolve() not in file.resolve().parents:
+        return None
+    return f"{file} lies in the run folder, which can be made again without it; move it beside the recipe and change `teacher.overlay`"
+
+
 def identity(decisions: Iterable[Decision]) -> list[list[Any]]:
     """What fingerprints hash of decisions: what they do, and not who made them in which order."""
     return sorted([decision.rationale_id, decision.action, decision.text or ""] for decision in decisions)
@@ -86,8 +94,8 @@ def append_decision(file: Path, decision: Decision) -> None:
     Raises DataError for a decision that could not be read again.
     """
     fields = {key: value for key, value in asdict(decision).items() if value is not None}
+    _checked(file, 0, fields)
     line = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
-    _decision(file, 0, line)
     with FileLock(file.with_name(f".{file.name}.lock")), file.open("a+b") as stream:
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - 1))
         if stream.read(1) not in (b"", b"\n"):  # an editor left the last line without its end
@@ -103,6 +111,10 @@ def _decision(file: Path, number: int, line: bytes) -> Decision:
     except ValueError as error:
         why = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
         raise _fault(file, number, f"not JSON ({why}); remove the row") from None
+    return _checked(file, number, row)
+
+
+def _checked(file: Path, number: int, row: Any) -> Decision:
     if not isinstance(row, dict) or not _REQUIRED <= row.keys() <= _TYPES.keys():
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise _fault(
@@ -110,6 +122,9 @@ def _decision(file: Path, number: int, line: bytes) -> Decision:
         )
     if wrong := [key for key, value in row.items() if type(value) is not _TYPES[key]]:
         raise _fault(file, number, f"`{wrong[0]}`: got {row[wrong[0]]!r}, expected {_TYPES[wrong[0]].__name__}")
+    for key, value in row.items():
+        if isinstance(value, str) and (fault := half_character(value)):
+            raise _fault(file, number, f"`{key}`: {fault}")
     decision = Decision(**row)
     if decision.action not in _ACTIONS:
         raise _fault(file, number, f"`action`: got {decision.action!r}, expected one of {', '.join(_ACTIONS)}")

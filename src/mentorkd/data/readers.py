@@ -33,6 +33,7 @@ from mentorkd.data.sources import SourceRow, SourceRows, read_rows, type_name
 from mentorkd.data.token_logprobs import LOGPROBS, TokenLogprobs, rationale_logprobs, read_logprobs
 from mentorkd.errors import DataError
 from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
+from mentorkd.printable import half_character
 from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict, content_id
 
 logger = logging.getLogger(__name__)
@@ -454,12 +455,8 @@ def _text(row: SourceRow, name: str) -> str:
 def _string(row: SourceRow, name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise row.error(f"field `{name}`: got {type_name(value)}, expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise row.error(
-            f"field `{name}`: got half a character at position {error.start} (a lone surrogate); correct the text"
-        ) from None
+    if fault := half_character(value):
+        raise row.error(f"field `{name}`: {fault}")
     return value
 
 

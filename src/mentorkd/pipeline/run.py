@@ -26,6 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mentorkd.data.overlay import misplaced
 from mentorkd.errors import DamagedError, RunError, explaining
 from mentorkd.files import write_text
 from mentorkd.files.seals import Table, read_sealed, write_sealed_table
@@ -113,6 +114,9 @@ class Pipeline:
     @property
     def stages(self) -> list[Stage]:
         if self._stages is None:
+            overlay = self.recipe.teacher.overlay
+            if overlay is not None and (fault := misplaced(Path(overlay), self.folder.root)):
+                raise RunError(fault)
             self._stages = compile_stages(self.recipe, self.folder.recorded, self.folder.hub_models)
         return self._stages
 

@@ -253,6 +253,11 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
     overlay = mapping(raw.get("teacher")).get("overlay")
     if isinstance(overlay, str) and os.path.exists(overlay) and not os.path.isfile(overlay):
         yield ("teacher", "overlay"), f"{overlay} is a folder or a device; expected a file of decisions, or none yet"
+    elif isinstance(overlay, str) and not os.path.isdir(os.path.dirname(overlay)):
+        yield (
+            ("teacher", "overlay"),
+            f"no folder {os.path.dirname(overlay)} for the overlay; make it, or name a file beside the recipe",
+        )
     template = str(mapping(raw.get("teacher")).get("template"))
     path = template.removeprefix(_TEMPLATE_FILE)
     if path != template and not os.path.isfile(path):

@@ -14,8 +14,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
+from zipfile import BadZipFile
 
 import duckdb
+import pyarrow
 from filelock import FileLock
 
 from mentorkd.web.table import RationaleTable
@@ -30,6 +32,8 @@ MOST_BYTES = 4 << 30
 """What all copies may have together."""
 _MOST_OPEN = 8
 """Tables that a server keeps open."""
+_UNREADABLE = (duckdb.Error, pyarrow.ArrowInvalid, BadZipFile, EOFError, OSError, ValueError)
+"""What a copy raises that a power cut left half written."""
 _ABANDONED_SECONDS = 24 * 3600
 _SHARES = {"files": 0.1, "texts": 0.65, "questions": 0.05, "facts": 0.2}
 """About which part of the work each step is."""
@@ -88,22 +92,38 @@ class Tables:
         with self._lock:
             if key not in self._open:
                 small = written.rows <= IN_MEMORY
-                folder = None if small else self.cache / written.key
-                if folder is not None and not folder.is_dir():
-                    making = self._making.get(written.key) or Making(written, folder)
-                    self._making[written.key] = making
-                    if making.is_alive:
-                        return making
-                    del self._making[written.key]
-                    if making.error is not None:
-                        raise making.error
-                self._open[key] = RationaleTable(written, folder)
-                if folder is not None:
-                    os.utime(folder)  # it was used
+                table = RationaleTable(written) if small else self._open_copy(written, self.cache / written.key)
+                if isinstance(table, Making):
+                    return table
+                self._open[key] = table
             self._open.move_to_end(key)
             while len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)
             return self._open[key]
+
+    def _open_copy(self, written: Written, folder: Path) -> RationaleTable | Making:
+        """The table of a copy. One that is not there is made; one that cannot be read is removed, and made again."""
+        making = self._making.get(written.key)
+        if making is None and folder.is_dir():
+            try:
+                return _open(written, folder)
+            except _UNREADABLE as error:
+                log.warning("%s cannot be read, so it is made again: %s", folder, error)
+                shutil.rmtree(folder, ignore_errors=True)
+        if making is None:
+            making = self._making[written.key] = Making(written, folder)
+        if making.is_alive:
+            return making
+        del self._making[written.key]
+        if making.error is not None:
+            raise making.error
+        return _open(written, folder)
+
+
+def _open(written: Written, folder: Path) -> RationaleTable:
+    table = RationaleTable(written, folder)
+    os.utime(folder)  # it was used
+    return table
 
 
 def cache_folder() -> Path:

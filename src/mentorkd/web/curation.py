@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mentorkd.data.overlay import Action, Decision, append_decision, read_overlay
+from mentorkd.data.overlay import Action, Decision, append_decision, misplaced, read_overlay
 from mentorkd.errors import RunError
 from mentorkd.grading.grade import Grader
 from mentorkd.records import TEACHER, Rationale
 from mentorkd.teachers.curation import edited
 from mentorkd.web.opened import OpenedRun
 from mentorkd.web.table import TableRow
+
+MOST_WHY = 500
+"""Characters of a reason."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Curation:
                 "To reject or edit rationales, give the recipe the key `teacher: {overlay: NAME.jsonl}`, a file beside it, and run it "
                 "once more: nothing is done again"
             )
+        if fault := misplaced(self.file, self.run.root):
+            return fault
         if not self.file.parent.is_dir():
             return f"{self.file.parent} is not on this machine; look at the run where its recipe is"
         if not os.access(self.file if self.file.exists() else self.file.parent, os.W_OK):
@@ -83,10 +88,10 @@ class Curation:
         actions: dict[str, Action] = {"reject": "reject", "restore": "restore", "edit": "edit"}
         if action not in actions:
             raise RunError(f"got the action {action!r}; expected one of {', '.join(actions)}")
-        if action == "restore" and rationale.id not in known:
-            raise RunError(f"got `restore` for {rationale.id}, about which nothing was decided")
-        if action == "edit" and (not text or text.strip() == rationale.text):
-            raise RunError("got the text as it is; change it, or reject the rationale")
+        if len(why) > MOST_WHY:
+            raise RunError(f"got a reason of {len(why):,} characters; expected at most {MOST_WHY}")
+        if fault := _changes_nothing(rationale, known.get(rationale.id), action, text or ""):
+            raise RunError(fault)
         decision = Decision.on(rationale, actions[action], by=_user(), why=why, text=text if action == "edit" else None)
         append_decision(self.file, decision)
         return decision
@@ -96,6 +101,28 @@ class Curation:
         task = self.run.recipe.task
         assert task.answer is not None, "the recipe's checks fill this in"
         return Grader(task.answer, task.choices)
+
+
+def _changes_nothing(rationale: Rationale, last: Decision | None, action: str, text: str) -> str | None:
+    """Why a decision would change nothing after the last one about the rationale; None if it would."""
+    stands = None if last is None or last.action == "restore" else last
+    if action == "restore" and stands is None:
+        return f"got `restore` for {rationale.id}, about which nothing was decided"
+    if action == "reject" and stands is not None and stands.action == "reject":
+        return f"got `reject` for {rationale.id}, which is rejected already"
+    if action != "edit":
+        return None
+    if stands is not None and _as_sent(text) == _as_sent(rationale.text):
+        return "got the text as the teacher wrote it; restore the rationale instead"
+    now = stands.text if stands is not None and stands.text else rationale.text
+    if not text.strip() or _as_sent(text) == _as_sent(now):
+        return "got the text as it is; change it, or reject the rationale"
+    return None
+
+
+def _as_sent(text: str) -> str:
+    """A text as a field of a browser sends it: with one kind of line end, and without NUL."""
+    return text.strip().replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
 
 
 def _user() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -36,6 +36,11 @@ def _shown(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def _raw(text: str) -> Markup:
+    """A text as the value of a field, which sends it back as it is: escaped for HTML alone, but for lone surrogates."""
+    return Markup(escape(text.encode(errors="backslashreplace").decode()).replace("\r", Markup("&#13;")))
+
+
 _environment = Environment(
     loader=PackageLoader("mentorkd.web"),
     autoescape=True,
@@ -46,6 +51,7 @@ _environment = Environment(
 )
 _environment.filters |= {"count": format_count, "points": format_points, "share": format_share, "p": format_p}
 _environment.filters |= {"seconds": format_seconds, "setting": format_setting, "dollars": format_dollars}
+_environment.filters["raw"] = _raw
 _environment.filters |= {
     "clock": lambda seconds: datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S"),
     "iso": lambda seconds: datetime.fromtimestamp(seconds, timezone.utc).isoformat(),

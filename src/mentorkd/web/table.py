@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 
-from mentorkd.errors import DamagedError
 from mentorkd.pipeline.provenance import cores
 from mentorkd.records import Question, Rationale
 from mentorkd.web.table_files import (
@@ -103,6 +102,8 @@ class RationaleTable:
             starts = read_starts(written)
             create_tables(self._database, written)
         else:
+            for file in written.files:
+                file.check(size_alone=True)  # the copy was made of files with these hashes
             starts = load_starts(folder)
             open_facts(self._database, folder)
         self._parts = {} if folder is None else {name: _in_parts(map_table(folder, name)) for name in SEARCHED}
@@ -140,16 +141,15 @@ class RationaleTable:
         return [self._row(int(number)) for number in numbers]
 
     def _row(self, row: int) -> TableRow:
-        file, question = int(self._column("file")[row]), int(self._column("question")[row])
-        rationale = self._texts[file].record(Rationale, row - int(self._firsts[file]))
-        if rationale.id != f"{int(self._column('id')[row]):016x}":
-            raise DamagedError(
-                f"{self._texts[file].path} has changed since the run wrote it; `mentorkd run` makes it again"
-            )
+        file, number = int(self._column("file")[row]), int(self._column("question")[row])
+        rationale = self._texts[file].whole(
+            Rationale, row - int(self._firsts[file]), f"{int(self._column('id')[row]):016x}"
+        )
+        question = self._questions.whole(Question, number, rationale.question_id)
         readers, curated_id = range(len(self.written.readers)), int(self._column("curated_id")[row])
         return TableRow(
             rationale,
-            self._questions.record(Question, question),
+            question,
             file,
             int(self._column("length")[row]),
             f"{curated_id:016x}" if curated_id else None,

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import numpy as np
@@ -22,8 +23,8 @@ import numpy.typing as npt
 import pyarrow
 import pyarrow.ipc
 
-from mentorkd.errors import DamagedError
-from mentorkd.records import R, read_record
+from mentorkd.errors import DamagedError, DataError
+from mentorkd.records import Question, R, Rationale, read_record
 from mentorkd.web.written import RunFile, TextFile, Written
 
 OVERLAY = "overlay"
@@ -38,6 +39,8 @@ _SCANNED = 1 << 26
 """Bytes of a file that are looked at at once."""
 _MOST_LINE = 1 << 28
 """Bytes of a line."""
+
+Q = TypeVar("Q", Question, Rationale)
 
 Places = npt.NDArray[np.int64]
 Step = Callable[[str], None]
@@ -59,6 +62,18 @@ class Lines:
             file.seek(int(self._starts[number]))
             return read_record(self.path, kind, number + 1, file.readline())
 
+    def whole(self, kind: type[Q], number: int, id: str) -> Q:
+        """The record in line `number`, which has this id. Raises DamagedError for another one, or for another content."""
+        try:
+            record = self.record(kind, number)
+            if record.id == id and record.is_whole:
+                return record
+        except (DataError, TypeError, AttributeError, UnicodeEncodeError):  # no record; fields of other types
+            pass
+        raise DamagedError(
+            f"{self.path} has changed since the run wrote it; remove it and `mentorkd run` makes it again"
+        )
+
 
 def line_starts(path: Path) -> Places:
     """Where each line of a file begins."""
@@ -75,15 +90,14 @@ def read_starts(written: Written) -> list[Places]:
 
     Raises DamagedError for a file that does not have the bytes that the run wrote.
     """
-    files = [written.questions, *(text.file for text in written.texts)]
-    for file in [*files, *(reader.selection for reader in written.readers)]:
+    for file in written.files:
         file.check()
-    return [line_starts(file.path) for file in files]
+    return [line_starts(file.path) for file in (written.questions, *(text.file for text in written.texts))]
 
 
 def load_starts(folder: Path) -> list[Places]:
     """What `save_starts` saved."""
-    with np.load(folder / "starts.npz") as arrays:
+    with (folder / "starts.npz").open("rb") as file, np.load(file) as arrays:
         return [arrays[name] for name in arrays.files]
 
 
@@ -118,8 +132,9 @@ def map_table(folder: Path, name: str) -> pyarrow.Table:
 
 
 def open_facts(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Give the facts of a folder the name of their table."""
+    """Give the facts of a folder the name of their table, and read all of them once. Raises duckdb.Error for a damaged file."""
     database.execute(f"CREATE VIEW facts AS SELECT * FROM read_parquet({quoted(folder / _FACTS, pattern=True)})")
+    database.execute("SELECT bit_xor(hash(COLUMNS(*))) FROM facts").fetchall()
 
 
 def _write_arrow(batches: pyarrow.RecordBatchReader, file: Path) -> None:

@@ -35,10 +35,11 @@ class RunFile:
     digest: str
     seal: FileSeal | None
 
-    def check(self) -> None:
-        """Raises DamagedError if the file is not as it was written."""
-        if self.seal is not None and (damage := self.seal.damage(self.path)):
-            raise DamagedError(f"{self.path} {damage}; remove it and `mentorkd run` makes it again")
+    def check(self, *, size_alone: bool = False) -> None:
+        """Raises DamagedError if the file is not as it was written, or does not have the size that it had."""
+        if self.seal is not None and (damage := self.seal.damage(self.path, size_alone=size_alone)):
+            remove = "remove it and " if self.path.exists() else ""
+            raise DamagedError(f"{self.path} {damage}; {remove}`mentorkd run` makes it again")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,13 @@ class Written:
     readers: Sequence[Reader]
     without_log: Sequence[str]
     """Trained learners whose training is of a version that kept no log of what it did not read."""
+
+    @property
+    def files(self) -> list[RunFile]:
+        """What the tables are made of."""
+        curated = [] if self.curated is None else [self.curated]
+        selections = [reader.selection for reader in self.readers]
+        return [self.questions, *(text.file for text in self.texts), *curated, *selections]
 
     @property
     def rows(self) -> int:

@@ -90,6 +90,8 @@ def test_decisions_of_several_writers_are_all_there(file: Path) -> None:
         ({**ROW, "source": "mentor"}, "`source`: got 'mentor', expected 'teacher'"),
         ({**ROW, "action": "edit"}, "`text` and `action: edit` need each other"),
         ({**ROW, "action": "edit", "text": " "}, "`text` and `action: edit` need each other"),
+        ({**ROW, "why": "ab\ud800"}, "`why`: got half a character at position 2 (a lone surrogate); correct the text"),
+        ({**ROW, "rationale_id": "\udc00"}, "`rationale_id`: got half a character at position 0"),
         ({**ROW, "text": "new"}, "`text` and `action: edit` need each other"),
     ],
 )
@@ -105,4 +107,6 @@ def test_a_line_that_is_no_decision_is_named_by_its_row(file: Path, line: Any, m
 def test_a_decision_that_could_not_be_read_again_is_not_written(file: Path) -> None:
     with pytest.raises(DataError, match="`source`: got 'mentor'"):
         append_decision(file, reject(replace(FIRST, source="mentor")))
+    with pytest.raises(DataError, match="`by`: got half a character at position 0"):
+        append_decision(file, replace(reject(), by="\udc80"))
     assert not file.exists()

@@ -79,6 +79,43 @@ def test_what_fails_is_told_and_tried_again(cache: Path, tmp_path: Path) -> None
     assert len(opened(tables, written)) == 40
 
 
+@pytest.mark.parametrize("name", ["facts.parquet", "texts.arrow", "questions.arrow", "starts.npz"])
+@pytest.mark.parametrize("kept", [0, 0.5, -1])
+def test_a_copy_that_cannot_be_read_is_made_again(cache: Path, tmp_path: Path, name: str, kept: float) -> None:
+    written, *_ = made_up_written(tmp_path)
+    opened(Tables(cache), written)
+    file = cache / written.key / name
+    whole = file.read_bytes()
+    if kept < 0:
+        file.unlink()
+    else:
+        file.write_bytes(whole[: int(kept * len(whole))])
+    tables = Tables(cache)
+    assert isinstance(tables.get(written), Making)
+    assert len(opened(tables, written).order(View(search="apples"))) > 0
+    assert file.stat().st_size > 0
+
+
+def test_facts_that_are_damaged_inside_are_made_again(cache: Path, tmp_path: Path) -> None:
+    written, *_ = made_up_written(tmp_path)
+    opened(Tables(cache), written)
+    file = cache / written.key / "facts.parquet"
+    whole = bytearray(file.read_bytes())
+    whole[4:400] = bytes(396)
+    file.write_bytes(whole)
+    assert isinstance(Tables(cache).get(written), Making)
+
+
+def test_a_copy_of_files_that_have_changed_is_not_opened(cache: Path, tmp_path: Path) -> None:
+    written, *_ = made_up_written(tmp_path)
+    opened(Tables(cache), written)
+    file = written.readers[0].selection.path
+    file.write_bytes(file.read_bytes() + b"\n")
+    with pytest.raises(DamagedError, match=r"selection.jsonl has .* bytes, expected"):
+        Tables(cache).get(written)
+    assert (cache / written.key).is_dir()
+
+
 def test_the_copies_that_were_not_used_for_longest_are_removed(tmp_path: Path) -> None:
     for number, name in enumerate(("first", "second", "third", ".half.tmp", ".old.tmp")):
         (tmp_path / name).mkdir()

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import threading
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from starlette.testclient import TestClient
 pytest.importorskip("duckdb", reason="duckdb is installed by pip install 'mentorkd[view]'")
 
 from finished import copy_run
-from mentorkd.data.overlay import read_overlay
+from mentorkd.data.overlay import Decision, append_decision, read_overlay
 from mentorkd.pipeline.run import Pipeline, open_run
 from mentorkd.recipe.load import load_recipe
+from mentorkd.records import Rationale
 from mentorkd.web import copies
+from mentorkd.web.pages import rationales
 from web_client import cross_site, web_client
 
 RUN = "/run/run"
@@ -50,6 +53,16 @@ def value(client: TestClient, query: str = "", page: str = PAGE) -> dict[str, An
     return found
 
 
+def read_csv(client: TestClient, query: str) -> list[dict[str, str]]:
+    reply = client.get(f"{PAGE}?format=csv&{query}")
+    assert reply.status_code == 200, reply.text
+    return list(csv.DictReader(io.StringIO(reply.text, newline="")))
+
+
+def rationale_of(row: dict[str, Any]) -> Rationale:
+    return Rationale.create(row["question_id"], row["text"], None, "wrong", "teacher", row["sample"])
+
+
 def decide(client: TestClient, **fields: str) -> Any:
     form = {"cross_site": cross_site(client), "query": "?q=a&page=2", "why": "for a test", **fields}
     return client.post(f"{RUN}/overlay", data=form)
@@ -61,9 +74,71 @@ def test_a_page_comes_as_html_json_and_csv(client: TestClient) -> None:
         page, rows = client.get(f"{PAGE}?{query}"), value(client, query)["rows"]
         assert page.status_code == 200
         assert " style=" not in page.text
-        table = list(csv.DictReader(io.StringIO(client.get(f"{PAGE}?{query}format=csv").text)))
+        table = read_csv(client, f"{query}page=1")
         assert [row["rationale_id"] for row in table] == [row["rationale_id"] for row in rows]
     assert question["outcomes"] == {f"{learner}@seed-1": "kept" for learner in ("mentor", "vanilla", "student")}
+
+
+def test_csv_without_a_page_has_the_whole_view(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rationales, "_PIECE", 50)
+    pages = [row["rationale_id"] for number in (1, 2, 3) for row in value(client, f"sort=length&page={number}")["rows"]]
+    table = read_csv(client, "sort=length")
+    assert [row["rationale_id"] for row in table] == pages
+    assert len(pages) == 128
+    assert table[0].keys() == table[-1].keys() == value(client)["rows"][0].keys()
+    assert len(read_csv(client, "q=no+such+text")) == 0
+    page = client.get(f"{PAGE}?sort=length&page=2").text
+    assert '"?sort=length&amp;format=csv">CSV</a> (all)' in page
+
+
+def test_rows_say_what_was_decided(client: TestClient) -> None:
+    row = value(client, "by=teacher")["rows"][0]
+    assert (row["decision"], row["edited_text"], row["waits"]) == (None, None, False)
+    text = "It is 5.\nTherefore, the answer is 5."
+    decide(client, rationale=row["rationale_id"], action="edit", text=text)
+    (row,) = value(client, "curated=decided")["rows"]
+    assert (row["decision"], row["why"], row["waits"]) == ("edit", "for a test", True)
+    assert (row["edited_text"], row["edited_predicted"]) == ("It is 5.", "5")
+    assert row["decided_by"]
+    assert row["decided_at"].endswith("+00:00")
+    (same,) = read_csv(client, "curated=decided")
+    assert (same["edited_text"], same["why"]) == ("It is 5.", "for a test")
+
+
+def test_a_narrow_page_has_a_field_to_sort_by(client: TestClient) -> None:
+    page = client.get(f"{PAGE}?sort=-length").text
+    field = page[page.index('<select name="sort">') :].partition("</select>")[0]
+    assert re.findall('value="(.*?)"', field) == ["question", "-question", "length", "-length"]
+    assert re.findall('value="([^"]*)" selected', field) == ["-length"]
+
+
+def test_the_page_of_a_question_has_one_heading(client: TestClient) -> None:
+    row = value(client, "by=teacher")["rows"][0]
+    page = client.get(f"{PAGE}?question={row['question_id']}").text
+    assert len(re.findall("<h1", page)) == 1
+
+
+@pytest.mark.slow  # it trains again
+def test_what_learners_read_after_decisions(client: TestClient, folder: Path) -> None:
+    first, second = value(client, "by=teacher")["rows"][:2]
+    decide(client, rationale=first["rationale_id"], action="reject")
+    decide(client, rationale=second["rationale_id"], action="edit", text="It is 5.\nTherefore, the answer is 5.")
+    open_run(folder / "run").run()
+    page = client.get(f"{PAGE}?question={first['question_id']}").text
+    card = page[page.index(f'id="{first["rationale_id"]}"') :].partition("</article>")[0]
+    assert ">rejected</span> for" in card
+    assert ">tokens</a>" not in card
+    row = client.get(f"{PAGE}?curated=decided&sort=question").text
+    assert len(re.findall(">rejected", row)) == 1
+    tokens = f"{RUN}/tokens?rationale="
+    reply = client.get(tokens + first["rationale_id"])
+    assert reply.status_code == 409
+    assert "no trained learner was given this text: it was rejected" in reply.text
+    found = value(client, f"rationale={second['rationale_id']}", f"{RUN}/tokens")
+    assert (found["edited"], found["predicted"]) == (True, "5")
+    page = client.get(tokens + second["rationale_id"]).text
+    assert '<span class="decision">edited</span>' in page
+    assert found["verdict"].replace("_", " ") in page
 
 
 def test_an_address_chooses_rationales(client: TestClient) -> None:
@@ -135,6 +210,56 @@ def test_decisions_are_appended_and_take_effect_with_the_next_run(client: TestCl
     assert "restored · next run" in client.get(f"{PAGE}?curated=waiting").text
 
 
+def fields_of(page: str) -> dict[str, str]:
+    """The fields of the first form of a card, as a browser sends them."""
+    form = page[page.index("<details><summary>Curate") :]
+    text = re.search(r'<textarea name="text" rows="7">\n(.*?)</textarea>', form, re.DOTALL)
+    why = re.search(r'<input name="why" value="(.*?)"', form, re.DOTALL)
+    assert text
+    assert why
+    return {name: re.sub("\r\n?|\n", "\r\n", unescape(each[1])) for name, each in (("text", text), ("why", why))}
+
+
+def test_a_form_sends_back_the_text_as_it_is(client: TestClient, folder: Path) -> None:
+    row = value(client, "by=teacher")["rows"][0]
+    text = "\nIt is \u200f5\u202e &amp; <b>.\r\x1b[31m"
+    append_decision(folder / "curated.jsonl", Decision.on(rationale_of(row), "edit", by="ann", why="\u200f", text=text))
+    sent = fields_of(client.get(f"{PAGE}?question={row['question_id']}").text)
+    assert sent == {"text": text.replace("\n", "\r\n").replace("\r\x1b", "\r\n\x1b"), "why": "\u200f"}
+    reply = decide(client, rationale=row["rationale_id"], action="edit", **sent)
+    assert reply.status_code == 409
+    assert "got the text as it is" in reply.text
+    assert len((folder / "curated.jsonl").read_text().splitlines()) == 1
+    assert decide(client, rationale=row["rationale_id"], action="edit", text=f"{sent['text']} 5").status_code == 303
+    saved = read_overlay(folder / "curated.jsonl")[row["rationale_id"]].text
+    assert saved == "\nIt is \u200f5\u202e &amp; <b>.\n\x1b[31m 5"
+
+
+def test_enter_in_a_field_decides_nothing(client: TestClient) -> None:
+    page = client.get(f"{PAGE}?question={value(client, 'by=teacher')['rows'][0]['question_id']}").text
+    forms = re.findall(r'<form method="post".*?</form>', page, re.DOTALL)
+    assert forms
+    assert all("disabled" in re.findall("<button[^>]*>", form)[0] for form in forms)
+
+
+def test_decisions_that_change_nothing_are_refused(client: TestClient, folder: Path) -> None:
+    row = value(client, "by=teacher")["rows"][0]
+    for action, text, message in [
+        ("reject", "", None),
+        ("reject", "", "which is rejected already"),
+        ("edit", row["text"], "got the text as the teacher wrote it; restore the rationale instead"),
+        ("restore", "", None),
+        ("restore", "", "about which nothing was decided"),
+        ("edit", "new", None),
+        ("edit", "new", "got the text as it is"),
+        ("edit", row["text"], "got the text as the teacher wrote it; restore the rationale instead"),
+    ]:
+        reply = decide(client, rationale=row["rationale_id"], action=action, text=text)
+        assert reply.status_code == (409 if message else 303)
+        assert (message or "") in reply.text
+    assert len((folder / "curated.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "message"),
     [
@@ -148,6 +273,7 @@ def test_decisions_are_appended_and_take_effect_with_the_next_run(client: TestCl
             "got a rationale of mentor, which writes its texts again",
         ),
         ({"action": "reject", "cross_site": "x"}, 403, "load it again"),
+        ({"action": "reject", "why": "x" * 501}, 409, "got a reason of 501 characters; expected at most 500"),
     ],
 )
 def test_what_cannot_be_decided_is_told_and_not_written(
@@ -168,6 +294,16 @@ def test_without_an_overlay_the_page_tells_how_to_have_one(small_run: Path) -> N
     assert decide(client, rationale=known, action="reject").status_code == 409
 
 
+def test_an_overlay_in_the_run_folder_is_not_written_to(client: TestClient, folder: Path) -> None:
+    known = value(client, "by=teacher")["rows"][0]["rationale_id"]
+    recipe = folder / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(folder / "curated.jsonl"), str(folder / "run" / "curated.jsonl")))
+    reply = decide(client, rationale=known, action="reject")
+    assert reply.status_code == 409
+    assert "curated.jsonl lies in the run folder" in reply.text
+    assert not (folder / "run" / "curated.jsonl").exists()
+
+
 def test_a_file_that_is_no_overlay_is_not_written_to(client: TestClient, folder: Path) -> None:
     known = value(client, "by=teacher")["rows"][0]["rationale_id"]
     (folder / "curated.jsonl").write_text("export PATH=x\n")
@@ -185,6 +321,10 @@ def test_a_large_table_tells_how_far_its_copy_is(client: TestClient, monkeypatch
     assert "is made, once, in your cache folder" in client.get(PAGE).text
     reply = client.get(f"{PAGE}?format=json")
     assert (reply.status_code, reply.json()["progress"]) == (202, 0.0)
+    reply = client.get(f"{PAGE}?format=csv")
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "2")
+    assert reply.text == "a table of 128 rationales is made, once; ask again when it is there\n"
+    reply = client.get(f"{PAGE}?format=json")
     go_on.set()
     while reply.status_code == 202:
         reply = client.get(f"{PAGE}?format=json")

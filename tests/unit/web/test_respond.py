@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
+from finished import copy_run
 from mentorkd.web.respond import here, run_url, to_csv
+from web_client import web_client
 
 
 def request(query: str) -> Request:
@@ -30,6 +33,14 @@ def test_here_changes_the_query(query: str, changes: dict[str, Any], expected: s
 def test_addresses_of_runs_are_quoted() -> None:
     assert run_url("runs/a b?#%", "ask") == "/run/runs/a%20b%3F%23%25/ask"
     assert run_url("runs/a") == "/run/runs/a/"
+
+
+def test_fields_send_back_what_texts_show_escaped(small_run: Path, tmp_path: Path) -> None:
+    copy_run(small_run / "run", tmp_path / "a\u200f\x1b<")
+    page = web_client(tmp_path).get("/", params={"q": "\u200f"}).text
+    assert f'name="run" value="{tmp_path.name}/a\u200f\x1b&lt;"' in page
+    assert 'name="q" value="\u200f"' in page
+    assert f">{tmp_path.name}/a\\u200f\\u001b&lt;</a>" in page
 
 
 def test_csv_has_every_column_and_survives_a_round_trip() -> None:

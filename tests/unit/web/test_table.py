@@ -149,15 +149,25 @@ def test_threads_share_a_table(table: RationaleTable) -> None:
         assert list(pool.map(lambda view: table.order(view).tolist(), views)) == alone
 
 
-def test_a_file_that_has_changed_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["questions", "teacher"])
+@pytest.mark.parametrize(
+    ("old", "new"), [('"id": "', '"id": "0'), ('"text": "', '"text": "0'), ('"text": "', '"text": 0, "": "'), ("{", "")]
+)
+def test_a_file_that_has_changed_is_told(tmp_path: Path, name: str, old: str, new: str) -> None:
     written, *_ = made_up_written(tmp_path)
-    table, file = RationaleTable(written), written.texts[0].file.path
-    content = file.read_text()
-    file.write_text(content.replace('"id": "', '"id": "0', 1))
+    table = RationaleTable(written)
+    file = next(each.path for each in written.files if each.path.stem == name)
+    file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(
-        DamagedError, match=r"teacher.jsonl has changed since the run wrote it; `mentorkd run` makes it"
+        DamagedError, match=rf"{name}.jsonl has changed since the run wrote it; remove it and `mentorkd run` makes it"
     ):
         table.rows([0])
+
+
+def test_a_file_that_has_changed_is_not_opened(tmp_path: Path) -> None:
+    written, *_ = made_up_written(tmp_path)
+    file = written.texts[0].file.path
+    file.write_text(file.read_text() + "\n")
     with pytest.raises(DamagedError, match=r"teacher.jsonl has .* bytes, expected .*; remove it and `mentorkd run`"):
         RationaleTable(written)
 

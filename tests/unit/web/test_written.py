@@ -12,7 +12,7 @@ import yaml
 
 from finished import copy_run
 from mentorkd.data.overlay import Decision, append_decision
-from mentorkd.errors import RunError
+from mentorkd.errors import DamagedError, RunError
 from mentorkd.files.seals import read_sealed, write_sealed
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.pipeline.run import open_run
@@ -47,6 +47,13 @@ def with_overlay(run: Path) -> Path:
     teacher = recipe.teacher.model_copy(update={"overlay": str(overlay)})
     (run / "recipe.yaml").write_text(dump_recipe(recipe.model_copy(update={"teacher": teacher})))
     return overlay
+
+
+def test_a_file_that_is_missing_is_not_to_be_removed(run: Path) -> None:
+    file = written(run).texts[0].file
+    file.path.unlink()
+    with pytest.raises(DamagedError, match=r"rationales.jsonl is missing; `mentorkd run` makes it again"):
+        file.check()
 
 
 def test_a_finished_run(run: Path) -> None:

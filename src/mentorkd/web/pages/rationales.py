@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp
 from typing import Any, get_args
@@ -10,26 +10,28 @@ from typing import Any, get_args
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mentorkd.recipe.graph import headline_student
 from mentorkd.reporting.format import format_count
 from mentorkd.web.copies import Making, Tables
-from mentorkd.web.curation import Curation
+from mentorkd.web.curation import MOST_WHY, Curation, Decided
 from mentorkd.web.divergences import read_divergences
 from mentorkd.web.marks import excerpt, pieces
 from mentorkd.web.opened import OpenedRun
-from mentorkd.web.respond import respond, run_url
+from mentorkd.web.respond import respond, run_url, to_csv
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import read_form
 from mentorkd.web.table import DROPPED, RationaleTable, Sort, TableRow, View
-from mentorkd.web.table_files import KEPT
+from mentorkd.web.table_files import KEPT, OVERLAY
 from mentorkd.web.written import Written, find_written
 
 MEASURED_AT_ONCE = 64
 """Rationales whose divergence one request measures."""
 _PAGE = 50
+_PIECE = 1000
+"""Rows of CSV that are written at once."""
 _SORTS = {"question": "question", "length": "length", "nll": "perplexity", "kl": "KL"}
 _VERDICTS = ("correct", "wrong", "no_answer", "ungraded")
 _CURATED = {"decided": "decided", "waiting": "for the next run"}
@@ -72,12 +74,15 @@ class Opened:
 
 
 def open_rationales(request: Request) -> Opened | Response:
-    """The table of the run that an address names; the page that tells how far its copy is, while it is made."""
+    """The table of the run that an address names; while its copy is made, the page that tells how far it is, or a line for CSV."""
     address, root = run_of(request)
     run = OpenedRun(root)
     written = find_written(run)
     table = tables_of(request).get(written)
     if isinstance(table, Making):
+        if request.query_params.get("format") == "csv":
+            line = f"a table of {written.rows:,} rationales is made, once; ask again when it is there\n"
+            return PlainTextResponse(line, 503, {"Retry-After": "2"})
         value = {"run": address, "progress": round(table.progress, 2), "rows": []}
         return respond(request, "making.html.jinja", value, status=202, page="rationales", written=written)
     wanted, names = request.query_params.get("reader") or None, [reader.name for reader in written.readers]
@@ -107,7 +112,8 @@ def show_rationales(request: Request) -> Response:
     """The page of all rationales, or of one question (`question`).
 
     `q`: a part of the text or the question; `by`: who wrote it; `verdict`; `outcome` for the `reader`: `kept`, `dropped`, or a filter;
-    `curated`: `decided` or `waiting`; `sort`: question, length, nll or kl, behind a minus for the largest first; `page` from 1.
+    `curated`: `decided` or `waiting`; `sort`: question, length, nll or kl, behind a minus for the largest first; `page` from 1. CSV
+    without `page` has all rows.
     """
     opened = open_rationales(request)
     if isinstance(opened, Response):
@@ -115,6 +121,8 @@ def show_rationales(request: Request) -> Response:
     table, view = opened.table, view_of(request, opened)
     if (question := request.query_params.get("question")) is not None:
         return _show_question(request, opened, view, question)
+    if request.query_params.get("format") == "csv" and "page" not in request.query_params:
+        return _whole_csv(opened, table.order(view).tolist())
     order, number = table.order(view), _page(request.query_params.get("page", "1"))
     rows = table.rows(order[(number - 1) * _PAGE : number * _PAGE])
     sort = ("-" if view.descending else "") + view.sort
@@ -140,6 +148,20 @@ def show_rationales(request: Request) -> Response:
     )
 
 
+def _whole_csv(opened: Opened, order: Sequence[int]) -> Response:
+    """All rows of a view, a piece at a time; an error in a later one ends the answer before its end."""
+
+    def piece(start: int) -> str:
+        text = to_csv(_plain(opened, row) for row in opened.table.rows(order[start : start + _PIECE]))
+        return text.split("\r\n", 1)[1] if start else text  # all rows have the same header
+
+    def pieces(first: str) -> Iterator[str]:
+        yield first
+        yield from map(piece, range(_PIECE, len(order), _PIECE))
+
+    return StreamingResponse(pieces(piece(0)), media_type="text/csv")
+
+
 def _show_question(request: Request, opened: Opened, view: View, id: str) -> Response:
     """All rationales of a question, between its neighbours in the view."""
     numbers = opened.table.of_question(id)
@@ -156,6 +178,8 @@ def _show_question(request: Request, opened: Opened, view: View, id: str) -> Res
         **opened.context,
         table_rows=rows,
         outcomes=[_by_outcome(opened.written, row) for row in rows],
+        read=[any(outcome not in (None, OVERLAY) for outcome in row.outcomes) for row in rows],
+        most_why=MOST_WHY,
         view=view,
         before=before,
         after=after,
@@ -283,10 +307,25 @@ def _plain(opened: Opened, row: TableRow) -> dict[str, Any]:
         "verdict": rationale.verdict,
         "characters": row.length,
         "overlay": row.overlay,
-        "decision": None if decided is None else decided.decision.action,
+        **_decision(decided),
         "outcomes": dict(zip(readers, row.outcomes, strict=True)),
         "nll": dict(zip(readers, row.nll, strict=True)),
         "kl": dict(zip(readers, row.kl, strict=True)),
+    }
+
+
+def _decision(decided: Decided | None) -> dict[str, Any]:
+    """What was decided about a row, with the edited text as it is graded, and whether the next run changes something."""
+    decision, new = (None, None) if decided is None else (decided.decision, decided.new)
+    return {
+        "decision": decision and decision.action,
+        "decided_by": decision and decision.by,
+        "decided_at": decision and decision.at,
+        "why": decision and decision.why,
+        "waits": decided is not None and decided.waits,
+        "edited_text": new and new.text,
+        "edited_predicted": new and new.predicted,
+        "edited_verdict": new and new.verdict,
     }
 
 

@@ -21,7 +21,7 @@ from mentorkd.web.pages.rationales import MEASURED_AT_ONCE, Opened, open_rationa
 from mentorkd.web.respond import here, respond, run_url
 from mentorkd.web.security import read_form
 from mentorkd.web.table import TableRow
-from mentorkd.web.table_files import KEPT
+from mentorkd.web.table_files import KEPT, OVERLAY
 
 if TYPE_CHECKING:
     from mentorkd.web.tokens import Student, Students, TextView
@@ -40,18 +40,21 @@ def show_tokens(request: Request) -> Response:
     if not numbers:
         raise HTTPException(404, f"got the rationale {id!r}, which the run does not have")
     (row,) = opened.table.rows(numbers[:1])
-    readers = [
-        reader for reader, outcome in zip(opened.written.readers, row.outcomes, strict=True) if outcome is not None
-    ]
+    outcomes = zip(opened.written.readers, row.outcomes, strict=True)
+    readers = [reader for reader, outcome in outcomes if outcome not in (None, OVERLAY)]
     if not readers:
-        raise RunError("no trained learner was given this text")
-    if row.outcomes[opened.reader] is None:
+        raise RunError(
+            "no trained learner was given this text" + (": it was rejected" if OVERLAY in row.outcomes else "")
+        )
+    if opened.written.readers[opened.reader] not in readers:
         opened = replace(opened, reader=opened.written.readers.index(readers[-1]))
     reader = opened.written.readers[opened.reader]
     student = students_of(request).get(opened.run, reader.training)
-    text = _look(opened, student, row)
+    read = _as_read(opened, row)
+    text = _look(opened, student, row, read)
     rows = [asdict(token) | {"kl": token.kl} for token in text.tokens]
     value = {"run": opened.address, "rationale": id, "learner": reader.name, "kl": text.kl, "prompt": text.prompt}
+    value |= {"edited": read.id != row.rationale.id, "verdict": read.verdict, "predicted": read.predicted}
     return respond(
         request,
         "tokens.html.jinja",
@@ -84,7 +87,7 @@ def _measure(request: Request, form: Mapping[str, str]) -> Response:
         for row in opened.table.rows(order[start : start + MEASURED_AT_ONCE]):
             if row.outcomes[opened.reader] == KEPT and row.kl[opened.reader] is None and len(kl) < MEASURED_AT_ONCE:
                 read_id = opened.table.read_id(opened.reader, row)
-                if read_id is not None and (mean := _look(opened, student, row).kl) is not None:
+                if read_id is not None and (mean := _look(opened, student, row, _as_read(opened, row)).kl) is not None:
                     kl[read_id] = mean
         if len(kl) >= MEASURED_AT_ONCE or start >= 20 * MEASURED_AT_ONCE:
             break
@@ -106,9 +109,9 @@ def students_of(request: Request) -> Students:
     return students
 
 
-def _look(opened: Opened, student: Student, row: TableRow) -> TextView:
+def _look(opened: Opened, student: Student, row: TableRow, read: Rationale) -> TextView:
     source = student.source_of(opened.written.texts[row.file].file.stage)
-    return student.look(_as_read(opened, row), row.question, source)
+    return student.look(read, row.question, source)
 
 
 def _as_read(opened: Opened, row: TableRow) -> Rationale:

@@ -108,9 +108,17 @@ def test_a_faulty_overlay_ends_a_plan_with_its_row(recipe: Path, small_run: Path
         Pipeline(load_recipe(recipe), small_run / "run").plan()
 
 
+def test_an_overlay_in_the_run_folder_ends_a_plan(recipe: Path, small_run: Path) -> None:
+    overlay = small_run / "run" / "curated.jsonl"
+    with pytest.raises(RunError, match=r"curated.jsonl lies in the run folder"):
+        Pipeline(load_recipe(recipe, [f"teacher.overlay={overlay}"]), small_run / "run").plan()
+
+
 def test_an_overlay_is_a_file_of_json_lines(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"got '.*/\.bashrc'; expected a file of JSON Lines, NAME.jsonl"):
         load_recipe(recipe, ["teacher.overlay=.bashrc"])
+    with pytest.raises(RecipeError, match=r"no folder .*/decided for the overlay; make it"):
+        load_recipe(recipe, ["teacher.overlay=decided/curated.jsonl"])
     (tmp_path / "curated.jsonl").mkdir()
     with pytest.raises(RecipeError, match=r"curated.jsonl is a folder or a device; expected a file of decisions"):
         load_recipe(recipe)
