@@ -125,7 +125,7 @@ def _graph(run: OpenedRun, state: LiveRun, *, upright: bool) -> str:
 def _learner(run: OpenedRun, name: str) -> LearnerResult:
     """What the graph shows of a learner."""
     recipe, learner = run.recipe, run.recipe.learners[name]
-    records = [run.records.get(run.stage("evaluate", name, seed) or "") for seed in recipe.seeds]
+    records = [run.published.get(run.stage("evaluate", name, seed) or "") for seed in recipe.seeds]
     counts = [record.predictions for record in records if isinstance(record, EvaluateRecord)]
     accuracies = [count["correct"] / sum(count.values()) for count in counts]
     return cast(
@@ -152,8 +152,10 @@ def _draw_curves(run: OpenedRun) -> list[tuple[str, Markup]]:
         stage = planned.stage
         if stage.kind != "train":
             continue
-        record, growing = planned.record, planned.record is None
-        file = run.folder.history(stage) if record is None else run.root / record.target / "metrics.jsonl"
+        file = None if planned.record else run.folder.history(stage)
+        growing, record = file is not None, run.published.get(stage.name)
+        if file is None and record is not None:
+            file = run.root / record.target / "metrics.jsonl"
         rows = _history(file)
         for panel, drawn in lines.items():
             scale = 100.0 if panel == "validation_accuracy" else 1.0
@@ -183,8 +185,15 @@ def _read_history(file: Path, changed: int, size: int) -> tuple[Mapping[str, Any
             row = json.loads(line)
         except ValueError:
             continue
-        rows.append({key: row.get(key) for key in ("step", *_PANELS)})
-    return tuple(row for row in rows if isinstance(row["step"], int | float))
+        if isinstance(row, dict):
+            rows.append({key: _number(row.get(key)) for key in ("step", *_PANELS)})
+    return tuple(row for row in rows if row["step"] is not None)
+
+
+def _number(value: Any) -> float | None:
+    """A value that can be drawn; None for all others."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and (value == 0 or 1e-100 < abs(value) < 1e100) else None
 
 
 def show_report(request: Request) -> Response:
@@ -193,8 +202,8 @@ def show_report(request: Request) -> Response:
     report, name = root / "report", request.path_params["file"]
     if not name:
         return RedirectResponse(run_url(address, "report/index.html"))
-    file = (report / name).resolve()
-    if not file.is_relative_to(report.resolve()) or not file.is_file():
+    file = report / name
+    if "\0" in name or not file.resolve().is_relative_to(report.resolve()) or not file.is_file():
         raise HTTPException(404, f"got {name!r}, which is no file of the report of {address}")
     return FileResponse(file, headers={"Content-Security-Policy": REPORT_POLICY})
 
@@ -202,7 +211,7 @@ def show_report(request: Request) -> Response:
 def show_recipe(request: Request) -> Response:
     """The recipe of the run, as text."""
     _, root = run_of(request)
-    return PlainTextResponse((root / "recipe.yaml").read_text(encoding="utf-8"))
+    return PlainTextResponse((root / "recipe.yaml").read_bytes().decode(errors="backslashreplace"))
 
 
 ROUTES = [
