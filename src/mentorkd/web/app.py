@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from mentorkd.reporting.drawing import PALETTE
 from mentorkd.web.pages import ask, compare, predictions, rationales, run, runs, tokens
-from mentorkd.web.respond import ERRORS
+from mentorkd.web.respond import ERRORS, LastResort
 from mentorkd.web.runs import Runs
 from mentorkd.web.security import Guard, new_token
 
@@ -33,8 +33,8 @@ def build_app(folders: Sequence[Path], *, token: str | None, host: str, port: in
         Mount("/static", StaticFiles(packages=[("mentorkd.web", "static")])),
         *(route for page in PAGES for route in page.ROUTES),
     ]
-    guard = Middleware(Guard, host=host, port=port, token=token)
-    app = Starlette(routes=routes, middleware=[guard], exception_handlers=ERRORS, lifespan=_lifespan)
+    middleware = [Middleware(Guard, host=host, port=port, token=token), Middleware(LastResort)]
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=ERRORS, lifespan=_lifespan)
     app.state.runs = Runs(folders)
     app.state.cross_site = new_token()
     app.state.served = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -15,6 +17,7 @@ from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mentorkd.errors import MentorkdError
 from mentorkd.printable import printable
@@ -27,6 +30,8 @@ from mentorkd.reporting.format import (
     format_share,
 )
 from mentorkd.statistics import format_p
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("json", "csv")
 
@@ -102,6 +107,16 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
 
 
+def read_page(request: Request, pages: int) -> int:
+    """The number of the page that an address asks for, from 1. Raises HTTPException for one that there is not."""
+    text = request.query_params.get("page", "1")
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text, re.ASCII):
+        raise HTTPException(400, f"got page={text if len(text) < 20 else text[:20] + '…'}; expected a number from 1")
+    if (number := int(text)) > pages:
+        raise HTTPException(404, f"got page {number}; there {'are' if pages > 1 else 'is'} {pages}")
+    return number
+
+
 def show_error(request: Request, error: Exception) -> Response:
     """The page that says what is wrong: of a wrong address, an error of mentorkd's own tree, or a file that cannot be read."""
     status = error.status_code if isinstance(error, HTTPException) else 409
@@ -111,6 +126,30 @@ def show_error(request: Request, error: Exception) -> Response:
         return respond(request, "error.html.jinja", value, status=status)
     except HTTPException:  # a wrong format is among the errors
         return HTMLResponse(render(request, "error.html.jinja", **value), status)
+
+
+class LastResort:
+    """Middleware: an error that no handler expects is logged, and gives the page of errors, so that the connection lives on."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noting)
+        except Exception as error:
+            if scope["type"] != "http" or began:
+                raise
+            log.exception("a fault of mentorkd, at %s", printable(scope["path"]))
+            text = f"a fault of mentorkd ({type(error).__name__}: {error}); the terminal shows where, please report it"
+            await show_error(Request(scope), HTTPException(500, text))(scope, receive, send)
 
 
 ERRORS: dict[Any, Any] = {HTTPException: show_error, MentorkdError: show_error, OSError: show_error}

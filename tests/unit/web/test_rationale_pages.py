@@ -147,7 +147,7 @@ def test_decisions_are_appended_and_take_effect_with_the_next_run(client: TestCl
             409,
             "got a rationale of mentor, which writes its texts again",
         ),
-        ({"action": "reject", "cross_site": "x"}, 403, "load it again"),
+        ({"action": "reject", "cross_site": "x"}, 403, "load the page again"),
     ],
 )
 def test_what_cannot_be_decided_is_told_and_not_written(

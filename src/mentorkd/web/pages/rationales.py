@@ -20,7 +20,7 @@ from mentorkd.web.curation import Curation
 from mentorkd.web.divergences import read_divergences
 from mentorkd.web.marks import excerpt, pieces
 from mentorkd.web.opened import OpenedRun
-from mentorkd.web.respond import respond, run_url
+from mentorkd.web.respond import read_page, respond, run_url
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import read_form
 from mentorkd.web.table import DROPPED, RationaleTable, Sort, TableRow, View
@@ -115,7 +115,9 @@ def show_rationales(request: Request) -> Response:
     table, view = opened.table, view_of(request, opened)
     if (question := request.query_params.get("question")) is not None:
         return _show_question(request, opened, view, question)
-    order, number = table.order(view), _page(request.query_params.get("page", "1"))
+    order = table.order(view)
+    pages = max(1, -(-len(order) // _PAGE))
+    number = read_page(request, pages)
     rows = table.rows(order[(number - 1) * _PAGE : number * _PAGE])
     sort = ("-" if view.descending else "") + view.sort
     return respond(
@@ -136,7 +138,7 @@ def show_rationales(request: Request) -> Response:
         waiting=len(_waiting(opened)),
         measured_at_once=MEASURED_AT_ONCE,
         number=number,
-        pages=max(1, -(-len(order) // _PAGE)),
+        pages=pages,
     )
 
 
@@ -288,12 +290,6 @@ def _plain(opened: Opened, row: TableRow) -> dict[str, Any]:
         "nll": dict(zip(readers, row.nll, strict=True)),
         "kl": dict(zip(readers, row.kl, strict=True)),
     }
-
-
-def _page(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
-        raise HTTPException(400, f"got page={text}; expected a number from 1")
-    return int(text)
 
 
 ROUTES = [
