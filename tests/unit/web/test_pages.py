@@ -5,7 +5,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ def test_runs_are_filtered_and_sorted(client: TestClient) -> None:
         ("/run/runs/one/predictions?page=999", 404, "got page 999; there is 1"),
         ("/run/runs/one/rationales?page=999", 404, "got page 999; there"),
         ("/run/runs/one/report/%00", 404, "no file of the report"),
+        ("/nothing", 404, "got the address /nothing, which is none here; start at the page of all runs"),
         ("/run/runs/one/predictions?question=x", 404, "not among the test questions"),
         ("/run/runs/new/predictions", 409, "has no questions yet"),
         ("/run/runs/one/report/%2e%2e/recipe.yaml", 404, ""),
@@ -217,12 +219,13 @@ def test_a_question_stands_between_its_neighbours(client: TestClient) -> None:
     assert found["answer"] == rows[1]["answer"]
 
 
-def test_events_have_the_parts_of_the_page_and_end_when_the_browser_leaves(client: TestClient) -> None:
-    scope = {"type": "http", "method": "GET", "path": "/run/runs/one/events", "query_string": b""}
-    scope |= {"headers": [(b"host", b"127.0.0.1:8000")], "raw_path": b"/run/runs/one/events", "http_version": "1.1"}
-    bodies: list[bytes] = []
+def listen(client: TestClient, path: str, seen: Callable[[str], bool]) -> list[str]:
+    """The pieces of a stream, until `seen` says that the browser leaves, or to its end."""
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "raw_path": path.encode()}
+    scope |= {"headers": [(b"host", b"127.0.0.1:8000")], "http_version": "1.1"}
+    pieces: list[str] = []
 
-    async def listen() -> None:
+    async def stream() -> None:
         left = asyncio.Event()
 
         async def receive() -> dict[str, str]:
@@ -231,16 +234,54 @@ def test_events_have_the_parts_of_the_page_and_end_when_the_browser_leaves(clien
 
         async def send(message: dict[str, bytes]) -> None:
             if body := message.get("body"):
-                bodies.append(body)
-                left.set()
+                pieces.append(body.decode())
+                if seen(pieces[-1]):
+                    left.set()
 
         await asyncio.wait_for(client.app(scope, receive, send), 10)  # type: ignore[arg-type]
 
-    asyncio.run(listen())
-    parts = json.loads(bodies[0].decode().removeprefix("data: "))
+    asyncio.run(stream())
+    return pieces
+
+
+def test_events_have_the_parts_of_the_page_and_end_when_the_browser_leaves(client: TestClient) -> None:
+    first, *_ = listen(client, "/run/runs/one/events", lambda piece: True)
+    parts = json.loads(first.removeprefix("data: "))
     assert list(parts) == ["facts", "graph", "stages", "curves", "log"]
     page = client.get("/run/runs/one/").text
     assert all(part in page for part in parts.values())
+
+
+def test_the_last_event_of_a_run_that_is_removed_says_so(runs: Path, tmp_path: Path) -> None:
+    copy = copy_run(runs / "one", tmp_path / "removed")
+
+    def remove(piece: str) -> bool:
+        shutil.rmtree(copy, ignore_errors=True)
+        return False
+
+    *_, last = listen(web_client(copy), "/run/removed/events", remove)
+    assert last.startswith('event: gone\ndata: "The run cannot be read any more')
+    assert last.endswith("\n\n")
+
+
+def test_runs_may_lie_below_a_folder_report(runs: Path, tmp_path: Path) -> None:
+    for name in ("report/a", "b/report"):
+        copy_run(runs / "one", tmp_path / "all" / name)
+    browser = web_client(tmp_path / "all")
+    found = [row["run"] for row in browser.get("/?sort=run&format=json").json()["rows"]]
+    assert found == ["all/b/report", "all/report/a"]
+    for run in found:
+        assert browser.get(f"/run/{run}/").status_code == 200
+        assert browser.get(f"/run/{run}/report/").headers["location"] == f"/run/{run}/report/index.html"
+        assert browser.get(f"/run/{run}/report/index.html").status_code == 200
+
+
+def test_the_address_of_a_form_leads_to_its_page(client: TestClient) -> None:
+    for form in ("overlay", "divergences"):
+        assert client.get(f"/run/runs/one/{form}?q=a").headers["location"] == "rationales?q=a"
+    refused = client.delete("/run/runs/one/ask")
+    assert refused.status_code == 405
+    assert "got DELETE /run/runs/one/ask; expected GET" in refused.text
 
 
 @pytest.mark.parametrize(

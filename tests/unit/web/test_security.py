@@ -19,7 +19,9 @@ def test_names_of_this_machine_are_answered(tmp_path: Path, host: str) -> None:
     assert web_client(tmp_path).get("/", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil", "", "[::1", "[zz]:8"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil", "", "[::1", "[zz]:8"]
+)
 def test_other_host_names_are_refused(tmp_path: Path, host: str) -> None:
     reply = web_client(tmp_path).get("/static/style.css", headers={"host": host})
     assert reply.status_code == 421

@@ -96,10 +96,7 @@ def _first_reader(run: OpenedRun, written: Written) -> int:
 
 def tables_of(request: Request) -> Tables:
     """The tables that this application has opened."""
-    state = request.app.state
-    if not hasattr(state, "tables"):
-        state.tables = Tables()
-    tables: Tables = state.tables
+    tables: Tables = request.app.state.tables
     return tables
 
 

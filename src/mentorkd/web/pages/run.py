@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -18,15 +19,17 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from mentorkd.errors import MentorkdError
 from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.records import EvaluateRecord
+from mentorkd.printable import printable
 from mentorkd.recipe.graph import initial_model
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.schema import LearnerResult
 from mentorkd.web.curves import Line, draw_lines
 from mentorkd.web.live import LiveRun, fingerprint_of, read_state
 from mentorkd.web.opened import OpenedRun
-from mentorkd.web.respond import render, respond, run_url
+from mentorkd.web.respond import here, render, respond, run_url
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import REPORT_POLICY
 from mentorkd.web.summary import summarise
@@ -43,6 +46,8 @@ _PANELS = {
 
 def show_run(request: Request) -> Response:
     """The page of a run."""
+    if _is_report(request):
+        return RedirectResponse(run_url(request.path_params["run"], "index.html"))
     address, root = run_of(request)
     run = OpenedRun(root)
     state = read_state(run)
@@ -67,6 +72,14 @@ def show_run(request: Request) -> Response:
     )
 
 
+def _is_report(request: Request) -> bool:
+    """Whether an address names the report of a run. A folder `report` can be a run, or have runs in it; one of a run cannot."""
+    above, _, name = request.path_params["run"].rpartition("/")
+    with suppress(HTTPException):
+        return name == "report" and bool(request.app.state.runs.folder(above))
+    return False
+
+
 def stream_events(request: Request) -> Response:
     """The parts of a run's page as server-sent events: a message for each change, with the parts that changed."""
     address, root = run_of(request)
@@ -74,12 +87,18 @@ def stream_events(request: Request) -> Response:
 
 
 async def _events(request: Request, address: str, root: Path) -> AsyncIterator[str]:
-    """Ends when the browser leaves: the server then closes this iterator."""
+    """Ends when the browser leaves: the server then closes this iterator. The last event of a run that is gone is `gone`."""
     last, sent = None, dict[str, str]()
     while True:
-        now = await run_in_threadpool(fingerprint_of, root)
+        try:
+            now = await run_in_threadpool(fingerprint_of, root)
+            parts = sent if now == last else await run_in_threadpool(_read_parts, request, address, root)
+        except (MentorkdError, OSError) as error:
+            why = f"The run cannot be read any more, and this page is as it was: {printable(str(error))}"
+            yield f"event: gone\ndata: {json.dumps(why, ensure_ascii=False)}\n\n"
+            return
         if now != last:
-            last, parts = now, await run_in_threadpool(_read_parts, request, address, root)
+            last = now
             if changed := {part: text for part, text in parts.items() if sent.get(part) != text}:
                 sent = parts
                 yield f"data: {json.dumps(changed, ensure_ascii=False)}\n\n"
@@ -200,8 +219,6 @@ def show_report(request: Request) -> Response:
     """A file of the run's report, which is a page of its own."""
     address, root = run_of(request)
     report, name = root / "report", request.path_params["file"]
-    if not name:
-        return RedirectResponse(run_url(address, "report/index.html"))
     file = report / name
     if "\0" in name or not file.resolve().is_relative_to(report.resolve()) or not file.is_file():
         raise HTTPException(404, f"got {name!r}, which is no file of the report of {address}")
@@ -214,9 +231,15 @@ def show_recipe(request: Request) -> Response:
     return PlainTextResponse((root / "recipe.yaml").read_bytes().decode(errors="backslashreplace"))
 
 
+def leave_form(request: Request) -> Response:
+    """To the page of a form, from the address that the form is sent to: a browser asks for it when it loads a reply again."""
+    return RedirectResponse("rationales" + here(request))
+
+
 ROUTES = [
     Route("/run/{run:path}/events", stream_events),
     Route("/run/{run:path}/recipe", show_recipe),
-    Route("/run/{run:path}/report/{file:path}", show_report),
     Route("/run/{run:path}/", show_run),
+    Route("/run/{run:path}/report/{file:path}", show_report),
+    *(Route(f"/run/{{run:path}}/{form}", leave_form) for form in ("overlay", "divergences")),
 ]
