@@ -139,7 +139,8 @@ def _state(running: bool, live: Live, open_rows: Sequence[StageRow], run: Opened
     if running:
         return "running"
     begun_again = live.stopped is not None or any(planned.state == "resumes" for planned in run.planned)
-    whole = all(planned.stage.name in run.published for planned in run.planned)
+    # The first decision of all adds the stage that applies it.
+    whole = all(planned.stage.name in run.published or planned.stage.kind == "curate" for planned in run.planned)
     if "report" in run.published and (not open_rows or (whole and not begun_again)):
         return "finished"
     return "stopped" if run.published else "new"

@@ -120,7 +120,7 @@ def test_a_decision_leaves_a_finished_run_as_it_is(run: Path) -> None:
     overlay = run.parent / "curated.jsonl"
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     recipe["teacher"]["overlay"] = str(overlay)
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     curves = web_client(run).get("/run/run/").text.count("<polyline")
     before, was = read_state(OpenedRun(run)), OpenedRun(run)
     rationale = next(iter(pipeline.folder.rationales("annotate")))
