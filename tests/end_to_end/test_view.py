@@ -25,7 +25,7 @@ from mentorkd.printable import printable
 from mentorkd.recipe.load import load_recipe
 
 PLANTED = (
-    '<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7 }}\x1b[31m\u202e'
+    '<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7777 }}\x1b[31m\u202e'
     '"><svg/onload=window.planted=3>'
 )
 HOSTILE = ["planted <b>", "planted <i>"]
@@ -107,7 +107,7 @@ def test_planted_texts_stay_texts(browser: Any, address: str) -> None:
             page.wait_for_timeout(150)
             assert page.evaluate("window.planted") is None, path
             assert page.locator("main script, main img, main i:not(.dot)").count() == 0, path
-            assert "49" not in page.inner_text("main"), path  # of {{ 7*7 }}
+            assert "54439" not in page.inner_text("main"), path  # of {{ 7*7777 }}
         page.goto(f"{run}predictions")
         page.click("td.text a")
         assert printable(PLANTED) in page.locator(".cards article p").first.inner_text()
