@@ -216,7 +216,7 @@ class _Estimate:
     def __init__(self, run: OpenedRun, projected: Mapping[str, float]) -> None:
         """`projected`: the whole length of running stages, by their own progress."""
         self._seconds: dict[tuple[str, str | None], list[float]] = defaultdict(list)
-        for record in run.records.values():
+        for record in run.published.values():
             self._seconds[record.kind, None].append(record.seconds)
             if record.learner:
                 self._seconds[record.kind, record.learner].append(record.seconds)
