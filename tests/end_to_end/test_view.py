@@ -25,7 +25,7 @@ from mentorkd.printable import printable
 from mentorkd.recipe.load import load_recipe
 
 PLANTED = (
-    '<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*11*13*17 }}\x1b[31m\u202e'
+    '<script>window.planted=1</script><img src=x onerror="window.planted=2">{{ 7*7777 }}\x1b[31m\u202e'
     '"><svg/onload=window.planted=3>'
 )
 HOSTILE = ["planted <b>", "planted <i>"]
@@ -107,7 +107,7 @@ def test_planted_texts_stay_texts(browser: Any, address: str) -> None:
             page.wait_for_timeout(150)
             assert page.evaluate("window.planted") is None, path
             assert page.locator("main script, main img, main i:not(.dot)").count() == 0, path
-            assert "17017" not in page.inner_text("main"), path  # of {{ 7*11*13*17 }}
+            assert "54439" not in page.inner_text("main"), path  # of {{ 7*7777 }}
         page.goto(f"{run}predictions")
         page.click("td.text a")
         assert printable(PLANTED) in page.locator(".cards article p").first.inner_text()
@@ -217,6 +217,10 @@ def test_bad_input_gives_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     missing = cli("view", tmp_path / "none", "--no-browser")
     assert (missing.code, missing.out) == (2, "")
     assert re.fullmatch("mentorkd: got .*none, which is no folder; expected a run folder, or .*\n", missing.err)
+    empty = cli("view", tmp_path, "--no-browser")
+    assert (empty.code, empty.out) == (2, "")
+    assert empty.err == f"mentorkd: got {tmp_path}, with no run in it; `mentorkd run RECIPE` makes one\n"
+    (tmp_path / "recipe.yaml").write_text("name: x\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused = cli("view", tmp_path, "--no-browser", "--port", port)
@@ -227,16 +231,25 @@ def test_bad_input_gives_one_line(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     unknown = cli("view", tmp_path, "--no-browser", "--host", "no.such.host.invalid")
     assert unknown.code == 2
     assert unknown.err.count("\n") == 1
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    lacking = cli("view", tmp_path, "--no-browser")
-    assert lacking.code == 2
-    assert re.fullmatch(
-        r"mentorkd: `mentorkd view` needs an optional package; install it with: pip .*\[view\].*\n", lacking.err
-    )
+    for package in ("duckdb", "pyarrow"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            lacking = cli("view", tmp_path, "--no-browser")
+        assert lacking.code == 2
+        assert re.fullmatch(
+            r"mentorkd: `mentorkd view` needs an optional package; install it with: pip .*\[view\].*\n", lacking.err
+        )
 
 
 def test_an_address_that_others_reach_has_a_token(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mentorkd.web.server.run_server", lambda app, sock: sock.close())
+    (tmp_path / "recipe.yaml").write_text("name: x\n")
     outcome = cli("view", tmp_path, "--no-browser", "--host", "0.0.0.0")
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}  \(Ctrl-C ends\)\n", outcome.out)
+    own, shared = outcome.out.splitlines()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}  \(Ctrl-C ends\)", own)
+    assert re.fullmatch(r"http://[\w.-]+:\d+/\?token=[\w-]{32}  \(for other machines\)", shared)
     assert "token" not in cli("view", tmp_path, "--no-browser").out
+    for host in ("::1", "[::1]"):
+        assert re.fullmatch(
+            r"http://\[::1\]:\d+/  \(Ctrl-C ends\)\n", cli("view", tmp_path, "--no-browser", "--host", host).out
+        )

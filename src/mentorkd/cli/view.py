@@ -32,19 +32,28 @@ def view(
             raise RunError(f"got {folder}, which is no folder; expected a run folder, or a folder with runs in it")
     try:
         import duckdb  # noqa: F401
+        import pyarrow  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError:
         raise MissingExtraError("`mentorkd view`", "view") from None
     from mentorkd.web.app import build_app
+    from mentorkd.web.runs import Runs
     from mentorkd.web.security import is_loopback, new_token
-    from mentorkd.web.server import listen, open_browser, run_server, url_of
+    from mentorkd.web.server import listen, open_browser, run_server, shared_url, url_of
 
+    left_out: list[str] = []
+    if next(Runs(folders).find(left_out), None) is None:
+        got = ", ".join(map(str, folders))
+        raise RunError("; ".join([f"got {got}, with no run in it; `mentorkd run RECIPE` makes one", *left_out]))
+    host = host.removeprefix("[").removesuffix("]")
     sock = listen(host, port)
     token = None if is_loopback(host) else new_token()
     app = build_app(folders, token=token, host=host, port=sock.getsockname()[1])
     url = url_of(sock, host, token)
     say(f"{url}  (Ctrl-C ends)")
+    if shared := shared_url(sock, host, token):
+        say(f"{shared}  (for other machines)")
     if not no_browser:
         open_browser(url)
     run_server(app, sock)

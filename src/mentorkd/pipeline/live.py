@@ -12,13 +12,14 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mentorkd.pipeline.run_folder import Stage
 
 LIVE_NAME = ".live.json"
 _SECONDS = 1.0
 _MOST_NOTES = 100
+_MOST_TIME = 1e11
 
 
 class Steps(NamedTuple):
@@ -78,14 +79,21 @@ class LiveFile:
             temporary.replace(self.path)
 
 
+def read_time(value: Any) -> float:
+    """Seconds since 1970 from a file. Raises ValueError or TypeError for what is no time of these millennia."""
+    if not 0 <= value < _MOST_TIME:
+        raise ValueError(f"got the time {value}; expected seconds since 1970")
+    return float(value)
+
+
 def read_live(root: Path) -> Live:
     """What the file of a run says; nothing if there is none, or one that cannot be read."""
     try:
         value = json.loads((root / LIVE_NAME).read_text(encoding="utf-8"))
         return Live(
             {str(stage): Steps(*map(int, steps)) for stage, steps in value["progress"].items()},
-            [(float(when), str(stage), str(text)) for when, stage, text in value["notes"]],
+            [(read_time(when), str(stage), str(text)) for when, stage, text in value["notes"]],
             None if value["stopped"] is None else str(value["stopped"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return Live()

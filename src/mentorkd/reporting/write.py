@@ -68,6 +68,11 @@ def read_results(folder: Path) -> Results:
             raise RunError(f"{folder}: no {name}; expected a report folder; `mentorkd report` writes one") from None
         except ValueError:
             raise DamagedError(f"{folder / name}: not JSON; write the report again with `mentorkd report`") from None
+        if not isinstance(parts[name], dict):
+            got = type(parts[name]).__name__
+            raise DamagedError(
+                f"{folder / name}: got a {got}, expected an object; write the report again with `mentorkd report`"
+            )
     got = parts["results.json"].get("schema")
     if got != SCHEMA:
         raise RunError(

@@ -66,7 +66,7 @@ class Answers:
 
 def read_answers(run: OpenedRun) -> Answers:
     """The answers so far. Raises RunError if the questions are not prepared yet, and DamagedError for a changed file."""
-    if "prepare" not in run.records:
+    if "prepare" not in run.published:
         raise RunError(f"{run.root} has no questions yet; they come with the stage prepare")
     stages = {
         (learner, seed): stage

@@ -14,10 +14,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mentorkd.reporting.drawing import PALETTE
+from mentorkd.web.copies import Tables
 from mentorkd.web.pages import ask, compare, predictions, rationales, run, runs, tokens
-from mentorkd.web.respond import ERRORS
+from mentorkd.web.respond import ERRORS, LastResort
 from mentorkd.web.runs import Runs
 from mentorkd.web.security import Guard, new_token
+from mentorkd.web.served import Served
 
 PAGES = (runs, compare, rationales, tokens, predictions, ask, run)
 
@@ -33,11 +35,12 @@ def build_app(folders: Sequence[Path], *, token: str | None, host: str, port: in
         Mount("/static", StaticFiles(packages=[("mentorkd.web", "static")])),
         *(route for page in PAGES for route in page.ROUTES),
     ]
-    guard = Middleware(Guard, host=host, port=port, token=token)
-    app = Starlette(routes=routes, middleware=[guard], exception_handlers=ERRORS, lifespan=_lifespan)
+    middleware = [Middleware(Guard, host=host, port=port, token=token), Middleware(LastResort)]
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=ERRORS, lifespan=_lifespan)
     app.state.runs = Runs(folders)
     app.state.cross_site = new_token()
-    app.state.served = {}
+    app.state.served = Served()
+    app.state.tables = Tables()
     return app
 
 
@@ -45,8 +48,7 @@ def build_app(folders: Sequence[Path], *, token: str | None, host: str, port: in
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """Unload the models that were asked when the server ends."""
     yield
-    for _, learners in app.state.served.values():
-        learners.close()
+    app.state.served.close()
 
 
 def _palette(request: Request) -> Response:

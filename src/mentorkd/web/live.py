@@ -6,12 +6,15 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from mentorkd.pipeline.live import LIVE_NAME, Live, read_live
+from mentorkd.data.overlay import read_overlay
+from mentorkd.pipeline.live import LIVE_NAME, Live, read_live, read_time
 from mentorkd.pipeline.records import AnnotateRecord, StageRecord
 from mentorkd.pipeline.run import PlannedStage
 from mentorkd.pipeline.run_folder import HISTORY, RunFolder, Stage
@@ -69,7 +72,7 @@ class LiveRun:
     state: RunState
     stages: list[StageRow]
     seconds: float
-    """Of all finished stages."""
+    """Of all stages, as they were last published; so are the tokens and dollars."""
     tokens: int
     dollars: float | None
     """What the teacher has cost so far; None without a price."""
@@ -79,6 +82,8 @@ class LiveRun:
     """Stages for which no estimate can be made."""
     stopped: str | None
     """Why the run stopped, if it said so."""
+    again: str | None
+    """What the next `mentorkd run` does again of a finished run, and why; None for nothing."""
     changed: float
     """When anything last happened, in seconds since 1970."""
     log: list[LogLine]
@@ -99,15 +104,18 @@ def read_state(run: OpenedRun) -> LiveRun:
     known = [row.left for row in open_rows if row.left is not None]
     at_once = max(1, len(started))
     log = [*(_line(event) for event in events), *(LogLine(*note) for note in live.notes)]
+    state = _state(running, live, open_rows, run)
+    published = run.published.values()
     return LiveRun(
-        state=_state(running, open_rows, run),
+        state=state,
         stages=rows,
-        seconds=sum(record.seconds for record in run.records.values()),
-        tokens=sum(record.tokens or 0 for record in run.records.values()),
-        dollars=_dollars(run.records.values()),
+        seconds=sum(record.seconds for record in published),
+        tokens=sum(record.tokens or 0 for record in published),
+        dollars=_dollars(published),
         left=sum(known) / at_once if known else None,
         unknown=len(open_rows) - len(known),
         stopped=None if running else live.stopped,
+        again=_again(run) if state == "finished" else None,
         changed=events[-1]["time"] if events else began,
         log=sorted(log, key=lambda line: line.time)[-_LOG_LINES:],
     )
@@ -126,12 +134,39 @@ def fingerprint_of(root: Path) -> tuple[Any, ...]:
     return tuple(state)
 
 
-def _state(running: bool, open_rows: Sequence[StageRow], run: OpenedRun) -> RunState:
+def _state(running: bool, live: Live, open_rows: Sequence[StageRow], run: OpenedRun) -> RunState:
+    """A run with a report is finished, even if decisions or a changed recipe make the next `mentorkd run` do stages again."""
     if running:
         return "running"
-    if not open_rows and (run.fault is None or "report" in run.records):
+    begun_again = live.stopped is not None or any(planned.state == "resumes" for planned in run.planned)
+    # The first decision of all adds the stage that applies it.
+    whole = all(planned.stage.name in run.published or planned.stage.kind == "curate" for planned in run.planned)
+    if "report" in run.published and (not open_rows or (whole and not begun_again)):
         return "finished"
-    return "stopped" if run.records else "new"
+    return "stopped" if run.published else "new"
+
+
+def _again(run: OpenedRun) -> str | None:
+    again = {planned.stage.whole for planned in run.planned if planned.record is None and planned.state != "may run"}
+    if not again:
+        return None
+    outdated = dict.fromkeys(planned.outdated for planned in run.planned if planned.outdated)
+    why = "; ".join(outdated) or "the recipe or its data has changed"
+    if waiting := _waiting(run):
+        why = f"{waiting:,} decisions wait" if waiting > 1 else "1 decision waits"
+    stages = f"{len(again):,} stages run" if len(again) > 1 else "1 stage runs"
+    return f"{stages} again at the next `mentorkd run`: {why}"
+
+
+def _waiting(run: OpenedRun) -> int:
+    """How many decisions of the overlay are later than the report."""
+    if run.recipe.teacher.overlay is None:
+        return 0
+    finished, waiting = int(run.folder.mark("report").stat().st_mtime), 0  # decisions have whole seconds
+    for decision in read_overlay(Path(run.recipe.teacher.overlay)).values():
+        with suppress(ValueError):  # people may write a time in any form
+            waiting += datetime.fromisoformat(decision.at).timestamp() >= finished
+    return waiting
 
 
 def _wholes(planned: Sequence[PlannedStage]) -> Iterable[list[PlannedStage]]:
@@ -181,7 +216,7 @@ class _Estimate:
     def __init__(self, run: OpenedRun, projected: Mapping[str, float]) -> None:
         """`projected`: the whole length of running stages, by their own progress."""
         self._seconds: dict[tuple[str, str | None], list[float]] = defaultdict(list)
-        for record in run.records.values():
+        for record in run.published.values():
             self._seconds[record.kind, None].append(record.seconds)
             if record.learner:
                 self._seconds[record.kind, record.learner].append(record.seconds)
@@ -236,7 +271,8 @@ def _events(root: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             event = json.loads(line)
-            events.append(event | {"time": float(event["time"]), "stage": str(event["stage"])})
+            checked = {"time": read_time(event["time"]), "stage": str(event["stage"]), "event": str(event["event"])}
+            events.append(event | checked)
         except (ValueError, KeyError, TypeError):  # the line that is being written, or one that a kill tore
             continue
     return events
@@ -255,5 +291,5 @@ def _started(events: Iterable[Mapping[str, Any]], began: float) -> dict[str, flo
 
 def _line(event: Mapping[str, Any]) -> LogLine:
     seconds = event.get("seconds")
-    text = f"finished after {seconds:,.1f} s" if isinstance(seconds, int | float) else str(event["event"])
+    text = f"finished after {seconds:,.1f} s" if isinstance(seconds, int | float) and seconds < 1e11 else event["event"]
     return LogLine(event["time"], event["stage"], text)

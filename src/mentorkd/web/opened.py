@@ -39,15 +39,22 @@ class OpenedRun:
         """What the finished stages recorded, by name."""
         return {planned.stage.name: planned.record for planned in self.planned if planned.record}
 
+    @cached_property
+    def published(self) -> Mapping[str, StageRecord]:
+        """What the stages recorded when they were last published, by name: those too that the next `mentorkd run` runs again."""
+        names = (planned.stage.name for planned in self.planned)
+        found = {name: self.records.get(name) or self.folder.last(name) for name in names}
+        return {name: record for name, record in found.items() if record is not None}
+
     def stage(self, kind: str, learner: str, seed: int) -> str | None:
-        """The name of the finished stage of a kind (`train`, `augment`, `evaluate`) that serves a learner; None without one."""
+        """The name of the published stage of a kind (`train`, `augment`, `evaluate`) that serves a learner; None without one."""
         report = self.planned[-1].stage if self.planned else None
         if self.fault is None and report is not None:
             name = report.inputs.get(f"{kind}/{learner}/{seed}")
-            return name if name in self.records else None
+            return name if name in self.published else None
         kinds = _TRAININGS if kind == "train" else (kind,)
         names = (f"learners/{learner}/seed-{seed}/{each}" for each in kinds)
-        return next((name for name in names if name in self.records), None)
+        return next((name for name in names if name in self.published), None)
 
 
 @lru_cache(maxsize=256)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,6 +18,7 @@ from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mentorkd.errors import MentorkdError
 from mentorkd.printable import printable
@@ -28,7 +32,10 @@ from mentorkd.reporting.format import (
 )
 from mentorkd.statistics import format_p
 
+log = logging.getLogger(__name__)
+
 FORMATS = ("json", "csv")
+_NUMBER = r"[+-][0-9][0-9,]*(\.[0-9]+)?"
 
 
 def _shown(value: Any) -> Any:
@@ -98,25 +105,79 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV with a header of all their keys; a value that is a list or a mapping is JSON."""
     rows = list(rows)
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\r\n")
-    writer.writeheader()
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(file, keys, lineterminator="\r\n")
+    writer.writerow({key: _cell(key) for key in keys})
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return file.getvalue()
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
+    """A value as a cell. A spreadsheet computes texts that begin like a formula, wherever they come from: they get a `'` before them.
+
+    https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple | dict) else value
+    if not isinstance(text, str):
+        return text
+    is_formula = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not re.fullmatch(_NUMBER, text)
+    return "'" * is_formula + printable(text)
+
+
+def read_page(request: Request, pages: int) -> int:
+    """The number of the page that an address asks for, from 1. Raises HTTPException for one that there is not."""
+    text = request.query_params.get("page", "1")
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text, re.ASCII):
+        raise HTTPException(400, f"got page={text if len(text) < 20 else text[:20] + '…'}; expected a number from 1")
+    if (number := int(text)) > pages:
+        raise HTTPException(404, f"got page {number}; there {'are' if pages > 1 else 'is'} {pages}")
+    return number
 
 
 def show_error(request: Request, error: Exception) -> Response:
     """The page that says what is wrong: of a wrong address, an error of mentorkd's own tree, or a file that cannot be read."""
     status = error.status_code if isinstance(error, HTTPException) else 409
-    text = error.detail if isinstance(error, HTTPException) else str(error)
+    text = _detail(request, error) if isinstance(error, HTTPException) else str(error)
     value = {"error": text, "rows": [{"error": text}]}
     try:
         return respond(request, "error.html.jinja", value, status=status)
     except HTTPException:  # a wrong format is among the errors
         return HTMLResponse(render(request, "error.html.jinja", **value), status)
+
+
+def _detail(request: Request, error: HTTPException) -> str:
+    """What an error says; of those that the routes raise, the address and what to do."""
+    if error.detail != HTTPStatus(error.status_code).phrase:
+        return error.detail
+    path = request.url.path
+    if error.status_code == 405:
+        expected = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        return f"got {request.method} {path}; expected {expected}; start at the page of all runs"
+    return f"got the address {path}, which is none here; start at the page of all runs"
+
+
+class LastResort:
+    """Middleware: an error that no handler expects is logged, and gives the page of errors, so that the connection lives on."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noting)
+        except Exception as error:
+            if scope["type"] != "http" or began:
+                raise
+            log.exception("a fault of mentorkd, at %s", printable(scope["path"]))
+            text = f"a fault of mentorkd ({type(error).__name__}: {error}); the terminal shows where, please report it"
+            await show_error(Request(scope), HTTPException(500, text))(scope, receive, send)
 
 
 ERRORS: dict[Any, Any] = {HTTPException: show_error, MentorkdError: show_error, OSError: show_error}

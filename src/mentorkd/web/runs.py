@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from mentorkd.pipeline.run_folder import RunFolder
 
 DEPTH = 3
 """How deep below a given folder runs are looked for."""
+
+
+_ADDRESS = r"[^\n\ud800-\udfff]*"
+"""What an address can have: names of folders need not be UTF-8."""
 
 
 class Runs:
@@ -28,11 +33,16 @@ class Runs:
                 raise RunError(f"got {folder}, which is no folder; expected a run folder, or a folder with runs in it")
         self.folders = _named(folders)
 
-    def find(self) -> Iterator[tuple[str, Path]]:
-        """The address and the folder of every run, in order."""
+    def find(self, left_out: list[str] | None = None) -> Iterator[tuple[str, Path]]:
+        """The address and the folder of every run, in order. `left_out` gets a line for each folder that cannot be shown."""
+        left_out = [] if left_out is None else left_out
         for name, folder in self.folders.items():
-            for path in _runs_below(folder, DEPTH):
-                yield "/".join([name, *path.relative_to(folder).parts]), path
+            for path in _runs_below(folder, DEPTH, left_out):
+                run = "/".join([name, *path.relative_to(folder).parts])
+                if re.fullmatch(_ADDRESS, run):
+                    yield run, path
+                else:
+                    left_out.append(f"got {str(path)!r}, a name that no address can have; give the folder another")
 
     def folder(self, run: str) -> Path:
         """The folder of a run by its address. Raises HTTPException (404) if there is none, or if it lies elsewhere."""
@@ -67,10 +77,18 @@ def _named(folders: Sequence[Path]) -> Mapping[str, Path]:
     return named
 
 
-def _runs_below(folder: Path, depth: int) -> Iterator[Path]:
-    if is_run(folder):
+def _runs_below(folder: Path, depth: int, left_out: list[str]) -> Iterator[Path]:
+    try:
+        found = is_run(folder)
+        below = [] if found or not depth else sorted(filter(_may_have_runs, folder.iterdir()))
+    except OSError as error:  # no right to read it, or it was removed meanwhile
+        left_out.append(f"got {str(folder)!r}, which cannot be read: {error.strerror}")
+        return
+    if found:
         yield folder
-    elif depth:
-        for child in sorted(folder.iterdir()):
-            if child.is_dir() and not child.is_symlink() and not child.name.startswith("."):
-                yield from _runs_below(child, depth - 1)
+    for child in below:
+        yield from _runs_below(child, depth - 1, left_out)
+
+
+def _may_have_runs(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not folder.name.startswith(".")

@@ -99,14 +99,18 @@ class Guard:
         return _refused(401, "no token, or a wrong one; use the address that the command printed, with its token")
 
     def _is_known(self, host: str) -> bool:
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # a bracket that is not closed, for example
+            return False
         return self.any_host or is_loopback(name) or name == self.host.lower()
 
     def _with_cookie(self, connection: HTTPConnection) -> Response:
         """The same address without the token, so that it is not in the history, with a cookie that has it."""
         assert self.token is not None
         query = urlencode([(key, value) for key, value in connection.query_params.multi_items() if key != "token"])
-        reply = RedirectResponse(f"{connection.url.path}?{query}".rstrip("?"), 303)
+        path = "/" + connection.url.path.lstrip("/")  # `//` at its start would name another machine
+        reply = RedirectResponse(f"{path}?{query}".rstrip("?"), 303)
         reply.set_cookie(self.cookie, self.token, httponly=True, samesite="lax")
         return reply
 
@@ -118,7 +122,10 @@ def _equal(given: str, secret: str) -> bool:
 def _is_foreign(headers: Headers) -> bool:
     """Whether a browser says that a page of another site sent the request."""
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+    try:
+        return origin is not None and urlsplit(origin).netloc != headers.get("host")
+    except ValueError:
+        return True
 
 
 def _refused(status: int, why: str) -> Response:
@@ -139,5 +146,6 @@ async def read_form(request: Request) -> dict[str, str]:
         name: values[-1] for name, values in parse_qs(body.decode(errors="replace"), keep_blank_values=True).items()
     }
     if not _equal(fields.pop("cross_site", ""), request.app.state.cross_site):
-        raise HTTPException(403, "the page is of an earlier start of the server; load it again")
+        why = "got a form of a page from an earlier start of the server"
+        raise HTTPException(403, f"{why}; go back, copy your text, and load the page again")
     return fields

@@ -47,6 +47,20 @@ def url_of(sock: socket.socket, host: str, token: str | None = None) -> str:
     return f"http://{name}:{sock.getsockname()[1]}/" + (f"?token={token}" if token else "")
 
 
+def shared_url(sock: socket.socket, host: str, token: str | None) -> str | None:
+    """The address for browsers of other machines, of a server that listens on every address of this one; None for others."""
+    if host not in ("0.0.0.0", "::"):
+        return None
+    family, elsewhere = (socket.AF_INET6, "2001:db8::1") if host == "::" else (socket.AF_INET, "192.0.2.1")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((elsewhere, 9))  # sends nothing: it only chooses the address that others see
+            name = probe.getsockname()[0]
+    except OSError:
+        name = socket.gethostname()
+    return url_of(sock, name, token)
+
+
 def run_server(app: ASGIApp, sock: socket.socket) -> None:
     """Answer requests until Ctrl-C."""
     config = uvicorn.Config(

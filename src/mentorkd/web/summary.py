@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +51,7 @@ def summarise(run: str, root: Path) -> RunRow:
         facts = _headline(root / "report", _version(root / "report" / "results.json"))
     except FileNotFoundError:
         pass
-    except (MentorkdError, KeyError, TypeError, IndexError) as error:
+    except (MentorkdError, OSError, KeyError, TypeError, IndexError, AttributeError) as error:
         fault = f"the report cannot be read: {error}"
     seconds, dollars = _cost(root / "manifest.json")
     log = root / "log.jsonl"
@@ -93,10 +94,10 @@ def _headline(report: Path, version: tuple[int, int]) -> dict[str, Any]:
     accuracies = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
     return facts | {
         "learner": row["a"],
-        "accuracy": accuracies[row["a"]],
+        "accuracy": _number(accuracies[row["a"]]),
         "baseline": row["b"],
-        "difference": row["difference"],
-        "interval": row["interval"],
+        "difference": _number(row["difference"]),
+        "interval": [_number(each) for each in row["interval"][:2]],
         "outcome": row["outcome"],
     }
 
@@ -105,7 +106,7 @@ def _cost(manifest: Path) -> tuple[float | None, float | None]:
     """Seconds and dollars of the finished stages; None if they are not known."""
     try:
         return _read_cost(manifest, _version(manifest))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None, None
 
 
@@ -113,4 +114,12 @@ def _cost(manifest: Path) -> tuple[float | None, float | None]:
 def _read_cost(manifest: Path, version: tuple[int, int]) -> tuple[float | None, float | None]:
     value = json.loads(manifest.read_text(encoding="utf-8"))
     usage = (value["stages"].get("annotate") or {}).get("asked") or {}
-    return value["seconds"], usage.get("dollars")
+    dollars = usage.get("dollars")
+    return _number(value["seconds"]), None if dollars is None else _number(dollars)
+
+
+def _number(value: Any) -> float:
+    """A number of a file, which anyone may have written. Raises TypeError for what is none, or none that is finite."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"got {value!r}, expected a number")
+    return value

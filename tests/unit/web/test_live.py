@@ -7,12 +7,17 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from finished import copy_run
+from mentorkd.data.overlay import Decision, append_decision
 from mentorkd.pipeline.live import LIVE_NAME, LiveFile
+from mentorkd.pipeline.run import open_run
 from mentorkd.pipeline.run_folder import RunFolder, Stage
+from mentorkd.web.answers import read_answers
 from mentorkd.web.live import fingerprint_of, read_state
 from mentorkd.web.opened import OpenedRun
+from web_client import web_client
 
 TRAIN, EVALUATE = "learners/student/seed-1/train", "learners/student/seed-1/evaluate"
 
@@ -106,4 +111,30 @@ def test_a_run_without_its_data_shows_what_is_finished(run: Path) -> None:
     assert opened.stage("train", "student", 1) == TRAIN
     assert opened.stage("evaluate", "student", 2) is None
     forget(run, "report")
+    assert read_state(OpenedRun(run)).state == "stopped"
+
+
+def test_a_decision_leaves_a_finished_run_as_it_is(run: Path) -> None:
+    """The page shows what was published, and says what the next `mentorkd run` does again."""
+    pipeline = open_run(run)
+    overlay = run.parent / "curated.jsonl"
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["teacher"]["overlay"] = str(overlay)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    curves = web_client(run).get("/run/run/").text.count("<polyline")
+    before, was = read_state(OpenedRun(run)), OpenedRun(run)
+    rationale = next(iter(pipeline.folder.rationales("annotate")))
+    append_decision(overlay, Decision.on(rationale, "reject", by="me", why=""))
+    opened = OpenedRun(run)
+    after = read_state(opened)
+    assert len(opened.records) < len(was.records) == len(opened.published) == 13
+    assert (after.state, after.seconds, after.tokens) == ("finished", before.seconds, before.tokens)
+    assert before.again is None
+    assert re.fullmatch("[0-9]+ stages run again at the next `mentorkd run`: 1 decision waits", after.again or "")
+    assert [opened.stage(kind, "student", 1) for kind in ("train", "evaluate")] == [TRAIN, EVALUATE]
+    assert read_answers(opened).learners == read_answers(was).learners == ["mentor", "vanilla", "student"]
+    page = web_client(run).get("/run/run/").text
+    assert page.count("<polyline") == curves > 0
+    assert "1 decision waits" in page
+    LiveFile(run).end(stopped="the disk is full")
     assert read_state(OpenedRun(run)).state == "stopped"

@@ -4,6 +4,9 @@ import asyncio
 import csv
 import io
 import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ from starlette.testclient import TestClient
 
 from finished import copy_run
 from mentorkd.pipeline.run_folder import RunFolder
+from mentorkd.reporting.schema import SCHEMA
+from mentorkd.web.runs import Runs
 from web_client import cross_site, web_client
 
 PAGES = ["/", "/run/runs/one/", "/run/runs/one/predictions", "/run/runs/one/ask", "/compare?run=runs/one&run=runs/two"]
@@ -78,6 +83,11 @@ def test_runs_are_filtered_and_sorted(client: TestClient) -> None:
         ("/run/runs/one/predictions?seed=7", 400, "got seed=7; expected one of 1, or all"),
         ("/run/runs/one/predictions?show=x", 400, "got show=x; expected one of all, differ"),
         ("/run/runs/one/predictions?page=0", 400, "got page=0"),
+        (f"/run/runs/one/predictions?page={'9' * 5000}", 400, "got page=99999999999999999999…"),
+        ("/run/runs/one/predictions?page=999", 404, "got page 999; there is 1"),
+        ("/run/runs/one/rationales?page=999", 404, "got page 999; there"),
+        ("/run/runs/one/report/%00", 404, "no file of the report"),
+        ("/nothing", 404, "got the address /nothing, which is none here; start at the page of all runs"),
         ("/run/runs/one/predictions?question=x", 404, "not among the test questions"),
         ("/run/runs/new/predictions", 409, "has no questions yet"),
         ("/run/runs/one/report/%2e%2e/recipe.yaml", 404, ""),
@@ -110,6 +120,84 @@ def test_a_damaged_file_gives_a_page_that_names_it(client: TestClient, runs: Pat
     assert "prepare.json" in browser.get("/run/damaged/").text
 
 
+def test_a_fault_of_a_run_s_files_does_not_take_its_page_away(runs: Path, tmp_path: Path) -> None:
+    copy = copy_run(runs / "one", tmp_path / "damaged")
+    lines = [{"time": 1, "stage": "prepare"}, {"time": 1e300, "event": "started", "stage": "prepare"}, [1], 10**400]
+    with (copy / "log.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    notes = [[1e300, "a", "b"]]
+    (copy / ".live.json").write_text(json.dumps({"progress": {}, "notes": notes, "stopped": None}))
+    history = ['{"step": 1, "loss": NaN}', '{"step": Infinity, "loss": 1}', "[1]", '{"step": 2, "loss": "x"}', "7"]
+    history += ['{"step": 3, "loss": 1e300}', '{"step": 4, "loss": 5e-324}', '{"step": 5, "loss": 2.0}']
+    (copy / "learners/mentor/seed-1/metrics.jsonl").write_text("\n".join(history))
+    browser = web_client(copy)
+    page = browser.get("/run/damaged/")
+    assert page.status_code == 200
+    assert page.text.count('aria-label="Training loss') == 1
+    (copy / "recipe.yaml").write_bytes(b"name: caf\xe9\n")
+    assert browser.get("/run/damaged/recipe").text == "name: caf\\xe9\n"
+    assert "not UTF-8" in browser.get("/run/damaged/").text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("report/results.json", "[]", "got a list, expected an object"),
+        ("report/results.json", '{"schema": "SCHEMA", "task": [], "headline": 1}', "the report cannot be read"),
+        ("manifest.json", '{"stages": {}, "seconds": "x"}', ""),
+        ("manifest.json", '{"stages": {}, "seconds": NaN}', ""),
+    ],
+)
+def test_one_damaged_run_leaves_the_page_of_all_runs(
+    runs: Path, tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    copy_run(runs / "one", tmp_path / "runs" / "good")
+    (copy_run(runs / "one", tmp_path / "runs" / "bad") / name).write_text(text.replace("SCHEMA", SCHEMA))
+    page = web_client(tmp_path / "runs").get("/")
+    assert page.status_code == 200
+    assert words in page.text
+    assert "runs/good" in page.text
+
+
+def test_folders_that_cannot_be_shown_are_told(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_run(runs / "one", tmp_path / "runs" / "good")
+    for name in (os.fsdecode(b"caf\xe9"), "two\nlines"):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "recipe.yaml").write_text("name: x\n")
+    locked = tmp_path / "runs" / "locked"
+    locked.mkdir()
+    listed = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:  # rights do not stop the administrator, who may run the tests
+        if folder == locked:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    browser = web_client(tmp_path / "runs")
+    value = browser.get("/?format=json").json()
+    assert [row["run"] for row in value["rows"]] == ["runs/good"]
+    assert len(value["left_out"]) == 3
+    page = browser.get("/").text
+    assert "caf\\udce9" in page
+    assert "locked&#39;, which cannot be read: Permission denied" in page
+    monkeypatch.undo()
+    monkeypatch.setattr(Runs, "find", lambda self, left_out: iter([("runs/gone", tmp_path / "gone")]))
+    assert "gone&#39;, which cannot be read: No such file" in browser.get("/").text
+
+
+def test_a_fault_of_the_program_gives_a_page_and_is_logged(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Runs, "find", lambda self, left_out: 1 / 0)
+    page = client.get("/")
+    assert page.status_code == 500
+    assert "a fault of mentorkd (ZeroDivisionError: division by zero)" in page.text
+    assert "content-security-policy" in page.headers
+    assert "a fault of mentorkd, at /" in caplog.text
+    assert "Traceback" in caplog.text
+
+
 def test_the_report_is_shown_with_its_own_style_and_without_scripts(client: TestClient) -> None:
     page = client.get("/run/runs/one/report/index.html")
     assert "<style>" in page.text
@@ -131,12 +219,13 @@ def test_a_question_stands_between_its_neighbours(client: TestClient) -> None:
     assert found["answer"] == rows[1]["answer"]
 
 
-def test_events_have_the_parts_of_the_page_and_end_when_the_browser_leaves(client: TestClient) -> None:
-    scope = {"type": "http", "method": "GET", "path": "/run/runs/one/events", "query_string": b""}
-    scope |= {"headers": [(b"host", b"127.0.0.1:8000")], "raw_path": b"/run/runs/one/events", "http_version": "1.1"}
-    bodies: list[bytes] = []
+def listen(client: TestClient, path: str, seen: Callable[[str], bool]) -> list[str]:
+    """The pieces of a stream, until `seen` says that the browser leaves, or to its end."""
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "raw_path": path.encode()}
+    scope |= {"headers": [(b"host", b"127.0.0.1:8000")], "http_version": "1.1"}
+    pieces: list[str] = []
 
-    async def listen() -> None:
+    async def stream() -> None:
         left = asyncio.Event()
 
         async def receive() -> dict[str, str]:
@@ -145,16 +234,54 @@ def test_events_have_the_parts_of_the_page_and_end_when_the_browser_leaves(clien
 
         async def send(message: dict[str, bytes]) -> None:
             if body := message.get("body"):
-                bodies.append(body)
-                left.set()
+                pieces.append(body.decode())
+                if seen(pieces[-1]):
+                    left.set()
 
         await asyncio.wait_for(client.app(scope, receive, send), 10)  # type: ignore[arg-type]
 
-    asyncio.run(listen())
-    parts = json.loads(bodies[0].decode().removeprefix("data: "))
+    asyncio.run(stream())
+    return pieces
+
+
+def test_events_have_the_parts_of_the_page_and_end_when_the_browser_leaves(client: TestClient) -> None:
+    first, *_ = listen(client, "/run/runs/one/events", lambda piece: True)
+    parts = json.loads(first.removeprefix("data: "))
     assert list(parts) == ["facts", "graph", "stages", "curves", "log"]
     page = client.get("/run/runs/one/").text
     assert all(part in page for part in parts.values())
+
+
+def test_the_last_event_of_a_run_that_is_removed_says_so(runs: Path, tmp_path: Path) -> None:
+    copy = copy_run(runs / "one", tmp_path / "removed")
+
+    def remove(piece: str) -> bool:
+        shutil.rmtree(copy, ignore_errors=True)
+        return False
+
+    *_, last = listen(web_client(copy), "/run/removed/events", remove)
+    assert last.startswith('event: gone\ndata: "The run cannot be read any more')
+    assert last.endswith("\n\n")
+
+
+def test_runs_may_lie_below_a_folder_report(runs: Path, tmp_path: Path) -> None:
+    for name in ("report/a", "b/report"):
+        copy_run(runs / "one", tmp_path / "all" / name)
+    browser = web_client(tmp_path / "all")
+    found = [row["run"] for row in browser.get("/?sort=run&format=json").json()["rows"]]
+    assert found == ["all/b/report", "all/report/a"]
+    for run in found:
+        assert browser.get(f"/run/{run}/").status_code == 200
+        assert browser.get(f"/run/{run}/report/").headers["location"] == f"/run/{run}/report/index.html"
+        assert browser.get(f"/run/{run}/report/index.html").status_code == 200
+
+
+def test_the_address_of_a_form_leads_to_its_page(client: TestClient) -> None:
+    for form in ("overlay", "divergences"):
+        assert client.get(f"/run/runs/one/{form}?q=a").headers["location"] == "rationales?q=a"
+    refused = client.delete("/run/runs/one/ask")
+    assert refused.status_code == 405
+    assert "got DELETE /run/runs/one/ask; expected GET" in refused.text
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,8 @@ def test_an_address_chooses_rationales(client: TestClient) -> None:
     everything = value(client)
     assert everything["total"] == 128
     assert len(everything["rows"]) == 50
-    assert [len(value(client, f"page={number}")["rows"]) for number in (3, 4)] == [28, 0]
+    assert len(value(client, "page=3")["rows"]) == 28
+    assert "got page 4; there are 3" in client.get(f"{PAGE}?page=4").text
     assert value(client, "by=teacher")["total"] == 48
     assert value(client, "by=mentor@seed-1&verdict=")["total"] == 80
     assert {row["verdict"] for row in value(client, "verdict=wrong")["rows"]} == {"wrong"}
@@ -272,7 +273,7 @@ def test_decisions_that_change_nothing_are_refused(client: TestClient, folder: P
             409,
             "got a rationale of mentor, which writes its texts again",
         ),
-        ({"action": "reject", "cross_site": "x"}, 403, "load it again"),
+        ({"action": "reject", "cross_site": "x"}, 403, "load the page again"),
         ({"action": "reject", "why": "x" * 501}, 409, "got a reason of 501 characters; expected at most 500"),
     ],
 )

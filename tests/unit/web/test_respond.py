@@ -44,7 +44,25 @@ def test_fields_send_back_what_texts_show_escaped(small_run: Path, tmp_path: Pat
 
 
 def test_csv_has_every_column_and_survives_a_round_trip() -> None:
-    rows = [{"a": 'x, "y"\nz', "b": None}, {"a": "é\r", "c": [1, {"d": 2}]}]
+    rows = [{"a": 'x, "y"\nz', "b": None}, {"a": "é", "c": [1, {"d": 2}]}]
     read = list(csv.DictReader(io.StringIO(to_csv(rows), newline="")))
-    assert read == [{"a": 'x, "y"\nz', "b": "", "c": ""}, {"a": "é\r", "b": "", "c": '[1, {"d": 2}]'}]
+    assert read == [{"a": 'x, "y"\nz', "b": "", "c": ""}, {"a": "é", "b": "", "c": '[1, {"d": 2}]'}]
     assert to_csv([]) == "\r\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-1+1", "'-1+1"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-1,234.5", "-1,234.5"),
+        ("+7", "+7"),
+        (-2.5, "-2.5"),
+        ("\x1b[31m\u202e", "\\u001b[31m\\u202e"),
+        (["\x1b"], '["\\u001b"]'),
+    ],
+)
+def test_cells_are_no_formulas_and_have_no_control_characters(value: Any, cell: str) -> None:
+    assert list(csv.reader(io.StringIO(to_csv([{"a": value}]), newline=""))) == [["a"], [cell]]

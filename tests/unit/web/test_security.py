@@ -19,7 +19,9 @@ def test_names_of_this_machine_are_answered(tmp_path: Path, host: str) -> None:
     assert web_client(tmp_path).get("/", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil", "", "[::1", "[zz]:8"]
+)
 def test_other_host_names_are_refused(tmp_path: Path, host: str) -> None:
     reply = web_client(tmp_path).get("/static/style.css", headers={"host": host})
     assert reply.status_code == 421
@@ -29,8 +31,12 @@ def test_other_host_names_are_refused(tmp_path: Path, host: str) -> None:
 def test_a_token_lets_in_once_by_the_address_and_then_by_its_cookie(tmp_path: Path) -> None:
     client = web_client(tmp_path, token="s3cret", host="0.0.0.0", base_url="http://box.lan:8000")
     assert client.get("/").status_code == client.get("/?token=wrong").status_code == 401
+    elsewhere = client.get("http://box.lan:8000//evil.example/?token=s3cret").headers["location"]
+    assert elsewhere == "/evil.example/"
+    client.cookies.clear()
     let_in = client.get("/compare?run=a&token=s3cret&run=b")
     assert (let_in.status_code, let_in.headers["location"]) == (303, "/compare?run=a&run=b")
+    assert client.get("/", headers={"host": "[::1"}).status_code == 421
     assert "HttpOnly" in let_in.headers["set-cookie"]
     assert client.get("/").status_code == 200
     assert client.get("/", headers={"cookie": "mentorkd-8000=wrong"}).status_code == 401
@@ -61,6 +67,7 @@ def test_a_form_of_another_site_is_refused(tmp_path: Path) -> None:
     assert client.post(url, data=fields | {"cross_site": "wrong"}).status_code == 403
     foreign = {"origin": "http://evil.example"}
     assert client.post(url, data=fields | {"cross_site": token}, headers=foreign).status_code == 403
+    assert client.post(url, data=fields | {"cross_site": token}, headers={"origin": "http://["}).status_code == 403
     own = {"origin": "http://127.0.0.1:8000"}
     assert client.post(url, data=fields | {"cross_site": token}, headers=own).status_code != 403
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -26,7 +25,7 @@ from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import respond
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import read_form
-from mentorkd.web.serving import ServedLearners
+from mentorkd.web.served import Served
 
 _MOST_TEMPERATURE = 2.0
 
@@ -91,7 +90,7 @@ async def answer(request: Request) -> Response:
     fields = await read_form(request)
     run = await run_in_threadpool(OpenedRun, root)
     asked = _read(run, fields)
-    events = _stream(await run_in_threadpool(served_by, request, root), run, asked)
+    events = _stream(request.app.state.served, run, asked)
     if request.query_params.get("format") == "json":
         return StreamingResponse(_as_events(events), media_type="text/event-stream")
     reply: dict[str, Any] = {
@@ -128,17 +127,20 @@ def _read(run: OpenedRun, fields: Mapping[str, str]) -> _Asked:
     return _Asked(*models[model], fields["question"].strip(), fields.get("answer", "").strip(), temperature)
 
 
-async def _stream(served: ServedLearners, run: OpenedRun, asked: _Asked) -> AsyncIterator[dict[str, Any]]:
+async def _stream(served: Served, run: OpenedRun, asked: _Asked) -> AsyncIterator[dict[str, Any]]:
     """The events of an answer. Closing it ends the work on the text."""
     tokens = run.recipe.learners[asked.learner].sampling.max_new_tokens
     params = SamplingParams(max_new_tokens=tokens, temperature=asked.temperature)
     text, count, reason = "", 0, None
     try:
-        async with aclosing(served.stream(asked.model, asked.question, params)) as deltas:
-            async for delta in deltas:
-                text, count, reason = text + delta.text, count + delta.tokens, delta.finish_reason or reason
-                if delta.text:
-                    yield {"text": printable(delta.text)}
+        with ExitStack() as stack:
+            learners = await run_in_threadpool(stack.enter_context, served.of(run.root))
+            deltas = learners.stream(asked.model, asked.question, params)
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    text, count, reason = text + delta.text, count + delta.tokens, delta.finish_reason or reason
+                    if delta.text:
+                        yield {"text": printable(delta.text)}
         graded = await run_in_threadpool(_grade, run, asked, text)
         yield {"end": True, **graded, "tokens": count, "finished": reason == "stop"}
     except MentorkdError as error:
@@ -157,22 +159,6 @@ def _grade(run: OpenedRun, asked: _Asked, text: str) -> dict[str, Any]:
     question = Question.create(asked.question, asked.answer, "test" if asked.answer else "unlabelled")
     graded = Grader(task.answer, task.choices)(text, question)
     return {"predicted": graded.predicted, "verdict": graded.verdict}
-
-
-def served_by(request: Request, root: Path) -> ServedLearners:
-    """The learners of a run, which stay loaded until the server ends, or until they are trained again."""
-    served: dict[Path, tuple[Any, ServedLearners]] = request.app.state.served
-    marks = OpenedRun(root).folder.marks()
-    version = [
-        (mark.name, mark.stat().st_mtime_ns)
-        for mark in marks
-        if mark.name.endswith(("train.json", "search.json", "rounds.json"))
-    ]
-    if root in served and served[root][0] != version:
-        served.pop(root)[1].close()
-    if root not in served:
-        served[root] = version, ServedLearners(root)
-    return served[root][1]
 
 
 ROUTES = [

@@ -14,7 +14,7 @@ from mentorkd.records import Question
 from mentorkd.reporting.examples import first_wrong_step
 from mentorkd.web.answers import Answers, read_answers
 from mentorkd.web.opened import OpenedRun
-from mentorkd.web.respond import respond
+from mentorkd.web.respond import read_page, respond
 from mentorkd.web.runs import run_of
 
 _PAGE = 100
@@ -44,7 +44,8 @@ def show_predictions(request: Request) -> Response:
     }
     if (wanted := query.get("question")) is not None:
         return _show_question(request, address, answers, chosen, wanted, shared)
-    number, pages = _page(query.get("page", "1")), max(1, -(-len(chosen) // _PAGE))
+    pages = max(1, -(-len(chosen) // _PAGE))
+    number = read_page(request, pages)
     rows = [_row(answers, question, learners, seed) for question in chosen[(number - 1) * _PAGE : number * _PAGE]]
     return respond(
         request,
@@ -146,12 +147,6 @@ def _seed(text: str, seeds: Sequence[int]) -> int | None:
         return None
     if text not in map(str, seeds):
         raise HTTPException(400, f"got seed={text}; expected one of {', '.join(map(str, seeds))}, or all")
-    return int(text)
-
-
-def _page(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
-        raise HTTPException(400, f"got page={text}; expected a number from 1")
     return int(text)
 
 

@@ -20,7 +20,7 @@ from mentorkd.web.curation import MOST_WHY, Curation, Decided
 from mentorkd.web.divergences import read_divergences
 from mentorkd.web.marks import excerpt, pieces
 from mentorkd.web.opened import OpenedRun
-from mentorkd.web.respond import respond, run_url, to_csv
+from mentorkd.web.respond import read_page, respond, run_url, to_csv
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import read_form
 from mentorkd.web.table import DROPPED, RationaleTable, Sort, TableRow, View
@@ -101,10 +101,7 @@ def _first_reader(run: OpenedRun, written: Written) -> int:
 
 def tables_of(request: Request) -> Tables:
     """The tables that this application has opened."""
-    state = request.app.state
-    if not hasattr(state, "tables"):
-        state.tables = Tables()
-    tables: Tables = state.tables
+    tables: Tables = request.app.state.tables
     return tables
 
 
@@ -121,9 +118,11 @@ def show_rationales(request: Request) -> Response:
     table, view = opened.table, view_of(request, opened)
     if (question := request.query_params.get("question")) is not None:
         return _show_question(request, opened, view, question)
+    order = table.order(view)
     if request.query_params.get("format") == "csv" and "page" not in request.query_params:
-        return _whole_csv(opened, table.order(view).tolist())
-    order, number = table.order(view), _page(request.query_params.get("page", "1"))
+        return _whole_csv(opened, order.tolist())
+    pages = max(1, -(-len(order) // _PAGE))
+    number = read_page(request, pages)
     rows = table.rows(order[(number - 1) * _PAGE : number * _PAGE])
     sort = ("-" if view.descending else "") + view.sort
     return respond(
@@ -144,7 +143,7 @@ def show_rationales(request: Request) -> Response:
         waiting=len(_waiting(opened)),
         measured_at_once=MEASURED_AT_ONCE,
         number=number,
-        pages=max(1, -(-len(order) // _PAGE)),
+        pages=pages,
     )
 
 
@@ -327,12 +326,6 @@ def _decision(decided: Decided | None) -> dict[str, Any]:
         "edited_predicted": new and new.predicted,
         "edited_verdict": new and new.verdict,
     }
-
-
-def _page(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
-        raise HTTPException(400, f"got page={text}; expected a number from 1")
-    return int(text)
 
 
 ROUTES = [

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -18,15 +19,17 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from mentorkd.errors import MentorkdError
 from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.records import EvaluateRecord
+from mentorkd.printable import printable
 from mentorkd.recipe.graph import initial_model
 from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.schema import LearnerResult
 from mentorkd.web.curves import Line, draw_lines
 from mentorkd.web.live import LiveRun, fingerprint_of, read_state
 from mentorkd.web.opened import OpenedRun
-from mentorkd.web.respond import render, respond, run_url
+from mentorkd.web.respond import here, render, respond, run_url
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import REPORT_POLICY
 from mentorkd.web.summary import summarise
@@ -43,6 +46,8 @@ _PANELS = {
 
 def show_run(request: Request) -> Response:
     """The page of a run."""
+    if _is_report(request):
+        return RedirectResponse(run_url(request.path_params["run"], "index.html"))
     address, root = run_of(request)
     run = OpenedRun(root)
     state = read_state(run)
@@ -67,6 +72,14 @@ def show_run(request: Request) -> Response:
     )
 
 
+def _is_report(request: Request) -> bool:
+    """Whether an address names the report of a run. A folder `report` can be a run, or have runs in it; one of a run cannot."""
+    above, _, name = request.path_params["run"].rpartition("/")
+    with suppress(HTTPException):
+        return name == "report" and bool(request.app.state.runs.folder(above))
+    return False
+
+
 def stream_events(request: Request) -> Response:
     """The parts of a run's page as server-sent events: a message for each change, with the parts that changed."""
     address, root = run_of(request)
@@ -74,12 +87,18 @@ def stream_events(request: Request) -> Response:
 
 
 async def _events(request: Request, address: str, root: Path) -> AsyncIterator[str]:
-    """Ends when the browser leaves: the server then closes this iterator."""
+    """Ends when the browser leaves: the server then closes this iterator. The last event of a run that is gone is `gone`."""
     last, sent = None, dict[str, str]()
     while True:
-        now = await run_in_threadpool(fingerprint_of, root)
+        try:
+            now = await run_in_threadpool(fingerprint_of, root)
+            parts = sent if now == last else await run_in_threadpool(_read_parts, request, address, root)
+        except (MentorkdError, OSError) as error:
+            why = f"The run cannot be read any more, and this page is as it was: {printable(str(error))}"
+            yield f"event: gone\ndata: {json.dumps(why, ensure_ascii=False)}\n\n"
+            return
         if now != last:
-            last, parts = now, await run_in_threadpool(_read_parts, request, address, root)
+            last = now
             if changed := {part: text for part, text in parts.items() if sent.get(part) != text}:
                 sent = parts
                 yield f"data: {json.dumps(changed, ensure_ascii=False)}\n\n"
@@ -125,7 +144,7 @@ def _graph(run: OpenedRun, state: LiveRun, *, upright: bool) -> str:
 def _learner(run: OpenedRun, name: str) -> LearnerResult:
     """What the graph shows of a learner."""
     recipe, learner = run.recipe, run.recipe.learners[name]
-    records = [run.records.get(run.stage("evaluate", name, seed) or "") for seed in recipe.seeds]
+    records = [run.published.get(run.stage("evaluate", name, seed) or "") for seed in recipe.seeds]
     counts = [record.predictions for record in records if isinstance(record, EvaluateRecord)]
     accuracies = [count["correct"] / sum(count.values()) for count in counts]
     return cast(
@@ -152,8 +171,10 @@ def _draw_curves(run: OpenedRun) -> list[tuple[str, Markup]]:
         stage = planned.stage
         if stage.kind != "train":
             continue
-        record, growing = planned.record, planned.record is None
-        file = run.folder.history(stage) if record is None else run.root / record.target / "metrics.jsonl"
+        file = None if planned.record else run.folder.history(stage)
+        growing, record = file is not None, run.published.get(stage.name)
+        if file is None and record is not None:
+            file = run.root / record.target / "metrics.jsonl"
         rows = _history(file)
         for panel, drawn in lines.items():
             scale = 100.0 if panel == "validation_accuracy" else 1.0
@@ -183,18 +204,23 @@ def _read_history(file: Path, changed: int, size: int) -> tuple[Mapping[str, Any
             row = json.loads(line)
         except ValueError:
             continue
-        rows.append({key: row.get(key) for key in ("step", *_PANELS)})
-    return tuple(row for row in rows if isinstance(row["step"], int | float))
+        if isinstance(row, dict):
+            rows.append({key: _number(row.get(key)) for key in ("step", *_PANELS)})
+    return tuple(row for row in rows if row["step"] is not None)
+
+
+def _number(value: Any) -> float | None:
+    """A value that can be drawn; None for all others."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and (value == 0 or 1e-100 < abs(value) < 1e100) else None
 
 
 def show_report(request: Request) -> Response:
     """A file of the run's report, which is a page of its own."""
     address, root = run_of(request)
     report, name = root / "report", request.path_params["file"]
-    if not name:
-        return RedirectResponse(run_url(address, "report/index.html"))
-    file = (report / name).resolve()
-    if not file.is_relative_to(report.resolve()) or not file.is_file():
+    file = report / name
+    if "\0" in name or not file.resolve().is_relative_to(report.resolve()) or not file.is_file():
         raise HTTPException(404, f"got {name!r}, which is no file of the report of {address}")
     return FileResponse(file, headers={"Content-Security-Policy": REPORT_POLICY})
 
@@ -202,12 +228,18 @@ def show_report(request: Request) -> Response:
 def show_recipe(request: Request) -> Response:
     """The recipe of the run, as text."""
     _, root = run_of(request)
-    return PlainTextResponse((root / "recipe.yaml").read_text(encoding="utf-8"))
+    return PlainTextResponse((root / "recipe.yaml").read_bytes().decode(errors="backslashreplace"))
+
+
+def leave_form(request: Request) -> Response:
+    """To the page of a form, from the address that the form is sent to: a browser asks for it when it loads a reply again."""
+    return RedirectResponse("rationales" + here(request))
 
 
 ROUTES = [
     Route("/run/{run:path}/events", stream_events),
     Route("/run/{run:path}/recipe", show_recipe),
-    Route("/run/{run:path}/report/{file:path}", show_report),
     Route("/run/{run:path}/", show_run),
+    Route("/run/{run:path}/report/{file:path}", show_report),
+    *(Route(f"/run/{{run:path}}/{form}", leave_form) for form in ("overlay", "divergences")),
 ]

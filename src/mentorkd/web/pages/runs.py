@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 
 from starlette.exceptions import HTTPException
@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mentorkd.web.respond import respond
+from mentorkd.web.runs import Runs
 from mentorkd.web.summary import RunRow, summarise
 
 _STATES = ("running", "finished", "stopped", "new")
@@ -22,9 +23,10 @@ def show_runs(request: Request) -> Response:
     for the largest first."""
     query = request.query_params
     state, words, sort = query.get("state", ""), query.get("q", ""), query.get("sort", "-changed")
-    every = [summarise(run, folder) for run, folder in request.app.state.runs.find()]
+    left_out: list[str] = []
+    every = list(_rows(request.app.state.runs, left_out))
     rows = [row for row in every if state in ("", row.state) and _has(row, words)]
-    value = {"rows": [asdict(row) for row in _sorted(rows, sort)]}
+    value = {"rows": [asdict(row) for row in _sorted(rows, sort)], "left_out": left_out}
     counts = {each: sum(row.state == each for row in every) for each in _STATES}
     folders = list(request.app.state.runs.folders.values())
     return respond(
@@ -38,6 +40,15 @@ def show_runs(request: Request) -> Response:
         sort=sort,
         folders=folders,
     )
+
+
+def _rows(runs: Runs, left_out: list[str]) -> Iterator[RunRow]:
+    """The line of every run; of one that cannot be read, a line of `left_out`."""
+    for run, folder in runs.find(left_out):
+        try:
+            yield summarise(run, folder)
+        except OSError as error:
+            left_out.append(f"got {str(folder)!r}, which cannot be read: {error.strerror}")
 
 
 def _has(row: RunRow, words: str) -> bool:

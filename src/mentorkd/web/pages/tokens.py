@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
@@ -98,13 +99,17 @@ def _measure(request: Request, form: Mapping[str, str]) -> Response:
     return RedirectResponse(run_url(opened.address, "rationales") + here(request, sort="-kl", page=None), 303)
 
 
+_MAKING = Lock()
+
+
 def students_of(request: Request) -> Students:
     """The students that this application has loaded. Imported here: it brings torch in."""
     from mentorkd.web.tokens import Students
 
     state = request.app.state
-    if not hasattr(state, "students"):
-        state.students = Students()
+    with _MAKING:
+        if not hasattr(state, "students"):
+            state.students = Students()
     students: Students = state.students
     return students
 

@@ -4,6 +4,17 @@
 const place = document.querySelector("[data-events]");
 if (place) {
   const source = new EventSource(place.dataset.events);
+  const gone = document.getElementById("gone");
+  const tell = (text) => {
+    gone.textContent = text;
+    gone.hidden = !text;
+  };
+  source.onopen = () => tell("");
+  source.onerror = () => tell("The server does not answer: this page is as it was. Start mentorkd view again, and load the page again.");
+  source.addEventListener("gone", (event) => {
+    source.close();
+    tell(JSON.parse(event.data));
+  });
   source.onmessage = (event) => {
     for (const [id, html] of Object.entries(JSON.parse(event.data))) replace(document.getElementById(id), html);
     count();
