@@ -78,6 +78,7 @@ def test_what_cannot_be_served_is_one_line(
     assert "is not a run folder (it has no recipe.yaml)" in refused(tmp_path)
     assert "got learner nobody; expected one of mentor, vanilla, student" in refused(run, "--learner", "nobody")
     assert "got seed 9; expected one of 1, the recipe's seeds" in refused(run, "--seed", 9)
+    assert "got an empty --token, which keeps nobody out; give a key" in refused(run, "--token", "")
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert f"got the address 127.0.0.1:{port}, which is in use; give another --port" in refused(run, "--port", port)
