@@ -206,7 +206,7 @@ class _Writer:
         self._engine, self._template = engine, template
         self.tokenizer = engine.tokenizer
         # The first encoding takes away settings that a tokenizer was saved with; from then on threads may share it.
-        self.tokenizer("")
+        self._of_nothing: list[int] = self.tokenizer("")["input_ids"]
         self.spell = Spelling(engine.tokenizer)
         self.batcher = Batcher(engine)
 
@@ -216,18 +216,15 @@ class _Writer:
         positions = (
             getattr(self._engine.config, "max_position_embeddings", None) if self._engine.kind == "causal" else None
         )
-        if not ids:
+        if ids in ([], self._of_nothing):
             raise RequestError("the prompt is empty; expected a text", "prompt")
+        counts = f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} new ones are asked for"
         if positions is None and max(len(ids), max_new_tokens) > MOST_TOKENS:
-            raise RequestError(
-                f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} new ones are asked for; expected at most {MOST_TOKENS:,} each",
-                "prompt",
-            )
+            field = "prompt" if len(ids) > MOST_TOKENS else "max_tokens"
+            raise RequestError(f"{counts}; expected at most {MOST_TOKENS:,} each", field)
         if positions is not None and len(ids) + max_new_tokens > positions:
-            raise RequestError(
-                f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} new ones are asked for; the model has {positions:,} positions",
-                "prompt",
-            )
+            field = "prompt" if len(ids) >= positions else "max_tokens"
+            raise RequestError(f"{counts}; the model has {positions:,} positions", field)
         return ids
 
     def _encode(self, prompt: Prompt, raw: bool) -> list[int]:
