@@ -291,6 +291,8 @@ class _Text:
         assert token.logprob is not None
         own = self._spell(token.id)
         spelling = own if begun or self._decode.unfinished else piece.encode()
+        if begun and piece.endswith(whole := own.decode(errors="replace")):
+            offset += len(piece) - len(whole)  # behind what has stayed a part of a character
         trimmed = own == b" " + spelling
         others = ((self._spell(other).removeprefix(b" " * trimmed), logprob) for other, logprob in token.likeliest)
         return ScoredToken(spelling, offset, token.logprob, list(others))
