@@ -34,7 +34,7 @@ openai = pytest.importorskip("openai")
 
 
 def test_the_command_serves_until_ctrl_c(small_run: Path) -> None:
-    """One line says all that a client needs; the student of the headline comes first."""
+    """One line says all that a client needs; the student of the headline comes first. Ctrl-C ends open streams with an error."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mentorkd", "serve", str(small_run / "run"), "--port", "0", "--token", "secret"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -53,10 +53,12 @@ def test_the_command_serves_until_ctrl_c(small_run: Path) -> None:
         with openai.OpenAI(base_url=found[1], api_key="secret", max_retries=0) as client:
             assert client.completions.create(model="student", prompt="What is 1 + 2?").choices
             open_stream = client.completions.create(
-                model="student", prompt="x", max_tokens=4000, temperature=1, stream=True
+                model="student", prompt="x", max_tokens=4000, temperature=1, n=128, stream=True
             )
             next(open_stream)
             process.send_signal(signal.SIGINT)
+            with pytest.raises(openai.APIError, match="the model is no longer served"):
+                list(open_stream)
             out, err = process.communicate(timeout=60)
     finally:
         process.kill()

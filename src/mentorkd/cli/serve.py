@@ -52,7 +52,7 @@ def serve(
         key = "any" if token is None else token
         say(f"base_url {url_of(sock, host)}v1 · api_key {key} · models {', '.join(served.models())}  (Ctrl-C ends)")
         app = build_endpoint(served, token=token, host=host, port=sock.getsockname()[1])
-        run_server(app, sock)
+        run_server(app, sock, served.close)
     finally:
         sock.close()
         served.close()
