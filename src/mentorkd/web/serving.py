@@ -162,6 +162,10 @@ class ServedLearners:
         return self._models[name]
 
 
+_LOADING = threading.Lock()
+"""Held while a model is loaded, since transformers sets defaults of the whole process for that time."""
+
+
 class _Model:
     """A learner of one seed, loaded when it is first needed."""
 
@@ -173,22 +177,26 @@ class _Model:
 
     def load(self) -> _Writer:
         """Raises RunError for a damaged model, and ModelError for one that cannot be loaded."""
-        with self._lock, explaining():
+        with self._lock:
             if self._writer is None:
-                from mentorkd.generation import open_engine
-                from mentorkd.pipeline.context import RunContext
-
-                context = RunContext(self._pipeline.recipe, self._pipeline.folder)
-                sampling = self.learner.sampling
-                engine = open_engine(
-                    sampling.engine,
-                    model_dir=context.model_folder(self._name, self._seed, self._trained),
-                    device=context.device,
-                    cache_dir=context.folder.engines,
-                    batch_size=max(BATCH_SIZE, sampling.batch_size),
-                )
-                self._writer = _Writer(engine, self.learner.eval_prompt)
+                self._writer = self._loaded()
             return self._writer
+
+    def _loaded(self) -> _Writer:
+        with _LOADING, explaining():
+            from mentorkd.generation import open_engine
+            from mentorkd.pipeline.context import RunContext
+
+            context = RunContext(self._pipeline.recipe, self._pipeline.folder)
+            sampling = self.learner.sampling
+            engine = open_engine(
+                sampling.engine,
+                model_dir=context.model_folder(self._name, self._seed, self._trained),
+                device=context.device,
+                cache_dir=context.folder.engines,
+                batch_size=max(BATCH_SIZE, sampling.batch_size),
+            )
+            return _Writer(engine, self.learner.eval_prompt)
 
     def unload(self) -> None:
         with self._lock:

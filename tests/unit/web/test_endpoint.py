@@ -417,6 +417,16 @@ def test_an_engine_that_fails_is_an_error_of_the_server(
     assert complete(client).choices
 
 
+def test_models_that_are_first_asked_at_once_are_all_loaded(run: Path) -> None:
+    async def load(learners: ServedLearners) -> None:
+        await asyncio.gather(*map(learners.load, learners.models()))
+
+    for _ in range(3):
+        learners = ServedLearners(run)
+        asyncio.run(load(learners))
+        learners.close()
+
+
 def test_a_token_is_the_key_of_the_clients(served: ServedLearners) -> None:
     with endpoint_over(served, token="secret") as url:
         with (
