@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
+from mentorkd import generation
 from mentorkd.data.prompts import render_prompt
 from mentorkd.errors import ModelError
 from mentorkd.generation.batcher import Batcher, LiveRequest
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.generation.live import LiveRow
+from mentorkd.generation.live import LiveEngine, LiveRow
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.run import open_run
@@ -417,14 +418,25 @@ def test_an_engine_that_fails_is_an_error_of_the_server(
     assert complete(client).choices
 
 
-def test_models_that_are_first_asked_at_once_are_all_loaded(run: Path) -> None:
-    async def load(learners: ServedLearners) -> None:
+def test_models_that_are_first_asked_at_once_are_loaded_one_by_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading: list[int] = [0]
+    opened = generation.open_engine
+
+    def noting(*args: Any, **options: Any) -> LiveEngine:
+        loading.append(loading[-1] + 1)
+        try:
+            return opened(*args, **options)
+        finally:
+            loading.append(loading[-1] - 1)
+
+    async def load() -> None:
         await asyncio.gather(*map(learners.load, learners.models()))
 
-    for _ in range(3):
-        learners = ServedLearners(run)
-        asyncio.run(load(learners))
-        learners.close()
+    monkeypatch.setattr(generation, "open_engine", noting)
+    learners = ServedLearners(run)
+    asyncio.run(load())
+    learners.close()
+    assert (max(loading), len(loading)) == (1, 17)
 
 
 def test_a_token_is_the_key_of_the_clients(served: ServedLearners) -> None:
