@@ -34,7 +34,7 @@ openai = pytest.importorskip("openai")
 
 
 def test_the_command_serves_until_ctrl_c(small_run: Path) -> None:
-    """One line says all that a client needs; the student of the headline comes first."""
+    """One line says all that a client needs; the student of the headline comes first. Ctrl-C ends open streams with an error."""
     process = subprocess.Popen(
         [sys.executable, "-m", "mentorkd", "serve", str(small_run / "run"), "--port", "0", "--token", "secret"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -53,10 +53,12 @@ def test_the_command_serves_until_ctrl_c(small_run: Path) -> None:
         with openai.OpenAI(base_url=found[1], api_key="secret", max_retries=0) as client:
             assert client.completions.create(model="student", prompt="What is 1 + 2?").choices
             open_stream = client.completions.create(
-                model="student", prompt="x", max_tokens=4000, temperature=1, stream=True
+                model="student", prompt="x", max_tokens=4000, temperature=1, n=128, stream=True
             )
             next(open_stream)
             process.send_signal(signal.SIGINT)
+            with pytest.raises(openai.APIError, match="the model is no longer served"):
+                list(open_stream)
             out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -78,6 +80,7 @@ def test_what_cannot_be_served_is_one_line(
     assert "is not a run folder (it has no recipe.yaml)" in refused(tmp_path)
     assert "got learner nobody; expected one of mentor, vanilla, student" in refused(run, "--learner", "nobody")
     assert "got seed 9; expected one of 1, the recipe's seeds" in refused(run, "--seed", 9)
+    assert "got an empty --token, which keeps nobody out; give a key" in refused(run, "--token", "")
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         assert f"got the address 127.0.0.1:{port}, which is in use; give another --port" in refused(run, "--port", port)

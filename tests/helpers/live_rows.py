@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from mentorkd.errors import MentorkdError
 from mentorkd.generation.engine import SamplingParams
 from mentorkd.generation.live import LiveEngine, LiveRow, Token
 
@@ -17,8 +19,10 @@ class Written:
         self, engine: LiveEngine, prompt_ids: Sequence[int], params: SamplingParams, **options: object
     ) -> None:
         self.tokens: list[Token] = []
+        self.errors: list[MentorkdError] = []
         self.cancel_after: int | None = None
-        self.row = LiveRow(prompt_ids, params, engine.end_ids, self._add, **{"request": self, **options})  # type: ignore[arg-type]
+        own: Any = {"request": self, **options}
+        self.row = LiveRow(prompt_ids, params, engine.end_ids, self._add, self.errors.append, **own)
 
     def _add(self, token: Token) -> None:
         self.tokens.append(token)

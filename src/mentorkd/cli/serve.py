@@ -10,7 +10,7 @@ import typer
 
 from mentorkd.cli.console import say
 from mentorkd.cli.options import NoVerify, RunPath
-from mentorkd.errors import MissingExtraError
+from mentorkd.errors import MissingExtraError, RunError
 
 
 def serve(
@@ -32,6 +32,8 @@ def serve(
     no_verify: NoVerify = False,
 ) -> None:
     """Serve the trained learners of a run to OpenAI clients: models, completions and chat completions. Ctrl-C ends it."""
+    if token == "":
+        raise RunError("got an empty --token, which keeps nobody out; give a key, or leave it out")
     if not (find_spec("starlette") and find_spec("uvicorn")):
         raise MissingExtraError("`mentorkd serve`", "serve")
     from mentorkd.web.endpoint import build_endpoint
@@ -50,7 +52,7 @@ def serve(
         key = "any" if token is None else token
         say(f"base_url {url_of(sock, host)}v1 · api_key {key} · models {', '.join(served.models())}  (Ctrl-C ends)")
         app = build_endpoint(served, token=token, host=host, port=sock.getsockname()[1])
-        run_server(app, sock)
+        run_server(app, sock, served.close)
     finally:
         sock.close()
         served.close()

@@ -2,12 +2,16 @@
 
 The parts are read one after the other, and their gradients add up to that of the whole. A part also has a fixed cost, which is
 given as the number of tokens that take as long to compute.
+
+Legend: U units in order, S sides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from mentorkd.data.batching import padded_width
 
@@ -62,14 +66,26 @@ def _lengths(sides: int) -> list[Callable[[_Unit], int]]:
 
 
 def _divided(order: Sequence[_Unit], fixed_cost: int, multiple: int) -> _Division:
-    """The cheapest division of units into runs of neighbours."""
-    best = [_Division(0, [])]
+    """The cheapest division of U units into runs of neighbours; of several, the one whose last run is shortest."""
+    rows_U = np.array([len(unit.rows) for unit in order])
+    # A longer side is never padded to less, so the width of a run is the largest of its units'.
+    widths_US = np.array([[padded_width(side, multiple) for side in unit.longest] for unit in order])
+    whole = int(rows_U.sum() * widths_US.max(0).sum())
+    if whole - int(rows_U @ widths_US.sum(1)) < fixed_cost:  # no second part can save its cost
+        return _Division(fixed_cost + whole, [list(order)])
+    before_U = rows_U.cumsum() - rows_U
+    best = np.zeros(len(order) + 1, dtype=np.int64)  # cost of the first units
+    starts: list[int] = []  # of the last run, for each end
+    longest_US = np.zeros_like(widths_US)  # of the run from each unit to the end
     for end in range(1, len(order) + 1):
-        rows, longest, choices = 0, (0,) * len(order[0].longest), []
-        for start in range(end - 1, -1, -1):
-            rows, longest = rows + len(order[start].rows), _longest([longest, order[start].longest])
-            width = sum(padded_width(side, multiple) for side in longest)
-            choices.append((best[start].cost + fixed_cost + rows * width, -start))
-        cost, start = min(choices)
-        best.append(_Division(cost, [*best[-start].parts, list(order[-start:end])]))
-    return best[-1]
+        runs_US = longest_US[:end]
+        np.maximum(runs_US, widths_US[end - 1], out=runs_US)
+        rows = before_U[end - 1] + rows_U[end - 1] - before_U[:end]
+        costs = best[:end] + fixed_cost + rows * runs_US.sum(1)
+        starts.append(end - 1 - int(costs[::-1].argmin()))
+        best[end] = costs[starts[-1]]
+    parts, end = list[list[_Unit]](), len(order)
+    while end:
+        parts.insert(0, list(order[starts[end - 1] : end]))
+        end = starts[end - 1]
+    return _Division(int(best[-1]), parts)

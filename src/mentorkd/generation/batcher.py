@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from mentorkd.errors import MentorkdError, ModelError, explaining
+from mentorkd.errors import MentorkdError, ModelError
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.generation.live import LiveEngine, LiveRow, Token
-
-log = logging.getLogger(__name__)
+from mentorkd.generation.live import LiveEngine, LiveRow, Token, explaining_engine
 
 MOST_WAITING = 4096
 """Texts that may wait for their first token. A request beyond them is refused at once, since it would wait for minutes."""
@@ -67,6 +64,7 @@ class Batcher:
                 replace(params, n=1),
                 self._engine.end_ids,
                 request.of_sample(sample),
+                request.fail,
                 request=request,
                 sample=sample,
                 seed=seed,
@@ -132,13 +130,10 @@ class Batcher:
     def _run(self) -> None:
         while not self._closed:
             try:
-                with explaining():
+                with explaining_engine(self._engine.name):
                     self._engine.stream(self._take)
             except MentorkdError as error:
                 self._recover(error)
-            except Exception as error:
-                log.exception("the %s engine failed", self._engine.name)
-                self._recover(ModelError(f"the {self._engine.name} engine failed: {type(error).__name__}: {error}"))
 
     def _recover(self, error: MentorkdError) -> None:
         """Tell the clients whose texts are lost. An engine that did not even begin fails its next client."""
@@ -150,10 +145,7 @@ class Batcher:
 
     def _fail(self, rows: Sequence[LiveRow], error: MentorkdError) -> None:
         for row in rows:
-            assert isinstance(row.request, LiveRequest)
-            if not row.ended:
-                row.cancelled = True
-                row.request.fail(error)
+            row.fail(error)
 
 
 class LiveRequest:

@@ -76,6 +76,7 @@ class _Batch:
     def step(self) -> None:
         """Choose the next token of each row, tell it, and read it."""
         tokens_R = self._choose()
+        self._fail_damaged(tokens_R)
         wanted = [None if member.ended else member.row.likeliest for member in self._members]
         scores = score(self._logits_RV, tokens_R, wanted)
         for place, (member, token) in enumerate(zip(self._members, tokens_R.tolist(), strict=True)):
@@ -99,9 +100,21 @@ class _Batch:
             uniform_R = None if drawn is None else torch.tensor(drawn, device=device)
             logits_RV = self._logits_RV if len(places) == 1 else self._logits_RV[index]
             tokens_R[index] = choose(logits_RV, uniform_R, temperature=temperature, top_p=top_p, top_k=top_k)
-        if int(tokens_R.max()) >= self._logits_RV.shape[-1]:
-            raise ModelError("the model's logits are not numbers: the weights are damaged, or the dtype is too narrow")
         return tokens_R
+
+    def _fail_damaged(self, tokens_R: Tensor) -> None:
+        """End the rows whose logits are not numbers. They get the token 0, since the batch keeps them for a while."""
+        own_R = self._logits_RV.gather(1, tokens_R.clamp(max=self._logits_RV.shape[-1] - 1)[:, None])[:, 0]
+        damaged_R = (tokens_R >= self._logits_RV.shape[-1]) | ~own_R.isfinite()
+        for place in damaged_R.nonzero()[:, 0].tolist():
+            member, tokens_R[place] = self._members[place], 0
+            if not member.ended:
+                member.ended = True
+                member.row.fail(
+                    ModelError(
+                        "the model's logits are not numbers: the weights are damaged, or the dtype is too narrow"
+                    )
+                )
 
     def _remove_ended(self) -> list[int]:
         """Remove the rows that have ended; the places that the others had."""

@@ -24,7 +24,7 @@ from mentorkd.files import digest_path
 from mentorkd.files.seals import damage_in, seal_folder
 from mentorkd.generation import sampling
 from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
-from mentorkd.generation.live import LiveRow, Take, fixed_batches
+from mentorkd.generation.live import LiveRow, Take, write_fixed
 from mentorkd.models import LoadedModel, load_folder, load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind, content_id
@@ -115,9 +115,7 @@ class CTranslate2Engine:
         if not params.greedy:
             options = {
                 "num_hypotheses": n,
-                "sampling_topk": params.top_k,
-                "sampling_topp": params.top_p,
-                "sampling_temperature": params.temperature,
+                **self._drawing(params.temperature, params.top_p, params.top_k),
             }
         results: list[list[Completion]] = [[] for _ in prompts]
         lengths = [len(ids) for ids in encoded]
@@ -127,6 +125,11 @@ class CTranslate2Engine:
         for batch in sampling.group(lengths, 1, limit, rows=rows, tokens=tokens):
             sources = [list(map(str, encoded[piece.prompt])) for piece in batch]
             for piece, samples in zip(batch, self._generate(self._runner, sources, limit, options), strict=True):
+                if not all(samples):
+                    raise ModelError(
+                        f"ctranslate2 writes nothing after an empty prompt, got {prompts[piece.prompt]!r}; leave the row out, or "
+                        "set `engine: transformers`"
+                    )
                 # CTranslate2 sorts samples by score. Filters keep the first samples, so the order must be random.
                 draw.shuffle(samples)
                 results[piece.prompt] = [
@@ -138,17 +141,25 @@ class CTranslate2Engine:
     def stream(self, take: Take) -> None:
         """Write rows as `LiveEngine` says. The rows that wait are a batch, which is written to its end; each leaves it at any token."""
         greedy, drawing = _open(self.folder, self.kind, self._options), None
-        while waiting := take(0):
-            for batch in fixed_batches(waiting):
-                if batch[0].params.greedy:
-                    self._stream(greedy, batch)
-                    continue
-                with _RANDOM_STATE:
-                    if batch[0].repeatable:
-                        self._stream(self._seeded_runner(batch[0].seed), batch)
-                    else:
-                        drawing = drawing or self._seeded_runner(None)
-                        self._stream(drawing, batch)
+
+        def write(batch: Sequence[LiveRow]) -> None:
+            nonlocal drawing
+            if batch[0].params.greedy:
+                self._stream(greedy, batch)
+                return
+            with _RANDOM_STATE:
+                if batch[0].repeatable:
+                    self._stream(self._seeded_runner(batch[0].seed), batch)
+                else:
+                    drawing = drawing or self._seeded_runner(None)
+                    self._stream(drawing, batch)
+
+        write_fixed(take, write, self.name)
+
+    def _drawing(self, temperature: float, top_p: float, top_k: int) -> dict[str, Any]:
+        """CTranslate2's options. It refuses a `top_k` above its vocabulary, which filters nothing."""
+        top_k = min(top_k, self.config.vocab_size)
+        return {"sampling_topk": top_k, "sampling_topp": top_p, "sampling_temperature": temperature}
 
     def _seeded_runner(self, seed: int | None) -> Any:
         import ctranslate2
@@ -165,7 +176,7 @@ class CTranslate2Engine:
         with_logits = any(count > (temperature == 0) for count in wanted)
         options: dict[str, Any] = {"return_scores": bool(wanted), "return_logits_vocab": with_logits}
         if temperature:
-            options |= {"sampling_topk": top_k, "sampling_topp": top_p, "sampling_temperature": temperature}
+            options |= self._drawing(temperature, top_p, top_k)
         rows = len(batch)
         if with_logits:
             # A causal prompt that is longer than another of its batch has logits, too, which belong to no new token.

@@ -11,6 +11,9 @@ from mentorkd.errors import MentorkdError
 EngineDtype = Literal["float32", "bfloat16", "float16", "int8"]
 FinishReason = Literal["stop", "length"]
 
+LEAST_TEMPERATURE = 0.001
+"""Logits that are divided by much less are no longer numbers."""
+
 OnPrompts = Callable[[int], None]
 """Called with the number of prompts that were completed since its last call."""
 
@@ -38,7 +41,10 @@ class SamplingParams:
     def __post_init__(self) -> None:
         checks = [
             (self.n < 1, f"n={self.n}, expected at least 1"),
-            (self.temperature < 0, f"temperature={self.temperature}, expected 0 (greedy) or more"),
+            (
+                self.temperature != 0 and not self.temperature >= LEAST_TEMPERATURE,
+                f"temperature={self.temperature}, expected 0 (greedy), or at least {LEAST_TEMPERATURE}",
+            ),
             (self.temperature == 0 and self.n > 1, f"n={self.n} greedy samples, which are equal; set a temperature"),
             (not 0 < self.top_p <= 1, f"top_p={self.top_p}, expected over 0 and at most 1"),
             (self.top_k < 0, f"top_k={self.top_k}, expected 0 (off) or more"),

@@ -5,15 +5,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mentorkd.errors import MentorkdError, ModelError, explaining
 from mentorkd.generation.engine import Engine, FinishReason, SamplingParams
 from mentorkd.records import ModelKind, content_id
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 Scored = tuple[int, float]
 """A token id and its log-probability (natural logarithm) under the model's own distribution, at temperature 1."""
@@ -40,6 +45,8 @@ class LiveRow:
     end_ids: Collection[int]
     on_token: Callable[[Token], None]
     """Called by the engine's thread."""
+    on_error: Callable[[MentorkdError], None]
+    """Called instead of the last token, by any thread."""
     _: KW_ONLY
     request: object
     """Shared by the rows of one request."""
@@ -66,6 +73,12 @@ class LiveRow:
         self.ended = finish is not None or self.cancelled
         self.on_token(Token(token, logprob, likeliest, finish))
         return self.ended
+
+    def fail(self, error: MentorkdError) -> None:
+        """Tell why the row has no more tokens, unless it has ended."""
+        if not self.ended:
+            self.ended = self.cancelled = True
+            self.on_error(error)
 
     @property
     def settings(self) -> tuple[float, float, int]:
@@ -94,8 +107,8 @@ With 0 it waits for a row. An empty list then means that no more will come.
 class LiveEngine(Engine, Protocol):
     """An engine that also writes rows of different clients. It begins what `take` gives, and returns when there is no more.
 
-    A row's tokens depend on the row alone, as far as it is greedy or has a seed. An error loses all rows that are being written;
-    the engine can then be called again.
+    A row's tokens depend on the row alone, as far as it is greedy or has a seed. An error of a row is told to the row. One of the whole
+    engine is raised and loses all rows that are being written; the engine can then be called again.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -116,7 +129,34 @@ class LiveEngine(Engine, Protocol):
     def stream(self, take: Take) -> None: ...
 
 
-def fixed_batches(rows: Sequence[LiveRow]) -> Iterator[list[LiveRow]]:
+def write_fixed(take: Take, write: Callable[[Sequence[LiveRow]], None], name: str) -> None:
+    """Write the rows that wait in fixed batches, with the `write` of the engine `name`. An error of a batch is one of its rows alone."""
+    while waiting := take(0):
+        for batch in _fixed_batches(waiting):
+            try:
+                with explaining_engine(name):
+                    write(batch)
+                    if not all(row.ended or row.cancelled for row in batch):
+                        raise ModelError(f"the {name} engine left a text without an end")
+            except MentorkdError as error:
+                for row in batch:
+                    row.fail(error)
+
+
+@contextmanager
+def explaining_engine(name: str) -> Iterator[None]:
+    """Turn every error of the engine `name` into one for its clients. A fault of the program is logged with its traceback."""
+    try:
+        with explaining():
+            yield
+    except MentorkdError:
+        raise
+    except Exception as error:
+        log.exception("the %s engine failed", name)
+        raise ModelError(f"the {name} engine failed: {type(error).__name__}: {error}") from error
+
+
+def _fixed_batches(rows: Sequence[LiveRow]) -> Iterator[list[LiveRow]]:
     """Rows that an engine of fixed batches writes together: of equal settings, and those of a repeatable request alone.
 
     The random draws of such an engine belong to a batch, so a text with a seed must not have strangers beside it.

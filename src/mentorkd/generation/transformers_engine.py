@@ -27,7 +27,7 @@ from mentorkd.generation import sampling
 from mentorkd.generation.continuous import score, write_live
 from mentorkd.generation.decoding import FAMILIES, choose, decode, first_logits, pad
 from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
-from mentorkd.generation.live import LiveRow, Take, fixed_batches
+from mentorkd.generation.live import LiveRow, Take, write_fixed
 from mentorkd.models import decoder_start_id
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import ModelKind
@@ -120,10 +120,8 @@ class TransformersEngine:
         with self._ready():
             if not self._by_generate:
                 write_live(self._base, self.kind, take, start_id=self._start_id(), pad_id=pad_id)
-                return
-            while waiting := take(0):
-                for batch in fixed_batches(waiting):
-                    self._stream_by_generate(batch)
+            else:
+                write_fixed(take, self._stream_by_generate, self.name)
 
     def _stream_by_generate(self, batch: Sequence[LiveRow]) -> None:
         ended = torch.zeros(len(batch), dtype=torch.bool, device=self._base.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +45,8 @@ class VllmEngine:
     separator: str = CAUSAL_SEPARATOR
     stop: Sequence[str] = ()
     chat: Mapping[str, Any] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(init=False, default_factory=itertools.count)
+    """Of live requests. None is used twice: after an error, vLLM may still have old ones."""
 
     def __post_init__(self) -> None:
         if find_spec("vllm") is None:
@@ -104,18 +106,21 @@ class VllmEngine:
         """Write rows as `LiveEngine` says; vLLM decides which of them share a batch."""
         engine = self.llm.llm_engine
         rows: dict[str, LiveRow] = {}
-        numbers = itertools.count()
-        while (joining := take(len(rows))) or rows:
-            for row in joining:
-                name = str(next(numbers))
-                rows[name] = row
-                engine.add_request(name, {"prompt_token_ids": list(row.prompt_ids)}, self._live_settings(row))
-            for output in engine.step():
-                ended = _push(rows[output.request_id], output.outputs[0])
-                if ended or output.finished:
-                    del rows[output.request_id]
-                if ended and not output.finished:
-                    engine.abort_request([output.request_id])
+        try:
+            while (joining := take(len(rows))) or rows:
+                for row in joining:
+                    name = str(next(self._numbers))
+                    rows[name] = row
+                    engine.add_request(name, {"prompt_token_ids": list(row.prompt_ids)}, self._live_settings(row))
+                for output in engine.step():
+                    ended = _push(rows[output.request_id], output.outputs[0])
+                    if ended or output.finished:
+                        del rows[output.request_id]
+                    if ended and not output.finished:
+                        engine.abort_request([output.request_id])
+        finally:
+            if rows:
+                engine.abort_request(list(rows))
 
     def _live_settings(self, row: LiveRow) -> Any:
         import vllm

@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from mentorkd.errors import MentorkdError
-from mentorkd.generation.batcher import OverloadedError
-from mentorkd.generation.engine import FinishReason, SamplingParams
+from mentorkd.generation.batcher import MOST_WAITING, OverloadedError
+from mentorkd.generation.engine import LEAST_TEMPERATURE, FinishReason, SamplingParams
 from mentorkd.web.security import Guard
 from mentorkd.web.serving import Delta, Prompt, RequestError, ScoredToken, ServedLearners, UnknownModelError
 
@@ -64,6 +65,19 @@ _Stops = Annotated[
 ]
 
 
+def _not_too_low(temperature: float) -> float:
+    if 0 < temperature < LEAST_TEMPERATURE:
+        raise PydanticCustomError("temperature", f"Input should be 0 (greedy), or at least {LEAST_TEMPERATURE}")
+    return temperature
+
+
+def _is_text(prompt: Any) -> Any:
+    for each in prompt if isinstance(prompt, list) else [prompt]:
+        if not isinstance(each, str):
+            raise PydanticCustomError("prompt", "expected a text or a list of texts; token ids are not served")
+    return prompt
+
+
 class _StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -77,7 +91,7 @@ class _Fields(BaseModel):
 
     model: str
     n: int = Field(default=1, ge=1, le=128)
-    temperature: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    temperature: Annotated[float, AfterValidator(_not_too_low)] = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=-1)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -102,7 +116,7 @@ class _Fields(BaseModel):
 
 
 class _CompletionFields(_Fields):
-    prompt: str | Annotated[list[str], Field(min_length=1)]
+    prompt: Annotated[str | Annotated[list[str], Field(min_length=1)], BeforeValidator(_is_text)]
     logprobs: int | None = Field(default=None, ge=0, le=20)
 
     def prompts(self) -> list[Prompt]:
@@ -267,21 +281,26 @@ class Endpoint:
         deltas = self._deltas(fields)
         if not fields.stream:
             return await _unless_gone(request, _whole(deltas, fields, api, head))
-        first = await anext(deltas)  # whatever is wrong with the request shows before the reply begins
-        return StreamingResponse(_events(first, deltas, fields, api, head), media_type="text/event-stream")
+        return await _unless_gone(request, _stream(deltas, fields, api, head))
 
     async def _deltas(self, fields: _Fields) -> AsyncGenerator[tuple[int, Delta], None]:
         """The pieces of all texts as they come, each with the number of its prompt."""
+        prompts, limit = fields.prompts(), self._served.max_new_tokens(fields.model)
+        if len(prompts) * fields.n > MOST_WAITING:
+            raise RequestError(
+                f"got {len(prompts):,} prompts with n={fields.n}; expected at most {MOST_WAITING:,} texts of a request",
+                "prompt",
+            )
         try:
             params = SamplingParams(
                 n=fields.n,
                 temperature=fields.temperature,
                 top_p=fields.top_p,
                 top_k=max(fields.top_k, 0),
-                max_new_tokens=fields.limit or self._served.max_new_tokens(fields.model),
+                max_new_tokens=fields.limit or limit,
             )
-        except MentorkdError as error:
-            raise RequestError(str(error), "temperature") from None
+        except MentorkdError as error:  # several greedy samples: all else is known to be in range
+            raise RequestError(str(error), "n") from None
         streams = [
             self._served.stream(
                 fields.model,
@@ -293,7 +312,7 @@ class Endpoint:
                 likeliest=fields.likeliest(),
                 at_once=not fields.stream,
             )
-            for prompt in fields.prompts()
+            for prompt in prompts
         ]
         async with aclosing(_merged(streams)) as merged:
             async for numbered in merged:
@@ -368,6 +387,12 @@ async def _whole(deltas: _Deltas, fields: _Fields, api: _Api, head: Mapping[str,
     return JSONResponse(body)
 
 
+async def _stream(deltas: _Deltas, fields: _Fields, api: _Api, head: Mapping[str, Any]) -> Response:
+    """The reply as a stream. Whatever is wrong with the request shows before it begins."""
+    first = await anext(deltas)
+    return StreamingResponse(_events(first, deltas, fields, api, head), media_type="text/event-stream")
+
+
 async def _events(
     first: tuple[int, Delta], deltas: _Deltas, fields: _Fields, api: _Api, head: Mapping[str, Any]
 ) -> AsyncGenerator[str, None]:
@@ -434,6 +459,11 @@ async def _read(request: Request) -> dict[str, Any]:
             raise HTTPException(413, f"the request has more than {MOST_BYTES:,} bytes")
     try:
         fields = json.loads(body)
+        json.dumps(fields, ensure_ascii=False).encode()  # "\ud800" is half a character
+    except UnicodeError:
+        raise RequestError(
+            "the body has text that is not Unicode; expected UTF-8, and surrogates in pairs", "body"
+        ) from None
     except (ValueError, RecursionError):
         raise RequestError("the body is not JSON", "body") from None
     if not isinstance(fields, dict):
@@ -482,10 +512,18 @@ async def _reply_error(request: Request, error: Exception) -> Response:
     return JSONResponse(body, status, headers={"Retry-After": "1"} if status == 429 else None)
 
 
+async def _reply_to_nobody(request: Request, error: Exception) -> Response:
+    """To a client that hung up in the middle of its request."""
+    return Response(status_code=499)
+
+
 def build_endpoint(served: ServedLearners, *, token: str | None, host: str, port: int) -> Starlette:
     """The application of `mentorkd serve`, for a server at `host` and `port`; `token` is the key that clients need, if any."""
     return Starlette(
         routes=Endpoint(served).routes,
         middleware=[Middleware(Guard, host=host, port=port, token=token)],
-        exception_handlers=dict.fromkeys([Exception, HTTPException, MentorkdError, ValidationError], _reply_error),
+        exception_handlers={
+            **dict.fromkeys([Exception, HTTPException, MentorkdError, ValidationError], _reply_error),
+            ClientDisconnect: _reply_to_nobody,
+        },
     )

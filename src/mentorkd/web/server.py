@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import socket
 import threading
 import webbrowser
+from collections.abc import Callable
 from contextlib import closing, suppress
 
 import uvicorn
@@ -15,6 +18,8 @@ from mentorkd.errors import RunError
 
 _LAST_SECONDS = 1
 """How long open streams may go on after Ctrl-C."""
+_KEEP_ALIVE_SECONDS = 65
+"""How long an idle connection stays open: more than clients and proxies keep one, so that none sends into a closing one."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -61,13 +66,33 @@ def shared_url(sock: socket.socket, host: str, token: str | None) -> str | None:
     return url_of(sock, name, token)
 
 
-def run_server(app: ASGIApp, sock: socket.socket) -> None:
-    """Answer requests until Ctrl-C."""
+class _Server(uvicorn.Server):
+    """Ends what writes streams before it waits for the streams to end."""
+
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end = end
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.to_thread(self._end)
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off from here on is no fault
+        await super().shutdown(sockets)
+
+
+def run_server(app: ASGIApp, sock: socket.socket, end: Callable[[], None] = lambda: None) -> None:
+    """Answer requests until Ctrl-C. Then `end`, called in a thread, stops what open streams wait for."""
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, lifespan="on", timeout_graceful_shutdown=_LAST_SECONDS
+        app,
+        log_level="error",
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=_LAST_SECONDS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     with closing(sock), suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[sock])
+        _Server(config, end).run(sockets=[sock])
 
 
 def open_browser(url: str) -> None:

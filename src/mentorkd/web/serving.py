@@ -162,6 +162,10 @@ class ServedLearners:
         return self._models[name]
 
 
+_LOADING = threading.Lock()
+"""Held while a model is loaded, since transformers sets defaults of the whole process for that time."""
+
+
 class _Model:
     """A learner of one seed, loaded when it is first needed."""
 
@@ -173,22 +177,26 @@ class _Model:
 
     def load(self) -> _Writer:
         """Raises RunError for a damaged model, and ModelError for one that cannot be loaded."""
-        with self._lock, explaining():
+        with self._lock:
             if self._writer is None:
-                from mentorkd.generation import open_engine
-                from mentorkd.pipeline.context import RunContext
-
-                context = RunContext(self._pipeline.recipe, self._pipeline.folder)
-                sampling = self.learner.sampling
-                engine = open_engine(
-                    sampling.engine,
-                    model_dir=context.model_folder(self._name, self._seed, self._trained),
-                    device=context.device,
-                    cache_dir=context.folder.engines,
-                    batch_size=max(BATCH_SIZE, sampling.batch_size),
-                )
-                self._writer = _Writer(engine, self.learner.eval_prompt)
+                self._writer = self._loaded()
             return self._writer
+
+    def _loaded(self) -> _Writer:
+        with _LOADING, explaining():
+            from mentorkd.generation import open_engine
+            from mentorkd.pipeline.context import RunContext
+
+            context = RunContext(self._pipeline.recipe, self._pipeline.folder)
+            sampling = self.learner.sampling
+            engine = open_engine(
+                sampling.engine,
+                model_dir=context.model_folder(self._name, self._seed, self._trained),
+                device=context.device,
+                cache_dir=context.folder.engines,
+                batch_size=max(BATCH_SIZE, sampling.batch_size),
+            )
+            return _Writer(engine, self.learner.eval_prompt)
 
     def unload(self) -> None:
         with self._lock:
@@ -206,7 +214,7 @@ class _Writer:
         self._engine, self._template = engine, template
         self.tokenizer = engine.tokenizer
         # The first encoding takes away settings that a tokenizer was saved with; from then on threads may share it.
-        self.tokenizer("")
+        self._of_nothing: list[int] = self.tokenizer("")["input_ids"]
         self.spell = Spelling(engine.tokenizer)
         self.batcher = Batcher(engine)
 
@@ -216,18 +224,15 @@ class _Writer:
         positions = (
             getattr(self._engine.config, "max_position_embeddings", None) if self._engine.kind == "causal" else None
         )
-        if not ids:
+        if ids in ([], self._of_nothing):
             raise RequestError("the prompt is empty; expected a text", "prompt")
+        counts = f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} new ones are asked for"
         if positions is None and max(len(ids), max_new_tokens) > MOST_TOKENS:
-            raise RequestError(
-                f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} new ones are asked for; expected at most {MOST_TOKENS:,} each",
-                "prompt",
-            )
+            field = "prompt" if len(ids) > MOST_TOKENS else "max_tokens"
+            raise RequestError(f"{counts}; expected at most {MOST_TOKENS:,} each", field)
         if positions is not None and len(ids) + max_new_tokens > positions:
-            raise RequestError(
-                f"the prompt has {len(ids):,} tokens, and {max_new_tokens:,} new ones are asked for; the model has {positions:,} positions",
-                "prompt",
-            )
+            field = "prompt" if len(ids) >= positions else "max_tokens"
+            raise RequestError(f"{counts}; the model has {positions:,} positions", field)
         return ids
 
     def _encode(self, prompt: Prompt, raw: bool) -> list[int]:
@@ -294,6 +299,8 @@ class _Text:
         assert token.logprob is not None
         own = self._spell(token.id)
         spelling = own if begun or self._decode.unfinished else piece.encode()
+        if begun and piece.endswith(whole := own.decode(errors="replace")):
+            offset += len(piece) - len(whole)  # behind what has stayed a part of a character
         trimmed = own == b" " + spelling
         others = ((self._spell(other).removeprefix(b" " * trimmed), logprob) for other, logprob in token.likeliest)
         return ScoredToken(spelling, offset, token.logprob, list(others))

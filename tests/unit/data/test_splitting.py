@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,6 +58,14 @@ def test_the_longest_part_is_first_and_a_high_cost_keeps_rows_together() -> None
     assert split_rows(sides, [None] * 4, fixed_cost=20, multiple=1) == [[1, 3], [0, 2]]
     assert split_rows(sides, [None] * 4, fixed_cost=1000, multiple=1) == [[0, 2, 1, 3]]
     assert split_rows(sides, ["a", "a", None, None], fixed_cost=20, multiple=1) == [[0, 1, 3], [2]]
+
+
+def test_a_thousand_rows_are_divided_in_little_time() -> None:
+    rng = random.Random(0)
+    sides = [(rng.randint(1, 300), rng.randint(1, 300)) for _ in range(1024)]
+    start = time.process_time()
+    assert len(split_rows(sides, [None] * 1024, fixed_cost=55, multiple=8)) > 10
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(("longest", "width"), [(1, 1), (31, 31), (33, 34), (65, 68), (129, 136), (400, 400)])

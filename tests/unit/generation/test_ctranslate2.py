@@ -139,6 +139,17 @@ def test_long_prompts_are_not_cut(tmp_path: Path) -> None:
     assert expected[0] != expected[1]
 
 
+def test_an_empty_prompt_is_refused(model_dir: Path) -> None:
+    """CTranslate2 skips it, where the model itself writes a text."""
+    with pytest.raises(ModelError, match="ctranslate2 writes nothing after an empty prompt, got ''; leave the row out"):
+        opened(model_dir).sample(["x", ""], GREEDY, seed=0)
+
+
+def test_top_k_may_be_above_the_vocabulary(model_dir: Path) -> None:
+    expected = opened(model_dir).sample(PROMPTS[:2], replace(SAMPLED, top_k=384), seed=0)
+    assert opened(model_dir).sample(PROMPTS[:2], replace(SAMPLED, top_k=10**6), seed=0) == expected
+
+
 def test_batches_are_bounded_in_rows_or_in_tokens(model_dir: Path) -> None:
     def batches(prompts: int, **limits: int) -> list[int]:
         counts: list[int] = []

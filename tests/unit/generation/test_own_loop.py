@@ -223,6 +223,29 @@ def test_autocast_computes_in_the_asked_dtype() -> None:
     assert model.lm_head.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("params", [GREEDY, replace(GREEDY, temperature=1.0)])
+def test_a_live_row_whose_logits_are_not_numbers_fails_alone(params: SamplingParams) -> None:
+    model = tiny_gpt2(TOKENIZER)
+    engine = engine_of(model)
+    alone = Written(engine, [5, 6], params, seed=1)
+    write(engine, [alone])
+    steps = 0
+
+    def damage(module: Any, args: Any, logits: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        return logits.index_fill(0, torch.tensor([1]), torch.nan) if steps == 3 else logits
+
+    model.lm_head.register_forward_hook(damage)
+    first, second = Written(engine, [5, 6], params, seed=1), Written(engine, [7], params, seed=2)
+    write(engine, [first, second])
+    assert (first.ids, first.errors) == (alone.ids, [])
+    assert len(second.ids) == 2
+    assert [str(error) for error in second.errors] == [
+        "the model's logits are not numbers: the weights are damaged, or the dtype is too narrow"
+    ]
+
+
 def test_a_seq2seq_model_without_a_start_token_is_refused() -> None:
     model = tiny_t5(TOKENIZER)
     model.generation_config.decoder_start_token_id = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ class Queue:
         self.requests: dict[str, Any] = {}
         self.settings: list[Any] = []
         self.aborted: list[str] = []
+        self.failing = False
 
     def add_request(self, name: str, prompt: Any, settings: Any) -> None:
         assert name not in self.requests
@@ -31,9 +33,11 @@ class Queue:
     def abort_request(self, names: list[str]) -> None:
         self.aborted += names
         for name in names:
-            del self.requests[name]
+            self.requests.pop(name, None)
 
     def step(self) -> list[Any]:
+        if self.failing:
+            raise RuntimeError("no memory is left")
         outputs = []
         for name, request in list(self.requests.items()):
             token = request.start + len(request.ids)
@@ -53,7 +57,7 @@ class Queue:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SimpleNamespace))
     opened: Any = VllmEngine.__new__(VllmEngine)
-    opened.llm, opened.end_ids = SimpleNamespace(llm_engine=Queue()), [14]
+    opened.llm, opened.end_ids, opened._numbers = SimpleNamespace(llm_engine=Queue()), [14], itertools.count()
     return opened
 
 
@@ -81,3 +85,16 @@ def test_rows_get_their_tokens_and_end(engine: Any, every: int) -> None:
     assert (second.temperature, second.top_p, second.top_k, second.logprobs) == (0.5, 0.9, 4, 1)
     assert second.seed == rows[1].row.own_seed
     assert third.seed is None
+
+
+def test_an_error_leaves_no_requests_behind(engine: Any) -> None:
+    queue, params = engine.llm.llm_engine, SamplingParams(max_new_tokens=3)
+    queue.failing = True
+    with pytest.raises(RuntimeError, match="no memory is left"):
+        write(engine, [Written(engine, [20], params), Written(engine, [30], params)])
+    assert not queue.requests
+    queue.failing = False
+    row = Written(engine, [10], params)
+    write(engine, [row])
+    assert row.ids == [10, 11, 12]
+    assert queue.aborted == ["0", "1"]

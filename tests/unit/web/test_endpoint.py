@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +14,17 @@ from typing import Any
 import httpx
 import pytest
 
+from mentorkd import generation
 from mentorkd.data.prompts import render_prompt
 from mentorkd.errors import ModelError
 from mentorkd.generation.batcher import Batcher, LiveRequest
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.generation.live import LiveRow
+from mentorkd.generation.live import LiveEngine, LiveRow
 from mentorkd.generation.transformers_engine import TransformersEngine
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.run import open_run
 from mentorkd.teachers.wire import Body, read_body
+from mentorkd.web.endpoint import build_endpoint
 from mentorkd.web.serving import ServedLearners
 from served_run import endpoint_over, make_served_run
 
@@ -215,16 +218,17 @@ def test_a_chat_of_several_turns_needs_a_chat_template(client: Any) -> None:
     ("fields", "param", "message"),
     [
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
-        ({"max_completion_tokens": 5000}, "prompt", r"5,000 new ones are asked for; expected at most 4,096 each"),
+        ({"max_completion_tokens": 5000}, "max_tokens", r"5,000 new ones are asked for; expected at most 4,096 each"),
         (
             {"model": "plain", "max_tokens": 1020},
-            "prompt",
+            "max_tokens",
             r"1,020 new ones are asked for; the model has 1,024 positions",
         ),
         ({"temperature": -1}, "temperature", "greater than or equal to 0"),
         ({"temperature": "hot"}, "temperature", "valid number"),
+        ({"temperature": 1e-300}, "temperature", r"should be 0 \(greedy\), or at least 0.001"),
         ({"top_p": 0}, "top_p", "greater than 0"),
-        ({"n": 2}, "temperature", r"n=2 greedy samples, which are equal; set a temperature"),
+        ({"n": 2}, "n", r"n=2 greedy samples, which are equal; set a temperature"),
         ({"n": 1000, "temperature": 1}, "n", "less than or equal to 128"),
         ({"stop": [""]}, "stop", "at least 1 character"),
         ({"top_logprobs": 2}, "top_logprobs", "needs `logprobs: true`"),
@@ -270,10 +274,79 @@ def test_bodies_that_are_no_request(url: str) -> None:
     assert post(b"{}", "/embeddings") == (404, "Not Found")
     assert httpx.get(url + "/completions").status_code == 405
     assert post(json.dumps({"model": "t5", "prompt": []}).encode(), "/completions")[0] == 400
-    assert post(b'{"model": "plain", "prompt": "", "raw": true}', "/completions") == (
-        400,
-        "the prompt is empty; expected a text",
-    )
+    for model in ("plain", "converted"):
+        body = json.dumps({"model": model, "prompt": "", "raw": True, "stream": model == "converted"})
+        assert post(body.encode(), "/completions") == (400, "the prompt is empty; expected a text")
+    halves = (400, "the body has text that is not Unicode; expected UTF-8, and surrogates in pairs")
+    assert post(rb'{"model": "t5", "prompt": "\ud800"}', "/completions") == halves
+    assert post(b'{"model": "t5", "prompt": "\xff"}', "/completions") == halves
+    for ids in ([1, 2], [[1, 2]]):
+        body = json.dumps({"model": "t5", "prompt": ids})
+        expected = "`prompt`: expected a text or a list of texts; token ids are not served"
+        assert post(body.encode(), "/completions") == (400, expected)
+    status, message = post(json.dumps({"model": "t5", "prompt": ["x"] * 5000}).encode(), "/completions")
+    assert (status, message) == (400, "got 5,000 prompts with n=1; expected at most 4,096 texts of a request")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_unknown_model_is_not_found(client: Any, stream: bool) -> None:
+    with pytest.raises(openai.NotFoundError, match="got the model 'nobody'") as caught:
+        chat(client, model="nobody", stream=stream)
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+
+
+def test_top_k_may_be_above_the_vocabulary(client: Any) -> None:
+    for model in LEARNERS:
+        fields: dict[str, Any] = {"model": model, "temperature": 1.0, "seed": 3}
+        expected = complete(client, **fields).choices
+        assert complete(client, **fields, extra_body={"top_k": 10**6}).choices == expected
+
+
+def test_who_hangs_up_in_the_middle_of_a_body_is_no_fault(served: ServedLearners) -> None:
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/completions", "query_string": b""}
+    scope["headers"] = [(b"host", b"127.0.0.1")]
+    asyncio.run(build_endpoint(served, token=None, host="127.0.0.1", port=0)(scope, receive, send))
+    assert sent[0]["status"] == 499
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[LiveRow]:
+    """The rows of all requests from now on."""
+    rows: list[LiveRow] = []
+    begin = Batcher.begin
+
+    def noting(*args: Any, **options: Any) -> LiveRequest:
+        request = begin(*args, **options)
+        rows.extend(request.rows)
+        return request
+
+    monkeypatch.setattr(Batcher, "begin", noting)
+    return rows
+
+
+def test_a_client_that_hangs_up_before_its_first_token_leaves_the_queue(
+    url: str, served: ServedLearners, begun: list[LiveRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = threading.Event()
+    served.close()
+    monkeypatch.setattr(TransformersEngine, "stream", lambda *_: free.wait())
+    asyncio.run(served.load("t5"))
+    try:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/completions", json={"model": "t5", "prompt": "x", "stream": True}, timeout=1)
+        until(lambda: len(begun) == 1 and begun[0].cancelled)
+    finally:
+        free.set()
+        served.close()
 
 
 def test_a_prompt_of_1_mb_is_refused_and_others_do_not_wait_for_it(client: Any) -> None:
@@ -314,16 +387,7 @@ def test_100_requests_at_once_each_get_their_own_text(url: str, client: Any, mod
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_hangs_up_ends_its_text(url: str, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[LiveRow] = []
-    begin = Batcher.begin
-
-    def noting(*args: Any, **options: Any) -> LiveRequest:
-        request = begin(*args, **options)
-        rows.extend(request.rows)
-        return request
-
-    monkeypatch.setattr(Batcher, "begin", noting)
+def test_a_client_that_hangs_up_ends_its_text(url: str, stream: bool, begun: list[LiveRow]) -> None:
     fields = {"model": "t5", "prompt": QUESTION, "max_tokens": 4096, "temperature": 1.0, "n": 4, "stream": stream}
     with httpx.Client() as asked:
         request = asked.build_request("POST", f"{url}/completions", json=fields, timeout=5 if stream else 0.3)
@@ -334,8 +398,8 @@ def test_a_client_that_hangs_up_ends_its_text(url: str, stream: bool, monkeypatc
         else:
             with pytest.raises(httpx.ReadTimeout):
                 asked.send(request)
-    until(lambda: len(rows) == 4 and all(row.ended for row in rows))
-    assert max(row.written for row in rows) < 4096
+    until(lambda: len(begun) == 4 and all(row.ended for row in begun))
+    assert max(row.written for row in begun) < 4096
 
 
 def test_an_engine_that_fails_is_an_error_of_the_server(
@@ -352,6 +416,27 @@ def test_an_engine_that_fails_is_an_error_of_the_server(
     monkeypatch.undo()
     served.close()
     assert complete(client).choices
+
+
+def test_models_that_are_first_asked_at_once_are_loaded_one_by_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading: list[int] = [0]
+    opened = generation.open_engine
+
+    def noting(*args: Any, **options: Any) -> LiveEngine:
+        loading.append(loading[-1] + 1)
+        try:
+            return opened(*args, **options)
+        finally:
+            loading.append(loading[-1] - 1)
+
+    async def load() -> None:
+        await asyncio.gather(*map(learners.load, learners.models()))
+
+    monkeypatch.setattr(generation, "open_engine", noting)
+    learners = ServedLearners(run)
+    asyncio.run(load())
+    learners.close()
+    assert (max(loading), len(loading)) == (1, 17)
 
 
 def test_a_token_is_the_key_of_the_clients(served: ServedLearners) -> None:
