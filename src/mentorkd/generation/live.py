@@ -107,7 +107,7 @@ With 0 it waits for a row. An empty list then means that no more will come.
 class LiveEngine(Engine, Protocol):
     """An engine that also writes rows of different clients. It begins what `take` gives, and returns when there is no more.
 
-    A row's tokens depend on the row alone, as far as it is greedy or has a seed. An error of a row is told to the row. One of the whole
+    A row's tokens depend on the row alone, as far as it is greedy or has a seed. An error of a row reaches the row alone. One of the whole
     engine is raised and loses all rows that are being written; the engine can then be called again.
     """
 
