@@ -127,6 +127,7 @@ def test_two_at_a_time_make_what_one_after_the_other_makes(recipe: Path, in_turn
     assert not again.ran
 
 
+@pytest.mark.slow
 def test_a_failing_stage_says_the_same(recipe: Path, tmp_path: Path) -> None:
     broken = load_recipe(recipe, ["learners.mentor.training.learning_rate=1e30", "match=epochs"])
     told = {}
@@ -262,6 +263,7 @@ class WarnsWhenRead:
         return logging.getLogger("mentorkd.files").warning, ("a journal is %s", "damaged")
 
 
+@pytest.mark.slow
 def test_what_a_worker_warns_of_is_logged_here(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -175,6 +175,7 @@ def test_whatever_is_killed_the_training_goes_on_to_the_same_end(
     assert not list(run.glob(".worker-*"))
 
 
+@pytest.mark.slow
 def test_an_error_of_a_process_is_the_error_of_the_stage(recipe: Path, alone: Path, tmp_path: Path) -> None:
     run = copy_run(alone, tmp_path / "run")
     broken = load_recipe(recipe, [TWO, "learners.student.training.learning_rate=1e30"])
