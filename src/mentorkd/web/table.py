@@ -41,6 +41,8 @@ _KEPT_ORDERS = 8
 DROPPED = "dropped"
 """In a view: the outcome of any filter."""
 
+_FEW = 2
+"""One row of this many is few."""
 _MOST_PARTS = 8
 """Threads of a search."""
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -122,8 +124,12 @@ class RationaleTable:
 
     def order(self, view: View) -> npt.NDArray[np.int64]:
         """The numbers of a view's rows, in its order."""
-        order, mask = self._order(view.sort, view.descending, view.reader), self._mask(view)
-        return order if mask.all() else order[mask[order]]
+        mask = self._mask(view)
+        rows = np.flatnonzero(mask)
+        if len(rows) * _FEW < len(self):  # sooner sorted than found in the order of all rows
+            return rows[np.argsort(self._keys(view.sort, view.descending, view.reader)[rows], kind="stable")]
+        order = self._order(view.sort, view.descending, view.reader)
+        return order if len(rows) == len(self) else order[mask[order]]
 
     def count(self, facet: Facet, view: View) -> dict[Any, int]:
         """How many rows of a view have each value of a column, the most frequent first; its own filter of this column does not count."""
@@ -240,8 +246,12 @@ class RationaleTable:
 
     def _sort(self, sort: Sort, descending: bool, reader: int) -> npt.NDArray[np.int64]:
         """All rows in an order; those without a value come last, and equal ones as they stand in the files."""
+        return np.argsort(self._keys(sort, descending, reader), kind="stable")
+
+    def _keys(self, sort: Sort, descending: bool, reader: int) -> npt.NDArray[Any]:
+        """A number for each row, by which an order ascends."""
         keys = self._kl[reader] if sort == "kl" else self._column(f"nll_{reader}" if sort == "nll" else sort)
-        return np.argsort(-keys if descending else keys, kind="stable")
+        return -keys if descending else keys
 
     def _sort_ids(self, column: str) -> npt.NDArray[np.int64]:
         return np.argsort(self._column(column), kind="stable")
