@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,7 +47,7 @@ class Decision:
     @classmethod
     def on(cls, rationale: Rationale, action: Action, *, by: str, why: str, text: str | None = None) -> Decision:
         """A decision that is made now."""
-        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        at = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(
             rationale.id, rationale.question_id, rationale.source, rationale.sample, action, by, at, why.strip(), text
         )

@@ -64,7 +64,7 @@ class Transport:
             return await asyncio.wait_for(self._exchange(url, body), 2 * self._timeout)
         except _OtherHostError as error:
             return Fault("fatal", str(error))
-        except (asyncio.TimeoutError, httpx.TimeoutException) as error:
+        except (TimeoutError, httpx.TimeoutException) as error:
             never_sent = isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout))
             return Fault("timeout", f"no reply within {self._timeout:g} s", billed=not never_sent)
         except (httpx.DecodingError, httpx.TooManyRedirects) as error:

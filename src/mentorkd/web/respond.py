@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -61,7 +61,7 @@ _environment.filters |= {"seconds": format_seconds, "setting": format_setting, "
 _environment.filters["raw"] = _raw
 _environment.filters |= {
     "clock": lambda seconds: datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S"),
-    "iso": lambda seconds: datetime.fromtimestamp(seconds, timezone.utc).isoformat(),
+    "iso": lambda seconds: datetime.fromtimestamp(seconds, UTC).isoformat(),
 }
 
 
