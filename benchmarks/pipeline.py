@@ -32,8 +32,10 @@ REFERENCE, OURS = "reference", "ours"
 EPOCHS = 20
 SEQUENCES = 96
 """Sequences that our side generates at once."""
-COUNTS = {"train": 630, "validation": 70, "test": 300, "student_rows_per_teacher_row": 1.9, "samples": 3}
+COUNTS = {"train": 630, "validation": 70, "test": 150, "student_rows_per_teacher_row": 1.9, "samples": 3}
 """SVAMP as a recipe divides it; rows as the paper's student has them once the mentor's rationales are added (1.9 times)."""
+EVERY_EPOCH = {REFERENCE: COUNTS["test"], OURS: COUNTS["validation"]}
+"""Questions that mentor and student answer after every epoch: the published script takes the whole test set."""
 
 
 def main() -> None:
@@ -151,19 +153,20 @@ def scoring(options: Namespace, peaks: Peaks) -> dict[str, dict[str, list[float]
 
 
 def sampling(options: Namespace, peaks: Peaks) -> dict[str, dict[str, list[float]]]:
-    """Augmentation by a model of the mentor's shape; greedy validation (after every epoch of both) and test."""
+    """Augmentation by a model of the mentor's shape; greedy answers (after every epoch of both) and test."""
     tokenizer, rows = augment.data(options.data)
     small = augment.learnt(options.sampler, options.steps, tokenizer, rows)
-    greedy = (COUNTS["validation"] * options.epochs, COUNTS["test"])
     questions, longest = augment.chosen(tokenizer, rows, options.questions)
     found: dict[str, dict[str, list[float]]] = {REFERENCE: {}, OURS: {}}
     for role, shape in (("mentor", options.mentor), ("student", options.student)):
         model = augment.inflated(small, SHAPES[shape])
         engine = augment.engine_of("transformers", model, tokenizer, SEQUENCES, Path())
-        jobs = {"validation": (1, 0.0, sum(greedy))}
+        once = COUNTS["test"] if role == "student" else 0
+        validation = {side: every * options.epochs + once for side, every in EVERY_EPOCH.items()}
+        jobs = {"validation": (1, 0.0, validation)}
         if role == "mentor":
-            jobs = {"augmentation": (3, 0.7, COUNTS["train"]), "validation": (1, 0.0, greedy[0])}
-        for job, (samples, temperature, count) in jobs.items():
+            jobs["augmentation"] = (3, 0.7, dict.fromkeys(EVERY_EPOCH, COUNTS["train"]))
+        for job, (samples, temperature, counts) in jobs.items():
             sides = {
                 REFERENCE: partial(augment.reference, model, tokenizer, questions, longest, samples, temperature),
                 OURS: partial(augment.sampled, engine, questions, samples, temperature),
@@ -172,7 +175,7 @@ def sampling(options: Namespace, peaks: Peaks) -> dict[str, dict[str, list[float
                 for side, run in sides.items():
                     start = time.perf_counter()
                     peaks.of(side, run)
-                    seconds = (time.perf_counter() - start) * count / len(questions)
+                    seconds = (time.perf_counter() - start) * counts[side] / len(questions)
                     found[side].setdefault(f"{role} {job}", []).append(seconds)
     return found
 
