@@ -245,7 +245,7 @@ def _describe(record: records.StageRecord) -> str:
             parts.append(f"{record.rows} rows, {_chunks(record)}{record.bytes / 2**20:.1f} MB")
         case records.AugmentRecord():
             parts.append(_verdicts(record.rationales, "rationales"))
-        case records.EvaluateRecord():
+        case records.EvaluateRecord() | records.SampleRecord():
             parts.append(_verdicts(record.predictions, "predictions"))
     return " · ".join([*parts, f"{record.seconds:.1f} s"])
 
