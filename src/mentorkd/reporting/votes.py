@@ -45,7 +45,7 @@ def shown_k(samples: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Ballots:
-    """What the samples of one model (a learner and a seed) come to, question by question."""
+    """The samples of one model (a learner and a seed), counted for each question."""
 
     samples: int
     correct_Q: Array
@@ -91,7 +91,7 @@ def count_ballots(predictions: Sequence[Prediction], questions: Sequence[str]) -
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampled:
-    """The samples of a learner: how they were drawn, and what they come to for each seed."""
+    """The samples of a learner: how they were drawn, and their counts for each seed."""
 
     temperature: float
     top_p: float
