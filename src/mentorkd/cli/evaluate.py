@@ -55,7 +55,7 @@ def evaluate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Grade trained learners on other questions of the same task. Questions that the run has trained on are left out."""
+    """Grade trained learners on their test questions, or on others of the same task; questions that the run has trained on are left out."""
     if samples is None and (vote or temperature is not None):
         option = "--vote" if vote else "--temperature"
         raise RunError(f"got {option} without --samples; give the number of texts per question, e.g. --samples 8")
