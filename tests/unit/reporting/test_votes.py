@@ -218,7 +218,7 @@ def report_rows() -> list[dict[str, object]]:
 
 
 def test_the_report_has_the_table_and_comes_back_from_its_files(tmp_path: Path) -> None:
-    inputs = make_inputs(sampled=report_rows())
+    inputs = make_inputs(size=40, sampled=report_rows())
     results = build_results(inputs)
     write_report(results, tmp_path)
     stored = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["sampled"]
@@ -236,7 +236,7 @@ def test_the_report_has_the_table_and_comes_back_from_its_files(tmp_path: Path) 
 
 
 def test_a_report_without_samples_does_not_mention_them(tmp_path: Path) -> None:
-    write_report(build_results(make_inputs()), tmp_path)
+    write_report(build_results(make_inputs(size=40)), tmp_path)
     assert "pass@" not in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "pass@" not in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert not (tmp_path / "sampled.tex").exists()
