@@ -189,19 +189,22 @@ GRID = (np.arange(20) + 0.5) / 20
 """Equally likely probabilities that stand for a distribution."""
 
 
-def accuracy_interval(correct_QS: Array, *, peers: Sequence[Array] = ()) -> Interval:
+def accuracy_interval(correct_QS: Array, *, peers: Sequence[Array] = (), draws: int = 1) -> Interval:
     """Wilson's interval of the mean accuracy over seeds, with the effective number of trials.
 
     The effective number is Kish's, from the standard error with seeds as a sample and its Student's t. It lies between 1
     and Q x S. With one seed it is Q, and the interval equals `wilson_interval`. `peers` as for `compare`.
+
+    Values may be shares as well, each a mean of `draws` independent answers to the question. The effective number is then
+    at most Q x S x `draws`, and with one seed it is Kish's too.
     """
     Q, S = _shape(correct_QS)
     share = float(correct_QS.mean())
     trials = float(Q)
-    if S > 1 and Q > 1 and 0 < share < 1:
+    if max(S, draws) > 1 and Q > 1 and 0 < share < 1:
         margin = mean_squares(correct_QS, *_between_seeds([correct_QS, *peers])).error().margin()
         z = NormalDist().inv_cdf(1 - TAIL)
-        trials = min(float(Q * S), share * (1 - share) * (z / margin) ** 2) if margin else float(Q)
+        trials = min(float(Q * S * draws), share * (1 - share) * (z / margin) ** 2) if margin else float(Q)
     return wilson_interval(share * trials, trials)
 
 

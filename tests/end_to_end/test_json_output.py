@@ -116,6 +116,7 @@ CALLS: dict[str, tuple[str, int, list[str]]] = {
     "annotate": ("annotate", 0, ["annotate", RECIPE, "--run", RUN]),
     "annotate --dry-run": ("annotate", 1, ["annotate", RECIPE, ASKED, "--run", "{folder}/new", "--dry-run"]),
     "evaluate": ("evaluate", 0, ["evaluate", RUN, "--questions", "{folder}/data/test.jsonl"]),
+    "evaluate --samples": ("evaluate", 1, ["evaluate", RUN, "--learner=student", "--samples=2", "--vote"]),
     "ask": ("ask", 0, ["ask", RUN, "Tom has 3 apples. How many?"]),
     "inspect": ("inspect", 0, ["inspect", "{store}"]),
     "import": ("import", 0, ["import", "{folder}/data/teacher.jsonl", "--answer", "number", "--output", "{folder}/in"]),

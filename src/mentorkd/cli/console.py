@@ -245,7 +245,7 @@ def _describe(record: records.StageRecord) -> str:
             parts.append(f"{record.rows} rows, {_chunks(record)}{record.bytes / 2**20:.1f} MB")
         case records.AugmentRecord():
             parts.append(_verdicts(record.rationales, "rationales"))
-        case records.EvaluateRecord():
+        case records.EvaluateRecord() | records.SampleRecord():
             parts.append(_verdicts(record.predictions, "predictions"))
     return " · ".join([*parts, f"{record.seconds:.1f} s"])
 
@@ -291,15 +291,18 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 def show_results(report: Path, as_json: bool) -> None:
     """Print the results of a report folder: the learners, the warnings and the verdict; as JSON, all of them."""
-    from mentorkd.reporting.rows import summary_rows
+    from mentorkd.reporting.rows import sampled_rows, summary_rows
     from mentorkd.reporting.write import read_results
 
     results = read_results(report)
     if as_json:
         show_json(results)
         return
-    rows = summary_rows(results)
-    show_table(results["name"], list(rows[0]), [list(row.values()) for row in rows])
+    # A report of an earlier version has no samples.
+    sampled = sampled_rows(results) if results.get("sampled") else []
+    for title, rows in ((results["name"], summary_rows(results)), ("votes and pass@k", sampled)):
+        if rows:
+            show_table(title, list(rows[0]), [list(row.values()) for row in rows])
     for warning in results["warnings"]:
         say(f"! {warning}")
     say(results["headline"]["statement"])

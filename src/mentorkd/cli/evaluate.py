@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from mentorkd.cli.console import open_reporter, say, show_json, show_table
 from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath, new_file
 from mentorkd.cli.outputs import LearnerAccuracy, SeedAccuracy
 from mentorkd.errors import DataError, RunError
+from mentorkd.generation.engine import SamplingParams
 from mentorkd.pipeline.records import count_verdicts
 from mentorkd.pipeline.run import Pipeline, Reporter, open_run
 from mentorkd.pipeline.run_folder import Stage
@@ -22,39 +23,85 @@ from mentorkd.records import TEACHER, Prediction, Question, write_jsonl
 
 if TYPE_CHECKING:
     from mentorkd.data.audit import DataFaults
+    from mentorkd.reporting.schema import SampledResult
 
 
 def evaluate(
     folder: RunPath,
-    questions: Annotated[str, typer.Option(help="Questions with answers: a file in any supported shape, or hub:NAME.")],
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            help="Questions with answers: a file in any supported shape, or hub:NAME. Default: the run's own test questions."
+        ),
+    ] = None,
     learner: Annotated[
         list[str] | None, typer.Option(help="A learner to ask; may be repeated. Default: all learners.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Sample this many texts per question, and tell pass@k, in place of one greedy answer."
+        ),
+    ] = None,
+    vote: Annotated[
+        bool, typer.Option("--vote", help="With --samples: also tell the accuracy of their majority vote.")
+    ] = False,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="With --samples: the softmax temperature. Default: that of the learner's `sampling`."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the predictions here, as JSON Lines.")] = None,
     no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Grade trained learners on other questions of the same task. Questions that the run has trained on are left out."""
+    """Grade trained learners on their test questions, or on others of the same task; questions that the run has trained on are left out."""
+    if samples is None and (vote or temperature is not None):
+        option = "--vote" if vote else "--temperature"
+        raise RunError(f"got {option} without --samples; give the number of texts per question, e.g. --samples 8")
     if output is not None:
         new_file(output)
     pipeline = open_run(folder, verify=not no_verify)
     names = list(dict.fromkeys(learner or pipeline.recipe.learners))
     for name in names:
         _learner(pipeline.recipe, name)
+    sampling = {name: _sampling(pipeline.recipe.learners[name], samples, temperature) for name in names}
     test, faults = _test_questions(pipeline, questions)
+    title = "the test questions" if questions is None else Path(questions).name
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         for line in faults.lines():
             reporter.note(line, Stage("evaluate", "evaluate", "", {}, ""))
-        predictions = _predictions(pipeline, names, test, Path(questions).name, reporter)
+        predictions = _predictions(pipeline, sampling, test, title, reporter)
     if output is not None:
         write_jsonl(output, [row for rows in predictions.values() for row in rows])
-    rows = _accuracies(pipeline.recipe, names, predictions)
-    if as_json:
-        show_json({"questions": len(test), "faults": faults.counts, "learners": rows})
-        return
+    heading = f"{len(test)} {'test questions' if questions is None else f'questions of {questions}'}"
+    about: dict[str, Any] = {"questions": len(test), "faults": faults.counts}
+    if samples is None:
+        accuracies = _accuracies(pipeline.recipe, names, predictions)
+        if as_json:
+            show_json(about | {"learners": accuracies})
+        else:
+            _show_accuracies(heading, accuracies)
+    else:
+        sampled = _sampled(pipeline.recipe, sampling, predictions, test, vote)
+        if as_json:
+            show_json(about | {"learners": sampled})
+        else:
+            _show_sampled(heading, sampled)
+
+
+def _sampling(learner: Learner, samples: int | None, temperature: float | None) -> SamplingParams:
+    """How a learner is asked: once, greedily, or `samples` times by its own settings."""
+    own = learner.sampling
+    if samples is None:
+        return SamplingParams(max_new_tokens=own.max_new_tokens)
+    tau = own.temperature if temperature is None else temperature
+    return SamplingParams(samples, tau, own.top_p, own.top_k, own.max_new_tokens)
+
+
+def _show_accuracies(title: str, rows: Sequence[LearnerAccuracy]) -> None:
     show_table(
-        f"{len(test)} questions of {questions}",
+        title,
         ["learner", "accuracy %", "95 %", "seeds", "each seed %", "no answer %"],
         [
             [
@@ -70,11 +117,20 @@ def evaluate(
     )
 
 
-def _test_questions(pipeline: Pipeline, source: str) -> tuple[list[Question], DataFaults]:
-    """The questions of a source without those with faults, audited as a run audits its test questions."""
-    from mentorkd.data.audit import audit
+def _show_sampled(title: str, rows: Sequence[SampledResult]) -> None:
+    from mentorkd.reporting.rows import sampled_shares
+
+    cells = [{"learner": row["learner"], **shares} for row, shares in zip(rows, sampled_shares(rows), strict=True)]
+    show_table(title, list(cells[0]), [list(each.values()) for each in cells])
+
+
+def _test_questions(pipeline: Pipeline, source: str | None) -> tuple[list[Question], DataFaults]:
+    """The questions of a source without those with faults, audited as a run audits its test questions; with None, the run's own."""
+    from mentorkd.data.audit import DataFaults, audit
     from mentorkd.data.prepare import read_split
 
+    if source is None:
+        return pipeline.folder.questions("prepare", "test"), DataFaults({})
     recipe = pipeline.recipe
     assert recipe.task.answer is not None, "the recipe's checks fill this in"
     used = {q.id: q.split for q in pipeline.folder.questions("prepare") if q.split != "test"}
@@ -87,15 +143,19 @@ def _test_questions(pipeline: Pipeline, source: str) -> tuple[list[Question], Da
 
 
 def _predictions(
-    pipeline: Pipeline, names: Sequence[str], questions: Sequence[Question], title: str, reporter: Reporter
+    pipeline: Pipeline,
+    sampling: Mapping[str, SamplingParams],
+    questions: Sequence[Question],
+    title: str,
+    reporter: Reporter,
 ) -> dict[tuple[str, int], list[Prediction]]:
-    """The answers of every learner and seed."""
+    """The answers of every learner in `sampling`, and of every seed."""
     import tempfile
 
     from mentorkd.pipeline.context import RunContext
     from mentorkd.pipeline.stages.evaluate import predict
 
-    runs = [(name, seed) for name in names for seed in pipeline.recipe.seeds]
+    runs = [(name, seed) for name in sampling for seed in pipeline.recipe.seeds]
     # Here, so that an unfinished or outdated one is named before the first is asked.
     trained = {run: pipeline.trained(*run) for run in runs}
     predictions = {}
@@ -106,7 +166,8 @@ def _predictions(
             context = RunContext(pipeline.recipe, pipeline.folder, partial(reporter.progress, stage))
             model = context.model_folder(name, seed, trained[name, seed])
             engine = context.engine(pipeline.recipe.learners[name], model)
-            predictions[name, seed] = predict(context, engine, name, seed, questions, Path(scratch) / "journal.jsonl")
+            journal = Path(scratch) / "journal.jsonl"
+            predictions[name, seed] = predict(context, engine, name, seed, questions, journal, sampling[name])
             reporter.close()  # the bar of this one
     return predictions
 
@@ -125,9 +186,7 @@ def _accuracies(
     }
     rows: list[LearnerAccuracy] = []
     for name in names:
-        learner = recipe.learners[name]
-        alike = [other for other in names if other != name and recipe.learners[other].model == learner.model]
-        peers = [correct[other] for other in alike if learner.rationales and recipe.learners[other].rationales]
+        peers = [correct[other] for other in _peers(recipe, name, names)]
         different = {peer.tobytes(): peer for peer in peers if peer.tobytes() != correct[name].tobytes()}
         interval = accuracy_interval(correct[name], peers=list(different.values()))
         seeds: list[SeedAccuracy] = []
@@ -158,6 +217,37 @@ def _accuracies(
     return rows
 
 
+def _peers(recipe: Recipe, name: str, names: Sequence[str]) -> list[str]:
+    """The other trained learners of the same model, for a trained learner."""
+    learners = recipe.learners
+    alike = [other for other in names if other != name and learners[other].model == learners[name].model]
+    return [other for other in alike if learners[name].rationales and learners[other].rationales]
+
+
+def _sampled(
+    recipe: Recipe,
+    sampling: Mapping[str, SamplingParams],
+    predictions: Mapping[tuple[str, int], Sequence[Prediction]],
+    questions: Sequence[Question],
+    vote: bool,
+) -> list[SampledResult]:
+    """Each learner's pass@k and majority vote with the intervals of the report."""
+    from mentorkd.reporting.votes import Sampled, build_sampled, count_ballots
+
+    ids, names = [question.id for question in questions], list(sampling)
+    sampled = {
+        name: Sampled(
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            ballots={seed: count_ballots(predictions[name, seed], ids) for seed in recipe.seeds},
+            peers=_peers(recipe, name, names),
+        )
+        for name, params in sampling.items()
+    }
+    return build_sampled(sampled, vote=vote)
+
+
 def ask(
     folder: RunPath,
     question: Annotated[str, typer.Argument(help="A question of the task.")],
@@ -170,7 +260,6 @@ def ask(
 ) -> None:
     """Show the rationale and the answer of a trained learner to a question."""
     from mentorkd.data.prompts import render_prompt, split_target
-    from mentorkd.generation.engine import SamplingParams
     from mentorkd.pipeline.context import RunContext
 
     pipeline = open_run(folder, verify=not no_verify)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 from mentorkd.records import Verdict
-from mentorkd.reporting.schema import Bounds, Results
+from mentorkd.reporting.schema import Bounds, Results, SampledResult
 
 
 class PlannedStageOutput(TypedDict):
@@ -177,6 +177,18 @@ class EvaluateOutput(TypedDict):
     """The learners in the order of the recipe, or of the command line."""
 
 
+class SampledOutput(TypedDict):
+    """pass@k and majority votes on other questions, with `--samples`."""
+
+    questions: int
+    """Questions asked, after those with faults were left out."""
+    faults: dict[str, int]
+    """Number of faults by kind, as in `EvaluateOutput`."""
+    learners: list[SampledResult]
+    """The learners in the order of the recipe, or of the command line. `vote` is null without `--vote`, and `gain` always, because
+    no greedy answer is asked for."""
+
+
 class AskOutput(TypedDict):
     """A learner's reply to a question."""
 
@@ -340,7 +352,7 @@ OUTPUTS: dict[str, tuple[Any, ...]] = {
     "verify": (VerifyOutput,),
     "recipes": (dict[str, str],),
     "annotate": (AnnotateOutput, DryRunOutput),
-    "evaluate": (EvaluateOutput,),
+    "evaluate": (EvaluateOutput, SampledOutput),
     "ask": (AskOutput,),
     "inspect": (InspectOutput,),
     "import": (ImportOutput,),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -88,17 +89,56 @@ class Grader:
             return Graded(self.find(text, question), "ungraded")
         return grade(text, question.answer, self.kind, choices_of(question.text, self.kind, self.choices))
 
+    def each(self, texts: Sequence[str], question: Question) -> list[Graded]:
+        """Grade several texts of one question; `predicted` is equal where the answers are equal, so that they can be counted.
+
+        That holds by itself for every kind but `math`, whose answers have many forms: there, equal answers have the form of
+        the first of them. All correct answers are equal.
+        """
+        graded = [self(text, question) for text in texts]
+        return graded if self.kind != "math" else _in_one_form(texts, graded)
+
     def find(self, text: str, question: Question) -> str | None:
         """The normalised answer of a text, or None."""
         return extract(text, self.kind, choices_of(question.text, self.kind, self.choices))
 
 
 def _grade_math(text: str, gold: str) -> Graded:
+    return _grade_form(text, _formula(gold))
+
+
+def _grade_form(text: str, gold: str) -> Graded:
     for form in _forms(text):
-        predicted, verdict = _verifier().grade(form, _formula(gold))
+        predicted, verdict = _verifier().grade(form, gold)
         if verdict != "no_answer":
             return Graded(predicted, verdict)
     return Graded(None, "no_answer")
+
+
+def _in_one_form(texts: Sequence[str], graded: Sequence[Graded]) -> list[Graded]:
+    """Math answers with the form of the first answer that each is equal to."""
+    first: list[tuple[str, Graded]] = []  # the first text of each answer
+    result = []
+    for text, one in zip(texts, graded, strict=True):
+        if one.predicted is not None:
+            known = next((other for earlier, other in first if _are_equal(earlier, other, text, one)), None)
+            if known is None:
+                first.append((text, one))
+            one = known or one
+        result.append(one)
+    return result
+
+
+def _are_equal(text: str, one: Graded, other_text: str, other: Graded) -> bool:
+    """Whether two texts on a question have the same math answer."""
+    if one.verdict != other.verdict or one.verdict == "correct":
+        return one.verdict == other.verdict
+    if one.predicted == other.predicted:
+        return True
+    for form in _forms(text):
+        with suppress(DataError):  # this form has no formula
+            return _grade_form(other_text, form).verdict == "correct"
+    return False
 
 
 def _forms(text: str) -> list[str]:

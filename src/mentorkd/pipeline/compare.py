@@ -203,6 +203,7 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
             {**row(one), "frontier": [{**each, "source": name(each["source"])} for each in one["frontier"]]}
             for one in inputs.rounds
         ],
+        sampled=[row(one) for one in inputs.sampled],
         rationales=[
             (question, [replace(one, source=name(one.source)) for one in written])
             for question, written in inputs.rationales
@@ -252,7 +253,7 @@ def _together(runs: Sequence[Run], command: str) -> ReportInputs:
     accounts = [run.inputs.teacher for run in runs if run.inputs.teacher is not None]
     parts: dict[str, Any] = {
         part: [one for run in runs for one in getattr(run.inputs, part)]
-        for part in ("learners", "filters", "dropped", "soft_labels", "trials", "rounds")
+        for part in ("learners", "filters", "dropped", "soft_labels", "trials", "rounds", "sampled")
     }
     keyed: dict[str, Any] = {
         part: {key: one for run in runs for key, one in getattr(run.inputs, part).items()}

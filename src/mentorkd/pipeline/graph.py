@@ -20,8 +20,8 @@ in its fingerprint. A stage that is finished as a whole stays so.
 | train (from trained weights) | the same and `initial` |
 | rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |
-| augment, evaluate | `questions`, `model` (if the learner is trained) |
-| augment, evaluate, annotate (of shards) | `questions`, `shard/NUMBER` |
+| augment, evaluate, sample | `questions`, `model` (if the learner is trained) |
+| augment, evaluate, sample, annotate (of shards) | `questions`, `shard/NUMBER` |
 | report | `KIND/LEARNER/SEED` of every learner, `train/LEARNER/SEED/FOLD` of further folds, and every other stage |
 
 A learner with own texts has a chain of trainings, each with the texts that the model before it wrote: train, then augment, score and
@@ -77,6 +77,7 @@ CODE_VERSIONS = {
     "search": 1,
     "augment": 2,
     "evaluate": 3,
+    "sample": 1,
     "report": 9,
 }
 
@@ -266,6 +267,10 @@ class _Seed:
             self.text[name] = self._add("augment", name, writing, inputs, shards=shards)
         answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.eval_prompt]
         self._add("evaluate", name, [*answering, self._untrained(name)], model, shards=self.shards.over("test"))
+        if learner.sampling.test_samples:
+            sampling = learner.sampling.model_dump(exclude={"samples"})
+            settings = [sampling, learner.eval_prompt, self.seed, self._untrained(name)]
+            self._add("sample", name, settings, model, shards=self.shards.over("test"))
 
     def add_budget(self) -> None:
         """Add the stage that decides how many updates every arm gets. The stages of all their sources must be there."""
@@ -480,7 +485,7 @@ def _by_position(value: Any, sources: Sequence[str]) -> Any:
 
 def _writing(learner: Learner, sampling: SamplingConfig, seed: int) -> list[Any]:
     """What decides the texts of a learner beside its weights."""
-    return [sampling.model_dump(), learner.prompt, learner.target, seed]
+    return [sampling.model_dump(exclude={"test_samples"}), learner.prompt, learner.target, seed]
 
 
 def row_settings(recipe: Recipe, name: str, hub: HubModels = UNKNOWN) -> list[Any]:

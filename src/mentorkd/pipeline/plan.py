@@ -111,6 +111,8 @@ class Estimates:
                 rows = self._samples(name, stage.round)
             case "evaluate":
                 rows = self.questions["test"]
+            case "sample":
+                rows = self.questions["test"] * self.recipe.learners[name].sampling.test_samples
             case _:
                 return {}
         return {"rows": rows, "tokens": rows * self.tokens_per_rationale}

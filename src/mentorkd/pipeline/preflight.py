@@ -39,7 +39,7 @@ def check(recipe: Recipe, kinds: Collection[str]) -> None:
     """Raise an error for what would fail at a stage of these kinds."""
     if "annotate" in kinds:
         open_teacher(recipe).check()
-    if "train" in kinds or "evaluate" in kinds:
+    if not {"train", "evaluate", "sample"}.isdisjoint(kinds):
         check_models(recipe)
 
 

@@ -346,6 +346,15 @@ class EvaluateRecord(StageRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleRecord(StageRecord):
+    """A learner's sampled answers to the test questions by verdict, and the engine that sampled them."""
+
+    kind: str = "sample"
+    predictions: dict[Verdict, int]
+    engine: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportRecord(StageRecord):
     """How many learners and test questions the report compares."""
 
@@ -367,6 +376,7 @@ RECORDS: dict[str, type[StageRecord]] = {
         ScoreRecord,
         AugmentRecord,
         EvaluateRecord,
+        SampleRecord,
         ReportRecord,
     )
 }

@@ -456,6 +456,10 @@ class RunFolder:
         """Answers to the test questions."""
         return read_jsonl(self.output(stage, "predictions.jsonl"), Prediction)
 
+    def samples(self, stage: str) -> list[Prediction]:
+        """Sampled answers to the test questions: those of a question follow each other, as they were sampled."""
+        return read_jsonl(self.output(stage, "samples.jsonl"), Prediction)
+
     def metrics(self, stage: str) -> list[dict[str, Any]]:
         """The log of a training."""
         file = self.output(stage, "metrics.jsonl")

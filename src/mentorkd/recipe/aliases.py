@@ -24,6 +24,9 @@ LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "gguf_file", "laye
 LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
 """Settings of learners that were added later, with the values that change nothing: fingerprints leave these out."""
 
+LATER_SAMPLING = {"test_samples": 0}
+"""The same for settings of a sampling."""
+
 LATER_TRAINING = {"processes": 1, "sharding": "none", "split": "none"}
 """The same for settings of a training."""
 
@@ -53,7 +56,7 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
             filters[old] = filters.pop(new)
         if filters["weight"] == "equal":
             del filters["weight"]
-    raw["training"] = later_training(raw["training"])
+    raw["training"], raw["sampling"] = later_training(raw["training"]), later_sampling(raw["sampling"])
     raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
@@ -77,14 +80,20 @@ def later_settings(learner: Mapping[str, Any]) -> dict[str, Any]:
     }
     if settings.get("soft_label_store") == "auto":
         settings["soft_label_store"] = "hidden"
-    if "training" in settings:
-        settings["training"] = later_training(settings["training"])
+    for key, later in (("training", later_training), ("sampling", later_sampling)):
+        if key in settings:
+            settings[key] = later(settings[key])
     return settings
 
 
 def later_training(training: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training as fingerprints hash them: without later ones that say nothing."""
     return {key: value for key, value in training.items() if key not in LATER_TRAINING or value != LATER_TRAINING[key]}
+
+
+def later_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a sampling as fingerprints hash them: without later ones that say nothing."""
+    return {key: value for key, value in sampling.items() if key not in LATER_SAMPLING or value != LATER_SAMPLING[key]}
 
 
 def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

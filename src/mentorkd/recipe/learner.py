@@ -23,7 +23,7 @@ class Strict(BaseModel):
     )
 
 
-StageKind = Literal["annotate", "augment", "score", "train", "evaluate"]
+StageKind = Literal["annotate", "augment", "score", "train", "evaluate", "sample"]
 """Kinds of stages that run models."""
 
 
@@ -293,11 +293,13 @@ class SamplingConfig(Strict):
     samples: int = Field(default=3, ge=1)
     """Rationales that a mentor writes per question (the paper: 3)."""
     temperature: float = Field(default=0.7, gt=0.0)
-    """Softmax temperature of augmentation. Evaluation is greedy."""
+    """Softmax temperature of augmentation, and of `test_samples`. Evaluation is greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Nucleus sampling: the smallest set of tokens with this probability mass."""
     top_k: int = Field(default=0, ge=0)
     """Sample from the k most likely tokens; 0 samples from all."""
+    test_samples: int = Field(default=0, ge=0)
+    """Texts to sample per test question beside the greedy one, for the report's majority vote and pass@k; 0 samples none."""
     max_new_tokens: int = Field(default=512, ge=1)
     """Longest text to generate, in augmentation, validation and evaluation."""
     batch_size: int = Field(default=32, ge=1)

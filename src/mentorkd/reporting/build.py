@@ -49,6 +49,7 @@ def build_results(inputs: ReportInputs) -> schema.Results:
         "match": inputs.match,
         "trials": [cast(schema.Trial, dict(row)) for row in inputs.trials],
         "rounds": [cast(schema.RoundResult, dict(row)) for row in inputs.rounds],
+        "sampled": [cast(schema.SampledResult, dict(row)) for row in inputs.sampled],
         "filters": [schema.row_of(schema.FilterCount, row) for row in inputs.filters],
         "dropped": [schema.row_of(schema.DroppedRows, row) for row in inputs.dropped],
         "curves": [

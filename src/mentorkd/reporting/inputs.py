@@ -113,6 +113,8 @@ class ReportInputs:
     """The fields of `Trial`."""
     rounds: Sequence[Mapping[str, Any]] = ()
     """The fields of `RoundResult`."""
+    sampled: Sequence[Mapping[str, Any]] = ()
+    """The fields of `SampledResult`."""
     rationales: Sequence[tuple[Question, Sequence[Rationale]]] = ()
     """Training questions with rationales of the teacher and the mentors, to be shown."""
     written: int = 0

@@ -52,6 +52,7 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
     parts += [f"![{title}]({file})" for title, file in plots.items()]
     shared = ", ".join(f"{name} {value}" for name, value in rows.shared_settings(results).items())
     for title, table, note in (
+        ("Votes and pass@k", rows.sampled_rows(results), views.SAMPLED),
         ("Sweep", rows.sweep_rows(results), ""),
         ("Search", rows.trial_rows(results), "Settings tried, on validation questions only."),
         (

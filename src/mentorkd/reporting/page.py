@@ -69,6 +69,8 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         own_text_plots=[Markup(svg) for name, svg in plots.items() if name.startswith("own-texts-")],
         curves=[Markup(svg) for name, svg in plots.items() if name.startswith("curves-")],
         gains=[_gain(decomposition, results) for decomposition in results["decompositions"]],
+        sampled=rows.sampled_rows(results),
+        sampled_note=views.SAMPLED,
         sweep=rows.sweep_rows(results),
         sweep_plots=[Markup(svg) for name, svg in plots.items() if name.startswith("sweep")],
         trials=rows.trial_rows(results),

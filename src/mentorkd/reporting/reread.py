@@ -41,6 +41,7 @@ def inputs_of(results: Results, answers: Answers) -> ReportInputs:
         soft_labels=list(results["soft_labels"]),
         trials=list(results["trials"]),
         rounds=list(results.get("rounds", [])),  # reports of earlier versions have none
+        sampled=list(results.get("sampled", [])),
         stages={row["name"]: StageCost(kind=row["stage"], **_shared(StageCost, row)) for row in costs},
         serving={
             (row["learner"], int(seed)): names

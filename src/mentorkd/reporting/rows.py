@@ -26,6 +26,7 @@ from mentorkd.reporting.schema import (
     FilterCount,
     LearnerResult,
     Results,
+    SampledResult,
     StageCostResult,
 )
 from mentorkd.reporting.views import shown_learners, validated_on, validated_on_test
@@ -227,6 +228,43 @@ def _values(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, set[str]]:
     """The distinct values of every setting that at least one learner uses."""
     keys = dict.fromkeys(key for own in settings.values() for key, value in own.items() if value is not None)
     return {key: {repr(own.get(key)) for own in settings.values()} for key in keys}
+
+
+def sampled_rows(results: Results) -> Rows:
+    """One row for each learner with sampled answers, beside its greedy accuracy."""
+    learners = {learner["name"]: learner for learner in results["learners"]}
+    rows = []
+    for row, shares in zip(results["sampled"], sampled_shares(results["sampled"]), strict=True):
+        learner, vote = learners[row["learner"]], row["vote"]
+        gain = None if vote is None else vote["gain"]
+        cells = {
+            "learner": mark_on_test(row["learner"], learner["on_test"]),
+            "greedy % [95 %]": format_share(learner["accuracy"], learner["interval"]),
+            "vote − greedy in points": "–"
+            if vote is None or gain is None
+            else format_points(gain, vote["gain_interval"]),
+        }
+        rows.append(cells | shares)
+    return rows
+
+
+def sampled_shares(sampled: Sequence[SampledResult]) -> Rows:
+    """The sampling, vote and pass@k of each row; without columns of the vote where no row has one."""
+    numbers = sorted({passed["k"] for row in sampled for passed in row["pass_at_k"]})
+    voted = any(row["vote"] for row in sampled)
+    rows = []
+    for row in sampled:
+        vote, passed = row["vote"], {f"pass@{one['k']} % [95 %]": one for one in row["pass_at_k"]}
+        cells = {"samples": str(row["samples"]), "temperature": f"{row['temperature']:g}"}
+        if voted:
+            cells["vote % [95 %]"] = "–" if vote is None else format_share(vote["share"], vote["interval"])
+        for column in (f"pass@{k} % [95 %]" for k in numbers):
+            one = passed.get(column)
+            cells[column] = "–" if one is None else format_share(one["share"], one["interval"])
+        if voted:
+            cells["ties %"] = format_share(None if vote is None else vote["ties"])
+        rows.append({**cells, "no answer %": format_share(row["no_answer"])})
+    return rows
 
 
 def funnel_rows(results: Results) -> Rows:

@@ -328,6 +328,63 @@ class Trial(TypedDict):
     """Whether the search selected it."""
 
 
+class SampledShare(TypedDict):
+    """A share of the test questions that are answered correctly in some way, from sampled texts."""
+
+    share: float
+    """Mean over questions and seeds."""
+    interval: Bounds
+    """Wilson's interval of `share`, for the effective number of trials: the unit is the question with all its seeds and texts."""
+    per_seed: list[float]
+    """`share` of each seed."""
+
+
+class PassAtK(SampledShare):
+    """The estimated share of questions with a correct answer among k texts. It also has the fields of `SampledShare`."""
+
+    k: int
+    """Number of texts; with as many as were sampled, the share is counted. Else it is the unbiased estimate from all of them,
+    1 - C(n - c, k) / C(n, k) for c correct texts of n (Chen et al. 2021, arXiv 2107.03374)."""
+
+
+class MajorityVote(SampledShare):
+    """The answer that most of a question's texts have (self-consistency, Wang et al. 2022, arXiv 2203.11171).
+
+    Of equally frequent answers, the one that was sampled first is taken. A text without an answer does not vote; a question without any
+    answer counts as not correct. It also has the fields of `SampledShare`.
+    """
+
+    ties: float
+    """Share of questions, over all seeds, with several most frequent answers."""
+    gain: float | None
+    """`share` minus the accuracy of the greedy answers, paired by question and seed; null where these are unknown."""
+    gain_interval: Bounds | None
+    """Student's t interval of `gain`, not corrected for the number of learners; null where `gain` is."""
+
+
+class SampledResult(TypedDict):
+    """Several sampled answers of one learner to each test question."""
+
+    learner: str
+    """The learner."""
+    seeds: list[int]
+    """Its seeds, in the order of `per_seed`."""
+    samples: int
+    """Texts sampled for each question and seed."""
+    temperature: float
+    """Softmax temperature of the sampling."""
+    top_p: float
+    """Probability mass of the nucleus; 1 without nucleus sampling."""
+    top_k: int
+    """Number of most likely tokens to sample from; 0 for all."""
+    no_answer: float
+    """Share of texts without an answer."""
+    pass_at_k: list[PassAtK]
+    """For k = 1, 2, 4, ... and `samples`. For k = 1 it is the mean accuracy of the texts."""
+    vote: MajorityVote | None
+    """The majority vote; null where it was not asked for."""
+
+
 class OwnTextsResult(TypedDict):
     """The texts that a learner wrote for a round, before the training of the round.
 
@@ -428,6 +485,8 @@ class Results(TypedDict):
     """Settings tried by searches."""
     rounds: list[RoundResult]
     """Trainings of the learners that read their own texts."""
+    sampled: list[SampledResult]
+    """Majority vote and pass@k of the learners with `test_samples`, in the recipe's order."""
     filters: list[FilterCount]
     """Number of rationales before and after each filter."""
     dropped: list[DroppedRows]
@@ -570,7 +629,7 @@ class StageCostResult(TypedDict):
     dollars: float | None
     """Cost of its queries to the teacher; null without any."""
     stage: str
-    """Kind of stage: annotate, train, augment, score or evaluate."""
+    """Kind of stage: annotate, train, augment, score, evaluate or sample."""
     learner: str | None
     """The learner it belongs to."""
     seed: int | None

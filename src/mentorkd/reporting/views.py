@@ -21,6 +21,14 @@ COSTS = (
     "mentors) are counted in full, as if they served this learner alone."
 )
 
+SAMPLED = (
+    "Several sampled texts for each test question. Vote: the answer that most of them have; of equally frequent answers (ties) the one "
+    "that was sampled first, and texts without an answer do not vote. pass@k: estimated share of questions with a correct answer "
+    "among k texts, which needs somebody who recognises it; pass@1 is the mean accuracy of the texts. Mean over seeds; the unit of "
+    "the intervals is the question with all its seeds and texts. vote − greedy is paired by question and seed, and its interval is "
+    "not corrected for the number of learners."
+)
+
 OFTEN_CUT = 0.1
 """Share of truncated answers above which the report says so in words."""
 

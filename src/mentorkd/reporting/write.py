@@ -13,7 +13,7 @@ from mentorkd.reporting.drawing import standalone
 from mentorkd.reporting.markdown import render_markdown
 from mentorkd.reporting.page import render_page
 from mentorkd.reporting.plots import draw_plots
-from mentorkd.reporting.rows import decomposition_rows, learner_rows, pair_rows, sweep_rows
+from mentorkd.reporting.rows import decomposition_rows, learner_rows, pair_rows, sampled_rows, sweep_rows
 from mentorkd.reporting.schema import SCHEMA, Results
 from mentorkd.reporting.tables import comparisons_csv, decomposition_csv, latex_table, learners_csv
 
@@ -50,8 +50,9 @@ def _tables(results: Results) -> dict[str, str]:
             {"model": each["model"], **row} for each in results["decompositions"] for row in decomposition_rows(each)
         ]
         tables |= {"decomposition.csv": decomposition_csv(results), "decomposition.tex": latex_table(rows, 2)}
-    if rows := sweep_rows(results):
-        tables |= {"sweep.tex": latex_table(rows, 1)}
+    for name, rows in (("sweep", sweep_rows(results)), ("sampled", sampled_rows(results))):
+        if rows:
+            tables[f"{name}.tex"] = latex_table(rows, 1)
     return tables
 
 

@@ -74,3 +74,35 @@ def test_an_empty_answer_is_no_answer_and_an_empty_gold_answer_is_an_error() -> 
 def test_a_text_without_a_gold_answer_is_neither_correct_nor_wrong(text: str) -> None:
     question = Question.create("2 + 3?", "", "unlabelled")
     assert Grader("number")(text, question) == Graded(extract(text, "number"), "ungraded")
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "texts", "predicted"),
+    [
+        ("number", "3", ["--> 1/2", "--> 0.5", "--> 3.0", "none", "--> 1,000", "--> 1000"], "0.5 0.5 3 - 1000 1000"),
+        ("choice", "B", ["--> (A)", "--> A. yes", "so (B)", "--> ?"], "A A B -"),
+        ("yes_no", "yes", ["--> True", "--> yes", "--> no"], "yes yes no"),
+        ("text", "ab", ["--> Ab.", '--> "ab"', "--> ba"], "ab ab ba"),
+        pytest.param(
+            "math",
+            "\\sqrt{2}",
+            [
+                "--> \\frac{1}{2}",
+                "--> \\sqrt{8}/2",
+                "--> 0.5",
+                "no idea",
+                "--> \\sqrt 2",
+                "--> (x+1)^2",
+                "--> x^2+2x+1",
+                "--> 2/4",
+            ],
+            "1/2 sqrt(8)/2 1/2 - sqrt(8)/2 (x+1)**2 (x+1)**2 1/2",
+            marks=math,
+        ),
+    ],
+)
+def test_equal_answers_to_a_question_have_one_form(kind: str, gold: str, texts: list[str], predicted: str) -> None:
+    graded = Grader(kind).each(texts, Question.create("Which?", gold, "test"))  # type: ignore[arg-type]
+    assert [(one.predicted or "-").replace(" ", "") for one in graded] == predicted.split()
+    alone = [Grader(kind)(text, Question.create("Which?", gold, "test")) for text in texts]  # type: ignore[arg-type]
+    assert [one.verdict for one in graded] == [one.verdict for one in alone]

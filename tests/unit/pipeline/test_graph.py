@@ -142,6 +142,23 @@ def test_a_stage_that_is_finished_whole_stays_whole_and_only_with_its_own_settin
     assert len(other[AUGMENT].merged) == 3
 
 
+def test_test_samples_add_a_stage_and_change_no_other(recipe: Path) -> None:
+    before, after = compiled(recipe), compiled(recipe, "sampling.test_samples=4")
+    added = {f"learners/{name}/seed-1/sample" for name in ("mentor", "vanilla", "student", "own")}
+    assert after.keys() - before.keys() == added
+    assert after.keys() >= before.keys()
+    assert {name for name in before if before[name].fingerprint != after[name].fingerprint} == {"report"}
+    assert after["report"].inputs["sample/twin/1"] == "learners/student/seed-1/sample"
+    student = "learners/student/seed-1/sample"
+    assert after[student].inputs == before["learners/student/seed-1/evaluate"].inputs
+    for other in ("test_samples=5", "top_p=0.9", "max_new_tokens=20"):
+        changed = compiled(recipe, "sampling.test_samples=4", f"learners.student.sampling.{other}")
+        assert changed[student].fingerprint != after[student].fingerprint
+    assert compiled(recipe, "sampling.test_samples=4", "shards=3")[student].merged == [
+        f"{student}/shard-{number}" for number in range(3)
+    ]
+
+
 def test_only_a_local_teacher_is_cut(recipe: Path) -> None:
     local = compiled(recipe, "shards=3", "teacher={kind: local, model: some/model}")
     assert local["annotate"].merged == [f"annotate/shard-{number}" for number in range(3)]

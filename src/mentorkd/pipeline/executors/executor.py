@@ -12,7 +12,7 @@ from mentorkd.pipeline.run_folder import Stage
 StageProgress = Callable[[Stage, int, int], None]
 Note = Callable[[str, Stage], None]
 
-CHECKED_KINDS = frozenset({"annotate", "train", "evaluate"})
+CHECKED_KINDS = frozenset({"annotate", "train", "evaluate", "sample"})
 """Kinds of stages that are checked before anything runs."""
 
 

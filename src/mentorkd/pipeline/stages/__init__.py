@@ -32,6 +32,7 @@ def step_of(kind: str) -> Step:
     from mentorkd.pipeline.stages.prepare import prepare
     from mentorkd.pipeline.stages.report import report
     from mentorkd.pipeline.stages.rounds import rounds
+    from mentorkd.pipeline.stages.sample import sample
     from mentorkd.pipeline.stages.score import score
     from mentorkd.pipeline.stages.search import search
     from mentorkd.pipeline.stages.train import train
@@ -47,6 +48,7 @@ def step_of(kind: str) -> Step:
         "search": search,
         "augment": augment,
         "evaluate": evaluate,
+        "sample": sample,
         "report": report,
     }
     return steps[kind]

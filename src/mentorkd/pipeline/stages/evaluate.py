@@ -34,32 +34,43 @@ def _merged(context: RunContext, stage: Stage, workdir: Path, questions: Sequenc
 
 
 def predict(
-    context: RunContext, engine: Engine, name: str, seed: int, questions: Sequence[Question], journal: Path
+    context: RunContext,
+    engine: Engine,
+    name: str,
+    seed: int,
+    questions: Sequence[Question],
+    journal: Path,
+    params: SamplingParams | None = None,
 ) -> list[Prediction]:
-    """Greedy answers of the learner `name`: one prediction for each question, in their order."""
+    """Answers of the learner `name` to the questions, in their order: one each, greedy, or `params.n` that follow each other.
+
+    `predicted` is equal for the equal answers to a question.
+    """
     learner = context.recipe.learners[name]
+    params = params or SamplingParams(max_new_tokens=learner.sampling.max_new_tokens)
     completions = sample_resumably(
         engine,
         [render_prompt(question.text, learner.eval_prompt) for question in questions],
-        SamplingParams(max_new_tokens=learner.sampling.max_new_tokens),
+        params,
         seed=seed,
         journal=journal,
-        chunk=CHUNK_BATCHES * learner.sampling.batch_size,
+        chunk=max(1, CHUNK_BATCHES * learner.sampling.batch_size // params.n),
         on_progress=context.progress,
     )
     predictions = []
-    for question, (completion,) in zip(questions, completions, strict=True):
-        graded = context.grader(completion.text, question)
-        predictions.append(
-            Prediction(
-                question_id=question.id,
-                learner=name,
-                seed=seed,
-                text=completion.text,
-                predicted=graded.predicted,
-                verdict=graded.verdict,
-                tokens=completion.tokens,
-                finished=completion.finish_reason == "stop",
+    for question, samples in zip(questions, completions, strict=True):
+        grades = context.grader.each([completion.text for completion in samples], question)
+        for completion, graded in zip(samples, grades, strict=True):
+            predictions.append(
+                Prediction(
+                    question_id=question.id,
+                    learner=name,
+                    seed=seed,
+                    text=completion.text,
+                    predicted=graded.predicted,
+                    verdict=graded.verdict,
+                    tokens=completion.tokens,
+                    finished=completion.finish_reason == "stop",
+                )
             )
-        )
     return predictions

@@ -34,11 +34,19 @@ from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.rounds import rounds_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.vocabularies import soft_label_form
-from mentorkd.records import TEACHER, Question, Rationale
+from mentorkd.records import TEACHER, Prediction, Question, Rationale
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.format import format_range, format_updates
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
-from mentorkd.reporting.schema import FrontierResult, OwnTextsResult, RoundResult, TeacherAccount, TrainingData
+from mentorkd.reporting.schema import (
+    FrontierResult,
+    OwnTextsResult,
+    RoundResult,
+    SampledResult,
+    TeacherAccount,
+    TrainingData,
+)
+from mentorkd.reporting.votes import Sampled, build_sampled, count_ballots
 from mentorkd.reporting.write import write_report
 from mentorkd.teachers.annotate import open_teacher
 
@@ -79,6 +87,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         return {run: stage.inputs[part] for run, part in roles.items() if part in stage.inputs}
 
     train, augment, evaluate = stages_of("train"), stages_of("augment"), stages_of("evaluate")
+    sample = stages_of("sample")
     trained = {run: folder.record_of(TrainRecord, name) for run, name in train.items()}
     prepared, annotated = folder.record_of(PrepareRecord, "prepare"), folder.record_of(AnnotateRecord, "annotate")
     asked = annotated.asked
@@ -93,6 +102,12 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
     assert recipe.task.answer is not None
+    learners = [_learner(name, recipe, trained, folder.hub_models) for name in recipe.learners]
+    test = [question for question in questions if question.split == "test"]
+    predictions = {
+        (name, seed): [replace(row, learner=name, seed=seed) for row in folder.predictions(stage_name)]
+        for (name, seed), stage_name in evaluate.items()
+    }
     return ReportInputs(
         name=recipe.name,
         task={
@@ -103,12 +118,9 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
             "test": prepared.questions["test"],
         },
         seeds=recipe.seeds,
-        learners=[_learner(name, recipe, trained, folder.hub_models) for name in recipe.learners],
-        questions=[question for question in questions if question.split == "test"],
-        predictions={
-            (name, seed): [replace(row, learner=name, seed=seed) for row in folder.predictions(stage_name)]
-            for (name, seed), stage_name in evaluate.items()
-        },
+        learners=learners,
+        questions=test,
+        predictions=predictions,
         training=_training_data(questions, teacher),
         recipe_digest=recipe_digest(folder),
         match=recipe.match,
@@ -145,6 +157,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
             for trial in record.search.tried
         ],
         rounds=[row for run, record in trained.items() for row in _rounds(*run, record.rounds or [])],
+        sampled=_sampled(recipe, folder, learners, [question.id for question in test], sample, predictions),
         rationales=_side_by_side(questions, teacher, rationales, recipe.seeds[0]),
         written=len({row.question_id for row in chain(teacher, *rationales.values())} & labelled),
         stages=_costs({name: folder.record(name) for name in stage.needs}),
@@ -154,6 +167,33 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         protocol=[*_protocol(recipe, trained), *_unlabelled(recipe, prepared)],
         manifest=manifest,
     )
+
+
+def _sampled(
+    recipe: Recipe,
+    folder: RunFolder,
+    learners: Sequence[LearnerInfo],
+    questions: Sequence[str],
+    stages: Mapping[tuple[str, int], str],
+    predictions: Mapping[tuple[str, int], Sequence[Prediction]],
+) -> list[SampledResult]:
+    """The votes and pass@k of the learners that the recipe samples, with `stages` that sampled them."""
+    sampled = {}
+    for info in learners:
+        sampling = recipe.learners[info.name].sampling
+        if not sampling.test_samples:
+            continue
+        alike = [other.name for other in learners if other.model_key == info.model_key and other.rationales]
+        runs = {seed: (info.name, seed) for seed in recipe.seeds}
+        sampled[info.name] = Sampled(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            ballots={seed: count_ballots(folder.samples(stages[run]), questions) for seed, run in runs.items()},
+            greedy={seed: count_ballots(predictions[run], questions) for seed, run in runs.items()},
+            peers=[other for other in alike if other != info.name] if info.rationales else [],
+        )
+    return build_sampled(sampled)
 
 
 def _rounds(learner: str, seed: int, rounds: Sequence[RoundOutcome]) -> list[RoundResult]:
