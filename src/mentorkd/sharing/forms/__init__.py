@@ -18,5 +18,13 @@ def form_of(name: str) -> Form:
             from mentorkd.sharing.forms.hf import HF
 
             return HF
+        case "lm-eval":
+            from mentorkd.sharing.forms.lm_eval import LM_EVAL
+
+            return LM_EVAL
+        case "inspect":
+            from mentorkd.sharing.forms.inspect import INSPECT
+
+            return INSPECT
         case _:
             raise RunError(f"got --as {name}; expected one of {', '.join(FORMS)}")
