@@ -1,4 +1,4 @@
-"""Results that other tools check again: lm-eval asks and grades anew, and Inspect reads the log. Each tool is in an environment of
+"""Results that other tools check again: lm-eval asks and grades again, and Inspect reads the log. Each tool is in an environment of
 its own, whose programs MENTORKD_LM_EVAL (`lm-eval`) and MENTORKD_INSPECT (`inspect`) name, or PATH has."""
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learners = {name: {"model": model} for name, model in models.items()}
     recipe = write_small_recipe(folder, learners=learners)
     write_task(folder / "data", seed=7, train=120, validation=10, test=40, annotated=120, samples=2)
-    overrides = ["training.learning_rate=0.001", "learners.nano.sampling.max_new_tokens=120"]
+    nano = {"sampling.max_new_tokens": 100, "training.updates": 200, "training.batch_size": 12}
+    overrides = ["training.learning_rate=0.001", "training.schedule=linear", "training.warmup_ratio=0.1"]
+    overrides += [f"learners.nano.{key}={value}" for key, value in nano.items()]
     Pipeline(load_recipe(recipe, overrides), folder / "run").run()
     return folder / "run"
 
@@ -91,7 +93,13 @@ def test_lm_eval_gives_the_accuracy_of_the_run_to_the_question(finished: Path, t
     source = open_source(finished, learner, None)
     task = export(source, "lm-eval", tmp_path / "task")
     model = export(source, "hf", tmp_path / "model")
-    command = (task / "README.md").read_text().split("```")[1].replace("\\\n", "").strip().splitlines()[-1]
+    readme = (task / "README.md").read_text()
+    if learner == "nano":  # the limit of the nano models, 128 tokens, is not that of the learner
+        assert "sets `max_new_tokens: 128`" in readme
+        config = json.loads((model / "generation_config.json").read_text())
+        del config["max_new_tokens"]
+        (model / "generation_config.json").write_text(json.dumps(config))
+    command = readme.split("```")[1].replace("\\\n", "").strip().splitlines()[-1]
     run(lm_eval, *shlex.split(command.replace("MODEL", str(model)))[1:], cwd=task)
     (log,) = task.glob("results/*/samples_*.jsonl")
     rows = [json.loads(line) for line in log.read_text().splitlines()]

@@ -136,7 +136,7 @@ def test_a_causal_model_reads_the_separator_and_no_end_token(
     longest = max(len(encode_prompt(made, "causal", row["question"])) for row in rows)
     readme = (task / "README.md").read_text()
     assert f"--model_args pretrained=MODEL,max_length={longest + 24}{argument} --log_samples" in readme
-    assert "99 new tokens" in readme
+    assert "`max_new_tokens: 99`" in readme
 
 
 def test_a_chat_model_is_asked_by_its_template(source: Source, tmp_path: Path) -> None:

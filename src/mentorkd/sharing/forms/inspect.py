@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -127,14 +128,14 @@ def _plan(source: Source) -> Json:
     return {"name": "plan", "steps": [step], "config": _decoding(source)}
 
 
-def _results(predictions: list[Prediction]) -> Json:
+def _results(predictions: Sequence[Prediction]) -> Json:
     count = len(predictions)
     accuracy = sum(prediction.verdict == "correct" for prediction in predictions) / count
     # Of the mean, from the sample variance, as Inspect computes it.
     error = math.sqrt(accuracy * (1 - accuracy) / (count - 1)) if count > 1 else 0.0
     values = {"accuracy": accuracy, "stderr": error}
     metrics = {name: {"name": name, "value": value, "params": {}} for name, value in values.items()}
-    score = {"name": _SCORER, "scorer": _SCORER, "scored_samples": count, "unscored_samples": 0, "params": {}}
+    score: Json = {"name": _SCORER, "scorer": _SCORER, "scored_samples": count, "unscored_samples": 0, "params": {}}
     return {"total_samples": count, "completed_samples": count, "scores": [{**score, "metrics": metrics}]}
 
 

@@ -58,6 +58,7 @@ metadata: {{version: 1.0}}
 _UTILS = '''\
 """The questions of the task, and their grading by mentorkd {version}."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -71,9 +72,10 @@ GRADER = Grader({kind!r}, {choices!r})
 
 
 def questions(**_):
-    import datasets
+    from datasets import Dataset
 
-    return {{"test": datasets.Dataset.from_json(str(FOLDER / "questions.jsonl"))}}
+    with (FOLDER / "questions.jsonl").open(encoding="utf-8") as file:
+        return {{"test": Dataset.from_list([json.loads(line) for line in file])}}
 
 
 def process_results(doc, results):
@@ -102,8 +104,8 @@ room for the longest prompt and text, so that no prompt is cut.
 The run's own accuracy with seed {seed}: {correct:,} of {count:,} ({accuracy:.2%}); {unanswered:,} texts state no answer.
 """
 _OWN_LIMIT = """
-The model's generation config has a limit of its own, {own:,} new tokens, which lm-eval cannot change: texts end there, and not
-after {tokens:,} tokens. In the run, {cut:,} texts were cut at {tokens:,}.
+The model's `generation_config.json` sets `max_new_tokens: {own}`, which goes before the task's limit. Remove it there; otherwise texts are
+cut after {own:,} tokens and not after {tokens:,}. In the run, {cut:,} texts were cut.
 """
 
 
