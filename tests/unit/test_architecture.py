@@ -15,7 +15,7 @@ from places import ROOT, SOURCE
 
 FLOORS = [
     ["errors", "precision", "printable", "quickstart"],
-    ["records", "statistics", "files", "chat"],
+    ["records", "statistics", "files"],
     ["hub"],
     ["paper", "grading"],
     ["recipe"],
@@ -24,7 +24,7 @@ FLOORS = [
     ["distillation", "generation"],
     ["training", "teachers"],
     ["pipeline"],
-    ["web"],
+    ["web", "sharing"],
     ["__init__", "cli"],
     ["__main__"],
 ]
@@ -39,7 +39,7 @@ LIGHT = [
     "records",
     "files",
     "files.seals",
-    "chat",
+    "hub.chat",
     "hub",
     "recipe.schema",
     "recipe.load",

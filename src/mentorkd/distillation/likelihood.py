@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from mentorkd.chat import DATE
 from mentorkd.data.batching import Collator, sides_of, sorted_batches
 from mentorkd.data.encoding import TextEncoder, encode_rows
 from mentorkd.data.prompts import TargetForm, render_prompt, render_target
 from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel
 from mentorkd.files import digest_path, fingerprint, journal_line, read_journal
 from mentorkd.hub import UNKNOWN, cached_commit
+from mentorkd.hub.chat import DATE
 from mentorkd.models import LoadedModel, load_folder, load_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.records import Progress, Question, Rationale, content_id

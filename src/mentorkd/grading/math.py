@@ -79,7 +79,7 @@ class _Worker:
 
     def __init__(self, seconds: float) -> None:
         # Not multiprocessing: its children run the caller's main module again, which may not be written for that.
-        code = f"from mentorkd.grading.math import _serve; _serve({seconds!r})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve; _serve({seconds!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.PIPE,

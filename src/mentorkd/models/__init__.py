@@ -31,9 +31,9 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-from mentorkd.chat import fixed_template
 from mentorkd.errors import ModelError
 from mentorkd.hub import cached_commit
+from mentorkd.hub.chat import fixed_template
 from mentorkd.models.gguf import plain_folder
 from mentorkd.models.layers import Stack, cut_config, cut_model
 from mentorkd.models.loading import LOADING_ERRORS, loading, one_line

@@ -38,11 +38,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from mentorkd.chat import DATE
 from mentorkd.data.overlay import identity, in_effect
 from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
+from mentorkd.hub.chat import DATE
 from mentorkd.pipeline.records import BudgetRecord, PrepareRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage, part_role, role
 from mentorkd.pipeline.shards import Shards, shard_name, shard_role

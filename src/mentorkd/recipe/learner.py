@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from mentorkd.chat import RESERVED
 from mentorkd.hub import GGUF
+from mentorkd.hub.chat import RESERVED
 from mentorkd.recipe.objectives import OBJECTIVES, DivergenceName, ObjectiveName, task_prompt
 from mentorkd.records import SELF, TEACHER
 

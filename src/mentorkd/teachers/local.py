@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mentorkd.chat import date_of, stored_templates
 from mentorkd.errors import ModelError
 from mentorkd.files import digest_path, fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine, SamplingParams
 from mentorkd.generation.resumable import CHUNK_BATCHES
 from mentorkd.hub import cached_commit, on_hub
+from mentorkd.hub.chat import date_of, stored_templates
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.teacher import LocalTeacherConfig
 from mentorkd.records import Progress, Question, content_id

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-from mentorkd.chat import fixed_date
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example, TextEncoder, encode_rows
 from mentorkd.data.examples import TextExample
@@ -29,6 +28,7 @@ from mentorkd.errors import DataError, ModelError, TrainingError
 from mentorkd.files import fingerprint
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import SamplingParams
+from mentorkd.hub.chat import fixed_date
 from mentorkd.models import LoadedModel, chat_template, load_folder, save_model
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.model_card import model_card

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-from mentorkd.chat import asks_for_date, stored_templates
 from mentorkd.files import digest_path
+from mentorkd.hub.chat import asks_for_date, stored_templates
 
 GGUF = ".gguf"
 """How the name of a GGUF file ends."""

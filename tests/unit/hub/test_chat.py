@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 from transformers.utils import chat_template_utils
 
-from mentorkd.chat import DATE, asks_for_date, fixed_date, fixed_template, stored_templates
 from mentorkd.data.prompts import chat_prompt
 from mentorkd.errors import ModelError
+from mentorkd.hub.chat import DATE, asks_for_date, fixed_date, fixed_template, stored_templates
 from mentorkd.models import load_folder, load_model, load_tokenizer, save_model
 from mentorkd.recipe.learner import ModelConfig
 from tiny_models import tiny_llama, tiny_tokenizer

@@ -1,0 +1,59 @@
+"""A trained learner of a run, as exports read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mentorkd.errors import RunError
+from mentorkd.pipeline.run import Pipeline, open_run
+from mentorkd.recipe.learner import Learner
+from mentorkd.records import TEACHER, Prediction, Question
+
+
+@dataclass(frozen=True)
+class Source:
+    """A learner of a run and one of its seeds. What an export reads of it is checked against its marks."""
+
+    pipeline: Pipeline
+    name: str
+    seed: int
+
+    @property
+    def learner(self) -> Learner:
+        """The learner's settings in the recipe."""
+        return self.pipeline.recipe.learners[self.name]
+
+    def model(self) -> Path:
+        """The folder of its weights, a plain Hugging Face folder. Raises RunError if the learner is not trained, or not yet."""
+        stage = self.pipeline.trained(self.name, self.seed)
+        if stage is None:
+            raise RunError(f"got learner {self.name}, which is not trained; its model is the one that the recipe names")
+        return self.pipeline.folder.model(stage)
+
+    def test_questions(self) -> list[Question]:
+        """The run's test questions."""
+        return self.pipeline.folder.questions("prepare", "test")
+
+    def predictions(self) -> Sequence[Prediction]:
+        """Its answers to the test questions, in their order. Raises RunError if they are not finished."""
+        stage = self.pipeline.stage_of("evaluate", self.name, self.seed)
+        assert stage is not None, "every learner is evaluated"
+        return self.pipeline.folder.predictions(stage)
+
+
+def open_source(folder: Path, learner: str | None, seed: int | None, *, verify: bool = True) -> Source:
+    """A learner of a run folder: by default the student of the report's headline, with the recipe's first seed.
+
+    Raises RunError for a folder that is no run, and for a learner or seed that it does not have.
+    """
+    pipeline = open_run(folder, verify=verify)
+    recipe = pipeline.recipe
+    if learner is not None and learner not in recipe.learners:
+        hint = " (the teacher is not a trained model)" if learner == TEACHER else ""
+        raise RunError(f"got learner {learner}{hint}; expected one of {', '.join(recipe.learners)}")
+    if seed is not None and seed not in recipe.seeds:
+        expected = ", ".join(map(str, recipe.seeds))
+        raise RunError(f"got seed {seed}; expected one of {expected}, the recipe's seeds")
+    return Source(pipeline, learner or pipeline.headline_student(), recipe.seeds[0] if seed is None else seed)
