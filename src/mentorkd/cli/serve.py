@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mentorkd.cli.completion import learner_names
 from mentorkd.cli.console import say
 from mentorkd.cli.options import NoVerify, RunPath
 from mentorkd.errors import MissingExtraError, RunError
@@ -15,7 +16,7 @@ from mentorkd.errors import MissingExtraError, RunError
 
 def serve(
     folder: RunPath,
-    learner: Annotated[str | None, typer.Option(help="The learner to serve. Default: all learners.")] = None,
+    learner: Annotated[str | None, typer.Option(help="The learner to serve. Default: all learners.", autocompletion=learner_names)] = None,
     seed: Annotated[int | None, typer.Option(help="Its seed. Default: all seeds.")] = None,
     host: Annotated[
         str,
