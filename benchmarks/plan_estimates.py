@@ -3,7 +3,7 @@
 Each case is a small run of its own process, with one thread. Seconds are processor time, which other programs on the machine hardly
 change. Write to docs/results/plan-estimates.md by hand.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/plan_estimates.py
+    OMP_NUM_THREADS=1 python benchmarks/plan_estimates.py
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def shaped(name: str) -> dict[str, Any]:
 
 CASES: dict[str, tuple[dict[str, Any] | str, dict[str, Any] | str, dict[str, Any]]] = {
     "nano": ("nano-t5-small", "nano-t5-large", {"updates": 60, "batch_size": 12}),
-    "flan-t5-small": (shaped("google/flan-t5-small"), shaped("google/flan-t5-small"), {"updates": 8, "batch_size": 8}),
+    "flan-t5-small": (shaped("google/flan-t5-small"), shaped("google/flan-t5-small"), {"updates": 4, "batch_size": 8}),
     "flan-t5-base": (shaped("google/flan-t5-base"), shaped("google/flan-t5-base"), {"updates": 3, "batch_size": 8}),
-    "gpt2": (shaped("gpt2"), shaped("gpt2"), {"updates": 4, "batch_size": 4}),
-    "smollm2-135m": (shaped("smollm2-135m"), shaped("smollm2-135m"), {"updates": 4, "batch_size": 4}),
+    "gpt2": (shaped("gpt2"), shaped("gpt2"), {"updates": 2, "batch_size": 4}),
+    "smollm2-135m": (shaped("smollm2-135m"), shaped("smollm2-135m"), {"updates": 2, "batch_size": 4}),
 }
 """Student, mentor and training of each case."""
 
 
 def write_case(folder: Path, name: str) -> Path:
     student, mentor, training = CASES[name]
-    write_task(folder, train=80, validation=8, test=24, annotated=80)
+    write_task(folder, train=40, validation=4, test=12, annotated=40)
     learners = {
         "vanilla": {"model": student},
         "mentor": {"model": mentor, "select": {"correct": False}},
@@ -56,7 +56,7 @@ def write_case(folder: Path, name: str) -> Path:
         "teacher": {"kind": "recorded", "rationales": "teacher.jsonl"},
         "learners": learners,
         "training": {"epochs": 1, "precision": "float32", "learning_rate": 1e-4, **training},
-        "sampling": {"samples": 1, "max_new_tokens": 64, "batch_size": 32, "engine": "transformers"},
+        "sampling": {"samples": 1, "max_new_tokens": 40, "batch_size": 32, "engine": "transformers"},
         "seeds": [1],
     }
     path = folder / "recipe.yaml"
@@ -70,7 +70,7 @@ def compare(name: str) -> None:
         folder = Path(temporary)
         recipe = load_recipe(write_case(folder, name))
         pipeline = Pipeline(recipe, folder / "run")
-        machine = measured(machine_of("cpu"))
+        machine = measured(machine_of("cpu"))  # one thread, by OMP_NUM_THREADS
         assessment = Assessment(estimate(recipe, folder / "run"), pipeline.plan(), machine, folder / "run")
         seconds, memory = assessment.seconds, {(each.learner, each.work): each.total for each in assessment.memory}
         pipeline.run()
@@ -106,7 +106,16 @@ def main() -> None:
             row = json.loads(line)
             est, cpu, mb, peak = (row[key] for key in ("estimated_seconds", "cpu_seconds", "estimated_mb", "peak_mb"))
             sizes = ("", "") if mb is None else (f"{mb:,.0f}", f"{mb / peak:.2f}")
-            cells = [case, row["stage"], f"{est:.1f}", f"{cpu:.1f}", f"{est / cpu:.2f}", sizes[0], f"{peak:,.0f}", sizes[1]]
+            cells = [
+                case,
+                row["stage"],
+                f"{est:.1f}",
+                f"{cpu:.1f}",
+                f"{est / cpu:.2f}",
+                sizes[0],
+                f"{peak:,.0f}",
+                sizes[1],
+            ]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -54,7 +54,11 @@ def _memory_line(assessment: Assessment) -> list[str]:
         return ["memory", "not known", "no model of known size"]
     parts = ", ".join(f"{part} {size(value)}" for part, value in memory.parts.items())
     has = "" if machine.memory is None else f" of {size(machine.memory)}"
-    return ["memory", f"about {size(memory.total)}{has}", f"to {memory.work} {memory.learner} on {machine.name}: {parts}"]
+    return [
+        "memory",
+        f"about {size(memory.total)}{has}",
+        f"to {memory.work} {memory.learner} on {machine.name}: {parts}",
+    ]
 
 
 def _disk_line(assessment: Assessment) -> list[str]:

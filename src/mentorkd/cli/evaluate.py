@@ -29,7 +29,8 @@ def evaluate(
     folder: RunPath,
     questions: Annotated[str, typer.Option(help="Questions with answers: a file in any supported shape, or hub:NAME.")],
     learner: Annotated[
-        list[str] | None, typer.Option(help="A learner to ask; may be repeated. Default: all learners.", autocompletion=learner_names)
+        list[str] | None,
+        typer.Option(help="A learner to ask; may be repeated. Default: all learners.", autocompletion=learner_names),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the predictions here, as JSON Lines.")] = None,
     no_verify: NoVerify = False,
@@ -163,7 +164,10 @@ def ask(
     folder: RunPath,
     question: Annotated[str, typer.Argument(help="A question of the task.")],
     learner: Annotated[
-        str | None, typer.Option(help="The learner to ask. Default: the student of the report's headline.", autocompletion=learner_names)
+        str | None,
+        typer.Option(
+            help="The learner to ask. Default: the student of the report's headline.", autocompletion=learner_names
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Its seed. Default: the first of the recipe.")] = None,
     no_verify: NoVerify = False,

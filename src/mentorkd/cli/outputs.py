@@ -103,7 +103,7 @@ class PlanEstimatesOutput(TypedDict):
     seconds: float
     """Seconds of the stages that are to run, one after another, without those in `untimed`."""
     untimed: list[str]
-    """Stages whose time cannot be told."""
+    """Stages whose time is not known."""
     seconds_basis: str
     """What the seconds rest on."""
     memory: list[PlanMemoryOutput]

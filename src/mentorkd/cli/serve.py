@@ -16,7 +16,9 @@ from mentorkd.errors import MissingExtraError, RunError
 
 def serve(
     folder: RunPath,
-    learner: Annotated[str | None, typer.Option(help="The learner to serve. Default: all learners.", autocompletion=learner_names)] = None,
+    learner: Annotated[
+        str | None, typer.Option(help="The learner to serve. Default: all learners.", autocompletion=learner_names)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Its seed. Default: all seeds.")] = None,
     host: Annotated[
         str,

@@ -47,7 +47,7 @@ class Advice:
 
 
 def rates_for(weights: float | None, kind: ModelKind, *, lora: bool) -> Rates:
-    """The rates for a model of so many weights; for an unknown number, those of a model of medium size."""
+    """The rates for a model with this number of weights; None stands for a medium number."""
     weights = _MEDIUM if weights is None else weights
     if lora:
         return Rates(2e-4, 2e-5, 2e-3, "low-rank adapters")
@@ -60,7 +60,7 @@ def rates_for(weights: float | None, kind: ModelKind, *, lora: bool) -> Rates:
 
 
 def advice_for(weights: float | None, kind: ModelKind, positions: int | None = None) -> Advice:
-    """The settings for a model of so many weights, which reads at most so many `positions`, without regard to the machine."""
+    """The settings for a model with this number of weights and of `positions`, without regard to the machine."""
     lora = weights is not None and weights >= LORA_FROM
     rates = rates_for(weights, kind, lora=lora)
     weights = _MEDIUM if weights is None else weights
@@ -92,5 +92,3 @@ def mentor_for(name: str) -> str | None:
         if larger is not None:
             return f"{owner}{slash}{larger}{ending}"
     return None
-
-

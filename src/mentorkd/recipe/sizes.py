@@ -217,8 +217,13 @@ def _llama(config: Mapping[str, Any], layers: Layers | None, basis: str) -> Mode
     head = config.get("head_dim") or d // heads
     inner, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
     linear = {
-        **{"q_proj": (d, inner), "k_proj": (d, keys), "v_proj": (d, keys), "o_proj": (inner, d)},
-        **{"gate_proj": (d, ff), "up_proj": (d, ff), "down_proj": (ff, d)},
+        "q_proj": (d, inner),
+        "k_proj": (d, keys),
+        "v_proj": (d, keys),
+        "o_proj": (inner, d),
+        "gate_proj": (d, ff),
+        "up_proj": (d, ff),
+        "down_proj": (ff, d),
     }
     other = 2 * d
     if config["model_type"] == "qwen2":
@@ -235,23 +240,41 @@ def _llama(config: Mapping[str, Any], layers: Layers | None, basis: str) -> Mode
 
 _LAYOUTS = {"t5": _t5, "mt5": _t5, "gpt2": _gpt2, "llama": _llama, "mistral": _llama, "qwen2": _llama, "qwen3": _llama}
 _T5_DEFAULTS = {
-    **{"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "feed_forward_proj": "relu"},
-    **{"tie_word_embeddings": True, "vocab_size": 32128},
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_heads": 8,
+    "feed_forward_proj": "relu",
+    "tie_word_embeddings": True,
+    "vocab_size": 32128,
 }
 _LLAMA_DEFAULTS = {
-    **{"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 32000},
-    **{"intermediate_size": 11008, "tie_word_embeddings": False, "max_position_embeddings": 2048},
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+    "intermediate_size": 11008,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 2048,
 }
 _QWEN_DEFAULTS = {
     **_LLAMA_DEFAULTS,
-    **{"num_key_value_heads": 32, "intermediate_size": 22016, "vocab_size": 151936, "max_position_embeddings": 32768},
+    "num_key_value_heads": 32,
+    "intermediate_size": 22016,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "t5": _T5_DEFAULTS,
     "mt5": {**_T5_DEFAULTS, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu"}
     | {"vocab_size": 250112},
     "gpt2": {
-        **{"n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "tie_word_embeddings": True},
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "n_positions": 1024,
+        "tie_word_embeddings": True,
         "vocab_size": 50257,
     },
     "llama": _LLAMA_DEFAULTS,

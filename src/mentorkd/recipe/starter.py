@@ -102,7 +102,9 @@ def _reasons_for_model(model: _Model) -> list[str]:
     reasons = [model.words]
     if model.advice.lora:
         bytes_ = BYTES_A_WEIGHT * (model.weights or 0) / 1e9
-        reasons.append(f"adapters alone are trained: all weights would take {bytes_:.0f} GB ({BYTES_A_WEIGHT} bytes each)")
+        reasons.append(
+            f"adapters alone are trained: all weights would take {bytes_:.0f} GB ({BYTES_A_WEIGHT} bytes each)"
+        )
     if model.chat:
         reasons.append("a chat model: a question is the user's turn of its own chat template")
     if model.thinks:
@@ -116,7 +118,9 @@ def _recipe(name: str, student: _Model, mentor: _Model) -> str:
     epochs, mentor_epochs = (20, 10) if t5 else (5, 3)
     ours, theirs = _reasons_for_model(student), _reasons_for_model(mentor)
     if mentor is student:
-        theirs = ["the same model: none is known by its name that is larger and has its vocabulary; name one if there is one"]
+        theirs = [
+            "the same model: none is known by its name that is larger and has its vocabulary; name one if there is one"
+        ]
     ours_text, theirs_text = ("\n".join(f"    # {reason}" for reason in reasons) for reasons in (ours, theirs))
     checkpointing = ", gradient_checkpointing: true" if large.lora else ""
     mentor_training = (
@@ -124,7 +128,11 @@ def _recipe(name: str, student: _Model, mentor: _Model) -> str:
         f"gradient_accumulation: {large.gradient_accumulation}{checkpointing}}}"
     )
     rows = [
-        ("epochs", epochs, "the paper's number" if t5 else "a decoder-only model learns the form of rationales in few passes"),
+        (
+            "epochs",
+            epochs,
+            "the paper's number" if t5 else "a decoder-only model learns the form of rationales in few passes",
+        ),
         ("batch_size", own.batch_size, "rows in memory at once, for a model of this size"),
         (
             "gradient_accumulation",
@@ -136,9 +144,21 @@ def _recipe(name: str, student: _Model, mentor: _Model) -> str:
             f"{own.rates.usual:.1e}",
             f"usual for {own.rates.who}; `search` under a learner tries several",
         ),
-        ("schedule", "constant" if t5 else "linear", "the paper's" if t5 else "a falling rate keeps what the model knows"),
-        ("warmup_ratio", "0.0" if t5 else "0.05", "none, as in the paper" if t5 else "AdamW's first steps are the roughest"),
-        ("max_source_tokens", own.max_source_tokens, "longer questions are dropped and counted, not cut; see `mentorkd plan`"),
+        (
+            "schedule",
+            "constant" if t5 else "linear",
+            "the paper's" if t5 else "a falling rate keeps what the model knows",
+        ),
+        (
+            "warmup_ratio",
+            "0.0" if t5 else "0.05",
+            "none, as in the paper" if t5 else "AdamW's first steps are the roughest",
+        ),
+        (
+            "max_source_tokens",
+            own.max_source_tokens,
+            "longer questions are dropped and counted, not cut; see `mentorkd plan`",
+        ),
         ("max_target_tokens", own.max_target_tokens, _length_reason(student)),
         (
             "precision",

@@ -26,8 +26,8 @@ from mentorkd.recipe.vocabularies import kind_of_files
 from mentorkd.records import GOLD, TEACHER, ModelKind
 
 _PICO = 1e12
-_LIGHT_SECONDS = 1.0
-"""A stage without a model."""
+_LIGHT_SECONDS = 0.5
+"""A stage without a model, or the start of one with a model."""
 _READ_SECONDS = 5e-5
 """To read and audit one row of data."""
 _MODEL_KINDS = ("train", "augment", "score", "evaluate")
@@ -39,7 +39,7 @@ _UNSEEN = 0.005
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a run takes and can show. What cannot be told is None, and `unknown` says why."""
+    """What a run takes and can show. What is not known is None, and `unknown` says why."""
 
     estimates: Estimates
     planned: Sequence[PlannedStage]
@@ -111,12 +111,12 @@ class Assessment:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds of the stages that are to run, as far as they can be told."""
+        """Seconds of the stages that are to run, without those of unknown time."""
         return sum(self.seconds[planned.stage.name] or 0.0 for planned in self.planned if planned.state != "done")
 
     @property
     def untimed(self) -> list[str]:
-        """The names of stages that are to run, and whose time cannot be told."""
+        """The names of stages that are to run, and whose time is not known."""
         names = (planned.stage.name for planned in self.planned if planned.state != "done")
         return [name for name in names if self.seconds[name] is None]
 
@@ -144,7 +144,8 @@ class Assessment:
         training, mentors = learner.training, self._mentors(name)
         online = learner.soft_label_store == "online"
         mentor_work = sum(
-            forward_operations(mentor, padded) if online else 2 * mentor.head * padded.target for mentor in mentors.values()
+            forward_operations(mentor, padded) if online else 2 * mentor.head * padded.target
+            for mentor in mentors.values()
         )
         updates = counts["updates"]
         seconds = training_seconds(
@@ -262,12 +263,14 @@ class Assessment:
 
     @property
     def unknown(self) -> list[str]:
-        """What cannot be told, and why."""
+        """What is not known, and why."""
         lines = []
         unsized = _by_model({name: self._models[name] for name, size in self.sizes.items() if size is None})
         for model, names in unsized.items():
             why = "no config of it is on this machine, and its name is none of the known ones, or its layers are of another family"
-            lines.append(f"{', '.join(names)}: the size of {model} is not known, so neither is its time or memory ({why})")
+            lines.append(
+                f"{', '.join(names)}: the size of {model} is not known, so neither is its time or memory ({why})"
+            )
         untold = _by_model(
             {
                 name: self._models[name]
@@ -279,7 +282,9 @@ class Assessment:
             why = "no tokenizer of it is on this machine"
             lines.append(f"{', '.join(names)}: whether rows are too long for {model} is not known ({why})")
         if self.estimates.dry_run is not None:
-            lines.append("the time of the teacher is not estimated: it is that of its endpoint, or of a model with a size of its own")
+            lines.append(
+                "the time of the teacher is not estimated: it is that of its endpoint, or of a model with a size of its own"
+            )
         return lines
 
     @property

@@ -43,7 +43,9 @@ class Design:
         """What to change in a design that shows too little."""
         found = []
         if self.seeds == 1:
-            found.append("one seed: a difference may be that of two trainings and not of two learners; give three `seeds` or more")
+            found.append(
+                "one seed: a difference may be that of two trainings and not of two learners; give three `seeds` or more"
+            )
         if self.detectable > _ENOUGH:
             more = [
                 f"{max(5, 2 * self.seeds)} seeds {_points(self.with_size(seeds=max(5, 2 * self.seeds)))}",

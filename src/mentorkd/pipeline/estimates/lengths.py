@@ -41,7 +41,9 @@ class Lengths:
     """Rows of the sample."""
 
 
-def lengths_of(learner: Learner, model: ModelConfig, kind: ModelKind, texts: Sequence[Text], target_tokens: int) -> Lengths:
+def lengths_of(
+    learner: Learner, model: ModelConfig, kind: ModelKind, texts: Sequence[Text], target_tokens: int
+) -> Lengths:
     """The lengths of a learner's rows; `target_tokens` is the length of rationales that are yet to be written, where `texts`
     have none."""
     training, count = learner.training, _counter(model)

@@ -23,7 +23,7 @@ from mentorkd.recipe.sizes import ModelSize
 
 _HALF = 2 / 3
 """Activations in bfloat16 autocast, where norms and attention weights stay in float32."""
-_RUNTIME = {"cpu": 0.45e9, "gpu": 1.0e9}
+_RUNTIME = {"cpu": 0.6e9, "gpu": 1.0e9}
 """Python with torch and transformers; on a GPU the CUDA context and what its allocator cannot use."""
 _CHUNK = {"cpu": 256, "gpu": 512}
 _BLOCKS = {"cpu": 10 * 2 * 2**20, "gpu": 10 * 64 * 2**20}
@@ -110,7 +110,9 @@ def activation_bytes(size: ModelSize, source: float, target: float, *, checkpoin
         stacks = [(size.encoder.layers, source, layer), (size.decoder.layers, target, decoder)]
     else:
         tokens = source + target
-        each = 40 * d + 8 * f + 12 * h * tokens if size.family == "gpt2" else 20 * d + 16 * f + 12 * a + 8 * size.key_width
+        each = (
+            40 * d + 8 * f + 12 * h * tokens if size.family == "gpt2" else 20 * d + 16 * f + 12 * a + 8 * size.key_width
+        )
         stacks = [(size.decoder.layers, tokens, each * tokens)]
     if checkpointing:  # the input of each layer, and one layer at a time
         return sum(layers * 4 * d * tokens for layers, tokens, _ in stacks) + max(layer for *_, layer in stacks)
