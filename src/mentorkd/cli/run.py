@@ -148,6 +148,7 @@ def plan(
     """Show what a recipe will do and take: its stages with their rows, tokens and time; memory, disk and dollars; the smallest
     difference that it can show; and what is likely to fail."""
     from mentorkd.pipeline.estimates.assess import Assessment
+    from mentorkd.pipeline.estimates.checks import unknown, warnings
     from mentorkd.pipeline.estimates.machine import machine_of, measured
     from mentorkd.pipeline.plan import estimate
     from mentorkd.pipeline.run import Pipeline
@@ -164,7 +165,7 @@ def plan(
         if p.replaces:
             replacing.setdefault(p.outdated, []).append(p.stage.name)
     notes = [run_again(names, why) if why else replaced(names) for why, names in replacing.items()]
-    notes += estimates.notes + assessment.unknown
+    notes += estimates.notes + unknown(assessment)
     rows = [
         {
             "stage": p.stage.name,
@@ -176,15 +177,15 @@ def plan(
         }
         for p in planned
     ]
-    warnings = assessment.warnings
+    warned = warnings(assessment)
     if as_json:
         facts = {"recipe": loaded.name, "stages": rows, "dropped": list(estimates.dropped), "conflict": conflict}
-        show_json({**facts, "notes": notes, "warnings": warnings, "estimates": estimates_as_json(assessment)})
+        show_json({**facts, "notes": notes, "warnings": warned, "estimates": estimates_as_json(assessment)})
         return
     columns = ["stage", "#", "needs", "state", "rows", "updates", "tokens", "time"]
     show_table(loaded.name, columns, _lines(rows), whole=True)
     show_table("estimates", ["", "estimate", "rests on"], estimate_lines(assessment), whole=True, numbers=False)
-    for line in [*estimates.dropped, *warnings]:
+    for line in [*estimates.dropped, *warned]:
         say(f"! {line}")
     if conflict:
         say(f"{conflict}; `run` refuses it without --overwrite")

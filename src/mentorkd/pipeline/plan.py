@@ -142,7 +142,7 @@ class Estimates:
             return self._own_updates(name)
         if self.recipe.match == "updates":
             return self._most
-        return math.ceil(self._most / (self._rows_an_update(name) * self._tokens_a_row(name)))
+        return math.ceil(self._most / (self.rows_an_update(name) * self._tokens_a_row(name)))
 
     @cached_property
     def _matched(self) -> list[str]:
@@ -160,7 +160,7 @@ class Estimates:
         if self.recipe.match == "updates":
             return max(map(self._own_updates, self._measured))
         arms = self._measured
-        return max(self._own_updates(arm) * self._rows_an_update(arm) * self._tokens_a_row(arm) for arm in arms)
+        return max(self._own_updates(arm) * self.rows_an_update(arm) * self._tokens_a_row(arm) for arm in arms)
 
     def _own_updates(self, name: str, rows: int | None = None) -> int:
         """Updates by a learner's own settings, for its rows without own texts, or for these `rows`."""
@@ -169,9 +169,10 @@ class Estimates:
         return learner.training.updates or learner.training.epochs * self._updates_an_epoch(name, rows)
 
     def _updates_an_epoch(self, name: str, rows: int) -> int:
-        return max(1, math.ceil(rows / self._rows_an_update(name)))
+        return max(1, math.ceil(rows / self.rows_an_update(name)))
 
-    def _rows_an_update(self, name: str) -> int:
+    def rows_an_update(self, name: str) -> int:
+        """Rows of an optimiser step, in all processes."""
         training = self.recipe.learners[name].training
         rows = training.batch_size
         if training.tokens_per_batch is not None:

@@ -1,9 +1,9 @@
-"""The whole of a plan's estimates: seconds of every stage, memory of every learner, disk, money, the design, and warnings."""
+"""The whole of a plan's estimates: seconds of every stage, memory of every learner, disk, money, and the design."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +11,17 @@ from pathlib import Path
 from mentorkd.pipeline.estimates.design import Design, design_of_recipe
 from mentorkd.pipeline.estimates.disk import Disk, disk_of
 from mentorkd.pipeline.estimates.lengths import Lengths, lengths_of
-from mentorkd.pipeline.estimates.machine import GB, Machine
+from mentorkd.pipeline.estimates.machine import Machine
 from mentorkd.pipeline.estimates.memory import Memory, generation_memory, training_memory
 from mentorkd.pipeline.estimates.work import Row, forward_operations, reading_seconds, training_seconds, writing_seconds
 from mentorkd.pipeline.plan import Estimates
 from mentorkd.pipeline.run import PlannedStage
 from mentorkd.pipeline.run_folder import Stage
-from mentorkd.recipe.advice import rates_for
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.recipe.rounds import of_round
 from mentorkd.recipe.sizes import ModelSize, size_of
-from mentorkd.recipe.vocabularies import kind_of_files
+from mentorkd.recipe.vocabularies import kind_of_files, soft_label_form
 from mentorkd.records import GOLD, TEACHER, ModelKind
 
 _PICO = 1e12
@@ -33,13 +32,11 @@ _READ_SECONDS = 5e-5
 _MODEL_KINDS = ("train", "augment", "score", "evaluate")
 _ANSWER_TOKENS = 4
 """A target that is the gold answer alone."""
-_UNSEEN = 0.005
-"""A share of rows that are too long which nobody needs to know."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a run takes and can show. What is not known is None, and `unknown` says why."""
+    """What a run takes and can show. What is not known is None, and `checks.unknown` says why."""
 
     estimates: Estimates
     planned: Sequence[PlannedStage]
@@ -48,17 +45,18 @@ class Assessment:
 
     @cached_property
     def sizes(self) -> dict[str, ModelSize | None]:
-        """The models of the learners."""
-        return {name: size_of(model) for name, model in self._models.items()}
+        """The sizes of these models; None where no config tells them."""
+        return {name: size_of(model) for name, model in self.models.items()}
 
     @cached_property
-    def _models(self) -> dict[str, ModelConfig]:
+    def models(self) -> dict[str, ModelConfig]:
+        """The initial models of the learners."""
         recipe = self.estimates.recipe
         return {name: initial_model(recipe, name) for name in recipe.learners}
 
     def _kind(self, name: str) -> ModelKind:
         size = self.sizes[name]
-        return size.kind if size is not None else kind_of_files(self._models[name]) or "causal"
+        return size.kind if size is not None else kind_of_files(self.models[name]) or "causal"
 
     @cached_property
     def lengths(self) -> dict[str, Lengths]:
@@ -67,7 +65,7 @@ class Assessment:
         learners = self.estimates.recipe.learners
         known: dict[str, Lengths] = {}
         for name, learner in learners.items():
-            model, training = self._models[name], learner.training
+            model, training = self.models[name], learner.training
             limits = (training.max_source_tokens, training.max_target_tokens, training.batch_size)
             others = (training.gradient_accumulation, training.split, training.tokens_per_batch)
             answers = learner.rationales == [GOLD]
@@ -89,7 +87,7 @@ class Assessment:
             planned.stage.name: planned.record.seconds
             if planned.state == "done" and planned.record is not None
             else None
-            if (modelled := self._modelled[planned.stage.name]) is None
+            if (modelled := self.modelled[planned.stage.name]) is None
             else modelled * (factor or 1.0 if planned.stage.kind in _MODEL_KINDS else 1.0)
             for planned in self.planned
         }
@@ -101,12 +99,13 @@ class Assessment:
             (planned.record.seconds, modelled)
             for planned in self.planned
             if planned.state == "done" and planned.record is not None and planned.stage.kind in _MODEL_KINDS
-            if (modelled := self._modelled[planned.stage.name])
+            if (modelled := self.modelled[planned.stage.name])
         ]
         return sum(measured for measured, _ in pairs) / sum(modelled for _, modelled in pairs) if pairs else None
 
     @cached_property
-    def _modelled(self) -> dict[str, float | None]:
+    def modelled(self) -> dict[str, float | None]:
+        """Seconds of every stage by its operations and the machine's speed alone."""
         return {planned.stage.name: self._seconds(planned.stage) for planned in self.planned}
 
     @property
@@ -150,12 +149,12 @@ class Assessment:
         updates = counts["updates"]
         seconds = training_seconds(
             size,
-            self._models[name],
+            self.models[name],
             training,
             padded,
             self.machine,
             updates=updates,
-            rows_an_update=rows * counts["epochs"] / max(1, updates),
+            rows_an_update=min(rows, self.estimates.rows_an_update(name)),
             mentor_operations=mentor_work,
             mentor_vocabulary=sum(mentor.vocabulary for mentor in mentors.values()),
         )
@@ -171,11 +170,9 @@ class Assessment:
 
     def _mentors(self, name: str) -> dict[str, ModelSize]:
         """The mentors whose logits a training computes."""
-        learner = self.estimates.recipe.learners[name]
-        if learner.soft_label_store in ("top_k", "chunks"):
-            return {}
-        sizes = {mentor: self.sizes.get(mentor) for mentor in learner.mentor_weights if mentor != TEACHER}
-        return {mentor: size for mentor, size in sizes.items() if size is not None}
+        recipe, mentors = self.estimates.recipe, self.estimates.recipe.learners[name].mentor_weights
+        whole = [mentor for mentor in mentors if soft_label_form(recipe, name, mentor) in ("hidden", "online")]
+        return {mentor: size for mentor in whole if (size := self.sizes[mentor]) is not None}
 
     @property
     def time_basis(self) -> str:
@@ -193,7 +190,7 @@ class Assessment:
         """The peaks of training and of generation, of each learner with a known size."""
         recipe, peaks = self.estimates.recipe, []
         for name, learner in recipe.learners.items():
-            size, model, lengths = self.sizes[name], self._models[name], self.lengths[name]
+            size, model, lengths = self.sizes[name], self.models[name], self.lengths[name]
             if size is None:
                 continue
             if learner.rationales:
@@ -247,103 +244,3 @@ class Assessment:
     def design(self) -> Design | None:
         """The comparison of the headline."""
         return design_of_recipe(self.estimates.recipe, self.estimates.questions.get("test", 0))
-
-    # Warnings
-
-    @property
-    def warnings(self) -> list[str]:
-        """What will fail, waste time, or show nothing."""
-        return [
-            *self._memory_warnings(),
-            *self._disk_warnings(),
-            *self._length_warnings(),
-            *self._rate_warnings(),
-            *(self.design.warnings() if self.design else ()),
-        ]
-
-    @property
-    def unknown(self) -> list[str]:
-        """What is not known, and why."""
-        lines = []
-        unsized = _by_model({name: self._models[name] for name, size in self.sizes.items() if size is None})
-        for model, names in unsized.items():
-            why = "no config of it is on this machine, and its name is none of the known ones, or its layers are of another family"
-            lines.append(
-                f"{', '.join(names)}: the size of {model} is not known, so neither is its time or memory ({why})"
-            )
-        untold = _by_model(
-            {
-                name: self._models[name]
-                for name, lengths in self.lengths.items()
-                if lengths.too_long is None and self.estimates.recipe.learners[name].rationales and self._has_texts
-            }
-        )
-        for model, names in untold.items():
-            why = "no tokenizer of it is on this machine"
-            lines.append(f"{', '.join(names)}: whether rows are too long for {model} is not known ({why})")
-        if self.estimates.dry_run is not None:
-            lines.append(
-                "the time of the teacher is not estimated: it is that of its endpoint, or of a model with a size of its own"
-            )
-        return lines
-
-    @property
-    def _has_texts(self) -> bool:
-        return any(rationale for _, rationale, _ in self.estimates.sample)
-
-    def _memory_warnings(self) -> Iterator[str]:
-        limit = self.machine.memory
-        for memory in self.memory if limit else ():
-            if memory.total > limit:
-                ways = "a smaller `batch_size`, `gradient_checkpointing: true` or `lora`"
-                if memory.work == "generate":
-                    ways = "a smaller `sampling.batch_size`"
-                yield (
-                    f"{memory.learner}: to {memory.work} takes about {_gb(memory.total)}, and {self.machine.name} has "
-                    f"{_gb(limit)}; try {ways}"
-                )
-
-    def _disk_warnings(self) -> Iterator[str]:
-        if self.disk.total > self.disk_free:
-            yield f"the run writes about {_gb(self.disk.total)}, and {_gb(self.disk_free)} are free; name another folder with --run"
-
-    def _length_warnings(self) -> Iterator[str]:
-        lines: dict[str, list[str]] = {}
-        for name, learner in self.estimates.recipe.learners.items():
-            lengths, training = self.lengths[name], learner.training
-            if not learner.rationales:
-                continue
-            if lengths.too_long and lengths.too_long > _UNSEEN * lengths.rows:
-                limits = f"`max_source_tokens: {training.max_source_tokens}`, `max_target_tokens: {training.max_target_tokens}`"
-                line = f"{lengths.too_long:,} of {lengths.rows:,} sampled rows are too long and would be dropped ({limits})"
-                lines.setdefault(line, []).append(name)
-            size = self.sizes[name]
-            positions = None if size is None else size.positions
-            most = training.max_source_tokens + training.max_target_tokens
-            if positions is not None and lengths.longest_source + lengths.longest_target > positions:
-                line = f"rows of up to {most:,} tokens are allowed, and the model has {positions:,} positions; lower the limits"
-                lines.setdefault(line, []).append(name)
-        yield from (f"{', '.join(names)}: {line}" for line, names in lines.items())
-
-    def _rate_warnings(self) -> Iterator[str]:
-        lines: dict[str, list[str]] = {}
-        for name, learner in self.estimates.recipe.learners.items():
-            size, rate = self.sizes[name], learner.training.learning_rate
-            if size is None or not learner.rationales:
-                continue
-            rates = rates_for(size.parameters, size.kind, lora=self._models[name].lora is not None)
-            if self._models[name].from_config is None and not rates.low <= rate <= rates.high:
-                line = f"`learning_rate: {rate:g}` is unusual for {rates.who} ({rates.low:g} to {rates.high:g}); {rates.usual:g} is usual"
-                lines.setdefault(line, []).append(name)
-        yield from (f"{', '.join(names)}: {line}" for line, names in lines.items())
-
-
-def _by_model(models: Mapping[str, ModelConfig]) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for name, model in models.items():
-        names.setdefault(str(model.name or (model.from_config or {}).get("model_type")), []).append(name)
-    return names
-
-
-def _gb(value: float) -> str:
-    return f"{value / GB:.{1 if value < 100 * GB else 0}f} GB"

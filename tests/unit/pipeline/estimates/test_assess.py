@@ -10,6 +10,7 @@ import pytest
 
 from command_line import Cli
 from mentorkd.pipeline.estimates.assess import Assessment
+from mentorkd.pipeline.estimates.checks import unknown, warnings
 from mentorkd.pipeline.estimates.design import design_of
 from mentorkd.pipeline.estimates.machine import Machine, machine_of
 from mentorkd.pipeline.plan import estimate
@@ -30,7 +31,7 @@ def assessed(folder: Path, *overrides: str, machine: Machine | None = None) -> A
 def test_every_stage_has_a_time_and_every_learner_its_memory(tmp_path: Path) -> None:
     assessment = assessed(tmp_path)
     assert assessment.untimed == []
-    assert assessment.unknown == []
+    assert unknown(assessment) == []
     assert {(memory.learner, memory.work) for memory in assessment.memory} == {
         (name, work) for name in ("mentor", "vanilla", "student") for work in ("train", "generate")
     }
@@ -42,7 +43,7 @@ def test_every_stage_has_a_time_and_every_learner_its_memory(tmp_path: Path) -> 
 
 def test_rows_are_counted_with_the_models_own_tokenizer(tmp_path: Path) -> None:
     assessment = assessed(tmp_path, "training.max_target_tokens=20")
-    [warning] = [line for line in assessment.warnings if "too long" in line]
+    [warning] = [line for line in warnings(assessment) if "too long" in line]
     lengths = assessment.lengths["student"]
     assert lengths.too_long
     assert lengths.longest_target <= 20
@@ -55,21 +56,21 @@ def test_a_model_that_is_not_here_is_estimated_by_its_name_or_not_at_all(tmp_pat
     known = assessed(tmp_path, "learners.vanilla.model={name: google/flan-t5-small}", "training.learning_rate=0.1")
     assert known.sizes["vanilla"] is not None
     assert any(
-        "vanilla: whether rows are too long for google/flan-t5-small is not known" in line for line in known.unknown
+        "vanilla: whether rows are too long for google/flan-t5-small is not known" in line for line in unknown(known)
     )
-    [rate] = [line for line in known.warnings if "unusual" in line]
+    [rate] = [line for line in warnings(known) if "unusual" in line]
     assert rate.startswith("vanilla: `learning_rate: 0.1` is unusual for encoder-decoder models (3e-05 to 0.002)")
     other = assessed(tmp_path, "learners.vanilla.model={name: someone/else}")
     assert other.untimed == ["learners/vanilla/seed-1/train", "learners/vanilla/seed-1/evaluate"]
-    assert any(line.startswith("vanilla: the size of someone/else is not known") for line in other.unknown)
+    assert any(line.startswith("vanilla: the size of someone/else is not known") for line in unknown(other))
 
 
 def test_a_gpu_that_is_too_small_and_a_design_that_shows_little_are_warned_of(tmp_path: Path) -> None:
-    warnings = assessed(tmp_path, "learners.student.model={name: gpt2}", machine=SMALL).warnings
-    assert any(line.startswith("student: to train takes about") and "0.1 GB" in line for line in warnings)
-    assert any(line.startswith("one seed: ") for line in warnings)
-    assert any("detects no difference under" in line for line in warnings)
-    assert not any("one seed" in line for line in assessed(tmp_path, "seeds=[1, 2, 3]").warnings)
+    lines = warnings(assessed(tmp_path, "learners.student.model={name: gpt2}", machine=SMALL))
+    assert any(line.startswith("student: to train takes about") and "0.1 GB" in line for line in lines)
+    assert any(line.startswith("one seed: ") for line in lines)
+    assert any("detects no difference under" in line for line in lines)
+    assert not any("one seed" in line for line in warnings(assessed(tmp_path, "seeds=[1, 2, 3]")))
 
 
 def test_more_questions_and_more_seeds_show_smaller_differences() -> None:
@@ -87,7 +88,7 @@ def test_finished_stages_correct_the_estimates_of_the_others(small_run: Path) ->
     assert assessment.seconds["learners/vanilla/seed-1/train"] == done["learners/vanilla/seed-1/train"].seconds  # type: ignore[union-attr]
     slow = Machine("cpu", "one core", None, 1e9, 1e9, "")
     corrected = Assessment(assessment.estimates, planned, slow, small_run / "run")
-    assert corrected.seconds_left < 0.2 * sum(filter(None, corrected._modelled.values()))
+    assert corrected.seconds_left < 0.2 * sum(filter(None, corrected.modelled.values()))
     assert "finished stages of this run" in corrected.time_basis
 
 
