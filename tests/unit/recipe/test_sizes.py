@@ -55,7 +55,8 @@ def test_a_config_with_few_keys_has_the_defaults_of_its_type(model_type: str) ->
     assert size.parameters == sum(parameter.numel() for parameter in without_weights(config).parameters())
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")  # peft's use of a name that transformers changed
+# peft uses a name that transformers has changed.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize(("name", "task"), [("t5-small", TaskType.SEQ_2_SEQ_LM), ("gpt2", TaskType.CAUSAL_LM)])
 def test_adapters_have_the_weights_that_peft_gives_them(name: str, task: TaskType) -> None:
     config, size = published_config(name), size_of(ModelConfig(name=name))
