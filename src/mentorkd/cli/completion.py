@@ -1,10 +1,8 @@
-"""What the shell completes: names of shipped recipes, recipe files, run folders, and learners of a run."""
+"""What the shell completes: names of shipped recipes, recipe files, and run folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import typer
 
 from mentorkd.cli.shipped import shipped_recipes
 
@@ -22,19 +20,6 @@ def recipe_names(incomplete: str) -> list[str]:
 def run_folders(incomplete: str) -> list[str]:
     """Folders, those of runs among them."""
     return [path for path in _paths(incomplete) if path.endswith("/")]
-
-
-def learner_names(context: typer.Context, incomplete: str) -> list[str]:
-    """The learners of the run folder that stands before on the command line; none if there is no run in it."""
-    from mentorkd.errors import MentorkdError
-    from mentorkd.recipe.yaml import mapping, read_yaml
-
-    try:
-        text = Path(str(context.params.get("folder")), "recipe.yaml").read_text(encoding="utf-8")
-        learners = mapping(mapping(read_yaml(text)[0]).get("learners"))
-    except (OSError, UnicodeDecodeError, MentorkdError):
-        return []
-    return [name for name in map(str, learners) if name.startswith(incomplete)]
 
 
 def _paths(incomplete: str) -> list[str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentorkd.cli.completion import learner_names
 from mentorkd.cli.console import open_reporter, say, show_json, show_table
 from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath, new_file
 from mentorkd.cli.outputs import LearnerAccuracy, SeedAccuracy
@@ -30,7 +29,7 @@ def evaluate(
     questions: Annotated[str, typer.Option(help="Questions with answers: a file in any supported shape, or hub:NAME.")],
     learner: Annotated[
         list[str] | None,
-        typer.Option(help="A learner to ask; may be repeated. Default: all learners.", autocompletion=learner_names),
+        typer.Option(help="A learner to ask; may be repeated. Default: all learners."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write the predictions here, as JSON Lines.")] = None,
     no_verify: NoVerify = False,
@@ -165,9 +164,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="A question of the task.")],
     learner: Annotated[
         str | None,
-        typer.Option(
-            help="The learner to ask. Default: the student of the report's headline.", autocompletion=learner_names
-        ),
+        typer.Option(help="The learner to ask. Default: the student of the report's headline."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Its seed. Default: the first of the recipe.")] = None,
     no_verify: NoVerify = False,

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from mentorkd.cli.completion import learner_names
 from mentorkd.cli.console import say
 from mentorkd.cli.options import NoVerify, RunPath
 from mentorkd.errors import MissingExtraError, RunError
@@ -16,9 +15,7 @@ from mentorkd.errors import MissingExtraError, RunError
 
 def serve(
     folder: RunPath,
-    learner: Annotated[
-        str | None, typer.Option(help="The learner to serve. Default: all learners.", autocompletion=learner_names)
-    ] = None,
+    learner: Annotated[str | None, typer.Option(help="The learner to serve. Default: all learners.")] = None,
     seed: Annotated[int | None, typer.Option(help="Its seed. Default: all seeds.")] = None,
     host: Annotated[
         str,

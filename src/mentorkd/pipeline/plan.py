@@ -240,7 +240,8 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     filters = {name: recipe.filter_of(name, TEACHER) for name in readers}
     taken: dict[SelectConfig, int] = {}
     dropped = [*faults.lines(), *expected.faults, *_overlay_line(decisions.values())]
-    known, sample = {question.id: question for question in training}, []
+    known = {question.id: question for question in training}
+    sample: list[Text] = []
     for select in dict.fromkeys(filters.values()):
         first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
         gathered = gather({TEACHER: recorded}, {TEACHER: first}, training, conclude=grader.find)

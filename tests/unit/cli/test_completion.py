@@ -11,7 +11,6 @@ import pytest
 
 from command_line import Cli
 from mentorkd.cli.shipped import shipped_recipes
-from small_recipe import write_small_recipe
 
 CODE = """
 import atexit, sys
@@ -30,12 +29,12 @@ def completed(words: str, folder: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_recipes_run_folders_and_learners_are_completed(tmp_path: Path) -> None:
-    write_small_recipe(tmp_path)
-    assert completed("mentorkd plan sv", tmp_path) == ["svamp"]
-    assert "recipe.yaml" in completed("mentorkd plan rec", tmp_path)
+def test_recipes_and_folders_are_completed(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / "data").mkdir()
+    assert completed("mentorkd plan s", tmp_path) == ["self-taught", "shuffled", "shuffled-from-scratch", "svamp"]
+    assert completed("mentorkd plan rec", tmp_path) == ["recipe.yaml"]
     assert completed("mentorkd ask da", tmp_path) == ["data/"]
-    assert completed("mentorkd ask . --learner st", tmp_path) == ["student"]
     assert completed("mentorkd recipes show shuffled-", tmp_path) == ["shuffled-from-scratch"]
 
 

@@ -57,8 +57,8 @@ def _has_texts(assessment: Assessment) -> bool:
 
 def _memory_warnings(assessment: Assessment) -> Iterator[str]:
     limit = assessment.machine.memory
-    for memory in assessment.memory if limit else ():
-        if memory.total > limit:
+    for memory in assessment.memory:
+        if limit is not None and memory.total > limit:
             ways = "a smaller `batch_size`, `gradient_checkpointing: true` or `lora`"
             if memory.work == "generate":
                 ways = "a smaller `sampling.batch_size`"
