@@ -41,7 +41,7 @@ CASES: dict[str, tuple[dict[str, Any] | str, dict[str, Any] | str, dict[str, Any
 """Student, mentor and training of each case."""
 
 
-def write_case(folder: Path, name: str) -> Path:
+def write_case(folder: Path, name: str, *, untrained: bool = False) -> Path:
     student, mentor, training = CASES[name]
     write_task(folder, train=40, validation=4, test=12, annotated=40)
     learners = {
@@ -49,6 +49,8 @@ def write_case(folder: Path, name: str) -> Path:
         "mentor": {"model": mentor, "select": {"correct": False}},
         "student": {"model": student, "rationales": ["teacher", "mentor"], "soft_labels": "mentor"},
     }
+    if untrained:  # the memory of a process that has trained stays with it
+        learners = {"untrained": {"model": student, "rationales": []}}
     files = {"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"}
     recipe = {
         "name": name,
@@ -64,11 +66,11 @@ def write_case(folder: Path, name: str) -> Path:
     return path
 
 
-def compare(name: str) -> None:
+def compare(name: str, *, untrained: bool) -> None:
     """Plan and run a case, and print a line of JSON for each stage with a model."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        recipe = load_recipe(write_case(folder, name))
+        recipe = load_recipe(write_case(folder, name, untrained=untrained))
         pipeline = Pipeline(recipe, folder / "run")
         machine = measured(machine_of("cpu"))  # one thread, by OMP_NUM_THREADS
         assessment = Assessment(estimate(recipe, folder / "run"), pipeline.plan(), machine, folder / "run")
@@ -93,15 +95,16 @@ def compare(name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=list(CASES), help="Run this case in this process.")
+    parser.add_argument("--untrained", action="store_true", help="With --case: generation alone.")
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     options = parser.parse_args()
     if options.case:
-        compare(options.case)
+        compare(options.case, untrained=options.untrained)
         return
     print("| case | stage | estimated s | processor s | ratio | estimated MB | peak MB | ratio |")
     print("|---|---|---|---|---|---|---|---|")
-    for case in options.cases:
-        command = [sys.executable, __file__, "--case", case]
+    for case, alone in [(case, alone) for case in options.cases for alone in (False, True)]:
+        command = [sys.executable, __file__, "--case", case, *(["--untrained"] if alone else [])]
         for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
             row = json.loads(line)
             est, cpu, mb, peak = (row[key] for key in ("estimated_seconds", "cpu_seconds", "estimated_mb", "peak_mb"))

@@ -139,7 +139,8 @@ class Assessment:
                 size, text, self.machine, rows, sampling.batch_size, sampling.max_new_tokens
             )
         if stage.kind == "score":
-            return reading_seconds(size, padded, self.machine, rows, learner.training.batch_size)
+            batch, logits = learner.training.batch_size, stage.form != "hidden"
+            return reading_seconds(size, padded, self.machine, rows, batch, logits=logits)
         training, mentors = learner.training, self._mentors(name)
         online = learner.soft_label_store == "online"
         mentor_work = sum(

@@ -15,6 +15,8 @@ from mentorkd.recipe.sizes import ModelSize, Stack
 
 _EFFICIENCY = 0.5
 """Speed of a model's products, in their sizes and with the element-wise work between them, against that of large products."""
+_FORWARD_EFFICIENCY = 0.7
+"""The same for a forward pass alone."""
 _LAYER_SECONDS = {"cpu": 4e-4, "gpu": 2.5e-4}
 """Calls of a layer, forward; the backward pass takes twice as long."""
 _OPTIMISER_BYTES = 48
@@ -86,10 +88,13 @@ def training_seconds(
     return _START_SECONDS[machine.device] + updates * update + saves
 
 
-def reading_seconds(size: ModelSize, row: Row, machine: Machine, rows: float, batch_size: int) -> float:
-    """Seconds of a forward pass over rows, as for soft labels."""
+def reading_seconds(
+    size: ModelSize, row: Row, machine: Machine, rows: float, batch_size: int, *, logits: bool
+) -> float:
+    """Seconds of a forward pass over rows, as for soft labels; without `logits` up to the last hidden states."""
     calls = math.ceil(rows / batch_size) * _layers(size) * _LAYER_SECONDS[machine.device]
-    products = rows * forward_operations(size, row) / (_EFFICIENCY * machine.flops)
+    operations = forward_operations(size, row) - (0 if logits else 2 * size.head * row.target)
+    products = rows * operations / (_FORWARD_EFFICIENCY * machine.flops)
     return _START_SECONDS[machine.device] + max(products, calls)
 
 

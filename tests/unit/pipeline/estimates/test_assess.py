@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mentorkd.pipeline.estimates.checks import unknown, warnings
 from mentorkd.pipeline.estimates.design import design_of
 from mentorkd.pipeline.estimates.machine import Machine, machine_of
 from mentorkd.pipeline.plan import estimate
+from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 from small_recipe import write_small_recipe
@@ -80,20 +82,20 @@ def test_more_questions_and_more_seeds_show_smaller_differences() -> None:
     assert design_of(3, 1, 2).detectable > 1
 
 
-def test_finished_stages_correct_the_estimates_of_the_others(small_run: Path) -> None:
-    recipe = load_recipe(small_run / "recipe.yaml", ["learners.student.kd_weight=0.9"])
-    planned = Pipeline(recipe, small_run / "run").plan()
-    assessment = Assessment(estimate(recipe, small_run / "run"), planned, machine_of("cpu"), small_run / "run")
-    done = {each.stage.name: each.record.seconds for each in planned if each.state == "done" and each.record}
-    seconds, modelled = assessment.seconds, assessment.modelled
-    assert seconds["learners/vanilla/seed-1/train"] == done["learners/vanilla/seed-1/train"]
-    with_model = [name for name in done if name.startswith("learners/")]
-    assert len(with_model) > 3
-    factor = sum(done[name] for name in with_model) / sum(modelled[name] or 0 for name in with_model)
-    assert assessment.calibration == pytest.approx(factor)
-    training = "learners/student/seed-1/train"
-    assert seconds[training] == pytest.approx(factor * (modelled[training] or 0))
-    assert "finished stages of this run" in assessment.time_basis
+def test_finished_stages_correct_the_estimates_of_the_others(tmp_path: Path) -> None:
+    before = assessed(tmp_path)
+    first, second = "learners/mentor/seed-1/train", "learners/vanilla/seed-1/train"
+    tenfold = StageRecord(kind="train", seconds=10 * (before.modelled[first] or 0))
+    planned = [
+        replace(each, state="done", record=tenfold) if each.stage.name == first else each for each in before.planned
+    ]
+    after = replace(before, planned=planned)
+    assert before.calibration is None
+    assert after.calibration == pytest.approx(10)
+    assert after.seconds[first] == tenfold.seconds
+    assert after.seconds[second] == pytest.approx(10 * (before.seconds[second] or 0))
+    assert after.seconds_left < 10 * before.seconds_left - tenfold.seconds + 10
+    assert "at the speed of 1 finished stage of this run" in after.time_basis
 
 
 def test_plan_shows_the_estimates_and_what_they_rest_on(cli: Cli, tmp_path: Path) -> None:
