@@ -1,4 +1,5 @@
-"""Pages that mkdocs generates: the reference of recipes, from their schema, and that of the command line, from its commands."""
+"""Pages that mkdocs generates: the reference of recipes, from their schema; that of the command line, from its commands; and the table of
+memory, by the estimates of `mentorkd plan`."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from ruamel.yaml import YAML
 
 Schema = Mapping[str, Any]
 
-RECIPE_PAGE, COMMANDS_PAGE = "recipe-reference.md", "commands.md"
+RECIPE_PAGE, COMMANDS_PAGE, MEMORY_PAGE = "recipe-reference.md", "commands.md", "memory.md"
 _EXAMPLES = Path(__file__).with_name("recipe_examples.yaml")
 _SINCE = "0.1.0"
 _SECTIONS = {
@@ -46,8 +47,9 @@ def on_files(files: Any, config: Any) -> Any:
     """mkdocs's hook: add the pages."""
     from mkdocs.structure.files import File
 
-    for name, text in ((RECIPE_PAGE, recipe_page()), (COMMANDS_PAGE, commands_page())):
-        files.append(File.generated(config, name, content=text))
+    pages = ((RECIPE_PAGE, recipe_page), (COMMANDS_PAGE, commands_page), (MEMORY_PAGE, memory_page))
+    for name, page in pages:
+        files.append(File.generated(config, name, content=page()))
     return files
 
 
@@ -183,9 +185,84 @@ def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The commands of a group and of the groups in it, by name."""
     for name, command in sorted(group.commands.items()):
         if hasattr(command, "commands"):
+            if command.invoke_without_command:
+                yield f"{prefix}{name}", command
             yield from _commands(command, f"{prefix}{name} ")
         else:
             yield f"{prefix}{name}", command
+
+
+_MODELS = (
+    "google/flan-t5-small", "google/flan-t5-base", "google/flan-t5-large", "google/flan-t5-xl", "google/flan-t5-xxl",
+    "gpt2", "gpt2-medium", "gpt2-large", "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-360M",
+    "HuggingFaceTB/SmolLM2-1.7B", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B",
+    "Qwen/Qwen3-4B", "Qwen/Qwen3-8B", "meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-3B", "meta-llama/Llama-3.1-8B",
+)  # fmt: skip
+_TRAININGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "all weights": ({}, {}),
+    "all, checkpointing": ({}, {"gradient_checkpointing": True}),
+    "LoRA": ({"lora": {}}, {}),
+    "LoRA, checkpointing": ({"lora": {}}, {"gradient_checkpointing": True}),
+    "LoRA in 4 bits, checkpointing": ({"lora": {"bits": 4}}, {"gradient_checkpointing": True}),
+}
+"""Columns of the table of memory: settings of the model and of the training."""
+_GPUS = (8, 12, 16, 24, 40, 48, 80, 141)
+_ROWS, _SOURCE, _TARGET = 8, 512, 256
+_SAMPLED = 32
+
+
+def memory_page() -> str:
+    """What each known model takes on a GPU."""
+    lines = [
+        "# GPU and memory",
+        "",
+        "What `mentorkd plan` estimates for a GPU, in GB (10^9 bytes), and the smallest common GPU that has it. The estimates rest on the "
+        "models' published configs and are **untested on a GPU**; [plan-estimates](results/plan-estimates.md) compares them with measured "
+        "peaks on a CPU.",
+        "",
+        f"Training: bfloat16 autocast, {_ROWS} rows of {_SOURCE} + {_TARGET} tokens at once, no mentor in memory; the longest rows decide. "
+        f"Generation: {_SAMPLED} texts of {_TARGET} tokens together. For your own recipe: `mentorkd plan RECIPE --gpu-memory 24`.",
+        "",
+        f"| model | weights | {' | '.join(_TRAININGS)} | generation |",
+        f"| --- | --- |{' --- |' * (len(_TRAININGS) + 1)}",
+    ]
+    for name in _MODELS:
+        weights, cells = memory_row(name)
+        fits = [_cell_of(value) for value in cells]
+        lines.append(f"| `{name}` | {weights} | {' | '.join(fits)} |")
+    lines += [
+        "",
+        "Where a model does not fit: a smaller `training.batch_size` with `gradient_accumulation`, `gradient_checkpointing: true`, "
+        "`model.lora`, or `sharding: fsdp` on [several GPUs](many-gpus.md). The parts of each estimate: weights in float32 (bfloat16 for "
+        "LoRA), their gradients and AdamW's two moments in float32, activations for the backward pass with autocast's copies of the "
+        "weights, one chunk of logits with the gradient of the head, and 1 GB for CUDA.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def memory_row(name: str) -> tuple[str, list[float]]:
+    """The weights of a model in words, and the bytes of each training and of the generation."""
+    from mentorkd.pipeline.estimates.lengths import Lengths
+    from mentorkd.pipeline.estimates.memory import generation_memory, training_memory
+    from mentorkd.recipe.learner import ModelConfig, TrainingConfig
+    from mentorkd.recipe.sizes import in_words, size_of
+
+    lengths = Lengths(_SOURCE, _TARGET, _SOURCE, _TARGET, _SOURCE, _TARGET, None, 1)
+    size = size_of(ModelConfig(name=name))
+    assert size is not None, f"{name} is none of the known models"
+    cells = []
+    for model, training in _TRAININGS.values():
+        settings = TrainingConfig(batch_size=_ROWS, **training)
+        config = ModelConfig(name=name, **model)
+        cells.append(training_memory(name, size, config, settings, lengths, "gpu").total)
+    cells.append(generation_memory(name, size, ModelConfig(name=name), _SAMPLED, _SOURCE, _TARGET, "gpu").total)
+    return in_words(size.parameters), cells
+
+
+def _cell_of(value: float) -> str:
+    gpu = next((gpu for gpu in _GPUS if value <= gpu * 1e9), None)
+    return f"{value / 1e9:.{1 if value < 1e10 else 0}f} ({f'{gpu} GB' if gpu else 'several GPUs'})"
 
 
 def _flat(text: str) -> str:

@@ -334,6 +334,29 @@ def contrast(arms: Sequence[Array], weights: Sequence[int], *, peers: Sequence[A
     )
 
 
+def planned_effect(questions: int, seeds: int, arms: int, *, disagreement: float, scatter: float) -> float:
+    """The minimum detectable effect of a pair in a design that is yet to be run; above 1: it detects nothing.
+
+    Args:
+        arms: learners whose scatter between seeds is estimated together.
+        disagreement: share of the questions that one of two trained models alone answers correctly.
+        scatter: standard deviation of the learners' difference from seed to seed, beyond what the questions explain.
+
+    Of the disagreement, a part belongs to the question and is the same for every seed: 0.3 of it, as in docs/results/own-texts.
+    """
+    alpha = 1 - CONFIDENCE
+    shared = _SHARED_DISAGREEMENT * disagreement
+    residual = disagreement - shared if seeds > 1 else 0.0
+    question = disagreement if seeds == 1 else residual + seeds * shared
+    between = residual + questions * scatter**2 if seeds > 1 else 0.0
+    freedom = (seeds - 1) * (arms - 1) if seeds > 1 else 1.0
+    squares = MeanSquares(questions, seeds, question, residual, between, freedom)
+    return max(fewest_questions(alpha) / questions, squares.detectable(alpha, np.array([between])))
+
+
+_SHARED_DISAGREEMENT = 0.3
+
+
 def _interval(difference: float, error: MeanError, values_QS: Array) -> Interval:
     half = error.margin() if error.error else wilson_interval(0, len(values_QS)).high
     edge = max(

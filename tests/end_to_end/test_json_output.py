@@ -32,7 +32,7 @@ def commands_with_json(group: Any, name: str = "") -> Iterator[str]:
         whole = f"{name} {part}".strip()
         if hasattr(command, "commands"):
             yield from commands_with_json(command, whole)
-        elif any("--json" in parameter.opts for parameter in command.params):
+        if any("--json" in parameter.opts for parameter in command.params):
             yield whole
 
 

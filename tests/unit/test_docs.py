@@ -9,7 +9,11 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from mentorkd.pipeline.estimates.lengths import Lengths
+from mentorkd.pipeline.estimates.memory import training_memory
+from mentorkd.recipe.learner import ModelConfig, TrainingConfig
 from mentorkd.recipe.load import recipe_schema
+from mentorkd.recipe.sizes import size_of
 from places import ROOT
 
 PLANTED = {
@@ -41,7 +45,7 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     pages = {page.relative_to(tmp_path / "site").parts[0] for page in (tmp_path / "site").rglob("index.html")}
     assert {"quickstart", "own-data", "api-teacher", "flan-t5", "many-gpus", "method", "api"} <= pages
-    assert {"recipe-reference", "commands"} <= pages
+    assert {"recipe-reference", "commands", "memory"} <= pages
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +86,22 @@ def test_the_references_have_every_key_and_every_option(reference: ModuleType) -
     assert "| `epochs` | whole number at least 1 | `20` |" in recipe
     assert "| `seeds` | list of whole number" in recipe
     assert "`[42]`" in recipe
-    for command in ("run", "plan", "annotate", "data paper", "cache merge"):
+    for command in ("run", "plan", "annotate", "data paper", "cache merge", "recipes", "recipes show"):
         assert f"## mentorkd {command}\n" in commands
     assert "| `--jobs` |" in commands
+
+
+def test_the_table_of_memory_is_what_plan_estimates(reference: ModuleType) -> None:
+    config, lengths = ModelConfig(name="google/flan-t5-large"), Lengths(512, 256, 512, 256, 512, 256, None, 1)
+    size = size_of(config)
+    assert size is not None
+    whole = training_memory("student", size, config, TrainingConfig(batch_size=8), lengths, "gpu").total / 1e9
+    rows = [line.split(" | ") for line in reference.memory_page().splitlines() if line.startswith("| `")]
+    [row] = [row for row in rows if row[0] == "| `google/flan-t5-large`"]
+    assert row[1] == "0.78 B"
+    assert row[2].startswith(f"{whole:.0f} (")
+    gigabytes = [[float(cell.split()[0]) for cell in row[2:]] for row in rows]
+    assert all(cells[0] > cells[1] > cells[3] > cells[4] for cells in gigabytes)  # checkpointing, adapters, 4 bits
 
 
 def test_the_documents_use_plain_words() -> None:

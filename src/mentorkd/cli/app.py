@@ -12,15 +12,16 @@ from mentorkd.cli.data import data_app, import_data, init
 from mentorkd.cli.evaluate import ask, evaluate
 from mentorkd.cli.report import compare, inspect, report, verify
 from mentorkd.cli.reproduce import reproduce
-from mentorkd.cli.run import plan, quickstart, recipes, run, schema
+from mentorkd.cli.run import plan, quickstart, recipes_app, run, schema
 from mentorkd.cli.serve import serve
 from mentorkd.cli.share import export
 from mentorkd.cli.teacher import annotate, cache_app
 from mentorkd.cli.view import view
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(recipes_app, name="recipes")
 app.command("import")(import_data)
 for command in (
     annotate,
@@ -28,7 +29,6 @@ for command in (
     reproduce,
     compare,
     run,
-    recipes,
     quickstart,
     plan,
     evaluate,

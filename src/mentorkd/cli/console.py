@@ -276,14 +276,16 @@ def _verdicts(counts: Mapping[Verdict, int], noun: str) -> str:
     return f"{total} {noun}{share}"
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> None:
-    """Print a table; the first column is text, the others are numbers.
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False, numbers: bool = True
+) -> None:
+    """Print a table; the first column is text, and the others are if they are not `numbers`.
 
     Cells are folded to the terminal's width. With `whole` they are not, so that they can be copied.
     """
     table = Table(title=_safe(title), title_justify="left", header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(_safe(column), justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(_safe(column), justify="right" if number and numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console(highlight=False, emoji=False, width=_WIDEST if whole else None).print(table)

@@ -131,17 +131,30 @@ def _answer_kind(task: str | None, answer: str | None) -> tuple[AnswerKind, Sequ
 
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of your data; created if absent.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The student: a hub name, a folder or a GGUF file. Default: the package's tiny model."),
+    ] = None,
 ) -> None:
-    """Write a commented recipe for your own data, from the quickstart; edit four lines and run it."""
+    """Write a commented recipe for your own data, with settings that fit the model; edit four lines and run it."""
     from mentorkd.quickstart.task import write_own_recipe
+    from mentorkd.recipe.starter import starter_recipe
 
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; give a folder")
     recipe = folder / "recipe.yaml"
     if recipe.exists():
         raise RunError(f"{recipe} already exists; give another folder, or remove the file")
-    folder.mkdir(parents=True, exist_ok=True)
+    if model is not None and folder.resolve() == Path(model).resolve():
+        raise RunError(f"{folder} would be taken for the model {model}; give another folder for your data")
     # What no folder of every system can be called (`name` in recipe/schema.py).
     name = re.sub(r'[/\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff]+', "-", unicodedata.normalize("NFC", folder.resolve().name))
-    write_own_recipe(recipe, name.lstrip(" .-").rstrip() or "mine")
+    name = name.lstrip(" .-").rstrip() or "mine"
+    starter = None if model is None else starter_recipe(name, model)
+    folder.mkdir(parents=True, exist_ok=True)
+    if starter is None:
+        write_own_recipe(recipe, name)
+    else:
+        recipe.write_text(starter.text, encoding="utf-8")
+        say(f"assumed: {starter.assumed}")
     say(f'edit the four lines marked "yours" in {recipe}, then: mentorkd run {shlex.quote(str(recipe))}')

@@ -35,7 +35,8 @@ def evaluate(
         ),
     ] = None,
     learner: Annotated[
-        list[str] | None, typer.Option(help="A learner to ask; may be repeated. Default: all learners.")
+        list[str] | None,
+        typer.Option(help="A learner to ask; may be repeated. Default: all learners."),
     ] = None,
     samples: Annotated[
         int | None,
@@ -252,7 +253,8 @@ def ask(
     folder: RunPath,
     question: Annotated[str, typer.Argument(help="A question of the task.")],
     learner: Annotated[
-        str | None, typer.Option(help="The learner to ask. Default: the student of the report's headline.")
+        str | None,
+        typer.Option(help="The learner to ask. Default: the student of the report's headline."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Its seed. Default: the first of the recipe.")] = None,
     no_verify: NoVerify = False,

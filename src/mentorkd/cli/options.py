@@ -8,17 +8,24 @@ from typing import Annotated
 
 import typer
 
+from mentorkd.cli.completion import recipe_names, run_folders
+from mentorkd.cli.shipped import shipped_recipes
 from mentorkd.errors import RecipeError, RunError
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import read_yaml, suggestion
 
 RecipePath = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file, or the name of a shipped one.")
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="The recipe, a YAML file, or the name of a shipped one.", autocompletion=recipe_names
+    ),
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes to the recipe.", show_default=False)
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/shuffled.")]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, e.g. runs/shuffled.", autocompletion=run_folders)
+]
 RunOption = Annotated[Path | None, typer.Option("--run", help="The run folder; by default runs/<the recipe's name>.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the results of another recipe that has the run folder.")
@@ -52,24 +59,6 @@ NoVerify = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and warnings.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name (`shuffled`, `paper/table2`).
-
-    They lie inside an installed package, and beside `src/` in a checkout.
-    """
-    here = Path(__file__).resolve()
-    folders = [here.parents[1] / "recipes", here.parents[3] / "recipes"]
-    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    files = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.parts), path))
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
-
-
-def shipped_titles() -> dict[str, str]:
-    """The first line of each shipped recipe, a comment, by name."""
-    files = shipped_recipes().items()
-    return {name: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ") for name, path in files}
 
 
 def new_file(path: Path) -> Path:

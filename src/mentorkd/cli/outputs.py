@@ -31,6 +31,89 @@ class PlannedStageOutput(TypedDict):
     """Optimiser updates, of a training."""
     tokens: NotRequired[float]
     """Estimated tokens that a model reads or writes."""
+    seconds: float | None
+    """Seconds that it takes; measured if it is done, else estimated; null where that is not possible."""
+
+
+class PlanMachineOutput(TypedDict):
+    """The machine that the estimates count on."""
+
+    device: Literal["cpu", "gpu"]
+    """Where models run."""
+    name: str
+    """The machine in words."""
+    memory: float | None
+    """Bytes of its memory, or of its GPU's; null if not known."""
+    flops: float
+    """Floating-point operations a second in large matrix products; measured with `--measure`, else assumed."""
+
+
+class PlanMemoryOutput(TypedDict):
+    """The memory of a learner at its peak."""
+
+    learner: str
+    """The learner."""
+    work: Literal["train", "generate"]
+    """What it does then."""
+    bytes: int
+    """All parts together."""
+    parts: dict[str, int]
+    """Bytes by part: weights, gradients, optimiser, activations, logits, mentors, keys and values, runtime."""
+    fits: bool | None
+    """Whether the machine has this memory; null if its memory is not known."""
+
+
+class PlanDiskOutput(TypedDict):
+    """What the stages that are to run write, in bytes."""
+
+    bytes: int
+    """All parts together."""
+    models: int
+    """Trained models."""
+    soft_labels: int
+    """Stores of soft labels."""
+    texts: int
+    """Rationales and predictions."""
+    checkpoints: int
+    """Checkpoints of the largest training, which are removed at its end."""
+    free: int
+    """Free bytes at the run folder."""
+
+
+class PlanEffectOutput(TypedDict):
+    """What the design of the headline's comparison can show."""
+
+    effect: float
+    """Minimum detectable effect, a share; above 1: no difference can be detected."""
+    questions: int
+    """Test questions."""
+    seeds: int
+    """Seeds."""
+    arms: int
+    """Arms of the student's model, whose scatter is estimated together."""
+    basis: str
+    """What is assumed."""
+
+
+class PlanEstimatesOutput(TypedDict):
+    """What the stages that are to run take, and what the run can show."""
+
+    machine: PlanMachineOutput
+    """The machine."""
+    seconds: float
+    """Seconds of the stages that are to run, one after another, without those in `untimed`."""
+    untimed: list[str]
+    """Stages whose time is not known."""
+    seconds_basis: str
+    """What the seconds rest on."""
+    memory: list[PlanMemoryOutput]
+    """The peaks of learners with a model of known size."""
+    disk: PlanDiskOutput
+    """The disk."""
+    dollars: list[float] | None
+    """The most that the teacher costs in US dollars: in its first round, and in all rounds; null without a price."""
+    detectable_effect: PlanEffectOutput | None
+    """The headline's comparison; null for a recipe without two arms."""
 
 
 class PlanOutput(TypedDict):
@@ -45,7 +128,11 @@ class PlanOutput(TypedDict):
     conflict: str | None
     """Why `run` refuses the folder, which belongs to another recipe, without --overwrite; null if it does not."""
     notes: list[str]
-    """Results that a run would replace, how the numbers are estimated, and what is equal between arms."""
+    """Results that a run would replace, how the numbers are estimated, what is equal between arms, and what is not known."""
+    warnings: list[str]
+    """What is likely to fail, to waste time, or to show nothing, and what to do."""
+    estimates: PlanEstimatesOutput
+    """Time, memory, disk, dollars, and the minimum detectable effect."""
 
 
 class VerifyOutput(TypedDict):

@@ -18,9 +18,8 @@ from mentorkd.cli.options import (
     Overwrite,
     Quiet,
     RunOption,
-    shipped_recipes,
-    shipped_titles,
 )
+from mentorkd.cli.shipped import shipped_recipes, shipped_titles
 from mentorkd.errors import RunError
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 

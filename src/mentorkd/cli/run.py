@@ -11,7 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mentorkd.cli.completion import shipped_names
 from mentorkd.cli.console import open_reporter, ranges, replaced, run_again, say, show_json, show_results, show_table
+from mentorkd.cli.estimates import duration, estimate_lines, estimates_as_json
 from mentorkd.cli.options import (
     AsJson,
     Jobs,
@@ -24,11 +26,13 @@ from mentorkd.cli.options import (
     RunOption,
     Scratch,
     load_named,
-    shipped_titles,
 )
+from mentorkd.cli.shipped import shipped_recipes, shipped_titles
+from mentorkd.errors import RunError
 from mentorkd.pipeline.provenance import cores
 from mentorkd.pipeline.shards import whole_name
 from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.yaml import suggestion
 
 # One model of this size does not fill two cores; two at a time do.
 _QUICKSTART_JOBS = str(min(2, cores()))
@@ -54,14 +58,32 @@ def run(
     _run(loaded, folder, force or (), overwrite, jobs, quiet, as_json, verify=not no_verify, on=on, scratch=scratch)
 
 
-def recipes(as_json: AsJson = False) -> None:
+recipes_app = typer.Typer(invoke_without_command=True)
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context, as_json: AsJson = False) -> None:
     """List the shipped recipes. `mentorkd run NAME` runs one on the data in the folder `data`."""
+    if context.invoked_subcommand is not None:
+        return
     titles = shipped_titles()
     if as_json:
         show_json(titles)
         return
     for name, title in titles.items():
         say(f"{name:<24}{title}")
+
+
+@recipes_app.command("show")
+def show_recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.", autocompletion=shipped_names)],
+) -> None:
+    """Print a shipped recipe, to read it or to begin one of your own."""
+    shipped = shipped_recipes()
+    if name not in shipped:
+        expected = suggestion(name, shipped) or f"; expected one of {', '.join(shipped)}"
+        raise RunError(f"got {name}, which is no shipped recipe{expected}")
+    say(shipped[name].read_text(encoding="utf-8").rstrip("\n"))
 
 
 def quickstart(
@@ -110,8 +132,24 @@ def _run(
     show_results(pipeline.folder.report(), as_json)
 
 
-def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = None, as_json: AsJson = False) -> None:
-    """Show the stages of a recipe: which are done, which will run, their rows and estimated tokens."""
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    folder: RunOption = None,
+    gpu_memory: Annotated[
+        float | None,
+        typer.Option(metavar="GB", min=0.1, help="Estimate for a GPU with this memory, in place of this machine."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the speed of this machine first, in seconds (imports torch).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a recipe will do and take: its stages with their rows, tokens and time; memory, disk and dollars; the smallest
+    difference that it can show; and what is likely to fail."""
+    from mentorkd.pipeline.estimates.assess import Assessment
+    from mentorkd.pipeline.estimates.checks import unknown, warnings
+    from mentorkd.pipeline.estimates.machine import machine_of, measured
     from mentorkd.pipeline.plan import estimate
     from mentorkd.pipeline.run import Pipeline
 
@@ -120,12 +158,14 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
     pipeline = Pipeline(loaded, root)
     planned, conflict = pipeline.plan(), pipeline.conflict()
     estimates = estimate(loaded, root)
+    machine = machine_of(loaded.device, gpu_memory=gpu_memory)
+    assessment = Assessment(estimates, planned, measured(machine) if measure else machine, root)
     replacing: dict[str | None, list[str]] = {}
     for p in planned:
         if p.replaces:
             replacing.setdefault(p.outdated, []).append(p.stage.name)
     notes = [run_again(names, why) if why else replaced(names) for why, names in replacing.items()]
-    notes += estimates.notes
+    notes += estimates.notes + unknown(assessment)
     rows = [
         {
             "stage": p.stage.name,
@@ -133,16 +173,19 @@ def plan(recipe: RecipePath, overrides: Overrides = None, folder: RunOption = No
             "replaces": p.replaces,
             "needs": list(p.stage.needs),
             **estimates.of(p.stage),
+            "seconds": None if (seconds := assessment.seconds[p.stage.name]) is None else round(seconds, 1),
         }
         for p in planned
     ]
+    warned = warnings(assessment)
     if as_json:
         facts = {"recipe": loaded.name, "stages": rows, "dropped": list(estimates.dropped), "conflict": conflict}
-        show_json({**facts, "notes": notes})
+        show_json({**facts, "notes": notes, "warnings": warned, "estimates": estimates_as_json(assessment)})
         return
-    columns = ["stage", "#", "needs", "state", "rows", "updates", "tokens"]
+    columns = ["stage", "#", "needs", "state", "rows", "updates", "tokens", "time"]
     show_table(loaded.name, columns, _lines(rows), whole=True)
-    for line in estimates.dropped:
+    show_table("estimates", ["", "estimate", "rests on"], estimate_lines(assessment), whole=True, numbers=False)
+    for line in [*estimates.dropped, *warned]:
         say(f"! {line}")
     if conflict:
         say(f"{conflict}; `run` refuses it without --overwrite")
@@ -166,9 +209,16 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 _number(max((row["rows"] for row in shards if "rows" in row), default=None)) + size,
                 _number(first.get("updates")),
                 _number(sum(row["tokens"] for row in shards) if "tokens" in first else None),
+                _time([row["seconds"] for row in shards]),
             ]
         )
     return lines
+
+
+def _time(seconds: Sequence[float | None]) -> str:
+    """The time of a stage, or of its shards together."""
+    known = [each for each in seconds if each is not None]
+    return duration(sum(known)) if len(known) == len(seconds) else ""
 
 
 def _number(value: Any) -> str:

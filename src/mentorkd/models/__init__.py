@@ -45,10 +45,8 @@ from mentorkd.models.quantization import (
     weight_count,
 )
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
+from mentorkd.recipe.vocabularies import VOCABULARY_MULTIPLE
 from mentorkd.records import ModelKind
-
-VOCABULARY_MULTIPLE = 64
-"""Rows of a new embedding are a multiple of this, which suits matrix units. T5 also has 32128 rows for its 32100 tokens."""
 
 
 @dataclass(frozen=True)

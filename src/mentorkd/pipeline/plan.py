@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from mentorkd.data.overlay import Decision, in_effect
 from mentorkd.data.prepare import prepare_recipe
 from mentorkd.data.rows import Rows
 from mentorkd.data.selection import CHARACTERS_PER_TOKEN, Gathered, gather
 from mentorkd.grading.grade import Grader
+from mentorkd.pipeline.estimates.lengths import SAMPLE, Text
 from mentorkd.pipeline.records import count_splits
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.graph import matched_arms
@@ -25,6 +27,8 @@ from mentorkd.records import GOLD, SELF, TEACHER, Rationale, Split
 from mentorkd.teachers.annotate import open_teacher
 from mentorkd.teachers.curation import Curation
 from mentorkd.teachers.dry_run import DryRun
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Estimates:
     """What asking the teacher takes; None if nobody is asked."""
     dropped: Sequence[str] = ()
     """Faults in the data, and what the overlay and the filters leave of the teacher's rationales, a line each."""
+    sample: Sequence[Text] = ()
+    """Some training rows; the rationale is empty if it is yet to be written."""
 
     @property
     def notes(self) -> list[str]:
@@ -138,7 +144,7 @@ class Estimates:
             return self._own_updates(name)
         if self.recipe.match == "updates":
             return self._most
-        return math.ceil(self._most / (self._rows_an_update(name) * self._tokens_a_row(name)))
+        return math.ceil(self._most / (self.rows_an_update(name) * self._tokens_a_row(name)))
 
     @cached_property
     def _matched(self) -> list[str]:
@@ -156,7 +162,7 @@ class Estimates:
         if self.recipe.match == "updates":
             return max(map(self._own_updates, self._measured))
         arms = self._measured
-        return max(self._own_updates(arm) * self._rows_an_update(arm) * self._tokens_a_row(arm) for arm in arms)
+        return max(self._own_updates(arm) * self.rows_an_update(arm) * self._tokens_a_row(arm) for arm in arms)
 
     def _own_updates(self, name: str, rows: int | None = None) -> int:
         """Updates by a learner's own settings, for its rows without own texts, or for these `rows`."""
@@ -165,9 +171,10 @@ class Estimates:
         return learner.training.updates or learner.training.epochs * self._updates_an_epoch(name, rows)
 
     def _updates_an_epoch(self, name: str, rows: int) -> int:
-        return max(1, math.ceil(rows / self._rows_an_update(name)))
+        return max(1, math.ceil(rows / self.rows_an_update(name)))
 
-    def _rows_an_update(self, name: str) -> int:
+    def rows_an_update(self, name: str) -> int:
+        """Rows of an optimiser step, in all processes."""
         training = self.recipe.learners[name].training
         rows = training.batch_size
         if training.tokens_per_batch is not None:
@@ -226,6 +233,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
             per_question,
             expected.dry_run,
             [*faults.lines(), *_overlay_line(decisions.values())],
+            [(question.text, "", question.answer) for question in _spread(training)],
         )
     assert recipe.task.answer is not None
     grader = Grader(recipe.task.answer, recipe.task.choices)
@@ -234,16 +242,28 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     filters = {name: recipe.filter_of(name, TEACHER) for name in readers}
     taken: dict[SelectConfig, int] = {}
     dropped = [*faults.lines(), *expected.faults, *_overlay_line(decisions.values())]
+    known = {question.id: question for question in training}
+    sample: list[Text] = []
     for select in dict.fromkeys(filters.values()):
         first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
         gathered = gather({TEACHER: recorded}, {TEACHER: first}, training, conclude=grader.find)
         taken[select] = len(gathered)
+        chosen = _spread(gathered.by_source[TEACHER])
+        sample = sample or [(known[row.question_id].text, row.text, known[row.question_id].answer) for row in chosen]
         dropped.append(_filtered(gathered, [name for name in readers if filters[name] == select]))
     kept = {name: taken[select] for name, select in filters.items()}
     per_rationale = round(expected.characters / CHARACTERS_PER_TOKEN)
+    sample = sample or [(question.text, "", question.answer) for question in _spread(training)]
+    lines = list(filter(None, dropped))
     return Estimates(
-        recipe, counts, expected.rationales, kept, per_rationale, per_question, dropped=list(filter(None, dropped))
+        recipe, counts, expected.rationales, kept, per_rationale, per_question, dropped=lines, sample=sample
     )
+
+
+def _spread(rows: Sequence[T]) -> Iterator[T]:
+    """At most `SAMPLE` of the rows, from the first to the last."""
+    step = math.ceil(len(rows) / SAMPLE) or 1
+    return (rows[place] for place in range(0, len(rows), step))
 
 
 def _overlay_line(decisions: Collection[Decision]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,12 @@ CAUSAL = frozenset(
     | {"qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"}
 )
 """Some values of `model_type`, by the kind of model."""
+
+VOCABULARY_MULTIPLE = 64
+"""Rows of a new embedding are a multiple of this, which suits matrix units. T5 also has 32128 rows for its 32100 tokens."""
+
+_T5_EXTRA_TOKENS = 100
+"""Tokens that T5's tokenizer adds to the pieces of a SentencePiece model."""
 
 
 class _Vocabulary(NamedTuple):
@@ -85,7 +92,7 @@ def one_vocabulary(one: ModelConfig, other: ModelConfig) -> bool | None:
     Every id that either side can emit, its end and padding excepted, must be the same token on both sides, as for `end_tokens`.
     None where the files do not tell, such as those of a hub model that was not downloaded yet.
     """
-    kinds = {_kind(one), _kind(other)} - {None}
+    kinds = {kind_of_files(one), kind_of_files(other)} - {None}
     if len(kinds) == 2:
         return False
     sources = [(model.tokenizer or model.name, model.revision) for model in (one, other)]
@@ -101,7 +108,8 @@ def one_vocabulary(one: ModelConfig, other: ModelConfig) -> bool | None:
     return all(whole.tokens.get(index, token) == token for index, token in part.tokens.items())
 
 
-def _kind(model: ModelConfig) -> ModelKind | None:
+def kind_of_files(model: ModelConfig) -> ModelKind | None:
+    """The kind of a model, from its files on this machine; None where they do not tell."""
     settings: dict[str, Any] = model.from_config or {}
     if (model.name or "").endswith(GGUF):
         return "causal"  # the file may not be converted yet
@@ -110,6 +118,15 @@ def _kind(model: ModelConfig) -> ModelKind | None:
     if settings.get("is_encoder_decoder") or settings.get("model_type") in SEQ2SEQ:
         return "seq2seq"
     return "causal" if settings.get("model_type") in CAUSAL else None
+
+
+def vocabulary_rows(source: str, revision: str | None) -> int | None:
+    """Rows of the embedding that a model with random weights gets for a tokenizer; None where its files are not on this machine."""
+    vocabulary = _vocabulary(source, revision)
+    if vocabulary is None or not vocabulary.tokens:
+        return None
+    extra = _T5_EXTRA_TOKENS if source.endswith(".model") else 0
+    return math.ceil((max(vocabulary.tokens) + 1 + extra) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 def _vocabulary(source: str, revision: str | None) -> _Vocabulary | None:
