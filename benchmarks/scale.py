@@ -1,7 +1,7 @@
 """What the pipeline itself costs as a run grows: the driver for each shard, and arms on more cores.
 
 `driver`: thousands of shards that do nothing, by each executor: the driver's wall and processor time for a shard, of which the disk's
-own fsync, and the memory that a shard adds to it. `recipe`: the wall time of a small recipe with nine arms by executor and cores.
+own fsync, and the memory that a shard adds to it: before the first of them runs, and while they run. `recipe`: the wall time of a small recipe with nine arms by executor and cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from common import arguments, hardware, versions
 from mentorkd.pipeline.executors.executor import StageExecutor
 from mentorkd.pipeline.executors.inline import InlineExecutor
 from mentorkd.pipeline.executors.processes import ProcessExecutor
-from mentorkd.pipeline.run import Pipeline
+from mentorkd.pipeline.records import StageRecord
+from mentorkd.pipeline.run import Pipeline, Reporter
+from mentorkd.pipeline.run_folder import Stage
 from mentorkd.quickstart.task import write_recipe, write_task
 from mentorkd.recipe.load import load_recipe
 
@@ -66,8 +68,11 @@ def driver(name: str, count: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as place:
         recipe = _made_up(Path(place), IdleRecipe)
-        pipeline = Pipeline(recipe, Path(place) / "run")
+        watch = _AtFirst()
+        pipeline = Pipeline(recipe, Path(place) / "run", watch)
+        before = _memory()
         pipeline._stages = stages(count)
+        listed = _memory() - before
         setup = (recipe, pipeline.folder, lambda *_: None, lambda *_: None)
         executor: StageExecutor
         if name == "inline":
@@ -98,9 +103,20 @@ def driver(name: str, count: int) -> dict[str, Any]:
             "driver_cpu_ms_a_shard": round(1000 * cpu / count, 2),
             "driver_fsync_ms_a_shard": round(1000 * fsync.seconds / count, 2),
             "driver_fsyncs_a_shard": round(fsync.calls / count, 1),
-            "driver_memory_kb_a_shard": round((after - before) / count, 2),
+            "list_of_stages_kb_a_shard": round(listed / count, 2),
+            "schedule_kb_a_shard": round((watch.memory - before) / count, 2),
+            "growth_kb_a_shard": round((after - watch.memory) / count, 2),
             "driver_memory_mb": round(after / 1024, 1),
         }
+
+
+class _AtFirst(Reporter):
+    """Looks at the memory when the first shard has been published: what is added later is growth while shards run."""
+
+    memory = 0
+
+    def finished(self, stage: Stage, record: StageRecord) -> None:
+        self.memory = self.memory or _memory()
 
 
 class _Timed:

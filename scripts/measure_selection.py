@@ -67,8 +67,8 @@ def main() -> None:
     sets = read_sets(options.data, options.mcc)
     teachers = {each.task.key: each for each in sets if each.source == "teacher"}
     filters: dict[str, Callable[[Set], Keep]] = {
-        "deduplicate": lambda _: drop_duplicates,
-        "against the teacher": lambda each: lambda rows: drop_duplicates(rows, teachers[each.task.key].correct),
+        "deduplicate": lambda _: drop_duplicates(),
+        "against the teacher": lambda each: drop_duplicates(teachers[each.task.key].correct),
         "length": lambda _: keep_length(lambda text: len(vocabulary.encode(text)), 0, 512),
         "answer_in_rationale": lambda each: keep_concluding(each.conclude),
         "arithmetic": lambda _: keep_arithmetic(lambda text: not check_arithmetic(text).wrong),

@@ -46,8 +46,8 @@ def normalise_whitespace(text: str) -> str:
 
 def content_id(*parts: str) -> str:
     """Sixteen hex digits that identify `parts`; length prefixes avoid collisions between different splits of one text."""
-    data = b"".join([b"%d:%b" % (len(each), each) for each in map(str.encode, parts)])
-    return hashlib.sha256(data).hexdigest()[:16]
+    data = "".join([f"{len(each.encode())}:{each}" for each in parts])
+    return hashlib.sha256(data.encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1 << 12)  # files of rationales repeat a question in each of its rows

@@ -240,7 +240,10 @@ def _graded(
     choices: Sequence[str] | None,
     needs_logprobs: bool,
 ) -> Iterator[_Item]:
-    asked_by = _previous(partial(_asked, names=names, known=known, ids=ids, kind=kind, choices=choices), names)
+    texts = {question.text: question for question in known.values()}  # to look up a text is faster than to make its id
+    asked_by = _previous(
+        partial(_asked, names=names, known=known, texts=texts, ids=ids, kind=kind, choices=choices), names
+    )
     for row in rows:
         asked, letters, stated, gold = asked_by(row)
         completion = _completion(row, names["completion"]) if "completion" in names else None
@@ -283,12 +286,13 @@ def _asked(
     row: SourceRow,
     names: Mapping[str, str],
     known: Mapping[str, Question],
+    texts: Mapping[str, Question],
     ids: Mapping[str, str],
     kind: AnswerKind,
     choices: Sequence[str] | None,
 ) -> _Asked:
     own = _own_id(row, names) if ids else None
-    question = _stated_question(row, names, own)
+    question = _stated_question(row, names, own, texts)
     if own is not None and question.id not in known:
         question = known.get(ids.get(own, ""), question)
     answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else question.answer
@@ -317,8 +321,11 @@ def _previous(read: Callable[[SourceRow], _Asked], names: Mapping[str, str]) -> 
     return once
 
 
-def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) -> Question:
-    """The question that a row repeats. A row with the `own` id of a question may leave out text and answer."""
+def _stated_question(
+    row: SourceRow, names: Mapping[str, str], own: str | None, texts: Mapping[str, Question]
+) -> Question:
+    """The question that a row repeats; the one in `texts`, if there is one. A row with the `own` id of a question may leave out
+    text and answer."""
     if own is not None:
         if names.get("question") not in row.fields:
             return Question(content_id("id", own), "", "", "train")
@@ -326,7 +333,8 @@ def _stated_question(row: SourceRow, names: Mapping[str, str], own: str | None) 
             return Question.create(_text(row, names["question"]), "", "train")
     if lacking := [ours for ours in _REQUIRED if ours not in names]:
         raise row.error(f"no {' and no '.join(lacking)}, and no id that names a question; give the row one of them")
-    return Question.create(_text(row, names["question"]), _answer(row, names["answer"]), "train")
+    text, answer = _text(row, names["question"]), _answer(row, names["answer"])
+    return texts.get(text) or Question.create(text, answer, "train")
 
 
 def _agreeing(
@@ -510,8 +518,10 @@ def _warn_of_logprobs(source: str, field: str) -> None:
 
 def _completion(row: SourceRow, name: str) -> str | None:
     value = _value(row, name, optional=True)
-    if value is None or isinstance(value, str | bool | int | float):
-        return None if value is None else str(value)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
     raise row.error(f"field `{name}`: got {type_name(value)}, expected the text that states the answer, or null")
 
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
 from typing import Any
 
-import numpy as np
-
 from mentorkd.data.rows import Rows, choose, where
 from mentorkd.errors import DataError
 from mentorkd.grading.arithmetic import check_arithmetic
@@ -70,7 +68,7 @@ def select(
 
     The functions of this module are ready-made filters:
 
-        select(rationales, [Filter("correct", keep_correct), Filter("deduplicate", drop_duplicates)])
+        select(rationales, [Filter("correct", keep_correct), Filter("deduplicate", drop_duplicates())])
     """
     kept, counts = rationales, []
     for steps in _readings(filters):
@@ -120,12 +118,21 @@ keep_correct = Each(lambda rationale: rationale.verdict == "correct")
 """Rationales with the gold answer (the paper, section 3.1)."""
 
 
-def drop_duplicates(rationales: Sequence[Rationale], already: Iterable[Rationale] = ()) -> Sequence[Rationale]:
-    """The first of the rationales of a question that differ only in whitespace, unless `already` has its text."""
-    before = np.fromiter(map(_text_key, already), np.int64)
-    keys = np.concatenate([before, np.fromiter(map(_text_key, rationales), np.int64)])
-    _, first = np.unique(keys, return_index=True)
-    return choose(rationales, np.sort(first[first >= len(before)] - len(before)).data)
+def drop_duplicates(already: Iterable[Rationale] = ()) -> Each:
+    """The first of the rationales of a question that differ only in whitespace, unless `already` has its text.
+
+    It is for one selection: it remembers what it has seen.
+    """
+    seen = set(map(_text_key, already))
+
+    def is_first(rationale: Rationale) -> bool:
+        key = _text_key(rationale)
+        if key in seen:
+            return False
+        seen.add(key)
+        return True
+
+    return Each(is_first)
 
 
 def cap_per_question(rationales: Sequence[Rationale], limit: int) -> Sequence[Rationale]:
@@ -339,7 +346,7 @@ def filters_of(
     if config.correct:
         add("correct", keep_correct)
     if config.deduplicate:
-        add("deduplicate", lambda rows: drop_duplicates(rows, already))
+        add("deduplicate", drop_duplicates(already))
     if config.min_tokens > 0 or config.max_tokens is not None:
         add(
             "length",

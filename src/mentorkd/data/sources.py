@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,9 +51,9 @@ class SourceRows:
         self.source, self._read = source, read
         names: dict[str, None] = {}
         self._count = 0
-        for row in self:
-            if not row.fields.keys() <= names.keys():
-                names |= dict.fromkeys(row.fields)
+        for _, fields in self._objects():
+            if not fields.keys() <= names.keys():
+                names |= dict.fromkeys(fields)
             self._count += 1
         if not self._count:
             raise DataError(f"{source}: got no rows, expected at least one")
@@ -63,12 +64,16 @@ class SourceRows:
         return self._count
 
     def __iter__(self) -> Iterator[SourceRow]:
+        return starmap(partial(SourceRow, self.source), self._objects())
+
+    def _objects(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """The rows with their numbers."""
         for number, fields in self._read():
             if type(fields) is not dict and not isinstance(fields, Mapping):  # the abstract class is slow to ask
                 raise DataError(
                     f"{self.source}, row {number}: got {type_name(fields)}, expected an object with named fields"
                 )
-            yield SourceRow(self.source, number, fields)
+            yield number, fields
 
     @property
     def first(self) -> SourceRow:

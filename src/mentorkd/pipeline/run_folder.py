@@ -318,10 +318,13 @@ class RunFolder:
 
     def _attempts(self, stage: Stage) -> list[Path]:
         """The folders of the attempts at exactly this stage, the oldest first."""
-        return sorted(self._work.glob(f"{_slug(stage.name)}@{stage.fingerprint}*"), key=_number)
+        return sorted(self._workdirs(stage, stage.fingerprint), key=_number)
 
-    def _workdirs(self, stage: Stage) -> list[Path]:
-        return list(self._work.glob(f"{_slug(stage.name)}@*"))
+    def _workdirs(self, stage: Stage, fingerprint: str = "") -> list[Path]:
+        """The folders of the attempts at a stage, with fingerprints that begin so."""
+        start = f"{_slug(stage.name)}@{fingerprint}"
+        # Not glob(), which compiles a pattern for each stage and keeps it, and to which some characters of a name mean others.
+        return [folder for folder in self._work.iterdir() if folder.name.startswith(start)]
 
     def _roll_forward(self, workdir: Path) -> None:
         file = workdir / "commit.json"

@@ -58,12 +58,12 @@ def test_correct_keeps_neither_wrong_nor_unanswered() -> None:
 
 
 def test_duplicates_are_of_one_question_and_the_first_stays() -> None:
-    assert drop_duplicates(ROWS) == [ROWS[0], ROWS[1], ROWS[3], ROWS[4], ROWS[5]]
+    assert drop_duplicates()(ROWS) == [ROWS[0], ROWS[1], ROWS[3], ROWS[4], ROWS[5]]
 
 
 def test_duplicates_of_what_is_there_already_are_dropped_too() -> None:
     already = [row("q2", "one\tand one"), row("q9", "three")]
-    assert drop_duplicates(ROWS, already) == [ROWS[0], ROWS[1], ROWS[3], ROWS[5]]
+    assert drop_duplicates(already)(ROWS) == [ROWS[0], ROWS[1], ROWS[3], ROWS[5]]
 
 
 def test_the_cap_takes_low_sample_numbers_and_keeps_the_order_of_the_rows() -> None:
@@ -79,8 +79,8 @@ def selected(rows: list[Rationale], **settings: object) -> tuple[list[Rationale]
     "keep",
     [
         keep_correct,
-        drop_duplicates,
-        lambda rows: drop_duplicates(rows, ROWS[3:5]),
+        lambda rows: drop_duplicates()(rows),
+        lambda rows: drop_duplicates(ROWS[3:5])(rows),
         lambda rows: cap_per_question(rows, 1),
         lambda rows: sample_questions(rows, 0.5, 0),
         keep_length(len, 4, 11),
@@ -130,9 +130,9 @@ def test_neighbours_that_look_at_each_rationale_alone_share_one_reading() -> Non
 
     rows = Counted(ROWS)
     filters = [Filter("one", logged(ROWS[:4])), Filter("two", logged(ROWS[1:]), lambda: {"read": len(read)})]
-    kept, counts = select(rows, [*filters, Filter("rest", drop_duplicates)])
+    kept, counts = select(rows, [*filters, Filter("unique", drop_duplicates())])
     assert kept == [ROWS[1], ROWS[2], ROWS[3]]
-    assert counts == [FilterCount("one", 6, 4), FilterCount("two", 4, 3, {"read": 10}), FilterCount("rest", 3, 3)]
+    assert counts == [FilterCount("one", 6, 4), FilterCount("two", 4, 3, {"read": 10}), FilterCount("unique", 3, 3)]
     assert rows.loops == 1
 
 
