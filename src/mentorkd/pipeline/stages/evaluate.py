@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt
-from mentorkd.generation.engine import Engine, SamplingParams
+from mentorkd.generation.engine import Completion, Engine, SamplingParams
 from mentorkd.generation.resumable import CHUNK_BATCHES, sample_resumably
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import EvaluateRecord, count_verdicts, sum_verdicts
@@ -47,8 +47,15 @@ def predict(
         chunk=CHUNK_BATCHES * learner.sampling.batch_size,
         on_progress=context.progress,
     )
+    return grade_completions(context, name, seed, questions, [completion for (completion,) in completions])
+
+
+def grade_completions(
+    context: RunContext, name: str, seed: int, questions: Sequence[Question], completions: Sequence[Completion]
+) -> list[Prediction]:
+    """A learner's texts for the questions, one for each, as predictions."""
     predictions = []
-    for question, (completion,) in zip(questions, completions, strict=True):
+    for question, completion in zip(questions, completions, strict=True):
         graded = context.grader(completion.text, question)
         predictions.append(
             Prediction(

@@ -18,5 +18,13 @@ def form_of(name: str) -> Form:
             from mentorkd.sharing.forms.hf import HF
 
             return HF
+        case "ctranslate2":
+            from mentorkd.sharing.forms.ctranslate2 import CTRANSLATE2
+
+            return CTRANSLATE2
+        case "gguf":
+            from mentorkd.sharing.forms.gguf import GGUF
+
+            return GGUF
         case _:
             raise RunError(f"got --as {name}; expected one of {', '.join(FORMS)}")
