@@ -20,10 +20,10 @@ A conversion for [CTranslate2](https://opennmt.net/CTranslate2/) with weights in
 
 ```python
 import ctranslate2
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 folder = "."  # of this card
-tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
 question = "..."
 {ask}
 print(tokenizer.decode(tokenizer.convert_tokens_to_ids(tokens), skip_special_tokens=True))
