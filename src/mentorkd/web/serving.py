@@ -74,7 +74,7 @@ class ServedModels:
     """Models that write texts for several clients at once. A model is loaded when it is first asked; it may have several names."""
 
     def __init__(self, models: Mapping[str, ServedModel]) -> None:
-        self._models = models
+        self._models = dict(models)
 
     def models(self) -> list[str]:
         """A name of each model, the shortest; the first is the student of the report's headline."""

@@ -10,8 +10,10 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import GemmaConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from gguf_files import smollm2_file
 from mentorkd.errors import ModelError
-from mentorkd.models import LoadedModel
+from mentorkd.models import LoadedModel, load_model
+from mentorkd.recipe.learner import ModelConfig
 from mentorkd.sharing.gguf import vocabulary as rules
 from mentorkd.sharing.gguf.check import LogitChange, check_file
 from mentorkd.sharing.gguf.vocabulary import read_vocabulary
@@ -189,3 +191,15 @@ def test_other_tokenizers_are_refused() -> None:
         ModelError, match=r"splits text by Split and ByteLevel in a way that llama\.cpp has no name for"
     ):
         read_vocabulary(split_by(r"\d"), 384)
+
+
+@pytest.mark.slow
+def test_smollm2_becomes_a_file_again(tmp_path: Path) -> None:
+    loaded = load_model(ModelConfig(name=str(smollm2_file())), seed=0, device=torch.device("cpu"))
+    questions = [
+        (text, text) for text in ("What is the capital of France?", "Tom has 3 apples and buys 24 more. How many?")
+    ]
+    file, change = export(tmp_path, loaded.model.eval(), loaded.tokenizer, "Q8_0", questions)
+    assert change.likeliest > 0.9
+    assert change.mean < 0.02 * change.scale
+    assert file.stat().st_size < 160e6
