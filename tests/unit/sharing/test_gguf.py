@@ -170,11 +170,12 @@ def test_a_file_with_other_token_ids_is_refused(tmp_path: Path) -> None:
         (GemmaConfig(), "a model of type gemma; a GGUF file holds llama, qwen2, qwen3, gpt2: export it with `--as ctranslate2`"),
         (tiny_llama(tiny_tokenizer(), rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}).config, "linear"),
         (tiny_qwen2(tiny_tokenizer(), use_sliding_window=True, sliding_window=8).config, "a sliding attention window"),
-        (tiny_llama(tiny_tokenizer(), attention_bias=True).config, "biases in its attention"),
+        (tiny_llama(tiny_tokenizer(), attention_bias=True).config, "biases (`attention_bias`), expected none"),
         (tiny_gpt2(tiny_tokenizer(), n_positions=64).config, "64 positions, expected GPT-2's 1024"),
+        (tiny_gpt2(tiny_tokenizer(), n_inner=64).config, "inner layers of width 64, expected four times the outer"),
         (Qwen3Config(**ONE_LAYER), "heads of width 8, expected Qwen 3's 128"),
     ],
-    ids=["gemma", "rope", "window", "bias", "positions", "heads"],
+    ids=["gemma", "rope", "window", "bias", "positions", "width", "heads"],
 )  # fmt: skip
 def test_what_a_file_cannot_hold_is_refused(config: Any, message: str) -> None:
     with pytest.raises(ModelError) as caught:

@@ -34,12 +34,20 @@ def check_architecture(config: PretrainedConfig) -> None:
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     positions, heads = getattr(config, "n_positions", 1024), getattr(config, "head_dim", 128)
+    width = getattr(config, "n_inner", None) or 4 * config.hidden_size
     checks = [
         (rope != "default", f"positions of type {rope}, expected default ones (unscaled RoPE)"),
         (bool(getattr(config, "use_sliding_window", False)), "a sliding attention window, expected full attention"),
-        (bool(getattr(config, "attention_bias", False)), "biases in its attention (`attention_bias`), expected none"),
+        *(
+            (bool(getattr(config, name, False)), f"biases (`{name}`), expected none")
+            for name in ("attention_bias", "mlp_bias")
+        ),
         # transformers takes these sizes for granted.
         (kind == "gpt2" and positions != 1024, f"{positions} positions, expected GPT-2's 1024"),
+        (
+            kind == "gpt2" and width != 4 * config.hidden_size,
+            f"inner layers of width {width}, expected four times the outer",
+        ),
         (kind == "qwen3" and heads != 128, f"heads of width {heads}, expected Qwen 3's 128"),
     ]
     if faults := [fault for wrong, fault in checks if wrong]:
@@ -110,7 +118,7 @@ def _add_sizes(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
     if config.model_type == "gpt2":
-        writer.add_feed_forward_length(config.n_inner or 4 * config.hidden_size)
+        writer.add_feed_forward_length(4 * config.hidden_size)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
         return
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
