@@ -19,7 +19,7 @@ from mentorkd.pipeline.stages.evaluate import grade_completions, predict
 from mentorkd.records import Prediction
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.source import Source
-from mentorkd.statistics import Interval, compare, format_p, signed_points
+from mentorkd.statistics import Interval, compare, signed_points
 
 TITLE = "Checked after export"
 """The section of a card that has the checks."""
@@ -134,7 +134,7 @@ def checked_section(checks: Sequence[Check]) -> str:
     )
 
 
-COLUMNS = ("asked by", "exported %", "original %", "difference (95 %)", "p", "same answer", "same text")
+COLUMNS = ("asked by", "exported %", "original %", "difference (95 %)", "same answers")
 
 
 def check_rows(checks: Sequence[Check]) -> list[list[str]]:
@@ -145,9 +145,7 @@ def check_rows(checks: Sequence[Check]) -> list[list[str]]:
             f"{100 * one.exported:.1f}",
             f"{100 * one.original:.1f}",
             f"{signed_points(one.difference)} [{signed_points(one.interval.low)}, {signed_points(one.interval.high)}]",
-            format_p(one.p_value),
             f"{one.agreeing} of {one.questions}",
-            f"{one.equal_texts} of {one.questions}",
         ]
         for one in checks
     ]
