@@ -38,6 +38,9 @@ CONVERSION = "1"
 MOST_LOGITS = 1 << 26
 """Logits that CTranslate2 may hold at a time, 256 MiB, for a client that wants the likeliest tokens."""
 
+INSTEAD = "set `engine: transformers`"
+"""What to do about a model that is not converted."""
+
 PROBE_TOKENS = 24
 TOLERANCE = 0.01
 """Largest mean difference (nats a token) between log-probabilities of the model and of its conversion, in float32.
@@ -258,18 +261,18 @@ def _read_vocabulary(folder: Path) -> list[str]:
     return tokens
 
 
-def convert_model(model_dir: Path, output: Path, dtype: EngineDtype) -> None:
+def convert_model(model_dir: Path, output: Path, dtype: EngineDtype, instead: str) -> None:
     """Convert a saved model for other programs: with the tokens of its tokenizer, in place of digits, and with weights in `dtype`.
 
-    Raises MissingExtraError without ctranslate2, and ModelError for a model that it cannot convert, or that differs converted in
-    float32.
+    Raises MissingExtraError without ctranslate2, and ModelError, which advises what to do `instead`, for a model that it cannot
+    convert, or that differs converted in float32.
     """
     if find_spec("ctranslate2") is None:
         raise MissingExtraError("a conversion for CTranslate2", "ctranslate2")
-    _convert(model_dir, output, spelled=True)
-    _check(model_dir, output)
+    _convert(model_dir, output, spelled=True, instead=instead)
+    _check(model_dir, output, instead)
     if dtype != "float32":
-        _convert(model_dir, output, spelled=True, quantization=dtype)
+        _convert(model_dir, output, spelled=True, quantization=dtype, instead=instead)
 
 
 def _converted(model_dir: Path, cache_dir: Path) -> Path:
@@ -322,7 +325,9 @@ def _spelling(tokenizer: Any, rows: int) -> list[str]:
     return [tokens.get(index, f"<unused_{index}>") for index in range(rows)]
 
 
-def _convert(model_dir: Path, output: Path, *, spelled: bool = False, quantization: str | None = None) -> None:
+def _convert(
+    model_dir: Path, output: Path, *, spelled: bool = False, quantization: str | None = None, instead: str = INSTEAD
+) -> None:
     """Write a conversion. Its tokens are the digits of their ids, which all differ, or `spelled` as the tokenizer has them."""
     from ctranslate2.converters import TransformersConverter
 
@@ -345,11 +350,11 @@ def _convert(model_dir: Path, output: Path, *, spelled: bool = False, quantizati
     try:
         Converter(str(model_dir)).convert(str(output), quantization=quantization, force=True)
     except (ValueError, NotImplementedError, AttributeError, KeyError) as error:
-        raise ModelError(f"ctranslate2 cannot convert {model_dir}: {error}; set `engine: transformers`") from error
+        raise ModelError(f"ctranslate2 cannot convert {model_dir}: {error}; {instead}") from error
 
 
 @torch.inference_mode()
-def _check(model_dir: Path, conversion: Path) -> None:
+def _check(model_dir: Path, conversion: Path, instead: str = INSTEAD) -> None:
     """Raise ModelError if log-probabilities of random tokens differ from the model's own by more than TOLERANCE."""
     loaded = load_folder(model_dir, device=torch.device("cpu"), dtype=torch.float32)
     tokens, runner = _read_vocabulary(conversion), _open(conversion, loaded.kind, {"compute_type": "float32"})
@@ -364,13 +369,13 @@ def _check(model_dir: Path, conversion: Path) -> None:
         else:
             [scored] = runner.score_batch([[tokens[i] for i in target]])
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"ctranslate2 cannot run {model_dir}: {error}; set `engine: transformers`") from error
+        raise ModelError(f"ctranslate2 cannot run {model_dir}: {error}; {instead}") from error
     got = torch.tensor(scored.log_probs[: len(expected)])  # for seq2seq, the last one belongs to the end token
     difference = (expected - got).abs().mean().item()
     if not difference <= TOLERANCE:
         raise ModelError(
             f"ctranslate2's conversion of {model_dir} differs from the model by {difference:.2g} nats a token, "
-            f"expected at most {TOLERANCE}; set `engine: transformers`"
+            f"expected at most {TOLERANCE}; {instead}"
         )
 
 

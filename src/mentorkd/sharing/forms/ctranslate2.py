@@ -48,7 +48,7 @@ tokens = result.sequences[0]"""
 
 def _write(source: Source, folder: Path, dtype: str | None) -> None:
     model = source.model()
-    convert_model(model, folder, cast(EngineDtype, dtype))
+    convert_model(model, folder, cast(EngineDtype, dtype), "export it with `--as hf`")
     load_tokenizer(ModelConfig(name=str(model))).save_pretrained(folder)
     shutil.copy(model / "generation_config.json", folder)
     card = (
