@@ -118,6 +118,7 @@ CALLS: dict[str, tuple[str, int, list[str]]] = {
     "evaluate": ("evaluate", 0, ["evaluate", RUN, "--questions", "{folder}/data/test.jsonl"]),
     "evaluate --samples": ("evaluate", 1, ["evaluate", RUN, "--learner=student", "--samples=2", "--vote"]),
     "ask": ("ask", 0, ["ask", RUN, "Tom has 3 apples. How many?"]),
+    "export": ("export", 0, ["export", RUN, "--to", "{folder}/exported", "--check"]),
     "inspect": ("inspect", 0, ["inspect", "{store}"]),
     "import": ("import", 0, ["import", "{folder}/data/teacher.jsonl", "--answer", "number", "--output", "{folder}/in"]),
     "import questions": ("import", 0, ["import", "{folder}/data/test.jsonl", "--answer=number", "--output={folder}/i"]),

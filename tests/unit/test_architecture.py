@@ -24,7 +24,8 @@ FLOORS = [
     ["distillation", "generation"],
     ["training", "teachers"],
     ["pipeline"],
-    ["web", "sharing"],
+    ["web"],
+    ["sharing"],
     ["__init__", "cli"],
     ["__main__"],
 ]

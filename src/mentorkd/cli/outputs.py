@@ -430,6 +430,50 @@ class ReproduceOutput(TypedDict):
     """Remarks on the numbers, each reason once."""
 
 
+class CheckOutput(TypedDict):
+    """An exported model beside the original, on the test questions of the run."""
+
+    way: str
+    """Who asked the exported model: `transformers`, `ctranslate2`, or the `endpoint` of `mentorkd serve`."""
+    questions: int
+    """Test questions."""
+    accuracy: float
+    """Accuracy of the exported model."""
+    original_accuracy: float
+    """Accuracy of the original, in the run."""
+    difference: float
+    """`accuracy` - `original_accuracy`."""
+    interval: Bounds
+    """Interval of `difference`, paired by question."""
+    p: float
+    """Two-sided p of `difference`."""
+    only_exported: int
+    """Questions that only the exported model answers correctly."""
+    only_original: int
+    """Questions that only the original answers correctly."""
+    agreeing: int
+    """Questions with the same answer of both."""
+    equal_texts: int
+    """Questions with the same text of both."""
+
+
+class ExportOutput(TypedDict):
+    """What was exported."""
+
+    folder: str
+    """The new folder."""
+    form: str
+    """Its form."""
+    dtype: str | None
+    """The type of the weights; null for a form without a choice."""
+    learner: str
+    """The learner."""
+    seed: int
+    """Its seed."""
+    checks: list[CheckOutput]
+    """Each way in which `--check` asked the exported model; empty without it."""
+
+
 OUTPUTS: dict[str, tuple[Any, ...]] = {
     "run": (Results,),
     "quickstart": (Results,),
@@ -446,6 +490,7 @@ OUTPUTS: dict[str, tuple[Any, ...]] = {
     "data paper": (PaperDataOutput,),
     "cache merge": (CacheMergeOutput,),
     "cache export": (CacheExportOutput,),
+    "export": (ExportOutput,),
     "reproduce": (ReproduceOutput, dict[str, str]),
 }
 """The forms of each command's output; a second form is that of `annotate --dry-run` or `reproduce` without a table."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentorkd.cli.console import say
-from mentorkd.cli.options import NoVerify, RunPath
+from mentorkd.cli.console import open_reporter, say, show_json, show_table
+from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath
+from mentorkd.cli.outputs import CheckOutput
+
+if TYPE_CHECKING:
+    from mentorkd.sharing.check import Check
 
 
 def export(
@@ -20,11 +25,52 @@ def export(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Its seed. Default: the first of the recipe.")] = None,
     dtype: Annotated[str | None, typer.Option(help="The type of the weights, for forms with a choice.")] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Ask the exported model the test questions again, and write the result in its card."
+        ),
+    ] = False,
     no_verify: NoVerify = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a trained learner, or what its run holds, in a form that other tools read."""
     from mentorkd.sharing.export import export as write
     from mentorkd.sharing.source import open_source
 
     source = open_source(folder, learner, seed, verify=not no_verify)
-    say(str(write(source, form, to, dtype=dtype)))
+    with open_reporter(quiet=quiet, as_json=as_json) as reporter:
+        written = write(source, form, to, dtype=dtype, check=check, reporter=reporter)
+    if as_json:
+        fields = {"folder": str(to), "form": form, "dtype": written.dtype, "learner": source.name, "seed": source.seed}
+        show_json({**fields, "checks": [_as_json(one) for one in written.checks]})
+        return
+    if written.checks:
+        _show_checks(written.checks)
+    say(str(to))
+
+
+def _show_checks(checks: Sequence[Check]) -> None:
+    from mentorkd.sharing.check import COLUMNS, check_rows
+
+    show_table(f"{checks[0].questions} test questions", COLUMNS, check_rows(checks))
+    for one in checks:
+        if one.worse:
+            say(f"! the exported model is worse than the original, asked by {one.way}", error=True)
+
+
+def _as_json(check: Check) -> CheckOutput:
+    return {
+        "way": check.way,
+        "questions": check.questions,
+        "accuracy": check.exported,
+        "original_accuracy": check.original,
+        "difference": check.difference,
+        "interval": [check.interval.low, check.interval.high],
+        "p": check.p_value,
+        "only_exported": check.only_exported,
+        "only_original": check.only_original,
+        "agreeing": check.agreeing,
+        "equal_texts": check.equal_texts,
+    }

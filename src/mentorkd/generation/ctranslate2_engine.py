@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -37,6 +38,9 @@ CONVERSION = "1"
 MOST_LOGITS = 1 << 26
 """Logits that CTranslate2 may hold at a time, 256 MiB, for a client that wants the likeliest tokens."""
 
+INSTEAD = "set `engine: transformers`"
+"""What to do about a model that is not converted."""
+
 PROBE_TOKENS = 24
 TOLERANCE = 0.01
 """Largest mean difference (nats a token) between log-probabilities of the model and of its conversion, in float32.
@@ -57,6 +61,8 @@ class CTranslate2Engine:
     call therefore reloads the model (from the page cache). The same call gives the same samples; another batch size or
     other prompts in the call may give others. CTranslate2 has no stop texts: it generates past a `stop`, and the rest is
     cut off.
+
+    `converted` is a folder of `convert_model`, which is opened as it is instead of a conversion in `cache_dir`.
     """
 
     name = "ctranslate2"
@@ -64,7 +70,8 @@ class CTranslate2Engine:
 
     model_dir: Path
     _: KW_ONLY
-    cache_dir: Path
+    cache_dir: Path | None = None
+    converted: Path | None = None
     device: torch.device
     batch_size: int = 32
     tokens_per_batch: int | None = None
@@ -95,8 +102,16 @@ class CTranslate2Engine:
             "inter_threads": 1,
             "intra_threads": torch.get_num_threads(),
         }
-        self.folder = _converted(model_dir, self.cache_dir, self.kind)
+        self.folder = self._conversion()
+        self._tokens = _read_vocabulary(self.folder)
+        self._ids = {token: index for index, token in enumerate(self._tokens)}
         self._runner: Any = None
+
+    def _conversion(self) -> Path:
+        if self.converted is not None:
+            return self.converted
+        assert self.cache_dir is not None, "a model that is not converted yet needs a place for its conversion"
+        return _converted(self.model_dir, self.cache_dir)
 
     def sample(
         self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
@@ -123,7 +138,7 @@ class CTranslate2Engine:
         rows, tokens = max(1, self.batch_size // n), self.tokens_per_batch
         tokens = None if tokens is None else tokens // n
         for batch in sampling.group(lengths, 1, limit, rows=rows, tokens=tokens):
-            sources = [list(map(str, encoded[piece.prompt])) for piece in batch]
+            sources = [self._spell(encoded[piece.prompt]) for piece in batch]
             for piece, samples in zip(batch, self._generate(self._runner, sources, limit, options), strict=True):
                 if not all(samples):
                     raise ModelError(
@@ -184,7 +199,10 @@ class CTranslate2Engine:
         for start in range(0, len(batch), rows):
             part = batch[start : start + rows]
             options["callback"] = _Steps(part)
-            self._generate(runner, [list(map(str, row.prompt_ids)) for row in part], longest, options)
+            self._generate(runner, [self._spell(row.prompt_ids) for row in part], longest, options)
+
+    def _spell(self, ids: Sequence[int]) -> list[str]:
+        return [self._tokens[index] for index in ids]
 
     def _generate(
         self, runner: Any, sources: list[list[str]], max_new_tokens: int, options: dict[str, Any]
@@ -194,7 +212,7 @@ class CTranslate2Engine:
         if self.kind == "seq2seq":
             limits = {"max_decoding_length": max_new_tokens, "min_decoding_length": 0, "max_input_length": 0}
             results = runner.translate_batch(sources, **limits, **options)
-            return [[[int(token) for token in sample] for sample in result.hypotheses] for result in results]
+            return [[[self._ids[token] for token in sample] for sample in result.hypotheses] for result in results]
         limits = {"max_length": max_new_tokens, "min_length": 0}
         results = runner.generate_batch(sources, **limits, include_prompt_in_result=False, **options)
         return [[list(sample) for sample in result.sequences_ids] for result in results]
@@ -236,7 +254,28 @@ def _open(folder: Path, kind: ModelKind, options: dict[str, Any]) -> Any:
     return runner(str(folder), **options)
 
 
-def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
+def _read_vocabulary(folder: Path) -> list[str]:
+    """How a conversion spells its tokens, by id."""
+    file = next(name for name in ("shared_vocabulary.json", "vocabulary.json") if (folder / name).is_file())
+    tokens: list[str] = json.loads((folder / file).read_text(encoding="utf-8"))
+    return tokens
+
+
+def convert_model(model_dir: Path, output: Path, dtype: EngineDtype, instead: str) -> None:
+    """Convert a saved model for other programs: with the tokens of its tokenizer, in place of digits, and with weights in `dtype`.
+
+    Raises MissingExtraError without ctranslate2, and ModelError, which advises what to do `instead`, for a model that it cannot
+    convert, or that differs converted in float32.
+    """
+    if find_spec("ctranslate2") is None:
+        raise MissingExtraError("a conversion for CTranslate2", "ctranslate2")
+    _convert(model_dir, output, spelled=True, instead=instead)
+    _check(model_dir, output, instead)
+    if dtype != "float32":
+        _convert(model_dir, output, spelled=True, quantization=dtype, instead=instead)
+
+
+def _converted(model_dir: Path, cache_dir: Path) -> Path:
     """The folder of the converted model. A missing conversion is made and published by a rename, so it is never partial."""
     import ctranslate2
 
@@ -251,7 +290,7 @@ def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache_dir))
     try:
         _convert(model_dir, temporary)
-        _check(model_dir, _open(temporary, kind, {"compute_type": "float32"}))
+        _check(model_dir, temporary)
         seal_folder(temporary)
         try:
             os.rename(temporary, folder)
@@ -263,27 +302,33 @@ def _converted(model_dir: Path, cache_dir: Path, kind: ModelKind) -> Path:
     return folder
 
 
-class _Ids:
-    """Replaces the tokenizer in a conversion: each token is spelled as the digits of its id.
+class _Vocabulary:
+    """Replaces the tokenizer in a conversion. The vocabulary is as large as the embedding (T5 has 32128 rows for 32100 tokens)."""
 
-    The vocabulary is then as large as the embedding (T5 has 32128 rows for 32100 tokens), and all tokens differ.
-    """
-
-    def __init__(self, size: int, tokenizer: Any) -> None:
-        self.size = size
+    def __init__(self, tokens: Sequence[str], tokenizer: Any) -> None:
+        self.tokens = tokens
         # CTranslate2's converters read these names. Id 0 replaces a special token that the tokenizer lacks.
         for name in ("bos", "eos", "pad", "unk"):
-            setattr(self, f"{name}_token", str(getattr(tokenizer, f"{name}_token_id") or 0))
+            setattr(self, f"{name}_token", tokens[getattr(tokenizer, f"{name}_token_id") or 0])
         self.chat_template = None
 
     def get_vocab(self) -> dict[str, int]:
-        return {str(i): i for i in range(self.size)}
+        return {token: index for index, token in enumerate(self.tokens)}
 
     def convert_ids_to_tokens(self, i: int) -> str:
-        return str(i)
+        return self.tokens[i]
 
 
-def _convert(model_dir: Path, output: Path) -> None:
+def _spelling(tokenizer: Any, rows: int) -> list[str]:
+    """The tokens of a tokenizer by id, and `<unused_ID>` for rows of the embedding without one."""
+    tokens = {index: token for token, index in tokenizer.get_vocab().items()}
+    return [tokens.get(index, f"<unused_{index}>") for index in range(rows)]
+
+
+def _convert(
+    model_dir: Path, output: Path, *, spelled: bool = False, quantization: str | None = None, instead: str = INSTEAD
+) -> None:
+    """Write a conversion. Its tokens are the digits of their ids, which all differ, or `spelled` as the tokenizer has them."""
     from ctranslate2.converters import TransformersConverter
 
     class Converter(TransformersConverter):  # type: ignore[misc]
@@ -298,34 +343,39 @@ def _convert(model_dir: Path, output: Path) -> None:
             return model
 
         def load_tokenizer(self, kind: Any, name: str, **options: Any) -> Any:
-            return _Ids(self.rows, super().load_tokenizer(kind, name, **options))
+            tokenizer = super().load_tokenizer(kind, name, **options)
+            tokens = _spelling(tokenizer, self.rows) if spelled else list(map(str, range(self.rows)))
+            return _Vocabulary(tokens, tokenizer)
 
     try:
-        Converter(str(model_dir)).convert(str(output), force=True)
+        Converter(str(model_dir)).convert(str(output), quantization=quantization, force=True)
     except (ValueError, NotImplementedError, AttributeError, KeyError) as error:
-        raise ModelError(f"ctranslate2 cannot convert {model_dir}: {error}; set `engine: transformers`") from error
+        raise ModelError(f"ctranslate2 cannot convert {model_dir}: {error}; {instead}") from error
 
 
 @torch.inference_mode()
-def _check(model_dir: Path, runner: Any) -> None:
+def _check(model_dir: Path, conversion: Path, instead: str = INSTEAD) -> None:
     """Raise ModelError if log-probabilities of random tokens differ from the model's own by more than TOLERANCE."""
     loaded = load_folder(model_dir, device=torch.device("cpu"), dtype=torch.float32)
+    tokens, runner = _read_vocabulary(conversion), _open(conversion, loaded.kind, {"compute_type": "float32"})
     draw = random.Random(0)
     source, target = ([draw.randrange(loaded.model.config.vocab_size) for _ in range(PROBE_TOKENS)] for _ in range(2))
     expected = _log_probabilities(loaded, source, target)
     try:
         if loaded.kind == "seq2seq":
-            [scored] = runner.score_batch([list(map(str, source))], [list(map(str, target))], max_input_length=0)
+            [scored] = runner.score_batch(
+                [[tokens[i] for i in source]], [[tokens[i] for i in target]], max_input_length=0
+            )
         else:
-            [scored] = runner.score_batch([list(map(str, target))])
+            [scored] = runner.score_batch([[tokens[i] for i in target]])
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"ctranslate2 cannot run {model_dir}: {error}; set `engine: transformers`") from error
+        raise ModelError(f"ctranslate2 cannot run {model_dir}: {error}; {instead}") from error
     got = torch.tensor(scored.log_probs[: len(expected)])  # for seq2seq, the last one belongs to the end token
     difference = (expected - got).abs().mean().item()
     if not difference <= TOLERANCE:
         raise ModelError(
             f"ctranslate2's conversion of {model_dir} differs from the model by {difference:.2g} nats a token, "
-            f"expected at most {TOLERANCE}; set `engine: transformers`"
+            f"expected at most {TOLERANCE}; {instead}"
         )
 
 

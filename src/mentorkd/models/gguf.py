@@ -69,7 +69,7 @@ def plain_folder(source: str) -> str:
             if not folder.is_dir():
                 half = folder.with_name(f".{folder.name}.tmp")
                 shutil.rmtree(half, ignore_errors=True)
-                _convert(file, half)
+                convert(file, half)
                 sync(half)
                 half.replace(folder)
     return str(folder)
@@ -90,7 +90,8 @@ def _folder_of(file: Path) -> Path:
     return gguf_folder(file)
 
 
-def _convert(file: Path, folder: Path) -> None:
+def convert(file: Path, folder: Path) -> None:
+    """Read a file by transformers, and save what it holds as a plain Hugging Face folder. Raises ModelError as `plain_folder`."""
     header = _read_header(file)
     if header.architecture not in ARCHITECTURES:
         raise ModelError(

@@ -3,28 +3,80 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from mentorkd.errors import RunError
+from mentorkd.pipeline.run import Reporter
+from mentorkd.sharing.form import Form
 from mentorkd.sharing.forms import form_of
+from mentorkd.sharing.sections import replace_section
 from mentorkd.sharing.source import Source
 
+if TYPE_CHECKING:
+    from mentorkd.sharing.check import Check
 
-def export(source: Source, form: str, target: Path, *, dtype: str | None = None) -> Path:
-    """Write a learner, or what its run holds, to the new folder `target`, and return it.
 
-    Raises RunError for an unknown form or type, for a target that exists, and for a run without what the form needs.
+@dataclass(frozen=True)
+class Export:
+    """What was exported."""
+
+    folder: Path
+    dtype: str | None
+    """The type of the weights; None for a form without a choice."""
+    checks: Sequence[Check] = ()
+
+
+def export(
+    source: Source,
+    form: str,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    check: bool = False,
+    reporter: Reporter | None = None,
+) -> Export:
+    """Write a learner, or what its run holds, to the new folder `target`.
+
+    `check` asks what was exported the test questions again, and adds a section to its card.
+
+    Raises RunError for an unknown form or type, for a target that exists, for a run without what the form needs, and for a check
+    of a form that is no model.
     """
     chosen = form_of(form)
     if dtype is not None and dtype not in chosen.dtypes:
         expected = f"expected one of {', '.join(chosen.dtypes)}" if chosen.dtypes else f"{form} has no choice of types"
         raise RunError(f"got --dtype {dtype}; {expected}")
+    if check:
+        _check_possible(source, form, chosen)
+    dtype = dtype or (chosen.dtypes[0] if chosen.dtypes else None)
     with new_folder(target) as half:
-        chosen.write(source, half, dtype or (chosen.dtypes[0] if chosen.dtypes else None))
-    return target
+        chosen.write(source, half, dtype)
+        checks = _checked(source, chosen, half, dtype, reporter or Reporter()) if check else []
+    return Export(target, dtype, checks)
+
+
+def _check_possible(source: Source, name: str, form: Form) -> None:
+    if form.open is None:
+        raise RunError(f"got --check with --as {name}, which is no model; leave it out")
+    from mentorkd.sharing.check import require
+
+    require(form)
+    source.predictions()
+
+
+def _checked(source: Source, form: Form, folder: Path, dtype: str | None, reporter: Reporter) -> list[Check]:
+    from mentorkd.sharing.check import TITLE, check, checked_section
+
+    checks = check(source, form, folder, dtype, reporter)
+    card = folder / "README.md"
+    text = replace_section(card.read_text(encoding="utf-8"), TITLE, checked_section(checks))
+    card.write_text(text, encoding="utf-8")
+    return checks
 
 
 @contextmanager

@@ -20,3 +20,5 @@ class Form:
     """The types of weights to choose from; the first is the default."""
     open: Callable[[Source, Path, str | None], Engine] | None = None
     """An engine over what was written. None for a form that is no model."""
+    served: bool = False
+    """Whether what was written is a Hugging Face folder, which servers serve."""

@@ -28,7 +28,7 @@ from mentorkd.errors import MentorkdError
 from mentorkd.generation.batcher import MOST_WAITING, OverloadedError
 from mentorkd.generation.engine import LEAST_TEMPERATURE, FinishReason, SamplingParams
 from mentorkd.web.security import Guard
-from mentorkd.web.serving import Delta, Prompt, RequestError, ScoredToken, ServedLearners, UnknownModelError
+from mentorkd.web.serving import Delta, Prompt, RequestError, ScoredToken, ServedModels, UnknownModelError
 
 MOST_BYTES = 16 << 20
 """Longest body of a request."""
@@ -245,7 +245,7 @@ _Api = type[_Completions] | type[_Chats]
 class Endpoint:
     """The three addresses below `/v1`."""
 
-    def __init__(self, served: ServedLearners) -> None:
+    def __init__(self, served: ServedModels) -> None:
         self._served = served
         self._started = int(time.time())
 
@@ -517,7 +517,7 @@ async def _reply_to_nobody(request: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-def build_endpoint(served: ServedLearners, *, token: str | None, host: str, port: int) -> Starlette:
+def build_endpoint(served: ServedModels, *, token: str | None, host: str, port: int) -> Starlette:
     """The application of `mentorkd serve`, for a server at `host` and `port`; `token` is the key that clients need, if any."""
     return Starlette(
         routes=Endpoint(served).routes,

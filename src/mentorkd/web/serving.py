@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,6 +18,7 @@ from mentorkd.generation.batcher import Batcher
 from mentorkd.generation.engine import FinishReason, SamplingParams
 from mentorkd.generation.live import LiveEngine, Token
 from mentorkd.pipeline.run import Pipeline, open_run
+from mentorkd.recipe.learner import Learner
 
 BATCH_SIZE = 64
 """Texts that are written together, at least. A learner with a larger `sampling.batch_size` has that."""
@@ -68,41 +70,11 @@ class Delta:
     """The tokens of this piece, if their log-probabilities were asked for."""
 
 
-class ServedLearners:
-    """The learners of a run folder. A model is checked and loaded when it is first asked.
+class ServedModels:
+    """Models that write texts for several clients at once. A model is loaded when it is first asked; it may have several names."""
 
-    `LEARNER@seed-N` names a model. `LEARNER` alone is the one of the first seed that is served.
-    """
-
-    def __init__(
-        self, folder: Path, *, learner: str | None = None, seed: int | None = None, verify: bool = True
-    ) -> None:
-        """`learner` and `seed` limit what is served.
-
-        Raises RunError for a folder that is no run, for a learner or seed that it does not have, and if no training is finished.
-        """
-        pipeline = open_run(folder, verify=verify)
-        recipe = pipeline.recipe
-        if learner is not None and learner not in recipe.learners:
-            raise RunError(f"got learner {learner}; expected one of {', '.join(recipe.learners)}")
-        if seed is not None and seed not in recipe.seeds:
-            expected = ", ".join(map(str, recipe.seeds))
-            raise RunError(f"got seed {seed}; expected one of {expected}, the recipe's seeds")
-        first = learner or pipeline.headline_student()
-        self.unfinished: list[str] = []
-        """Why models of the run are not served, one line each."""
-        self._models: dict[str, _Model] = {}
-        for name in dict.fromkeys([first, *([] if learner else recipe.learners)]):
-            for number in recipe.seeds if seed is None else [seed]:
-                try:
-                    model = _Model(pipeline, name, number, pipeline.trained(name, number))
-                except RunError as error:
-                    self.unfinished.append(str(error))
-                else:
-                    self._models.setdefault(name, model)
-                    self._models[f"{name}@seed-{number}"] = model
-        if not self._models:
-            raise RunError(self.unfinished[0])
+    def __init__(self, models: Mapping[str, ServedModel]) -> None:
+        self._models = dict(models)
 
     def models(self) -> list[str]:
         """A name of each model, the shortest; the first is the student of the report's headline."""
@@ -156,22 +128,60 @@ class ServedLearners:
         for model in self._models.values():
             model.unload()
 
-    def _model(self, name: str) -> _Model:
+    def _model(self, name: str) -> ServedModel:
         if name not in self._models:
             raise UnknownModelError(f"got the model {name!r}; expected one of {', '.join(self.models())}", "model")
         return self._models[name]
+
+
+class ServedLearners(ServedModels):
+    """The learners of a run folder. A model is checked and loaded when it is first asked.
+
+    `LEARNER@seed-N` names a model. `LEARNER` alone is the one of the first seed that is served.
+    """
+
+    def __init__(
+        self, folder: Path, *, learner: str | None = None, seed: int | None = None, verify: bool = True
+    ) -> None:
+        """`learner` and `seed` limit what is served.
+
+        Raises RunError for a folder that is no run, for a learner or seed that it does not have, and if no training is finished.
+        """
+        pipeline = open_run(folder, verify=verify)
+        recipe = pipeline.recipe
+        if learner is not None and learner not in recipe.learners:
+            raise RunError(f"got learner {learner}; expected one of {', '.join(recipe.learners)}")
+        if seed is not None and seed not in recipe.seeds:
+            expected = ", ".join(map(str, recipe.seeds))
+            raise RunError(f"got seed {seed}; expected one of {expected}, the recipe's seeds")
+        first = learner or pipeline.headline_student()
+        self.unfinished: list[str] = []
+        """Why models of the run are not served, one line each."""
+        models: dict[str, ServedModel] = {}
+        for name in dict.fromkeys([first, *([] if learner else recipe.learners)]):
+            for number in recipe.seeds if seed is None else [seed]:
+                try:
+                    opened = partial(_open_learner, pipeline, name, number, pipeline.trained(name, number))
+                except RunError as error:
+                    self.unfinished.append(str(error))
+                else:
+                    model = ServedModel(recipe.learners[name], opened)
+                    models.setdefault(name, model)
+                    models[f"{name}@seed-{number}"] = model
+        if not models:
+            raise RunError(self.unfinished[0])
+        super().__init__(models)
 
 
 _LOADING = threading.Lock()
 """Held while a model is loaded, since transformers sets defaults of the whole process for that time."""
 
 
-class _Model:
-    """A learner of one seed, loaded when it is first needed."""
+class ServedModel:
+    """A learner's model, loaded by `open_model` when it is first needed."""
 
-    def __init__(self, pipeline: Pipeline, name: str, seed: int, trained: str | None) -> None:
-        self._pipeline, self._name, self._seed, self._trained = pipeline, name, seed, trained
-        self.learner = pipeline.recipe.learners[name]
+    def __init__(self, learner: Learner, open_model: Callable[[], LiveEngine]) -> None:
+        self.learner, self._open = learner, open_model
         self._lock = threading.Lock()
         self._writer: _Writer | None = None
 
@@ -184,25 +194,29 @@ class _Model:
 
     def _loaded(self) -> _Writer:
         with _LOADING, explaining():
-            from mentorkd.generation import open_engine
-            from mentorkd.pipeline.context import RunContext
-
-            context = RunContext(self._pipeline.recipe, self._pipeline.folder)
-            sampling = self.learner.sampling
-            engine = open_engine(
-                sampling.engine,
-                model_dir=context.model_folder(self._name, self._seed, self._trained),
-                device=context.device,
-                cache_dir=context.folder.engines,
-                batch_size=max(BATCH_SIZE, sampling.batch_size),
-            )
-            return _Writer(engine, self.learner.eval_prompt)
+            return _Writer(self._open(), self.learner.eval_prompt)
 
     def unload(self) -> None:
         with self._lock:
             if self._writer is not None:
                 self._writer.batcher.close()
                 self._writer = None
+
+
+def _open_learner(pipeline: Pipeline, name: str, seed: int, trained: str | None) -> LiveEngine:
+    """The learner's own engine over the model of one of its seeds."""
+    from mentorkd.generation import open_engine
+    from mentorkd.pipeline.context import RunContext
+
+    context = RunContext(pipeline.recipe, pipeline.folder)
+    sampling = pipeline.recipe.learners[name].sampling
+    return open_engine(
+        sampling.engine,
+        model_dir=context.model_folder(name, seed, trained),
+        device=context.device,
+        cache_dir=context.folder.engines,
+        batch_size=max(BATCH_SIZE, sampling.batch_size),
+    )
 
 
 class _Writer:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt
-from mentorkd.generation.engine import Engine, SamplingParams
+from mentorkd.generation.engine import Completion, Engine, SamplingParams
 from mentorkd.generation.resumable import CHUNK_BATCHES, sample_resumably
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import EvaluateRecord, count_verdicts, sum_verdicts
@@ -57,6 +57,13 @@ def predict(
         chunk=max(1, CHUNK_BATCHES * learner.sampling.batch_size // params.n),
         on_progress=context.progress,
     )
+    return grade_completions(context, name, seed, questions, completions)
+
+
+def grade_completions(
+    context: RunContext, name: str, seed: int, questions: Sequence[Question], completions: Sequence[Sequence[Completion]]
+) -> list[Prediction]:
+    """A learner's texts for the questions, one or several for each, as predictions in their order."""
     predictions = []
     for question, samples in zip(questions, completions, strict=True):
         grades = context.grader.each([completion.text for completion in samples], question)

@@ -26,5 +26,13 @@ def form_of(name: str) -> Form:
             from mentorkd.sharing.forms.inspect import INSPECT
 
             return INSPECT
+        case "ctranslate2":
+            from mentorkd.sharing.forms.ctranslate2 import CTRANSLATE2
+
+            return CTRANSLATE2
+        case "gguf":
+            from mentorkd.sharing.forms.gguf import GGUF
+
+            return GGUF
         case _:
             raise RunError(f"got --as {name}; expected one of {', '.join(FORMS)}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine
+from mentorkd.models import resolve_device
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.source import Source
 
@@ -18,8 +17,8 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
 
 
 def _open(source: Source, folder: Path, dtype: str | None) -> Engine:
-    batch_size = source.learner.sampling.batch_size
-    return open_engine("transformers", model_dir=folder, device=torch.device("cpu"), batch_size=batch_size)
+    device = resolve_device(source.pipeline.recipe.device)
+    return open_engine("transformers", model_dir=folder, device=device, batch_size=source.learner.sampling.batch_size)
 
 
-HF = Form(_write, open=_open)
+HF = Form(_write, open=_open, served=True)
