@@ -9,7 +9,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from mentorkd.errors import RunError
+from mentorkd.sharing.card import write_card
 from mentorkd.sharing.forms import form_of
+from mentorkd.sharing.lineage import trace
 from mentorkd.sharing.source import Source
 
 
@@ -23,7 +25,10 @@ def export(source: Source, form: str, target: Path, *, dtype: str | None = None)
         expected = f"expected one of {', '.join(chosen.dtypes)}" if chosen.dtypes else f"{form} has no choice of types"
         raise RunError(f"got --dtype {dtype}; {expected}")
     with new_folder(target) as half:
-        chosen.write(source, half, dtype or (chosen.dtypes[0] if chosen.dtypes else None))
+        dtype = dtype or (chosen.dtypes[0] if chosen.dtypes else None)
+        chosen.write(source, half, dtype)
+        if chosen.open is not None:
+            write_card(source, trace(source), half, form=form, dtype=dtype)
     return target
 
 

@@ -18,5 +18,13 @@ def form_of(name: str) -> Form:
             from mentorkd.sharing.forms.hf import HF
 
             return HF
+        case "dataset":
+            from mentorkd.sharing.forms.dataset import DATASET
+
+            return DATASET
+        case "pairs":
+            from mentorkd.sharing.forms.pairs import PAIRS
+
+            return PAIRS
         case _:
             raise RunError(f"got --as {name}; expected one of {', '.join(FORMS)}")
