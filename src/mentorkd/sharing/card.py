@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any, Protocol
 
 from mentorkd.files import write_text
 from mentorkd.pipeline.model_card import Extension, model_card
-from mentorkd.pipeline.records import SearchRecord
+from mentorkd.pipeline.records import SearchRecord, TrainRecord
 from mentorkd.recipe.load import dump_recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.sharing.lineage import Lineage, Score, train_record
 from mentorkd.sharing.privacy import Privacy
 from mentorkd.sharing.source import Source
+
+log = logging.getLogger(__name__)
 
 LIBRARIES = {"hf": "transformers", "ctranslate2": "ctranslate2", "gguf": "gguf"}
 """The hub's name of the library that reads a form."""
@@ -48,6 +51,7 @@ def write_card(
     """
     privacy, recipe = Privacy.of(source), source.pipeline.recipe
     record = train_record(source)
+    _warn_of_edits(source, record)
     chosen = record.search.chosen if isinstance(record, SearchRecord) else {}
     yaml = privacy.public(dump_recipe(recipe))
     values = {
@@ -64,6 +68,12 @@ def write_card(
     card = model_card(recipe, source.name, learner, source.seed, record, extension=extension)
     write_text(folder / "README.md", privacy.public(card))
     write_text(folder / "recipe.yaml", yaml)
+
+
+def _warn_of_edits(source: Source, record: TrainRecord) -> None:
+    seal, card = (record.files or {}).get("model/README.md"), source.model() / "README.md"
+    if seal is not None and card.is_file() and seal.damage(card):
+        log.warning("%s was edited; what is written here is a new card, without these edits", card)
 
 
 def _facts(source: Source, lineage: Lineage, form: str, data_set: str | None) -> dict[str, Any]:

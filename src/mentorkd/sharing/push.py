@@ -1,4 +1,4 @@
-"""A learner, its card and what belongs to them as repositories of the Hugging Face hub: gathered as files, then sent, or written to a folder.
+"""A learner as repositories of the Hugging Face hub: their files are gathered, then sent, or written to a folder.
 
 What is sent is what was gathered, so the dry run shows it to the byte.
 """
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import httpx
-from huggingface_hub import CommitOperationAdd, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
@@ -25,6 +24,9 @@ from mentorkd.sharing.forms import form_of
 from mentorkd.sharing.lineage import trace
 from mentorkd.sharing.privacy import Privacy
 from mentorkd.sharing.source import Source
+
+_HTTP_ERROR = HfHubHTTPError.__bases__[0]
+"""What the hub's HTTP library raises: httpx, or in later versions httpx2."""
 
 _REFUSED = {
     401: "the hub does not know the token; log in again with `hf auth login`, or set HF_TOKEN",
@@ -48,7 +50,7 @@ class Repository:
     @property
     def url(self) -> str:
         """Its address in an answer to the user."""
-        return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
+        return f"{constants.ENDPOINT}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
 
 
 def gather(source: Source, name: str, folder: Path, *, data_set: str | None, report: bool) -> list[Repository]:
@@ -179,8 +181,14 @@ def _explaining(repository: Repository) -> Iterator[None]:
         raise RunError(f"the hub refused the {where} ({status}): {why}") from error
     except OfflineModeIsEnabled:
         raise RunError(f"HF_HUB_OFFLINE is set, so the {where} is not sent; unset it, or use --dry-run DIR") from None
-    except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+    except (_HTTP_ERROR, ConnectionError, TimeoutError) as error:
+        why = _first_line(error)
         raise RunError(
             f"the hub cannot be reached for the {where} ({why}); check the network, and the same command goes on"
         ) from error
+    except (RuntimeError, ValueError) as error:  # a part of an upload, or the front matter of a card
+        raise RunError(f"the hub did not take the {where}: {' '.join(str(error).split())}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

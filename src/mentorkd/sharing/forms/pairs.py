@@ -38,7 +38,7 @@ _META = pyarrow.struct({"question_id": _TEXT, "answer": _TEXT, "chosen": _AUTHOR
 
 
 @dataclass(frozen=True)
-class _Prompting:
+class Prompting:
     """How a learner reads a question."""
 
     learner: Learner
@@ -63,7 +63,7 @@ class _Prompting:
 def _write(source: Source, folder: Path, dtype: str | None) -> None:
     templates = list(stored_templates(source.model()))
     causal = kind_of(initial_model(source.pipeline.recipe, source.name)) == "causal"
-    prompting = _Prompting(source.learner, causal and bool(templates), CAUSAL_SEPARATOR if causal else "")
+    prompting = Prompting(source.learner, causal and bool(templates), CAUSAL_SEPARATOR if causal else "")
     parts, counts = written_by_all(source), Counts()
     text = _MESSAGES if prompting.chat else _TEXT
     schema = pyarrow.schema({"prompt": text, "chosen": text, "rejected": text, "meta": _META})
@@ -83,7 +83,7 @@ def _pairs(
     parts: Sequence[Written],
     questions: Mapping[str, Question],
     counts: Counts,
-    prompting: _Prompting,
+    prompting: Prompting,
     left_out: list[str],
 ) -> Iterator[Row]:
     for question, numbers in _by_question(parts, questions, counts).items():
