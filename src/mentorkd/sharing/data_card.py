@@ -26,7 +26,7 @@ from mentorkd.teachers.annotate import open_teacher
 
 
 @dataclass(frozen=True)
-class Written:
+class Authored:
     """The rationales of one author. Those that people rejected are not among them, and edited ones have their new text."""
 
     author: Author
@@ -34,21 +34,23 @@ class Written:
     sha256: str
 
 
-def written_by_all(source: Source) -> list[Written]:
+def written_by_all(source: Source) -> list[Authored]:
     """The rationales of a run by author, the teacher's first. Raises DamagedError for a file that has changed."""
     written = source.written()
 
-    def of(text: TextFile) -> Written:
+    def of(text: TextFile) -> Authored:
         file = written.curated if text.author.seed is None and written.curated is not None else text.file
-        return Written(text.author, Rows.of_jsonl(source.checked(file), Rationale), file.digest)
+        return Authored(text.author, Rows.of_jsonl(source.checked(file), Rationale), file.digest)
 
     return [of(text) for text in written.texts]
 
 
 def questions_by_id(source: Source) -> dict[str, Question]:
-    """The questions of the run. Of equal ones in several splits the first counts."""
-    questions = read_jsonl(source.checked(source.written().questions), Question)
-    return {question.id: question for question in reversed(questions)}
+    """The questions of the run, in their order. Of equal ones in several splits the first counts."""
+    questions: dict[str, Question] = {}
+    for question in read_jsonl(source.checked(source.written().questions), Question):
+        questions.setdefault(question.id, question)
+    return questions
 
 
 class Counts:
@@ -57,7 +59,7 @@ class Counts:
     def __init__(self) -> None:
         self.by_author: dict[str, Counter[Verdict]] = {}
 
-    def watch(self, part: Written) -> Iterator[Rationale]:
+    def watch(self, part: Authored) -> Iterator[Rationale]:
         """The rationales of an author, each counted as it is read."""
         counter = self.by_author[part.author.name] = Counter()
         for rationale in part.rationales:
@@ -71,7 +73,7 @@ def write_data_card(
     *,
     kind: str,
     tables: Sequence[Table],
-    parts: Sequence[Written],
+    parts: Sequence[Authored],
     counts: Counts,
     more: Mapping[str, Any],
 ) -> None:

@@ -258,8 +258,9 @@ def _score(source: Source) -> Score | None:
         raise
     except RunError:  # it is trained, and not yet evaluated
         return None
-    correct = sum(prediction.verdict == "correct" for prediction in predictions)
-    return Score(correct / len(predictions), list(wilson_interval(correct, len(predictions))), len(predictions))
+    correct, count = sum(prediction.verdict == "correct" for prediction in predictions), len(predictions)
+    interval = wilson_interval(correct, count)
+    return Score(correct / count, [interval.low, interval.high], count)
 
 
 def _mean(results: Results | None, name: str) -> Score | None:

@@ -72,7 +72,7 @@ def card_facts(tables: Sequence[Table]) -> dict[str, Any]:
     """The keys of a data set card that describe its files: https://huggingface.co/docs/hub/datasets-manual-configuration."""
     size = next((number for number, most in enumerate(_SIZES) if max(t.rows for t in tables) < most), len(_SIZES))
     below = "n<1K" if size == 0 else f"{_SHORT[size - 1]}<n<{_SHORT[size]}" if size < len(_SIZES) else "100M<n<1B"
-    configs = [
+    configs: list[dict[str, Any]] = [
         {
             "config_name": table.name,
             "data_files": [{"split": split, "path": f"{table.name}/{split}.parquet"} for split in table.splits],
@@ -113,7 +113,7 @@ def _fields(struct: Any) -> list[dict[str, Any]]:
 def texts_of(file: Path) -> Iterable[str]:
     """The texts of all columns of a Parquet file, one batch after the other."""
     for batch in pyarrow.parquet.ParquetFile(file).iter_batches(_ROWS):
-        for column in batch.flatten() if hasattr(batch, "flatten") else batch.columns:
+        for column in batch.columns:
             for value in column.to_pylist():
                 yield from _texts(value)
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mentorkd.errors import RunError
 from mentorkd.files import write_text
@@ -25,7 +25,7 @@ from mentorkd.sharing.lineage import trace
 from mentorkd.sharing.privacy import Privacy
 from mentorkd.sharing.source import Source
 
-_HTTP_ERROR = HfHubHTTPError.__bases__[0]
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]  # type: ignore[assignment]
 """What the hub's HTTP library raises: httpx, or in later versions httpx2."""
 
 _REFUSED = {

@@ -128,6 +128,22 @@ def test_a_rationale_that_has_changed_is_not_exported(small_run: Path, tmp_path:
     assert not (tmp_path / "changed").exists()
 
 
+def test_what_people_rejected_is_left_out(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(small_run / "run", "student", None)
+    written, first, *others = (
+        source.written(),
+        *read_jsonl(small_run / "run" / "teacher" / "rationales.jsonl", Rationale),
+    )
+    write_jsonl(tmp_path / "curated.jsonl", others)
+    curated = RunFile("curate", tmp_path / "curated.jsonl", "0" * 64, None)
+    monkeypatch.setattr(type(source), "written", lambda self: replace(written, curated=curated))
+    export(source, "dataset", tmp_path / "curated")
+    loaded = load(tmp_path / "curated", "rationales")
+    ids = [row["id"] for split in loaded.values() for row in split if row["source"] == "teacher"]
+    assert ids == [each.id for each in others]
+    assert first.id not in ids
+
+
 def test_no_pairs_give_one_clear_line(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(small_run / "run", "student", None)
     whole = type(source).written

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow
 
 from mentorkd.records import Question, Rationale
-from mentorkd.sharing.data_card import Counts, Written, questions_by_id, write_data_card, written_by_all
+from mentorkd.sharing.data_card import Authored, Counts, questions_by_id, write_data_card, written_by_all
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.parquet import Row, write_table
 from mentorkd.sharing.privacy import Privacy
@@ -48,7 +48,7 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
 
 
 def _rationales(
-    parts: Sequence[Written], questions: Mapping[str, Question], counts: Counts, privacy: Privacy
+    parts: Sequence[Authored], questions: Mapping[str, Question], counts: Counts, privacy: Privacy
 ) -> Iterator[tuple[str, Row]]:
     for part in parts:
         author = {"source": part.author.source, "seed": part.author.seed, "round": part.author.round}
@@ -80,7 +80,7 @@ def _tokens(rationale: Rationale) -> int | None:
     return tokens
 
 
-def _questions(questions: Iterator[Question]) -> Iterator[tuple[str, Row]]:
+def _questions(questions: Iterable[Question]) -> Iterator[tuple[str, Row]]:
     for question in questions:
         yield question.split, {"id": question.id, "question": question.text, "answer": question.answer}
 

@@ -19,7 +19,7 @@ from mentorkd.pipeline.written import Author
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import Question, Rationale, normalise_whitespace
-from mentorkd.sharing.data_card import Counts, Written, questions_by_id, write_data_card, written_by_all
+from mentorkd.sharing.data_card import Authored, Counts, questions_by_id, write_data_card, written_by_all
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.parquet import Row, write_table
 from mentorkd.sharing.source import Source
@@ -80,7 +80,7 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
 
 
 def _pairs(
-    parts: Sequence[Written],
+    parts: Sequence[Authored],
     questions: Mapping[str, Question],
     counts: Counts,
     prompting: Prompting,
@@ -103,7 +103,7 @@ def _pairs(
                 left_out.append(question)
 
 
-def _by_question(parts: Sequence[Written], questions: Mapping[str, Question], counts: Counts) -> dict[str, array[int]]:
+def _by_question(parts: Sequence[Authored], questions: Mapping[str, Question], counts: Counts) -> dict[str, array[int]]:
     """The places of the graded rationales of each training question: part, row, part, row, ..."""
     places: dict[str, array[int]] = {}
     for number, part in enumerate(parts):
