@@ -13,8 +13,9 @@ import pytest
 from huggingface_hub.repocard import DatasetCard
 
 from mentorkd.errors import RunError
+from mentorkd.pipeline.written import RunFile
 from mentorkd.recipe.learner import Learner
-from mentorkd.records import Question, Rationale, read_jsonl
+from mentorkd.records import Question, Rationale, read_jsonl, write_jsonl
 from mentorkd.sharing.export import export
 from mentorkd.sharing.forms.pairs import Prompting
 from mentorkd.sharing.source import open_source
