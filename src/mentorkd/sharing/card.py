@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mentorkd.files import write_text
 from mentorkd.pipeline.model_card import Extension, model_card
@@ -24,16 +23,6 @@ LIBRARIES = {"hf": "transformers", "ctranslate2": "ctranslate2", "gguf": "gguf"}
 EVAL_RESULTS = ".eval_results"
 
 
-class Checked(Protocol):
-    """What was exported, evaluated again."""
-
-    form: str
-    dtype: str | None
-    accuracy: float
-    original: float
-    questions: int
-
-
 def write_card(
     source: Source,
     lineage: Lineage,
@@ -41,10 +30,10 @@ def write_card(
     *,
     form: str = "hf",
     dtype: str | None = None,
-    checks: Sequence[Checked] = (),
     data_set: str | None = None,
 ) -> None:
-    """Write README.md and recipe.yaml into a folder that holds the learner in a form.
+    """Write README.md and recipe.yaml into a folder that holds the learner in a form. A card that is there keeps its section `Use`,
+    which is the form's own.
 
     Args:
         data_set: the name on the hub of the data set with the run's rationales, if there is one.
@@ -59,7 +48,7 @@ def write_card(
         "lineage": lineage,
         "form": form,
         "dtype": dtype,
-        "checks": checks,
+        "use": _section(folder / "README.md", "Use"),
         "recipe_yaml": yaml,
         "data_set": data_set,
     }
@@ -68,6 +57,13 @@ def write_card(
     card = model_card(recipe, source.name, learner, source.seed, record, extension=extension)
     write_text(folder / "README.md", privacy.public(card))
     write_text(folder / "recipe.yaml", yaml)
+
+
+def _section(card: Path, title: str) -> str | None:
+    """The text of a section of a card; None if there is no such card or section."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    found = re.search(rf"^## {title}\n\n(.*?)\s*(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return None if found is None else found[1]
 
 
 def _warn_of_edits(source: Source, record: TrainRecord) -> None:
