@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentorkd.files.seals import FileSeal
+from mentorkd.pipeline.written import Author, Reader, RunFile, TextFile, Written
 from mentorkd.records import Question, Rationale, write_jsonl
 from mentorkd.web.copies import Making, Tables
 from mentorkd.web.table import RationaleTable
-from mentorkd.web.written import Author, Reader, RunFile, TextFile, Written
 
 __all__ = ["WORDS", "made_up_written", "opened", "run_file"]
 

@@ -14,7 +14,7 @@ from mentorkd.cli.report import compare, inspect, report, verify
 from mentorkd.cli.reproduce import reproduce
 from mentorkd.cli.run import plan, quickstart, recipes_app, run, schema
 from mentorkd.cli.serve import serve
-from mentorkd.cli.share import export
+from mentorkd.cli.share import export, push
 from mentorkd.cli.teacher import annotate, cache_app
 from mentorkd.cli.view import view
 
@@ -39,6 +39,7 @@ for command in (
     view,
     serve,
     export,
+    push,
     schema,
 ):
     app.command()(command)

@@ -270,13 +270,32 @@ _FORMATS: dict[str, Callable[[Path], Numbered]] = {
 }
 
 
-def _hub(source: str, split: str) -> Callable[[], Numbered]:
+class HubData(NamedTuple):
+    """What `hub:NAME[@CONFIG][:SPLIT]` names."""
+
+    name: str
+    """The name of a data set on the hub, or a folder."""
+    config: str | None
+    split: str | None
+
+    @property
+    def is_path(self) -> bool:
+        return self.name.startswith((".", "/", "~"))
+
+
+def hub_data(source: str) -> HubData:
+    """The parts of a source that begins with `hub:`. Raises DataError if they are not in order."""
     match = _HUB.fullmatch(source)
     if match is None:
         raise DataError(f"{source}: no data set's name; expected hub:NAME[@CONFIG][:SPLIT], such as {_HUB_EXAMPLE}")
-    name, config, split = match["name"], match["config"], match["split"] or split
+    return HubData(match["name"], match["config"], match["split"])
+
+
+def _hub(source: str, split: str) -> Callable[[], Numbered]:
+    data = hub_data(source)
+    name, config, split = data.name, data.config, data.split or split
     folder = Path(name).expanduser()
-    if name.startswith((".", "/", "~")) and not folder.is_dir():
+    if data.is_path and not folder.is_dir():
         raise DataError(f"{source}: no folder {name}; check the path")
     try:
         import datasets

@@ -1,12 +1,13 @@
-"""The model card that is saved beside a learner's weights. `model_card.md.jinja` is its text."""
+"""The model card that is saved beside a learner's weights. `model_card.md.jinja` is its text, whose blocks another template may fill."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.hub import GGUF
@@ -53,6 +54,18 @@ def _layers(layers: Layers) -> str:
     return " and ".join(f"{name}layers {', '.join(map(str, kept))}" for name, kept in stacks.items())
 
 
+class Extension(NamedTuple):
+    """A template that extends that of the card, for what is known later than a training."""
+
+    package: str
+    template: str
+    values: Mapping[str, Any]
+    """The variables that it adds."""
+
+
+_OWN = Extension("mentorkd.pipeline", "model_card.md.jinja", {})
+
+
 def model_card(
     recipe: Recipe,
     name: str,
@@ -62,6 +75,7 @@ def model_card(
     *,
     number: int | None = None,
     part: range | None = None,
+    extension: Extension = _OWN,
 ) -> str:
     """Markdown with the front matter of a Hugging Face model card: task, lineage, data counts, scores, use.
 
@@ -71,11 +85,12 @@ def model_card(
         learner: the recipe's learner of that name, with the values of its trial if it is searched.
         number, part: of a training of a learner with own texts, its number and its part of the learner's updates. The card of the
             best training is that of the published model.
+        extension: what sharing adds; by default nothing.
     """
     from mentorkd.models import kind_of
 
     environment = Environment(
-        loader=PackageLoader("mentorkd.pipeline", "."),
+        loader=ChoiceLoader([PackageLoader(package, ".") for package in (_OWN.package, extension.package)]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -88,7 +103,7 @@ def model_card(
         "repr": repr,
         "yaml": dump_yaml,
     }
-    card = environment.get_template("model_card.md.jinja").render(
+    card = environment.get_template(extension.template).render(
         recipe=recipe,
         name=name,
         learner=learner,
@@ -101,6 +116,7 @@ def model_card(
         seq2seq=kind_of(initial_model(recipe, name)) == "seq2seq",
         separator=CAUSAL_SEPARATOR,
         gold=GOLD,
+        **extension.values,
     )
     return printable(card)
 

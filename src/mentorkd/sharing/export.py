@@ -12,8 +12,10 @@ from uuid import uuid4
 
 from mentorkd.errors import RunError
 from mentorkd.pipeline.run import Reporter
+from mentorkd.sharing.card import write_card
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.forms import form_of
+from mentorkd.sharing.lineage import trace
 from mentorkd.sharing.sections import replace_section
 from mentorkd.sharing.source import Source
 
@@ -56,6 +58,8 @@ def export(
     dtype = dtype or (chosen.dtypes[0] if chosen.dtypes else None)
     with new_folder(target) as half:
         chosen.write(source, half, dtype)
+        if chosen.open is not None:
+            write_card(source, trace(source), half, form=form, dtype=dtype)
         checks = _checked(source, chosen, half, dtype, reporter or Reporter()) if check else []
     return Export(target, dtype, checks)
 

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+
+def section_of(card: Path, title: str) -> str | None:
+    """The text of a section of a card; None if there is no such card or section."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    found = re.search(rf"^## {re.escape(title)}\n\n(.*?)\s*(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return None if found is None else found[1]
 
 
 def replace_section(card: str, title: str, text: str) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mentorkd.errors import RunError
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.run import Pipeline, open_run
+from mentorkd.pipeline.written import RunFile, Written, find_written
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import TEACHER, Prediction, Question
 
@@ -41,6 +43,16 @@ class Source:
         stage = self.pipeline.stage_of("evaluate", self.name, self.seed)
         assert stage is not None, "every learner is evaluated"
         return self.pipeline.folder.predictions(stage)
+
+    def written(self) -> Written:
+        """All rationales of the run: the teacher's, and those of every learner and seed. Raises RunError if there is none yet."""
+        return find_written(OpenedRun(self.pipeline.folder.root))
+
+    def checked(self, file: RunFile) -> Path:
+        """A file of rationales or questions. Raises DamagedError if it has changed since the run wrote it."""
+        if self.pipeline.folder.verify:
+            file.check()
+        return file.path
 
 
 def open_source(folder: Path, learner: str | None, seed: int | None, *, verify: bool = True) -> Source:

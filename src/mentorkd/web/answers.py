@@ -9,9 +9,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from mentorkd.errors import RunError
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.run_folder import RunFolder
 from mentorkd.records import Prediction, Question
-from mentorkd.web.opened import OpenedRun
 
 Model = tuple[str, int]
 """A learner and a seed."""

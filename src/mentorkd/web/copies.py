@@ -20,9 +20,9 @@ import duckdb
 import pyarrow
 from filelock import FileLock
 
+from mentorkd.pipeline.written import Written
 from mentorkd.web.table import RationaleTable
 from mentorkd.web.table_files import read_starts, save_starts, write_tables
-from mentorkd.web.written import Written
 
 log = logging.getLogger(__name__)
 

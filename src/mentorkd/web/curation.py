@@ -12,9 +12,9 @@ from pathlib import Path
 from mentorkd.data.overlay import Action, Decision, append_decision, misplaced, read_overlay
 from mentorkd.errors import RunError
 from mentorkd.grading.grade import Grader
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.records import TEACHER, Rationale
 from mentorkd.teachers.curation import edited
-from mentorkd.web.opened import OpenedRun
 from mentorkd.web.table import TableRow
 
 MOST_WHY = 500

@@ -8,8 +8,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from mentorkd.files import digest_path, journal_line, read_journal
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.web.copies import cache_folder
-from mentorkd.web.opened import OpenedRun
 
 
 def read_divergences(run: OpenedRun, training: str) -> dict[str, float]:

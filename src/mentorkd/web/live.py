@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from mentorkd.data.overlay import read_overlay
 from mentorkd.pipeline.live import LIVE_NAME, Live, read_live, read_time
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.records import AnnotateRecord, StageRecord
 from mentorkd.pipeline.run import PlannedStage
 from mentorkd.pipeline.run_folder import HISTORY, RunFolder, Stage
-from mentorkd.web.opened import OpenedRun
 
 RunState = Literal["running", "finished", "stopped", "new"]
 StageState = Literal["done", "running", "next", "waits"]

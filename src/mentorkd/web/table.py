@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow
 
 from mentorkd.pipeline.provenance import cores
+from mentorkd.pipeline.written import Written
 from mentorkd.records import Question, Rationale
 from mentorkd.web.table_files import (
     KEPT,
@@ -31,7 +32,6 @@ from mentorkd.web.table_files import (
     open_facts,
     read_starts,
 )
-from mentorkd.web.written import Written
 
 _KEPT_COLUMNS = 64
 _KEPT_SEARCHES = 16

@@ -24,8 +24,8 @@ import pyarrow
 import pyarrow.ipc
 
 from mentorkd.errors import DamagedError, DataError
+from mentorkd.pipeline.written import RunFile, TextFile, Written
 from mentorkd.records import Question, R, Rationale, read_record
-from mentorkd.web.written import RunFile, TextFile, Written
 
 OVERLAY = "overlay"
 """The outcome of a rationale that people rejected."""

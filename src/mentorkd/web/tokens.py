@@ -36,10 +36,10 @@ from mentorkd.errors import RunError, StoreError
 from mentorkd.files import digest_path
 from mentorkd.models import LoadedModel, load_folder
 from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.stages.train import objective_for
 from mentorkd.records import Question, Rationale
-from mentorkd.web.opened import OpenedRun
 
 LIKELIEST = 5
 """Tokens that are shown of a distribution."""

@@ -12,11 +12,11 @@ import yaml
 from finished import copy_run
 from mentorkd.data.overlay import Decision, append_decision
 from mentorkd.pipeline.live import LIVE_NAME, LiveFile
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.run import open_run
 from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.web.answers import read_answers
 from mentorkd.web.live import fingerprint_of, read_state
-from mentorkd.web.opened import OpenedRun
 from web_client import web_client
 
 TRAIN, EVALUATE = "learners/student/seed-1/train", "learners/student/seed-1/evaluate"

@@ -14,10 +14,10 @@ pytest.importorskip("duckdb", reason="duckdb is installed by pip install 'mentor
 
 from made_up_written import WORDS, made_up_written, opened
 from mentorkd.errors import DamagedError
+from mentorkd.pipeline.written import Written
 from mentorkd.records import Question, Rationale
 from mentorkd.web.copies import Tables
 from mentorkd.web.table import DROPPED, RationaleTable, View
-from mentorkd.web.written import Written
 
 Made = tuple[Written, list[Question], list[Rationale], list[str]]
 

@@ -16,8 +16,8 @@ from mentorkd.distillation.losses import MentorTargets, top_k_of
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.errors import RunError
 from mentorkd.models import load_folder
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.records import Question, Rationale
-from mentorkd.web.opened import OpenedRun
 from mentorkd.web.tokens import LIKELIEST, Student, Students, TextView
 
 TRAINING = "learners/student/seed-1/train"

@@ -61,7 +61,11 @@ def predict(
 
 
 def grade_completions(
-    context: RunContext, name: str, seed: int, questions: Sequence[Question], completions: Sequence[Sequence[Completion]]
+    context: RunContext,
+    name: str,
+    seed: int,
+    questions: Sequence[Question],
+    completions: Sequence[Sequence[Completion]],
 ) -> list[Prediction]:
     """A learner's texts for the questions, one or several for each, as predictions in their order."""
     predictions = []

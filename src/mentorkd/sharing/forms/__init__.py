@@ -34,5 +34,13 @@ def form_of(name: str) -> Form:
             from mentorkd.sharing.forms.gguf import GGUF
 
             return GGUF
+        case "dataset":
+            from mentorkd.sharing.forms.dataset import DATASET
+
+            return DATASET
+        case "pairs":
+            from mentorkd.sharing.forms.pairs import PAIRS
+
+            return PAIRS
         case _:
             raise RunError(f"got --as {name}; expected one of {', '.join(FORMS)}")

@@ -18,10 +18,10 @@ from starlette.routing import Route
 from mentorkd.errors import MentorkdError
 from mentorkd.generation.engine import SamplingParams
 from mentorkd.grading.grade import Grader
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.printable import printable
 from mentorkd.recipe.graph import headline_student
 from mentorkd.records import Question
-from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import respond
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import read_form

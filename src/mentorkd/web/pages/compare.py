@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mentorkd.pipeline.compare import compare_runs
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.reporting.schema import Results
-from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import respond
 from mentorkd.web.runs import Runs
 

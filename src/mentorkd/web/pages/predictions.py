@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.records import Question
 from mentorkd.reporting.examples import first_wrong_step
 from mentorkd.web.answers import Answers, read_answers
-from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import read_page, respond
 from mentorkd.web.runs import run_of
 

@@ -13,19 +13,19 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from mentorkd.pipeline.opened import OpenedRun
+from mentorkd.pipeline.written import Written, find_written
 from mentorkd.recipe.graph import headline_student
 from mentorkd.reporting.format import format_count
 from mentorkd.web.copies import Making, Tables
 from mentorkd.web.curation import MOST_WHY, Curation, Decided
 from mentorkd.web.divergences import read_divergences
 from mentorkd.web.marks import excerpt, pieces
-from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import read_page, respond, run_url, to_csv
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import read_form
 from mentorkd.web.table import DROPPED, RationaleTable, Sort, TableRow, View
 from mentorkd.web.table_files import KEPT, OVERLAY
-from mentorkd.web.written import Written, find_written
 
 MEASURED_AT_ONCE = 64
 """Rationales whose divergence one request measures."""

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from mentorkd.errors import MentorkdError
 from mentorkd.pipeline.model_card import describe_model
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.records import EvaluateRecord
 from mentorkd.printable import printable
 from mentorkd.recipe.graph import initial_model
@@ -28,7 +29,6 @@ from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.schema import LearnerResult
 from mentorkd.web.curves import Line, draw_lines
 from mentorkd.web.live import LiveRun, fingerprint_of, read_state
-from mentorkd.web.opened import OpenedRun
 from mentorkd.web.respond import here, render, respond, run_url
 from mentorkd.web.runs import run_of
 from mentorkd.web.security import REPORT_POLICY

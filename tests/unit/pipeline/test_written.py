@@ -14,13 +14,13 @@ from finished import copy_run
 from mentorkd.data.overlay import Decision, append_decision
 from mentorkd.errors import DamagedError, RunError
 from mentorkd.files.seals import read_sealed, write_sealed
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.pipeline.run import open_run
 from mentorkd.pipeline.run_folder import RunFolder
+from mentorkd.pipeline.written import Written, find_written
 from mentorkd.recipe.load import dump_recipe
 from mentorkd.records import Rationale, read_jsonl
-from mentorkd.web.opened import OpenedRun
-from mentorkd.web.written import Written, find_written
 
 LEARNERS = ["mentor@seed-1", "vanilla@seed-1", "student@seed-1"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from mentorkd.errors import DamagedError, RunError
 from mentorkd.files import fingerprint
 from mentorkd.files.seals import FileSeal
+from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.records import (
     AnnotateRecord,
     AugmentRecord,
@@ -21,7 +22,6 @@ from mentorkd.pipeline.records import (
 from mentorkd.pipeline.selection_log import SELECTION
 from mentorkd.pipeline.shards import whole_name
 from mentorkd.records import TEACHER
-from mentorkd.web.opened import OpenedRun
 
 _CURATE = "curate"
 

@@ -1,0 +1,111 @@
+"""The card of a data set that a run gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mentorkd import __version__
+from mentorkd.data.rows import Rows
+from mentorkd.files import write_text
+from mentorkd.pipeline.written import Author, TextFile
+from mentorkd.printable import printable
+from mentorkd.recipe.load import dump_recipe
+from mentorkd.recipe.yaml import dump_yaml
+from mentorkd.records import Question, Rationale, Verdict, read_jsonl
+from mentorkd.sharing.lineage import model_of
+from mentorkd.sharing.parquet import Table, card_facts
+from mentorkd.sharing.privacy import Privacy
+from mentorkd.sharing.source import Source
+from mentorkd.teachers.annotate import open_teacher
+
+
+@dataclass(frozen=True)
+class Authored:
+    """The rationales of one author. Those that people rejected are not among them, and edited ones have their new text."""
+
+    author: Author
+    rationales: Rows[Rationale]
+    sha256: str
+
+
+def written_by_all(source: Source) -> list[Authored]:
+    """The rationales of a run by author, the teacher's first. Raises DamagedError for a file that has changed."""
+    written = source.written()
+
+    def of(text: TextFile) -> Authored:
+        file = written.curated if text.author.seed is None and written.curated is not None else text.file
+        return Authored(text.author, Rows.of_jsonl(source.checked(file), Rationale), file.digest)
+
+    return [of(text) for text in written.texts]
+
+
+def questions_by_id(source: Source) -> dict[str, Question]:
+    """The questions of the run, in their order. Of equal ones in several splits the first counts."""
+    questions: dict[str, Question] = {}
+    for question in read_jsonl(source.checked(source.written().questions), Question):
+        questions.setdefault(question.id, question)
+    return questions
+
+
+class Counts:
+    """Counts rationales by author and verdict as they are written."""
+
+    def __init__(self) -> None:
+        self.by_author: dict[str, Counter[Verdict]] = {}
+
+    def watch(self, part: Authored) -> Iterator[Rationale]:
+        """The rationales of an author, each counted as it is read."""
+        counter = self.by_author[part.author.name] = Counter()
+        for rationale in part.rationales:
+            counter[rationale.verdict] += 1
+            yield rationale
+
+
+def write_data_card(
+    source: Source,
+    folder: Path,
+    *,
+    kind: str,
+    tables: Sequence[Table],
+    parts: Sequence[Authored],
+    counts: Counts,
+    more: Mapping[str, Any],
+) -> None:
+    """Write README.md beside the tables. `kind` is `dataset` or `pairs`; `more` are further variables of the template."""
+    recipe, privacy = source.pipeline.recipe, Privacy.of(source)
+    teacher = open_teacher(recipe).describe().name
+    models = {part.author.name: model_of(recipe, part.author) for part in parts}
+    facts = {
+        "pretty_name": f"{recipe.name}: {'preference pairs' if kind == 'pairs' else 'rationales'}",
+        "task_categories": ["text-generation"],
+        "tags": ["mentorkd", "chain-of-thought", "knowledge-distillation", *(["dpo"] if kind == "pairs" else [])],
+        **card_facts(tables),
+    }
+    environment = Environment(
+        loader=PackageLoader("mentorkd.sharing", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    card = environment.get_template("data_card.md.jinja").render(
+        front_matter=dump_yaml(facts).strip(),
+        kind=kind,
+        recipe=recipe,
+        teacher=teacher,
+        tables=tables,
+        parts=parts,
+        models=models,
+        counts=counts.by_author,
+        verdicts=get_args(Verdict),
+        version=__version__,
+        recipe_yaml=privacy.public(dump_recipe(recipe)).strip(),
+        **more,
+    )
+    write_text(folder / "README.md", privacy.public(printable(card)))
