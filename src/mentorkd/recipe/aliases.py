@@ -24,7 +24,7 @@ LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "gguf_file", "laye
 LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
 """Settings of learners that were added later, with the values that change nothing: fingerprints leave these out."""
 
-LATER_TRAINING = {"processes": 1, "sharding": "none", "split": "none"}
+LATER_TRAINING = {"processes": 1, "sharding": "none", "split": "none", "patience": None, "cooldown": 0.0}
 """The same for settings of a training."""
 
 LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
