@@ -77,7 +77,7 @@ CODE_VERSIONS = {
     "search": 1,
     "augment": 2,
     "evaluate": 3,
-    "report": 9,
+    "report": 10,
 }
 
 Finished = Callable[[Stage], StageRecord | None]
