@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mentorkd.pipeline.plan import estimate
 from mentorkd.pipeline.records import TrainRecord
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
@@ -32,6 +33,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     path = write_small_recipe(folder, match="plateau", training={**TRAINING, "precision": "float32"})
     always_seven(folder / "data")
     pipeline = Pipeline(load_recipe(path, ["learners.student.training.patience=0.99"]), folder / "run")
+    notes = estimate(pipeline.recipe, folder / "run").notes
+    assert "a plateau may end these trainings earlier (`patience`): mentor, vanilla, student" in notes
     pipeline.run()
     return pipeline
 

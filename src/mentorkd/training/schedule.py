@@ -94,7 +94,7 @@ def schedule_training(
 VALIDATION_SHARE = 0.15
 """The most that all validations of a training take, as a share of its updates' cost."""
 
-DECODING_COST = 8
+DECODING_COST = 12
 """The forward passes over a token in a batch of training whose time a decoded token takes: decoding reads all weights for a token of each
 question. Fixed and not measured, because a training that is resumed must validate after the same updates."""
 

@@ -135,9 +135,8 @@ def train(
     phases = Phases(schedule.updates, config.patience, config.cooldown)
     interval = None
     if validate is not None:
-        interval = config.validate_every
-        if interval == "auto":
-            interval = rounds_a_validation(schedule, rows, questions)
+        given = config.validate_every
+        interval = rounds_a_validation(schedule, rows, questions) if given == "auto" else given
     arguments.gradient_accumulation_steps = schedule.accumulation
     arguments.warmup_steps = math.ceil(total * config.warmup_ratio)
     arguments.logging_steps = max(1, schedule.updates // 100)

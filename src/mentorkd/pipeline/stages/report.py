@@ -338,14 +338,16 @@ def _matching(recipe: Recipe, trained: Trained) -> list[str]:
     compared = arms(recipe)
     if len(compared) < 2:
         return []
+    patient = any(recipe.learners[name].training.patience for name in compared)
     given = {name: recipe.learners[name].training.updates for name in compared}
     fixed = {name: updates for name, updates in given.items() if updates is not None and recipe.match != "plateau"}
     matched = [name for name in compared if name not in fixed]
     lines = []
     if len(matched) > 1:
         cycled = "" if recipe.match == "epochs" else "; rows are cycled"
+        early = "; a plateau may end it earlier" if patient and recipe.match != "plateau" else ""
         lines.append(
-            f"Matched by {recipe.match}: each of {', '.join(matched)} is trained {MATCHED[recipe.match]}{cycled}."
+            f"Matched by {recipe.match}: each of {', '.join(matched)} is trained {MATCHED[recipe.match]}{cycled}{early}."
         )
     if fixed:
         lines.append(
@@ -353,14 +355,16 @@ def _matching(recipe: Recipe, trained: Trained) -> list[str]:
             f"{_ranges({name: [updates] for name, updates in fixed.items()})}."
         )
     counts = {trained[name, seed].updates for name in compared for seed in recipe.seeds}
-    return [*lines, *([_why_unequal(recipe, trained)] if len(counts) > 1 and recipe.match == "epochs" else [])]
+    unexplained = len(counts) > 1 and recipe.match == "epochs" and not patient
+    return [*lines, *([_why_unequal(recipe, trained)] if unexplained else [])]
 
 
 def _plateaus(recipe: Recipe, trained: Trained) -> list[str]:
     """Sentences on the learners that are trained to a plateau: the rule, and what each seed found."""
-    patient = {name: learner.training for name, learner in recipe.learners.items() if learner.training.patience}
     lines = []
-    for name, training in patient.items():
+    for name, training in ((name, learner.training) for name, learner in recipe.learners.items()):
+        if training.patience is None:
+            continue
         ends = [plateau.text for seed in recipe.seeds if (plateau := trained[name, seed].plateau)]
         cooldown = f", then a cool-down of {100 * training.cooldown:g} % of these" if training.cooldown else ""
         lines.append(
