@@ -42,7 +42,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def test_arms_end_at_their_plateau_or_at_the_limit(pipeline: Pipeline) -> None:
     assert not any(stage.kind == "budget" for stage in pipeline.stages)
     records = {
-        name: pipeline.folder.record_of(TrainRecord, pipeline.stage_of("train", name, 1).name)  # type: ignore[union-attr]
+        name: pipeline.folder.record_of(TrainRecord, pipeline.stage_of("train", name, 1))  # type: ignore[arg-type]
         for name in ("vanilla", "student")
     }
     vanilla, student = records["vanilla"], records["student"]

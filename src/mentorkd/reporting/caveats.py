@@ -122,8 +122,8 @@ def _plateaus(inputs: ReportInputs) -> list[str]:
     lines = []
     if missing := without_plateau(patient):
         lines.append(
-            f"The limit of updates ended trainings before their plateau: {', '.join(missing)}. They were still learning, and more "
-            "updates may give other differences; raise `training.updates`."
+            f"The limit of updates ended trainings before their plateau: {', '.join(missing)}. They may have gone on learning, "
+            "and the comparison may change with more updates; raise `training.updates`."
         )
     questions = inputs.task["validation"]
     if patient and questions < LEAST_QUESTIONS:

@@ -27,7 +27,7 @@ def flops_at_validations(inputs: ReportInputs, learner: str, seed: int) -> dict[
             if row.get("tokens") is None:
                 return {}
             total += TRAINING * size * row["tokens"]
-        else:
+        if row.get("validation_accuracy") is not None:
             known[row["step"]] = total
     return known
 

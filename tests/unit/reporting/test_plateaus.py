@@ -12,6 +12,7 @@ from mentorkd.reporting.compute import flops_at_validations
 from mentorkd.reporting.inputs import StageCost
 from mentorkd.reporting.markdown import render_markdown
 from mentorkd.reporting.matching import unequal_training
+from mentorkd.reporting.page import render_page
 from mentorkd.reporting.plots import draw_plots
 from mentorkd.reporting.reread import inputs_of
 from mentorkd.reporting.rows import fairness_rows
@@ -36,7 +37,9 @@ def test_the_report_tells_the_limit_and_the_plateaus(inputs):
     limit, few = (line for line in results["warnings"] if "plateau" in line.lower())
     assert limit.startswith("The limit of updates ended trainings before their plateau: student (1 of 3 seeds).")
     assert few.startswith("Plateaus were found on 52 validation questions")
-    assert "The limit of updates ended trainings" in render_markdown(results, {})
+    for text in (render_markdown(results, {}), render_page(results, {})):
+        assert "The limit of updates ended trainings" in text
+        assert "plateau at update" in text
     assert not any("not trained for the same number" in line for line in results["warnings"])
 
 
