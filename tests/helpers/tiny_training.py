@@ -118,6 +118,7 @@ def run(loaded: LoadedModel, rows: list[Example], folder: Path, **changes: Any) 
         "objective",
         "updates",
         "validate",
+        "questions",
         "on_progress",
         "precision",
         "seed",

@@ -231,6 +231,8 @@ def _describe(record: records.StageRecord) -> str:
             parts.append(f"{record.number:,} {unit} for each of {len(record.arms)} arms")
         case records.TrainRecord():
             parts.append(f"{record.encoding.kept} rows, {record.updates} updates")
+            if record.plateau is not None:
+                parts.append(record.plateau.text)
             if isinstance(record, records.SearchRecord):
                 chosen = ", ".join(f"{key} {value:g}" for key, value in record.search.chosen.items())
                 parts.append(f"best of {len(record.search.tried)}: {chosen}")

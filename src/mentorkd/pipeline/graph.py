@@ -78,7 +78,7 @@ CODE_VERSIONS = {
     "augment": 2,
     "evaluate": 3,
     "sample": 1,
-    "report": 9,
+    "report": 10,
 }
 
 Finished = Callable[[Stage], StageRecord | None]

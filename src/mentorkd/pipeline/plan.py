@@ -68,6 +68,8 @@ class Estimates:
             notes.append(
                 f"arms get equal {unit} (`match: {self.recipe.match}`): by their own epochs they would do {least:,} to {most:,} updates"
             )
+        if patient := [name for name, learner in self.recipe.learners.items() if learner.training.patience]:
+            notes.append(f"a plateau may end these trainings earlier (`patience`): {', '.join(patient)}")
         if self.recipe.variants:
             swept = ", ".join(f"{key} ({len(values)})" for key, values in self.recipe.sweep.items())
             notes.append(

@@ -15,7 +15,7 @@ from mentorkd.recipe.aliases import RECORDED_NAMES
 from mentorkd.records import EncodingCounts, Prediction, Question, Rationale, Split, Verdict
 
 _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
-_OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold"}
+_OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold", "plateau", "validate_every"}
 _OMITTED_IF_NONE |= {"chunks", "unlabelled_chunks", "mentor_too_long", "without_logprobs"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
@@ -240,6 +240,21 @@ def best_round(rounds: Sequence[RoundOutcome]) -> RoundOutcome:
     return max(rounds, key=lambda outcome: (outcome.validation_accuracy or 0.0, outcome.number))
 
 
+@dataclass(frozen=True)
+class Plateau:
+    """How a training with `patience` ended."""
+
+    limit: int
+    """The most updates that it could do."""
+    found: int | None
+    """The update whose validation found the plateau; None where the limit ended the training."""
+
+    @property
+    def text(self) -> str:
+        """`plateau at update 400`."""
+        return f"no plateau by the limit of {self.limit}" if self.found is None else f"plateau at update {self.found}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRecord(StageRecord):
     """A learner's rows, the length of its training, and its validation."""
@@ -274,6 +289,10 @@ class TrainRecord(StageRecord):
     """Of a round with weights by question."""
     rounds: list[RoundOutcome] | None = None
     """All trainings of a learner with own texts."""
+    plateau: Plateau | None = None
+    """Of a training with `patience`."""
+    validate_every: int | None = None
+    """The rounds from one validation to the next that `validate_every: auto` took."""
     fold: int | None = None
     """The part of the questions that was held out of a cross-fitted mentor's training."""
 

@@ -27,7 +27,7 @@ LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_te
 LATER_SAMPLING = {"test_samples": 0}
 """The same for settings of a sampling."""
 
-LATER_TRAINING = {"processes": 1, "sharding": "none", "split": "none"}
+LATER_TRAINING = {"processes": 1, "sharding": "none", "split": "none", "patience": None, "cooldown": 0.0}
 """The same for settings of a training."""
 
 LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}

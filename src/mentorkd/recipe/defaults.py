@@ -76,9 +76,10 @@ _PAPER_TRAINING = {"select_on": "test", "max_grad_norm": 0.0}
 def fill_protocol(raw: dict[str, Any]) -> None:
     """With `protocol: paper`, fill every value that the recipe leaves out as the paper and its code have it.
 
-    Arms are trained for equal epochs, not updates. No question is held out for validation, unless a learner is selected by
-    validation. The divergence is not multiplied by tau^2. Repeated rationales stay in training. Texts are sampled from the 50
-    likeliest tokens: the published script names no `top_k`, so it has the default of transformers.
+    Arms are trained for equal epochs, not updates, and validated after each (`validate_every: auto` is 1). No question is held out for
+    validation, unless a learner is selected by validation. The divergence is not multiplied by tau^2. Repeated rationales stay in
+    training. Texts are sampled from the 50 likeliest tokens: the published script names no `top_k`, so it has the default of
+    transformers.
     """
     if raw.get("protocol") != "paper":
         return
@@ -88,6 +89,9 @@ def fill_protocol(raw: dict[str, Any]) -> None:
     if isinstance(sampling := raw.setdefault("sampling", {}), dict):
         sampling.setdefault("top_k", 50)
     learners = [learner for learner in mapping(raw.get("learners")).values() if isinstance(learner, dict)]
+    for part in (raw, *learners):
+        if (own := mapping(part.get("training"))).get("validate_every") == "auto":
+            own["validate_every"] = 1
     default = mapping(training).get("select_on")
     chosen_on = {mapping(each.get("training")).get("select_on", default) for each in learners}
     task = mapping(raw.get("task"))

@@ -125,7 +125,7 @@ def matched_arms(recipe: Recipe) -> list[str]:
     """The arms, if the number of updates of any of them depends on the others; else none."""
     names = arms(recipe)
     open_ended = any(recipe.learners[name].training.updates is None for name in names)
-    return names if open_ended and recipe.match != "epochs" else []
+    return names if open_ended and recipe.match in ("updates", "tokens") else []
 
 
 def cycles(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:

@@ -275,12 +275,26 @@ class TrainingConfig(Strict):
     """Compile the model with torch.compile."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, which takes less memory and more time."""
-    validate_every: int = Field(default=1, ge=1)
-    """Epochs from one validation (by generation) to the next; with `updates`, intervals. The model is always validated after the last."""
+    validate_every: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
+    """Epochs from one validation (by generation) to the next; with `updates`, intervals. The model is always validated after the last.
+    `auto` takes the fewest with which validations take about 15 % of the training's time at most, by a rule that counts tokens."""
+    patience: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """End the training at a plateau: when the best validation accuracy is older than this share of the updates so far, and at least
+    three validations are no better. The number of updates that it would do otherwise is then its limit. Null never ends it early."""
+    cooldown: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Length of the cool-down, in which the learning rate falls linearly to 0, as a share of the updates before it. It begins at the
+    plateau (`patience`), or so that it ends at the limit. It needs `schedule: constant`."""
     select_on: Literal["validation", "test", "last"] = "validation"
     """Set on which the best epoch is chosen. `test` is the paper's protocol, and the report warns of it; `last` uses the last epoch."""
     report_to: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default_factory=list)
     """Experiment trackers. Runs are named by learner and seed. TensorBoard's files go to `tensorboard/` in the run folder."""
+
+    @field_validator("validate_every", mode="before")
+    @classmethod
+    def _rounds_are_counted(cls, value: Any) -> Any:
+        if value == "auto" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(f"got {value!r}; expected auto, or a whole number of at least 1")
 
 
 EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]

@@ -21,6 +21,7 @@ from mentorkd.quickstart.task import MODELS
 from mentorkd.recipe.aliases import filters_in, rename_old_keys
 from mentorkd.recipe.checks import Finding, combined_faults, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
+from mentorkd.recipe.plateau import plateau_faults
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults, size_faults
 from mentorkd.recipe.sweep import attribute_to_sweep, expand_sweep
@@ -101,7 +102,8 @@ def parse_recipe(
         # A fault of an inherited value is reported once, at the value's own place.
         invalid = plain_faults(error, raw)
         findings += [each for each in invalid if not any(each[0][: len(place)] == place for place in inherited)]
-    findings += [*combined_faults(raw), *search_faults(raw), *size_faults(raw), *_task_faults(raw), *_root_faults(raw)]
+    findings += [*combined_faults(raw), *search_faults(raw), *plateau_faults(raw), *size_faults(raw)]
+    findings += [*_task_faults(raw), *_root_faults(raw)]
     if check_files:
         findings += _absent(raw)
     findings = _unknown_learners(attribute_to_sweep(findings, raw), written)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, cast
 
 from mentorkd.records import Prediction
 from mentorkd.reporting import schema
 from mentorkd.reporting.caveats import build_protocol, build_warnings, on_test
 from mentorkd.reporting.comparisons import build_comparisons, build_headline, featured_learners, headlines, pairs_of
+from mentorkd.reporting.compute import flops_at_validations
 from mentorkd.reporting.costs import build_costs, build_learner_costs, build_round_costs
 from mentorkd.reporting.decomposition import build_decomposition, find_splits, parts_of
 from mentorkd.reporting.examples import differing_examples, written_examples
@@ -53,7 +55,7 @@ def build_results(inputs: ReportInputs) -> schema.Results:
         "filters": [schema.row_of(schema.FilterCount, row) for row in inputs.filters],
         "dropped": [schema.row_of(schema.DroppedRows, row) for row in inputs.dropped],
         "curves": [
-            build_curve(info.name, seed, inputs.metrics[info.name, seed])
+            build_curve(info.name, seed, inputs.metrics[info.name, seed], flops_at_validations(inputs, info.name, seed))
             for info in inputs.learners
             for seed in inputs.seeds
             if inputs.metrics.get((info.name, seed))
@@ -132,8 +134,13 @@ def _seed(seed: int, predictions: Sequence[Prediction], verdicts: Array) -> sche
 MOST_POINTS = 200
 
 
-def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> schema.Curve:
-    """The curve of one model. More than `MOST_POINTS` losses are averaged in equal groups; all validations are kept."""
+def build_curve(
+    learner: str, seed: int, rows: Sequence[Mapping[str, Any]], flops: Mapping[int, float] = MappingProxyType({})
+) -> schema.Curve:
+    """The curve of one model; `flops` has the operations up to a validation, by update.
+
+    More than `MOST_POINTS` losses are averaged in equal groups; all validations are kept.
+    """
     losses = [row for row in rows if _number(row.get("loss")) is not None]
     size = max(1, math.ceil(len(losses) / MOST_POINTS))
     return {
@@ -141,7 +148,12 @@ def build_curve(learner: str, seed: int, rows: Sequence[Mapping[str, Any]]) -> s
         "seed": seed,
         "training": [_point(losses[start : start + size]) for start in range(0, len(losses), size)],
         "validation": [
-            {"step": row["step"], "epoch": _number(row.get("epoch")), "accuracy": accuracy}
+            {
+                "step": row["step"],
+                "epoch": _number(row.get("epoch")),
+                "accuracy": accuracy,
+                "flops": flops.get(row["step"]),
+            }
             for row in rows
             if (accuracy := _number(row.get("validation_accuracy"))) is not None
         ],

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from mentorkd.reporting.format import format_range, format_setting
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
-from mentorkd.reporting.matching import are_unequal, training_lengths
+from mentorkd.reporting.matching import are_unequal, training_lengths, without_plateau
 from mentorkd.reporting.own_texts import collapse_lines
 from mentorkd.reporting.roles import descendants, is_arm
 from mentorkd.reporting.schema import ComparisonResult
@@ -25,7 +25,7 @@ def on_test(learners: Sequence[LearnerInfo]) -> list[str]:
 
 def build_warnings(inputs: ReportInputs, verdicts: Verdicts, comparisons: Sequence[ComparisonResult]) -> list[str]:
     """One line for each reason to trust the numbers less."""
-    lines = [*_on_test(inputs), *inputs.warnings, *_missing(inputs, verdicts), *_uneven(inputs)]
+    lines = [*_on_test(inputs), *inputs.warnings, *_missing(inputs, verdicts), *_uneven(inputs), *_plateaus(inputs)]
     lines += [*_empty_sources(inputs), *_sources_compared(inputs, comparisons), *collapse_lines(inputs)]
     if inputs.match is None:
         lines += _seeds(verdicts, comparisons)
@@ -102,7 +102,7 @@ def _pairs(rows: Sequence[ComparisonResult]) -> str:
 def _uneven(inputs: ReportInputs) -> list[str]:
     """A warning where training lengths of arms differ, in the unit that the recipe matches."""
     arms = [info for info in inputs.learners if is_arm(info, inputs.learners)]
-    if not are_unequal(arms, inputs.match):
+    if inputs.match == "plateau" or not are_unequal(arms, inputs.match):
         return []
     counts, unit = training_lengths(arms, inputs.match)
     reasons = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own number)"}
@@ -112,13 +112,35 @@ def _uneven(inputs: ReportInputs) -> list[str]:
     ]
 
 
+LEAST_QUESTIONS = 400
+"""Validation questions that find a plateau reliably: the standard error of an accuracy on them is at most 2.5 points."""
+
+
+def _plateaus(inputs: ReportInputs) -> list[str]:
+    """Warnings where the limit of updates ended trainings before their plateau, and where few questions found plateaus."""
+    patient = [info for info in inputs.learners if info.plateaus]
+    lines = []
+    if missing := without_plateau(patient):
+        lines.append(
+            f"The limit of updates ended trainings before their plateau: {', '.join(missing)}. They may have gone on learning, "
+            "and the comparison may change with more updates; raise `training.updates`."
+        )
+    questions = inputs.task["validation"]
+    if patient and questions < LEAST_QUESTIONS:
+        lines.append(
+            f"Plateaus were found on {questions} validation questions, where chance alone may hide an improvement; use at least "
+            f"{LEAST_QUESTIONS}."
+        )
+    return lines
+
+
 def _sources_compared(inputs: ReportInputs, comparisons: Sequence[ComparisonResult]) -> list[str]:
     """A warning for each headline pair of unequal training with a learner that another learner learns from."""
     infos = {info.name: info for info in inputs.learners}
     lines = []
     for row in comparisons:
         sources = [name for name in (row["a"], row["b"]) if not is_arm(infos[name], inputs.learners)]
-        if row["headline"] and row["unmatched"] and sources:
+        if row["headline"] and row["unmatched"] and sources and inputs.match != "plateau":
             who, it = ("is trained by its", "it") if len(sources) == 1 else ("are trained by their", "them")
             lines.append(
                 f"{row['a']} and {row['b']} were not trained equally ({row['unmatched']}): {' and '.join(sources)} {who} own "

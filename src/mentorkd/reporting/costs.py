@@ -23,8 +23,8 @@ def build_learner_costs(inputs: ReportInputs) -> list[LearnerCostResult]:
     for info in inputs.learners:
         stages = {seed: inputs.serving[info.name, seed] for seed in inputs.seeds if (info.name, seed) in inputs.serving}
         if seeds := list(stages.values()):
-            own = [[inputs.stages[name] for name in _with_parts(names, inputs)] for names in seeds]
-            whole = [[inputs.stages[name] for name in _closure(names, inputs)] for names in seeds]
+            own = [[inputs.stages[name] for name in with_parts(names, inputs)] for names in seeds]
+            whole = [[inputs.stages[name] for name in closure(names, inputs)] for names in seeds]
             rows.append(_learner_cost(info.name, stages, own, whole))
     return rows
 
@@ -50,7 +50,7 @@ PARTS = {"augment": "writing", "score": "scoring", "train": "training"}
 """What takes the time of a round, by kind of stage."""
 
 
-def _with_parts(names: Iterable[str], inputs: ReportInputs) -> list[str]:
+def with_parts(names: Iterable[str], inputs: ReportInputs) -> list[str]:
     """The stages, the trials of a search among them, the trainings of rounds, and what writes and scores the own texts of these."""
     whole: dict[str, None] = {}
     waiting = list(names)
@@ -86,7 +86,7 @@ def _round_number(training: str) -> int | None:
     return int(folder.removeprefix("round-")) if folder.startswith("round-") else None
 
 
-def _closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:
+def closure(names: Iterable[str], inputs: ReportInputs) -> list[str]:
     """The stages and all their dependencies, each once.
 
     Without stages of kind `budget`: these read the rows of other arms to match updates, and belong to no learner.

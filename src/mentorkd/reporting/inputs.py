@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting.schema import SeedResult, TaskResult, TeacherAccount, TrainingData
 
-Match = Literal["updates", "epochs", "tokens"] | None
+Match = Literal["updates", "epochs", "tokens", "plateau"] | None
 """The quantity that a recipe matches between arms; None for a comparison of several runs."""
 
 
@@ -43,6 +43,8 @@ class LearnerInfo:
     updates: Sequence[int] = field(default_factory=list)
     target_tokens: Sequence[int] = field(default_factory=list)
     epochs: Sequence[float] = field(default_factory=list)
+    plateaus: Sequence[int | None] = field(default_factory=list)
+    """The update at which a plateau was found, None where the limit was reached; empty without `patience`."""
     validation: Sequence[float | None] = ()
     """Validation accuracy at the selected epoch."""
     searched: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -101,8 +103,8 @@ class ReportInputs:
     match: Match = "updates"
     """The quantity that the recipe matches between arms; None for a comparison of several runs."""
     metrics: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """Rows of metrics.jsonl: `step`, `epoch`, `loss`, `ce`, `divergence`, `learning_rate`, `validation_accuracy`; all
-    but `step` may be absent or null."""
+    """Rows of metrics.jsonl: `step`, `epoch`, `loss`, `ce`, `divergence`, `tokens`, `learning_rate`, `validation_accuracy`; all
+    but `step` may be absent or null. Those of a written report have `flops` of each validation."""
     filters: Sequence[Mapping[str, Any]] = ()
     """`source`, `seed`, `filter`, `before`, `after` and, where it applies, `learner`."""
     dropped: Sequence[Mapping[str, Any]] = ()

@@ -12,15 +12,28 @@ SAME_TOKENS = 0.02
 
 
 def training_lengths(learners: Sequence[LearnerInfo], match: Match) -> tuple[Mapping[str, Sequence[int]], str]:
-    """The lengths of the trained learners, one number for each seed, and their unit."""
+    """The lengths of the trained learners, one number for each seed, and their unit. With `match: plateau` updates need not be equal."""
     trained = [info for info in learners if info.updates]
     if match == "tokens":
         return {info.name: info.target_tokens for info in trained}, "target tokens"
     return {info.name: info.updates for info in trained}, "optimiser updates"
 
 
+def without_plateau(learners: Sequence[LearnerInfo]) -> list[str]:
+    """The trained learners that were not all trained to a plateau, as `star (1 of 3 seeds)` if some seeds were."""
+    names = []
+    for info in learners:
+        missing = sum(found is None for found in info.plateaus) if info.plateaus else len(info.updates)
+        if missing:
+            several = len(info.updates) > missing
+            names.append(f"{info.name} ({missing} of {len(info.updates)} seeds)" if several else info.name)
+    return names
+
+
 def are_unequal(learners: Sequence[LearnerInfo], match: Match) -> bool:
-    """Whether the trained ones among the learners have unequal lengths."""
+    """Whether the trained ones among the learners have unequal lengths; with `match: plateau`, whether any has no plateau."""
+    if match == "plateau":
+        return bool(without_plateau(learners))
     counts, _ = training_lengths(learners, match)
     lengths = [count for row in counts.values() for count in row]
     if not lengths:
@@ -31,8 +44,10 @@ def are_unequal(learners: Sequence[LearnerInfo], match: Match) -> bool:
 
 
 def unequal_training(learners: Sequence[LearnerInfo], match: Match) -> str | None:
-    """`optimiser updates: star 3,780, vanilla 1,160`; None where the lengths are equal."""
+    """`optimiser updates: star 3,780, vanilla 1,160`, or `without a plateau: star`; None where training is equal."""
     if not are_unequal(learners, match):
         return None
+    if match == "plateau":
+        return f"without a plateau: {', '.join(without_plateau(learners))}"
     counts, unit = training_lengths(learners, match)
     return f"{unit}: {', '.join(f'{name} {format_range(row)}' for name, row in counts.items())}"

@@ -21,6 +21,7 @@ ACCURACY = "Test accuracy (%), 95 % interval"
 CURVE_PANELS = {
     "loss": "Training loss per target token",
     "accuracy": "Validation accuracy (%)",
+    "compute": "Validation accuracy (%), by compute",
     "divergence": "Divergence from the mentor per target token",
 }
 
@@ -74,19 +75,23 @@ def draw_forest(comparisons: Sequence[ComparisonResult]) -> str:
 @drawing()
 def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], panel: str) -> str | None:
     """One panel of `CURVE_PANELS`, a line for each learner and seed; None without data."""
-    on_test = {learner["name"] for learner in learners if panel == "accuracy" and validated_on_test(learner)}
-    scale = 100 if panel == "accuracy" else 1
+    validated, along = panel in ("accuracy", "compute"), "flops" if panel == "compute" else "step"
+    on_test = {learner["name"] for learner in learners if validated and validated_on_test(learner)}
+    value, scale = ("accuracy", 100) if validated else (panel, 1)
     lines: list[tuple[str, list[tuple[float, float]]]] = []
     for curve in curves:
-        points: Sequence[Any] = curve["validation"] if panel == "accuracy" else curve["training"]
-        if known := [(point["step"], scale * point[panel]) for point in points if point[panel] is not None]:
+        points: Sequence[Any] = curve["validation"] if validated else curve["training"]
+        known = [(point.get(along), point[value]) for point in points]  # reports of earlier versions have no FLOPs
+        if known := [(place, scale * y) for place, y in known if place is not None and y is not None]:
             lines.append((curve["learner"], known))
     if not lines:
         return None
     title, colour = _curves_title(panel, curves, learners), _colours(learners)
     labels = {name: mark_on_test(name, name in on_test) for name, _ in lines}
     unlabelled = set(labels)
-    figure, axes = new_panel(title, "optimiser updates")
+    figure, axes = new_panel(
+        title, "FLOPs, with those of mentors, without the teacher's" if panel == "compute" else "optimiser updates"
+    )
     several = len(lines) > len(labels)
     for name, known in lines:
         axes.plot(
@@ -99,7 +104,7 @@ def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], pane
             label=labels[name] if name in unlabelled else None,
         )
         unlabelled.discard(name)
-    if panel == "accuracy":
+    if validated:
         axes.set_ylim(0, max(10.0, 1.05 * max(value for _, known in lines for _, value in known)))
     add_legend(figure, labels.values())
     return to_svg(figure, title, f"curves-{panel}")
@@ -107,10 +112,15 @@ def draw_curves(curves: Sequence[Curve], learners: Sequence[LearnerResult], pane
 
 def _curves_title(panel: str, curves: Sequence[Curve], learners: Sequence[LearnerResult]) -> str:
     """The title of a panel; accuracies on test questions are not called validation."""
-    if panel != "accuracy":
+    if panel not in ("accuracy", "compute"):
         return CURVE_PANELS[panel]
     drawn = {curve["learner"] for curve in curves if curve["validation"]}
-    titles = (CURVE_PANELS[panel], "Accuracy (%) on TEST questions", "Accuracy (%): validation, or TEST where marked")
+    more = CURVE_PANELS[panel].removeprefix(CURVE_PANELS["accuracy"])
+    titles = (
+        CURVE_PANELS[panel],
+        f"Accuracy (%) on TEST questions{more}",
+        f"Accuracy (%): validation, or TEST where marked{more}",
+    )
     return validated_on([learner for learner in learners if learner["name"] in drawn], titles)
 
 

@@ -89,6 +89,6 @@ def _written(example: Example) -> tuple[Question, list[Rationale]]:
 def _metrics(curve: Curve) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = [*curve["training"]]
     return rows + [
-        {"step": point["step"], "epoch": point["epoch"], "validation_accuracy": point["accuracy"]}
+        {key: point.get(key) for key in ("step", "epoch", "flops")} | {"validation_accuracy": point["accuracy"]}
         for point in curve["validation"]
     ]

@@ -162,6 +162,7 @@ def fairness_rows(results: Results) -> Rows:
     groups: dict[tuple[Any, ...], list[str]] = {}
     paired = {name for row in results["comparisons"] if row["headline"] for name in (row["a"], row["b"])}
     arms = [one for one in results["learners"] if (one["arm"] or one["name"] in paired) and one["updates"]]
+    to_plateau = any(one.get("plateaus") for one in arms)  # reports of earlier versions have none
     for learner in arms:
         many = OBJECTIVES[learner["objective"]].rows_per_rationale
         cells = {
@@ -170,6 +171,7 @@ def fairness_rows(results: Results) -> Rows:
             "passes over the rows": format_range(learner["epochs"], 1),
             "target tokens": format_range(learner["target_tokens"]),
             "validations": format_count(validations.get(learner["name"])),
+            **({"plateau at update": _plateau(learner)} if to_plateau else {}),
         }
         groups.setdefault((learner["variant_of"] or learner["name"], *cells.items()), []).append(learner["name"])
     rows = [
@@ -177,6 +179,14 @@ def fairness_rows(results: Results) -> Rows:
         for (name, *cells), names in groups.items()
     ]
     return rows if len(arms) > 1 else []
+
+
+def _plateau(learner: LearnerResult) -> str:
+    """`400–460`, with the number of seeds whose limit came first; a dash for a training of a given length."""
+    found = [update for update in learner["plateaus"] if update is not None]
+    missing = len(learner["plateaus"]) - len(found)
+    limits = ([f"{missing} at the limit"] if found else ["none: the limit"]) if missing else []
+    return ", ".join([*([format_range(found)] if found else []), *limits]) or "–"
 
 
 def settings_rows(results: Results) -> Rows:

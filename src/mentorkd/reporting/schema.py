@@ -147,6 +147,9 @@ class LearnerResult(TypedDict):
     """Target tokens trained on, including repetitions."""
     epochs: list[float]
     """Passes over the rows."""
+    plateaus: list[int | None]
+    """The update at which each seed's training found the plateau of its validation accuracy (`patience`); null where its limit of
+    updates ended it before. Empty for trainings of a given length."""
     settings: dict[str, Any]
     """Settings of training and evaluation, with the recipe's names; equal in a fair comparison."""
     distillation: dict[str, Any]
@@ -223,7 +226,8 @@ class ComparisonResult(ContrastResult):
     on_test: bool
     """Whether the test set influenced either learner."""
     unmatched: str | None
-    """Their numbers of optimiser updates (target tokens with `match: tokens`) where these differ; else null."""
+    """Their numbers of optimiser updates (target tokens with `match: tokens`) where these differ, and with `match: plateau` the learners
+    that were trained to no plateau; else null."""
     outcome: Literal["a_better", "b_better", "unclear"]
     """a_better or b_better requires both `p_adjusted` < 0.05 and an interval without 0."""
     verdict: str
@@ -479,7 +483,7 @@ class Results(TypedDict):
     """Sources of the gain, for every model with the required arms."""
     soft_labels: list[SoftLabelResult]
     """Predictions of mentors and students for the same tokens."""
-    match: Literal["updates", "epochs", "tokens"] | None
+    match: Literal["updates", "epochs", "tokens", "plateau"] | None
     """The quantity that the recipe matches between arms; null for a comparison of several runs."""
     trials: list[Trial]
     """Settings tried by searches."""
@@ -563,6 +567,9 @@ class ValidationPoint(TypedDict):
     """Passes over the training rows so far."""
     accuracy: float
     """Share of validation questions answered correctly; of test questions with `select_on: test` in the learner's `settings`."""
+    flops: float | None
+    """Floating-point operations so far: 6 a parameter and token of its training, and before it those of everything that it learns from
+    (training 6; writing and scoring 2), without the teacher's. Tokens are those of the texts; null where a number is unknown."""
 
 
 class Curve(TypedDict):

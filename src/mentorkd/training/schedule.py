@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
@@ -36,6 +36,13 @@ class Schedule:
             return float(whole)
         start, end = [0, *self.epoch_ends][whole : whole + 2]
         return whole + (update - start) / (end - start)
+
+    def until(self, update: int, processes: int) -> Schedule:
+        """The schedule without the updates after `update`. Its rounds are those of all."""
+        if update == self.updates:
+            return self
+        plan = BatchPlan(self.plan.batches[: update * self.accumulation * processes], self.plan.epoch_ends)
+        return replace(self, plan=plan, updates=update)
 
 
 @dataclass(frozen=True)
@@ -84,12 +91,33 @@ def schedule_training(
     return Schedule(plan, config.gradient_accumulation * len(tasks), updates or ends[-1], rounds, ends)
 
 
+VALIDATION_SHARE = 0.15
+"""The most that all validations of a training take, as a share of its updates' cost."""
+
+DECODING_COST = 12
+"""The forward passes over a token in a batch of training whose time a decoded token takes: decoding reads all weights for a token of each
+question. Fixed and not measured, because a training that is resumed must validate after the same updates."""
+
+
+def rounds_a_validation(schedule: Schedule, rows: Sequence[Example], questions: int) -> int:
+    """The fewest rounds from one validation to the next with which validations take at most `VALIDATION_SHARE`.
+
+    An update costs three forward passes over its source and target tokens (one forward, two backward). A validation costs
+    `DECODING_COST` a token of as many answers of the mean target length.
+    """
+    lengths = array("i", (row.length for row in rows))
+    training = 3 * sum(_tokens(lengths, schedule.plan))
+    validation = questions * DECODING_COST * sum(_target_lengths(rows)) / len(rows)
+    affordable = int(VALIDATION_SHARE * training / validation) if validation else len(schedule.rounds)
+    return math.ceil(len(schedule.rounds) / max(1, affordable))
+
+
 def training_length(rows: Sequence[Example], kind: ModelKind, config: TrainingConfig, *, seed: int) -> Length:
     """The length of a training by the learner's own settings; 0 without rows, unless they give a number of updates."""
     if not rows:
         return Length(config.updates or 0, 0)
     schedule = schedule_training(rows, kind, config, seed=seed)
-    return Length(schedule.updates, sum(_target_tokens(_target_lengths(rows), schedule.plan)))
+    return Length(schedule.updates, sum(_tokens(_target_lengths(rows), schedule.plan)))
 
 
 def updates_for(
@@ -100,7 +128,7 @@ def updates_for(
     epochs = math.ceil(target_tokens / sum(lengths))
     whole = config.model_copy(update={"epochs": max(1, epochs), "updates": None})
     schedule = schedule_training(rows, kind, whole, seed=seed)
-    totals = accumulate(_target_tokens(lengths, schedule.plan))
+    totals = accumulate(_tokens(lengths, schedule.plan))
     batches = next(number for number, tokens in enumerate(totals, 1) if tokens >= target_tokens)
     return math.ceil(batches / (schedule.accumulation * config.processes))
 
@@ -109,8 +137,8 @@ def _target_lengths(rows: Sequence[Example]) -> array[int]:
     return array("i", (len(row.target_ids) for row in rows))
 
 
-def _target_tokens(lengths: Sequence[int], plan: BatchPlan) -> Iterator[int]:
-    """Target tokens of every micro-batch."""
+def _tokens(lengths: Sequence[int], plan: BatchPlan) -> Iterator[int]:
+    """Tokens of every micro-batch."""
     return (sum(lengths[row] for row in batch) for batch in plan.batches)
 
 

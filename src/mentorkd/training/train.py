@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example
@@ -31,8 +32,9 @@ from mentorkd.precision import Precision
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
 from mentorkd.training.checkpoints import discard_old_checkpoints, last_checkpoint
+from mentorkd.training.phases import Phases
 from mentorkd.training.processes import wait_for_others
-from mentorkd.training.schedule import Schedule, schedule_training
+from mentorkd.training.schedule import Schedule, rounds_a_validation, schedule_training
 from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
 from mentorkd.training.sharding import ShardedModel
 from mentorkd.training.trainer import (
@@ -60,6 +62,10 @@ class TrainingResult:
     """The update whose weights were chosen."""
     validation_accuracy: float | None
     """Accuracy of the chosen weights; None without validation."""
+    validate_every: int | None
+    """Rounds from one validation to the next; None without validation."""
+    phases: Phases
+    """The limit of updates, and the plateau."""
     fused: bool
     """Whether the fused loss was used."""
 
@@ -76,6 +82,7 @@ def train(
     updates: int | None = None,
     part: range | None = None,
     validate: Callable[[], float] | None = None,
+    questions: int = 0,
     on_progress: Progress = lambda step, steps: None,
     project: str = "",
     run_name: str = "",
@@ -95,6 +102,7 @@ def train(
             and the optimiser starts without a memory.
         validate: returns the accuracy of the model in its current state; if given, the weights of the best round are restored
             from disk at the end.
+        questions: how many `validate` asks, for `validate_every: auto`.
         on_progress: called with (step, steps).
         project, run_name: names of this training for the trackers of `config.report_to`.
         tensorboard: folder for TensorBoard's event files, if `config.report_to` names it.
@@ -124,10 +132,25 @@ def train(
     schedule = schedule_training(rows, loaded.kind, config, seed=seed, updates=len(part) if part else updates)
     total = updates if part else schedule.updates
     assert total is not None, "a part is one of a number of updates"
+    phases = Phases(schedule.updates, config.patience, config.cooldown)
+    interval = None
+    if validate is not None:
+        given = config.validate_every
+        interval = rounds_a_validation(schedule, rows, questions) if given == "auto" else given
     arguments.gradient_accumulation_steps = schedule.accumulation
-    arguments.max_steps = schedule.updates
     arguments.warmup_steps = math.ceil(total * config.warmup_ratio)
     arguments.logging_steps = max(1, schedule.updates // 100)
+    if arguments.should_save:
+        discard_old_checkpoints(folder)
+        if verify:
+            discard_damaged_checkpoints(folder)
+    wait_for_others()
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        # A training that was stopped after its last update has none left, which only the length of its plan tells the Trainer.
+        phases.observe(TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).log_history)
+        schedule = schedule.until(phases.end, config.processes)
+    arguments.max_steps = schedule.updates
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
     split = None
     if config.split == "auto" and arguments.world_size == 1:
@@ -140,14 +163,7 @@ def train(
         freeze_unreached(loaded.model, first)
     if config.torch_compile:
         _compile(loaded)
-    if arguments.should_save:
-        discard_old_checkpoints(folder)
-        if verify:
-            discard_damaged_checkpoints(folder)
-    wait_for_others()
-    checkpoint = last_checkpoint(folder)
-    validations = config.validate_every if validate is not None else None
-    callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, validations, on_progress), SealedCheckpoints()]
+    callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, interval, phases, on_progress), SealedCheckpoints()]
     if tensorboard is not None and "tensorboard" in config.report_to:
         callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
     if history is not None:
@@ -167,6 +183,7 @@ def train(
             validate=validate,
             verify=verify,
             learning_rates=range(total) if part is None else range(part.start, total),
+            phases=phases,
             sharding=sharding,
         )
         trainer.remove_callback(PrinterCallback)
@@ -186,7 +203,13 @@ def train(
     )
     loaded.model.eval()
     return TrainingResult(
-        rows_of_history, state.global_step, best or state.global_step, next(accuracies, None), trainer.fused
+        rows_of_history,
+        state.global_step,
+        best or state.global_step,
+        next(accuracies, None),
+        interval,
+        phases,
+        trainer.fused,
     )
 
 

@@ -25,6 +25,7 @@ from mentorkd.files.seals import seal_folder
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
 from mentorkd.training.checkpoints import load_weights, save_weights
+from mentorkd.training.phases import Phases
 from mentorkd.training.processes import wait_for_others
 from mentorkd.training.sealed_checkpoints import check_checkpoint
 from mentorkd.training.sharding import ShardedModel
@@ -75,11 +76,13 @@ class MentorTrainer(Trainer):
         validate: Callable[[], float] | None,
         verify: bool = True,
         learning_rates: range | None = None,
+        phases: Phases | None = None,
         sharding: ShardedModel | None = None,
         **kwargs: Any,
     ) -> None:
         """`learning_rates`: the updates of a longer schedule whose learning rates these are, the last of which ends it; None for
-        one that starts and ends with this training. `sharding`: the model to train is its sharded copy."""
+        one that starts and ends with this training. `phases`: they may cool the rates down. `sharding`: the model to train is its
+        sharded copy."""
         super().__init__(**kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise TrainingError(
@@ -88,7 +91,7 @@ class MentorTrainer(Trainer):
             )
         if sharding is not None:  # it needs no wrapper that averages gradients
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
-        self.learning_rates, self.sharding, self.fused = learning_rates, sharding, fused
+        self.learning_rates, self.phases, self.sharding, self.fused = learning_rates, phases, sharding, fused
         self.whole = self.model if sharding is None else sharding.whole
         self.objective, self.precision, self.validate, self.verify = objective, precision, validate, verify
         # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
@@ -98,14 +101,15 @@ class MentorTrainer(Trainer):
         self._positions: defaultdict[str, int] = defaultdict(int)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """The Trainer's schedule over all updates, entered where this training begins."""
+        """The Trainer's schedule over all updates, entered where this training begins, with its cool-down."""
         updates = self.learning_rates or range(num_training_steps)
         scheduler = super().create_scheduler(updates.stop, optimizer)
-        if updates.start:
+        phases = self.phases or Phases(updates.stop)
+        if updates.start or phases.cooldown:
             for group in scheduler.optimizer.param_groups:
                 group["lr"] = group["initial_lr"]
             rates: list[Callable[[int], float]] = [
-                partial(_later, rate, updates.start) for rate in scheduler.lr_lambdas
+                partial(_rate, rate, updates.start, phases) for rate in scheduler.lr_lambdas
             ]
             self.lr_scheduler = LambdaLR(scheduler.optimizer, rates)
         return self.lr_scheduler
@@ -236,27 +240,38 @@ class MentorTrainer(Trainer):
         load_weights(self.whole, best)
 
 
-def _later(rate: Callable[[int], float], start: int, update: int) -> float:
-    return rate(start + update)
+def _rate(rate: Callable[[int], float], start: int, phases: Phases, update: int) -> float:
+    return rate(start + update) * phases.rate(update)
 
 
 class RoundEnds(TrainerCallback):
-    """Logs and saves at the ends of rounds, validates after every `validate_every` rounds (None: never), reports progress."""
+    """Logs and saves at the ends of rounds, validates after every `validate_every` rounds (None: never), reports progress.
 
-    def __init__(self, ends: Sequence[int], validate_every: int | None, on_progress: Progress) -> None:
-        self.saves = set(ends)
-        self.validations = {*ends[validate_every - 1 :: validate_every], ends[-1]} if validate_every else set()
+    It ends the training where its phases end, which is a round's end like the others.
+    """
+
+    def __init__(self, ends: Sequence[int], validate_every: int | None, phases: Phases, on_progress: Progress) -> None:
+        self.saves, self.validates, self.phases = set(ends), validate_every is not None, phases
+        self.validations = set(ends[validate_every - 1 :: validate_every]) if validate_every else set()
         self.on_progress = on_progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.on_progress(state.global_step, state.max_steps)
+        self.on_progress(state.global_step, self.phases.end)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.on_progress(state.global_step, state.max_steps)
-        if state.global_step in self.saves:
+        step, last = state.global_step, state.global_step == self.phases.end
+        self.on_progress(step, self.phases.end)
+        if last or step in self.saves:
             control.should_log = control.should_save = True
-        if state.global_step in self.validations:
+        if step in self.validations or (last and self.validates):
             control.should_evaluate = True
+        if last:
+            control.should_training_stop = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.phases.observe(state.log_history)
+        if state.global_step == self.phases.end:  # a plateau without a cool-down
+            control.should_training_stop = True
 
 
 class SealedCheckpoints(TrainerCallback):

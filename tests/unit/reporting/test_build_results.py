@@ -299,7 +299,7 @@ def test_curves_are_thinned_by_averaging_and_keep_validations():
     assert len(curve["training"]) == MOST_POINTS
     assert curve["training"][0] == {"step": 4, "epoch": 0.4, "loss": 0.4, "ce": None, "divergence": None}
     assert curve["training"][-1]["step"] == 999
-    assert curve["validation"] == [{"step": 999, "epoch": 99.9, "accuracy": 0.5}]
+    assert curve["validation"] == [{"step": 999, "epoch": 99.9, "accuracy": 0.5, "flops": None}]
 
 
 def test_differing_examples_take_turns_and_are_counted(inputs):

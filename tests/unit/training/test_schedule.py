@@ -9,8 +9,15 @@ import pytest
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.step_by_step import StepByStep
 from mentorkd.recipe.learner import TrainingConfig
-from mentorkd.training.schedule import Length, schedule_training, training_length, updates_for
-from tiny_training import learner, paired_rows, run
+from mentorkd.training.schedule import (
+    DECODING_COST,
+    Length,
+    rounds_a_validation,
+    schedule_training,
+    training_length,
+    updates_for,
+)
+from tiny_training import learner, paired_rows, rows_for, run
 
 
 def rows(count: int, **about: Any) -> list[Example]:
@@ -90,3 +97,33 @@ def test_empty_micro_batches_add_nothing_to_a_training(tmp_path: Path) -> None:
     assert result.updates == 3
     assert all(math.isfinite(row["loss"]) for row in result.history)
     assert sum(row["tokens"] for row in result.history) == sum(len(row.target_ids) for row in rows)
+
+
+@pytest.mark.parametrize(("questions", "interval"), [(0, 1), (1, 1), (3, 2), (8, 4), (1000, 20)])
+def test_validations_take_a_share_of_a_trainings_cost(questions: int, interval: int) -> None:
+    every = rows(35)  # of 4 source and 6 target tokens on average
+    schedule = schedule_training(every, "seq2seq", config(epochs=20), seed=0)
+    assert rounds_a_validation(schedule, every, questions) == interval
+    count = math.ceil(20 / interval)
+    training = 3 * 20 * sum(row.length for row in every)
+    validation = questions * DECODING_COST * sum(len(row.target_ids) for row in every) / len(every)
+    assert count == 1 or count * validation <= 0.15 * training
+    assert interval == 1 or math.ceil(20 / (interval - 1)) * validation > 0.15 * training
+
+
+def test_an_interval_of_validations_is_found_and_the_end_is_validated(tmp_path: Path) -> None:
+    student = learner()
+    result = run(
+        student,
+        rows_for(student, 8),
+        tmp_path,
+        epochs=7,
+        validate_every="auto",
+        validate=lambda: 0.5,
+        questions=4,
+    )
+    assert result.validate_every is not None
+    assert result.validate_every > 1
+    ends = [2 * number for number in range(1, 8)]
+    steps = [row["step"] for row in result.history if "validation_accuracy" in row]
+    assert steps == sorted({*ends[result.validate_every - 1 :: result.validate_every], 14})

@@ -36,7 +36,7 @@ def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
             rows = read_training_rows(context, stage, name, TextEncoder.of(model)).rows
             known[key] = Arm(rows, kind_of(model), learner.training)
         compared[name] = known[key]
-    assert recipe.match != "epochs", "then there is no budget"
+    assert recipe.match == "updates" or recipe.match == "tokens", "else there is no budget"
     updates = match_updates(compared, recipe.match, seed=stage.seed)
     write_json(workdir / "out" / "budget.json", updates)
     return parse(BudgetRecord, updates)

@@ -258,11 +258,12 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
         kd_weight=learner.by_source("kd_weight"),
         temperature=None if _forms(recipe, name, hub) == {"chunks"} else learner.by_source("temperature"),
         parameters=records[0].parameters if records else None,
-        select_on="last" if _validates_once(learner) else learner.training.select_on,
+        select_on="last" if _validates_once(learner, records[0] if records else None) else learner.training.select_on,
         rows=[record.rows for record in records],
         updates=[record.updates for record in records],
         target_tokens=[record.target_tokens for record in records],
         epochs=[record.epochs for record in records],
+        plateaus=[record.plateau.found for record in records if record.plateau is not None],
         validation=[record.validation_accuracy for record in records],
         searched={key: [search.chosen[key] for search in searches] for key in (searches[0].chosen if searches else ())},
         swept=variant.values if variant else {},
@@ -342,8 +343,8 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
     name, sampling = open_teacher(recipe).describe()
     lines += [f"The teacher: {name}; {sampling}."] if sampling else []
     lines += [f"Optimiser updates: {_ranges(updates)}.", *_matching(recipe, trained)]
-    lines += _own_texts(recipe, trained) + _weights(recipe)
-    once = [name for name in names if _validates_once(recipe.learners[name])]
+    lines += _plateaus(recipe, trained) + _own_texts(recipe, trained) + _weights(recipe)
+    once = [name for name in names if _validates_once(recipe.learners[name], trained.get((name, recipe.seeds[0])))]
     for searched, use in ((False, "chose nothing"), (True, "chose the trial, not the epoch")):
         if alike := [name for name in once if bool(recipe.learners[name].search) == searched]:
             lines.append(f"Only one epoch of {', '.join(alike)} was validated, the last: validation {use}.")
@@ -365,9 +366,10 @@ PAPER = (
 )
 
 MATCHED = {
-    "updates": "the same number of optimiser updates, the most that any of them would do by its own epochs",
-    "tokens": "the same number of target tokens, the most that any of them would see by its own epochs",
-    "epochs": "as many passes over its own rows as the recipe says",
+    "updates": "for the same number of optimiser updates, the most that any of them would do by its own epochs",
+    "tokens": "for the same number of target tokens, the most that any of them would see by its own epochs",
+    "epochs": "for as many passes over its own rows as the recipe says",
+    "plateau": "until its validation accuracy has a plateau, within the same limit of optimiser updates",
 }
 
 
@@ -376,13 +378,16 @@ def _matching(recipe: Recipe, trained: Trained) -> list[str]:
     compared = arms(recipe)
     if len(compared) < 2:
         return []
-    fixed = {name: updates for name in compared if (updates := recipe.learners[name].training.updates) is not None}
+    patient = any(recipe.learners[name].training.patience for name in compared)
+    given = {name: recipe.learners[name].training.updates for name in compared}
+    fixed = {name: updates for name, updates in given.items() if updates is not None and recipe.match != "plateau"}
     matched = [name for name in compared if name not in fixed]
     lines = []
     if len(matched) > 1:
         cycled = "" if recipe.match == "epochs" else "; rows are cycled"
+        early = "; a plateau may end it earlier" if patient and recipe.match != "plateau" else ""
         lines.append(
-            f"Matched by {recipe.match}: each of {', '.join(matched)} is trained for {MATCHED[recipe.match]}{cycled}."
+            f"Matched by {recipe.match}: each of {', '.join(matched)} is trained {MATCHED[recipe.match]}{cycled}{early}."
         )
     if fixed:
         lines.append(
@@ -390,7 +395,23 @@ def _matching(recipe: Recipe, trained: Trained) -> list[str]:
             f"{_ranges({name: [updates] for name, updates in fixed.items()})}."
         )
     counts = {trained[name, seed].updates for name in compared for seed in recipe.seeds}
-    return [*lines, *([_why_unequal(recipe, trained)] if len(counts) > 1 and recipe.match == "epochs" else [])]
+    unexplained = len(counts) > 1 and recipe.match == "epochs" and not patient
+    return [*lines, *([_why_unequal(recipe, trained)] if unexplained else [])]
+
+
+def _plateaus(recipe: Recipe, trained: Trained) -> list[str]:
+    """Sentences on the learners that are trained to a plateau: the rule, and what each seed found."""
+    lines = []
+    for name, training in ((name, learner.training) for name, learner in recipe.learners.items()):
+        if training.patience is None:
+            continue
+        ends = [plateau.text for seed in recipe.seeds if (plateau := trained[name, seed].plateau)]
+        cooldown = f", then a cool-down of {100 * training.cooldown:g} % of these" if training.cooldown else ""
+        lines.append(
+            f"{name} is trained until the best validation accuracy is older than {100 * training.patience:g} % of the updates so far"
+            f"{cooldown}: {', '.join(dict.fromkeys(ends))}."
+        )
+    return lines
 
 
 def _own_texts(recipe: Recipe, trained: Trained) -> list[str]:
@@ -476,9 +497,12 @@ def _ranges(counts: Mapping[str, Sequence[int]]) -> str:
     return ", ".join(f"{name} {format_range(row)}" for name, row in counts.items())
 
 
-def _validates_once(learner: Learner) -> bool:
+def _validates_once(learner: Learner, record: TrainRecord | None) -> bool:
     """Whether there was only one validation, or no training, so that no epoch could be chosen."""
-    many = learner.training.validate_every < learner.training.epochs or learner.own_texts is not None
+    interval = learner.training.validate_every
+    if interval == "auto":
+        interval = 1 if record is None or record.validate_every is None else record.validate_every
+    many = interval < learner.training.epochs or learner.own_texts is not None
     return not learner.rationales or not (many or learner.training.select_on == "last")
 
 

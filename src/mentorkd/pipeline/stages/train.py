@@ -33,7 +33,7 @@ from mentorkd.models import LoadedModel, chat_template, load_folder, save_model
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.model_card import model_card
 from mentorkd.pipeline.process_group import work_together
-from mentorkd.pipeline.records import BudgetRecord, ChatRecord, OwnTexts, TrainRecord, count_verdicts
+from mentorkd.pipeline.records import BudgetRecord, ChatRecord, OwnTexts, Plateau, TrainRecord, count_verdicts
 from mentorkd.pipeline.run_folder import HISTORY, Stage, part_role
 from mentorkd.pipeline.selection_log import SELECTION, selection_log
 from mentorkd.pipeline.shards import read_in_role
@@ -42,7 +42,7 @@ from mentorkd.precision import Precision, autocast
 from mentorkd.recipe.learner import Learner, TrainingConfig
 from mentorkd.recipe.rounds import other_sources, share_of
 from mentorkd.recipe.vocabularies import soft_label_form
-from mentorkd.records import SELF, TEACHER, EncodingCounts, ModelKind, Rationale
+from mentorkd.records import SELF, TEACHER, EncodingCounts, ModelKind, Question, Rationale
 from mentorkd.reporting.collapse import advice, collapses
 from mentorkd.training.adapters import merge_trained_adapters
 from mentorkd.training.processes import is_first_process, own_share, sum_over_processes
@@ -73,6 +73,7 @@ def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> Tr
     precision, objective = context.precision(learner), objective_for(context, stage, learner, loaded)
     run_name = stage.target.removeprefix("learners/")
     updates, part, settings = _length(stage, learner, loaded.kind, rows, budget)
+    questions = _validation_questions(context, stage, learner)
     result = train_model(
         loaded,
         rows,
@@ -81,7 +82,8 @@ def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> Tr
         folder=workdir / "checkpoints",
         precision=precision,
         objective=objective,
-        validate=_validation(context, stage, learner, loaded),
+        validate=_validation(context, stage, learner, loaded, questions),
+        questions=len(questions),
         updates=updates,
         part=part,
         on_progress=context.progress,
@@ -115,6 +117,8 @@ def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> Tr
         checkpoint_format=2,
         own_texts=_own_texts(context, stage, loaded, rows, objective, precision) if stage.round else None,
         frontier=frontier or None,
+        plateau=None if settings.patience is None else Plateau(result.phases.limit, result.phases.plateau),
+        validate_every=result.validate_every if settings.validate_every == "auto" else None,
         fold=stage.fold,
     )
     _warn_of_collapse(context, stage, learner, record)
@@ -269,19 +273,28 @@ def _as_written(
     return encode_rows(texts, encoder, max_source_tokens=longest, max_target_tokens=sys.maxsize)[0]
 
 
-def _validation(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Callable[[], float] | None:
-    """What measures the accuracy that chooses the best round; None where the last round is taken.
+def _validation_questions(context: RunContext, stage: Stage, learner: Learner) -> Sequence[Question]:
+    """The questions that choose the best round; none where the last round is taken.
 
     Raises DataError where there is no question to ask.
     """
     if learner.training.select_on == "last":
-        return None
+        return []
     questions = context.questions(stage, "test" if learner.training.select_on == "test" else "validation")
     if not questions:
         raise DataError(
             "no validation question is left to choose the epoch by; give `task.validation`, raise "
             "`task.validation_share`, or set `training.select_on: last`"
         )
+    return questions
+
+
+def _validation(
+    context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel, questions: Sequence[Question]
+) -> Callable[[], float] | None:
+    """What measures the accuracy on the questions; None without any."""
+    if not questions:
+        return None
     engine = open_engine("transformers", loaded=loaded, device=context.device, batch_size=learner.sampling.batch_size)
     own = questions[own_share(len(questions))]
     prompts = [render_prompt(question.text, learner.eval_prompt) for question in own]
