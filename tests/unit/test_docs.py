@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mentorkd.recipe.load import recipe_schema
-from places import ROOT
+from places import ROOT, SOURCE
 
 PLANTED = {
     "page.md": ("Clean.\n\nOf the rows, so\nmany are told twice.\n", ["3: so many", "4: are told"]),
@@ -100,3 +102,37 @@ def test_a_planted_wording_is_listed_with_its_line(name: str, tmp_path: Path) ->
     found = [line.removeprefix(f"{tmp_path / name}:") for line in checked.stdout.splitlines()]
     assert [line.split(": ")[0] + ": " + line.split(": ")[1] for line in found] == expected
     assert checked.returncode == bool(expected)
+
+
+MESSAGES = re.findall(
+    r"^```text\n(.*?)\n```", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+)
+
+
+@pytest.fixture(scope="module")
+def strings() -> str:
+    """All strings of the program but docstrings, one a line, with a gap in the place of each value."""
+    lines = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        docstrings = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):  # breadth first
+            if isinstance(node, ast.Expr):
+                docstrings.add(id(node.value))
+            elif isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                lines.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                lines.append(node.value)
+    return "\n".join(lines)
+
+
+def test_the_page_of_messages_has_some(strings: str) -> None:
+    assert len(MESSAGES) >= 20
+    assert "so hidden states can stand for them" not in strings  # the check below can fail
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_of_the_page_is_one_of_the_program(message: str, strings: str) -> None:
+    parts = [part.strip(" ;:,(") for part in message.split("…")]
+    missing = [part for part in parts if len(part) > 3 and part not in strings]
+    assert not missing, f"{missing} is in no message of src/mentorkd: update docs/troubleshooting.md"
