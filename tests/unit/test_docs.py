@@ -3,15 +3,22 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import click
 import pytest
+import typer
+import yaml
 from pydantic import BaseModel, ValidationError
 
-from mentorkd.recipe.load import recipe_schema
+from mentorkd.cli.app import app
+from mentorkd.recipe.load import parse_recipe, recipe_schema
 from places import ROOT, SOURCE
 
 PLANTED = {
@@ -43,7 +50,7 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stdout + built.stderr
     pages = {page.relative_to(tmp_path / "site").parts[0] for page in (tmp_path / "site").rglob("index.html")}
     assert {"quickstart", "own-data", "api-teacher", "flan-t5", "many-gpus", "method", "api"} <= pages
-    assert {"recipe-reference", "commands"} <= pages
+    assert {"recipe-reference", "commands", "tutorial", "concepts", "troubleshooting", "choosing", "from-trl"} <= pages
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +111,58 @@ def test_a_planted_wording_is_listed_with_its_line(name: str, tmp_path: Path) ->
     assert checked.returncode == bool(expected)
 
 
-MESSAGES = re.findall(
-    r"^```text\n(.*?)\n```", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-)
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks_of(document: Path, *languages: str) -> Iterator[str]:
+    """The fenced blocks of a document in one of the languages."""
+    for language, text in re.findall(r"^```(.*?)\n(.*?)^```$", document.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+        if language in languages:
+            yield text
+
+
+COMMANDS = [
+    pytest.param(line.removeprefix("$ "), id=f"{document.stem}-{line}")
+    for document in DOCUMENTS
+    for text in blocks_of(document, "", "console")
+    for line in text.splitlines()
+    if line.removeprefix("$ ").startswith("mentorkd ")
+]
+
+
+def test_the_documents_have_commands() -> None:
+    assert len(COMMANDS) > 60
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_a_document_has_arguments_that_exist(line: str) -> None:
+    command: Any = typer.main.get_command(app)
+    arguments = shlex.split(re.sub(r" \[.*?\]", "", line), comments=True)[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    command.make_parser(click.Context(command)).parse_args(arguments)
+
+
+RECIPES = [
+    pytest.param(document, text, id=f"{document.stem}-{yaml.safe_load(text)['name']}")
+    for document in DOCUMENTS
+    for text in blocks_of(document, "yaml")
+    if re.match(r"(# .*\n)?name: ", text)
+]
+
+
+def test_the_documents_have_recipes() -> None:
+    assert {"README", "concepts", "own-data", "from-trl", "from-paper-code", "tutorial"} <= {
+        document.stem for document, _ in (each.values for each in RECIPES)
+    }
+
+
+@pytest.mark.parametrize(("document", "text"), RECIPES)
+def test_a_whole_recipe_of_a_document_is_valid(document: Path, text: str) -> None:
+    parse_recipe(text, source=document.name, base=ROOT)
+
+
+MESSAGES = [text.strip() for text in blocks_of(ROOT / "docs" / "troubleshooting.md", "text")]
 
 
 @pytest.fixture(scope="module")
