@@ -1,4 +1,4 @@
-"""docs/python.md: its examples run in their order, print what the page says, and cover every public name."""
+"""docs/python.md: its examples run in their order, print what the page says, and cover every public name; and those of from-trl.md."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ import mentorkd
 from mentorkd.quickstart.task import write_task
 from places import ROOT
 
-EXAMPLES = re.findall(
-    r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?",
-    (ROOT / "docs" / "python.md").read_text(encoding="utf-8"),
-    re.DOTALL | re.MULTILINE,
-)
-"""(code, what it prints; empty if the page does not say)."""
 
+def examples_of(page: str) -> list[tuple[str, str]]:
+    """(code, what it prints; empty if the page does not say)."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.DOTALL | re.MULTILINE)
+
+
+EXAMPLES = examples_of("python.md")
 METHOD, *OTHERS = EXAMPLES
 
 
@@ -50,6 +51,14 @@ def test_the_examples_print_what_the_page_says(
     shutil.copy(small_run / "recipe.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     run_examples(OTHERS)
+
+
+def test_messages_of_trl_become_rationales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_examples(examples_of("from-trl.md"))
+    questions = mentorkd.read_questions("teacher.jsonl", split="train", kind="number")
+    [rationale] = mentorkd.read_rationales("teacher.jsonl", questions, kind="number")
+    assert (rationale.text, rationale.predicted, rationale.verdict) == ("2 + 3 = 5.", "5", "correct")
 
 
 @pytest.mark.slow
