@@ -504,7 +504,7 @@ def test_faulty_teacher_is_refused_before_anything_is_written(
 
 def test_teachers_in_the_documents_are_valid() -> None:
     root, found = ROOT, 0
-    for document in ("README.md", "docs/teacher.md"):
+    for document in ("docs/api-teacher.md", "docs/teacher.md"):
         blocks = re.findall(r"```yaml\n(.*?)```", (root / document).read_text(encoding="utf-8"), re.DOTALL)
         for teacher in [part for block in blocks for part in re.split(r"^(?=teacher:)", block, flags=re.MULTILINE)]:
             if teacher.startswith("teacher:") and "recorded" not in teacher:

@@ -1,20 +1,29 @@
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import click
 import pytest
+import typer
+import yaml
 from pydantic import BaseModel, ValidationError
 
+from mentorkd.cli.app import app
 from mentorkd.pipeline.estimates.lengths import Lengths
 from mentorkd.pipeline.estimates.memory import training_memory
 from mentorkd.recipe.learner import ModelConfig, TrainingConfig
-from mentorkd.recipe.load import recipe_schema
+from mentorkd.recipe.load import parse_recipe, recipe_schema
 from mentorkd.recipe.sizes import size_of
-from places import ROOT
+from places import ROOT, SOURCE
 
 PLANTED = {
     "page.md": ("Clean.\n\nOf the rows, so\nmany are told twice.\n", ["3: so many", "4: are told"]),
@@ -46,6 +55,7 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     pages = {page.relative_to(tmp_path / "site").parts[0] for page in (tmp_path / "site").rglob("index.html")}
     assert {"quickstart", "own-data", "api-teacher", "flan-t5", "many-gpus", "method", "api"} <= pages
     assert {"recipe-reference", "commands", "memory"} <= pages
+    assert {"tutorial", "concepts", "troubleshooting", "choosing", "from-trl", "share"} <= pages
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +127,86 @@ def test_a_planted_wording_is_listed_with_its_line(name: str, tmp_path: Path) ->
     found = [line.removeprefix(f"{tmp_path / name}:") for line in checked.stdout.splitlines()]
     assert [line.split(": ")[0] + ": " + line.split(": ")[1] for line in found] == expected
     assert checked.returncode == bool(expected)
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks_of(document: Path, *languages: str) -> Iterator[str]:
+    """The fenced blocks of a document in one of the languages."""
+    for language, text in re.findall(r"^```(.*?)\n(.*?)^```$", document.read_text("utf-8"), re.DOTALL | re.MULTILINE):
+        if language in languages:
+            yield text
+
+
+COMMANDS = [
+    pytest.param(line.removeprefix("$ "), id=f"{document.stem}-{line}")
+    for document in DOCUMENTS
+    for text in blocks_of(document, "", "console")
+    for line in text.splitlines()
+    if line.removeprefix("$ ").startswith("mentorkd ")
+]
+
+
+def test_the_documents_have_commands() -> None:
+    assert len(COMMANDS) > 60
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_a_document_has_arguments_that_exist(line: str) -> None:
+    command: Any = typer.main.get_command(app)
+    arguments = shlex.split(re.sub(r" \[.*?\]", "", line), comments=True)[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    command.make_parser(click.Context(command)).parse_args(arguments)
+
+
+RECIPES = [
+    pytest.param(document, text, id=f"{document.stem}-{yaml.safe_load(text)['name']}")
+    for document in DOCUMENTS
+    for text in blocks_of(document, "yaml")
+    if re.match(r"(# .*\n)?name: ", text)
+]
+
+
+def test_the_documents_have_recipes() -> None:
+    assert {"README", "concepts", "own-data", "from-trl", "from-paper-code", "tutorial"} <= {
+        document.stem for document, _ in (each.values for each in RECIPES)
+    }
+
+
+@pytest.mark.parametrize(("document", "text"), RECIPES)
+def test_a_whole_recipe_of_a_document_is_valid(document: Path, text: str) -> None:
+    parse_recipe(text, source=document.name, base=ROOT)
+
+
+MESSAGES = [text.strip() for text in blocks_of(ROOT / "docs" / "troubleshooting.md", "text")]
+
+
+@pytest.fixture(scope="module")
+def strings() -> str:
+    """All strings of the program but docstrings, one a line, with a gap in the place of each value."""
+    lines = []
+    for file in sorted(SOURCE.rglob("*.py")):
+        docstrings = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):  # breadth first
+            if isinstance(node, ast.Expr):
+                docstrings.add(id(node.value))
+            elif isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                lines.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                lines.append(node.value)
+    return "\n".join(lines)
+
+
+def test_the_page_of_messages_has_some(strings: str) -> None:
+    assert len(MESSAGES) >= 20
+    assert "so hidden states can stand for them" not in strings  # the check below can fail
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_of_the_page_is_one_of_the_program(message: str, strings: str) -> None:
+    parts = [part.strip(" ;:,(") for part in message.split("…")]
+    missing = [part for part in parts if len(part) > 3 and part not in strings]
+    assert not missing, f"{missing} is in no message of src/mentorkd: update docs/troubleshooting.md"
