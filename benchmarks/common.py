@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -142,7 +142,7 @@ def report(
             sides[side]["peak_extra_bytes"] = peak
         result["memory_ratio"] = peak_bytes[ours] / peak_bytes[reference]
     result |= {"reference": reference, "ours": ours, "hardware": hardware(), "versions": versions()}
-    result |= {"command": " ".join(["python", *sys.argv]), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d")}
+    result |= {"command": " ".join(["python", *sys.argv]), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
     if as_json:
         print(json.dumps(result))
     else:

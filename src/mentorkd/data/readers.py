@@ -240,9 +240,11 @@ def _graded(
     choices: Sequence[str] | None,
     needs_logprobs: bool,
 ) -> Iterator[_Item]:
-    texts = {question.text: question for question in known.values()}  # to look up a text is faster than to make its id
+    by_text = {
+        question.text: question for question in known.values()
+    }  # to look up a text is faster than to make its id
     asked_by = _previous(
-        partial(_asked, names=names, known=known, texts=texts, ids=ids, kind=kind, choices=choices), names
+        partial(_asked, names=names, known=known, texts=by_text, ids=ids, kind=kind, choices=choices), names
     )
     for row in rows:
         asked, letters, stated, gold = asked_by(row)

@@ -228,6 +228,10 @@ def _model_shorthand(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+VALIDATION_SHARE = 0.15
+"""The most that all validations of a training take with `validate_every: auto`, as a share of its updates' cost."""
+
+
 class TrainingConfig(Strict):
     """Training of a learner. A recipe-level `training:` gives the defaults of all learners."""
 

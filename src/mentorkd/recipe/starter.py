@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mentorkd.chat import stored_templates
 from mentorkd.hub import GGUF, model_folder, on_hub
+from mentorkd.hub.chat import stored_templates
 from mentorkd.quickstart.task import MODELS
 from mentorkd.recipe.advice import BYTES_A_WEIGHT, Advice, advice_for, mentor_for
 from mentorkd.recipe.learner import ModelConfig

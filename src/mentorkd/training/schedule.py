@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from mentorkd.data.batching import Batches, BatchPlan, plan_batches, sides_of
 from mentorkd.data.encoding import Example
-from mentorkd.recipe.learner import TrainingConfig
+from mentorkd.recipe.learner import VALIDATION_SHARE, TrainingConfig
 from mentorkd.recipe.objectives import Task
 from mentorkd.records import ModelKind
 
@@ -90,9 +90,6 @@ def schedule_training(
         plan = BatchPlan(Batches(parts), [len(tasks) * end for end in plan.epoch_ends])
     return Schedule(plan, config.gradient_accumulation * len(tasks), updates or ends[-1], rounds, ends)
 
-
-VALIDATION_SHARE = 0.15
-"""The most that all validations of a training take, as a share of its updates' cost."""
 
 DECODING_COST = 12
 """The forward passes over a token in a batch of training whose time a decoded token takes: decoding reads all weights for a token of each

@@ -18,7 +18,7 @@ from mentorkd.pipeline.plan import Estimates
 from mentorkd.pipeline.run import PlannedStage
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.recipe.graph import initial_model
-from mentorkd.recipe.learner import ModelConfig
+from mentorkd.recipe.learner import VALIDATION_SHARE, ModelConfig
 from mentorkd.recipe.rounds import of_round
 from mentorkd.recipe.sizes import ModelSize, size_of
 from mentorkd.recipe.vocabularies import kind_of_files, soft_label_form
@@ -163,6 +163,8 @@ class Assessment:
             return seconds
         questions = self.estimates.questions.get(training.select_on, 0)
         one = writing_seconds(size, text, self.machine, questions, sampling.batch_size, sampling.max_new_tokens)
+        if training.validate_every == "auto":
+            return seconds + max(one, min(training.epochs * one, VALIDATION_SHARE * seconds))
         return seconds + max(1, training.epochs // training.validate_every) * one
 
     @cached_property

@@ -151,7 +151,7 @@ def _sample(source: Source, model: str, question: Question, prediction: Predicti
     }
     asked = {"id": content_id(question.id, "prompt"), "content": prompt, "source": "input", "role": "user"}
     choice = {"message": reply, "stop_reason": "stop" if prediction.finished else "max_tokens"}
-    score = {
+    score: dict[str, Any] = {
         "value": _VALUES[prediction.verdict],
         "answer": prediction.predicted,
         "explanation": f"{prediction.verdict}: the text {said}, and the gold answer is {question.answer}",
