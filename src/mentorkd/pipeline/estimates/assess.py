@@ -30,6 +30,8 @@ _LIGHT_SECONDS = 0.5
 _READ_SECONDS = 5e-5
 """To read and audit one row of data."""
 _MODEL_KINDS = ("train", "augment", "score", "evaluate")
+_AGREEMENT_ROWS = 64
+"""Rows on which a finished training measures the agreement with a mentor (distillation/agreement.py)."""
 _ANSWER_TOKENS = 4
 """A target that is the gold answer alone."""
 
@@ -159,6 +161,9 @@ class Assessment:
             mentor_operations=mentor_work,
             mentor_vocabulary=sum(mentor.vocabulary for mentor in mentors.values()),
         )
+        if learner.mentor_weights:
+            measured = min(rows, _AGREEMENT_ROWS * len(learner.mentor_weights))
+            seconds += reading_seconds(size, padded, self.machine, measured, training.batch_size, logits=True)
         if training.select_on == "last":
             return seconds
         questions = self.estimates.questions.get(training.select_on, 0)
