@@ -135,7 +135,7 @@ def _results(predictions: Sequence[Prediction]) -> Json:
     error = math.sqrt(accuracy * (1 - accuracy) / (count - 1)) if count > 1 else 0.0
     values = {"accuracy": accuracy, "stderr": error}
     metrics = {name: {"name": name, "value": value, "params": {}} for name, value in values.items()}
-    score: Json = {"name": _SCORER, "scorer": _SCORER, "scored_samples": count, "unscored_samples": 0, "params": {}}
+    score = {"name": _SCORER, "scorer": _SCORER, "scored_samples": count, "unscored_samples": 0, "params": {}}
     return {"total_samples": count, "completed_samples": count, "scores": [{**score, "metrics": metrics}]}
 
 
@@ -151,7 +151,7 @@ def _sample(source: Source, model: str, question: Question, prediction: Predicti
     }
     asked = {"id": content_id(question.id, "prompt"), "content": prompt, "source": "input", "role": "user"}
     choice = {"message": reply, "stop_reason": "stop" if prediction.finished else "max_tokens"}
-    score = {
+    score: Json = {
         "value": _VALUES[prediction.verdict],
         "answer": prediction.predicted,
         "explanation": f"{prediction.verdict}: the text {said}, and the gold answer is {question.answer}",
