@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -68,7 +68,7 @@ def _add(archive: ZipFile, name: str, value: Any) -> None:
 
 
 def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
 
 def _spec(source: Source, model: str, record: EvaluateRecord, created: str, questions: list[Question]) -> Json:
@@ -135,7 +135,7 @@ def _results(predictions: Sequence[Prediction]) -> Json:
     error = math.sqrt(accuracy * (1 - accuracy) / (count - 1)) if count > 1 else 0.0
     values = {"accuracy": accuracy, "stderr": error}
     metrics = {name: {"name": name, "value": value, "params": {}} for name, value in values.items()}
-    score: Json = {"name": _SCORER, "scorer": _SCORER, "scored_samples": count, "unscored_samples": 0, "params": {}}
+    score = {"name": _SCORER, "scorer": _SCORER, "scored_samples": count, "unscored_samples": 0, "params": {}}
     return {"total_samples": count, "completed_samples": count, "scores": [{**score, "metrics": metrics}]}
 
 
@@ -151,7 +151,7 @@ def _sample(source: Source, model: str, question: Question, prediction: Predicti
     }
     asked = {"id": content_id(question.id, "prompt"), "content": prompt, "source": "input", "role": "user"}
     choice = {"message": reply, "stop_reason": "stop" if prediction.finished else "max_tokens"}
-    score: dict[str, Any] = {
+    score: Json = {
         "value": _VALUES[prediction.verdict],
         "answer": prediction.predicted,
         "explanation": f"{prediction.verdict}: the text {said}, and the gold answer is {question.answer}",
