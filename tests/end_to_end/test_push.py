@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,15 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from command_line import Cli
 from hub_server import TOKEN, Hub, hub_server
+from mentorkd.data.sources import hub_data
 from mentorkd.recipe.load import load_recipe
 from mentorkd.sharing.card import eval_results
 from mentorkd.sharing.lineage import trace
 from mentorkd.sharing.parquet import texts_of
+from mentorkd.sharing.push import gather, write_tree
 from mentorkd.sharing.source import open_source
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's client
 
 ARGUMENTS = ["--learner", "student", "--dataset", "jane/totals", "--report"]
 
@@ -37,8 +42,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def tree(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a dry run writes of the small run's student."""
-    from mentorkd.sharing.push import gather, write_tree
-
     folder, work = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("work")
     source = open_source(small_run / "run", "student", None)
     write_tree(gather(source, "jane/student", work, data_set="jane/totals", report=True), folder)
@@ -113,10 +116,6 @@ def test_results_on_a_data_set_of_the_hub_have_their_file(small_run: Path) -> No
     source = open_source(small_run / "run", "student", None)
     lineage = trace(source)
     assert eval_results(source, lineage, "jane/student", report=True) is None  # the test questions are a file
-    from dataclasses import replace
-
-    from mentorkd.data.sources import hub_data
-
     of_hub = replace(lineage, benchmark=hub_data("hub:openai/gsm8k@main:test"))
     found = eval_results(source, of_hub, "jane/student", report=True)
     assert found is not None

@@ -42,6 +42,9 @@ def write_card(
     privacy, recipe = Privacy.of(source), source.pipeline.recipe
     record = train_record(source)
     _warn_of_edits(source, record)
+    if lineage.licence_is_unknown and lineage.base is not None:
+        name = lineage.base.name
+        log.warning("the licence of %s is not known here; `hf download %s README.md` makes it known", name, name)
     chosen = record.search.chosen if isinstance(record, SearchRecord) else {}
     yaml = privacy.public(dump_recipe(recipe))
     values = {

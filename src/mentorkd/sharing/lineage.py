@@ -139,7 +139,7 @@ def trace(source: Source) -> Lineage:
         questions=prepared.questions,
         questions_sha256=_sha256(prepared.files, "questions.jsonl"),
         base=Base(base.name or "", folder.hub_models.used(base.name or "", base.revision)) if known else None,
-        licence=_licence(None if base.name is None else model_folder(base.name, base.revision)),
+        licence=licence_of(None if base.name is None else model_folder(base.name, base.revision)),
         data_sets=list(dict.fromkeys(each.name for each in hub if not each.is_path)),
         benchmark=_benchmark(recipe.task.test),
         version=made_by.get("versions", {}).get("mentorkd", "of an unknown version"),
@@ -228,7 +228,7 @@ def _benchmark(test: str) -> HubData | None:
     return None if data is None or data.is_path else data
 
 
-def _licence(folder: Path | None) -> dict[str, str]:
+def licence_of(folder: Path | None) -> dict[str, str]:
     """What the card of the base, which lies beside its weights or in the hub's cache, says of its licence."""
     from huggingface_hub.repocard import metadata_load
 

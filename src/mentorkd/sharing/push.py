@@ -172,23 +172,28 @@ def _text(file: Path) -> str | None:
 @contextmanager
 def _explaining(repository: Repository) -> Iterator[None]:
     """Turn what the hub's client raises into one line."""
-    where = f"{repository.kind} {repository.name}"
     try:
         yield
-    except HfHubHTTPError as error:
-        status = None if error.response is None else error.response.status_code
-        why = _REFUSED.get(status or 0) or " ".join((error.server_message or str(error)).split())
-        raise RunError(f"the hub refused the {where} ({status}): {why}") from error
-    except OfflineModeIsEnabled:
-        raise RunError(f"HF_HUB_OFFLINE is set, so the {where} is not sent; unset it, or use --dry-run DIR") from None
-    except (_HTTP_ERROR, ConnectionError, TimeoutError) as error:
-        why = _first_line(error)
-        raise RunError(
-            f"the hub cannot be reached for the {where} ({why}); check the network, and the same command goes on"
-        ) from error
-    except (RuntimeError, ValueError) as error:  # a part of an upload, or the front matter of a card
-        raise RunError(f"the hub did not take the {where}: {' '.join(str(error).split())}") from error
+    except RunError:
+        raise
+    except Exception as error:
+        # The upload of a large file raises a RuntimeError, whose cause tells what happened.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        if (why := _why(cause, f"the {repository.kind} {repository.name}")) is None:
+            raise
+        raise RunError(why) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _why(error: BaseException, where: str) -> str | None:
+    """Why something was not sent; None for what is no affair of the hub."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return f"the hub refused {where} ({status}): {_REFUSED.get(status) or error.server_message or line}"
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, so {where} is not sent; unset it, or use --dry-run DIR"
+    if isinstance(error, _HTTP_ERROR | ConnectionError | TimeoutError):
+        return f"the hub cannot be reached for {where} ({line}); check the network, and the same command goes on"
+    if isinstance(error, RuntimeError | ValueError):  # a part of an upload, or the front matter of a card
+        return f"the hub did not take {where}: {line}"
+    return None

@@ -116,6 +116,17 @@ def test_a_chat_model_gets_messages_and_a_causal_one_the_separator() -> None:
     }
 
 
+def test_messages_load_as_messages(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mentorkd.sharing.forms.pairs.kind_of", lambda model: "causal")
+    monkeypatch.setattr("mentorkd.sharing.forms.pairs.stored_templates", lambda folder: ["{{ messages }}"])
+    export(open_source(small_run / "run", "student", None), "pairs", tmp_path / "pairs")
+    (rows,) = load(tmp_path / "pairs", "pairs").values()
+    for key, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant")):
+        assert {(len(row[key]), row[key][0]["role"], *sorted(row[key][0])) for row in rows} == {
+            (1, role, "content", "role")
+        }
+
+
 def test_a_rationale_that_has_changed_is_not_exported(small_run: Path, tmp_path: Path) -> None:
     source = open_source(small_run / "run", "student", None)
     file = small_run / "run" / "teacher" / "rationales.jsonl"
