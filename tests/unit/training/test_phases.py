@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mentorkd.training.checkpoints import last_checkpoint
 from mentorkd.training.phases import Phases, find_plateau
 from mentorkd.training.train import TrainingResult
-from tiny_training import assert_same, learner, rows_for, run, weights
+from tiny_training import assert_same
+from train_to_plateau import Killed, train_to_plateau
+from two_processes import start_two
 
 
 @pytest.mark.parametrize(
@@ -66,37 +70,13 @@ def test_every_length_has_an_end_within_the_limit(limit: int, cooldown: float) -
         assert all(0 <= phases.rate(update) <= 1 for update in range(phases.end + 1))
 
 
-class Killed(Exception):
-    pass
-
-
-ACCURACIES = {4: 0.2, 8: 0.5, 12: 0.5, 16: 0.4, 20: 0.5, 24: 0.5, 26: 0.6, 28: 0.6}
-"""By update: three that are not above that of update 8 make a plateau at update 20."""
-
-
-def trained(
-    folder: Path, *, killed_at: int = -1, cooldown: float = 0.3, **changes: object
-) -> tuple[TrainingResult, dict[str, torch.Tensor], list[tuple[int, int]]]:
-    student, steps = learner(seed=2, dropout=True), []
-
-    def progress(step: int, total: int) -> None:
-        steps.append((step, total))
-        if step == killed_at:
-            raise Killed
-
-    how = {"updates": 40, "epochs": 10, "patience": 0.25, "warmup_ratio": 0.1, **changes}
-    how |= {"validate": lambda: ACCURACIES[steps[-1][0]], "on_progress": progress, "cooldown": cooldown}
-    result = run(student, rows_for(student, 12), folder, **how)
-    return result, weights(student), steps
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
-    return trained(tmp_path_factory.mktemp("undisturbed") / "run")[:2]
+    return train_to_plateau(tmp_path_factory.mktemp("undisturbed") / "run")[:2]
 
 
 def test_a_training_cools_down_after_its_plateau(tmp_path: Path) -> None:
-    result, _, steps = trained(tmp_path)
+    result, _, steps = train_to_plateau(tmp_path)
     assert (result.updates, result.phases.plateau, result.phases.limit) == (26, 20, 40)
     assert [row["step"] for row in result.history if "validation_accuracy" in row] == [4, 8, 12, 16, 20, 24, 26]
     assert (result.best_step, result.validation_accuracy) == (26, 0.6)
@@ -109,7 +89,7 @@ def test_a_training_cools_down_after_its_plateau(tmp_path: Path) -> None:
 
 
 def test_without_a_cool_down_it_ends_at_the_plateau(tmp_path: Path) -> None:
-    result, _, _ = trained(tmp_path, cooldown=0.0, schedule="linear")
+    result, _, _ = train_to_plateau(tmp_path, cooldown=0.0, schedule="linear")
     assert (result.updates, result.phases.plateau, result.best_step) == (20, 20, 20)
     assert last_checkpoint(tmp_path).name == "checkpoint-20"  # type: ignore[union-attr]
 
@@ -120,10 +100,10 @@ def test_a_resumed_training_decides_alike(
 ) -> None:
     """Killed before the plateau, just after it, and in the cool-down."""
     with pytest.raises(Killed):
-        trained(tmp_path, killed_at=killed_at)
+        train_to_plateau(tmp_path, killed_at=killed_at)
     assert last_checkpoint(tmp_path).name == f"checkpoint-{kept}"  # type: ignore[union-attr]
     torch.manual_seed(99)
-    result, resumed, _ = trained(tmp_path)
+    result, resumed, _ = train_to_plateau(tmp_path)
     assert result == undisturbed[0]
     assert_same(resumed, undisturbed[1], rtol=0, atol=0)
 
@@ -131,8 +111,20 @@ def test_a_resumed_training_decides_alike(
 @pytest.mark.parametrize("cooldown", [0.3, 0.0])
 def test_a_training_that_was_finished_does_no_further_update(cooldown: float, tmp_path: Path) -> None:
     """As when the process is killed between the last checkpoint and what is made of it."""
-    first, whole, _ = trained(tmp_path, cooldown=cooldown)
-    again, same, steps = trained(tmp_path, cooldown=cooldown)
+    first, whole, _ = train_to_plateau(tmp_path, cooldown=cooldown)
+    again, same, steps = train_to_plateau(tmp_path, cooldown=cooldown)
     assert steps == [(first.updates, first.updates)]
     assert again == first
     assert_same(same, whole, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_decide_alike(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    two = start_two("train_to_plateau.py", tmp_path / "two")
+    result, trained, _ = train_to_plateau(tmp_path / "one", dropout=False, gradient_accumulation=2)
+    assert [process.wait(timeout=200) for process in two] == [0, 0]
+    history = json.loads((tmp_path / "two" / "history.json").read_text())
+    assert [row["step"] for row in history] == [row["step"] for row in result.history]
+    assert history[-1]["step"] == result.updates == 26
+    assert_same(load_file(tmp_path / "two" / "trained.safetensors"), trained, rtol=1e-3, atol=1e-4)
