@@ -25,7 +25,7 @@ from mentorkd.sharing.lineage import trace
 from mentorkd.sharing.privacy import Privacy
 from mentorkd.sharing.source import Source
 
-_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]  # type: ignore[assignment]
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 """What the hub's HTTP library raises: httpx, or in later versions httpx2."""
 
 _REFUSED = {
