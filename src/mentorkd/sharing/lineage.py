@@ -79,8 +79,7 @@ class Lineage:
     """Where a learner of a run came from, and how well it answers."""
 
     teacher: str
-    """Its kind, model and place."""
-    teacher_kind: str
+    """Its model and place."""
     usage: TeacherUsage | None
     """What the teacher did and cost; None for recorded rationales."""
     curated: CurateRecord | None
@@ -130,7 +129,6 @@ def trace(source: Source) -> Lineage:
     hub = [hub_data(file) for file in _data_files(source) if file.startswith(HUB)]
     return Lineage(
         teacher=open_teacher(recipe).describe().name,
-        teacher_kind=recipe.teacher.kind,
         usage=annotated.asked,
         curated=curated if isinstance(curated, CurateRecord) else None,
         texts=[_texts(source, text) for text in source.written().texts if _is_read(source, text, authors)],
