@@ -240,9 +240,7 @@ def _graded(
     choices: Sequence[str] | None,
     needs_logprobs: bool,
 ) -> Iterator[_Item]:
-    by_text = {
-        question.text: question for question in known.values()
-    }  # to look up a text is faster than to make its id
+    by_text = {question.text: question for question in known.values()}  # a lookup is faster than making the text's id
     asked_by = _previous(
         partial(_asked, names=names, known=known, by_text=by_text, ids=ids, kind=kind, choices=choices), names
     )
@@ -297,8 +295,8 @@ def _asked(
     question = _stated_question(row, names, own, by_text)
     if own is not None and question.id not in known:
         question = known.get(ids.get(own, ""), question)
-    answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else question.answer
     asked, letters = known.get(question.id, question), choices_of(question.text, kind, choices)
+    answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else asked.answer
     return _Asked(
         asked,
         None if letters is None else tuple(letters),
