@@ -79,6 +79,7 @@ def test_a_row_takes_the_memory_of_two_numbers() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named_by_the_folder_of_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mentorkd.data.rows.TemporaryFile", lambda: open("/dev/full", "w+b", buffering=0))  # noqa: SIM115
-    with pytest.raises(MachineError, match=f"{gettempdir()}: "), explaining(folder=Path("run")):
-        Rows.of(Example, EXAMPLES)
+    with open("/dev/full", "w+b", buffering=0) as full:
+        monkeypatch.setattr("mentorkd.data.rows.TemporaryFile", lambda: full)
+        with pytest.raises(MachineError, match=f"{gettempdir()}: "), explaining(folder=Path("run")):
+            Rows.of(Example, EXAMPLES)
