@@ -21,7 +21,7 @@ def source(small_run: Path) -> Source:
 
 
 def write(source: Source, folder: Path) -> Path:
-    (log,) = export(source, "inspect", folder).iterdir()
+    (log,) = export(source, "inspect", folder).folder.iterdir()
     return log
 
 

@@ -63,7 +63,7 @@ def source(small_run: Path) -> Source:
 
 @pytest.fixture(scope="module")
 def task(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export(source, "lm-eval", tmp_path_factory.mktemp("task") / "task")
+    return export(source, "lm-eval", tmp_path_factory.mktemp("task") / "task").folder
 
 
 def read(task: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -123,7 +123,7 @@ def test_a_causal_model_reads_the_separator_and_no_end_token(
     source: Source, tmp_path: Path, appends: bool, argument: str
 ) -> None:
     other = causal(source, tmp_path / "model", append_eos=appends)
-    task = export(other, "lm-eval", tmp_path / "task")
+    task = export(other, "lm-eval", tmp_path / "task").folder
     settings, rows = read(task)
     assert all(row["prompt"] == row["question"] + CAUSAL_SEPARATOR for row in rows)
     assert settings["generation_kwargs"] == {
@@ -141,7 +141,7 @@ def test_a_causal_model_reads_the_separator_and_no_end_token(
 
 def test_a_chat_model_is_asked_by_its_template(source: Source, tmp_path: Path) -> None:
     other = causal(source, tmp_path / "model", chat=True, append_eos=False, prepend_bos=True)
-    task = export(other, "lm-eval", tmp_path / "task")
+    task = export(other, "lm-eval", tmp_path / "task").folder
     assert all(row["prompt"] == row["question"] for row in read(task)[1])
     # The template's text is all that the model reads; the tokenizer would add a token before it.
     assert ",add_bos_token=False --apply_chat_template" in (task / "README.md").read_text()
@@ -161,5 +161,5 @@ def test_choices_and_kind_reach_the_grader(source: Source, tmp_path: Path) -> No
     asked = recipe.task.model_copy(update={"answer": "choice", "choices": ["A", "B"]})
     pipeline = type(source.pipeline)(recipe.model_copy(update={"task": asked}), source.pipeline.folder.root)
     other = Replaced(pipeline, source.name, source.seed, tmp_path / "model")
-    task = export(other, "lm-eval", tmp_path / "task")
+    task = export(other, "lm-eval", tmp_path / "task").folder
     assert "Grader('choice', ['A', 'B'])" in (task / "utils.py").read_text()
