@@ -82,7 +82,9 @@ def gather(source: Source, name: str, folder: Path, *, data_set: str | None, rep
     taken = {path: file for path, file in _files(source.model()).items() if path != "README.md"}
     if report:
         taken |= {f"report/{path}": file for path, file in _files(source.pipeline.folder.report()).items()}
-    originals = {path: _public(file, own / path, privacy) for path, file in taken.items()}
+    originals = {
+        path: _public(file, own / path, privacy) if _names_paths(path) else file for path, file in taken.items()
+    }
     repositories.append(Repository("model", name, {**originals, **_files(own)}))
     for repository in repositories:
         for path, file in repository.files.items():
@@ -137,6 +139,12 @@ def _files(folder: Path) -> dict[str, Path]:
     """The files of a folder by their path in it; without the hidden ones of this program's own."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != ".hashes.json"]
     return {file.relative_to(folder).as_posix(): file for file in files}
+
+
+def _names_paths(path: str) -> bool:
+    """Whether this program or transformers may have written a path of the machine into a file. Vocabularies and code hold none of
+    them: a word of a vocabulary that is spelled like one has to stay."""
+    return path.startswith("report/") or path.endswith("config.json")
 
 
 def _public(file: Path, copy: Path, privacy: Privacy) -> Path:
