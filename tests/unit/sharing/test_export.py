@@ -57,7 +57,7 @@ def test_the_plain_folder_is_asked_by_an_engine_and_by_an_openai_client(
         assert check["questions"] == check["agreeing"] == check["equal_texts"] == 10
         assert check["difference"] == 0
     model = small_run / "run/learners/student/seed-1/model"
-    assert {path.name for path in target.iterdir()} == {path.name for path in model.iterdir()}
+    assert {path.name for path in target.iterdir()} == {"recipe.yaml", *(path.name for path in model.iterdir())}
     assert "generation_config.json" in {path.name for path in target.iterdir()}
     card = (target / "README.md").read_text()
     assert "## Checked after export\n\nWhat was exported was asked the 10 test questions of the run again." in card
@@ -103,7 +103,12 @@ def test_a_causal_model_becomes_a_gguf_file(causal: Source, tmp_path: Path, monk
     written = export(causal, "gguf", tmp_path / "gguf", dtype="f32", check=True)
     [check] = written.checks
     assert (check.way, check.agreeing, check.equal_texts) == ("transformers", 10, 10)
-    assert {path.name for path in written.folder.iterdir()} == {"causal-student-F32.gguf", "Modelfile", "README.md"}
+    assert {path.name for path in written.folder.iterdir()} == {
+        "causal-student-F32.gguf",
+        "Modelfile",
+        "README.md",
+        "recipe.yaml",
+    }
     modelfile = (written.folder / "Modelfile").read_text()
     assert 'FROM ./causal-student-F32.gguf\nTEMPLATE """Q: {{ .Prompt }}\nAnswer:\n"""\n' in modelfile
     card = (written.folder / "README.md").read_text()
@@ -164,6 +169,7 @@ def test_wrong_requests_are_refused_before_anything_is_written(student: Source, 
         ("new", "onnx", None, "got --as onnx; expected one of hf, ctranslate2, gguf"),
         ("there", "hf", None, "which exists already"),
         ("no/new", "hf", None, "there is no folder"),
+        (student.model() / "new", "hf", None, "which lies in the run folder"),
     ]:
         with pytest.raises(RunError, match=message):
             export(student, form, tmp_path / target, dtype=dtype)
