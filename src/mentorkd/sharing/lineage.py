@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from mentorkd.reporting.write import read_results
 from mentorkd.sharing.source import Source
 from mentorkd.statistics import wilson_interval
 from mentorkd.teachers.annotate import open_teacher
+
+log = logging.getLogger(__name__)
 
 LICENCE_KEYS = ("license", "license_name", "license_link")
 
@@ -121,6 +124,12 @@ def trace(source: Source) -> Lineage:
     """The lineage of a trained learner. Raises RunError if it is not trained, or not yet."""
     recipe, folder = source.pipeline.recipe, source.pipeline.folder
     record = train_record(source)
+    if record.fingerprint not in {stage.fingerprint for stage in source.pipeline.stages if stage.name == record.stage}:
+        log.warning(
+            "%s trained with a recipe or data that the run does not have any more, and cards state those of now; `mentorkd run` "
+            "trains it again",
+            record.stage,
+        )
     annotated, prepared = folder.record_of(AnnotateRecord, "annotate"), folder.record_of(PrepareRecord, "prepare")
     gave = _gave(source)
     made_by = record.made_by or {}

@@ -39,10 +39,13 @@ class Source:
         return self.pipeline.folder.questions("prepare", "test")
 
     def predictions(self) -> Sequence[Prediction]:
-        """Its answers to the test questions, in their order. Raises RunError if they are not finished."""
+        """Its answers to the test questions, in their order. Raises RunError if they are not finished, or answer other questions."""
         stage = self.pipeline.stage_of("evaluate", self.name, self.seed)
         assert stage is not None, "every learner is evaluated"
-        return self.pipeline.folder.predictions(stage)
+        predictions = self.pipeline.folder.predictions(stage)
+        if [each.question_id for each in predictions] != [each.id for each in self.test_questions()]:
+            raise RunError(f"{stage} answers other test questions than the run has now; `mentorkd run` asks again")
+        return predictions
 
     def written(self) -> Written:
         """All rationales of the run: the teacher's, and those of every learner and seed. Raises RunError if there is none yet."""
