@@ -1,8 +1,8 @@
 """What the pipeline itself costs as a run grows: the driver for each shard, and arms on more cores.
 
 `driver`: thousands of shards that do nothing, by each executor: the driver's wall and processor time for a shard, of which the disk's
-own fsync, and the memory that a shard adds to it: before the first of them runs, and while they run. `recipe`: the wall time of a
-small recipe with nine arms by executor and cores.
+own fsync, and the memory that a shard adds to it, before the first of them runs and while they run. `recipe`: the wall time of a small
+recipe with nine arms by executor and cores.
 """
 
 from __future__ import annotations

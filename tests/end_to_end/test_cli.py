@@ -45,7 +45,7 @@ def test_plan_answers_fast_without_torch_and_changes_nothing(folder: Path) -> No
     )
     arguments = ["plan", str(folder / "recipe.yaml"), "--run", str(folder / "other"), "--json"]
     seconds, printed = processor_seconds(code, *arguments)
-    assert seconds < 1.5
+    assert seconds < 1.8  # a quarter of a second is scipy, for the minimum detectable effect
     assert not (folder / "other").exists()
     stages = json.loads(printed)["stages"]
     assert {stage["state"] for stage in stages} == {"runs"}

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mentorkd.cli.app import app
+from mentorkd.errors import RunError
 from mentorkd.quickstart.problems import generate_problems
+from mentorkd.quickstart.task import write_task
 from mentorkd.quickstart.teacher import annotate
 from mentorkd.recipe.load import load_recipe
 
@@ -76,3 +78,24 @@ def test_two_hundred_questions_of_ones_own_come_to_a_student(tmp_path: Path) -> 
     assert {row["name"] for row in results["learners"]} >= {"vanilla", "mentor", "student"}
     [model] = (tmp_path / "run" / "learners" / "student").glob("seed-*/model/model.safetensors")
     assert model.stat().st_size > 1e6
+
+
+@pytest.mark.parametrize("model", ["google/flan-t5-small", "Qwen/Qwen3-0.6B"])
+def test_a_recipe_for_a_model_passes_the_checks_of_plan(model: str, tmp_path: Path) -> None:
+    started = CliRunner().invoke(app, ["init", str(tmp_path / "mine"), "--model", model])
+    assert f"assumed: {model}: " in started.output
+    write_task(tmp_path / "mine", train=60, validation=5, test=20, annotated=60)
+    planned = CliRunner().invoke(app, ["plan", str(tmp_path / "mine" / "recipe.yaml"), "--gpu-memory", "40", "--json"])
+    assert planned.exit_code == 0, planned.output
+    stated = json.loads(planned.stdout)
+    assert [
+        line for line in stated["warnings"] if "detects no difference" not in line and " are free" not in line
+    ] == []
+    assert all(memory["fits"] for memory in stated["estimates"]["memory"])
+
+
+def test_the_folder_of_the_data_is_not_named_as_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="gpt2 would be taken for the model gpt2; give another folder"):
+        CliRunner().invoke(app, ["init", "gpt2", "--model", "gpt2"], catch_exceptions=False)
+    assert not (tmp_path / "gpt2").exists()

@@ -292,7 +292,7 @@ def test_the_plan_groups_shards_and_lists_them_in_json(cli: Cli, folder: Path, c
     assert shards_line[0] == f"learners/mentor/seed-1/augment/shard-0..{SHARDS - 1}"
     assert shards_line[3:5] == ["done", "40 a shard"]
     assert merged[0] == "learners/mentor/seed-1/augment"
-    assert merged[4:] == ["80", "", ""]
+    assert merged[4:7] == ["80", "", ""]
     rows = {row["stage"]: row for row in json.loads(cli(*plan, "--json").out)["stages"]}
     assert list(rows) == [stage.name for stage in cut.stages]
     parts = [rows[f"learners/mentor/seed-1/augment/shard-{number}"] for number in range(SHARDS)]

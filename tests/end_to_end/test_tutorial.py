@@ -75,4 +75,4 @@ def test_the_tutorial_runs_and_prints_what_the_page_shows(tmp_path: Path) -> Non
     finally:
         for server in servers:
             server.send_signal(signal.SIGINT)
-            server.wait(10)
+            server.communicate(timeout=10)

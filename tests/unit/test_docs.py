@@ -156,7 +156,7 @@ def test_the_documents_have_commands() -> None:
 def test_a_command_of_a_document_has_arguments_that_exist(line: str) -> None:
     command: Any = typer.main.get_command(app)
     arguments = shlex.split(re.sub(r" \[.*?\]", "", line), comments=True)[1:]
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and arguments:
         command = command.commands[arguments.pop(0)]
     command.make_parser(click.Context(command)).parse_args(arguments)
 

@@ -240,11 +240,9 @@ def _graded(
     choices: Sequence[str] | None,
     needs_logprobs: bool,
 ) -> Iterator[_Item]:
-    by_text = {
-        question.text: question for question in known.values()
-    }  # to look up a text is faster than to make its id
+    by_text = {question.text: question for question in known.values()}  # a lookup is faster than making the text's id
     asked_by = _previous(
-        partial(_asked, names=names, known=known, texts=by_text, ids=ids, kind=kind, choices=choices), names
+        partial(_asked, names=names, known=known, by_text=by_text, ids=ids, kind=kind, choices=choices), names
     )
     for row in rows:
         asked, letters, stated, gold = asked_by(row)
@@ -288,17 +286,17 @@ def _asked(
     row: SourceRow,
     names: Mapping[str, str],
     known: Mapping[str, Question],
-    texts: Mapping[str, Question],
+    by_text: Mapping[str, Question],
     ids: Mapping[str, str],
     kind: AnswerKind,
     choices: Sequence[str] | None,
 ) -> _Asked:
     own = _own_id(row, names) if ids else None
-    question = _stated_question(row, names, own, texts)
+    question = _stated_question(row, names, own, by_text)
     if own is not None and question.id not in known:
         question = known.get(ids.get(own, ""), question)
-    answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else question.answer
     asked, letters = known.get(question.id, question), choices_of(question.text, kind, choices)
+    answer = _answer(row, names["answer"]) if names.get("answer") in row.fields else asked.answer
     return _Asked(
         asked,
         None if letters is None else tuple(letters),
@@ -324,9 +322,9 @@ def _previous(read: Callable[[SourceRow], _Asked], names: Mapping[str, str]) -> 
 
 
 def _stated_question(
-    row: SourceRow, names: Mapping[str, str], own: str | None, texts: Mapping[str, Question]
+    row: SourceRow, names: Mapping[str, str], own: str | None, by_text: Mapping[str, Question]
 ) -> Question:
-    """The question that a row repeats; the one in `texts`, if there is one. A row with the `own` id of a question may leave out
+    """The question that a row repeats; the one in `by_text`, if there is one. A row with the `own` id of a question may leave out
     text and answer."""
     if own is not None:
         if names.get("question") not in row.fields:
@@ -336,7 +334,7 @@ def _stated_question(
     if lacking := [ours for ours in _REQUIRED if ours not in names]:
         raise row.error(f"no {' and no '.join(lacking)}, and no id that names a question; give the row one of them")
     text, answer = _text(row, names["question"]), _answer(row, names["answer"])
-    return texts.get(text) or Question.create(text, answer, "train")
+    return by_text.get(text) or Question.create(text, answer, "train")
 
 
 def _agreeing(

@@ -354,6 +354,8 @@ class Pipeline:
 
     def _forced(self, force: Sequence[str]) -> list[Stage]:
         """The stages that `force` names, and all stages that need them."""
+        if not force:
+            return []
         choices = {name for stage in self.stages for name in (stage.kind, stage.name, stage.whole)}
         for name in force:
             if name not in choices:

@@ -148,10 +148,10 @@ def _gguf_config(file: Path) -> dict[str, Any] | None:
         reader = GGUFReader(file)
         value = {key: field.contents for key, field in reader.fields.items()}
         kind = value["general.architecture"]()
-        name = {"gpt2": _GGUF_GPT2}.get(kind, _GGUF_LLAMA)
-        config = {ours: value[f"{kind}.{theirs}"]() for ours, theirs in name.items() if f"{kind}.{theirs}" in value}
-        tensors = {tensor.name: tensor for tensor in reader.tensors}
-        rows = max(int(size) for size in tensors["token_embd.weight"].shape if size != config[next(iter(name))])
+        names = {"gpt2": _GGUF_GPT2}.get(kind, _GGUF_LLAMA)
+        config = {ours: value[f"{kind}.{theirs}"]() for ours, theirs in names.items() if f"{kind}.{theirs}" in value}
+        tensors = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
+        rows = tensors["token_embd.weight"] // config[next(iter(names))]
         return {"model_type": kind, **config, "vocab_size": rows, "tie_word_embeddings": "output.weight" not in tensors}
     except (ImportError, OSError, KeyError, ValueError, IndexError, AttributeError):
         return None

@@ -83,9 +83,9 @@ class Lineage:
     """Where a learner of a run came from, and how well it answers."""
 
     teacher: str
-    """Its kind, model and place."""
-    teacher_kind: str | None
-    """None if neither the learner nor an ancestor learned from the teacher."""
+    """Its model and place."""
+    taught: bool
+    """Whether the learner or an ancestor learned from the teacher."""
     usage: TeacherUsage | None
     """What the teacher did and cost; None for recorded rationales."""
     curated: CurateRecord | None
@@ -142,7 +142,7 @@ def trace(source: Source) -> Lineage:
     hub = [hub_data(file) for file in _data_files(source) if file.startswith(HUB)]
     return Lineage(
         teacher=open_teacher(recipe).describe().name,
-        teacher_kind=recipe.teacher.kind if taught else None,
+        taught=taught,
         usage=annotated.asked,
         curated=curated if taught and isinstance(curated, CurateRecord) else None,
         texts=[_texts(source, text) for text in source.texts() if _is_read(source, text, gave)],

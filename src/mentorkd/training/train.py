@@ -119,6 +119,8 @@ def train(
         _check_shardable(loaded, config, precision)
     if precision == "float16" and loaded.device.type == "cpu":
         raise TrainingError("got `precision: float16` on a CPU, where it is slow; set `auto`, bfloat16 or float32")
+    if config.patience is not None and validate is None:
+        raise TrainingError("got `patience` without validation, which finds the plateau; give `validate`, or remove it")
     keep_freed_memory()
     objective = objective or CrossEntropy()
     if (missing := objective.missing_data(rows)) is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Cli
+from mentorkd.cli.completion import run_folders, shipped_names
 from mentorkd.cli.shipped import shipped_recipes
 
 CODE = """
@@ -29,13 +30,17 @@ def completed(words: str, folder: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_recipes_and_folders_are_completed(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").touch()
-    (tmp_path / "data").mkdir()
-    assert {"shuffled", "shuffled-from-scratch", "svamp"} < set(completed("mentorkd plan s", tmp_path))
-    assert completed("mentorkd plan rec", tmp_path) == ["recipe.yaml"]
-    assert completed("mentorkd ask da", tmp_path) == ["data/"]
-    assert completed("mentorkd recipes show shuffled-", tmp_path) == ["shuffled-from-scratch"]
+def test_recipes_and_folders_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sums.yaml").touch()
+    (tmp_path / "sums.txt").touch()
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    found = completed("mentorkd plan s", tmp_path)
+    assert {"shuffled", "svamp", "sums.yaml"} < set(found)
+    assert "sums.txt" not in found
+    assert run_folders("runs/o") == ["runs/one/"]
+    assert run_folders("absent/") == []
+    assert shipped_names("shuffled-") == ["shuffled-from-scratch"]
 
 
 def test_help_has_one_line_for_completion(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,17 @@ def test_a_rationale_belongs_to_the_question_of_its_id(tmp_path: Path) -> None:
     assert audit(source.questions, read, kind="number").faults.counts == {"unknown_question": 1}
 
 
+def test_a_row_without_an_answer_takes_its_flag_for_that_of_its_question(tmp_path: Path) -> None:
+    asked = [{"id": number, "question": f"{number} + 1?", "answer": number + 1} for number in range(2)]
+    source = read_source(dump(tmp_path / "q.json", asked), split="train", kind="number")
+    rows = [
+        {"id": 0, "question": "0 + 1?", "chain": "0 + 1 = 1", "initial_correct": True},
+        {"id": 1, "chain": "1 + 1 = 2", "initial_correct": True},
+    ]
+    read = read_rationales(dump(tmp_path / "r.json", rows), source.questions, kind="number", ids=lambda: source.ids)
+    assert [(r.predicted, r.verdict) for r in read] == [("1", "correct"), ("2", "correct")]
+
+
 def test_ids_that_the_texts_contradict_are_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = [{"id": number, "question": f"{number} + 1?", "answer": number + 1} for number in range(3)]
     source = read_source(dump(tmp_path / "q.json", asked), split="train", kind="number")

@@ -119,6 +119,14 @@ def test_names_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
         assert folder.begun(stage(name="learners/a/seed-1/train"))
 
 
+def test_the_characters_of_patterns_in_a_name_mean_themselves(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.lock():
+        folder.begin(stage(name="learners/a[1]/train"))
+        assert folder.begun(stage(name="learners/a[1]/train"))
+        assert not folder.begun(stage(name="learners/?[1]/train"))
+
+
 def test_forgetting_a_stage_makes_it_run_from_its_beginning(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with folder.lock():

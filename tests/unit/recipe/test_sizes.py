@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from peft import LoraConfig as PeftLora
 from peft import TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from gguf_files import write_gguf
 from mentorkd.quickstart.task import MODELS
 from mentorkd.recipe.known_models import published_config
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
 from mentorkd.recipe.sizes import in_words, size_of
+from tiny_models import tiny_gpt2, tiny_llama, tiny_tokenizer
 
 NAMES = [
     "google/flan-t5-small",
@@ -86,3 +89,13 @@ def test_cut_layers_count_less_and_unknown_models_are_not_guessed() -> None:
 )
 def test_weights_in_words(weights: float, words: str) -> None:
     assert in_words(weights) == words
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_a_gguf_file_tells_its_sizes_before_it_is_converted(make: Any, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
+    tokenizer = tiny_tokenizer(append_eos=False)
+    model = make(tokenizer)
+    size = size_of(ModelConfig(name=str(write_gguf(tmp_path / "model.gguf", model, tokenizer))))
+    assert size is not None
+    assert (size.basis, size.parameters) == ("its GGUF file", sum(each.numel() for each in model.parameters()))

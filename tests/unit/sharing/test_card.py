@@ -38,7 +38,6 @@ def test_what_is_known_is_stated(source: Source, lineage: Lineage, tmp_path: Pat
     known = replace(
         lineage,
         teacher="gpt-4o at api.openai.com",
-        teacher_kind="openai",
         usage=USAGE,
         curated=CurateRecord(rationales={}, before=48, rejected=3, edited=2, unmatched=0),
         base=Base("acme/base", "0123abc"),

@@ -105,12 +105,8 @@ def test_a_causal_model_becomes_a_gguf_file(causal: Source, tmp_path: Path, monk
     written = export(causal, "gguf", tmp_path / "gguf", dtype="f32", check=True)
     [check] = written.checks
     assert (check.way, check.agreeing, check.equal_texts) == ("transformers", 10, 10)
-    assert {path.name for path in written.folder.iterdir()} == {
-        "causal-student-F32.gguf",
-        "Modelfile",
-        "README.md",
-        "recipe.yaml",
-    }
+    names = {path.name for path in written.folder.iterdir()}
+    assert names == {"causal-student-F32.gguf", "Modelfile", "README.md", "recipe.yaml"}
     modelfile = (written.folder / "Modelfile").read_text()
     assert 'FROM ./causal-student-F32.gguf\nTEMPLATE """Q: {{ .Prompt }}\nAnswer:\n"""\n' in modelfile
     card = (written.folder / "README.md").read_text()

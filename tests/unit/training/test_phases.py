@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mentorkd.errors import TrainingError
 from mentorkd.training.checkpoints import last_checkpoint
 from mentorkd.training.phases import Phases, find_plateau
 from mentorkd.training.train import TrainingResult
-from tiny_training import assert_same
+from tiny_training import assert_same, learner, rows_for, run
 from train_to_plateau import Killed, train_to_plateau
 from two_processes import start_two
 
@@ -116,6 +117,12 @@ def test_a_training_that_was_finished_does_no_further_update(cooldown: float, tm
     assert steps == [(first.updates, first.updates)]
     assert again == first
     assert_same(same, whole, rtol=0, atol=0)
+
+
+def test_patience_needs_validation(tmp_path: Path) -> None:
+    loaded = learner()
+    with pytest.raises(TrainingError, match="got `patience` without validation"):
+        run(loaded, rows_for(loaded, 4), tmp_path, patience=0.25)
 
 
 @pytest.mark.slow

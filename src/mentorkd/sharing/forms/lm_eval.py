@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ for it (Apache-2.0); mentorkd need not be installed.
 ```
 pip install {packages}
 lm-eval run --include_path . --tasks {name} --model hf \\
-  --model_args {model_args}{flags} --log_samples --output_path results
+  --model_args {arguments} --log_samples --output_path results
 ```
 
 `MODEL` is the model's folder, from `mentorkd export RUN --learner {learner} --seed {seed} --as hf --to MODEL`. `max_length` has
@@ -110,35 +111,59 @@ cut after {own:,} tokens and not after {tokens:,}. In the run, {cut:,} texts wer
 
 
 def _write(source: Source, folder: Path, dtype: str | None) -> None:
-    learner, task, questions, model = (
-        source.learner,
-        source.pipeline.recipe.task,
-        source.test_questions(),
-        source.model(),
-    )
+    task, model = source.pipeline.recipe.task, source.model()
     name = "mentorkd_" + re.sub(r"\W", "_", f"{task.name}_{source.name}", flags=re.ASCII)
-    config = ModelConfig(name=str(model))
-    tokenizer, kind = load_tokenizer(config), kind_of(config)
-    is_chat = kind == "causal" and bool(tokenizer.chat_template)
-    prompts = [render_prompt(question.text, learner.eval_prompt) for question in questions]
-    texts = prompts if kind == "seq2seq" else [chat_prompt(tokenizer, prompt) for prompt in prompts]
-    ids = [encode_prompt(tokenizer, kind, prompt) for prompt in prompts]
-    limit = learner.sampling.max_new_tokens
-    model_args = ["pretrained=MODEL", f"max_length={max(map(len, ids)) + limit}"]
-    if not _has_special_tokens(tokenizer, texts, ids):
-        model_args.append("add_bos_token=False")
+    own, asking = _own_settings(model), _asking(source, model)
     rows = (
         {"id": question.id, "question": question.text, "answer": question.answer, "prompt": prompt}
-        # lm-eval applies the chat template itself.
-        for question, prompt in zip(questions, prompts if is_chat else texts, strict=True)
+        for question, prompt in zip(source.test_questions(), asking.prompts, strict=True)
     )
-    own = _own_settings(model)
     write_text(folder / "questions.jsonl", (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    write_text(folder / f"{name}.yaml", _TASK.format(name=name, generation=json.dumps(_generation(kind, limit, own))))
+    generation = _generation(asking.kind, source.learner.sampling.max_new_tokens, own)
+    write_text(folder / f"{name}.yaml", _TASK.format(name=name, generation=json.dumps(generation)))
     utils = _UTILS.format(name=name, version=mentorkd.__version__, kind=task.answer, choices=task.choices)
     write_text(folder / "utils.py", utils)
     _write_grader(folder / f"{name}_grading")
-    predictions = source.predictions()
+    write_text(folder / "README.md", _readme(source, name, asking.arguments, own.get("max_new_tokens")))
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What lm-eval sends to the model, and the arguments with which the model reads the tokens of our evaluation."""
+
+    kind: ModelKind
+    prompts: Sequence[str]
+    arguments: str
+
+
+def _asking(source: Source, model: Path) -> _Asking:
+    learner, config = source.learner, ModelConfig(name=str(model))
+    tokenizer, kind = load_tokenizer(config), kind_of(config)
+    prompts = [render_prompt(question.text, learner.eval_prompt) for question in source.test_questions()]
+    texts = prompts if kind == "seq2seq" else [chat_prompt(tokenizer, prompt) for prompt in prompts]
+    ids = [encode_prompt(tokenizer, kind, prompt) for prompt in prompts]
+    arguments = f"pretrained=MODEL,max_length={max(map(len, ids)) + learner.sampling.max_new_tokens}"
+    if not _has_special_tokens(tokenizer, texts, ids):
+        arguments += ",add_bos_token=False"
+    if kind == "causal" and tokenizer.chat_template:
+        return _Asking(kind, prompts, f"{arguments} --apply_chat_template")
+    return _Asking(kind, texts, arguments)
+
+
+def _has_special_tokens(tokenizer: Any, texts: Sequence[str], ids: Sequence[list[int]]) -> bool:
+    """Whether `ids`, our encoding of the texts, has the tokens that the tokenizer adds. Raises RunError if it has some of them."""
+    for special in (True, False):
+        encoded = (list(tokenizer(text, add_special_tokens=special)["input_ids"]) for text in texts)
+        if all(ours == theirs for ours, theirs in zip(ids, encoded, strict=True)):
+            return special
+    raise RunError(
+        f"lm-eval cannot ask {type(tokenizer).__name__}'s model as evaluation does: its prompts have some of the special tokens that the "
+        "tokenizer adds (an end token, a start token), and lm-eval adds all or none; use --as inspect"
+    )
+
+
+def _readme(source: Source, name: str, arguments: str, own_limit: int | None) -> str:
+    task, limit, predictions = source.pipeline.recipe.task, source.learner.sampling.max_new_tokens, source.predictions()
     verdicts = [prediction.verdict for prediction in predictions]
     readme = _README.format(
         name=name,
@@ -148,31 +173,16 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
         kind=task.answer,
         tokens=limit,
         packages='"lm-eval[hf]"' + (" math-verify" if task.answer == "math" else ""),
-        model_args=",".join(model_args),
-        flags=" --apply_chat_template" if is_chat else "",
+        arguments=arguments,
         count=len(verdicts),
         correct=verdicts.count("correct"),
         accuracy=verdicts.count("correct") / len(verdicts),
         unanswered=verdicts.count("no_answer"),
     )
-    if (longer := own.get("max_new_tokens", limit)) != limit:
-        cut = sum(not prediction.finished for prediction in predictions)
-        readme += _OWN_LIMIT.format(own=longer, tokens=limit, cut=cut)
-    write_text(folder / "README.md", readme)
-
-
-def _has_special_tokens(tokenizer: Any, texts: Sequence[str], ids: Sequence[list[int]]) -> bool:
-    """Whether `ids`, our encoding of the texts, has the tokens that the tokenizer adds. Raises RunError if it has some of them."""
-    for special in (True, False):
-        if all(
-            list(tokenizer(text, add_special_tokens=special)["input_ids"]) == of
-            for text, of in zip(texts, ids, strict=True)
-        ):
-            return special
-    raise RunError(
-        "lm-eval cannot ask this learner: its tokenizer adds an end token, and the prompts of causal models have none; "
-        "use --as inspect, or another tokenizer"
-    )
+    if own_limit in (None, limit):
+        return readme
+    cut = sum(not prediction.finished for prediction in predictions)
+    return readme + _OWN_LIMIT.format(own=own_limit, tokens=limit, cut=cut)
 
 
 def _own_settings(model: Path) -> dict[str, Any]:
