@@ -83,21 +83,24 @@ def push(
     no_verify: NoVerify = False,
 ) -> None:
     """Push a trained learner to the Hugging Face hub, with a card that says where every part came from."""
+    from functools import partial
     from tempfile import TemporaryDirectory
 
     from mentorkd.sharing.export import new_folder
-    from mentorkd.sharing.push import gather, send, write_tree
+    from mentorkd.sharing.push import gather, known_token, send, write_tree
     from mentorkd.sharing.source import open_source
 
     source = open_source(folder, learner, seed, verify=not no_verify)
     with TemporaryDirectory() as generated:
-        repositories = gather(source, repository, Path(generated), data_set=dataset, report=report)
+        gathered = partial(gather, source, repository, Path(generated), data_set=dataset, report=report)
         if dry_run is not None:
             with new_folder(dry_run, source) as half:
-                write_tree(repositories, half)
+                write_tree(gathered(), half)
             say(str(dry_run))
             return
-        send(repositories, private=private)
+        token = known_token()  # before the files are made, which can take minutes
+        repositories = gathered()
+        send(repositories, token, private=private)
     for each in repositories:
         say(each.url)
 

@@ -102,14 +102,18 @@ def write_tree(repositories: Sequence[Repository], folder: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def send(repositories: Sequence[Repository], *, private: bool) -> None:
-    """Make the repositories that do not exist, and add a commit to each. All are made before any file is sent.
-
-    Raises RunError without a token, if the hub refuses something or cannot be reached, and if `private` is asked for and a
-    repository is public.
-    """
+def known_token() -> str:
+    """The user's token for the hub. Raises RunError if there is none."""
     if (token := get_token()) is None:
         raise RunError("got no token for the Hugging Face hub; log in with `hf auth login`, or set HF_TOKEN")
+    return token
+
+
+def send(repositories: Sequence[Repository], token: str, *, private: bool) -> None:
+    """Make the repositories that do not exist, and add a commit to each. All are made before any file is sent.
+
+    Raises RunError if the hub refuses something or cannot be reached, and if `private` is asked for and a repository is public.
+    """
     hub = HfApi(token=token)
     for repository in repositories:
         with _explaining(repository):

@@ -70,7 +70,15 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
     rows = _pairs(parts, questions, counts, prompting, left_out)
     table = write_table(folder, "pairs", schema, (("train", row) for row in rows))
     if not table.rows:
-        raise RunError("no training question has a correct and a wrong rationale; expected at least one")
+        left = (
+            f" ({len(left_out)} pairs are left out, since an answer holds the marker before answers)"
+            if left_out
+            else ""
+        )
+        raise RunError(
+            f"no training question has a correct and a wrong rationale{left}; more samples of the teacher or of a learner that others "
+            "read give some (`samples`)"
+        )
     rule = RULE + (
         f" {len(left_out)} pairs are left out, since an answer holds the marker before answers." if left_out else ""
     )
