@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,8 +19,9 @@ from hub_server import TOKEN, Hub, hub_server
 from mentorkd.data.sources import hub_data
 from mentorkd.recipe.load import load_recipe
 from mentorkd.sharing.card import eval_results
-from mentorkd.sharing.lineage import trace
+from mentorkd.sharing.lineage import benchmark_of, trace
 from mentorkd.sharing.parquet import texts_of
+from mentorkd.sharing.privacy import Privacy
 from mentorkd.sharing.push import gather, write_tree
 from mentorkd.sharing.source import open_source
 
@@ -91,6 +93,16 @@ def test_what_is_sent_holds_no_path_of_this_machine(small_run: Path, tree: Path)
     assert public.learners["student"].soft_labels == recipe.learners["student"].soft_labels
 
 
+def test_a_vocabulary_is_sent_as_it_is(small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Privacy, "public", lambda self, text: text.replace("o", "0")
+    )  # /root is a word of many vocabularies
+    source = open_source(small_run / "run", "student", None)
+    [model] = gather(source, "jane/student", tmp_path, data_set=None, report=False)
+    kept = {name for name, file in model.files.items() if file.parent == source.model()}
+    assert kept == {"model.safetensors", "tokenizer.json"}
+
+
 def test_the_cards_are_what_the_hub_reads(small_run: Path, tree: Path) -> None:
     card = ModelCard.load(tree / "models" / "jane" / "student" / "README.md")
     facts = card.data.to_dict()
@@ -124,6 +136,19 @@ def test_results_on_a_data_set_of_the_hub_have_their_file(small_run: Path) -> No
     (entry,) = parse_eval_result_entries(yaml.safe_load(yaml.safe_dump(entries)))
     assert (entry.dataset_id, entry.task_id) == ("openai/gsm8k", "main")
     assert entry.source_url == "https://huggingface.co/jane/student/tree/main/report"
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [({}, True), ({"test": "hub:openai/gsm8k@main"}, True), ({"test": "hub:openai/gsm8k@main:test[:100]"}, False),
+     ({"test": "hub:openai/gsm8k@main:train"}, False), ({"limit_test": 100}, False)],
+)  # fmt: skip
+def test_a_part_of_a_benchmark_is_not_called_the_benchmark(
+    small_run: Path, change: dict[str, Any], known: bool
+) -> None:
+    source = open_source(small_run / "run", "student", None)
+    task = source.pipeline.recipe.task.model_copy(update={"test": "hub:openai/gsm8k@main:test"} | change)
+    assert (benchmark_of(task) is not None) == known
 
 
 def test_mistakes_are_one_line(small_run: Path, hub: Hub, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

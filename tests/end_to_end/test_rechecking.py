@@ -91,8 +91,8 @@ def expected(source: Source) -> dict[str, tuple[str, str]]:
 def test_lm_eval_gives_the_accuracy_of_the_run_to_the_question(finished: Path, tmp_path: Path, learner: str) -> None:
     lm_eval = program("MENTORKD_LM_EVAL", "lm-eval")
     source = open_source(finished, learner, None)
-    task = export(source, "lm-eval", tmp_path / "task")
-    model = export(source, "hf", tmp_path / "model")
+    task = export(source, "lm-eval", tmp_path / "task").folder
+    model = export(source, "hf", tmp_path / "model").folder
     readme = (task / "README.md").read_text()
     if learner == "nano":  # the limit of the nano models, 128 tokens, is not that of the learner
         assert "sets `max_new_tokens: 128`" in readme
@@ -116,7 +116,7 @@ def test_lm_eval_gives_the_accuracy_of_the_run_to_the_question(finished: Path, t
 
 def test_the_copied_grader_reads_formulas_in_a_worker_of_its_own(finished: Path, tmp_path: Path) -> None:
     pytest.importorskip("math_verify")
-    task = export(open_source(finished, "nano", None), "lm-eval", tmp_path / "task")
+    task = export(open_source(finished, "nano", None), "lm-eval", tmp_path / "task").folder
     (package,) = task.glob("*_grading")
     code = f"import sys; sys.path.append('.'); from {package.name}.grade import grade; "
     code += "print(*(grade(text, '0.5', 'math').verdict for text in ('So $\\\\frac{1}{2}$', '--> 3', 'I give up.')))"
@@ -127,7 +127,7 @@ def test_the_copied_grader_reads_formulas_in_a_worker_of_its_own(finished: Path,
 def test_inspect_reads_the_log_and_computes_its_metrics(finished: Path, tmp_path: Path) -> None:
     inspect = program("MENTORKD_INSPECT", "inspect")
     source = open_source(finished, "nano", None)
-    folder = export(source, "inspect", tmp_path / "logs")
+    folder = export(source, "inspect", tmp_path / "logs").folder
     (log,) = folder.iterdir()
     python = inspect.with_name("python")
     status, same, ours, theirs, samples, summaries = json.loads(

@@ -466,10 +466,10 @@ class ExportOutput(TypedDict):
     """Its form."""
     dtype: str | None
     """The type of the weights; null for a form without a choice."""
-    learner: str
-    """The learner."""
-    seed: int
-    """Its seed."""
+    learner: str | None
+    """The learner; null for `dataset`, which has the texts of all."""
+    seed: int | None
+    """Its seed; null for `dataset` and `pairs`, which have the texts of every seed."""
     checks: list[CheckOutput]
     """Each way in which `--check` asked the exported model; empty without it."""
 

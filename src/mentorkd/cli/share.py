@@ -36,14 +36,27 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a trained learner, or what its run holds, in a form that other tools read."""
+    from mentorkd.errors import RunError
     from mentorkd.sharing.export import export as write
+    from mentorkd.sharing.forms import form_of
     from mentorkd.sharing.source import open_source
 
-    source = open_source(folder, learner, seed, verify=not no_verify)
+    source, chooses = open_source(folder, learner, seed, verify=not no_verify), form_of(form).chooses
+    for option, value in (("learner", learner), ("seed", seed)):
+        if value is not None and option not in chooses:
+            raise RunError(
+                f"got --{option} {value} with --as {form}, which has the texts of every {option}; leave it out"
+            )
     with open_reporter(quiet=quiet, as_json=as_json) as reporter:
         written = write(source, form, to, dtype=dtype, check=check, reporter=reporter)
     if as_json:
-        fields = {"folder": str(to), "form": form, "dtype": written.dtype, "learner": source.name, "seed": source.seed}
+        fields = {
+            "folder": str(to),
+            "form": form,
+            "dtype": written.dtype,
+            "learner": source.name if "learner" in chooses else None,
+            "seed": source.seed if "seed" in chooses else None,
+        }
         show_json({**fields, "checks": [_as_json(one) for one in written.checks]})
         return
     if written.checks:
@@ -70,21 +83,24 @@ def push(
     no_verify: NoVerify = False,
 ) -> None:
     """Push a trained learner to the Hugging Face hub, with a card that says where every part came from."""
+    from functools import partial
     from tempfile import TemporaryDirectory
 
     from mentorkd.sharing.export import new_folder
-    from mentorkd.sharing.push import gather, send, write_tree
+    from mentorkd.sharing.push import gather, known_token, send, write_tree
     from mentorkd.sharing.source import open_source
 
     source = open_source(folder, learner, seed, verify=not no_verify)
     with TemporaryDirectory() as generated:
-        repositories = gather(source, repository, Path(generated), data_set=dataset, report=report)
+        gathered = partial(gather, source, repository, Path(generated), data_set=dataset, report=report)
         if dry_run is not None:
-            with new_folder(dry_run) as half:
-                write_tree(repositories, half)
+            with new_folder(dry_run, source) as half:
+                write_tree(gathered(), half)
             say(str(dry_run))
             return
-        send(repositories, private=private)
+        token = known_token()  # before the files are made, which can take minutes
+        repositories = gathered()
+        send(repositories, token, private=private)
     for each in repositories:
         say(each.url)
 

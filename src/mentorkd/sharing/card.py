@@ -14,7 +14,6 @@ from mentorkd.recipe.load import dump_recipe
 from mentorkd.recipe.search import with_values
 from mentorkd.sharing.lineage import Lineage, Score, train_record
 from mentorkd.sharing.privacy import Privacy
-from mentorkd.sharing.sections import section_of
 from mentorkd.sharing.source import Source
 
 log = logging.getLogger(__name__)
@@ -31,12 +30,15 @@ def write_card(
     *,
     form: str = "hf",
     dtype: str | None = None,
+    use: str | None = None,
+    checked: str | None = None,
     data_set: str | None = None,
 ) -> None:
-    """Write README.md and recipe.yaml into a folder that holds the learner in a form. A card that is there keeps its section `Use`,
-    which is the form's own.
+    """Write README.md and recipe.yaml into a folder that holds the learner in a form.
 
     Args:
+        use: how a model of the form is used; None for a plain Hugging Face folder.
+        checked: the text about the checks of what was exported, if it was checked.
         data_set: the name on the hub of the data set with the run's rationales, if there is one.
     """
     privacy, recipe = Privacy.of(source), source.pipeline.recipe
@@ -52,7 +54,8 @@ def write_card(
         "lineage": lineage,
         "form": form,
         "dtype": dtype,
-        "use": section_of(folder / "README.md", "Use"),
+        "use": use,
+        "checked": checked,
         "recipe_yaml": yaml,
         "data_set": data_set,
     }
@@ -82,18 +85,19 @@ def _facts(source: Source, lineage: Lineage, form: str, data_set: str | None) ->
     if data_sets:
         facts["datasets"] = data_sets
     if lineage.score is not None:
-        facts |= {"metrics": ["accuracy"], "model-index": [_index(source, lineage)]}
+        facts |= {"metrics": ["accuracy"], "model-index": [_index(source, lineage, form)]}
     return facts
 
 
-def _index(source: Source, lineage: Lineage) -> dict[str, Any]:
+def _index(source: Source, lineage: Lineage, form: str) -> dict[str, Any]:
     """The measured accuracies as the hub's `model-index`, in per cent."""
     task, hub = source.pipeline.recipe.task, lineage.benchmark
     data: dict[str, Any] = {"name": task.name, "type": hub.name if hub else task.name, "split": "test"}
     if hub and hub.config:
         data["config"] = hub.config
+    measured = "" if form == "hf" else " before the conversion"
     metrics = [
-        {"type": "accuracy", "name": f"{name}, {_interval(score)}", "value": round(100 * score.accuracy, 2)}
+        {"type": "accuracy", "name": f"{name}{measured}, {_interval(score)}", "value": round(100 * score.accuracy, 2)}
         for name, score in (
             (f"accuracy of seed {source.seed}", lineage.score),
             (f"mean accuracy of {len(source.pipeline.recipe.seeds)} seeds", lineage.mean),
@@ -112,10 +116,11 @@ def _interval(score: Score) -> str:
 def eval_results(source: Source, lineage: Lineage, repository: str, *, report: bool) -> tuple[str, list[Any]] | None:
     """The name and the content of the hub's file of evaluation results (https://huggingface.co/docs/hub/eval-results).
 
-    None if the learner is not evaluated, or if its test questions are no data set of the hub: the format names one.
+    None if the learner is not evaluated, if its test questions are not the test split of a data set of the hub, which the format
+    names, or if they chose the weights.
     """
     score, data = lineage.score, lineage.benchmark
-    if score is None or data is None:
+    if score is None or data is None or source.learner.training.select_on == "test":
         return None
     entry: dict[str, Any] = {
         "dataset": {"id": data.name, "task_id": data.config or "default"},

@@ -21,9 +21,6 @@ from mentorkd.sharing.form import Form
 from mentorkd.sharing.source import Source
 from mentorkd.statistics import Interval, compare, signed_points
 
-TITLE = "Checked after export"
-"""The section of a card that has the checks."""
-
 
 @dataclass(frozen=True)
 class Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mentorkd import __version__
 from mentorkd.data.rows import Rows
+from mentorkd.errors import RunError
 from mentorkd.files import write_text
-from mentorkd.pipeline.written import Author, TextFile
+from mentorkd.pipeline.written import Author
 from mentorkd.printable import printable
 from mentorkd.recipe.load import dump_recipe
 from mentorkd.recipe.yaml import dump_yaml
@@ -23,6 +25,8 @@ from mentorkd.sharing.parquet import Table, card_facts
 from mentorkd.sharing.privacy import Privacy
 from mentorkd.sharing.source import Source
 from mentorkd.teachers.annotate import open_teacher
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,17 @@ class Authored:
 
 def written_by_all(source: Source) -> list[Authored]:
     """The rationales of a run by author, the teacher's first. Raises DamagedError for a file that has changed."""
-    written = source.written()
-
-    def of(text: TextFile) -> Authored:
-        file = written.curated if text.author.seed is None and written.curated is not None else text.file
-        return Authored(text.author, Rows.of_jsonl(source.checked(file), Rationale), file.digest)
-
-    return [of(text) for text in written.texts]
+    finished, stages = source.pipeline.folder.finished, source.pipeline.stages
+    writing = {
+        stage.whole for stage in stages if stage.kind in ("annotate", "curate", "augment") and not finished(stage)
+    }
+    if writing:
+        names = ", ".join(sorted(writing))
+        log.warning("the run is not finished: rationales are missing, or older than its recipe (%s)", names)
+    return [
+        Authored(text.author, Rows.of_jsonl(source.checked(text.file), Rationale), text.file.digest)
+        for text in source.texts()
+    ]
 
 
 def questions_by_id(source: Source) -> dict[str, Question]:
@@ -56,15 +64,21 @@ def questions_by_id(source: Source) -> dict[str, Question]:
 class Counts:
     """Counts rationales by author and verdict as they are written."""
 
-    def __init__(self) -> None:
+    def __init__(self, questions: Mapping[str, Question]) -> None:
         self.by_author: dict[str, Counter[Verdict]] = {}
+        self._questions = questions
 
-    def watch(self, part: Authored) -> Iterator[Rationale]:
-        """The rationales of an author, each counted as it is read."""
+    def watch(self, part: Authored) -> Iterator[tuple[Rationale, Question]]:
+        """The rationales of an author, each with its question, counted as it is read. Raises RunError for one of a question that
+        the run does not have any more."""
         counter = self.by_author[part.author.name] = Counter()
         for rationale in part.rationales:
             counter[rationale.verdict] += 1
-            yield rationale
+            if (question := self._questions.get(rationale.question_id)) is None:
+                raise RunError(
+                    f"the rationales of {part.author.name} are older than the questions of the run; `mentorkd run` makes them again"
+                )
+            yield rationale, question
 
 
 def write_data_card(

@@ -16,7 +16,6 @@ from mentorkd.sharing.card import write_card
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.forms import form_of
 from mentorkd.sharing.lineage import trace
-from mentorkd.sharing.sections import replace_section
 from mentorkd.sharing.source import Source
 
 if TYPE_CHECKING:
@@ -56,11 +55,12 @@ def export(
     if check:
         _check_possible(source, form, chosen)
     dtype = dtype or (chosen.dtypes[0] if chosen.dtypes else None)
-    with new_folder(target) as half:
-        chosen.write(source, half, dtype)
-        if chosen.open is not None:
-            write_card(source, trace(source), half, form=form, dtype=dtype)
-        checks = _checked(source, chosen, half, dtype, reporter or Reporter()) if check else []
+    lineage = None if chosen.open is None else trace(source)
+    with new_folder(target, source) as half:
+        use = chosen.write(source, half, dtype)
+        checks, checked = _checked(source, chosen, half, dtype, reporter or Reporter()) if check else ([], None)
+        if lineage is not None:
+            write_card(source, lineage, half, form=form, dtype=dtype, use=use, checked=checked)
     return Export(target, dtype, checks)
 
 
@@ -73,25 +73,29 @@ def _check_possible(source: Source, name: str, form: Form) -> None:
     source.predictions()
 
 
-def _checked(source: Source, form: Form, folder: Path, dtype: str | None, reporter: Reporter) -> list[Check]:
-    from mentorkd.sharing.check import TITLE, check, checked_section
+def _checked(
+    source: Source, form: Form, folder: Path, dtype: str | None, reporter: Reporter
+) -> tuple[list[Check], str]:
+    """The checks of what was written, and their text in its card."""
+    from mentorkd.sharing.check import check, checked_section
 
     checks = check(source, form, folder, dtype, reporter)
-    card = folder / "README.md"
-    text = replace_section(card.read_text(encoding="utf-8"), TITLE, checked_section(checks))
-    card.write_text(text, encoding="utf-8")
-    return checks
+    return checks, checked_section(checks)
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, source: Source) -> Iterator[Path]:
     """An empty folder that becomes `target` at the end of the block, and is removed if the block raises.
 
-    Raises RunError if `target` exists, or the folder that it shall lie in does not.
+    Raises RunError if `target` exists, the folder that it shall lie in does not, or it would lie in the run folder.
     """
-    if target.exists() or not target.absolute().parent.is_dir():
-        why = "which exists already" if target.exists() else f"but there is no folder {target.absolute().parent}"
+    run, parent = source.pipeline.folder.root.resolve(), target.absolute().parent
+    there = target.exists() or target.is_symlink()
+    if there or not parent.is_dir():
+        why = "which exists already" if there else f"but there is no folder {parent}"
         raise RunError(f"got the output {target}, {why}; expected a new folder in one that exists")
+    if parent.resolve().is_relative_to(run):
+        raise RunError(f"got the output {target}, which lies in the run folder {run}; expected a folder outside it")
     half = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
     half.mkdir()
     try:

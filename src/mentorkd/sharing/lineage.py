@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,18 @@ from mentorkd.pipeline.records import (
     TrainRecord,
     count_verdicts,
 )
+from mentorkd.pipeline.run_folder import part_role, role
 from mentorkd.pipeline.written import Author, TextFile
 from mentorkd.recipe.graph import initial_model, links_of
-from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.schema import Recipe, TaskConfig
 from mentorkd.records import TEACHER, Split, Verdict
 from mentorkd.reporting.schema import LearnerResult, Results
 from mentorkd.reporting.write import read_results
 from mentorkd.sharing.source import Source
 from mentorkd.statistics import wilson_interval
 from mentorkd.teachers.annotate import open_teacher
+
+log = logging.getLogger(__name__)
 
 LICENCE_KEYS = ("license", "license_name", "license_link")
 
@@ -61,8 +65,8 @@ class Ancestor:
     model: str
     gave: Sequence[str]
     """What it gave, to this learner or to another ancestor: `rationales`, `soft labels`, `perplexity`, `weights`."""
-    weights: Mapping[str, str]
-    """SHA-256 of the files of its weights; empty for a model that is not trained."""
+    weights: Sequence[str]
+    """SHA-256 of the files of its weights, those of all folds; empty for a model that is not trained."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Lineage:
 
     teacher: str
     """Its model and place."""
+    taught: bool
+    """Whether the learner or an ancestor learned from the teacher."""
     usage: TeacherUsage | None
     """What the teacher did and cost; None for recorded rationales."""
     curated: CurateRecord | None
@@ -97,7 +103,7 @@ class Lineage:
     data_sets: Sequence[str]
     """Data sets of the hub."""
     benchmark: HubData | None
-    """The test questions, if they are a data set of the hub."""
+    """The test questions, if they are the whole test split of a data set of the hub."""
     version: str
     """Of mentorkd."""
     commit: str | None
@@ -118,20 +124,28 @@ def trace(source: Source) -> Lineage:
     """The lineage of a trained learner. Raises RunError if it is not trained, or not yet."""
     recipe, folder = source.pipeline.recipe, source.pipeline.folder
     record = train_record(source)
+    if record.fingerprint not in {stage.fingerprint for stage in source.pipeline.stages if stage.name == record.stage}:
+        log.warning(
+            "%s trained with a recipe or data that the run does not have any more, and cards state those of now; `mentorkd run` "
+            "trains it again",
+            record.stage,
+        )
     annotated, prepared = folder.record_of(AnnotateRecord, "annotate"), folder.record_of(PrepareRecord, "prepare")
     gave = _gave(source)
-    authors = {TEACHER, source.name, *gave}
     made_by = record.made_by or {}
     results = _results(source)
     curated = folder.last("curate") if "curate" in {each.name for each in source.pipeline.stages} else None
+    links = links_of(recipe)
+    taught = any(TEACHER in (*links[name].rationales, *links[name].soft_labels) for name in (source.name, *gave))
     base = initial_model(recipe, source.name)
     known = base.name is not None and on_hub(base.name) and not base.name.endswith(GGUF)
     hub = [hub_data(file) for file in _data_files(source) if file.startswith(HUB)]
     return Lineage(
         teacher=open_teacher(recipe).describe().name,
+        taught=taught,
         usage=annotated.asked,
-        curated=curated if isinstance(curated, CurateRecord) else None,
-        texts=[_texts(source, text) for text in source.written().texts if _is_read(source, text, authors)],
+        curated=curated if taught and isinstance(curated, CurateRecord) else None,
+        texts=[_texts(source, text) for text in source.texts() if _is_read(source, text, gave)],
         ancestors=[_ancestor(source, name, kinds) for name, kinds in gave.items()],
         weights=_weights(record),
         questions=prepared.questions,
@@ -139,7 +153,7 @@ def trace(source: Source) -> Lineage:
         base=Base(base.name or "", folder.hub_models.used(base.name or "", base.revision)) if known else None,
         licence=licence_of(None if base.name is None else model_folder(base.name, base.revision)),
         data_sets=list(dict.fromkeys(each.name for each in hub if not each.is_path)),
-        benchmark=_benchmark(recipe.task.test),
+        benchmark=benchmark_of(recipe.task),
         version=made_by.get("versions", {}).get("mentorkd", "of an unknown version"),
         commit=made_by.get("git"),
         score=_score(source),
@@ -179,13 +193,21 @@ def _gave(source: Source) -> dict[str, list[str]]:
 
 
 def _ancestor(source: Source, name: str, kinds: Sequence[str]) -> Ancestor:
-    stage = source.pipeline.stage_of("train", name, source.seed)
-    weights = {} if stage is None else _weights(source.pipeline.folder.record(stage))
+    pipeline = source.pipeline
+    first, inputs = role("train", name, source.seed), pipeline.stages[-1].inputs
+    folds = [part_role(first, fold) for fold in range(pipeline.recipe.learners[name].folds)]
+    trained = [_weights(pipeline.folder.record(inputs[fold])) for fold in folds if fold in inputs]
+    weights = [sha256 for files in trained for sha256 in files.values()]
     return Ancestor(name, describe_model(initial_model(source.pipeline.recipe, name)), kinds, weights)
 
 
-def _is_read(source: Source, text: TextFile, authors: set[str]) -> bool:
-    return text.author.source in authors and text.author.seed in (None, source.seed)
+def _is_read(source: Source, text: TextFile, ancestors: Iterable[str]) -> bool:
+    """Whether the learner or an ancestor learned from these rationales."""
+    links, author = links_of(source.pipeline.recipe), text.author
+    readers = (source.name, *ancestors)
+    if author.round is not None:  # texts that a learner wrote for its own training
+        return author.source in readers and author.seed == source.seed
+    return author.seed in (None, source.seed) and any(author.source in links[reader].rationales for reader in readers)
 
 
 def _texts(source: Source, text: TextFile) -> Texts:
@@ -221,9 +243,12 @@ def _data_files(source: Source) -> list[str]:
     return [file for file in files if file is not None]
 
 
-def _benchmark(test: str) -> HubData | None:
-    data = hub_data(test) if test.startswith(HUB) else None
-    return None if data is None or data.is_path else data
+def benchmark_of(task: TaskConfig) -> HubData | None:
+    """The data set of the hub whose whole test split are the test questions; None if there is none."""
+    data = hub_data(task.test) if task.test.startswith(HUB) else None
+    if data is None or data.is_path or data.split not in (None, "test") or task.limit_test is not None:
+        return None
+    return data
 
 
 def licence_of(folder: Path | None) -> dict[str, str]:

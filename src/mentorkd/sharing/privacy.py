@@ -18,6 +18,7 @@ _KEYS = {
     "an API key": r"\bsk-[A-Za-z0-9_-]{20,}",
     "a key of AWS": r"\bAKIA[0-9A-Z]{16}\b",
     "a token of GitHub": r"\bgh[pousr]_[A-Za-z0-9]{36,}",
+    "a key of Google": r"\bAIza[0-9A-Za-z_-]{35}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)S?$")
@@ -28,10 +29,11 @@ _SHORTEST_SECRET = 12
 class Privacy:
     """The paths of this machine that a run's files may hold, and the keys of this process."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        """`paths`: absolute paths that are replaced."""
+    def __init__(self, paths: Iterable[str], key_name: str | None = None) -> None:
+        """`paths`: absolute paths that are replaced. `key_name`: the variable with the teacher's key, of any name."""
         names = {os.path.normpath(path): Path(path).name for path in paths}
         self._names = {path: name for path, name in names.items() if name} | {self._home: "~"}
+        self._key_name = key_name
 
     @classmethod
     def of(cls, source: Source) -> Privacy:
@@ -40,7 +42,8 @@ class Privacy:
         records = (pipeline.folder.last(stage.name) for stage in pipeline.stages)
         commands = {record.made_by.get("command", "") for record in records if record is not None and record.made_by}
         paths = [str(pipeline.folder.root.absolute()), os.getcwd(), *_paths(pipeline.recipe.model_dump(mode="json"))]
-        return cls([*paths, *(path for command in commands for path in _paths(_words(command)))])
+        key_name = getattr(pipeline.recipe.teacher, "api_key_env", None)
+        return cls([*paths, *(path for command in commands for path in _paths(_words(command)))], key_name)
 
     def public(self, text: str) -> str:
         """A text with the last part of each known path in the path's place, and `~` for the home folder."""
@@ -59,7 +62,8 @@ class Privacy:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         longest = sorted(self._names, key=len, reverse=True)
-        return re.compile(rf"(?:{'|'.join(map(re.escape, longest))})(?![\w-])")
+        # A path begins after no word, as in https://host/data, unless that is the end of an escape of JSON: "\n/data".
+        return re.compile(rf"(?:(?<![\w.~-])|(?<=\\[nrtbf]))(?:{'|'.join(map(re.escape, longest))})(?![\w-])")
 
     @cached_property
     def _forbidden(self) -> dict[str, re.Pattern[str]]:
@@ -67,7 +71,7 @@ class Privacy:
         if len(Path(self._home).parts) > 2:  # of root it is /root, a word as others
             kinds["the path of the home folder"] = re.compile(re.escape(self._home) + r"(?![\w-])")
         for name, value in os.environ.items():
-            if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET:
+            if len(value) >= _SHORTEST_SECRET and (name == self._key_name or _SECRET_NAME.search(name)):
                 kinds[f"the value of ${name}"] = re.compile(re.escape(value))
         return kinds
 

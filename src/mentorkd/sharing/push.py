@@ -82,7 +82,9 @@ def gather(source: Source, name: str, folder: Path, *, data_set: str | None, rep
     taken = {path: file for path, file in _files(source.model()).items() if path != "README.md"}
     if report:
         taken |= {f"report/{path}": file for path, file in _files(source.pipeline.folder.report()).items()}
-    originals = {path: _public(file, own / path, privacy) for path, file in taken.items()}
+    originals = {
+        path: _public(file, own / path, privacy) if _names_paths(path) else file for path, file in taken.items()
+    }
     repositories.append(Repository("model", name, {**originals, **_files(own)}))
     for repository in repositories:
         for path, file in repository.files.items():
@@ -100,14 +102,18 @@ def write_tree(repositories: Sequence[Repository], folder: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def send(repositories: Sequence[Repository], *, private: bool) -> None:
-    """Make the repositories that do not exist, and add a commit to each. All are made before any file is sent.
-
-    Raises RunError without a token, if the hub refuses something or cannot be reached, and if `private` is asked for and a
-    repository is public.
-    """
+def known_token() -> str:
+    """The user's token for the hub. Raises RunError if there is none."""
     if (token := get_token()) is None:
         raise RunError("got no token for the Hugging Face hub; log in with `hf auth login`, or set HF_TOKEN")
+    return token
+
+
+def send(repositories: Sequence[Repository], token: str, *, private: bool) -> None:
+    """Make the repositories that do not exist, and add a commit to each. All are made before any file is sent.
+
+    Raises RunError if the hub refuses something or cannot be reached, and if `private` is asked for and a repository is public.
+    """
     hub = HfApi(token=token)
     for repository in repositories:
         with _explaining(repository):
@@ -137,6 +143,12 @@ def _files(folder: Path) -> dict[str, Path]:
     """The files of a folder by their path in it; without the hidden ones of this program's own."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != ".hashes.json"]
     return {file.relative_to(folder).as_posix(): file for file in files}
+
+
+def _names_paths(path: str) -> bool:
+    """Whether this program or transformers may have written a path of the machine into a file. Vocabularies and code hold none of
+    them: a word of a vocabulary that is spelled like one has to stay."""
+    return path.startswith("report/") or path.endswith("config.json")
 
 
 def _public(file: Path, copy: Path, privacy: Privacy) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mentorkd.errors import RunError
 from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.pipeline.run import Pipeline, open_run
-from mentorkd.pipeline.written import RunFile, Written, find_written
+from mentorkd.pipeline.written import RunFile, TextFile, Written, find_written
 from mentorkd.recipe.learner import Learner
 from mentorkd.records import TEACHER, Prediction, Question
 
@@ -39,14 +39,25 @@ class Source:
         return self.pipeline.folder.questions("prepare", "test")
 
     def predictions(self) -> Sequence[Prediction]:
-        """Its answers to the test questions, in their order. Raises RunError if they are not finished."""
+        """Its answers to the test questions, in their order. Raises RunError if they are not finished, or answer other questions."""
         stage = self.pipeline.stage_of("evaluate", self.name, self.seed)
         assert stage is not None, "every learner is evaluated"
-        return self.pipeline.folder.predictions(stage)
+        predictions = self.pipeline.folder.predictions(stage)
+        if [each.question_id for each in predictions] != [each.id for each in self.test_questions()]:
+            raise RunError(f"{stage} answers other test questions than the run has now; `mentorkd run` asks again")
+        return predictions
 
     def written(self) -> Written:
         """All rationales of the run: the teacher's, and those of every learner and seed. Raises RunError if there is none yet."""
         return find_written(OpenedRun(self.pipeline.folder.root))
+
+    def texts(self) -> list[TextFile]:
+        """The files of rationales that learners read: that of the teacher with the decisions of people, if some are in effect."""
+        written = self.written()
+        curated = [
+            replace(text, file=written.curated or text.file) for text in written.texts if text.author.seed is None
+        ]
+        return curated + [text for text in written.texts if text.author.seed is not None]
 
     def checked(self, file: RunFile) -> Path:
         """A file of rationales or questions. Raises DamagedError if it has changed since the run wrote it."""

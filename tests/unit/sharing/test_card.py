@@ -61,19 +61,24 @@ def test_what_is_known_is_stated(source: Source, lineage: Lineage, tmp_path: Pat
     assert mean["value"] == 25.0
 
 
-def test_a_form_keeps_its_use_and_an_edited_card_is_told(
+def test_a_form_has_its_use_and_an_edited_card_is_told(
     source: Source, lineage: Lineage, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "README.md").write_text("# x\n\n## Use\n\nrun `llama-server`\n\n## Test accuracy\n\nold\n")
-    assert "## Use\n\nrun `llama-server`\n\n## Test accuracy\n\n| |" in card_of(source, lineage, tmp_path).text
+    write_card(source, lineage, tmp_path, form="gguf", use="run `llama-server`", checked="| asked by |")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "## Use\n\nrun `llama-server`\n\n## Test accuracy\n\n| |" in card.text
+    assert "## Checked after export\n\n| asked by |\n\n## Out of scope" in card.text
+    assert "| the model before its conversion (seed 1) |" in card.text
+    metric, *_ = card.data.to_dict()["model-index"][0]["results"][0]["metrics"]
+    assert metric["name"].startswith("accuracy of seed 1 before the conversion, ")
     assert not caplog.messages
-    card = source.model() / "README.md"
-    text = card.read_text()
+    own = source.model() / "README.md"
+    text = own.read_text()
     try:
-        card.write_text(text + "mine")
+        own.write_text(text + "mine")
         card_of(source, lineage, tmp_path)
     finally:
-        card.write_text(text)
+        own.write_text(text)
     assert "was edited; what is written here is a new card" in caplog.text
 
 
@@ -82,6 +87,10 @@ def test_an_ancestor_that_is_reached_twice_gives_both(lineage: Lineage) -> None:
     assert (mentor.name, list(mentor.gave)) == ("mentor", ["rationales", "soft labels"])
     assert [text.author for text in lineage.texts] == ["teacher", "mentor@seed-1"]
     assert not lineage.licence_is_unknown  # a model from scratch has none
+
+
+def test_a_mentors_own_texts_are_not_what_it_learned_from(source: Source) -> None:
+    assert [text.author for text in trace(replace(source, name="mentor")).texts] == ["teacher"]
 
 
 @pytest.mark.parametrize(

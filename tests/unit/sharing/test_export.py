@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mentorkd.models import load_tokenizer
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.sharing.export import export
 from mentorkd.sharing.forms import gguf as gguf_form
+from mentorkd.sharing.lineage import trace
 from mentorkd.sharing.source import Source, open_source
 
 
@@ -165,7 +167,29 @@ def test_wrong_requests_are_refused_before_anything_is_written(student: Source, 
         ("new", "onnx", None, "got --as onnx; expected one of hf, ctranslate2, gguf"),
         ("there", "hf", None, "which exists already"),
         ("no/new", "hf", None, "there is no folder"),
+        (student.model() / "new", "hf", None, "which lies in the run folder"),
     ]:
         with pytest.raises(RunError, match=message):
             export(student, form, tmp_path / target, dtype=dtype)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_answers_to_other_questions_are_not_those_of_the_run(
+    student: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = student.test_questions()
+    monkeypatch.setattr(Source, "test_questions", lambda self: questions[1:])
+    for form in ("inspect", "lm-eval"):
+        with pytest.raises(RunError, match="answers other test questions than the run has now"):
+            export(student, form, tmp_path / form)
+
+
+def test_a_learner_of_an_earlier_recipe_is_told(
+    student: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace(student)
+    assert not caplog.messages
+    changed = [replace(stage, fingerprint="another") for stage in student.pipeline.stages]
+    monkeypatch.setattr(student.pipeline, "_stages", changed)
+    trace(student)
+    assert "trained with a recipe or data that the run does not have any more" in caplog.text

@@ -27,6 +27,8 @@ def privacy(monkeypatch: pytest.MonkeyPatch) -> Privacy:
         ("/home/jane/data-2, /home/jane", "~/data-2, ~"),
         ("model: /srv/my models/large", "model: large"),
         ("/home/janet and 1/2 stay", "/home/janet and 1/2 stay"),
+        ("https://host/home/jane/data stays", "https://host/home/jane/data stays"),
+        (r'"first\n/home/jane/data"', r'"first\ndata"'),
     ],
 )
 def test_paths_are_cut_to_their_last_part(privacy: Privacy, text: str, public: str) -> None:
@@ -47,6 +49,12 @@ def test_what_nobody_should_read_is_refused_and_not_repeated(privacy: Privacy, t
         privacy.check("notes.md", text)
     assert text not in str(caught.value)
     privacy.check("notes.md", "hf_short, /home/janet, risk-free sk-ipping")
+
+
+def test_the_teachers_key_may_be_in_a_variable_of_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_PASS", "correct-horse-battery")
+    with pytest.raises(RunError, match=r"the value of \$LLM_PASS"):
+        Privacy([], "LLM_PASS").check("notes.md", "correct-horse-battery")
 
 
 def test_a_runs_own_paths_are_known(small_run: Path) -> None:

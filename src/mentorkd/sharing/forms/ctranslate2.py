@@ -12,7 +12,6 @@ from mentorkd.models import kind_of, load_tokenizer, resolve_device
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.prompt_template import prompt_template
-from mentorkd.sharing.sections import replace_section
 from mentorkd.sharing.source import Source
 
 _USE = """\
@@ -46,18 +45,12 @@ model = ctranslate2.Generator(folder)
 tokens = result.sequences[0]"""
 
 
-def _write(source: Source, folder: Path, dtype: str | None) -> None:
+def _write(source: Source, folder: Path, dtype: str | None) -> str:
     model = source.model()
     convert_model(model, folder, cast(EngineDtype, dtype), "export it with `--as hf`")
     load_tokenizer(ModelConfig(name=str(model))).save_pretrained(folder)
     shutil.copy(model / "generation_config.json", folder)
-    card = (
-        (model / "README.md")
-        .read_text(encoding="utf-8")
-        .replace("library_name: transformers", "library_name: ctranslate2", 1)
-    )
-    use = _USE.format(dtype=dtype, ask=_ask(source, model))
-    (folder / "README.md").write_text(replace_section(card, "Use", use), encoding="utf-8")
+    return _USE.format(dtype=dtype, ask=_ask(source, model))
 
 
 def _ask(source: Source, model: Path) -> str:

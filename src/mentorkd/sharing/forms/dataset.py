@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-import pyarrow
 
 from mentorkd.records import Question, Rationale
 from mentorkd.sharing.data_card import Authored, Counts, questions_by_id, write_data_card, written_by_all
 from mentorkd.sharing.form import Form
-from mentorkd.sharing.parquet import Row, write_table
+from mentorkd.sharing.parquet import Row, pyarrow, write_table
 from mentorkd.sharing.privacy import Privacy
 from mentorkd.sharing.source import Source
 
@@ -38,8 +36,9 @@ _QUESTIONS = pyarrow.schema({"id": _TEXT, "question": _TEXT, "answer": _TEXT})
 
 
 def _write(source: Source, folder: Path, dtype: str | None) -> None:
-    questions, parts, counts = questions_by_id(source), written_by_all(source), Counts()
-    rows = _rationales(parts, questions, counts, Privacy.of(source))
+    questions, parts = questions_by_id(source), written_by_all(source)
+    counts = Counts(questions)
+    rows = _rationales(parts, counts, Privacy.of(source))
     tables = [
         write_table(folder, "rationales", _RATIONALES, rows),
         write_table(folder, "questions", _QUESTIONS, _questions(questions.values())),
@@ -47,13 +46,10 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
     write_data_card(source, folder, kind="dataset", tables=tables, parts=parts, counts=counts, more={})
 
 
-def _rationales(
-    parts: Sequence[Authored], questions: Mapping[str, Question], counts: Counts, privacy: Privacy
-) -> Iterator[tuple[str, Row]]:
+def _rationales(parts: Sequence[Authored], counts: Counts, privacy: Privacy) -> Iterator[tuple[str, Row]]:
     for part in parts:
         author = {"source": part.author.source, "seed": part.author.seed, "round": part.author.round}
-        for rationale in counts.watch(part):
-            question = questions[rationale.question_id]
+        for rationale, question in counts.watch(part):
             yield (
                 question.split,
                 author
@@ -85,4 +81,4 @@ def _questions(questions: Iterable[Question]) -> Iterator[tuple[str, Row]]:
         yield question.split, {"id": question.id, "question": question.text, "answer": question.answer}
 
 
-DATASET = Form(_write)
+DATASET = Form(_write, chooses=())

@@ -18,7 +18,6 @@ from mentorkd.sharing.gguf.check import LogitChange, check_file, read_back
 from mentorkd.sharing.gguf.vocabulary import read_vocabulary
 from mentorkd.sharing.gguf.writer import GgufType, check_architecture, write_gguf
 from mentorkd.sharing.prompt_template import prompt_template
-from mentorkd.sharing.sections import replace_section
 from mentorkd.sharing.source import Source
 
 _TYPES: dict[str, GgufType] = {"f16": "F16", "q8_0": "Q8_0", "f32": "F32"}
@@ -52,7 +51,7 @@ their types, and the logits differ from those of the model by {mean:.2g} on aver
 {scale:.3g}). After {likeliest:.1%} of the tokens the likeliest token is the same."""
 
 
-def _write(source: Source, folder: Path, dtype: str | None) -> None:
+def _write(source: Source, folder: Path, dtype: str | None) -> str:
     if find_spec("gguf") is None:
         raise MissingExtraError("`--as gguf`", "gguf")
     assert dtype is not None, "the form has types"
@@ -71,11 +70,7 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
     modelfile = _MODELFILE.format(file=file, template=template.go(), limit=limit)
     (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
     says = "is the one of the model" if own else "holds the prompt of the learner and asks the last message"
-    use = _use(file, name, kind, says, limit, len(questions), change)
-    card = (
-        (model / "README.md").read_text(encoding="utf-8").replace("library_name: transformers", "library_name: gguf", 1)
-    )
-    (folder / "README.md").write_text(replace_section(card, "Use", use), encoding="utf-8")
+    return _use(file, name, kind, says, limit, len(questions), change)
 
 
 def _use(file: str, name: str, kind: str, template: str, limit: int, questions: int, change: LogitChange) -> str:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-
 from mentorkd.data.examples import text_examples
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import DataError, RunError
@@ -21,7 +19,7 @@ from mentorkd.recipe.learner import Learner
 from mentorkd.records import Question, Rationale, normalise_whitespace
 from mentorkd.sharing.data_card import Authored, Counts, questions_by_id, write_data_card, written_by_all
 from mentorkd.sharing.form import Form
-from mentorkd.sharing.parquet import Row, write_table
+from mentorkd.sharing.parquet import Row, pyarrow, write_table
 from mentorkd.sharing.source import Source
 
 RULE = (
@@ -64,18 +62,27 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
     templates = list(stored_templates(source.model()))
     causal = kind_of(initial_model(source.pipeline.recipe, source.name)) == "causal"
     prompting = Prompting(source.learner, causal and bool(templates), CAUSAL_SEPARATOR if causal else "")
-    parts, counts = written_by_all(source), Counts()
+    parts, questions = written_by_all(source), questions_by_id(source)
+    counts = Counts(questions)
     text = _MESSAGES if prompting.chat else _TEXT
     schema = pyarrow.schema({"prompt": text, "chosen": text, "rejected": text, "meta": _META})
     left_out: list[str] = []
-    rows = _pairs(parts, questions_by_id(source), counts, prompting, left_out)
+    rows = _pairs(parts, questions, counts, prompting, left_out)
     table = write_table(folder, "pairs", schema, (("train", row) for row in rows))
     if not table.rows:
-        raise RunError("no training question has a correct and a wrong rationale; expected at least one")
+        left = (
+            f" ({len(left_out)} pairs are left out, since an answer holds the marker before answers)"
+            if left_out
+            else ""
+        )
+        raise RunError(
+            f"no training question has a correct and a wrong rationale{left}; more samples of the teacher or of a learner that others "
+            "read give some (`samples`)"
+        )
     rule = RULE + (
         f" {len(left_out)} pairs are left out, since an answer holds the marker before answers." if left_out else ""
     )
-    more = {"rule": rule, "conversational": prompting.chat}
+    more = {"rule": rule, "conversational": prompting.chat, "seq2seq": not causal}
     write_data_card(source, folder, kind="pairs", tables=[table], parts=parts, counts=counts, more=more)
 
 
@@ -86,7 +93,7 @@ def _pairs(
     prompting: Prompting,
     left_out: list[str],
 ) -> Iterator[Row]:
-    for question, numbers in _by_question(parts, questions, counts).items():
+    for question, numbers in _by_question(parts, counts).items():
         read = [
             (parts[part].author, parts[part].rationales[row]) for part, row in zip(*[iter(numbers)] * 2, strict=True)
         ]
@@ -103,13 +110,13 @@ def _pairs(
                 left_out.append(question)
 
 
-def _by_question(parts: Sequence[Authored], questions: Mapping[str, Question], counts: Counts) -> dict[str, array[int]]:
+def _by_question(parts: Sequence[Authored], counts: Counts) -> dict[str, array[int]]:
     """The places of the graded rationales of each training question: part, row, part, row, ..."""
     places: dict[str, array[int]] = {}
     for number, part in enumerate(parts):
-        for row, rationale in enumerate(counts.watch(part)):
-            if rationale.verdict in ("correct", "wrong") and questions[rationale.question_id].split == "train":
-                places.setdefault(rationale.question_id, array("q")).extend((number, row))
+        for row, (rationale, question) in enumerate(counts.watch(part)):
+            if rationale.verdict in ("correct", "wrong") and question.split == "train":
+                places.setdefault(question.id, array("q")).extend((number, row))
     return places
 
 
@@ -125,4 +132,4 @@ def _author(author: Author, rationale: Rationale) -> dict[str, Any]:
     return {"id": rationale.id, **of, "sample": rationale.sample}
 
 
-PAIRS = Form(_write)
+PAIRS = Form(_write, chooses=("learner",))
