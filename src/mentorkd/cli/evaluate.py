@@ -41,11 +41,11 @@ def evaluate(
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Sample this many texts per question, and tell pass@k, in place of one greedy answer."
+            min=1, help="Sample this many texts per question, and report pass@k, in place of one greedy answer."
         ),
     ] = None,
     vote: Annotated[
-        bool, typer.Option("--vote", help="With --samples: also tell the accuracy of their majority vote.")
+        bool, typer.Option("--vote", help="With --samples: also report the accuracy of their majority vote.")
     ] = False,
     temperature: Annotated[
         float | None,

@@ -82,6 +82,16 @@ def test_more_questions_and_more_seeds_show_smaller_differences() -> None:
     assert design_of(3, 1, 2).detectable > 1
 
 
+def test_a_design_that_shows_little_names_the_larger_ones_that_show_more() -> None:
+    assert design_of(400, 3, 3).warnings() == [
+        "the design detects no difference under 11.9 points (400 test questions, 3 seeds); 7.8 points with 6 seeds; "
+        "11.1 points with 1,600 questions"
+    ]
+    [few] = design_of(15, 3, 3).warnings()  # six questions of 15 must differ: more seeds do not help
+    assert few.endswith("(15 test questions, 3 seeds); 18.1 points with 60 questions")
+    assert design_of(3, 3, 2).warnings() == ["the design detects no difference at all: 3 test questions are too few"]
+
+
 def test_finished_stages_correct_the_estimates_of_the_others(tmp_path: Path) -> None:
     before = assessed(tmp_path)
     first, second = "learners/mentor/seed-1/train", "learners/vanilla/seed-1/train"
