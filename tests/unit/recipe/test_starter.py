@@ -73,7 +73,7 @@ def test_a_folder_gets_its_path_its_kind_and_no_more_tokens_than_positions(tmp_p
 
 @pytest.mark.parametrize("model", ["./absent", "some/folder/absent", "absent.gguf"])
 def test_a_path_with_nothing_there_is_refused(model: str) -> None:
-    with pytest.raises(ModelError, match="no file or folder at /.*absent"):
+    with pytest.raises(ModelError, match=r"no file or folder at /.*absent"):
         starter_recipe("mine", model)
 
 
