@@ -75,7 +75,8 @@ def evaluate(
         predictions = _predictions(pipeline, sampling, test, title, reporter)
     if output is not None:
         write_jsonl(output, [row for rows in predictions.values() for row in rows])
-    heading = f"{len(test)} {'test questions' if questions is None else f'questions of {questions}'}"
+    number = f"{len(test)} {'test ' if questions is None else ''}question{'' if len(test) == 1 else 's'}"
+    heading = number if questions is None else f"{number} of {questions}"
     about: dict[str, Any] = {"questions": len(test), "faults": faults.counts}
     if samples is None:
         accuracies = _accuracies(pipeline.recipe, names, predictions)
