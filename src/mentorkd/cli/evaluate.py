@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mentorkd.cli.console import open_reporter, say, show_json, show_table
+from mentorkd.cli.console import open_reporter, say, show_across, show_json, show_table
 from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath, new_file
 from mentorkd.cli.outputs import LearnerAccuracy, SeedAccuracy
 from mentorkd.errors import DataError, RunError
@@ -122,8 +122,8 @@ def _show_accuracies(title: str, rows: Sequence[LearnerAccuracy]) -> None:
 def _show_sampled(title: str, rows: Sequence[SampledResult]) -> None:
     from mentorkd.reporting.rows import sampled_shares
 
-    cells = [{"learner": row["learner"], **shares} for row, shares in zip(rows, sampled_shares(rows), strict=True)]
-    show_table(title, list(cells[0]), [list(each.values()) for each in cells])
+    shares = sampled_shares(rows)
+    show_across(title, [{"learner": row["learner"], **cells} for row, cells in zip(rows, shares, strict=True)])
 
 
 def _test_questions(pipeline: Pipeline, source: str | None) -> tuple[list[Question], DataFaults]:
