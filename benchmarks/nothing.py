@@ -34,5 +34,6 @@ class IdleRecipe(Recipe):
 def stages(count: int) -> list[Stage]:
     """Shards that wait for nothing."""
     return [
-        Stage(f"shard-{n}", "evaluate", f"shards/{n}", {}, f"{n:016x}", learner="idle", seed=1) for n in range(count)
+        Stage(f"idle/shard-{n}", "evaluate", f"shards/{n}", {}, f"{n:016x}", learner="idle", seed=1)
+        for n in range(count)
     ]

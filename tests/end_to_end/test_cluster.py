@@ -24,6 +24,7 @@ from made_by_stages import made
 from mentorkd.errors import MachineError, RunError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.pipeline.shards import whole_name
 from mentorkd.recipe.load import load_recipe
 from recording_reporter import RecordingReporter
 from small_recipe import small_recipe
@@ -122,7 +123,7 @@ class Acts(RecordingReporter):
             self.cluster.add_node(num_cpus=1, num_gpus=1)
 
     def _act(self, stage: str, action: Callable[[psutil.Process], None]) -> None:
-        action(task_of(stage))
+        action(task_of(whole_name(stage)))  # its shards have one name on the cluster
         self.done.append(stage)
 
 
@@ -270,7 +271,7 @@ def test_a_node_is_lost_in_a_shard(cluster: Any, recipe: Path, tmp_path: Path, k
     reporter = Acts(cluster, {shard: lose})
     Pipeline(cut, tmp_path / "run", reporter).run(on=cluster.address)
     assert reporter.done == [shard]
-    assert any(shard in note and "was lost" in note for note in reporter.notes)
+    assert any(whole_name(shard) in note and "was lost" in note for note in reporter.notes)
     assert made(tmp_path / "run") == made(tmp_path / "alone")
 
 

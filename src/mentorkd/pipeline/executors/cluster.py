@@ -261,7 +261,11 @@ class RayExecutor:
     def _submit(self, attempt: Attempt) -> None:
         cpus, gpus = self._needs(attempt.stage)
         task = (self._on_gpu if gpus else self._on_cpu).options(
-            num_cpus=cpus, num_gpus=gpus, max_retries=0, name=attempt.stage.name
+            # Shards share a name: Ray's driver keeps 2 kB of counters for each that it ever saw.
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_retries=0,
+            name=attempt.stage.whole,
         )
         attempt.notes, attempt.status = 0, {}
         self._attempts[task.remote(self._run, attempt.stage, attempt.workdir.absolute(), cpus)] = attempt

@@ -123,7 +123,10 @@ def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> Tr
     )
     _warn_of_collapse(context, stage, learner, record)
     card = model_card(context.recipe, stage.learner, learner, stage.seed, record, number=stage.round, part=part)
-    save_model(merge_trained_adapters(loaded, rows), workdir / "out" / "model", card=card)
+    merged = merge_trained_adapters(loaded, rows)
+    # A limit of the model before, such as the 20 tokens of old configurations, would cut what the learner has learnt to write.
+    merged.model.generation_config.max_new_tokens = learner.sampling.max_new_tokens
+    save_model(merged, workdir / "out" / "model", card=card)
     return record
 
 
