@@ -293,6 +293,12 @@ def show_table(
     Console(highlight=False, emoji=False, width=_WIDEST if whole else None).print(table)
 
 
+def show_across(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows with many cells as columns of a table, under their first cells."""
+    first, *others = rows[0]
+    show_table(title, [first, *(row[first] for row in rows)], [[cell, *(row[cell] for row in rows)] for cell in others])
+
+
 def show_results(report: Path, as_json: bool) -> None:
     """Print the results of a report folder: the learners, the warnings and the verdict; as JSON, all of them."""
     from mentorkd.reporting.rows import sampled_rows, summary_rows
@@ -304,9 +310,10 @@ def show_results(report: Path, as_json: bool) -> None:
         return
     # A report of an earlier version has no samples.
     sampled = sampled_rows(results) if results.get("sampled") else []
-    for title, rows in ((results["name"], summary_rows(results)), ("votes and pass@k", sampled)):
-        if rows:
-            show_table(title, list(rows[0]), [list(row.values()) for row in rows])
+    if rows := summary_rows(results):
+        show_table(results["name"], list(rows[0]), [list(row.values()) for row in rows])
+    if sampled:
+        show_across("votes and pass@k", sampled)
     for warning in results["warnings"]:
         say(f"! {warning}")
     say(results["headline"]["statement"])

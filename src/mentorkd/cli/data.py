@@ -157,4 +157,5 @@ def init(
     else:
         recipe.write_text(starter.text, encoding="utf-8")
         say(f"assumed: {starter.assumed}")
-    say(f'edit the four lines marked "yours" in {recipe}, then: mentorkd run {shlex.quote(str(recipe))}')
+    quoted = shlex.quote(str(recipe))
+    say(f'edit the four lines marked "yours" in {recipe}, then: mentorkd plan {quoted}, and: mentorkd run {quoted}')

@@ -62,11 +62,15 @@ def _memory_line(assessment: Assessment) -> list[str]:
 
 
 def _disk_line(assessment: Assessment) -> list[str]:
-    disk = assessment.disk
+    disk, free = assessment.disk, size(assessment.disk_free)
+    unsized = [name for name, known in assessment.sizes.items() if known is None]
+    if len(unsized) == len(assessment.sizes):
+        return ["disk", f"not known ({free} free)", "no model of known size"]
     parts = {"models": disk.models, "soft labels": disk.soft_labels, "texts": disk.texts}
     named = ", ".join(f"{part} {size(value)}" for part, value in parts.items())
     while_running = f", checkpoints of one training {size(disk.checkpoints)}"
-    return ["disk", f"about {size(disk.total)} of {size(assessment.disk_free)} free", named + while_running]
+    without = f"; without {', '.join(unsized)}, of unknown size" if unsized else ""
+    return ["disk", f"about {size(disk.total)} of {free} free", named + while_running + without]
 
 
 def _dollars_line(assessment: Assessment) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mentorkd.cli.console import open_reporter, say, show_json, show_table
+from mentorkd.cli.console import open_reporter, say, show_across, show_json, show_table
 from mentorkd.cli.options import AsJson, NoVerify, Quiet, RunPath, new_file
 from mentorkd.cli.outputs import LearnerAccuracy, SeedAccuracy
 from mentorkd.errors import DataError, RunError
@@ -41,11 +41,11 @@ def evaluate(
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Sample this many texts per question, and tell pass@k, in place of one greedy answer."
+            min=1, help="Sample this many texts per question, and report pass@k, in place of one greedy answer."
         ),
     ] = None,
     vote: Annotated[
-        bool, typer.Option("--vote", help="With --samples: also tell the accuracy of their majority vote.")
+        bool, typer.Option("--vote", help="With --samples: also report the accuracy of their majority vote.")
     ] = False,
     temperature: Annotated[
         float | None,
@@ -75,7 +75,8 @@ def evaluate(
         predictions = _predictions(pipeline, sampling, test, title, reporter)
     if output is not None:
         write_jsonl(output, [row for rows in predictions.values() for row in rows])
-    heading = f"{len(test)} {'test questions' if questions is None else f'questions of {questions}'}"
+    number = f"{len(test)} {'test ' if questions is None else ''}question{'' if len(test) == 1 else 's'}"
+    heading = number if questions is None else f"{number} of {questions}"
     about: dict[str, Any] = {"questions": len(test), "faults": faults.counts}
     if samples is None:
         accuracies = _accuracies(pipeline.recipe, names, predictions)
@@ -121,8 +122,8 @@ def _show_accuracies(title: str, rows: Sequence[LearnerAccuracy]) -> None:
 def _show_sampled(title: str, rows: Sequence[SampledResult]) -> None:
     from mentorkd.reporting.rows import sampled_shares
 
-    cells = [{"learner": row["learner"], **shares} for row, shares in zip(rows, sampled_shares(rows), strict=True)]
-    show_table(title, list(cells[0]), [list(each.values()) for each in cells])
+    shares = sampled_shares(rows)
+    show_across(title, [{"learner": row["learner"], **cells} for row, cells in zip(rows, shares, strict=True)])
 
 
 def _test_questions(pipeline: Pipeline, source: str | None) -> tuple[list[Question], DataFaults]:

@@ -184,7 +184,7 @@ def plan(
         return
     columns = ["stage", "#", "needs", "state", "rows", "updates", "tokens", "time"]
     show_table(loaded.name, columns, _lines(rows), whole=True)
-    show_table("estimates", ["", "estimate", "rests on"], estimate_lines(assessment), whole=True, numbers=False)
+    show_table("estimates", ["", "estimate", "rests on"], estimate_lines(assessment), numbers=False)
     for line in [*estimates.dropped, *warned]:
         say(f"! {line}")
     if conflict:

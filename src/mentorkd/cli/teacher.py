@@ -44,7 +44,7 @@ def annotate(
         bool,
         typer.Option(
             "--force",
-            help="Annotate again: ask for the samples that have no reply, and go on without those that get none, even if "
+            help="Annotate again: ask for the samples that have no reply, and continue without those that get none, even if "
             "these are most.",
         ),
     ] = False,
@@ -53,7 +53,7 @@ def annotate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Get the teacher's rationales and stop there; `run` goes on from them."""
+    """Get the teacher's rationales and stop there; `run` continues from them."""
     from mentorkd.pipeline.run import Pipeline
 
     loaded = load_named(recipe, overrides)

@@ -281,7 +281,7 @@ def _filtered(gathered: Gathered, readers: Sequence[str]) -> str:
     ]
     before, after = gathered.filters[0]["before"], len(gathered)
     return (
-        f"{', '.join(readers)}: {after} of the teacher's {before} rationales; dropped by {', '.join(drops)}"
+        f"{', '.join(readers)}: {after} of the teacher's {before} rationales are kept; dropped by {', '.join(drops)}"
         if drops
         else ""
     )

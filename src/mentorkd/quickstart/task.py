@@ -20,8 +20,8 @@ MODELS = RECIPE.with_name("models")
 """The folder of the tiny models, which recipes name `nano-t5-small` and `nano-t5-large`."""
 
 OWN = """\
-# The quickstart's recipe for your own data: edit the four lines marked "yours", then `mentorkd run` this file.
-# Files are JSON Lines, JSON, CSV or Parquet, or `hub:NAME`. A tenth of the training questions is held out to choose the best
+# The quickstart's recipe for your own data: edit the four lines marked "yours", then `mentorkd plan` and `mentorkd run` this
+# file. Files are JSON Lines, JSON, CSV or Parquet, or `hub:NAME`. A tenth of the training questions is held out to choose the best
 # epoch; to use a file of validation questions instead, write `validation: FILE` under `task`. The models are the package's
 # tiny ones and need no download; for real-world text replace them with google/flan-t5-small and google/flan-t5-large.
 """

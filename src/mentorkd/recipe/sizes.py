@@ -125,7 +125,7 @@ def _config_of(model: ModelConfig) -> tuple[dict[str, Any] | None, str]:
         return (config if config["vocab_size"] else None), "the recipe"
     assert model.name is not None, "`learner` is resolved by `initial_model`"
     if (folder := model_folder(model.name, model.revision)) is not None and (folder / "config.json").is_file():
-        return _read(folder / "config.json"), "its config.json"
+        return _read(folder / "config.json"), "its GGUF file" if model.name.endswith(GGUF) else "its config.json"
     if model.name.endswith(GGUF) and Path(model.name).is_file():
         return _gguf_config(Path(model.name)), "its GGUF file"
     published = published_config(model.name) if on_hub(model.name) else None

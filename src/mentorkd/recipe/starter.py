@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mentorkd.errors import ModelError
 from mentorkd.hub import GGUF, model_folder, on_hub
 from mentorkd.hub.chat import stored_templates
 from mentorkd.quickstart.task import MODELS
@@ -51,7 +52,10 @@ class _Model:
 
 
 def starter_recipe(name: str, model: str) -> Starter:
-    """The recipe of a run `name` for a student `model`: a hub name, a local folder or a GGUF file. Asks no server."""
+    """The recipe of a run `name` for a student `model`: a hub name, a local folder or a GGUF file. Asks no server.
+
+    Raises ModelError for a path at which there is nothing.
+    """
     student = _look_at(model)
     larger = mentor_for(model)
     mentor = student if larger is None else _look_at(larger)
@@ -63,10 +67,12 @@ def _look_at(model: str) -> _Model:
     name = model
     if "/" not in model and (MODELS / model).is_dir():
         files = str(MODELS / model)
-    elif on_hub(model):
+    elif on_hub(model) and model.count("/") < 2 and not model.endswith(GGUF):
         files = model
     else:
         files = name = os.path.abspath(os.path.expanduser(model))
+        if not os.path.exists(files):
+            raise ModelError(f"no file or folder at {files}; give a hub name, a folder or a GGUF file")
     config = ModelConfig(name=files)
     size, kind = size_of(config), kind_of_files(config)
     weights = None if size is None else float(size.parameters)
@@ -183,6 +189,7 @@ task:
 {_line("  train: train.jsonl", "yours: rows of {question, answer}")}
 {_line("  test: test.jsonl", "yours: the same columns, unseen questions")}
 {_line("  answer: number", "number, choice, yes_no, text or math")}
+  # columns: {{question: NAME, answer: NAME, rationale: NAME}}    # if your files, the teacher's too, have other column names
 
 teacher:
   kind: recorded

@@ -38,7 +38,7 @@ class RecordedTeacherConfig(Strict):
     """File of recorded rationales, in any of the supported shapes."""
     columns: dict[str, str] | None = None
     """Column mapping of this file: our field (`question`, `answer`, `rationale`, `completion`, `id`, `logprobs`) -> its field.
-    Null takes the mapping that `task.columns` has for all files; `{}` takes the usual names."""
+    Null takes the mapping that `task.columns` has for all files; a mapping here replaces that one, and `{}` takes the usual names."""
     select: SelectConfig = SelectConfig()
     """Filter for these rationales."""
     overlay: OverlayFile | None = None

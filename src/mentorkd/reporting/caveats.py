@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mentorkd.reporting.format import format_range, format_setting
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
@@ -71,15 +72,20 @@ def _missing(inputs: ReportInputs, verdicts: Verdicts) -> list[str]:
 
 def _empty_sources(inputs: ReportInputs) -> list[str]:
     """A warning for each source of which its readers were trained on no text: they differ from others in name alone."""
-    last = {(row["source"], row.get("learner"), row.get("seed")): row["after"] for row in inputs.filters}
-    readers: dict[str, list[str]] = {}
-    for (source, learner, seed), after in last.items():
-        if learner and not after:
+    steps: dict[tuple[str, str | None, int | None], list[Mapping[str, Any]]] = {}
+    for row in inputs.filters:
+        steps.setdefault((row["source"], row.get("learner"), row.get("seed")), []).append(row)
+    readers: dict[tuple[str, str], list[str]] = {}
+    for (source, learner, seed), rows in steps.items():
+        if learner and not rows[-1]["after"]:
             name = f"{learner} (seed {seed})" if len(inputs.seeds) > 1 else learner
-            readers.setdefault(source, []).append(name)
+            drops = [(row["filter"], row["before"] - row["after"]) for row in rows if row["before"] != row["after"]]
+            by = ", ".join(f"`{step}` {count}" for step, count in drops)
+            readers.setdefault((source, by), []).append(name)
     return [
-        f"No text of {source} passed the filters of {', '.join(names)}: nothing was learned from this source there."
-        for source, names in readers.items()
+        f"No text of {source} passed the filters of {', '.join(names)}{f' (dropped by {by})' if by else ''}: "
+        "nothing was learned from this source there."
+        for (source, by), names in readers.items()
     ]
 
 

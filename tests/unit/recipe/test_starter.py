@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mentorkd.errors import ModelError
 from mentorkd.recipe.advice import rates_for
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.load import parse_recipe
@@ -68,6 +69,12 @@ def test_a_folder_gets_its_path_its_kind_and_no_more_tokens_than_positions(tmp_p
     assert learner.model.name == str(folder)
     assert "by its config.json" in assumed
     assert learner.training.max_source_tokens + learner.training.max_target_tokens <= 300
+
+
+@pytest.mark.parametrize("model", ["./absent", "some/folder/absent", "absent.gguf"])
+def test_a_path_with_nothing_there_is_refused(model: str) -> None:
+    with pytest.raises(ModelError, match=r"no file or folder at /.*absent"):
+        starter_recipe("mine", model)
 
 
 def test_a_gguf_file_is_named_by_its_path(tmp_path: Path) -> None:

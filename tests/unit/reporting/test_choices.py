@@ -45,7 +45,8 @@ def test_a_source_of_which_nothing_was_read_is_a_warning(inputs):
     ]
     warnings = ten(inputs, MARKS, [MENTOR, VANILLA, TEXT, STUDENT], filters=filters)["warnings"]
     assert (
-        "No text of mentor passed the filters of student, text: nothing was learned from this source there." in warnings
+        "No text of mentor passed the filters of student, text (dropped by `correct` 9): nothing was learned from this "
+        "source there." in warnings
     )
 
 

@@ -47,23 +47,28 @@ class Design:
                 "one seed: a difference may be that of two trainings and not of two learners; give three `seeds` or more"
             )
         if self.detectable > _ENOUGH:
-            more = [
-                f"{max(5, 2 * self.seeds)} seeds {_points(self.with_size(seeds=max(5, 2 * self.seeds)))}",
-                f"{4 * self.questions:,} questions {_points(self.with_size(questions=4 * self.questions))}",
-            ]
-            found.append(
-                f"the design detects no difference under {self.words} ({self.questions:,} test questions, {self.seeds} seeds); "
-                f"{' and '.join(more)} would show"
-            )
+            found.append(f"the design detects {self._limits()}")
         return found
+
+    def _limits(self) -> str:
+        """What the design does not detect, and which larger ones detect more."""
+        count = f"{self.questions:,} test question{'s' if self.questions > 1 else ''}"
+        if self.detectable > 1:
+            return f"no difference at all: {count} are too few"
+        seeds, questions = max(5, 2 * self.seeds), 4 * self.questions
+        larger = {
+            f"{seeds} seeds": self.with_size(seeds=seeds),
+            f"{questions:,} questions": self.with_size(questions=questions),
+        }
+        better = [
+            f"{design.words} with {what}" for what, design in larger.items() if design.detectable < self.detectable
+        ]
+        number = f"{count}, {self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        return f"no difference under {'; '.join([f'{self.words} ({number})', *better])}"
 
     def with_size(self, *, questions: int | None = None, seeds: int | None = None) -> Design:
         """The same comparison at another size."""
         return design_of(questions or self.questions, seeds or self.seeds, self.arms)
-
-
-def _points(design: Design) -> str:
-    return f"{100 * min(1.0, design.detectable):.1f} points"
 
 
 def design_of(questions: int, seeds: int, arms: int) -> Design:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 from small_recipe import write_small_recipe
 
+LEARNERS = ("mentor", "vanilla", "student")
 SMALL = Machine("gpu", "a GPU of 0.1 GB", 1e8, 1e12, 1e11, "assumed")
 
 
@@ -35,7 +37,7 @@ def test_every_stage_has_a_time_and_every_learner_its_memory(tmp_path: Path) -> 
     assert assessment.untimed == []
     assert unknown(assessment) == []
     assert {(memory.learner, memory.work) for memory in assessment.memory} == {
-        (name, work) for name in ("mentor", "vanilla", "student") for work in ("train", "generate")
+        (name, work) for name in LEARNERS for work in ("train", "generate")
     }
     longer = assessed(tmp_path, "training.epochs=30")
     assert longer.seconds_left > assessment.seconds_left
@@ -82,6 +84,16 @@ def test_more_questions_and_more_seeds_show_smaller_differences() -> None:
     assert design_of(3, 1, 2).detectable > 1
 
 
+def test_a_design_that_shows_little_names_the_larger_ones_that_show_more() -> None:
+    assert design_of(400, 3, 3).warnings() == [
+        "the design detects no difference under 11.9 points (400 test questions, 3 seeds); 7.8 points with 6 seeds; "
+        "11.1 points with 1,600 questions"
+    ]
+    [few] = design_of(15, 3, 3).warnings()  # six questions of 15 must differ: more seeds do not help
+    assert few.endswith("(15 test questions, 3 seeds); 18.1 points with 60 questions")
+    assert design_of(3, 3, 2).warnings() == ["the design detects no difference at all: 3 test questions are too few"]
+
+
 def test_finished_stages_correct_the_estimates_of_the_others(tmp_path: Path) -> None:
     before = assessed(tmp_path)
     first, second = "learners/mentor/seed-1/train", "learners/vanilla/seed-1/train"
@@ -98,11 +110,19 @@ def test_finished_stages_correct_the_estimates_of_the_others(tmp_path: Path) -> 
     assert "at the speed of 1 finished stage of this run" in after.time_basis
 
 
-def test_plan_shows_the_estimates_and_what_they_rest_on(cli: Cli, tmp_path: Path) -> None:
+def test_plan_shows_the_estimates_and_what_they_rest_on(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = write_small_recipe(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli("plan", recipe).out.partition("estimates")[2]
+    assert max(map(len, shown.partition("!")[0].splitlines())) == 80  # the estimates are for reading
+    monkeypatch.setenv("COLUMNS", "250")
     shown = cli("plan", recipe, "--gpu-memory", "24").out
     for text in ("time to go", "a GPU of 24 GB", "untested on a GPU", "minimum detectable effect", "nobody is asked"):
         assert text in shown
+    unknown_size = cli("plan", recipe, *(f"learners.{name}.model={{name: someone/else}}" for name in LEARNERS)).out
+    assert re.search(r"disk +│ not known", unknown_size)
     stated: dict[str, Any] = json.loads(cli("plan", recipe, "--measure", "--json").out)["estimates"]
     assert stated["machine"]["flops"] > 1e8
     assert "measured" in stated["seconds_basis"]
