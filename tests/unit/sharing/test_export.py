@@ -60,7 +60,8 @@ def test_the_plain_folder_is_asked_by_an_engine_and_by_an_openai_client(
         assert check["difference"] == 0
     model = small_run / "run/learners/student/seed-1/model"
     assert {path.name for path in target.iterdir()} == {"recipe.yaml", *(path.name for path in model.iterdir())}
-    assert "generation_config.json" in {path.name for path in target.iterdir()}
+    settings = json.loads((target / "generation_config.json").read_text())
+    assert settings["max_new_tokens"] == 24  # `sampling.max_new_tokens` of the recipe
     card = (target / "README.md").read_text()
     assert "## Checked after export\n\nWhat was exported was asked the 10 test questions of the run again." in card
     assert re.search(r"^\| endpoint \| [\d.]+ \| [\d.]+ \| 0.0 \[", card, re.MULTILINE)
