@@ -467,8 +467,12 @@ def _connect(path: Path, options: str = "") -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA trusted_schema = OFF")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA trusted_schema = OFF")
+    except BaseException:  # a file that is no database is found by its first statement
+        connection.close()
+        raise
     return connection
 
 

@@ -95,6 +95,7 @@ def test_cache_knows_the_most_tokens_that_a_model_reported(tmp_path: Path) -> No
         assert cache.most_tokens("e", "m") == (50, 70)
         with sqlite3.connect(cache.path) as damaged:
             damaged.execute("UPDATE replies SET body = '{' WHERE json_extract(body, '$.output_tokens') = 70")
+        damaged.close()
         assert cache.most_tokens("e", "m") == (50, 4)
 
 
