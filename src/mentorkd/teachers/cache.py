@@ -150,7 +150,8 @@ class RequestCache:
         with _file_faults(path):
             if not path.exists():
                 _create(path)
-            _check(self._connection(), path)
+            with _closed_by_error(self._connection()) as connection:
+                _check(connection, path)
         self._writer = threading.Thread(target=self._write, name="request-cache", daemon=True)
         self._writer.start()
 
@@ -467,13 +468,19 @@ def _connect(path: Path, options: str = "") -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
-    try:
+    with _closed_by_error(connection):  # a file that is no database is found by its first statement
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA trusted_schema = OFF")
-    except BaseException:  # a file that is no database is found by its first statement
+    return connection
+
+
+@contextmanager
+def _closed_by_error(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    try:
+        yield connection
+    except BaseException:
         connection.close()
         raise
-    return connection
 
 
 @contextmanager
