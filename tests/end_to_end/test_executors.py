@@ -104,6 +104,7 @@ def run_with_two(recipe: Path, run: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_at_a_time_make_what_one_after_the_other_makes(recipe: Path, in_turn: Path, tmp_path: Path) -> None:
     reporter = RecordingReporter()
     manifest = Pipeline(load_recipe(recipe), tmp_path / "run", reporter).run(jobs=2)

@@ -119,6 +119,7 @@ def test_layers_that_do_not_exist_are_reported_before_anything_runs(tmp_path: Pa
     assert not (tmp_path / "run" / "data").exists()
 
 
+@pytest.mark.slow
 def test_learners_of_every_objective_run_to_the_end(small_run: Path, tmp_path: Path) -> None:
     copy_run(small_run / "run", tmp_path / "run")
     raw = small_recipe(tmp_path)

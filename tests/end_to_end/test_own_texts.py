@@ -221,6 +221,7 @@ def test_the_learning_rate_runs_over_all_rounds(tmp_path: Path, monkeypatch: pyt
     assert rates[-12:] == pytest.approx(whole)
 
 
+@pytest.mark.slow
 def test_rounds_killed_at_ten_moments_equal_the_undisturbed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

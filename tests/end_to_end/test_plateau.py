@@ -39,6 +39,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     return pipeline
 
 
+@pytest.mark.slow
 def test_arms_end_at_their_plateau_or_at_the_limit(pipeline: Pipeline) -> None:
     assert not any(stage.kind == "budget" for stage in pipeline.stages)
     records = {
@@ -57,6 +58,7 @@ def test_arms_end_at_their_plateau_or_at_the_limit(pipeline: Pipeline) -> None:
     assert "(constant, then a cool-down)" in card
 
 
+@pytest.mark.slow
 def test_the_report_tells_it(pipeline: Pipeline) -> None:
     results = read_results(pipeline.folder.root / "report")
     told = {learner["name"]: learner["plateaus"] for learner in results["learners"]}

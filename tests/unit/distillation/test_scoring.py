@@ -227,7 +227,7 @@ def losses(
     return [row["loss"] for row in result.history]
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", ["t5", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_fifty_steps_from_stored_hidden_states_are_fifty_steps_from_the_live_mentor(
     family: str, tmp_path: Path
 ) -> None:
