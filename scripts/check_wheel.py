@@ -26,7 +26,9 @@ _WHERE = "import mentorkd, platform, sys, torch; print(mentorkd.__file__, platfo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pythons", nargs="+", help="interpreters, or environments that exist (folders)")
-    parser.add_argument("--tests", nargs="*", default=[], help="arguments of pytest instead of the whole default suite")
+    parser.add_argument(
+        "--tests", nargs=argparse.REMAINDER, default=[], help="arguments of pytest, instead of the whole suite"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mentorkd-wheel-") as folder:
         wheel = _build(Path(folder))
