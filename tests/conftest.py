@@ -8,10 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from command_line import cli  # noqa: F401  (a fixture)
 from finished import copy_run, finish_small_run
 from places import SHARED
+
+# Other programs share the machine, so an example may take longer than Hypothesis expects of it.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 LONG = [
     "end_to_end/test_cluster.py",
