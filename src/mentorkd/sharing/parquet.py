@@ -12,7 +12,7 @@ from typing import Any
 from mentorkd.errors import MissingExtraError
 
 try:
-    import pyarrow as pyarrow  # the forms have it from here, so that its absence is told in one way
+    import pyarrow as pyarrow  # re-exported to the forms, so that one message names the missing extra
     import pyarrow.parquet
 except ImportError:
     raise MissingExtraError("writing Parquet", "data") from None
