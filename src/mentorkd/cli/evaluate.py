@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,8 +98,10 @@ def _sampling(learner: Learner, samples: int | None, temperature: float | None) 
     own = learner.sampling
     if samples is None:
         return SamplingParams(max_new_tokens=own.max_new_tokens)
-    tau = own.temperature if temperature is None else temperature
-    return SamplingParams(samples, tau, own.top_p, own.top_k, own.max_new_tokens)
+    from mentorkd.pipeline.stages.sample import sampling_params
+
+    params = sampling_params(own, samples)
+    return params if temperature is None else replace(params, temperature=temperature)
 
 
 def _show_accuracies(title: str, rows: Sequence[LearnerAccuracy]) -> None:

@@ -66,6 +66,17 @@ class Extension(NamedTuple):
 _OWN = Extension("mentorkd.pipeline", "model_card.md.jinja", {})
 
 
+def card_environment(*packages: str) -> Environment:
+    """What renders the templates of cards in these packages."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package, ".") for package in packages]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
 def model_card(
     recipe: Recipe,
     name: str,
@@ -89,13 +100,7 @@ def model_card(
     """
     from mentorkd.models import kind_of
 
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package, ".") for package in (_OWN.package, extension.package)]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = card_environment(_OWN.package, extension.package)
     environment.filters |= {
         "author": partial(_author, recipe, name),
         "setting": _setting,

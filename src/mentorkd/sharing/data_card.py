@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from mentorkd import __version__
 from mentorkd.data.rows import Rows
 from mentorkd.errors import RunError
 from mentorkd.files import write_text
+from mentorkd.pipeline.model_card import card_environment
 from mentorkd.pipeline.written import Author
 from mentorkd.printable import printable
 from mentorkd.recipe.load import dump_recipe
@@ -101,25 +100,22 @@ def write_data_card(
         "tags": ["mentorkd", "chain-of-thought", "knowledge-distillation", *(["dpo"] if kind == "pairs" else [])],
         **card_facts(tables),
     }
-    environment = Environment(
-        loader=PackageLoader("mentorkd.sharing", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    card = environment.get_template("data_card.md.jinja").render(
-        front_matter=dump_yaml(facts).strip(),
-        kind=kind,
-        recipe=recipe,
-        teacher=teacher,
-        tables=tables,
-        parts=parts,
-        models=models,
-        counts=counts.by_author,
-        verdicts=get_args(Verdict),
-        version=__version__,
-        recipe_yaml=privacy.public(dump_recipe(recipe)).strip(),
-        **more,
+    card = (
+        card_environment("mentorkd.sharing")
+        .get_template("data_card.md.jinja")
+        .render(
+            front_matter=dump_yaml(facts).strip(),
+            kind=kind,
+            recipe=recipe,
+            teacher=teacher,
+            tables=tables,
+            parts=parts,
+            models=models,
+            counts=counts.by_author,
+            verdicts=get_args(Verdict),
+            version=__version__,
+            recipe_yaml=privacy.public(dump_recipe(recipe)).strip(),
+            **more,
+        )
     )
     write_text(folder / "README.md", privacy.public(printable(card)))

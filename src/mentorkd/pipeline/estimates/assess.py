@@ -29,7 +29,7 @@ _LIGHT_SECONDS = 0.5
 """A stage without a model, or the start of one with a model."""
 _READ_SECONDS = 5e-5
 """To read and audit one row of data."""
-_MODEL_KINDS = ("train", "augment", "score", "evaluate")
+_MODEL_KINDS = ("train", "augment", "score", "evaluate", "sample")
 _AGREEMENT_ROWS = 64
 """Rows on which a finished training measures the agreement with a mentor (distillation/agreement.py)."""
 _ANSWER_TOKENS = 4
@@ -136,7 +136,7 @@ class Assessment:
         learner, rows = of_round(self.estimates.recipe.learners[name], stage.round), counts["rows"]
         text, padded = Row(lengths.source, lengths.target), Row(lengths.padded_source, lengths.padded_target)
         sampling = self.estimates.recipe.learners[author].sampling
-        if stage.kind in ("augment", "evaluate"):
+        if stage.kind in ("augment", "evaluate", "sample"):
             return _LIGHT_SECONDS + writing_seconds(
                 size, text, self.machine, rows, sampling.batch_size, sampling.max_new_tokens
             )

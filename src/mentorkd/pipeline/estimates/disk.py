@@ -63,7 +63,7 @@ def disk_of(
             labels += count * lengths[name].target * label_bytes(learners[name], stage.form, mentor)
             if stage.form == "hidden" and mentor is not None:
                 labels += 2 * mentor.head
-        elif stage.kind in ("annotate", "augment", "evaluate") and lengths:
+        elif stage.kind in ("annotate", "augment", "evaluate", "sample") and lengths:
             target = lengths[name].target if name in lengths else next(iter(lengths.values())).target
             texts += count * (_ROW_BYTES + _CHARACTERS * target)
     return Disk(models, labels, texts, checkpoints)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mentorkd.generation.engine import Engine
 from mentorkd.models import chat_template, config_of, load_folder, load_tokenizer, resolve_device
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.sharing.form import Form
-from mentorkd.sharing.gguf.check import LogitChange, check_file, read_back
+from mentorkd.sharing.gguf.check import check_file, read_back
 from mentorkd.sharing.gguf.vocabulary import read_vocabulary
 from mentorkd.sharing.gguf.writer import GgufType, check_architecture, write_gguf
 from mentorkd.sharing.prompt_template import prompt_template
@@ -70,22 +71,8 @@ def _write(source: Source, folder: Path, dtype: str | None) -> str:
     modelfile = _MODELFILE.format(file=file, template=template.go(), limit=limit)
     (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
     says = "is the one of the model" if own else "holds the prompt of the learner and asks the last message"
-    return _use(file, name, kind, says, limit, len(questions), change)
-
-
-def _use(file: str, name: str, kind: str, template: str, limit: int, questions: int, change: LogitChange) -> str:
-    return _USE.format(
-        file=file,
-        name=name,
-        kind=kind,
-        template=template,
-        limit=limit,
-        questions=questions,
-        mean=change.mean,
-        largest=change.largest,
-        scale=change.scale,
-        likeliest=change.likeliest,
-    )
+    about = {"file": file, "name": name, "kind": kind, "template": says, "limit": limit, "questions": len(questions)}
+    return _USE.format(**about, **asdict(change))
 
 
 def _open(source: Source, folder: Path, dtype: str | None) -> Engine:

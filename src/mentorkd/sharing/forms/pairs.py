@@ -69,19 +69,13 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
     left_out: list[str] = []
     rows = _pairs(parts, questions, counts, prompting, left_out)
     table = write_table(folder, "pairs", schema, (("train", row) for row in rows))
+    left = f"{len(left_out)} pairs are left out, since an answer holds the marker before answers" if left_out else ""
     if not table.rows:
-        left = (
-            f" ({len(left_out)} pairs are left out, since an answer holds the marker before answers)"
-            if left_out
-            else ""
-        )
         raise RunError(
-            f"no training question has a correct and a wrong rationale{left}; more samples of the teacher or of a learner that others "
-            "read give some (`samples`)"
+            f"no training question has a correct and a wrong rationale{left and f' ({left})'}; more samples of the teacher or of a learner "
+            "that others read give some (`samples`)"
         )
-    rule = RULE + (
-        f" {len(left_out)} pairs are left out, since an answer holds the marker before answers." if left_out else ""
-    )
+    rule = f"{RULE} {left}." if left else RULE
     more = {"rule": rule, "conversational": prompting.chat, "seq2seq": not causal}
     write_data_card(source, folder, kind="pairs", tables=[table], parts=parts, counts=counts, more=more)
 

@@ -43,10 +43,9 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary
     core = json.loads(tokenizer.backend_tokenizer.to_str())
     if core["model"]["type"] != "BPE" or (core["decoder"] or {}).get("type") != "ByteLevel":
         raise _refusal(f"a {core['model']['type']} with the decoder {(core['decoder'] or {}).get('type')}")
-    if (core["normalizer"] or {"type": "NFC"})[
-        "type"
-    ] != "NFC":  # llama.cpp leaves out Qwen's, which changes no usual text
-        raise _refusal(f"one with the normalizer {core['normalizer']['type']}")
+    normalizer = (core["normalizer"] or {"type": "NFC"})["type"]
+    if normalizer != "NFC":  # llama.cpp leaves out Qwen's, which changes no usual text
+        raise _refusal(f"one with the normalizer {normalizer}")
     added = {index: 3 if token.special else 4 for index, token in tokenizer.added_tokens_decoder.items()}
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     unused = range(len(tokens), rows)
