@@ -100,22 +100,19 @@ def write_data_card(
         "tags": ["mentorkd", "chain-of-thought", "knowledge-distillation", *(["dpo"] if kind == "pairs" else [])],
         **card_facts(tables),
     }
-    card = (
-        card_environment("mentorkd.sharing")
-        .get_template("data_card.md.jinja")
-        .render(
-            front_matter=dump_yaml(facts).strip(),
-            kind=kind,
-            recipe=recipe,
-            teacher=teacher,
-            tables=tables,
-            parts=parts,
-            models=models,
-            counts=counts.by_author,
-            verdicts=get_args(Verdict),
-            version=__version__,
-            recipe_yaml=privacy.public(dump_recipe(recipe)).strip(),
-            **more,
-        )
+    template = card_environment("mentorkd.sharing").get_template("data_card.md.jinja")
+    card = template.render(
+        front_matter=dump_yaml(facts).strip(),
+        kind=kind,
+        recipe=recipe,
+        teacher=teacher,
+        tables=tables,
+        parts=parts,
+        models=models,
+        counts=counts.by_author,
+        verdicts=get_args(Verdict),
+        version=__version__,
+        recipe_yaml=privacy.public(dump_recipe(recipe)).strip(),
+        **more,
     )
     write_text(folder / "README.md", privacy.public(printable(card)))
