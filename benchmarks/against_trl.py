@@ -1,8 +1,9 @@
-"""A step of distillation beside TRL's `GKDTrainer`: same models, rows, batches, arithmetic, loss and optimiser.
+"""A step of distillation beside TRL's `GKDTrainer` and `DistillationTrainer`: same models, rows, batches, arithmetic, loss, optimiser.
 
 GKDTrainer runs the teacher in every step and computes the whole logits of both models. With `lmbda: 0` it trains on the rows as its
 collator pads them. With `lmbda: 1` the student writes the texts first, in every step; here it is handed the texts of the same rows
-in place of samples, laid out as it lays out samples, so its step has all but the sampling. Ours is what the pipeline calls:
+in place of samples, laid out as it lays out samples, so its step has all but the sampling. DistillationTrainer always lets the
+student write, and is handed the same texts; it computes no whole logits. Ours is what the pipeline calls:
 `score` writes the mentor's hidden states of all rows once, and `train` reads them for as many epochs as a round has. So with one
 epoch, both sides run the mentor once for each text that is trained on. Scoring is timed on rows that are neighbours in the order in
 which all rows would be scored, so that they pad as all rows do, and extrapolated by tokens; all rows share what a pass costs once.
@@ -33,7 +34,14 @@ from score import neighbours, tokens
 from svamp import data_argument, evenly, tokenizer_and_rows
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, TrainerCallback
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+)
 
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.data.encoding import Example
@@ -46,8 +54,9 @@ from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.training.schedule import schedule_training
 from mentorkd.training.train import train
 
-OFF_POLICY, ON_POLICY, OURS = "GKD lmbda 0", "GKD lmbda 1", "ours"
+OFF_POLICY, ON_POLICY, DISTILLATION, OURS = "GKD lmbda 0", "GKD lmbda 1", "DistillationTrainer", "ours"
 LMBDA = {OFF_POLICY: 0.0, ON_POLICY: 1.0}
+THEIRS = (*LMBDA, DISTILLATION)
 BETA = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}
 """Our name of a divergence -> GKDTrainer's `beta`, whose default is 0.5."""
 EPOCHS = (1, 3, 20)
@@ -58,7 +67,18 @@ SHAPES = {
     "512x8": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
     "768x12": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},
 }
-GIVEN = ("batches", "data", "divergence", "mentor", "micro_batches", "precision", "student", "threads")
+GIVEN = (
+    "batches",
+    "data",
+    "divergence",
+    "gradient_checkpointing",
+    "mentor",
+    "micro_batches",
+    "precision",
+    "split",
+    "student",
+    "threads",
+)
 VOCABULARY = 32_128
 
 
@@ -71,7 +91,17 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--divergence", choices=BETA, default="forward_kl")
     parser.add_argument("--micro-batches", type=int, default=1, help="of an update, on both sides (default 1)")
-    parser.add_argument("--side", choices=[*LMBDA, OURS], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--gradient-checkpointing",
+        type=int,
+        choices=[0, 1],
+        default=0,
+        help="of their trainers, whose own default is 1",
+    )
+    parser.add_argument(
+        "--split", choices=["none", "auto"], default="auto", help="training.split of our side (default auto)"
+    )
+    parser.add_argument("--side", choices=[*THEIRS, OURS], help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.batches = options.batches or (1 if options.short else 4)
     options.student = options.student or ("256x2" if options.short else "512x8")
@@ -88,11 +118,11 @@ def main() -> None:
 def compare(options: argparse.Namespace) -> None:
     """Measure all sides in turn, each in a fresh process, and report."""
     flags = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in GIVEN]
-    taken: dict[str, list[dict[str, Any]]] = {side: [] for side in (*LMBDA, OURS)}
+    taken: dict[str, list[dict[str, Any]]] = {side: [] for side in (*THEIRS, OURS)}
     for _ in range(options.repeats):
         for side, measured in taken.items():
             measured.append(json.loads(in_fresh_process(__file__, [f"--side={side}", *flags]).splitlines()[-1]))
-    seconds = {side: [each["step_seconds"] for each in taken[side]] for side in LMBDA}
+    seconds = {side: [each["step_seconds"] for each in taken[side]] for side in THEIRS}
     for epochs in EPOCHS:
         seconds[ours_after(epochs)] = [each["step_seconds"] + each["scoring_seconds"] / epochs for each in taken[OURS]]
     peaks = {side: max(each["peak_bytes"] for each in measured) for side, measured in taken.items()}
@@ -102,12 +132,12 @@ def compare(options: argparse.Namespace) -> None:
         seconds,
         reference=ON_POLICY,
         ours=ours_after(1),
-        peak_bytes={**{side: peaks[side] for side in LMBDA}, **{ours_after(epochs): peaks[OURS] for epochs in EPOCHS}},
+        peak_bytes={**{side: peaks[side] for side in THEIRS}, **{ours_after(epochs): peaks[OURS] for epochs in EPOCHS}},
         as_json=options.json,
         seconds_are="processor time of an update of eight rows, with the scoring of their texts shared among the epochs",
         times_as_fast={
             f"{theirs} / {ours_after(epochs)}": round(medians[theirs] / medians[ours_after(epochs)], 2)
-            for theirs in LMBDA
+            for theirs in THEIRS
             for epochs in EPOCHS
         },
         ours_apart={
@@ -115,7 +145,7 @@ def compare(options: argparse.Namespace) -> None:
         },
         largest_relative_difference_of_losses=max(
             abs(theirs / ours - 1)
-            for side in LMBDA
+            for side in THEIRS
             for theirs, ours in zip(taken[side][0]["losses"], taken[OURS][0]["losses"], strict=True)
         ),
         settings={name: getattr(options, name) for name in GIVEN if name != "data"},
@@ -128,10 +158,11 @@ def ours_after(epochs: int) -> str:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One side, in this process: seconds of a step, and of scoring the rows of one update; the losses of all updates; peak memory."""
-    if options.side in LMBDA:
-        import_module("trl.experimental.gkd")
+    if options.side in THEIRS:
+        import_module("trl" if options.side == DISTILLATION else "trl.experimental.gkd")
     bench, peaks = Bench(options), Peaks()
-    measured = peaks.of(options.side, bench.ours if options.side == OURS else bench.theirs)
+    sides = {OURS: bench.ours, DISTILLATION: bench.distillation_trainer}
+    measured = peaks.of(options.side, sides.get(options.side, bench.gkd_trainer))
     return {**measured, "peak_bytes": peaks[options.side]}
 
 
@@ -157,6 +188,7 @@ class Bench:
             epochs=1,
             batch_size=BATCH // options.micro_batches,
             gradient_accumulation=options.micro_batches,
+            split=options.split,
             learning_rate=1e-4,
         )
 
@@ -210,46 +242,75 @@ class Bench:
             on_progress=lambda done, total: None,
         )
 
-    def theirs(self) -> dict[str, Any]:
+    def gkd_trainer(self) -> dict[str, Any]:
         from datasets import Dataset
         from trl.experimental.gkd import GKDConfig, GKDTrainer
 
-        plan = schedule_training(self.rows, "causal", self.config, seed=0).plan
         with tempfile.TemporaryDirectory() as folder:
-            trainer = GKDTrainer(
-                llama(self.options.student, self.tokenizer, 0).model,
-                llama(self.options.mentor, self.tokenizer, 1).model,
-                GKDConfig(
-                    folder,
-                    lmbda=LMBDA[self.options.side],
-                    beta=BETA[self.options.divergence],
-                    max_steps=self.options.batches + 1,
-                    per_device_train_batch_size=self.config.batch_size,
-                    gradient_accumulation_steps=self.config.gradient_accumulation,
-                    train_sampling_strategy="sequential",
-                    learning_rate=self.config.learning_rate,
-                    lr_scheduler_type="constant",
-                    weight_decay=self.config.weight_decay,
-                    max_grad_norm=self.config.max_grad_norm,
-                    optim="adamw_torch_fused",
-                    bf16=self.options.precision == "bfloat16",
-                    gradient_checkpointing=False,
-                    use_cpu=True,
-                    dataloader_pin_memory=False,
-                    logging_steps=1,
-                    save_strategy="no",
-                    report_to="none",
-                    disable_tqdm=True,
-                ),
-                train_dataset=Dataset.from_list([tokens_of(self.rows[row]) for row in chain(*plan.batches)]),
-                processing_class=self.tokenizer,
-                callbacks=[clock := Clock()],
+            config = GKDConfig(
+                folder, lmbda=LMBDA[self.options.side], train_sampling_strategy="sequential", **self._theirs()
             )
+            rows = Dataset.from_list([tokens_of(row) for row in self._planned()])
+            trainer = GKDTrainer(*self._models(), config, train_dataset=rows, processing_class=self.tokenizer)
             trainer.generate_on_policy_outputs = texts_in_place_of_samples(self.tokenizer.pad_token_id)
-            trainer.train()
+            return self._timed(trainer)
+
+    def distillation_trainer(self) -> dict[str, Any]:
+        from datasets import Dataset
+        from trl import DistillationConfig, DistillationTrainer
+
+        rows = self._planned()
+        with tempfile.TemporaryDirectory() as folder:
+            config = DistillationConfig(folder, shuffle_dataset=False, temperature=1.0, **self._theirs())
+            trainer = DistillationTrainer(
+                *self._models(),
+                config,
+                train_dataset=Dataset.from_list([{"prompt": str(number)} for number in range(len(rows))]),
+                processing_class=self.tokenizer,
+            )
+
+            def texts(numbers: Sequence[str]) -> tuple[Any, ...]:
+                asked = [rows[int(number)] for number in numbers]
+                return [row.source_ids for row in asked], [row.target_ids for row in asked], None, None, None
+
+            trainer._generate = texts
+            return self._timed(trainer)
+
+    def _planned(self) -> list[Example]:
+        """The rows in the order in which both sides train on them."""
+        plan = schedule_training(self.rows, "causal", self.config, seed=0).plan
+        return [self.rows[row] for row in chain(*plan.batches)]
+
+    def _models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
+        return llama(self.options.student, self.tokenizer, 0).model, llama(self.options.mentor, self.tokenizer, 1).model
+
+    def _theirs(self) -> dict[str, Any]:
+        """The settings that their trainers have in common."""
+        return {
+            "beta": BETA[self.options.divergence],
+            "max_steps": self.options.batches + 1,
+            "per_device_train_batch_size": self.config.batch_size,
+            "gradient_accumulation_steps": self.config.gradient_accumulation,
+            "learning_rate": self.config.learning_rate,
+            "lr_scheduler_type": "constant",
+            "weight_decay": self.config.weight_decay,
+            "max_grad_norm": self.config.max_grad_norm,
+            "optim": "adamw_torch_fused",
+            "bf16": self.options.precision == "bfloat16",
+            "gradient_checkpointing": bool(self.options.gradient_checkpointing),
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+
+    def _timed(self, trainer: Trainer) -> dict[str, Any]:
+        trainer.add_callback(clock := Clock())
+        trainer.train()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-        step = (clock.ends[-1] - clock.ends[0]) / self.options.batches
-        return {"step_seconds": step, "losses": losses}
+        return {"step_seconds": (clock.ends[-1] - clock.ends[0]) / self.options.batches, "losses": losses}
 
 
 def tokens_of(row: Example) -> dict[str, Any]:
