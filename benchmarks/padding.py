@@ -1,0 +1,115 @@
+"""Updates of eight random rows: all at once, in four micro-batches of two, and in the parts of `split: auto`.
+
+Prints the processor seconds of an update of each side on SVAMP, and the padded tokens by tokens on SVAMP and Shuffled. An update is one of
+training on targets alone, since soft labels add the same work to all sides. The first of a run, which sets up libraries, is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from common import arguments, hardware, versions
+from svamp import SHAPES, data_argument, evenly, flan_t5, tokenizer_and_rows
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from mentorkd.data.encoding import Example
+from mentorkd.data.padding import padded_width
+from mentorkd.data.splitting import cost_of_part, split_rows
+from mentorkd.models import LoadedModel
+from mentorkd.recipe.learner import TrainingConfig
+from mentorkd.training.train import train
+
+BATCH = 8
+SIDES = {
+    "at once": {"batch_size": BATCH, "split": "none"},
+    "four micro-batches": {"batch_size": BATCH // 4, "gradient_accumulation": 4, "split": "none"},
+    "auto": {"batch_size": BATCH, "split": "auto"},
+}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    data_argument(parser)
+    parser.add_argument("--student", choices=["causal", *SHAPES], default="flan-t5-small", help="causal: a Llama, 512x8")
+    parser.add_argument("--updates", type=int, help="measured updates in a run (default 12; short 2)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads or 1)
+    kind = "causal" if options.student == "causal" else "seq2seq"
+    tokenizer, rows = tokenizer_and_rows(options.data, kind)
+    student = llama(tokenizer) if kind == "causal" else flan_t5(options.student, tokenizer, 0)
+    updates = options.updates or (2 if options.short else 12)
+    sample = evenly(rows, (updates + 1) * BATCH)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(options.repeats):
+        for side, settings in SIDES.items():
+            seconds[side].append(seconds_of_update(student, sample, settings))
+    result = {
+        "student": options.student,
+        "processor_seconds": dict(seconds),
+        "by_four_micro_batches": {
+            side: round(statistics.median(values) / statistics.median(seconds["four micro-batches"]), 3)
+            for side, values in seconds.items()
+        },
+        "padded": padded(student, rows),
+    }
+    print(json.dumps({**result, "hardware": hardware(), "versions": versions()}, indent=None if options.json else 1))
+
+
+def seconds_of_update(student: LoadedModel, rows: Sequence[Example], settings: dict[str, object]) -> float:
+    clock: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            student,
+            rows,
+            TrainingConfig(epochs=1, learning_rate=1e-5, **settings),
+            seed=0,
+            folder=Path(folder),
+            precision="float32",
+            on_progress=lambda step, steps: clock.append(time.process_time()) if step else None,
+        )
+    return (clock[-1] - clock[0]) / (len(clock) - 1)
+
+
+def padded(student: LoadedModel, rows: Sequence[Example]) -> dict[str, float]:
+    """Padded tokens by tokens over 200 updates, and the parts of an update."""
+    cost, rng = cost_of_part(student.model.num_parameters(), "cpu"), random.Random(0)
+    tokens = parts = 0
+    widths: dict[str, int] = defaultdict(int)
+    for _ in range(200):
+        sides = [row.padded_sides(student.kind) for row in rng.sample(rows, BATCH)]
+        order = sorted(range(BATCH), key=lambda row: sides[row][-1])
+        divided = split_rows(sides, [None] * BATCH, fixed_cost=cost, multiple=8)
+        for side, groups in {
+            "at once": [order],
+            "four micro-batches": [order[start : start + 2] for start in range(0, BATCH, 2)],
+            "auto": divided,
+        }.items():
+            widths[side] += sum(
+                len(group) * padded_width(max(sides[row][each] for row in group))
+                for group in groups
+                for each in range(len(sides[0]))
+            )
+        tokens += sum(map(sum, sides))
+        parts += len(divided)
+    return {side: round(width / tokens, 3) for side, width in widths.items()} | {"parts of auto": parts / 200}
+
+
+def llama(tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+    """A Llama of 512 x 8 with T5's vocabulary and random weights."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8}
+    ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return LoadedModel(LlamaForCausalLM(LlamaConfig(vocab_size=32_128, **shape, **ends)), tokenizer, "causal")
+
+
+if __name__ == "__main__":
+    main()
