@@ -130,7 +130,9 @@ def test_fingerprints_hash_processes_and_bits_where_they_are_set() -> None:
 
 
 def test_fingerprints_leave_out_how_micro_batches_are_split() -> None:
-    split = [parse(NEW, f"training.split={split}", f"learners.vanilla.training.split={split}") for split in ("auto", "none")]
+    split = [
+        parse(NEW, f"training.split={split}", f"learners.vanilla.training.split={split}") for split in ("auto", "none")
+    ]
     assert split[0] != split[1]
     assert canonical_dump(split[0]) == canonical_dump(split[1]) == canonical_dump(parse(NEW))
     assert later_training({"split": "auto", "epochs": 3}) == {"epochs": 3}

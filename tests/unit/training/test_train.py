@@ -216,7 +216,7 @@ def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> No
             assert of_two == {name: pytest.approx(value, rel=1e-4) for name, value in of_one.items()}
     assert [(tmp_path / f"two/dropout-{rank}").read_text() for rank in (0, 1)] == ["0", "1"]
     parts = [json.loads((tmp_path / f"two/parts-{rank}.json").read_text()) for rank in (0, 1)]
-    assert all({first - second for first, second in zip(*of_family, strict=True)} > {0} for of_family in zip(*parts))
+    assert parts[0] != parts[1]
 
 
 # --- resume, best checkpoint, errors ------------------------------------------------------------------------------
