@@ -25,13 +25,16 @@ from mentorkd.data.padding import padded_width
 from mentorkd.data.splitting import cost_of_part, split_rows
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import TrainingConfig
+from mentorkd.records import ModelKind
 from mentorkd.training.train import train
 
 BATCH = 8
 SIDES = {
-    "at once": {"batch_size": BATCH, "split": "none"},
-    "four micro-batches": {"batch_size": BATCH // 4, "gradient_accumulation": 4, "split": "none"},
-    "auto": {"batch_size": BATCH, "split": "auto"},
+    "at once": TrainingConfig(epochs=1, learning_rate=1e-5, batch_size=BATCH, split="none"),
+    "four micro-batches": TrainingConfig(
+        epochs=1, learning_rate=1e-5, batch_size=BATCH // 4, gradient_accumulation=4, split="none"
+    ),
+    "auto": TrainingConfig(epochs=1, learning_rate=1e-5, batch_size=BATCH, split="auto"),
 }
 
 
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     options = parser.parse_args()
     torch.set_num_threads(options.threads or 1)
-    kind = "causal" if options.student == "causal" else "seq2seq"
+    kind: ModelKind = "causal" if options.student == "causal" else "seq2seq"
     tokenizer, rows = tokenizer_and_rows(options.data, kind)
     student = llama(tokenizer) if kind == "causal" else flan_t5(options.student, tokenizer, 0)
     updates = options.updates or (2 if options.short else 12)
@@ -63,13 +66,13 @@ def main() -> None:
     print(json.dumps({**result, "hardware": hardware(), "versions": versions()}, indent=None if options.json else 1))
 
 
-def seconds_of_update(student: LoadedModel, rows: Sequence[Example], settings: dict[str, object]) -> float:
+def seconds_of_update(student: LoadedModel, rows: Sequence[Example], config: TrainingConfig) -> float:
     clock: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         train(
             student,
             rows,
-            TrainingConfig(epochs=1, learning_rate=1e-5, **settings),
+            config,
             seed=0,
             folder=Path(folder),
             precision="float32",
