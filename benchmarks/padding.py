@@ -1,7 +1,7 @@
 """Updates of eight random rows: all at once, in four micro-batches of two, and in the parts of `split: auto`.
 
-Prints the processor seconds of an update of each side on SVAMP, and its padded tokens by tokens. An update is one of training on targets
-alone, since soft labels add the same work to all sides. The first of a run, which sets up libraries, is left out.
+Prints the processor seconds of an update of each side on SVAMP, and padded tokens by tokens on four tasks. An update is one of training on
+targets alone, since soft labels add the same work to all sides. The first of a run, which sets up libraries, is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from svamp import SHAPES, data_argument, evenly, flan_t5, tokenizer_and_rows
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from mentorkd.data.encoding import Example
-from mentorkd.data.padding import padded_width
+from mentorkd.data.padding import MULTIPLE, padded_width
+from mentorkd.data.prompts import render_target
 from mentorkd.data.splitting import cost_of_part, split_rows
 from mentorkd.models import LoadedModel
 from mentorkd.recipe.learner import TrainingConfig
@@ -29,6 +30,7 @@ from mentorkd.records import ModelKind
 from mentorkd.training.train import train
 
 BATCH = 8
+TASKS = ("svamp", "tracking_shuffled_objects", "date_understanding", "last_letter_concatenation")
 SIDES = {
     "at once": TrainingConfig(epochs=1, learning_rate=1e-5, batch_size=BATCH, split="none"),
     "four micro-batches": TrainingConfig(
@@ -45,7 +47,7 @@ def main() -> None:
         "--student", choices=["causal", *SHAPES], default="flan-t5-small", help="causal: a Llama, 512x8"
     )
     parser.add_argument("--updates", type=int, help="measured updates in a run (default 12; short 2)")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--sides", nargs="*", choices=SIDES, default=list(SIDES), help="to be timed")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or 1)
     kind: ModelKind = "causal" if options.student == "causal" else "seq2seq"
@@ -61,7 +63,10 @@ def main() -> None:
         "student": options.student,
         "processor_seconds": dict(seconds),
         "median_seconds": {side: statistics.median(values) for side, values in seconds.items()},
-        "padded": padded(student, rows),
+        "padded": {
+            task: padded(sides_of_task(task, options.data, tokenizer, kind), student.model.num_parameters())
+            for task in TASKS
+        },
     }
     print(json.dumps({**result, "hardware": hardware(), "versions": versions()}, indent=None if options.json else 1))
 
@@ -81,28 +86,32 @@ def seconds_of_update(student: LoadedModel, rows: Sequence[Example], config: Tra
     return (clock[-1] - clock[0]) / (len(clock) - 1)
 
 
-def padded(student: LoadedModel, rows: Sequence[Example]) -> dict[str, float]:
+def padded(rows: Sequence[tuple[int, ...]], parameters: int) -> dict[str, float]:
     """Padded tokens by tokens over 200 updates, and the parts of an update."""
-    cost, rng = cost_of_part(student.model.num_parameters(), "cpu"), random.Random(0)
+    cost, rng = cost_of_part(parameters, "cpu"), random.Random(0)
     tokens = parts = 0
     widths: dict[str, int] = defaultdict(int)
     for _ in range(200):
-        sides = [row.padded_sides(student.kind) for row in rng.sample(rows, BATCH)]
+        sides = rng.sample(rows, BATCH)
         order = sorted(range(BATCH), key=lambda row: sides[row][-1])
-        divided = split_rows(sides, [None] * BATCH, fixed_cost=cost, multiple=8)
-        for side, groups in {
-            "at once": [order],
-            "four micro-batches": [order[start : start + 2] for start in range(0, BATCH, 2)],
-            "auto": divided,
-        }.items():
-            widths[side] += sum(
-                len(group) * padded_width(max(sides[row][each] for row in group))
-                for group in groups
-                for each in range(len(sides[0]))
-            )
+        pairs = [order[start : start + 2] for start in range(0, BATCH, 2)]
+        divided = split_rows(sides, [None] * BATCH, fixed_cost=cost, multiple=MULTIPLE)
         tokens += sum(map(sum, sides))
         parts += len(divided)
+        for side, groups in {"at once": [order], "four micro-batches": pairs, "auto": divided}.items():
+            for group in groups:
+                longest = [max(sides[row][each] for row in group) for each in range(len(sides[0]))]
+                widths[side] += len(group) * sum(map(padded_width, longest))
+                widths[f"{side}, multiples of eight"] += len(group) * sum(-(-side // 8) * 8 for side in longest)
     return {side: round(width / tokens, 3) for side, width in widths.items()} | {"parts of auto": parts / 200}
+
+
+def sides_of_task(task: str, data: Path, tokenizer: PreTrainedTokenizerBase, kind: ModelKind) -> list[tuple[int, ...]]:
+    """Tokens of source and target of the teacher's rows; of a causal model, their sum."""
+    rows = json.loads((data / f"data/mentor-kd/main/{task}_3_train.json").read_text(encoding="utf-8"))
+    texts = [(row["input"], render_target(row["chain"].strip(), str(row["answer"]), "arrow")) for row in rows]
+    sides = [tuple(len(tokenizer(text)["input_ids"]) for text in pair) for pair in texts]
+    return sides if kind == "seq2seq" else [(sum(pair),) for pair in sides]
 
 
 def llama(tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
