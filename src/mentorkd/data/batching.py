@@ -260,8 +260,8 @@ class Collator:
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
         start = decoder_start_id(config) if kind == "seq2seq" else None
         assert tokenizer.pad_token_id is not None, "load_tokenizer sets one"
-        # Multiples of 8 give fewer different shapes, for each of which libraries keep code (a quarter of a small model's memory
-        # on a CPU), and suit tensor cores. Not with learned positions that a rounded-up row could exceed.
+        # Rounded widths give fewer different shapes, for each of which libraries keep code, and multiples of 8 suit tensor cores.
+        # Not with learned positions that a rounded-up row could exceed.
         positions = getattr(config, "max_position_embeddings", None) or MULTIPLE
         multiple = 1 if positions % MULTIPLE else MULTIPLE
         return cls(kind, tokenizer.pad_token_id, start, multiple, masks_decoder=has_own_decoder(config))

@@ -34,7 +34,7 @@ EQUAL_TRAINING = {"split"}
 """Settings of a training that change its rounding and what dropout draws, and nothing else: fingerprints leave them out."""
 
 OLD_DEFAULTS = {"training": {"split": "none"}}
-"""Sections of a recipe with keys that are younger than some stored recipes: what these do, where they lack the key."""
+"""By section, what a stored recipe means that is older than a key; in a new recipe the key's default means something else."""
 
 LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
 """The same for the task, whose `columns` are as old as the task."""
