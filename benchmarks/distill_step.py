@@ -1,6 +1,6 @@
 """One epoch of distillation from stored soft labels, against the reference profile.
 
-Ours is `mentorkd.training.train.train` as the pipeline calls it: updates on eight random rows, split by length into micro-batches, the
+Ours is `mentorkd.training.train.train` as the pipeline calls it: updates on eight random rows, read in parts of similar length, the
 mentor's hidden states read from a store, the fused loss, arithmetic by the measured rule. The reference's epoch runs the
 mentor in every step, on rows padded to the data set's longest, with whole logits in float32.
 
@@ -54,7 +54,9 @@ def main() -> None:
     parser.add_argument("--student", choices=SHAPES, help="default flan-t5-small; short: quarter")
     parser.add_argument("--mentor", choices=SHAPES, help="default flan-t5-large; short: quarter")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
-    parser.add_argument("--micro-batches", type=int, default=4, help="of an update of ours (default 4)")
+    parser.add_argument(
+        "--micro-batches", type=int, default=1, help="of an update of ours (default 1, which `split: auto` divides)"
+    )
     parser.add_argument("--length-window", type=int, default=1, help="updates sorted by length among them (default 1)")
     parser.add_argument("--compile", action="store_true", help="torch_compile on our side")
     parser.add_argument("--only", choices=[REFERENCE, OURS], help="measure one side and print its seconds an epoch")
@@ -168,6 +170,7 @@ class Bench:
                 epochs=1,
                 batch_size=BATCH // self.options.micro_batches,
                 gradient_accumulation=self.options.micro_batches,
+                split="auto" if self.options.micro_batches == 1 else "none",
                 length_window=self.options.length_window,
                 learning_rate=2e-4,
                 torch_compile=self.options.compile,

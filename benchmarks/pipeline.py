@@ -119,7 +119,7 @@ def training(options: Namespace, peaks: Peaks) -> dict[str, dict[str, list[float
     for role, shape in (("mentor", options.mentor), ("student", options.student)):
         settings = {"student": shape, "mentor": options.mentor, "batches": 4 if options.short else 16}
         bench = distill_step.Bench(
-            Namespace(data=options.data, precision="auto", compile=False, micro_batches=4, length_window=1, **settings),
+            Namespace(data=options.data, precision="auto", compile=False, micro_batches=1, length_window=1, **settings),
             distil=role == "student",
             reference_rows=2
             if role == "mentor"

@@ -66,6 +66,15 @@ def test_nobody_is_warned_of_keys_that_mentorkd_wrote(tmp_path: Path, caplog: py
     warn_of_old_name.cache_clear()
 
 
+def test_the_stored_recipe_reads_micro_batches_as_its_version_did(tmp_path: Path) -> None:
+    with tarfile.open(FIXTURES / "finished_run.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder = tmp_path / "finished_run"
+    for file, split in (("run/recipe.yaml", "none"), ("recipe.yaml", "auto")):
+        recipe = load_recipe(folder / file, check_files=False)
+        assert {learner.training.split for learner in recipe.learners.values()} == {split}
+
+
 @pytest.mark.parametrize("name", OLD_RECIPES)
 def test_fingerprints_are_those_of_old_runs(name: str, data: Path) -> None:
     assert fingerprints(old_recipe(name, "data"), data) == _without_report(FINGERPRINTS[name])

@@ -47,6 +47,7 @@ LIGHT = [
     "grading.grade",
     "data.prompts",
     "data.selection",
+    "data.splitting",
     "statistics",
     "pipeline.run_folder",
     "paper.tasks",

@@ -23,6 +23,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.data.encoding import Example
+from mentorkd.data.padding import MULTIPLE, padded_width
 from mentorkd.models import decoder_start_id, has_own_decoder
 from mentorkd.records import ModelKind
 
@@ -240,19 +241,9 @@ def sorted_batches(sides: Sides, *, tokens_per_batch: int) -> Batches:
     return Batches(map(units.rows_of, _pack(order_U, units, None, tokens_per_batch)))
 
 
-MULTIPLE = 8
-
-
-def padded_width(longest: int, multiple: int = MULTIPLE) -> int:
-    """The width to which rows are padded whose longest has this many tokens: rounded up to a power of two that is at most
-    `multiple` and a sixteenth of the length, so that rounding pads by 3 % on average, and by 6 % at most."""
-    step = min(multiple, 1 << max(0, (longest // 16).bit_length() - 1))
-    return -(-longest // step) * step
-
-
 @dataclass(frozen=True)
 class Collator:
-    """Pads a micro-batch of rows to its longest row, rounded up to a `multiple`, or `closely` to less (see `padded_width`).
+    """Pads a micro-batch of rows to its longest row, rounded up (see `padded_width`).
 
     Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models, `decoder_input_ids`,
     all [rows, tokens], padded on the right. A decoder is causal, so no target position attends to the padding after it, and most
@@ -264,14 +255,13 @@ class Collator:
     decoder_start_token_id: int | None = None
     multiple: int = 1
     masks_decoder: bool = False
-    closely: bool = False
 
     @classmethod
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
         start = decoder_start_id(config) if kind == "seq2seq" else None
         assert tokenizer.pad_token_id is not None, "load_tokenizer sets one"
-        # Multiples of 8 give fewer different shapes, for each of which libraries keep code (a quarter of a small model's memory
-        # on a CPU), and suit tensor cores. Not with learned positions that a rounded-up row could exceed.
+        # Rounded widths give fewer different shapes, for each of which libraries keep code, and multiples of 8 suit tensor cores.
+        # Not with learned positions that a rounded-up row could exceed.
         positions = getattr(config, "max_position_embeddings", None) or MULTIPLE
         multiple = 1 if positions % MULTIPLE else MULTIPLE
         return cls(kind, tokenizer.pad_token_id, start, multiple, masks_decoder=has_own_decoder(config))
@@ -300,6 +290,5 @@ class Collator:
         }
 
     def _pad(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-        longest = max(map(len, rows))
-        width = padded_width(longest, self.multiple) if self.closely else -(-longest // self.multiple) * self.multiple
+        width = padded_width(max(map(len, rows)), self.multiple)
         return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)

@@ -9,14 +9,26 @@ Legend: U units in order, S sides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mentorkd.data.batching import padded_width
+from mentorkd.data.padding import padded_width
 
 Sides = tuple[int, ...]
 """Tokens of each side of a row that is padded separately."""
+
+
+_PART_COSTS = {"cpu": (1.4e9, 50), "gpu": (1e13, 50)}
+"""By device: floating-point operations that it does in the time of a part's calls, and tokens a part whose time it takes to add up
+the gradients. Fixed and not measured, because a training that is resumed must divide its rows as before."""
+
+
+def cost_of_part(parameters: int, device: Literal["cpu", "gpu"]) -> int:
+    """The tokens that take as long as what a part costs whatever its length: the calls of the model's operations, and adding its
+    gradients to those of the other parts."""
+    call_flops, gradient_tokens = _PART_COSTS[device]
+    return round(call_flops / (6 * parameters)) + gradient_tokens
 
 
 class _Unit(NamedTuple):

@@ -27,8 +27,14 @@ LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_te
 LATER_SAMPLING = {"test_samples": 0}
 """The same for settings of a sampling."""
 
-LATER_TRAINING = {"processes": 1, "sharding": "none", "split": "none", "patience": None, "cooldown": 0.0}
+LATER_TRAINING = {"processes": 1, "sharding": "none", "patience": None, "cooldown": 0.0}
 """The same for settings of a training."""
+
+EQUAL_TRAINING = {"split"}
+"""Settings of a training that change its rounding and what dropout draws, and nothing else: fingerprints leave them out."""
+
+OLD_DEFAULTS = {"training": {"split": "none"}}
+"""By section, what a stored recipe means that is older than a key; in a new recipe the key's default means something else."""
 
 LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
 """The same for the task, whose `columns` are as old as the task."""
@@ -87,13 +93,21 @@ def later_settings(learner: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def later_training(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a training as fingerprints hash them: without later ones that say nothing."""
-    return {key: value for key, value in training.items() if key not in LATER_TRAINING or value != LATER_TRAINING[key]}
+    """The settings of a training as fingerprints hash them: without later ones that say nothing, and without equal ones."""
+    hashed = {key: value for key, value in training.items() if key not in EQUAL_TRAINING}
+    return {key: value for key, value in hashed.items() if key not in LATER_TRAINING or value != LATER_TRAINING[key]}
 
 
 def later_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a sampling as fingerprints hash them: without later ones that say nothing."""
     return {key: value for key, value in sampling.items() if key not in LATER_SAMPLING or value != LATER_SAMPLING[key]}
+
+
+def keep_old_defaults(raw: dict[str, Any]) -> None:
+    """Give a stored recipe the values that its version had for keys that it lacks."""
+    for section, values in OLD_DEFAULTS.items():
+        if isinstance(given := raw.setdefault(section, {}), dict):
+            raw[section] = values | given
 
 
 def filters_in(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:

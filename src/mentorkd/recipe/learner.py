@@ -246,9 +246,9 @@ class TrainingConfig(Strict):
     """Padded tokens (source + target) in a micro-batch, in place of `batch_size` rows; null uses `batch_size`."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches in an optimiser step. The loss is weighted by tokens, so the split does not change it."""
-    split: Literal["none", "auto"] = "none"
-    """How the rows of a micro-batch are read: `none`, all at once; `auto`, in parts of similar length, as many as cost least with their
-    padding. The parts' gradients add up to that of the whole. Several processes always read all at once."""
+    split: Literal["none", "auto"] = "auto"
+    """How the rows of a micro-batch are read: `auto`, in parts of similar length, as many as cost least with their padding; `none`, all
+    at once. The parts' gradients add up to that of the whole. `sharding` always reads all at once."""
     processes: int = Field(default=1, ge=1)
     """Processes that train together, each on a GPU of its own. An optimiser step has `gradient_accumulation` micro-batches in each
     process, so n processes train as one does with n times the accumulation."""

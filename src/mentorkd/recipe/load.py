@@ -18,7 +18,7 @@ from mentorkd.files import is_url
 from mentorkd.hub import GGUF
 from mentorkd.paper.tasks import PAPER_TASKS, find_task
 from mentorkd.quickstart.task import MODELS
-from mentorkd.recipe.aliases import filters_in, rename_old_keys
+from mentorkd.recipe.aliases import filters_in, keep_old_defaults, rename_old_keys
 from mentorkd.recipe.checks import Finding, combined_faults, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
 from mentorkd.recipe.plateau import plateau_faults
@@ -92,6 +92,8 @@ def parse_recipe(
         findings.append((("sweep",), "this recipe is the result of a sweep; give a sweep to the recipe before it"))
     findings += expand_sweep(raw)
     findings += rename_old_keys(raw, places, stored=stored)  # in values of the sweep
+    if stored:
+        keep_old_defaults(raw)
     fill_protocol(raw)
     inherited = merge_defaults(raw) | merge_search(raw)
     _resolve_paths(raw, places, base)

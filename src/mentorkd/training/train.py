@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from operator import itemgetter
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example
-from mentorkd.data.splitting import split_rows
+from mentorkd.data.splitting import cost_of_part, split_rows
 from mentorkd.distillation.hidden_states import head_is_linear
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
@@ -154,10 +154,8 @@ def train(
         schedule = schedule.until(phases.end, config.processes)
     arguments.max_steps = schedule.updates
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
-    split = None
-    if config.split == "auto" and arguments.world_size == 1:
-        collator = replace(collator, closely=True)
-        split = _splitter(loaded, collator)
+    # A sharded model exchanges its weights in every part, and processes may have different numbers of parts.
+    split = _splitter(loaded, collator) if config.split == "auto" and config.sharding == "none" else None
     batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size, split)
     first = {name: value.to(loaded.device) for name, value in batches[0]["parts"][0].items() if name != "rows"}
     fused = _can_fuse(loaded, first)
@@ -217,7 +215,7 @@ def train(
 
 def _splitter(loaded: LoadedModel, collator: Collator) -> Split:
     """Parts of micro-batches that cost this model least on its device."""
-    fixed_cost = _fixed_cost(loaded.model.num_parameters(), loaded.device.type)
+    fixed_cost = cost_of_part(loaded.model.num_parameters(), "cpu" if loaded.device.type == "cpu" else "gpu")
 
     def split(rows: list[Example]) -> list[list[Example]]:
         sides, groups = [row.padded_sides(loaded.kind) for row in rows], [row.group for row in rows]
@@ -225,13 +223,6 @@ def _splitter(loaded: LoadedModel, collator: Collator) -> Split:
         return [[rows[row] for row in part] for part in parts]
 
     return split
-
-
-def _fixed_cost(parameters: int, device: str) -> int:
-    """The tokens that take as long as what a part costs whatever its length: the calls of the model's operations, and adding its
-    gradients to those of the other parts."""
-    call_flops, gradient_tokens = _PART_COSTS["cpu" if device == "cpu" else "gpu"]
-    return round(call_flops / (6 * parameters)) + gradient_tokens
 
 
 @contextmanager
@@ -319,10 +310,6 @@ def _history_row(row: dict[str, float], schedule: Schedule) -> dict[str, float]:
     # In this order, because a checkpoint's log has it: so a resumed training writes the bytes of an undisturbed one.
     return {**place, **{name: value for name, value in sorted(row.items()) if name not in place}}
 
-
-_PART_COSTS = {"cpu": (1.4e9, 50), "gpu": (1e13, 50)}
-"""By device: floating-point operations that it does in the time of a part's calls, and tokens a part whose time it takes to add up
-the gradients. Fixed and not measured, because a training that is resumed must divide its rows as before."""
 
 NEVER = 10**9
 """A step number that no training reaches: the schedule decides when to save and validate, not the Trainer's counters."""

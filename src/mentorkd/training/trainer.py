@@ -129,8 +129,12 @@ class MentorTrainer(Trainer):
         return samples, positions
 
     def training_step(self, model: torch.nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Add the gradients of a micro-batch, part by part, and return its loss."""
-        losses = [super(MentorTrainer, self).training_step(model, part, *args, **kwargs) for part in inputs["parts"]]
+        """Add the gradients of a micro-batch, part by part, and return its loss. Processes exchange gradients in the last part
+        alone, because they may have different numbers of parts."""
+        *first, last = inputs["parts"]
+        with self.accelerator.no_sync(model):
+            losses = [super(MentorTrainer, self).training_step(model, part, *args, **kwargs) for part in first]
+        losses.append(super().training_step(model, last, *args, **kwargs))
         return torch.stack(losses).sum()
 
     def floating_point_ops(self, inputs: Batch) -> int:

@@ -198,14 +198,16 @@ def test_inference_batches_are_longest_first() -> None:
     assert sorted(row for batch in batches for row in batch) == list(range(len(LENGTHS)))
 
 
-@pytest.mark.parametrize(("positions", "width"), [(None, 16), (64, 16), (60, 9)])
-def test_batches_are_padded_to_multiples_of_eight_where_positions_suffice(positions: int | None, width: int) -> None:
+@pytest.mark.parametrize(("positions", "width"), [(None, 136), (256, 136), (250, 129)])
+def test_each_side_is_rounded_up_by_its_length_where_positions_suffice(positions: int | None, width: int) -> None:
     config = SimpleNamespace(decoder_start_token_id=0, max_position_embeddings=positions)
     collator = Collator.for_model("seq2seq", tiny_tokenizer(), config)  # type: ignore[arg-type]
-    batch = collator([Example("a", [5] * 9, [6] * 3), Example("b", [5] * 2, [6] * 9)])
-    assert {tuple(tensor.shape) for tensor in batch.values()} == {(2, width)}
+    batch = collator([Example("a", [5] * 9, [6] * 129), Example("b", [5] * 2, [6] * 3)])
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
+        "input_ids": (2, 9), "attention_mask": (2, 9), "decoder_input_ids": (2, width), "labels": (2, width)
+    }  # fmt: skip
     assert batch["attention_mask"].sum(1).tolist() == [9, 2]
-    assert (batch["labels"] != IGNORE_INDEX).sum(1).tolist() == [3, 9]
+    assert (batch["labels"] != IGNORE_INDEX).sum(1).tolist() == [129, 3]
 
 
 def test_exactly_one_of_rows_and_tokens_is_required() -> None:

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
-from mentorkd.data.batching import padded_width
+from mentorkd.data.padding import padded_width
 from mentorkd.data.prompts import render_target
-from mentorkd.data.splitting import split_rows
+from mentorkd.data.splitting import cost_of_part, split_rows
 
 SIDES = st.lists(st.tuples(st.integers(1, 90), st.integers(1, 200)), min_size=1, max_size=9)
 
@@ -89,8 +89,7 @@ def test_updates_of_eight_random_rows_are_padded_by_13_percent_at_most(task: str
         ]
         sides = [tuple(len(vocabulary.encode(side)) + 1 for side in text) for text in texts]
         sides = sides if kind == "seq2seq" else [(sum(side),) for side in sides]
-        # 55 tokens are what a part costs on a CPU with a model of 60 million weights.
-        parts = split_rows(sides, [None] * 8, fixed_cost=55, multiple=8)
+        parts = split_rows(sides, [None] * 8, fixed_cost=cost_of_part(60_000_000, "cpu"), multiple=8)
         tokens += sum(map(sum, sides))
         all_padded += sum(padded(sides, part) for part in parts)
     assert all_padded / tokens <= 1.13

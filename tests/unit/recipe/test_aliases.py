@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.recipe.aliases import BIRTH_NAMES, canonical_dump, warn_of_old_name
+from mentorkd.recipe.aliases import BIRTH_NAMES, canonical_dump, later_training, warn_of_old_name
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.recipe.load import dump_recipe, parse_recipe, recipe_schema
 from mentorkd.recipe.schema import Recipe
@@ -127,6 +127,28 @@ def test_fingerprints_hash_processes_and_bits_where_they_are_set() -> None:
     settings = "model: {name: small, lora: {bits: 4}}, training: {processes: 2}}"
     learner = canonical_dump(parse(NEW.replace("model: small}", settings)))["learners"]["vanilla"]
     assert (learner["training"]["processes"], learner["model"]["lora"]["bits"]) == (2, 4)
+
+
+def test_fingerprints_leave_out_how_micro_batches_are_split() -> None:
+    split = [
+        parse(NEW, f"training.split={split}", f"learners.vanilla.training.split={split}") for split in ("auto", "none")
+    ]
+    assert split[0] != split[1]
+    assert canonical_dump(split[0]) == canonical_dump(split[1]) == canonical_dump(parse(NEW))
+    assert later_training({"split": "auto", "epochs": 3}) == {"epochs": 3}
+
+
+def test_a_stored_recipe_of_a_version_without_a_key_keeps_what_that_version_did() -> None:
+    def splits(text: str, *overrides: str, stored: bool = True) -> set[str]:
+        recipe = parse_recipe(text, source="test", base=Path("/"), overrides=overrides, stored=stored)
+        return {learner.training.split for learner in recipe.learners.values()} | {recipe.training.split}
+
+    stored = dump_recipe(parse(NEW))
+    assert "split" in stored
+    older = "".join(line for line in stored.splitlines(keepends=True) if "split: auto" not in line)
+    assert splits(stored) == splits(older, stored=False) == splits(NEW, stored=False) == {"auto"}
+    assert splits(older) == {"none"}
+    assert splits(older, "learners.mentor.training.split=auto") == {"auto", "none"}
 
 
 def test_the_schema_has_the_names_of_today() -> None:

@@ -170,7 +170,7 @@ def test_accumulation_does_not_change_training(family: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_that_are_read_in_parts_train_alike(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mentorkd.training.train, "_fixed_cost", lambda parameters, device: 5)
+    monkeypatch.setattr(mentorkd.training.train, "cost_of_part", lambda parameters, device: 5)
     results, parts = {}, {}
     read = MentorTrainer.training_step
 
@@ -203,6 +203,7 @@ def test_epochs_that_do_not_fill_an_accumulation_step_are_trained_completely(tmp
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> None:
+    """The two read micro-batches in parts, at some updates in different numbers of them."""
     two = start_two("train_in_one_of_two_processes.py", tmp_path / "two")
     one = {family: train_by_a_live_mentor(family, tmp_path / "one" / family, 2) for family in LIVE}
     assert [process.wait(timeout=200) for process in two] == [0, 0]
@@ -214,6 +215,8 @@ def test_two_processes_train_as_one_does_with_accumulation(tmp_path: Path) -> No
         for of_two, of_one in zip(history, result.history, strict=True):
             assert of_two == {name: pytest.approx(value, rel=1e-4) for name, value in of_one.items()}
     assert [(tmp_path / f"two/dropout-{rank}").read_text() for rank in (0, 1)] == ["0", "1"]
+    parts = [json.loads((tmp_path / f"two/parts-{rank}.json").read_text()) for rank in (0, 1)]
+    assert parts[0] != parts[1]
 
 
 # --- resume, best checkpoint, errors ------------------------------------------------------------------------------

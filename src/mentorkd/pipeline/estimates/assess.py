@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mentorkd.data.splitting import cost_of_part
 from mentorkd.pipeline.estimates.design import Design, design_of_recipe
 from mentorkd.pipeline.estimates.disk import Disk, disk_of
 from mentorkd.pipeline.estimates.lengths import Lengths, lengths_of
@@ -69,15 +70,23 @@ class Assessment:
         for name, learner in learners.items():
             model, training = self.models[name], learner.training
             limits = (training.max_source_tokens, training.max_target_tokens, training.batch_size)
-            others = (training.gradient_accumulation, training.split, training.tokens_per_batch)
+            others = (training.gradient_accumulation, training.processes, training.tokens_per_batch)
+            cost = self._cost_of_part(name)
             answers = learner.rationales == [GOLD]
-            key = repr((model.tokenizer or model.name, learner.prompt, learner.target, limits, others, answers))
+            key = repr((model.tokenizer or model.name, learner.prompt, learner.target, limits, others, cost, answers))
             if key not in known:
                 rows = [(question, "", answer) for question, _, answer in texts] if answers else texts
                 written = _ANSWER_TOKENS if answers else longest
-                known[key] = lengths_of(learner, model, self._kind(name), rows, written)
+                known[key] = lengths_of(learner, model, self._kind(name), rows, written, cost)
             known[name] = known[key]
         return {name: known[name] for name in learners}
+
+    def _cost_of_part(self, name: str) -> int | None:
+        """What a part of a micro-batch costs (`data/splitting.py`); None where a micro-batch is read at once."""
+        training, size = self.estimates.recipe.learners[name].training, self.sizes[name]
+        if training.split == "none" or training.sharding != "none" or size is None:
+            return None
+        return cost_of_part(size.parameters, self.machine.device)
 
     # Time
 

@@ -10,8 +10,10 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
+from mentorkd.data.padding import MULTIPLE, padded_width
 from mentorkd.data.prompts import CAUSAL_SEPARATOR, render_prompt, render_target
 from mentorkd.data.selection import characters_as_tokens
+from mentorkd.data.splitting import Sides, split_rows
 from mentorkd.errors import DataError
 from mentorkd.hub import model_folder
 from mentorkd.recipe.learner import Learner, ModelConfig
@@ -42,10 +44,19 @@ class Lengths:
 
 
 def lengths_of(
-    learner: Learner, model: ModelConfig, kind: ModelKind, texts: Sequence[Text], target_tokens: int
+    learner: Learner,
+    model: ModelConfig,
+    kind: ModelKind,
+    texts: Sequence[Text],
+    target_tokens: int,
+    cost_of_part: int | None = None,
 ) -> Lengths:
-    """The lengths of a learner's rows; `target_tokens` is the length of rationales that are yet to be written, where `texts`
-    have none."""
+    """The lengths of a learner's rows.
+
+    Args:
+        target_tokens: the length of rationales that are yet to be written, where `texts` have none.
+        cost_of_part: of a part of a micro-batch (`data/splitting.py`); None where a micro-batch is read at once.
+    """
     training, count = learner.training, _counter(model)
     tokens = count or characters_as_tokens
     rows = []
@@ -55,13 +66,14 @@ def lengths_of(
         rows.append((source, _target(learner, rationale, answer, tokens) if rationale else target_tokens))
     most_source, most_target = training.max_source_tokens, training.max_target_tokens
     kept = [row for row in rows if row[0] <= most_source and row[1] <= most_target] or [(most_source, most_target)]
-    padded_source, padded_target = _padded(kept, learner)
     sources, targets = zip(*kept, strict=True)
+    sides = kept if kind == "seq2seq" else [(sum(row),) for row in kept]
+    padding = _padding(sides, learner, cost_of_part)  # a causal model has one side, whose padding both share
     return Lengths(
         fmean(sources),
         fmean(targets),
-        padded_source,
-        padded_target,
+        fmean(sources) * padding[0],
+        fmean(targets) * padding[-1],
         max(sources),
         max(targets),
         len(rows) - len(kept) if count and any(text[1] for text in texts) else None,
@@ -76,28 +88,36 @@ def _target(learner: Learner, rationale: str, answer: str, tokens: Callable[[str
         return tokens(rationale) + 1
 
 
-def _padded(rows: Sequence[tuple[int, int]], learner: Learner) -> tuple[float, float]:
-    """Mean tokens of a row with its padding: updates of random rows, whose micro-batches are sorted by length."""
+def _padding(rows: Sequence[Sides], learner: Learner, cost_of_part: int | None) -> list[float]:
+    """Padded tokens of each side by its tokens, in updates of random rows, whose micro-batches are sorted by length."""
     training = learner.training
-    if training.split == "auto" or training.tokens_per_batch is not None:
-        source, target = (fmean(side) for side in zip(*rows, strict=True))
-        return source * _CLOSE, target * _CLOSE
+    number = range(len(rows[0]))
+    if training.tokens_per_batch is not None:
+        return [_CLOSE for _ in number]
     shuffled = Random(0).sample(rows, len(rows))
-    micro = [
-        batch
-        for update in _parts(shuffled, training.batch_size * training.gradient_accumulation)
-        for batch in _parts(sorted(update, key=sum), training.batch_size)
+    parts = [
+        part
+        for update in _cut(shuffled, training.batch_size * training.gradient_accumulation * training.processes)
+        for batch in _cut(sorted(update, key=sum), training.batch_size)
+        for part in _parts(batch, cost_of_part)
     ]
-    sides = [[max(row[side] for row in batch) * len(batch) for batch in micro] for side in (0, 1)]
-    return sum(sides[0]) / len(rows), sum(sides[1]) / len(rows)
+    padded = [sum(len(part) * padded_width(max(row[side] for row in part)) for part in parts) for side in number]
+    return [padded[side] / sum(row[side] for row in rows) for side in number]
 
 
-def _parts(rows: Sequence[tuple[int, int]], size: int) -> list[Sequence[tuple[int, int]]]:
+def _cut(rows: Sequence[Sides], size: int) -> list[Sequence[Sides]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+def _parts(rows: Sequence[Sides], cost_of_part: int | None) -> Sequence[Sequence[Sides]]:
+    if cost_of_part is None:
+        return [rows]
+    parts = split_rows(rows, [None] * len(rows), fixed_cost=cost_of_part, multiple=MULTIPLE)
+    return [[rows[row] for row in part] for part in parts]
+
+
 _CLOSE = 1.1
-"""What padding adds where rows of similar length are read together."""
+"""Padded tokens by tokens where a batch is filled by tokens."""
 
 
 def _counter(model: ModelConfig) -> Callable[[str], int] | None:
