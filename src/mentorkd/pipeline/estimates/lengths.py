@@ -79,9 +79,10 @@ def _target(learner: Learner, rationale: str, answer: str, tokens: Callable[[str
 def _padded(rows: Sequence[tuple[int, int]], learner: Learner) -> tuple[float, float]:
     """Mean tokens of a row with its padding: updates of random rows, whose micro-batches are sorted by length."""
     training = learner.training
-    if training.split == "auto" or training.tokens_per_batch is not None:
+    if training.split != "none" or training.tokens_per_batch is not None:
+        padding = 1.0 if training.split == "packed" else _CLOSE
         source, target = (fmean(side) for side in zip(*rows, strict=True))
-        return source * _CLOSE, target * _CLOSE
+        return source * padding, target * padding
     shuffled = Random(0).sample(rows, len(rows))
     micro = [
         batch
