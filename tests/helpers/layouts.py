@@ -1,4 +1,4 @@
-"""Other layouts of a batch that `Collator` makes: padded on the left, and packed into one row."""
+"""Another layout of a batch that `Collator` makes: padded on the left."""
 
 from __future__ import annotations
 
@@ -22,14 +22,3 @@ def padded_left(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _rolled(rows: Tensor, padding: Tensor) -> Tensor:
     return torch.stack([row.roll(int(count)) for row, count in zip(rows, padding.sum(1), strict=True)])
-
-
-def packed(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The rows of a causal model one after the other, without padding: [1, tokens]; positions restart at 0 with each row."""
-    used = batch["attention_mask"].bool()
-    positions = batch["attention_mask"].cumsum(-1) - 1
-    return {
-        "input_ids": batch["input_ids"][used][None],
-        "position_ids": positions[used][None],
-        "labels": batch["labels"][used][None],
-    }

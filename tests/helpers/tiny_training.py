@@ -26,7 +26,7 @@ from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 __all__ = [
     "BY_SOURCE",
     "FAMILIES",
-    "GPT2",
+    "PACKED",
     "LIVE",
     "MIXED",
     "PAIRS",
@@ -150,9 +150,9 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
         )
 
 
-LIVE = UNTIED, GPT2, SEEING, PAIRS, MIXED = (
+LIVE = UNTIED, PACKED, SEEING, PAIRS, MIXED = (
     "t5 with an untied head",
-    "gpt2",
+    "gpt2 with packed rows",
     "t5gemma2 with a vision tower",
     "pairs of rationales, and hidden states",
     "rows of three sources with settings of their own",
@@ -163,7 +163,7 @@ def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tupl
     def make(seed: int) -> LoadedModel:
         if family == SEEING:  # each process has a tokenizer file of its own
             return build("t5gemma2", folder.with_name(f"tokenizer-{os.environ.get('RANK')}"), seed=seed)
-        return learner("gpt2" if family == GPT2 else "t5", seed=seed)
+        return learner("gpt2" if family == PACKED else "t5", seed=seed)
 
     student, mentor = make(2), make(1)
     if family == UNTIED:
@@ -177,5 +177,9 @@ def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tupl
         objective = online(mentor, **BY_SOURCE)
     rows_of = {PAIRS: paired_rows, MIXED: mixed_rows}.get(family, rows_for)
     rows = rows_of(student, 18)  # 9 micro-batches: of two processes, one gets none in the last step
-    changes = {"batch_size": 2, "gradient_accumulation": accumulation}
+    changes = {
+        "batch_size": 2,
+        "gradient_accumulation": accumulation,
+        "split": "packed" if family == PACKED else "none",
+    }
     return run(student, rows, folder, objective=objective, **changes), student

@@ -5,6 +5,9 @@ skip, to share among processes is to stride, and no sampler has a state.
 
 Labels are aligned with hidden states for both kinds of model: `labels[b, t]` is the token that the hidden state at (b, t) must
 predict, or IGNORE_INDEX. The shift of causal models is made here, once; losses do not shift.
+
+The rows of a causal model can be packed: they are one sequence [1, tokens] without padding, whose `position_ids` begin at 0 in each
+row. Models separate the rows by these alone, since there is no attention mask.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import TypeAlias, overload
@@ -93,10 +96,15 @@ class _Units:
     """The largest length of each side."""
     sizes_U: Array
     """1 or 2 rows."""
+    tokens_U: Array
+    """Tokens without padding."""
 
     @classmethod
-    def of(cls, rows_U2: Array, sides_US: Array) -> _Units:
-        return cls(rows_U2, sides_US, (rows_U2 >= 0).sum(1, dtype=np.int32))
+    def of(cls, rows_U2: Array, sides_NS: Array) -> _Units:
+        first_U, second_U = rows_U2.T
+        second_US = np.where(second_U[:, None] < 0, 0, sides_NS[second_U])
+        sides_US, tokens_US = np.maximum(sides_NS[first_U], second_US), sides_NS[first_U] + second_US
+        return cls(rows_U2, sides_US, (rows_U2 >= 0).sum(1, dtype=np.int32), tokens_US.sum(1, dtype=np.int32))
 
     def rows_of(self, batch_B: Array) -> list[int]:
         rows: list[int] = self.rows_U2[batch_B].ravel().tolist()
@@ -124,27 +132,26 @@ def _units(sides_NS: Array, members: Iterable[array[int]] | None = None, rng: ra
         flat.extend(rows)
         if len(rows) % 2:
             flat.append(-1)
-    rows_U2 = np.frombuffer(flat, np.int32).reshape(-1, 2)
-    first_U, second_U = rows_U2.T
-    return _Units.of(rows_U2, np.maximum(sides_NS[first_U], np.where(second_U[:, None] < 0, 0, sides_NS[second_U])))
+    return _Units.of(np.frombuffer(flat, np.int32).reshape(-1, 2), sides_NS)
 
 
-def _pack(order_U: Array, units: _Units, rows: int | None, tokens: int | None) -> list[Array]:
+def _pack(order_U: Array, units: _Units, rows: int | None, tokens: int | None, *, padded: bool = True) -> list[Array]:
     """Cut `order_U` into batches of `rows` rows, or of at most `tokens` tokens, padded to the longest sides in the batch."""
     starts: list[int] = []
-    size, longest = 0, (0,) * units.sides_US.shape[1]
-    for place, (more, *sides) in enumerate(zip(*_columns(order_U, units), strict=True)):
-        longest, size = tuple(map(max, longest, sides)), size + more
-        full = size > (rows or 0) if tokens is None else size * sum(longest) > tokens
+    size, own, longest = 0, 0, (0,) * units.sides_US.shape[1]
+    for place, (more, more_own, *sides) in enumerate(zip(*_columns(order_U, units), strict=True)):
+        longest, size, own = tuple(map(max, longest, sides)), size + more, own + more_own
+        read = size * sum(longest) if padded else own
+        full = size > (rows or 0) if tokens is None else read > tokens
         if full or not place:
             starts.append(place)
-            longest, size = tuple(sides), more
+            longest, size, own = tuple(sides), more, more_own
     return [order_U[start:end] for start, end in pairwise([*starts, len(order_U)])]
 
 
 def _columns(order_U: Array, units: _Units) -> list[memoryview]:
-    """Sizes and sides of some units, to be read as whole numbers without a list of them."""
-    return [column[order_U].data for column in (units.sizes_U, *units.sides_US.T)]
+    """Sizes, tokens and sides of some units, to be read as whole numbers without a list of them."""
+    return [column[order_U].data for column in (units.sizes_U, units.tokens_U, *units.sides_US.T)]
 
 
 GROUP_BATCHES, MANY_BATCHES = 3, 50
@@ -173,6 +180,7 @@ def plan_batches(
     tokens_per_batch: int | None = None,
     groups: Sequence[str | None] | None = None,
     window: int = 1,
+    packed: bool = False,
 ) -> BatchPlan:
     """Plan random micro-batches, length-grouped within windows, for whole epochs or for a number of micro-batches.
 
@@ -187,6 +195,8 @@ def plan_batches(
         window: number of micro-batches whose rows are drawn at random and then sorted by length. Windows follow one another
             from the first micro-batch. If the window is the update, the rows of an update are a random sample (only about so
             with `tokens_per_batch`, since sorting makes fewer micro-batches of the same rows).
+        packed: the rows of a micro-batch are read without padding. They are drawn at random and not sorted, and tokens are counted
+            without padding. Windows have no effect.
     """
     if (batch_size is None) == (tokens_per_batch is None):
         raise ValueError("give exactly one of batch_size and tokens_per_batch")
@@ -207,12 +217,15 @@ def plan_batches(
         units = _units(sides_NS, members, rng)
         order = array("i", range(len(units.rows_U2)))
         rng.shuffle(order)
+        order_U = np.frombuffer(order, np.int32)
         # The first rows of an epoch fill the window that the last epoch left open.
         missing = window - len(planned) % window
-        for part in _parts(np.frombuffer(order, np.int32), units, missing * rows_a_batch, window * rows_a_batch):
-            packed = _pack(_alike(part, units, batch_size, tokens_per_batch), units, batch_size, tokens_per_batch)
-            rng.shuffle(packed)
-            for batch in packed:
+        parts = _parts(order_U, units, missing * rows_a_batch, window * rows_a_batch)
+        for part in [order_U] if packed else parts:
+            in_order = part if packed else _alike(part, units, batch_size, tokens_per_batch)
+            cut = _pack(in_order, units, batch_size, tokens_per_batch, padded=not packed)
+            rng.shuffle(cut)
+            for batch in cut:
                 planned.append(units.rows_of(batch))
         ends.append(len(planned))
     return BatchPlan(planned if batches is None else planned[:batches], ends)
@@ -248,6 +261,7 @@ class Collator:
     Returns a dict of tensors: `input_ids`, `attention_mask`, `labels` and, for encoder-decoder models, `decoder_input_ids`,
     all [rows, tokens], padded on the right. A decoder is causal, so no target position attends to the padding after it, and most
     need no mask. With `masks_decoder` there is a `decoder_attention_mask`, for decoders that would guess one from the ids.
+    With `packed`, rows of causal models are packed: `input_ids`, `position_ids` and `labels`.
     """
 
     kind: ModelKind
@@ -255,6 +269,7 @@ class Collator:
     decoder_start_token_id: int | None = None
     multiple: int = 1
     masks_decoder: bool = False
+    packed: bool = False
 
     @classmethod
     def for_model(cls, kind: ModelKind, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Collator:
@@ -283,6 +298,9 @@ class Collator:
         # The last target token is predicted but never read.
         inputs = [[*row.source_ids, *row.target_ids[:-1]] for row in rows]
         labels = [[*[IGNORE_INDEX] * (len(row.source_ids) - 1), *row.target_ids] for row in rows]
+        if self.packed:
+            positions = [range(len(ids)) for ids in inputs]
+            return {"input_ids": _joined(inputs), "position_ids": _joined(positions), "labels": _joined(labels)}
         return {
             "input_ids": self._pad(inputs, self.pad_token_id),
             "attention_mask": self._pad([[1] * len(ids) for ids in inputs], 0),
@@ -292,3 +310,34 @@ class Collator:
     def _pad(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
         width = padded_width(max(map(len, rows)), self.multiple)
         return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def _joined(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    return torch.tensor([[value for row in rows for value in row]], dtype=torch.long)
+
+
+def take_rows(batch: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Some rows of a batch, padded or packed, in the order of their numbers."""
+    if not _is_packed(batch):
+        rows = torch.tensor(numbers, device=batch["labels"].device)
+        return {name: tensor[rows] for name, tensor in batch.items()}
+    row_T = _row_of_each_token(batch)
+    tokens = torch.cat([(row_T == number).nonzero()[:, 0] for number in numbers])
+    return {name: tensor[:, tokens] for name, tensor in batch.items()}
+
+
+def targets_of_each_row(batch: Mapping[str, torch.Tensor]) -> list[int]:
+    """The number of target tokens of each row of a batch, padded or packed."""
+    target = batch["labels"] != IGNORE_INDEX
+    counts = _row_of_each_token(batch)[target[0]].bincount() if _is_packed(batch) else target.sum(-1)
+    numbers: list[int] = counts.tolist()
+    return numbers
+
+
+def _is_packed(batch: Mapping[str, torch.Tensor]) -> bool:
+    return "position_ids" in batch and "attention_mask" not in batch
+
+
+def _row_of_each_token(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The numbers [T] of the rows in which the tokens of a packed batch are."""
+    return (batch["position_ids"][0] == 0).cumsum(0) - 1

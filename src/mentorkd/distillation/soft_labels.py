@@ -34,7 +34,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
-from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.data.batching import IGNORE_INDEX, targets_of_each_row
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
@@ -357,7 +357,7 @@ class StoredSoftLabels:
         (meta,) = {store.meta for store in stores}
         rows = [store.row(rationale_id) for store, rationale_id in zip(stores, rationale_ids, strict=True)]
         joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        if not self._same_targets(rows, batch["labels"]):
+        if not self._same_targets(rows, batch):
             raise StoreError(
                 f"{stores[0].folder}: the target tokens of {', '.join(rationale_ids)} differ from those that the mentor "
                 f"scored (another tokenizer or target format); {AGAIN}"
@@ -378,15 +378,15 @@ class StoredSoftLabels:
             meta.temperature,
         )
 
-    def _same_targets(self, rows: Sequence[Arrays], labels: torch.Tensor) -> bool:
-        """Whether the rows were scored for these labels; a store of chunks knows the number of each row's target tokens."""
+    def _same_targets(self, rows: Sequence[Arrays], batch: Mapping[str, Any]) -> bool:
+        """Whether the rows were scored for the labels of this batch; a store of chunks knows the number of each row's target tokens."""
         if self.meta.form == "chunks":
-            tokens = (labels != IGNORE_INDEX).sum(-1).tolist()
-            return tokens == [int(row["tokens"].sum()) for row in rows]
+            return targets_of_each_row(batch) == [int(row["tokens"].sum()) for row in rows]
         scored = np.concatenate([row["labels"] for row in rows])
         if self.ends.differ:  # the last token of each row is the end of the text
             last = np.cumsum([len(row["labels"]) for row in rows]) - 1
             scored[last] = np.where(scored[last] == self.ends.mentor, self.ends.student, scored[last])
+        labels = batch["labels"]
         return np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), scored)
 
     def _head(self, store: SoftLabelStore) -> tuple[torch.Tensor, torch.Tensor | None]:

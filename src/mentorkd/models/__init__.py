@@ -34,6 +34,7 @@ from transformers.pytorch_utils import Conv1D
 from mentorkd.errors import ModelError
 from mentorkd.hub import cached_commit
 from mentorkd.hub.chat import fixed_template
+from mentorkd.models.attention import check_attention
 from mentorkd.models.gguf import plain_folder
 from mentorkd.models.layers import Stack, cut_config, cut_model
 from mentorkd.models.loading import LOADING_ERRORS, loading, one_line
@@ -298,18 +299,20 @@ def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
 
 def check_structure(config: ModelConfig) -> None:
     """Raise ModelError for a model that is not loaded yet if its `layers` cannot be cut out of it, if its adapters would adapt
-    tied weights, or if it cannot be held in 4 bits.
+    tied weights, if it cannot be held in 4 bits, or if it does not have the `attn_implementation`.
 
     Builds the model without memory for its weights.
     """
     adapters = config.lora is not None and config.lora.target_modules is not None
     quantised = config.lora is not None and config.lora.bits is not None
-    if config.layers is None and not adapters and not quantised:
+    if config.layers is None and config.attn_implementation is None and not adapters and not quantised:
         return
     settings = _whole_config(config)
     auto = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     with loading(f"the model of type {settings.model_type!r}"), torch.device("meta"):
-        model: PreTrainedModel = auto.from_config(settings, trust_remote_code=config.trust_remote_code)
+        model: PreTrainedModel = auto.from_config(
+            settings, trust_remote_code=config.trust_remote_code, **_attention(config)
+        )
     if config.layers is not None:
         with torch.device("meta"):
             model = cut_model(model, config.layers)
@@ -338,14 +341,21 @@ def _refuse_tied(model: nn.Module, lora: LoraConfig) -> None:
             )
 
 
+def _attention(config: ModelConfig) -> dict[str, str]:
+    """Arguments of `from_pretrained` and `from_config` for the attention; a saved model's config.json does not tell it."""
+    return {} if config.attn_implementation is None else {"attn_implementation": config.attn_implementation}
+
+
 def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> LoadedModel:
     """Load a pretrained model, or build one with random weights from `seed`; cut to `layers`, and with adapters if the config has `lora`.
 
-    Raises ModelError for a model that cannot be loaded or built, and for a tokenizer with more tokens than the model.
+    Raises ModelError for a model that cannot be loaded or built, for a tokenizer with more tokens than the model, and for attention
+    that the machine or the model does not have.
     """
+    check_attention(config.attn_implementation, device)
     tokenizer = load_tokenizer(config)
     if config.from_config is not None:
-        model: PreTrainedModel = _build(config.from_config, tokenizer, seed).to(_dtype(config, device))
+        model: PreTrainedModel = _build(config, tokenizer, seed).to(_dtype(config, device))
     else:
         dtype = _dtype(config, device)
         four_bits = config.lora is not None and config.lora.bits is not None
@@ -358,10 +368,12 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
             )
     if config.layers is not None:
         model = cut_model(model, config.layers)
+        if config.attn_implementation is not None:
+            model.set_attn_implementation(config.attn_implementation)
     kind = model_kind(model.config)
     if kind == "causal" and model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    _optimize_for_training(model, device)
+    _optimize_for_training(model, device, chosen=config.attn_implementation is not None)
     if config.lora is not None:
         model = _add_adapters(model, config.lora, kind, seed)
     return LoadedModel(model if is_quantised(model) else model.to(device), tokenizer, kind)
@@ -372,11 +384,12 @@ def _pretrained(config: ModelConfig, dtype: torch.dtype | Literal["auto"], **opt
     assert config.name is not None
     source = plain_folder(config.name)
     with loading(f"the model {config.name!r}"):
-        return auto.from_pretrained(source, dtype=dtype, use_safetensors=True, **_origin(config, source), **options)
+        options |= _attention(config) | _origin(config, source)
+        return auto.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
 
 
-def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    settings = dict(values)
+def _build(given: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    settings = dict(given.from_config or {})
     model_type = settings.pop("model_type")
     _fill_vocabulary(settings, tokenizer)
     if settings["vocab_size"] < len(tokenizer):
@@ -395,7 +408,7 @@ def _build(values: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, seed: 
         # Initial weights depend only on the seed, not on what ran before in this process.
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model: PreTrainedModel = auto.from_config(config)
+            model: PreTrainedModel = auto.from_config(config, **_attention(given))
     except LOADING_ERRORS as error:
         raise ModelError(
             f"cannot build {model_type!r} from `from_config`: {one_line(error)}; check its values"
@@ -414,17 +427,17 @@ def _fill_vocabulary(settings: dict[str, Any], tokenizer: PreTrainedTokenizerBas
             settings[part] = vocabulary | settings[part]
 
 
-def _optimize_for_training(model: PreTrainedModel, device: torch.device) -> None:
+def _optimize_for_training(model: PreTrainedModel, device: torch.device, *, chosen: bool) -> None:
     """Compute the same functions in fewer operations: a training step of T5 models on a CPU takes 8 to 17 % less time.
 
     transformers' `gelu_new` (T5 v1.1, FlanT5, GPT-2) has seven operations, and each keeps a tensor for the backward pass.
-    T5's position bias needs a gradient, and scaled-dot-product attention has no fast path for that on a CPU.
+    T5's position bias needs a gradient, and scaled-dot-product attention has no fast path for that on a CPU; `chosen` attention stays.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
-    if device.type == "cpu" and model.config.model_type in ("t5", "mt5", "umt5"):
+    if device.type == "cpu" and not chosen and model.config.model_type in ("t5", "mt5", "umt5"):
         model.set_attn_implementation("eager")
 
 

@@ -104,9 +104,10 @@ class RunContext:
         """The model that the stage `trained` made of a learner. With None the learner is not trained, and its model is saved once."""
         if trained is not None:
             return self.folder.model(trained)
-        config = initial_model(self.recipe, name).model_copy(update={"lora": None})
+        config = initial_model(self.recipe, name).model_copy(update={"lora": None, "attn_implementation": None})
         contents = [_content(source, config.revision) for source in (config.name, config.tokenizer) if source]
-        folder = self.folder.engines / f"untrained-{fingerprint([config.model_dump(), contents, seed])}"
+        settings = config.model_dump(exclude={"attn_implementation"})  # the weights do not depend on it
+        folder = self.folder.engines / f"untrained-{fingerprint([settings, contents, seed])}"
         with self.folder.alone(folder.name):
             if self.folder.verify and (damage := damage_in(folder)):
                 self.note(f"{damage}; it is made again")

@@ -493,7 +493,8 @@ def row_settings(recipe: Recipe, name: str, hub: HubModels = UNKNOWN) -> list[An
     learner = recipe.learners[name]
     form = learner.model_dump(include={"prompt", "target", "objective"})
     filters = [_filters(recipe, recipe.filter_of(name, source), hub) for source in other_sources(learner)]
-    return [form, later_training(learner.training.model_dump(include=LENGTH)), filters]
+    length = LENGTH | ({"split"} if learner.training.split == "packed" else set())  # parts are no other micro-batches
+    return [form, later_training(learner.training.model_dump(include=length)), filters]
 
 
 def _filters(recipe: Recipe, select: SelectConfig, hub: HubModels) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 
+import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from mentorkd.distillation.objectives.hidden_states import map_layers
@@ -23,6 +24,7 @@ from mentorkd.models import (
     resolve_device,
     vocabulary_size,
 )
+from mentorkd.models.attention import check_attention
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.schema import Recipe
@@ -46,9 +48,11 @@ def check(recipe: Recipe, kinds: Collection[str]) -> None:
 def check_models(recipe: Recipe) -> None:
     """Raise RecipeError with all faults: models that cannot be loaded, engines and trackers that are not installed, engines
     that do not serve a model, soft labels between models of different kinds or vocabularies, hidden states of mentors that change
-    their logits after the head, layers that a model does not have, settings of a chat template that it does not use, more
-    processes than devices, and several processes for a model that skips layers at random. Loads configs and tokenizers, no weights."""
+    their logits after the head, layers that a model does not have, settings of a chat template that it does not use, attention that
+    the machine or the model does not have, packed rows of encoder-decoder models, more processes than devices, and several processes
+    for a model that skips layers at random. Loads configs and tokenizers, no weights."""
     faults: list[Fault] = []
+    device = resolve_device(recipe.device)
     kinds: dict[str, ModelKind] = {}
     tokenizers: dict[str, PreTrainedTokenizerBase] = {}
     known: dict[str, tuple[PretrainedConfig, PreTrainedTokenizerBase]] = {}  # most arms share a model
@@ -58,6 +62,7 @@ def check_models(recipe: Recipe) -> None:
             initial = initial_model(recipe, name)
             model = initial.model_dump_json()
             if model not in known:
+                check_attention(initial.attn_implementation, device)
                 known[model] = config_of(initial), load_tokenizer(initial)
                 check_structure(initial)
             configs[name], tokenizers[name] = known[model]
@@ -78,6 +83,11 @@ def check_models(recipe: Recipe) -> None:
         if kinds[name] == "seq2seq" and (unused := _chat_settings(learner.model)):
             what = f"{name} is an encoder-decoder model, whose prompts have no chat template; remove `{unused}`"
             faults.append(Fault(f"learners.{name}.model.{unused}", what))
+        if kinds[name] == "seq2seq" and learner.rationales and learner.training.split == "packed":
+            what = (
+                f"{name} is an encoder-decoder model, and `packed` joins the rows of causal models; take auto or none"
+            )
+            faults.append(Fault(f"learners.{name}.training.split", what))
         if learner.rationales and (balancing := balancing_loss(configs[name])) is not None:
             log.warning(
                 "learners.%s: the model has experts and a loss that balances them (%s); mentorkd trains without that loss, by "
@@ -86,7 +96,7 @@ def check_models(recipe: Recipe) -> None:
                 balancing,
             )
     faults += _scorer_faults(recipe)
-    faults += _process_faults(recipe, configs)
+    faults += _process_faults(recipe, configs, device)
     _tell_chunks(recipe, configs)
     for name in configs:
         for mentor in recipe.learners[name].mentor_weights:
@@ -99,9 +109,8 @@ def check_models(recipe: Recipe) -> None:
         raise RecipeError(recipe.name, [Fault(", ".join(keys), message) for message, keys in places.items()])
 
 
-def _process_faults(recipe: Recipe, configs: Mapping[str, PretrainedConfig]) -> Iterator[Fault]:
+def _process_faults(recipe: Recipe, configs: Mapping[str, PretrainedConfig], device: torch.device) -> Iterator[Fault]:
     """Trainings with more processes than there are devices for a stage, or for a model that skips layers at random."""
-    device = resolve_device(recipe.device)
     for name, learner in recipe.learners.items():
         processes, key = learner.training.processes, f"learners.{name}.training.processes"
         if learner.rationales and (missing := missing_devices(processes, device)):

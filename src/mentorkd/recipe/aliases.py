@@ -18,7 +18,7 @@ BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
 """Renamed filters: the name in records of earlier versions, and the name today."""
 
-LATER_KEYS = {"chat_date", "chat_template_kwargs", "columns", "gguf_file", "layers", "learner", "logprobs"}
+LATER_KEYS = {"attn_implementation", "chat_date", "chat_template_kwargs", "columns", "gguf_file", "layers", "learner", "logprobs"}
 """Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
 
 LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
@@ -30,8 +30,9 @@ LATER_SAMPLING = {"test_samples": 0}
 LATER_TRAINING = {"processes": 1, "sharding": "none", "patience": None, "cooldown": 0.0}
 """The same for settings of a training."""
 
-EQUAL_TRAINING = {"split"}
-"""Settings of a training that change its rounding and what dropout draws, and nothing else: fingerprints leave them out."""
+EQUAL_TRAINING = {"split": {"none", "auto"}}
+"""Values of a training's settings that differ in its rounding and in what dropout draws, and in nothing else: fingerprints leave them
+out."""
 
 OLD_DEFAULTS = {"training": {"split": "none"}}
 """By section, what a stored recipe means that is older than a key; in a new recipe the key's default means something else."""
@@ -94,7 +95,7 @@ def later_settings(learner: Mapping[str, Any]) -> dict[str, Any]:
 
 def later_training(training: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training as fingerprints hash them: without later ones that say nothing, and without equal ones."""
-    hashed = {key: value for key, value in training.items() if key not in EQUAL_TRAINING}
+    hashed = {key: value for key, value in training.items() if value not in EQUAL_TRAINING.get(key, ())}
     return {key: value for key, value in hashed.items() if key not in LATER_TRAINING or value != LATER_TRAINING[key]}
 
 

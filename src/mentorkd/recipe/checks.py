@@ -340,6 +340,7 @@ def _setting_faults(name: str, learner: dict[str, Any], own: Links) -> Iterator[
     if learner.get("rationales") != []:
         yield from _sharding_faults((*place, "training"), learner)
         yield from _quantisation_faults((*place, "model", "lora", "bits"), learner)
+        yield from _attention_faults(place, learner)
     prompt = learner.get("prompt")
     if isinstance(prompt, str) and "{question}" not in prompt:
         yield (*place, "prompt"), f"got {prompt!r}; expected a template that contains {{question}}"
@@ -369,6 +370,15 @@ def _quantisation_faults(place: KeyPath, learner: Mapping[str, Any]) -> Iterator
     if SELF in (learner.get("rationales") or ()):
         why = "every round starts from the weights of the round before, and 4 bits would round away a part of its training"
         yield place, f"{why}; remove `bits`, or `{SELF}`"
+
+
+def _attention_faults(place: KeyPath, learner: Mapping[str, Any]) -> Iterator[Finding]:
+    training, flash = mapping(learner.get("training")), "flash_attention_2"
+    if mapping(learner.get("model")).get("attn_implementation") == flash and training.get("precision") == "float32":
+        yield (*place, "training", "precision"), f"`{flash}` has no float32; set auto or bfloat16, or take `sdpa`"
+    if training.get("split") == "packed" and training.get("length_window", 1) != 1:
+        why = "has no effect with `split: packed`, whose rows are not sorted by length"
+        yield (*place, "training", "length_window"), f"{why}; remove one of them"
 
 
 def _bits(learner: Mapping[str, Any]) -> Any:

@@ -95,7 +95,8 @@ def initial_model(recipe: Recipe, name: str) -> ModelConfig:
     own = model = recipe.learners[name].model
     while model.learner is not None:
         model = recipe.learners[model.learner].model
-    return model.model_copy(update={"lora": own.lora, "dtype": own.dtype})
+    own_settings = {key: getattr(own, key) for key in ("lora", "dtype", "attn_implementation")}
+    return model.model_copy(update=own_settings)
 
 
 def imitates_teacher(recipe: Recipe) -> bool:

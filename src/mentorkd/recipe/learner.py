@@ -189,6 +189,9 @@ class ModelConfig(Strict):
     """Train low-rank adapters; null trains all weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights in memory; auto is float32 for full training, and bfloat16 for LoRA if the hardware supports it."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = None
+    """How training computes attention; null leaves it to transformers. `flash_attention_2` (package flash-attn, 16-bit precision)
+    and `flex_attention` need a GPU, and skip what packed rows do not attend to (`training.split: packed`)."""
     trust_remote_code: bool = False
     """Run the Python code in the model's repository. Read that code before you set this to true."""
     chat_date: ChatDate = None
@@ -243,12 +246,14 @@ class TrainingConfig(Strict):
     batch_size: int = Field(default=8, ge=1)
     """Rows in a micro-batch on one device."""
     tokens_per_batch: int | None = Field(default=None, ge=1)
-    """Padded tokens (source + target) in a micro-batch, in place of `batch_size` rows; null uses `batch_size`."""
+    """Padded tokens (source + target) in a micro-batch, in place of `batch_size` rows; null uses `batch_size`. With `split: packed`
+    there is no padding, and rows fill the micro-batches."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Micro-batches in an optimiser step. The loss is weighted by tokens, so the split does not change it."""
-    split: Literal["none", "auto"] = "auto"
+    split: Literal["none", "auto", "packed"] = "auto"
     """How the rows of a micro-batch are read: `auto`, in parts of similar length, as many as cost least with their padding; `none`, all
-    at once. The parts' gradients add up to that of the whole. `sharding` always reads all at once."""
+    at once. The parts' gradients add up to that of the whole. `sharding` reads all at once instead of in parts. `packed` (causal models)
+    joins the rows in one sequence without padding, with attention inside each row alone; on a CPU that is slower than `auto`."""
     processes: int = Field(default=1, ge=1)
     """Processes that train together, each on a GPU of its own. An optimiser step has `gradient_accumulation` micro-batches in each
     process, so n processes train as one does with n times the accumulation."""

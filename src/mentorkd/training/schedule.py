@@ -64,8 +64,8 @@ def schedule_training(
     """The schedule of `updates` optimiser steps, or of `config.updates`, or of whole epochs.
 
     With a number of updates, rows are cycled, and rounds end at equal distances, as many as `config` has epochs. So learners with
-    different numbers of rows are trained and validated equally often. Objectives with tasks get one micro-batch a task, and
-    `batch_size` counts rationales.
+    different numbers of rows are trained and validated equally often. `batch_size` counts rationales. Objectives with tasks get one
+    micro-batch a task, unless rows are packed.
     """
     updates = updates or config.updates
     task_of = [row.task for row in rows]
@@ -80,15 +80,17 @@ def schedule_training(
         tokens_per_batch=config.tokens_per_batch,
         groups=[row.group for row in rows],
         window=config.length_window * per_update,
+        packed=config.split == "packed",
     )
     ends = [math.ceil(end / per_update) for end in plan.epoch_ends]
     rounds = ends
     if updates is not None:
         rounds = [math.ceil(updates * number / config.epochs) for number in range(1, config.epochs + 1)]
-    if len(tasks) > 1:  # together, short answers would be padded to the length of rationales
+    micro_batches = 1 if config.split == "packed" else len(tasks)
+    if micro_batches > 1:  # together, short answers would be padded to the length of rationales
         parts = ([row for row in batch if task_of[row] == task] for batch in plan.batches for task in tasks)
         plan = BatchPlan(Batches(parts), [len(tasks) * end for end in plan.epoch_ends])
-    return Schedule(plan, config.gradient_accumulation * len(tasks), updates or ends[-1], rounds, ends)
+    return Schedule(plan, config.gradient_accumulation * micro_batches, updates or ends[-1], rounds, ends)
 
 
 DECODING_COST = 12

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -23,15 +23,18 @@ from mentorkd.data.batching import Collator
 from mentorkd.data.encoding import Example
 from mentorkd.data.splitting import cost_of_part, split_rows
 from mentorkd.distillation.hidden_states import head_is_linear
+from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel
+from mentorkd.models.attention import needs_half
 from mentorkd.models.memory import keep_freed_memory
 from mentorkd.models.quantization import is_quantised
-from mentorkd.precision import Precision
+from mentorkd.precision import Precision, autocast
 from mentorkd.recipe.learner import TrainingConfig
 from mentorkd.records import Progress
 from mentorkd.training.checkpoints import discard_old_checkpoints, last_checkpoint
+from mentorkd.training.packing import check_packing
 from mentorkd.training.phases import Phases
 from mentorkd.training.processes import wait_for_others
 from mentorkd.training.schedule import Schedule, rounds_a_validation, schedule_training
@@ -117,6 +120,16 @@ def train(
         raise TrainingError("got no training row, expected at least one; loosen `select` or raise `max_target_tokens`")
     if config.sharding != "none":
         _check_shardable(loaded, config, precision)
+    if config.split == "packed" and loaded.kind == "seq2seq":
+        raise TrainingError(
+            f"got `split: packed` for {type(loaded.model).__name__}, an encoder-decoder model, and it joins the rows of causal "
+            "models; set auto or none"
+        )
+    if needs_half(loaded.model) and precision == "float32":
+        raise TrainingError(
+            "got `precision: float32` with `attn_implementation: flash_attention_2`, which computes in 16 bits alone; set "
+            "bfloat16, or take `sdpa`"
+        )
     if precision == "float16" and loaded.device.type == "cpu":
         raise TrainingError("got `precision: float16` on a CPU, where it is slow; set `auto`, bfloat16 or float32")
     if config.patience is not None and validate is None:
@@ -156,11 +169,16 @@ def train(
     collator = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
     # A sharded model exchanges its weights in every part, and processes may have different numbers of parts.
     split = _splitter(loaded, collator) if config.split == "auto" and config.sharding == "none" else None
+    if config.split == "packed":
+        _check_packing(loaded, objective, rows, schedule, collator, precision)
+        collator = replace(collator, packed=True)
     batches = PlannedBatches(rows, schedule.plan, collator, arguments.world_size, split)
     first = {name: value.to(loaded.device) for name, value in batches[0]["parts"][0].items() if name != "rows"}
-    fused = _can_fuse(loaded, first)
+    with autocast(loaded.device.type, precision if needs_half(loaded.model) else None):
+        fused = _can_fuse(loaded, first)
     if arguments.world_size > 1:
-        freeze_unreached(loaded.model, first)
+        with autocast(loaded.device.type, precision if needs_half(loaded.model) else None):
+            freeze_unreached(loaded.model, first)
     if config.torch_compile:
         _compile(loaded)
     callbacks: list[TrainerCallback] = [RoundEnds(schedule.rounds, interval, phases, on_progress), SealedCheckpoints()]
@@ -211,6 +229,21 @@ def train(
         phases,
         trainer.fused,
     )
+
+
+def _check_packing(
+    loaded: LoadedModel,
+    objective: Objective,
+    rows: Sequence[Example],
+    schedule: Schedule,
+    collator: Collator,
+    precision: Precision,
+) -> None:
+    """Check the model and its live mentors on the first micro-batch with several rows."""
+    pack = next((batch for batch in schedule.plan.batches if len(batch) > 1), None)
+    live = [mentor.model for mentor in objective.mentors if isinstance(mentor, OnlineMentor)]
+    for model in (loaded.model, *live) if pack else ():
+        check_packing(model, [rows[row] for row in pack or ()], collator, precision)
 
 
 def _splitter(loaded: LoadedModel, collator: Collator) -> Split:

@@ -22,6 +22,7 @@ from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import Objective, Student
 from mentorkd.errors import TrainingError
 from mentorkd.files.seals import seal_folder
+from mentorkd.models.attention import attention_for_generation
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
 from mentorkd.training.checkpoints import load_weights, save_weights
@@ -178,6 +179,7 @@ class MentorTrainer(Trainer):
         with (
             nullcontext() if self.sharding is None else self.sharding.gathered(),
             torch.compiler.set_stance("force_eager"),  # generation would compile for every length
+            attention_for_generation(self.whole),
         ):
             accuracy = self.validate()
         metrics = {

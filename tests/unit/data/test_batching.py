@@ -6,12 +6,23 @@ from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 
-from layouts import packed, padded_left
-from mentorkd.data.batching import IGNORE_INDEX, Batches, Collator, plan_batches, sides_of, sorted_batches
+from layouts import padded_left
+from mentorkd.data.batching import (
+    IGNORE_INDEX,
+    Batches,
+    Collator,
+    plan_batches,
+    sides_of,
+    sorted_batches,
+    take_rows,
+    targets_of_each_row,
+)
 from mentorkd.data.encoding import Example, TextEncoder, encode_prompt, encode_rows, encode_target, token_span
 from mentorkd.data.examples import TextExample
 from mentorkd.data.prompts import render_target
@@ -317,8 +328,38 @@ def test_causal_labels_are_what_each_position_predicts_and_prompts_have_none(sid
 
 
 def test_packed_rows_follow_one_another() -> None:
-    batch = packed(Collator("causal", pad_token_id=0)(ROWS))
+    batch = Collator("causal", pad_token_id=0, packed=True)(ROWS)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 1, 8, 9, 5, 1, 8, 9, 10, 11]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]]
     assert batch["labels"][batch["labels"] != IGNORE_INDEX].tolist() == [8, 9, 1, 8, 9, 10, 11, 1]
     assert batch["labels"].shape == batch["input_ids"].shape
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_rows_are_taken_from_a_batch_in_a_given_order(is_packed: bool) -> None:
+    rows = [*ROWS, Example("c", [4], [1])]
+    collate = Collator("causal", pad_token_id=0, multiple=8, packed=is_packed)
+    batch = collate(rows)
+    assert targets_of_each_row(batch) == [3, 5, 1]
+    for numbers in ([2, 0], [1], [0, 1, 2]):
+        taken, expected = take_rows(batch, numbers), collate([rows[number] for number in numbers])
+        assert taken.keys() == expected.keys()
+        assert all(torch.equal(taken[name], expected[name]) for name in expected)
+
+
+@hypothesis.given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.booleans(), st.integers(0, 9))
+def test_packs_hold_each_row_once_an_epoch_and_are_full(lengths: list[int], in_pairs: bool, seed: int) -> None:
+    sides = [(length,) for length in lengths]
+    groups = [f"q{row // 2}" for row in range(len(lengths))] if in_pairs else None
+    plan = plan_batches(sides, seed=seed, epochs=2, tokens_per_batch=100, groups=groups, packed=True)
+    first, second = plan.batches[: plan.epoch_ends[0]], plan.batches[plan.epoch_ends[0] :]
+    for packs in (first, second):
+        assert sorted(row for pack in packs for row in pack) == list(range(len(lengths)))
+        sizes = [sum(lengths[row] for row in pack) for pack in packs]
+        assert all(size <= 100 or len(pack) == 1 + in_pairs for size, pack in zip(sizes, packs, strict=True))
+        longest = max(lengths) * (1 + in_pairs)
+        assert sum(size <= 100 - longest for size in sizes) <= 1  # only the last has room for any other row
+    by_rows = plan_batches(sides, seed=seed, epochs=1, batch_size=4, packed=True).batches
+    assert Counter(map(len, by_rows)) - Counter({len(lengths) % 4: 1}) == Counter(
+        {4: len(lengths) // 4} if len(lengths) > 3 else {}
+    )

@@ -118,7 +118,7 @@ def test_a_mentor_that_is_the_student_gives_0(tmp_path: Path) -> None:
     encoder = TextEncoder.of(mentor)
     rows = rows_of(TEXTS, encoder)
     write(mentor, rows, encoder, tmp_path)
-    batch = Collator.for_model(mentor.kind, mentor.tokenizer, mentor.model.config)(rows)
+    batch = Collator("causal", mentor.tokenizer.pad_token_id, packed=True)(rows)
     reads = Student.forward(mentor.model, batch, rows, owner=mentor.model, fused=True)
     source = StoredSoftLabels([tmp_path], device=CPU)
     for tau in (None, 1.0, 100.0):

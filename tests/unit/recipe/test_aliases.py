@@ -121,6 +121,13 @@ def test_fingerprints_hash_the_names_at_birth() -> None:
     assert "root" not in raw["data"]
 
 
+def test_fingerprints_hash_packing_and_attention_where_they_are_set() -> None:
+    assert not any(key in str(canonical_dump(parse(NEW))) for key in ("split", "attn_implementation"))
+    settings = "model: {name: small, attn_implementation: sdpa}, training: {split: packed}}"
+    learner = canonical_dump(parse(NEW.replace("model: small}", settings)))["learners"]["vanilla"]
+    assert (learner["training"]["split"], learner["model"]["attn_implementation"]) == ("packed", "sdpa")
+
+
 def test_fingerprints_hash_processes_and_bits_where_they_are_set() -> None:
     raw = canonical_dump(parse(NEW.replace("model: small}", "model: {name: small, lora: {r: 4}}}")))
     assert not any(key in str(raw) for key in ("processes", "sharding", "bits"))

@@ -566,6 +566,23 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
             ),
         ],
     ),
+    "flash attention in float32, and packed rows that are sorted": (
+        changed("revision: main}", "attn_implementation: flash_attention_2}").replace(
+            "{epochs: 5}", "{precision: float32, split: packed, length_window: 4}"
+        ),
+        [
+            Fault(
+                "learners.vanilla.training.precision",
+                "`flash_attention_2` has no float32; set auto or bfloat16, or take `sdpa`",
+                18,
+            ),
+            Fault(
+                "learners.vanilla.training.length_window",
+                "has no effect with `split: packed`, whose rows are not sorted by length; remove one of them",
+                18,
+            ),
+        ],
+    ),
     "own texts of a base in 4 bits": (
         changed("model: google/flan-t5-small\n", "model: {name: google/flan-t5-small, lora: {bits: 4}}\n").replace(
             "[teacher, mentor]", "[teacher, mentor, self]"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import mentorkd.training.train
-from layouts import packed, padded_left
+from layouts import padded_left
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.fused_losses import fused_distillation_loss
@@ -145,7 +145,7 @@ def test_loss_and_gradient_do_not_depend_on_the_batch(family: str, change: str) 
             options = {"fused": False}
         case "packed":
             # An encoder-decoder's cross-attention would mix packed rows; it gets more padding instead.
-            options = {"multiple": 8} if family == "t5" else {"layout": packed}
+            options = {"multiple": 8} if family == "t5" else {"packed": True}
     loss, gradient = loss_and_gradient(family, [rows])
     changed_loss, changed_gradient = loss_and_gradient(family, batches, **options)
     assert changed_loss == pytest.approx(loss, rel=1e-5)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.data.batching import IGNORE_INDEX, take_rows
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.chunk_losses import (
     MentorChunks,
@@ -94,10 +94,9 @@ class Student:
     def _with_rows(self, numbers: Sequence[int]) -> Student:
         ends = list(accumulate(len(row.target_ids) for row in self.rows))
         positions = [at for n in numbers for at in range(ends[n] - len(self.rows[n].target_ids), ends[n])]
-        device = self.labels_N.device
-        rows_at, at = torch.tensor(numbers, device=device), torch.tensor(positions, dtype=torch.long, device=device)
+        at = torch.tensor(positions, dtype=torch.long, device=self.labels_N.device)
         return Student(
-            {name: tensor[rows_at] for name, tensor in self.batch.items()},
+            take_rows(self.batch, numbers),
             [self.rows[n] for n in numbers],
             self.labels_N[at],
             self.states[at],

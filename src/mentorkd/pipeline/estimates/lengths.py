@@ -92,8 +92,8 @@ def _padding(rows: Sequence[Sides], learner: Learner, cost_of_part: int | None) 
     """Padded tokens of each side by its tokens, in updates of random rows, whose micro-batches are sorted by length."""
     training = learner.training
     number = range(len(rows[0]))
-    if training.tokens_per_batch is not None:
-        return [_CLOSE for _ in number]
+    if training.split == "packed" or training.tokens_per_batch is not None:
+        return [1.0 if training.split == "packed" else _CLOSE for _ in number]
     shuffled = Random(0).sample(rows, len(rows))
     parts = [
         part

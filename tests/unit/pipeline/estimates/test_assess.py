@@ -56,6 +56,12 @@ def test_rows_are_counted_with_the_models_own_tokenizer(tmp_path: Path) -> None:
     )
 
 
+def test_packed_rows_have_no_padding(tmp_path: Path) -> None:
+    packed, padded = (assessed(tmp_path, f"training.split={split}").lengths["student"] for split in ("packed", "none"))
+    assert (packed.padded_source, packed.padded_target) == (packed.source, packed.target)
+    assert padded.padded_target > packed.padded_target
+
+
 def test_a_model_that_is_not_here_is_estimated_by_its_name_or_not_at_all(tmp_path: Path) -> None:
     known = assessed(tmp_path, "learners.vanilla.model={name: google/flan-t5-small}", "training.learning_rate=0.1")
     assert known.sizes["vanilla"] is not None
