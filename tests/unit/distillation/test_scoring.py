@@ -73,7 +73,7 @@ def test_stored_hidden_states_give_the_mentors_own_logits(family: str, tmp_path:
     assert record["rows"] == len(rows)
     assert record["tokens"] == sum(len(row.target_ids) for row in rows)
     for row in rows:
-        targets = labels.targets_for([row.rationale_id], batch_of(mentor, [row]))
+        targets = labels.targets_for([row], batch_of(mentor, [row]))
         logits = targets.hidden_NE @ targets.weight_VE.T
         own = exact_logits(mentor, row)
         assert (logits - own).abs().max() < 2**-7 * own.abs().max()  # bfloat16 keeps 8 digits
