@@ -371,7 +371,7 @@ class StoredSoftLabels:
         stores = [self._store_of(row.rationale_id) for row in rows]
         (meta,) = {store.meta for store in stores}
         arrays = [
-            self._read.pop(row.rationale_id, None) or store.row(row.rationale_id)
+            self._read.pop(row.rationale_id, {}) or store.row(row.rationale_id)
             for store, row in zip(stores, rows, strict=True)
         ]
         if not self._same_targets(arrays, rows):

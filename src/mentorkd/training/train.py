@@ -113,7 +113,8 @@ def train(
             Without it, they are read as they are, the best one too.
 
     Raises TrainingError if the rows lack what the objective needs, for a non-finite loss (before its update on a CPU, elsewhere
-    before anything more is logged or saved), for a checkpoint that does not have exactly the model's trained weights, and for settings that cannot be combined.
+    before anything more is logged or saved), for a checkpoint that does not have exactly the model's trained weights, and for
+    settings that cannot be combined.
     """
     if not rows:
         raise TrainingError("got no training row, expected at least one; loosen `select` or raise `max_target_tokens`")

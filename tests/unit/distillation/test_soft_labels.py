@@ -423,7 +423,9 @@ def test_other_target_tokens_than_those_scored_are_refused(tmp_path: Path) -> No
     with pytest.raises(StoreError, match="another tokenizer or target format"):
         labels.targets_for(rows, {})
     with pytest.raises(StoreError, match="another tokenizer or target format"):
-        labels.targets_for([replace(row, rationale_id=other) for row, other in zip(rows_of("ab"), "ba", strict=True)], {})
+        labels.targets_for(
+            [replace(row, rationale_id=other) for row, other in zip(rows_of("ab"), "ba", strict=True)], {}
+        )
 
 
 def test_meta_is_readable_by_people(tmp_path: Path) -> None:
