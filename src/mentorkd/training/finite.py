@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,16 +16,11 @@ CHECK_EVERY = 16
 """Updates from one check to the next, unless something is logged, validated or saved before."""
 
 
-class LossFault(TrainingError):
-    """A loss that is not finite, at the first such update."""
+class Fault(NamedTuple):
+    """A loss that is not finite."""
 
-    def __init__(self, value: float, update: int, rows: Sequence[Example], stopped: str) -> None:
-        self.update = update
-        super().__init__(
-            f"the loss became {value} at step {update}, and training stopped {stopped}; rationales in the batch: "
-            f"{', '.join(row.rationale_id for row in rows)}. Lower the learning rate or set `precision: float32`; checkpoints of "
-            "finished epochs are kept"
-        )
+    update: int
+    error: TrainingError
 
 
 class FiniteLosses:
@@ -35,17 +31,27 @@ class FiniteLosses:
         self._unchecked: list[tuple[int, Sequence[Example], Tensor]] = []
 
     def add(self, update: int, rows: Sequence[Example], loss: Tensor) -> None:
-        """Take the loss of some rows of an update that is about to be made. Raises LossFault if it is checked at once."""
+        """Take the loss of some rows of an update that is about to be made. Raises TrainingError if it is checked at once."""
         if self.runs_behind:
             self._unchecked.append((update, rows, loss.detach()))
         elif not math.isfinite(value := loss.item()):
-            raise LossFault(value, update, rows, "before that update")
+            raise _error(value, update, rows, "before that update")
 
-    def first_fault(self, updates: int) -> LossFault | None:
+    def first_fault(self, updates: int) -> Fault | None:
         """The first of the losses since the last check that is not finite. `updates` have been made."""
         unchecked, self._unchecked = self._unchecked, []
         values = torch.stack([loss for *_, loss in unchecked]).tolist() if unchecked else []
         for value, (update, rows, _) in zip(values, unchecked, strict=True):
             if not math.isfinite(value):
-                return LossFault(value, update, rows, f"after step {updates}, with nothing saved in between")
+                return Fault(
+                    update, _error(value, update, rows, f"after step {updates}, with nothing saved in between")
+                )
         return None
+
+
+def _error(value: float, update: int, rows: Sequence[Example], stopped: str) -> TrainingError:
+    return TrainingError(
+        f"the loss became {value} at step {update}, and training stopped {stopped}; rationales in the batch: "
+        f"{', '.join(row.rationale_id for row in rows)}. Lower the learning rate or set `precision: float32`; checkpoints of "
+        "finished epochs are kept"
+    )

@@ -175,7 +175,7 @@ class MentorTrainer(Trainer):
         return loss * int(self.args.world_size)
 
     def _check_losses(self) -> None:
-        """Raise LossFault for a loss since the last check that is not finite. Processes agree, so that none of them saves."""
+        """Raise TrainingError for a loss since the last check that is not finite. Processes agree, so that none of them saves."""
         fault = self._losses.first_fault(self.state.global_step)
         if self.args.world_size > 1:
             own = torch.tensor([NO_FAULT if fault is None else fault.update], device=self.args.device)
@@ -184,7 +184,7 @@ class MentorTrainer(Trainer):
                 wait_for_others()  # its process ends the others when it has told its rows
                 raise TrainingError(f"the loss of another process was not finite at step {first}")
         if fault is not None:
-            raise fault
+            raise fault.error
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation accuracy by generation, and the value that selects the best round: of equal accuracies, the later wins."""

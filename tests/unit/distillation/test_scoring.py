@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Example, TextEncoder, encode_rows
+from mentorkd.distillation import hidden_states
 from mentorkd.distillation.inspect import inspect_store
 from mentorkd.distillation.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.distillation.objectives.soft_labels import Distillation
@@ -57,6 +59,20 @@ def exact_logits(mentor: LoadedModel, row: Example) -> torch.Tensor:
     batch = batch_of(mentor, [row])
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     return mentor.model(**inputs).logits[batch["labels"] != IGNORE_INDEX]
+
+
+@pytest.mark.parametrize(
+    ("free", "vocabulary", "tokens"),
+    [(0, 384, 2048), (10e9, 32128, 8192), (130e9, 32128, 32768), (130e9, 256000, 8192)],
+)
+def test_batches_grow_with_the_free_memory_of_a_gpu_alone(
+    free: float, vocabulary: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hidden_states, "free_memory_of", lambda device: free)
+    monkeypatch.setattr(hidden_states, "head_parameters", lambda model: (torch.empty(vocabulary, 0), None))
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), model=None)
+    assert hidden_states.scoring_tokens(on_gpu) == tokens
+    assert hidden_states.scoring_tokens(model("t5", seed=1)) == 2048
 
 
 # --- what the store holds -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from mentorkd.distillation.objectives.base import CrossEntropy, Student, Sums
 from mentorkd.errors import TrainingError
 from mentorkd.training import trainer
 from mentorkd.training.checkpoints import last_checkpoint
-from mentorkd.training.finite import FiniteLosses, LossFault
+from mentorkd.training.finite import Fault, FiniteLosses
 from tiny_training import learner, rows_for, run
 
 
@@ -22,9 +22,7 @@ def row(name: str) -> Example:
 def test_a_loss_is_checked_at_once_where_this_is_free() -> None:
     checked = FiniteLosses(runs_behind=False)
     checked.add(1, [row("a")], torch.tensor(2.0))
-    with pytest.raises(
-        LossFault, match=r"^the loss became inf at step 2, and training stopped before that update"
-    ) as e:
+    with pytest.raises(Fault, match=r"^the loss became inf at step 2, and training stopped before that update") as e:
         checked.add(2, [row("b"), row("c")], torch.tensor(torch.inf))
     assert "rationales in the batch: b, c." in str(e.value)
 
@@ -36,8 +34,10 @@ def test_the_first_fault_is_told_with_its_rows() -> None:
     fault = checked.first_fault(8)
     assert fault is not None
     assert fault.update == 7
-    assert str(fault).startswith("the loss became nan at step 7, and training stopped after step 8, with nothing saved")
-    assert "rationales in the batch: r7." in str(fault)
+    assert str(fault.error).startswith(
+        "the loss became nan at step 7, and training stopped after step 8, with nothing saved"
+    )
+    assert "rationales in the batch: r7." in str(fault.error)
     assert checked.first_fault(8) is None, "each loss is checked once"
 
 
@@ -100,7 +100,7 @@ def test_between_logs_losses_are_checked_every_few_updates(tmp_path: Path, monke
     looked: list[int] = []
     look = FiniteLosses.first_fault
 
-    def looking(self: FiniteLosses, updates: int) -> LossFault | None:
+    def looking(self: FiniteLosses, updates: int) -> Fault | None:
         looked.append(updates)
         return look(self, updates)
 
