@@ -17,7 +17,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import accumulate, count, pairwise
 from typing import TypeAlias, overload
 
 import numpy as np
@@ -28,6 +28,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from mentorkd.data.encoding import Example
 from mentorkd.data.padding import MULTIPLE, padded_width
 from mentorkd.models import decoder_start_id, has_own_decoder
+from mentorkd.models.device import on_device
 from mentorkd.records import ModelKind
 
 IGNORE_INDEX = -100
@@ -316,28 +317,22 @@ def _joined(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     return torch.tensor([[value for row in rows for value in row]], dtype=torch.long)
 
 
-def take_rows(batch: Mapping[str, torch.Tensor], numbers: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Some rows of a batch, padded or packed, in the order of their numbers."""
-    if not _is_packed(batch):
-        rows = torch.tensor(numbers, device=batch["labels"].device)
-        return {name: tensor[rows] for name, tensor in batch.items()}
-    row_T = _row_of_each_token(batch)
-    tokens = torch.cat([(row_T == number).nonzero()[:, 0] for number in numbers])
-    return {name: tensor[:, tokens] for name, tensor in batch.items()}
+def take_rows(
+    batch: Mapping[str, torch.Tensor], numbers: Sequence[int], lengths: Sequence[int]
+) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """Some rows of a batch, padded or packed, in the order of their numbers, and how far each has moved up among its positions.
 
-
-def targets_of_each_row(batch: Mapping[str, torch.Tensor]) -> list[int]:
-    """The number of target tokens of each row of a batch, padded or packed."""
-    target = batch["labels"] != IGNORE_INDEX
-    counts = _row_of_each_token(batch)[target[0]].bincount() if _is_packed(batch) else target.sum(-1)
-    numbers: list[int] = counts.tolist()
-    return numbers
-
-
-def _is_packed(batch: Mapping[str, torch.Tensor]) -> bool:
-    return "position_ids" in batch and "attention_mask" not in batch
-
-
-def _row_of_each_token(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The numbers [T] of the rows in which the tokens of a packed batch are."""
-    return (batch["position_ids"][0] == 0).cumsum(0) - 1
+    `lengths`: the input tokens of all rows. A device's values are not looked at.
+    """
+    labels = batch["labels"]
+    if "position_ids" not in batch or "attention_mask" in batch:  # padded
+        rows = on_device(torch.tensor(numbers), labels.device)
+        return {name: tensor[rows] for name, tensor in batch.items()}, [
+            (number - new) * labels.shape[1] for new, number in enumerate(numbers)
+        ]
+    starts = [end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
+    taken = [range(starts[number], starts[number] + lengths[number]) for number in numbers]
+    tokens = on_device(torch.tensor([token for row in taken for token in row]), labels.device)
+    new_starts = accumulate(map(len, taken), initial=0)
+    moved = [row.start - new for row, new in zip(taken, new_starts, strict=False)]
+    return {name: tensor[:, tokens] for name, tensor in batch.items()}, moved

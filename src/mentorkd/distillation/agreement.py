@@ -62,7 +62,7 @@ def agreement(
             for source, read_by, total in zip(sources, parts, sums, strict=True):
                 if read_by is not None:
                     total.update({"rationales": len(part)})
-                    total.update(_sums(logits_NV, labels_N, source.targets_for(ids, batch)))
+                    total.update(_sums(logits_NV, labels_N, source.targets_for(part, batch)))
                     total.update(_stored_nll(source, ids))
     return [
         {"mentor": name, "rationales": total["rationales"], **_means(total)}

@@ -49,6 +49,12 @@ class MentorChunks:
     as less than `RULED_OUT`, so that the divergence is finite where a mentor rules a text out."""
     tokens_C: Tensor
     """The student's target tokens in each chunk."""
+    tokens: int | None = None
+    """The sum of `tokens_C`; None where it has to be read from the device."""
+
+    @property
+    def length(self) -> int:
+        return int(self.tokens_C.sum()) if self.tokens is None else self.tokens
 
 
 WeightedChunks: TypeAlias = Sequence[tuple[float, MentorChunks]]
@@ -74,7 +80,10 @@ def chunk_distillation_loss(
 
 def _labelled(mentors: WeightedChunks) -> Tensor:
     """Whether any mentor has a label of the chunk that a token is in [N]."""
-    each = [(~chunks.log_probs_C.isnan()).repeat_interleave(chunks.tokens_C) for _, chunks in mentors]
+    each = [
+        (~chunks.log_probs_C.isnan()).repeat_interleave(chunks.tokens_C, output_size=chunks.length)
+        for _, chunks in mentors
+    ]
     return torch.stack(each).any(0)
 
 
@@ -87,9 +96,10 @@ def chunk_divergence(log_probs_N: Tensor, mentors: WeightedChunks, temperature: 
 
 def _divergences(log_probs_N: Tensor, chunks: MentorChunks, temperature: float | None) -> Tensor:
     """D of each chunk [C], 0 for one without a label."""
-    tokens = int(chunks.tokens_C.sum())
-    if tokens != len(log_probs_N):
-        raise ValueError(f"the mentor's chunks must hold the student's {len(log_probs_N)} target tokens, got {tokens}")
+    if chunks.length != len(log_probs_N):
+        raise ValueError(
+            f"the mentor's chunks must hold the student's {len(log_probs_N)} target tokens, got {chunks.length}"
+        )
     student_C = torch.segment_reduce(log_probs_N, "sum", lengths=chunks.tokens_C, unsafe=True)
     unlabelled_C = chunks.log_probs_C.isnan()
     mentor_C = chunks.log_probs_C.to(student_C.dtype).masked_fill(unlabelled_C, 0).clamp(min=RULED_OUT)
@@ -135,7 +145,7 @@ def fused_label_log_probs(
     """
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None, got {chunk_tokens}")
-    chunk = chunk_tokens or even_chunk(labels_N)
+    chunk = chunk_tokens or even_chunk(labels_N, len(weight_VD))
     return _LabelLogProbs.apply(hidden_ND, weight_VD, bias, labels_N, chunk)  # type: ignore[no-any-return, no-untyped-call]
 
 

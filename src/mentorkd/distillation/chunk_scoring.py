@@ -20,7 +20,7 @@ from mentorkd.data.examples import TextExample
 from mentorkd.data.token_logprobs import target_logprobs
 from mentorkd.distillation.chunk_losses import label_log_probs
 from mentorkd.distillation.chunks import Chunk, TargetTokens, align, target_tokens
-from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel
+from mentorkd.distillation.hidden_states import FrozenModel, scoring_tokens
 from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, tokenizer_digest
@@ -57,7 +57,7 @@ def score_chunks(
     target: str,
     bfloat16: bool,
     on_progress: Progress,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
 ) -> dict[str, Any]:
     """Write the mentor's chunk likelihoods of `rows`; rows that an earlier, killed call finished are not computed again.
 
@@ -86,9 +86,8 @@ def score_chunks(
     collate = Collator.for_model(mentor.kind, mentor.tokenizer, mentor.model.config)
     sides = [row.example.padded_sides(mentor.kind) for row in readable]
     model = FrozenModel(mentor, collate([readable[0].example]) if readable else None, bfloat16=bfloat16)
-    batches = [
-        [readable[number] for number in numbers] for numbers in sorted_batches(sides, tokens_per_batch=tokens_per_batch)
-    ]
+    tokens = tokens_per_batch or scoring_tokens(mentor)
+    batches = [[readable[number] for number in numbers] for numbers in sorted_batches(sides, tokens_per_batch=tokens)]
     with closing(SoftLabelWriter(folder, meta)) as writer:
         for row in aligned:
             if not row.readable and row.example.rationale_id not in writer.done:

@@ -37,12 +37,16 @@ from mentorkd.distillation.losses import (
     temperature_scaled,
     token_divergence,
 )
+from mentorkd.models.device import memory_of, power_of_two
 
 WeightedLogits: TypeAlias = Sequence[tuple[float, MentorLogits | MentorTopK]]
 
-CPU_CHUNK, GPU_CHUNK = 256, 512
+CPU_CHUNK, GPU_CHUNK, MOST_CHUNK = 256, 512, 8192
 """Most tokens of a chunk. 256 ran fastest on a CPU (`benchmarks/loss_memory.py --chunk`) with 32,128 and with 151,936
-vocabulary entries; a GPU takes larger products to fill."""
+vocabulary entries; a GPU takes larger products to fill, and fewer calls: from 512 to 8192, as its memory allows."""
+
+_MEMORY_SHARE = 1 / 64
+"""Share of a CUDA device's memory that the buffers of a chunk's logits may take."""
 
 CPU_BLOCK, GPU_BLOCK = 2**19, 2**24
 """Logits of a block: 2 MiB and 64 MiB in float32."""
@@ -60,12 +64,14 @@ def fused_distillation_loss(
     tau_squared: bool = True,
     divergence: str = "forward_kl",
     jsd_beta: float = 0.5,
+    ignored: bool = True,
     chunk_tokens: int | None = None,
 ) -> LossSums:
     """`distillation_loss` of the logits `student_hidden_ND @ student_weight_VD.T + bias`.
 
     Beside the gradients, the extra memory is one float32 (or better) buffer [chunk, V] of the student's logits, one of the
     logits of each mentor that does not give its top k, and about ten blocks. `chunk_tokens` bounds the chunk; None chooses.
+    `ignored` is as in `distillation_loss`.
     Products are computed in the type of the hidden states (of autocast, under autocast), everything else, and the sums
     of gradients over chunks, in float32 or better. Gradients flow to hidden states, weight and bias, where they are
     required, and cannot be differentiated again. ValueError for settings or shapes that do not fit.
@@ -73,18 +79,28 @@ def fused_distillation_loss(
     settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None, got {chunk_tokens}")
-    student_hidden_ND, labels_N, mentors = at_targets(student_hidden_ND, labels_N, mentor, settings)
-    chunk = chunk_tokens or even_chunk(labels_N)
+    student_hidden_ND, labels_N, mentors = at_targets(student_hidden_ND, labels_N, mentor, settings, ignored)
+    whole = [each.vocab_size for _, each in mentors if not isinstance(each, MentorTopK)]  # whose logits have a buffer
+    chunk = chunk_tokens or even_chunk(labels_N, len(student_weight_VD) + sum(whole))
     loss, ce, total = _FusedLoss.apply(  # type: ignore[no-untyped-call]
         student_hidden_ND, student_weight_VD, bias, labels_N, mentors, settings, chunk, torch.is_grad_enabled()
     )
     return LossSums(loss, ce, total, len(labels_N))
 
 
-def even_chunk(labels_N: Tensor) -> int:
-    """Tokens of a chunk. Chunks are of equal size: a short last one would be as slow as a full one."""
-    tokens, longest = len(labels_N), CPU_CHUNK if labels_N.device.type == "cpu" else GPU_CHUNK
+def even_chunk(labels_N: Tensor, entries: int) -> int:
+    """Tokens of a chunk whose buffers have `entries` logits a token. Chunks are of equal size: a short last one would be as slow as a
+    full one."""
+    tokens, longest = len(labels_N), _longest_chunk(labels_N.device, entries)
     return math.ceil(tokens / math.ceil(tokens / longest)) if tokens else longest
+
+
+def _longest_chunk(device: torch.device, entries: int) -> int:
+    if device.type != "cuda":
+        return CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
+    # Of all memory, not of what is free: a training that is resumed must add up its gradients in the order of before.
+    fitting = _MEMORY_SHARE * memory_of(device) / (4 * entries)
+    return min(MOST_CHUNK, max(GPU_CHUNK, power_of_two(max(1, fitting))))
 
 
 class _FusedLoss(torch.autograd.Function):

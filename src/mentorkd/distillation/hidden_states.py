@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mentorkd.data.batching import IGNORE_INDEX
 from mentorkd.errors import ModelError
 from mentorkd.models import LoadedModel, cast_linear_layers
+from mentorkd.models.device import free_memory_of, power_of_two
 from mentorkd.models.memory import keep_freed_memory
 from mentorkd.precision import autocast
 
@@ -30,8 +31,16 @@ Layers = dict[int, Tensor]
 """Hidden states [N, D] by the number of the layer whose output they are, counted from 1 (of the decoder, where there is one).
 Those of the last layer are as the head receives them."""
 
-TOKENS_PER_BATCH = 2048
-"""Padded tokens (source + target) of a forward pass: enough to keep matrix units busy, little enough to fit anywhere."""
+POSITIONS = "target_positions"
+"""The entry of a batch that holds its target positions (`target_positions`)."""
+
+TOKENS_PER_BATCH, MOST_TOKENS_PER_BATCH = 2048, 2**15
+"""Padded tokens (source + target) of a forward pass: enough to keep a CPU's matrix units busy, little enough to fit anywhere; and
+the most on a GPU, where more would not be faster."""
+
+BYTES_PER_ENTRY = 32
+"""Bytes that a forward pass takes at most for a token, by entry of the vocabulary: logits in float32, what is computed of them, and
+as much again to spare. Hidden states and attention take less."""
 
 EXAMINED_TOKENS = 32
 """Target positions on which `head_is_linear` examines the head; few, since their whole logits are computed."""
@@ -41,6 +50,14 @@ HEAD_ROWS = 32768
 
 LOGIT_ROWS = 256
 """Target positions whose whole logits `FrozenModel.logits` computes at once."""
+
+
+def scoring_tokens(loaded: LoadedModel) -> int:
+    """Padded tokens of a forward pass of a frozen model: fixed on a CPU, by the free memory on a GPU."""
+    if loaded.device.type != "cuda":
+        return TOKENS_PER_BATCH
+    fitting = free_memory_of(loaded.device) / (BYTES_PER_ENTRY * len(head_parameters(loaded.model)[0]))
+    return min(MOST_TOKENS_PER_BATCH, max(TOKENS_PER_BATCH, power_of_two(max(1, fitting))))
 
 
 def head_parameters(model: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -73,8 +90,27 @@ def _head_replaced(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iter
 
 
 def _call(model: nn.Module, batch: Batch, **options: Any) -> Any:
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", POSITIONS)}
     return model(**inputs, use_cache=False, **options)
+
+
+def target_positions(batch: Batch) -> Tensor:
+    """The target positions [N] among all positions of a batch, row after row: those that came with it, or else from the labels.
+
+    A device must be waited for to tell where its labels are, so a batch of a training comes with `POSITIONS`.
+    """
+    given = batch.get(POSITIONS)
+    return (batch["labels"].flatten() != IGNORE_INDEX).nonzero()[:, 0] if given is None else given
+
+
+def first_row(batch: Batch) -> dict[str, Tensor]:
+    """A batch of the first row alone."""
+    return {name: value[:1] for name, value in batch.items() if name != POSITIONS}
+
+
+def _at(hidden: Tensor, positions_N: Tensor) -> Tensor:
+    """The entries [N, ...] of hidden states [rows, tokens, ...] at some positions."""
+    return hidden.flatten(0, 1).index_select(0, positions_N)
 
 
 def target_states(
@@ -92,15 +128,15 @@ def target_states(
     alone, and with `exact` in float32, in which the model then changes them. `owner` is the model that owns the head when
     `model` is a wrapper of it (DistributedDataParallel).
     """
-    head, target = _head(owner or model), batch["labels"] != IGNORE_INDEX
+    head, positions_N = _head(owner or model), target_positions(batch)
     own_forward, received = head.forward, []
 
     def take(hidden: Tensor) -> Tensor:
-        received.append(hidden[target])
+        received.append(_at(hidden, positions_N))
         return hidden.new_zeros(1, 1, len(head.weight))  # models like BART add a bias to the result
 
     def apply(hidden: Tensor) -> Tensor:
-        few = hidden[target][None]
+        few = _at(hidden, positions_N)[None]
         if exact and isinstance(head, nn.Linear):
             with torch.autocast(few.device.type, enabled=False):
                 return _float32_product(few, head.weight, head.bias)
@@ -111,7 +147,7 @@ def target_states(
         outputs = _call(model, batch, **({"output_hidden_states": True} if layers else {}))
     (states,) = [outputs.logits[0]] if logits else received
     of_layers = outputs.get("decoder_hidden_states", outputs.get("hidden_states"))
-    return states, {layer: of_layers[layer][target] for layer in layers}
+    return states, {layer: _at(of_layers[layer], positions_N) for layer in layers}
 
 
 def _float32_product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -144,14 +180,14 @@ def head_is_linear(model: nn.Module, batch: Batch) -> bool:
     head = _head(model)
     if not isinstance(head, nn.Linear):
         return False
-    row = {name: value[:1] for name, value in batch.items()}
-    target = row["labels"] != IGNORE_INDEX
+    row = first_row(batch)
+    positions_N = target_positions(row)
     own_forward, training = head.forward, model.training
     is_product, marked = False, torch.empty(0)
 
     def mark(hidden: Tensor) -> Tensor:
         nonlocal is_product, marked
-        few = hidden[target][None, :EXAMINED_TOKENS]
+        few = _at(hidden, positions_N)[None, :EXAMINED_TOKENS]
         own, product = own_forward(few), F.linear(few, head.weight, head.bias)
         is_product = torch.allclose(own.float(), product.float(), rtol=1e-3, atol=1e-3 * float(own.abs().amax()))
         marked = own + torch.linspace(-1e3, 1e3, own.shape[-1], device=own.device, dtype=own.dtype)

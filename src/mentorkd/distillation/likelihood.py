@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mentorkd.data.batching import Collator, sides_of, sorted_batches
 from mentorkd.data.encoding import TextEncoder, encode_rows
 from mentorkd.data.prompts import TargetForm, render_prompt, render_target
-from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel
+from mentorkd.distillation.hidden_states import FrozenModel, scoring_tokens
 from mentorkd.files import digest_path, fingerprint, journal_line, read_journal
 from mentorkd.hub import UNKNOWN, cached_commit
 from mentorkd.hub.chat import DATE
@@ -94,7 +94,7 @@ def _score(
     if not rows:
         return
     collate = Collator.for_model(loaded.kind, loaded.tokenizer, loaded.model.config)
-    batches = sorted_batches(sides_of(rows, loaded.kind), tokens_per_batch=TOKENS_PER_BATCH)
+    batches = sorted_batches(sides_of(rows, loaded.kind), tokens_per_batch=scoring_tokens(loaded))
     model = FrozenModel(loaded, collate([rows[batches[0][0]]]), bfloat16=bfloat16)
     for numbers in batches:
         part = [rows[number] for number in numbers]

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mentorkd.data.batching import IGNORE_INDEX
+from mentorkd.models.device import runs_behind
 from mentorkd.recipe.objectives import NOT_OF_TOP_K
 
 RULED_OUT = -1e4
@@ -212,16 +213,18 @@ def distillation_loss(
     tau_squared: bool = True,
     divergence: str = "forward_kl",
     jsd_beta: float = 0.5,
+    ignored: bool = True,
 ) -> LossSums:
     """The loss of a student with these logits.
 
-    `mentor` has a row for every label, ignored ones included. Without a mentor the loss is the cross-entropy alone.
+    `mentor` has a row for every label, ignored ones included. Without a mentor the loss is the cross-entropy alone. With
+    `ignored=False` no label is `IGNORE_INDEX`, and no device has to be waited for to find them.
     Where heads of one tokenizer are padded to different sizes, the divergence is between the distributions
     renormalised on the leading entries that all heads have; the cross-entropy is over all of the student's.
     ValueError for settings or shapes that do not fit.
     """
     settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
-    student_logits_NV, labels_N, mentors = at_targets(student_logits_NV, labels_N, mentor, settings)
+    student_logits_NV, labels_N, mentors = at_targets(student_logits_NV, labels_N, mentor, settings, ignored)
     logits_NV = in_full_precision(student_logits_NV)
     ce = F.cross_entropy(logits_NV, labels_N, reduction="sum")
     if not mentors:
@@ -254,7 +257,7 @@ def top_k_of(logits_NV: Tensor, k: int, *, temperature: float, vocab_size: int |
 
 
 def at_targets(
-    student: Tensor, labels_N: Tensor, mentor: Mentors, settings: LossSettings
+    student: Tensor, labels_N: Tensor, mentor: Mentors, settings: LossSettings, ignored: bool
 ) -> tuple[Tensor, Tensor, WeightedTargets]:
     """The student's rows, the labels and the mentors, as a list, at the target positions; ValueError if they do not fit."""
     rows = len(student)
@@ -275,6 +278,8 @@ def at_targets(
                 f"the mentor's top k were kept at temperature {targets.temperature}, the loss has "
                 f"{settings.temperature}: keep them at the temperature of the loss"
             )
+    if not ignored:
+        return student, labels_N, mentors
     target_N = labels_N != IGNORE_INDEX
     if bool(target_N.all()):
         return student, labels_N, mentors
@@ -299,8 +304,8 @@ def in_full_precision(x: Tensor) -> Tensor:
 
 
 def _at_least_ruled_out(logits_NV: Tensor) -> Tensor:
-    """The logits, none below `RULED_OUT`: a copy only where one is, because whole logits are large."""
-    if logits_NV.numel() and bool(logits_NV.detach().amin() < RULED_OUT):
+    """The logits, none below `RULED_OUT`: a copy only where one is, because whole logits are large, or where a look would wait."""
+    if runs_behind(logits_NV.device) or (logits_NV.numel() and bool(logits_NV.detach().amin() < RULED_OUT)):
         return logits_NV.clamp(min=RULED_OUT)
     return logits_NV
 

@@ -31,9 +31,12 @@ class SoftLabelSource(Protocol):
         """The part of the mentor that reads a row, for a mentor in several parts; None if it has no soft labels of the row."""
         ...
 
-    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets | MentorChunks:
-        """The distributions at the target positions of `batch`, or the chunks, row after row in its order. All its rows are of one
-        part."""
+    def read_ahead(self, rows: Sequence[Example]) -> None:
+        """Read from the disk what `targets_for` needs later, in any thread."""
+        ...
+
+    def targets_for(self, rows: Sequence[Example], batch: Batch) -> MentorTargets | MentorChunks:
+        """The distributions at the target positions of `batch`, or the chunks, row after row. Its `rows` are of one part."""
         ...
 
 
@@ -49,8 +52,11 @@ class OnlineMentor:
     def part_of(self, row: Example) -> Hashable:
         return 0
 
+    def read_ahead(self, rows: Sequence[Example]) -> None:
+        pass
+
     @torch.no_grad()
-    def targets_for(self, rationale_ids: Sequence[str], batch: Batch) -> MentorTargets:
+    def targets_for(self, rows: Sequence[Example], batch: Batch) -> MentorTargets:
         if not self._head_is_linear(batch):
             return MentorLogits(self.ends.columns(target_logits(self.model, batch, exact=True), 1))
         if self._head is None:  # exchanged once, not in every step

@@ -61,11 +61,10 @@ def measure_own_texts(
         model.eval()
     for parts, batch_rows in batches_by_part(spread(rows, sample), [mentor for _, mentor in mentors], trained.kind):
         batch = {name: value.to(trained.device) for name, value in collate(batch_rows).items()}
-        ids = [row.rationale_id for row in batch_rows]
         with autocast(trained.device.type, precision):
             writer_NV, trained_NV = (_log_probs(target_logits(each.model, batch)) for each in (writer, trained))
             targets = [
-                (share, mentor.targets_for(ids, batch))
+                (share, mentor.targets_for(batch_rows, batch))
                 for (share, mentor), part in zip(mentors, parts, strict=True)
                 if part is not None
             ]

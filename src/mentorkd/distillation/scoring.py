@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mentorkd.data.batching import Collator, sides_of, sorted_batches
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.hidden_states import TOKENS_PER_BATCH, FrozenModel, head_parameters
+from mentorkd.distillation.hidden_states import FrozenModel, head_parameters, scoring_tokens
 from mentorkd.distillation.losses import top_k_of
 from mentorkd.distillation.soft_labels import SoftLabelWriter, StoreMeta
 from mentorkd.errors import ModelError
@@ -36,7 +36,7 @@ def score(
     bfloat16: bool,
     on_progress: Progress,
     vocab_size: int | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
+    tokens_per_batch: int | None = None,
 ) -> dict[str, Any]:
     """Write the soft labels of `rows`; rows that an earlier, killed call finished are not computed again.
 
@@ -50,7 +50,8 @@ def score(
     Raises ModelError if hidden states cannot stand for logits in this model and `mode` is `hidden`.
     """
     collate = Collator.for_model(mentor.kind, mentor.tokenizer, mentor.model.config)
-    batches = sorted_batches(sides_of(rows, mentor.kind), tokens_per_batch=tokens_per_batch)
+    tokens = tokens_per_batch or scoring_tokens(mentor)
+    batches = sorted_batches(sides_of(rows, mentor.kind), tokens_per_batch=tokens)
     weight, bias = head_parameters(mentor.model)
     model = FrozenModel(mentor, collate([rows[0]]) if rows else None, bfloat16=bfloat16)
     if mode == "hidden" and not model.head_is_linear:

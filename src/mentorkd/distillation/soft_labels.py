@@ -24,8 +24,9 @@ import math
 import os
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +35,13 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
-from mentorkd.data.batching import IGNORE_INDEX, targets_of_each_row
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.chunk_losses import MentorChunks
 from mentorkd.distillation.losses import MentorHidden, MentorTargets, MentorTopK
 from mentorkd.distillation.vocabularies import EndTokens
 from mentorkd.errors import StoreError
 from mentorkd.files import allow_open_files, read_journal, write_json, write_text
+from mentorkd.models.device import on_device
 
 log = logging.getLogger(__name__)
 
@@ -332,12 +333,26 @@ class StoredSoftLabels:
                 raise StoreError(f"{store.folder} and {self.stores[0].folder} hold soft labels of two kinds; {AGAIN}")
         self._parts = list(dict.fromkeys(store.meta for store in self.stores))
         self._heads: dict[StoreMeta, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._read: dict[str, Arrays] = {}
+
+    def read_ahead(self, rows: Iterable[Example]) -> None:
+        """Read and check the soft labels of rows that `targets_for` is asked for later, in any thread.
+
+        A row that cannot be read stays unread: `targets_for` reads it again, and raises.
+        """
+        for row in rows:
+            with suppress(StoreError):
+                if self.sources is None or row.source in self.sources:
+                    self._read[row.rationale_id] = self._store_of(row.rationale_id).row(row.rationale_id)
 
     def part_of(self, row: Example) -> int | None:
         if self.sources is not None and row.source not in self.sources:
             return None
         store = self._store_of(row.rationale_id)
-        if store.meta.form == "chunks" and np.isnan(store.row(row.rationale_id)["log_probs"]).all():
+        if store.meta.form != "chunks":
+            return self._parts.index(store.meta)
+        arrays = self._read.get(row.rationale_id) or store.row(row.rationale_id)
+        if np.isnan(arrays["log_probs"]).all():
             return None
         return self._parts.index(store.meta)
 
@@ -348,46 +363,50 @@ class StoredSoftLabels:
             raise StoreError(f"{self.stores[0].folder}{others}: no soft labels of rationale {rationale_id}; {AGAIN}")
         return store
 
-    def targets_for(self, rationale_ids: Sequence[str], batch: Mapping[str, Any]) -> MentorTargets | MentorChunks:
+    def targets_for(self, rows: Sequence[Example], batch: Mapping[str, Any]) -> MentorTargets | MentorChunks:
         """The stored distributions, or likelihoods of chunks, of a batch's rows, which are of one part, one after the other.
 
-        Raises StoreError if a row is missing or the batch's target tokens differ from those that were scored.
+        Raises StoreError if a row is missing or its target tokens differ from those that were scored.
         """
-        stores = [self._store_of(rationale_id) for rationale_id in rationale_ids]
+        stores = [self._store_of(row.rationale_id) for row in rows]
         (meta,) = {store.meta for store in stores}
-        rows = [store.row(rationale_id) for store, rationale_id in zip(stores, rationale_ids, strict=True)]
-        joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        if not self._same_targets(rows, batch):
+        arrays = [
+            self._read.pop(row.rationale_id, {}) or store.row(row.rationale_id)
+            for store, row in zip(stores, rows, strict=True)
+        ]
+        if not self._same_targets(arrays, rows):
             raise StoreError(
-                f"{stores[0].folder}: the target tokens of {', '.join(rationale_ids)} differ from those that the mentor "
-                f"scored (another tokenizer or target format); {AGAIN}"
+                f"{stores[0].folder}: the target tokens of {', '.join(row.rationale_id for row in rows)} differ from those that "
+                f"the mentor scored (another tokenizer or target format); {AGAIN}"
             )
+
+        def joined(name: str, dtype: type[np.generic] | None = None) -> torch.Tensor:
+            return on_device(torch.from_numpy(np.concatenate([row[name] for row in arrays], dtype=dtype)), self.device)
+
         if meta.form == "chunks":
-            log_probs, tokens = joined["log_probs"], joined["tokens"].astype(np.int64)
-            return MentorChunks(torch.from_numpy(log_probs).to(self.device), torch.from_numpy(tokens).to(self.device))
+            tokens = sum(len(row.target_ids) for row in rows)
+            return MentorChunks(joined("log_probs"), joined("tokens", np.int64), tokens)
         if meta.form == "hidden":
             weight, bias = self._head(stores[0])
-            hidden = torch.from_numpy(joined["hidden"]).view(torch.bfloat16).to(self.device)
-            return MentorHidden(hidden.to(weight.dtype), weight, bias)
+            return MentorHidden(joined("hidden").view(torch.bfloat16).to(weight.dtype), weight, bias)
         assert meta.temperature is not None
         return MentorTopK(
-            torch.from_numpy(joined["log_probs"]).to(self.device),
-            self.ends.ids(torch.from_numpy(joined["indices"].astype(np.int64)).to(self.device)),
-            torch.from_numpy(joined["log_tail"]).to(self.device),
+            joined("log_probs"),
+            self.ends.ids(joined("indices", np.int64)),
+            joined("log_tail"),
             meta.vocab_size,
             meta.temperature,
         )
 
-    def _same_targets(self, rows: Sequence[Arrays], batch: Mapping[str, Any]) -> bool:
-        """Whether the rows were scored for the labels of this batch; a store of chunks knows the number of each row's target tokens."""
+    def _same_targets(self, arrays: Sequence[Arrays], rows: Sequence[Example]) -> bool:
+        """Whether the arrays are of these rows' target tokens; a store of chunks knows the number of each row's."""
         if self.meta.form == "chunks":
-            return targets_of_each_row(batch) == [int(row["tokens"].sum()) for row in rows]
-        scored = np.concatenate([row["labels"] for row in rows])
+            return all(int(each["tokens"].sum()) == len(row.target_ids) for each, row in zip(arrays, rows, strict=True))
+        scored = np.concatenate([each["labels"] for each in arrays])
         if self.ends.differ:  # the last token of each row is the end of the text
-            last = np.cumsum([len(row["labels"]) for row in rows]) - 1
+            last = np.cumsum([len(each["labels"]) for each in arrays]) - 1
             scored[last] = np.where(scored[last] == self.ends.mentor, self.ends.student, scored[last])
-        labels = batch["labels"]
-        return np.array_equal(labels[labels != IGNORE_INDEX].cpu().numpy(), scored)
+        return np.array_equal(np.fromiter(chain.from_iterable(row.target_ids for row in rows), np.int64), scored)
 
     def _head(self, store: SoftLabelStore) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The head of a store's part on the device; under autocast in the type of autocast, so that no step casts it again."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mentorkd.errors import ModelError
+from mentorkd.models.device import on_device
 
 _SHOWN = 3
 
@@ -32,9 +33,9 @@ class EndTokens:
         """`tensor` with the columns of the two tokens exchanged along its vocabulary; itself if they are one token."""
         if not self.differ:
             return tensor
-        order = torch.arange(tensor.shape[dim], device=tensor.device)
+        order = torch.arange(tensor.shape[dim])
         order[[self.mentor, self.student]] = order[[self.student, self.mentor]]
-        return tensor.index_select(dim, order)
+        return tensor.index_select(dim, on_device(order, tensor.device))
 
     def ids(self, ids: Tensor) -> Tensor:
         """Token ids with the two tokens exchanged."""

@@ -156,7 +156,8 @@ class TransformersEngine:
             return
         alone_V, padded_V = self._first_logits([short], end_ids)[0], self._first_logits([long, short], end_ids)[1]
         change = float((padded_V - alone_V).abs().max() / (alone_V.max() - alone_V.min()).clamp(min=1e-9))
-        rough = self.dtype not in (None, "float32") or self._base.dtype != torch.float32
+        in_tf32 = alone_V.is_cuda and torch.backends.cuda.matmul.allow_tf32
+        rough = in_tf32 or self.dtype not in (None, "float32") or self._base.dtype != torch.float32
         if not change <= (ROUGH_CHANGE if rough else MOST_CHANGE):
             raise ModelError(
                 f"{type(self._base).__name__} does not ignore the padding before a prompt: {len(long) - len(short)} tokens of it "

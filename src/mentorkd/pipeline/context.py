@@ -26,7 +26,7 @@ from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.provenance import Cost
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role
 from mentorkd.pipeline.shards import in_shard
-from mentorkd.precision import Precision
+from mentorkd.precision import Precision, use_tf32
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.rounds import of_round
@@ -65,7 +65,9 @@ class RunContext:
 
     @cached_property
     def _device(self) -> torch.device:
-        return resolve_device(self.recipe.device)
+        device = resolve_device(self.recipe.device)
+        use_tf32(device)
+        return device
 
     def questions(self, stage: Stage, split: Split | None = None) -> list[Question]:
         """The questions that a stage reads, of a split or all; those of its shard."""
@@ -82,7 +84,7 @@ class RunContext:
         return split_folds(self.folder.questions(stage.inputs["questions"], "train"), folds) if folds > 1 else {}
 
     def precision(self, learner: Learner) -> Precision:
-        """The learner's arithmetic. `auto` is measured once a run folder, so that a resumed run does not change it."""
+        """The learner's arithmetic. `auto` is decided once a run folder, so that a resumed run does not change it."""
         wanted = learner.training.precision
         return self.folder.precision(self.device.type) if wanted == "auto" else wanted
 

@@ -372,15 +372,15 @@ class RunFolder:
 
     @property
     def precisions(self) -> dict[str, Any]:
-        """The arithmetic that was measured to be fast, by the type of device, with the measurement."""
+        """The arithmetic that was decided on, by the type of device, with the reason."""
         file = self.measured_precision
         try:
             return read_sealed(file) if file.is_file() else {}
         except DamagedError as error:
-            raise DamagedError(f"{error}; remove it and the arithmetic will be measured again") from None
+            raise DamagedError(f"{error}; remove it and the arithmetic will be chosen again") from None
 
     def precision(self, device_type: str) -> Precision:
-        """The arithmetic that was measured to be fast on this type of device. The run's first stage on one measures it."""
+        """The arithmetic of this type of device. The run's first stage on one decides."""
         with self.alone("precision"):
             precisions = self.precisions
             if device_type not in precisions:

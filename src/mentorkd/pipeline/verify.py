@@ -112,7 +112,7 @@ def _rest(folder: RunFolder) -> Iterator[tuple[Path, str | None]]:
 
     ways = {
         folder.root / "manifest.json": "the next run writes it again",
-        folder.measured_precision: "remove it and the arithmetic will be measured again",
+        folder.measured_precision: "remove it and the arithmetic will be chosen again",
         folder.known_hub_models: "remove it and `mentorkd run` records the commits of the models again",
         **dict.fromkeys(folder.work("commit.json"), "the next run goes on from before it"),
     }

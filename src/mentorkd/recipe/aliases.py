@@ -18,7 +18,16 @@ BIRTH_NAMES = {"arithmetic": "steps", "perplexity": "learnable"}
 RECORDED_NAMES = {"steps_check": "arithmetic", "learnable": "perplexity"}
 """Renamed filters: the name in records of earlier versions, and the name today."""
 
-LATER_KEYS = {"attn_implementation", "chat_date", "chat_template_kwargs", "columns", "gguf_file", "layers", "learner", "logprobs"}
+LATER_KEYS = {
+    "attn_implementation",
+    "chat_date",
+    "chat_template_kwargs",
+    "columns",
+    "gguf_file",
+    "layers",
+    "learner",
+    "logprobs",
+}
 """Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
 
 LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}

@@ -279,7 +279,8 @@ class TrainingConfig(Strict):
     max_target_tokens: int = Field(default=512, ge=1)
     """Longest target in tokens. Rows with a longer target are dropped and counted, since a truncated row loses its answer."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Data type of the forward and backward pass; auto uses bfloat16 if the hardware is fast at it."""
+    """Data type of the forward and backward pass. auto: on NVIDIA GPUs bfloat16 from compute capability 8.0 on and float32 before; on
+    other devices bfloat16 if it is measured to be fast."""
     torch_compile: bool = False
     """Compile the model with torch.compile."""
     gradient_checkpointing: bool = False

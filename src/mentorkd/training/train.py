@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from operator import itemgetter
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -37,6 +38,7 @@ from mentorkd.training.checkpoints import discard_old_checkpoints, last_checkpoi
 from mentorkd.training.packing import check_packing
 from mentorkd.training.phases import Phases
 from mentorkd.training.processes import wait_for_others
+from mentorkd.training.read_ahead import ReadAhead
 from mentorkd.training.schedule import Schedule, rounds_a_validation, schedule_training
 from mentorkd.training.sealed_checkpoints import discard_damaged_checkpoints
 from mentorkd.training.sharding import ShardedModel
@@ -113,8 +115,9 @@ def train(
         verify: remove checkpoints that have changed since they were written; training resumes from an older one, or starts again.
             Without it, they are read as they are, the best one too.
 
-    Raises TrainingError if the rows lack what the objective needs, before an update with a non-finite loss, for a checkpoint
-    that does not have exactly the model's trained weights, and for settings that cannot be combined.
+    Raises TrainingError if the rows lack what the objective needs, for a non-finite loss (before its update on a CPU, elsewhere
+    before anything more is logged or saved), for a checkpoint that does not have exactly the model's trained weights, and for
+    settings that cannot be combined.
     """
     if not rows:
         raise TrainingError("got no training row, expected at least one; loosen `select` or raise `max_target_tokens`")
@@ -186,11 +189,14 @@ def train(
         callbacks.append(_tensorboard_in(tensorboard, fresh=checkpoint is None and arguments.process_index == 0))
     if history is not None:
         callbacks.append(HistoryFile(history, lambda log: _history(log, schedule)))
-    with _trained_with(loaded, objective.weights, precision if config.sharding == "fsdp" else None) as sharding:
+    with (
+        _trained_with(loaded, objective.weights, precision if config.sharding == "fsdp" else None) as sharding,
+        _read_ahead(batches, objective, loaded.device) as train_dataset,
+    ):
         trainer = MentorTrainer(
             model=loaded.model if sharding is None else sharding.sharded,
             args=arguments,
-            train_dataset=batches,
+            train_dataset=train_dataset,
             # The Trainer requires one before it calls `evaluate`, which is overridden and generates instead.
             eval_dataset=batches if validate is not None else None,
             data_collator=itemgetter(0),  # an item of the data set is a whole micro-batch
@@ -256,6 +262,16 @@ def _splitter(loaded: LoadedModel, collator: Collator) -> Split:
         return [[rows[row] for row in part] for part in parts]
 
     return split
+
+
+@contextmanager
+def _read_ahead(batches: PlannedBatches, objective: Objective, device: torch.device) -> Iterator[Dataset[Batch]]:
+    """The batches, made by a thread where a GPU works meanwhile. On a CPU the thread would take the training's processor time."""
+    if device.type != "cuda":
+        yield batches
+        return
+    with closing(ReadAhead(batches, batches.processes, objective.read_ahead)) as made:
+        yield made
 
 
 @contextmanager
@@ -381,6 +397,7 @@ def _arguments(
         logging_nan_inf_filter=False,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
+        accelerator_config={"non_blocking": device.type == "cuda"},
         remove_unused_columns=False,
         disable_tqdm=True,
         seed=seed,

@@ -19,13 +19,16 @@ from transformers.trainer import SCHEDULER_NAME
 
 from mentorkd.data.batching import IGNORE_INDEX, BatchPlan, Collator
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.hidden_states import POSITIONS, target_positions
 from mentorkd.distillation.objectives.base import Objective, Student
 from mentorkd.errors import TrainingError
 from mentorkd.files.seals import seal_folder
 from mentorkd.models.attention import attention_for_generation
+from mentorkd.models.device import on_device, runs_behind
 from mentorkd.precision import Precision, autocast
 from mentorkd.records import Progress
 from mentorkd.training.checkpoints import load_weights, save_weights
+from mentorkd.training.finite import CHECK_EVERY, FiniteLosses
 from mentorkd.training.phases import Phases
 from mentorkd.training.processes import wait_for_others
 from mentorkd.training.sealed_checkpoints import check_checkpoint
@@ -34,6 +37,9 @@ from mentorkd.training.sharding import ShardedModel
 Batch = dict[str, Any]
 Row = dict[str, float]
 Split = Callable[[list[Example]], list[list[Example]]]
+
+NO_FAULT = 2**62
+"""In place of the update of a loss that is not finite; a training has fewer."""
 
 
 class PlannedBatches(Dataset[Batch]):
@@ -56,9 +62,14 @@ class PlannedBatches(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         rows = [self.rows[row] for row in self.plan.batches[index]] if index < len(self.plan.batches) else []
         if rows:
-            return {"parts": [{**self.collator(part), "rows": part} for part in self.split(rows)]}
+            return {"parts": [_located(self.collator(part), part) for part in self.split(rows)]}
         batch = self.collator(self.rows[:1])
-        return {"parts": [{**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX), "rows": []}]}
+        return {"parts": [_located({**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}, [])]}
+
+
+def _located(batch: Batch, rows: list[Example]) -> Batch:
+    """A collated batch with its rows and target positions, which a device would have to be waited for to tell."""
+    return {**batch, POSITIONS: target_positions(batch), "rows": rows}
 
 
 class MentorTrainer(Trainer):
@@ -98,6 +109,7 @@ class MentorTrainer(Trainer):
         # compute_loss divides by the positions of the whole step; the Trainer must not divide again.
         self.loss_is_scaled_for_ga = True
         self._kinds = list(objective.counts([]))
+        self._losses = FiniteLosses(runs_behind=runs_behind(self.args.device))
         self._metrics: defaultdict[tuple[str, str], torch.Tensor | float] = defaultdict(float)
         self._positions: defaultdict[str, int] = defaultdict(int)
 
@@ -124,7 +136,7 @@ class MentorTrainer(Trainer):
         """The micro-batches of one optimiser step, and their target positions of every kind over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = self.objective.counts([row for batch in samples for part in batch["parts"] for row in part["rows"]])
-        positions = torch.tensor([counts[kind] for kind in self._kinds], device=device)
+        positions = on_device(torch.tensor([counts[kind] for kind in self._kinds]), device)
         if self.args.world_size > 1:
             positions = self.accelerator.reduce(positions, "sum")
         return samples, positions
@@ -159,18 +171,25 @@ class MentorTrainer(Trainer):
             sums = self.objective.sums(student)
         terms = [total / step[kind].clamp(min=1) for kind, total in sums.loss.items()]
         loss: torch.Tensor = torch.stack(terms).sum()
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}, and training stopped before that update; "
-                f"rationales in the batch: {', '.join(row.rationale_id for row in rows)}. Lower the learning rate or set "
-                "`precision: float32`; checkpoints of finished epochs are kept"
-            )
+        self._losses.add(self.state.global_step + 1, rows, loss)
         for name, (kind, total) in sums.metrics.items():
             self._metrics[name, kind] += total
         for kind, count in self.objective.counts(rows).items():
             self._positions[kind] += count
         # DistributedDataParallel averages gradients over processes, and the loss is a sum over them.
         return loss * int(self.args.world_size)
+
+    def _check_losses(self) -> None:
+        """Raise TrainingError for a loss since the last check that is not finite. Processes agree, so that none of them saves."""
+        fault = self._losses.first_fault(self.state.global_step)
+        if self.args.world_size > 1:
+            own = torch.tensor([NO_FAULT if fault is None else fault.update], device=self.args.device)
+            first = int(self.accelerator.gather(own).min())
+            if first < int(own):
+                wait_for_others()  # its process ends the others when it has told its rows
+                raise TrainingError(f"the loss of another process was not finite at step {first}")
+        if fault is not None:
+            raise fault.error
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation accuracy by generation, and the value that selects the best round: of equal accuracies, the later wins."""
@@ -203,6 +222,17 @@ class MentorTrainer(Trainer):
             self._metrics.clear()
             self._positions.clear()
         super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        control = self.control
+        if self._losses.runs_behind and (
+            control.should_log
+            or control.should_evaluate
+            or control.should_save
+            or self.state.global_step % CHECK_EVERY == 0
+        ):
+            self._check_losses()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     # Hooks of the Trainer, whose own files and keys are those of `from_pretrained`, and it reads them without conversion.
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
-from mentorkd.distillation.hidden_states import target_logits
+from mentorkd.distillation.hidden_states import first_row, target_logits
 from mentorkd.errors import TrainingError
 
 
@@ -20,7 +20,7 @@ def freeze_unreached(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
     """
     training = model.training
     model.eval()  # draws no random numbers
-    reached = _leaves(target_logits(model, {name: value[:1] for name, value in batch.items()}))
+    reached = _leaves(target_logits(model, first_row(batch)))
     model.train(training)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     names = {name for name, p in trained.items() if id(p) in reached}

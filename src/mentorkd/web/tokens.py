@@ -174,7 +174,7 @@ class Student:
             if part is None:
                 notes.append(f"{name} has no soft labels of this text")
             else:
-                targets.append((name, mentor.targets_for([row.rationale_id], batch)))
+                targets.append((name, mentor.targets_for([row], batch)))
         return targets, notes
 
     def _mentor(

@@ -21,7 +21,6 @@ from mentorkd.data.batching import (
     sides_of,
     sorted_batches,
     take_rows,
-    targets_of_each_row,
 )
 from mentorkd.data.encoding import Example, TextEncoder, encode_prompt, encode_rows, encode_target, token_span
 from mentorkd.data.examples import TextExample
@@ -336,15 +335,22 @@ def test_packed_rows_follow_one_another() -> None:
 
 
 @pytest.mark.parametrize("is_packed", [True, False])
-def test_rows_are_taken_from_a_batch_in_a_given_order(is_packed: bool) -> None:
+@pytest.mark.parametrize("numbers", [[2, 0], [1], [0, 1, 2]])
+def test_rows_are_taken_from_a_batch_in_a_given_order(is_packed: bool, numbers: list[int]) -> None:
     rows = [*ROWS, Example("c", [4], [1])]
-    collate = Collator("causal", pad_token_id=0, multiple=8, packed=is_packed)
+    collate = Collator("causal", pad_token_id=0, packed=is_packed)
     batch = collate(rows)
-    assert targets_of_each_row(batch) == [3, 5, 1]
-    for numbers in ([2, 0], [1], [0, 1, 2]):
-        taken, expected = take_rows(batch, numbers), collate([rows[number] for number in numbers])
-        assert taken.keys() == expected.keys()
-        assert all(torch.equal(taken[name], expected[name]) for name in expected)
+    taken, moved = take_rows(batch, numbers, [row.length - 1 for row in rows])
+    expected = (
+        collate([rows[number] for number in numbers])
+        if is_packed
+        else {name: tensor[numbers] for name, tensor in batch.items()}
+    )
+    assert taken.keys() == expected.keys()
+    assert all(torch.equal(taken[name], expected[name]) for name in expected)
+    places = (batch["labels"].flatten() != IGNORE_INDEX).nonzero()[:, 0].split([len(row.target_ids) for row in rows])
+    now = torch.cat([places[number] - by for number, by in zip(numbers, moved, strict=True)])
+    assert torch.equal(now, (taken["labels"].flatten() != IGNORE_INDEX).nonzero()[:, 0])
 
 
 @hypothesis.given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.booleans(), st.integers(0, 9))

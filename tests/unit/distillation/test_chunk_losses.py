@@ -257,7 +257,7 @@ class TestOfAStudent:
 
     def test_whole_rows_of_a_batch(self, fused: bool) -> None:
         hidden, weight = torch.randn(TOKENS, WIDTH), torch.randn(VOCAB, WIDTH)
-        labels, at = torch.randint(VOCAB, (TOKENS,)), torch.tensor([4, 5, 6, 12])
+        labels, at = torch.randint(VOCAB, (TOKENS,)), [4, 5, 6, 12]
         mentor = MentorChunks(torch.tensor([-1.0, -2.0]), torch.tensor([3, 1]))
         sums = student(hidden, weight, labels, fused=fused).loss([(1.0, mentor)], at=at, kd_weight=0.3)
         torch.testing.assert_close(sums.loss, oracle(hidden[at] @ weight.T, labels[at], mentor, 0.3, None))

@@ -129,7 +129,7 @@ def test_the_head_and_what_follows_it_are_computed_in_float32(
     batch = Collator.for_model(loaded.kind, TOKENIZER, loaded.model.config)([row])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         hidden = target_hidden(loaded.model, batch)
-        logits = live.targets_for([row.rationale_id], batch).logits()
+        logits = live.targets_for([row], batch).logits()
     product = hidden.double() @ loaded.model.get_output_embeddings().weight.double().T
     expected = AFTER.get(family, lambda logits: CAP * torch.tanh(logits / CAP))(product)
     torch.testing.assert_close(logits, expected.float(), rtol=1e-5, atol=1e-6)

@@ -376,10 +376,21 @@ class TestMemory:
 
     def test_chunks_are_even_and_bounded(self) -> None:
         for tokens in (1, 255, 256, 257, 700, 4096):
-            chunk = fused_losses.even_chunk(torch.empty(tokens))
+            chunk = fused_losses.even_chunk(torch.empty(tokens), VOCAB)
             assert chunk <= 256
             assert math.ceil(tokens / chunk) == math.ceil(tokens / 256)
-        assert fused_losses.even_chunk(torch.empty(257)) == 129
+        assert fused_losses.even_chunk(torch.empty(257), VOCAB) == 129
+
+    @pytest.mark.parametrize(
+        ("gigabytes", "entries", "longest"),
+        [(141, 2 * 32128, 8192), (141, 2 * 151936, 1024), (24, 32128, 2048), (16, 2 * 151936, 512)],
+    )
+    def test_a_gpu_takes_longer_chunks_as_its_memory_allows(
+        self, gigabytes: int, entries: int, longest: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fused_losses, "memory_of", lambda device: gigabytes * 10**9)
+        assert fused_losses._longest_chunk(torch.device("cuda"), entries) == longest
+        assert fused_losses._longest_chunk(torch.device("mps"), entries) == 512
 
 
 # One token, three entries: student (1/2, 1/4, 1/4), mentor (1/8, 1/8, 3/4), label 0.

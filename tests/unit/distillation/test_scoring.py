@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from mentorkd.data.batching import IGNORE_INDEX, Collator
 from mentorkd.data.encoding import Example, TextEncoder, encode_rows
+from mentorkd.distillation import hidden_states
 from mentorkd.distillation.inspect import inspect_store
 from mentorkd.distillation.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.distillation.objectives.soft_labels import Distillation
@@ -59,6 +61,20 @@ def exact_logits(mentor: LoadedModel, row: Example) -> torch.Tensor:
     return mentor.model(**inputs).logits[batch["labels"] != IGNORE_INDEX]
 
 
+@pytest.mark.parametrize(
+    ("free", "vocabulary", "tokens"),
+    [(0, 384, 2048), (10e9, 32128, 8192), (130e9, 32128, 32768), (130e9, 256000, 8192)],
+)
+def test_batches_grow_with_the_free_memory_of_a_gpu_alone(
+    free: float, vocabulary: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hidden_states, "free_memory_of", lambda device: free)
+    monkeypatch.setattr(hidden_states, "head_parameters", lambda model: (torch.empty(vocabulary, 0), None))
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), model=None)
+    assert hidden_states.scoring_tokens(on_gpu) == tokens
+    assert hidden_states.scoring_tokens(model("t5", seed=1)) == 2048
+
+
 # --- what the store holds -----------------------------------------------------------------------------------------
 
 
@@ -73,7 +89,7 @@ def test_stored_hidden_states_give_the_mentors_own_logits(family: str, tmp_path:
     assert record["rows"] == len(rows)
     assert record["tokens"] == sum(len(row.target_ids) for row in rows)
     for row in rows:
-        targets = labels.targets_for([row.rationale_id], batch_of(mentor, [row]))
+        targets = labels.targets_for([row], batch_of(mentor, [row]))
         logits = targets.hidden_NE @ targets.weight_VE.T
         own = exact_logits(mentor, row)
         assert (logits - own).abs().max() < 2**-7 * own.abs().max()  # bfloat16 keeps 8 digits

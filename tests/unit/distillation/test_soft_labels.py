@@ -55,13 +55,9 @@ def write(
     return folder
 
 
-def batch_of(ids: str) -> dict[str, torch.Tensor]:
-    """Labels as a padded batch has them."""
-    width = max(LENGTHS[i] for i in ids)
-    labels = torch.full((len(ids), width), -100)
-    for row, rationale_id in enumerate(ids):
-        labels[row, : LENGTHS[rationale_id]] = torch.from_numpy(arrays(rationale_id)["labels"])
-    return {"labels": labels}
+def rows_of(ids: str) -> list[Example]:
+    """Rows with the target tokens that were scored."""
+    return [Example(each, [], arrays(each)["labels"].tolist()) for each in ids]
 
 
 # --- what is written is read --------------------------------------------------------------------------------------
@@ -85,7 +81,7 @@ def test_rows_come_back_bit_for_bit(meta: StoreMeta, tmp_path: Path) -> None:
 
 def test_a_batch_of_hidden_states_has_its_rows_in_order(tmp_path: Path) -> None:
     labels = StoredSoftLabels([write(tmp_path)], device=CPU)
-    side = labels.targets_for(["d", "a"], batch_of("da"))
+    side = labels.targets_for(rows_of("da"), {})
     assert isinstance(side, MentorHidden)
     states = [torch.from_numpy(arrays(i)["hidden"].copy()).view(torch.bfloat16).float() for i in "da"]
     torch.testing.assert_close(side.hidden_NE, torch.cat(states), rtol=0, atol=0)
@@ -95,7 +91,7 @@ def test_a_batch_of_hidden_states_has_its_rows_in_order(tmp_path: Path) -> None:
 
 def test_a_batch_of_top_k_has_its_rows_in_order(tmp_path: Path) -> None:
     labels = StoredSoftLabels([write(tmp_path, meta=TOP_K)], device=CPU)
-    side = labels.targets_for(["d", "a"], batch_of("da"))
+    side = labels.targets_for(rows_of("da"), {})
     assert isinstance(side, MentorTopK)
     expected = [arrays(i, TOP_K) for i in "da"]
     for name, got in {"log_probs": side.log_probs_NK, "indices": side.indices_NK, "log_tail": side.log_tail_N}.items():
@@ -104,7 +100,7 @@ def test_a_batch_of_top_k_has_its_rows_in_order(tmp_path: Path) -> None:
 
 
 def test_a_batch_of_chunks_has_its_rows_in_order(tmp_path: Path) -> None:
-    side = StoredSoftLabels([write(tmp_path, meta=CHUNKS)], device=CPU).targets_for(["d", "a"], batch_of("da"))
+    side = StoredSoftLabels([write(tmp_path, meta=CHUNKS)], device=CPU).targets_for(rows_of("da"), {})
     assert isinstance(side, MentorChunks)
     assert side.tokens_C.tolist() == [*CHUNK_TOKENS["d"], *CHUNK_TOKENS["a"]]
     np.testing.assert_array_equal(side.log_probs_C, np.concatenate([arrays(i, CHUNKS)["log_probs"] for i in "da"]))
@@ -112,10 +108,10 @@ def test_a_batch_of_chunks_has_its_rows_in_order(tmp_path: Path) -> None:
 
 def test_chunks_of_other_target_tokens_are_refused(tmp_path: Path) -> None:
     labels = StoredSoftLabels([write(tmp_path, meta=CHUNKS)], device=CPU)
-    batch = batch_of("ba")
-    batch["labels"][1, 3], batch["labels"][0, 0] = 5, -100  # as many in all, and other numbers in each row
+    rows = rows_of("ba")
+    rows[1].target_ids.append(rows[0].target_ids.pop())  # as many in all, and other numbers in each row
     with pytest.raises(StoreError, match="the target tokens of b, a differ from those that the mentor scored"):
-        labels.targets_for(["b", "a"], batch)
+        labels.targets_for(rows, {})
 
 
 def test_a_store_of_an_earlier_version_is_read(tmp_path: Path) -> None:
@@ -146,7 +142,7 @@ def test_a_vocabulary_beyond_two_bytes_keeps_its_indices(tmp_path: Path) -> None
 
 def test_several_stores_serve_as_one(tmp_path: Path) -> None:
     folders = [write(tmp_path / "teacher", "ab"), write(tmp_path / "mentor", "cd")]
-    side = StoredSoftLabels(folders, device=CPU).targets_for(["c", "b"], batch_of("cb"))
+    side = StoredSoftLabels(folders, device=CPU).targets_for(rows_of("cb"), {})
     assert len(side) == LENGTHS["c"] + LENGTHS["b"]
 
 
@@ -163,7 +159,7 @@ def test_more_stores_are_open_than_a_process_may_open_files_at_first(tmp_path: P
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, before[1]))
     try:
         labels = StoredSoftLabels(folders, device=CPU)
-        assert len(labels.targets_for(["d", "a"], batch_of("da"))) == LENGTHS["d"] + LENGTHS["a"]
+        assert len(labels.targets_for(rows_of("da"), {})) == LENGTHS["d"] + LENGTHS["a"]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
@@ -183,7 +179,7 @@ def test_a_row_is_read_with_the_head_of_the_model_that_scored_it(tmp_path: Path)
     labels = StoredSoftLabels(folders, device=CPU, mentors=["fold-0", "fold-1"])
     assert [labels.part_of(of(rationale_id)) for rationale_id in "abcd"] == [0, 0, 1, 1]
     for ids, head in (("ba", heads[0]), ("cd", heads[1])):
-        side = labels.targets_for(list(ids), batch_of(ids))
+        side = labels.targets_for(rows_of(ids), {})
         assert isinstance(side, MentorHidden)
         assert torch.equal(side.weight_VE, head["weight"])
     with pytest.raises(StoreError, match="was written with mentor fold-1, expected fold-0 or fold-2"):
@@ -209,7 +205,7 @@ def test_a_batch_costs_its_own_rows_alone(tmp_path: Path) -> None:
     for part in store.row("b").values():
         assert isinstance(part, np.memmap)
         assert not part.flags.owndata
-    side = StoredSoftLabels([tmp_path], device=CPU).targets_for(["b"], batch_of("b"))
+    side = StoredSoftLabels([tmp_path], device=CPU).targets_for(rows_of("b"), {})
     assert side.hidden_NE.untyped_storage().nbytes() == LENGTHS["b"] * WIDTH * 4
 
 
@@ -352,7 +348,7 @@ def test_a_flipped_byte_names_the_rationale_and_spares_the_others(tmp_path: Path
     with pytest.raises(StoreError, match="rationale b are damaged"):
         store.row("b")
     with pytest.raises(StoreError, match="rationale b are damaged"):
-        StoredSoftLabels([tmp_path], device=CPU).targets_for(["a", "b"], batch_of("ab"))
+        StoredSoftLabels([tmp_path], device=CPU).targets_for(rows_of("ab"), {})
 
 
 def cut(folder: Path) -> None:
@@ -416,18 +412,20 @@ def test_stores_of_two_kinds_are_refused(tmp_path: Path) -> None:
 def test_a_rationale_that_was_not_scored_is_named(tmp_path: Path) -> None:
     labels = StoredSoftLabels([write(tmp_path, "ab")], device=CPU)
     with pytest.raises(StoreError, match="no soft labels of rationale c"):
-        labels.targets_for(["a", "c"], batch_of("ac"))
+        labels.targets_for(rows_of("ac"), {})
 
 
 def test_other_target_tokens_than_those_scored_are_refused(tmp_path: Path) -> None:
     """The last guard: whatever the digests say, soft labels stand at the tokens that they were computed for."""
     labels = StoredSoftLabels([write(tmp_path)], device=CPU)
-    batch = batch_of("ab")
-    batch["labels"][1, 0] += 1
+    rows = rows_of("ab")
+    rows[1].target_ids[0] += 1
     with pytest.raises(StoreError, match="another tokenizer or target format"):
-        labels.targets_for(["a", "b"], batch)
+        labels.targets_for(rows, {})
     with pytest.raises(StoreError, match="another tokenizer or target format"):
-        labels.targets_for(["b", "a"], batch_of("ab"))
+        labels.targets_for(
+            [replace(row, rationale_id=other) for row, other in zip(rows_of("ab"), "ba", strict=True)], {}
+        )
 
 
 def test_meta_is_readable_by_people(tmp_path: Path) -> None:

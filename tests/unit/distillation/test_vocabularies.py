@@ -80,7 +80,7 @@ def test_the_mentors_end_is_read_as_the_students(
     for row, theirs in zip(rows, own, strict=True):
         if form == "online":  # a live mentor reads the student's prompt
             theirs = Example(row.rationale_id, row.source_ids, theirs.target_ids)
-        targets, expected = source.targets_for([row.rationale_id], batch_of(student, [row])), exact(mentor, theirs)
+        targets, expected = source.targets_for([row], batch_of(student, [row])), exact(mentor, theirs)
         if isinstance(targets, MentorTopK):
             kept = expected.log_softmax(-1).topk(5)
             torch.testing.assert_close(targets.log_probs_NK, kept.values, rtol=1e-4, atol=1e-5)
@@ -95,7 +95,7 @@ def test_the_mentors_end_is_read_as_the_students(
 def test_a_student_with_the_end_of_its_mentor_reads_it_unchanged(pair: tuple[LoadedModel, LoadedModel]) -> None:
     mentor, _ = pair
     row = rows_of(mentor)[0]
-    targets = OnlineMentor(mentor).targets_for([row.rationale_id], batch_of(mentor, [row]))
+    targets = OnlineMentor(mentor).targets_for([row], batch_of(mentor, [row]))
     assert targets.weight_VE is mentor.model.get_output_embeddings().weight
     weight = torch.randn(7, 2)
     assert EndTokens(2, 2).columns(weight, 0) is weight
@@ -106,7 +106,7 @@ def test_without_the_exchange_the_store_is_refused(pair: tuple[LoadedModel, Load
     row = rows_of(student)[0]
     labels = StoredSoftLabels(files(mentor, tmp_path, "hidden").stores["teacher"], device=CPU)
     with pytest.raises(StoreError, match="target tokens"):
-        labels.targets_for([row.rationale_id], batch_of(student, [row]))
+        labels.targets_for([row], batch_of(student, [row]))
 
 
 def test_ends_and_padding_may_differ_and_no_other_token() -> None:

@@ -61,7 +61,7 @@ class Given:
         return 0
 
     @torch.no_grad()
-    def targets_for(self, ids: list[str], batch: Batch) -> MentorTargets | MentorChunks:
+    def targets_for(self, rows: list[Example], batch: Batch) -> MentorTargets | MentorChunks:
         logits_NV = target_logits(self.mentor.model, batch, exact=True)
         if self.form == "top_k":
             return top_k_of(logits_NV, logits_NV.shape[1] - 1, temperature=1.0)
@@ -79,9 +79,9 @@ def exact(student: Student, mentor: OnlineMentor, rationale: Rationale, question
     seen: list[Batch] = []
 
     class Seeing(Given):
-        def targets_for(self, ids: list[str], batch: Batch) -> MentorTargets | MentorChunks:
+        def targets_for(self, rows: list[Example], batch: Batch) -> MentorTargets | MentorChunks:
             seen.append(batch)
-            return super().targets_for(ids, batch)
+            return super().targets_for(rows, batch)
 
     replace(student, mentors=[("m", Seeing(mentor, "top_k"))]).look(rationale, question, "teacher")
     with torch.no_grad():

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mentorkd.data.batching import IGNORE_INDEX, take_rows
+from mentorkd.data.batching import take_rows
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.chunk_losses import (
     MentorChunks,
@@ -35,9 +35,10 @@ from mentorkd.distillation.chunk_losses import (
     label_log_probs,
 )
 from mentorkd.distillation.fused_losses import fused_distillation_loss
-from mentorkd.distillation.hidden_states import Layers, head_parameters, target_states
+from mentorkd.distillation.hidden_states import POSITIONS, Layers, head_parameters, target_positions, target_states
 from mentorkd.distillation.losses import LossSums, MentorTargets, distillation_loss
 from mentorkd.distillation.mentors import SoftLabelSource
+from mentorkd.models.device import on_device
 
 K = TypeVar("K", bound=Hashable)
 
@@ -73,15 +74,22 @@ class Student:
         layers: Collection[int] = (),
     ) -> Student:
         """Run `model`, which is `owner` or a wrapper of it, over a batch of `rows`."""
-        labels_N = batch["labels"][batch["labels"] != IGNORE_INDEX]
+        batch = {**batch, POSITIONS: target_positions(batch)}
+        labels_N = batch["labels"].flatten()[batch[POSITIONS]]
         states, layer_states = target_states(model, batch, owner=owner, logits=not fused, layers=layers)
         return cls(batch, rows, labels_N, states, head_parameters(owner) if fused else None, layer_states)
 
     @property
     def weights_N(self) -> Tensor:
         """The weight of each target position, which is its row's."""
-        weights = [row.weight for row in self.rows for _ in row.target_ids]
-        return torch.tensor(weights, dtype=torch.float64, device=self.labels_N.device)
+        return on_device(torch.tensor(self._weights(), dtype=torch.float64), self.labels_N.device)
+
+    def _weights(self) -> list[float]:
+        return [row.weight for row in self.rows for _ in row.target_ids]
+
+    def index(self, positions: Sequence[int]) -> Tensor:
+        """An index of some of the target positions, on their device."""
+        return on_device(torch.tensor(positions, dtype=torch.long), self.labels_N.device)
 
     def groups(self, key: Callable[[Example], K]) -> list[tuple[K, Student]]:
         """The rows of each key, in order, as a student of their own."""
@@ -94,9 +102,12 @@ class Student:
     def _with_rows(self, numbers: Sequence[int]) -> Student:
         ends = list(accumulate(len(row.target_ids) for row in self.rows))
         positions = [at for n in numbers for at in range(ends[n] - len(self.rows[n].target_ids), ends[n])]
-        at = torch.tensor(positions, dtype=torch.long, device=self.labels_N.device)
+        others = {name: tensor for name, tensor in self.batch.items() if name != POSITIONS}
+        batch, moved = take_rows(others, numbers, [row.length - 1 for row in self.rows])
+        up = [by for by, n in zip(moved, numbers, strict=True) for _ in self.rows[n].target_ids]
+        at = self.index(positions)
         return Student(
-            take_rows(self.batch, numbers),
+            {**batch, POSITIONS: self.batch[POSITIONS][at] - self.index(up)},
             [self.rows[n] for n in numbers],
             self.labels_N[at],
             self.states[at],
@@ -104,7 +115,7 @@ class Student:
             {layer: states[at] for layer, states in self.layers.items()},
         )
 
-    def loss(self, mentors: Targets = (), *, at: Tensor | None = None, **settings: Any) -> LossSums:
+    def loss(self, mentors: Targets = (), *, at: Sequence[int] | None = None, **settings: Any) -> LossSums:
         """The distillation loss, or the cross-entropy if there is no mentor, at all target positions or those of `at`.
 
         Each position has the weight of its row in `loss`; `ce` and `divergence` are unweighted. With mentors, all rows have one
@@ -114,22 +125,26 @@ class Student:
         if len(different) < 2:
             return _times(*different or [1.0], sums=self._loss(mentors, at, **settings))
         assert not mentors, "rows of one weight share a student (`groups`)"
-        all_N = torch.arange(len(self.labels_N), device=self.labels_N.device)
-        at_N = all_N if at is None else all_N[at]
-        weights_N = self.weights_N[at_N]
-        parts = [_times(weight, sums=self._loss((), at_N[weights_N == weight])) for weight in different]
+        weights = self._weights()
+        numbers = range(len(weights)) if at is None else at
+        parts = [
+            _times(weight, sums=self._loss((), [number for number in numbers if weights[number] == weight]))
+            for weight in different
+        ]
         return total_of(parts)
 
     def _loss(
         self,
         mentors: Targets,
-        at: Tensor | None,
+        at: Sequence[int] | None,
         *,
         kd_weight: float = 0.0,
         chunk_temperature: float | None = None,
         **settings: Any,
     ) -> LossSums:
-        states, labels_N = (self.states, self.labels_N) if at is None else (self.states[at], self.labels_N[at])
+        states, labels_N = self.states, self.labels_N
+        if at is not None:
+            states, labels_N = states[index := self.index(at)], labels_N[index]
         chunks = [(share, targets) for share, targets in mentors if isinstance(targets, MentorChunks)]
         others = [(share, targets) for share, targets in mentors if not isinstance(targets, MentorChunks)]
         if chunks and not others:
@@ -138,10 +153,12 @@ class Student:
                 log_probs_N, chunks, kd_weight=kd_weight, chunk_temperature=chunk_temperature
             )
         if self.head is None:
-            sums = distillation_loss(states, labels_N, others, kd_weight=kd_weight, **settings)
+            sums = distillation_loss(states, labels_N, others, kd_weight=kd_weight, ignored=False, **settings)
         else:
             weight, bias = self.head
-            sums = fused_distillation_loss(states, weight, labels_N, others, bias=bias, kd_weight=kd_weight, **settings)
+            sums = fused_distillation_loss(
+                states, weight, labels_N, others, bias=bias, kd_weight=kd_weight, ignored=False, **settings
+            )
         if not chunks:
             return sums
         # A distribution labels every token, so the cross-entropy of all keeps the weight 1 - w.
@@ -154,9 +171,10 @@ class Student:
         weight, bias = self.head
         return fused_label_log_probs(states, weight, labels_N, bias=bias)
 
-    def logits(self, at: Tensor) -> Tensor:
+    def logits(self, at: Sequence[int]) -> Tensor:
         """Logits [n, V] at n positions."""
-        return self.states[at] if self.head is None else F.linear(self.states[at], *self.head)
+        states = self.states[self.index(at)]
+        return states if self.head is None else F.linear(states, *self.head)
 
 
 def _times(weight: float, *, sums: LossSums) -> LossSums:
@@ -196,6 +214,11 @@ class Objective(ABC):
     def counts(self, rows: Sequence[Example]) -> dict[str, int]:
         """Target positions of each kind; always the same kinds, `tokens` (all positions) first."""
         return {TOKENS: sum(len(row.target_ids) for row in rows)}
+
+    def read_ahead(self, rows: Sequence[Example]) -> None:
+        """Read from the disk what the loss of these rows needs later, in any thread."""
+        for mentor in self.mentors:
+            mentor.read_ahead(rows)
 
     def missing_data(self, rows: Sequence[Example]) -> str | None:
         """What the rows of a whole training lack for this objective; None if nothing."""

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,8 +29,8 @@ def bidirectional_kl(p_logits_NV: Tensor, q_logits_NV: Tensor, temperature: floa
     return ((p_NV.exp() - q_NV.exp()) * (p_NV - q_NV)).sum() / 2
 
 
-def answer_pairs(rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Positions [n] of the answer's tokens in the first and in the second row of every pair, among the target positions of a batch.
+def answer_pairs(rows: Sequence[Example]) -> tuple[list[int], list[int]]:
+    """Positions of the answer's tokens in the first and in the second row of every pair, among the target positions of a batch.
 
     A pair is two neighbours of one group (`plan_batches` places them so) whose answers are the same tokens.
     """
@@ -46,7 +45,7 @@ def answer_pairs(rows: Sequence[Example]) -> tuple[Tensor, Tensor]:
             first, end = rows[number + side].answer or (0, 0)
             answers += range(starts[number + side] + first, starts[number + side] + end)
         number += 2
-    return torch.tensor(positions[0], dtype=torch.long), torch.tensor(positions[1], dtype=torch.long)
+    return positions
 
 
 def _same_answer(one: Example, other: Example) -> bool:
@@ -73,7 +72,7 @@ class Consistency(Objective):
 
     def sums(self, student: Student) -> Sums:
         base = self.base.sums(student)
-        first, second = (student.logits(at.to(student.labels_N.device)) for at in answer_pairs(student.rows))
+        first, second = map(student.logits, answer_pairs(student.rows))
         kl = bidirectional_kl(first, second, self.temperature)
         return Sums(
             {**base.loss, "answers": self.alpha * kl}, {**base.metrics, "consistency": ("answers", kl.detach())}

@@ -97,10 +97,9 @@ class Distillation(Objective):
 
     def _targets(self, how: _Imitation, student: Student) -> Targets:
         """The distributions, or chunks, of each mentor that read the rows of a group, with its share."""
-        ids = [row.rationale_id for row in student.rows]
         read = [each for each, part in zip(self.shares, how.parts, strict=True) if part is not None]
         scale = sum(share for share, _ in read) / sum(share for share, _ in self.shares)
-        return [(share / scale, mentor.targets_for(ids, student.batch)) for share, mentor in read]
+        return [(share / scale, mentor.targets_for(student.rows, student.batch)) for share, mentor in read]
 
 
 def _value_of(value: BySource[T], source: str | None) -> T:

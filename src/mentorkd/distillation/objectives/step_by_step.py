@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums
 
@@ -33,7 +30,7 @@ class StepByStep(Objective):
         return Sums(loss, {"ce": (TOKENS, predict.ce + explain.ce), **parts})
 
 
-def _positions_of(task: str, student: Student) -> Tensor:
-    """A mask [N] of the target positions of one task."""
-    mask = [row.task == task for row in student.rows for _ in row.target_ids]
-    return torch.tensor(mask, dtype=torch.bool, device=student.labels_N.device)
+def _positions_of(task: str, student: Student) -> list[int]:
+    """The numbers of the target positions of one task."""
+    tasks = (row.task for row in student.rows for _ in row.target_ids)
+    return [number for number, of_position in enumerate(tasks) if of_position == task]

@@ -27,7 +27,8 @@ _RUNTIME = {"cpu": 0.6e9, "gpu": 1.0e9}
 """Python with torch and transformers; on a GPU the CUDA context and what its allocator cannot use."""
 _CHUNK = {"cpu": 256, "gpu": 512}
 _BLOCKS = {"cpu": 10 * 2 * 2**20, "gpu": 10 * 64 * 2**20}
-"""What the fused loss works with: tokens of a chunk, and ten blocks of logits (distillation/fused_losses.py)."""
+"""What the fused loss works with: tokens of a chunk (on a GPU more where a 64th of its memory holds their logits), and ten blocks of
+logits (distillation/fused_losses.py)."""
 _FOUR_BITS = 0.55
 """Bytes of a weight in NF4, with its share of the scales."""
 

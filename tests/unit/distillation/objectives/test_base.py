@@ -11,6 +11,7 @@ from torch import Tensor
 from layouts import padded_left
 from mentorkd.data.batching import IGNORE_INDEX, plan_batches
 from mentorkd.data.encoding import Example
+from mentorkd.distillation.hidden_states import first_row
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import TOKENS, CrossEntropy, Objective, Student
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
@@ -184,7 +185,7 @@ def test_a_batch_without_rows_counts_for_nothing_and_reaches_every_weight(name: 
     """The last processes can get such a batch, and every weight needs its gradient."""
     student = learner(seed=2)
     objective, rows = made(name, student, "t5")
-    batch = read(student, rows, objective).batch
+    batch = first_row(read(student, rows, objective).batch)
     empty = {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
     model = student.model
     sums = objective.sums(Student.forward(model, empty, [], owner=model, fused=True, layers=objective.layers))

@@ -75,8 +75,8 @@ def test_positions_of_pairs_are_counted_over_the_whole_batch() -> None:
         row("b", [4, 1], (0, 1)),
     ]
     first, second = answer_pairs(rows)
-    assert first.tolist() == [2, 3, 13]
-    assert second.tolist() == [5, 6, 15]
+    assert first == [2, 3, 13]
+    assert second == [5, 6, 15]
 
 
 @pytest.mark.parametrize(

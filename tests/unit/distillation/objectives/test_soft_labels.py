@@ -187,7 +187,7 @@ def test_rows_that_need_the_same_are_one_call_of_the_loss_bit_for_bit(family: st
         sums.loss[TOKENS].backward()
         outcomes.append((sums.loss[TOKENS].detach(), sums.metrics["divergence"][1], gradients(student)))
     forward = read(student, rows, objective, fused=fused)
-    targets = mentor.targets_for([row.rationale_id for row in rows], forward.batch)
+    targets = mentor.targets_for(rows, forward.batch)
     direct = forward.loss([(1.0, targets)], **how)
     direct.loss.backward()
     expected = gradients(student)
