@@ -103,6 +103,8 @@ def write_rows(
             batch.join(joining)
         elif not batch.live:
             return
+        else:
+            batch.thin_out()
         batch.advance()
 
 
@@ -217,7 +219,7 @@ class _Batch:
         return [1 if self._kind == "seq2seq" else len(member.row.prompt_ids) for member in members]
 
     def advance(self) -> None:
-        """Write tokens up to the next look, tell them, and remove rows that have ended."""
+        """Write tokens up to the next look, and tell them."""
         live = [place for place, member in enumerate(self._members) if not member.ended]
         if not live:
             return
@@ -235,9 +237,6 @@ class _Batch:
         if self._loop.static:
             self._caches.length += steps
         self._tell(self._members, self._written_RD[:, begin : self._drawn], logits_RV)
-        share = LEAVE_SHARE_STATIC if self._loop.static else LEAVE_SHARE
-        if self.live and (len(self._members) - self.live) * share > len(self._members):
-            self._remove_ended()
 
     def _extend(self) -> Tensor:
         """Read the last tokens and choose the next ones, on the device alone; the logits [R, V]."""
@@ -269,6 +268,12 @@ class _Batch:
                 if member.ended:
                     break
                 member.push(token, last_RV.shape[-1], *scores.get(place, (None, ())))
+
+    def thin_out(self) -> None:
+        """Remove rows that have ended, where they are many and no others take their places."""
+        share = LEAVE_SHARE_STATIC if self._loop.static else LEAVE_SHARE
+        if (len(self._members) - self.live) * share > len(self._members):
+            self._remove_ended()
 
     def _remove_ended(self) -> None:
         keep = [place for place, member in enumerate(self._members) if not member.ended]
@@ -322,7 +327,6 @@ class _Step:
             raise
         except RuntimeError as error:
             self._is_refused = True
-            torch.cuda.synchronize()
             reason = str(error).strip().partition("\n")[0]
             log.warning("sampling runs without CUDA graphs, which is slower: a step cannot be captured (%s)", reason)
         return self._graph is not None

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mentorkd.generation.decoding import Rows
 
 LEAST_CAPACITY = 64
-"""Columns of the smallest capacity. Others are twice, four times, ... as many: attention reads all columns, and a graph has one capacity."""
+"""Columns of the smallest capacity. Others are twice, four times, ... as many. Attention reads all columns, and a graph has one capacity."""
 
 
 def capacity_for(columns: int) -> int:
@@ -37,7 +37,8 @@ class _Layer(StaticLayer):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         self.keys.index_copy_(2, self.cumulative_length.view(1), key_states)
         self.values.index_copy_(2, self.cumulative_length.view(1), value_states)
         return self.keys, self.values

@@ -94,7 +94,8 @@ class TransformersEngine:
         with self._ready():
             written = write(encoded, seeds, params, on_progress)
         return [
-            [sampling.completion(ids, self.tokenizer, self.end_ids, self.stop) for ids in samples] for samples in written
+            [sampling.completion(ids, self.tokenizer, self.end_ids, self.stop) for ids in samples]
+            for samples in written
         ]
 
     @property
@@ -245,7 +246,10 @@ class TransformersEngine:
         if not (self.by_memory and self._base.device.type == "cuda"):
             return self.batch_size
         row = bytes_per_row(
-            self._base.config, source=max(map(len, prompts)), new=params.max_new_tokens, item_bytes=self._base.dtype.itemsize
+            self._base.config,
+            source=max(map(len, prompts)),
+            new=params.max_new_tokens,
+            item_bytes=self._base.dtype.itemsize,
         )
         return rows_that_fit(free_bytes(self._base.device), row)
 
@@ -324,7 +328,7 @@ class TransformersEngine:
         training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode(), weights_in(self._base, self.dtype):
+            with weights_in(self._base, self.dtype), torch.inference_mode():
                 yield
         finally:
             self.model.train(training)
