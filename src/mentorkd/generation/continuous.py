@@ -240,7 +240,7 @@ class _Batch:
 
     def _extend(self) -> Tensor:
         """Read the last tokens and choose the next ones, on the device alone; the logits [R, V]."""
-        logits_RV = self._caches.extend(self._tokens_R)
+        logits_RV: Tensor = self._caches.extend(self._tokens_R)
         uniform_R = self._uniforms_RD.index_select(1, self._place)[:, 0]
         tokens_R = _choose(logits_RV, uniform_R, self._groups)
         self._written_RD.index_copy_(1, self._place, tokens_R[:, None])

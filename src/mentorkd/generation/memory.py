@@ -35,7 +35,7 @@ def bytes_per_row(config: PretrainedConfig, *, source: int, new: int, item_bytes
     # Queries, keys, values and residuals of one layer; T5 adds biases to the scores of all pairs of tokens.
     pairs = 2 * heads * source**2 if config.is_encoder_decoder else source**2
     reading = (source * (8 * config.hidden_size + 3 * feed_forward) + pairs) * item_bytes
-    return caches + reading + _LOGITS * config.vocab_size
+    return int(caches + reading + _LOGITS * config.vocab_size)
 
 
 def rows_that_fit(free: int, row_bytes: int) -> int:

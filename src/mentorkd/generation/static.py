@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mentorkd.generation.decoding import Rows
 
 LEAST_CAPACITY = 64
-"""Columns of the smallest capacity. Others are twice, four times, ... as many. Attention reads all columns, and a graph has one capacity."""
+"""Columns of the smallest capacity. Others are twice, four times, ... as many. Attention reads all columns; a graph has one capacity."""
 
 
 def capacity_for(columns: int) -> int:
@@ -28,7 +28,7 @@ def capacity_for(columns: int) -> int:
     return max(LEAST_CAPACITY, 1 << (columns - 1).bit_length())
 
 
-class _Layer(StaticLayer):
+class _Layer(StaticLayer):  # type: ignore[misc]  # transformers has no types
     """Keys and values [R, heads, C, width] of one layer. A token is written to the column that all layers share."""
 
     def __init__(self, keys: Tensor, values: Tensor, column: Tensor) -> None:

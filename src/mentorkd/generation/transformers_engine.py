@@ -229,8 +229,8 @@ class TransformersEngine:
         pad_id = self._pad_id(self.end_ids)
 
         def take(live: int) -> list[TextRow]:
-            tell()
             if joining := backlog.take(live):
+                tell()
                 self._check_padding([row.prompt_ids for row in joining], self.end_ids)
             return joining
 
@@ -258,8 +258,8 @@ class TransformersEngine:
     ) -> list[list[list[int]]]:
         """Like `_by_loop`."""
         written: list[list[list[int]]] = [[] for _ in prompts]
-        lengths, limits = [len(ids) for ids in prompts], {"rows": self.batch_size, "tokens": self.tokens_per_batch}
-        for batch in sampling.group(lengths, params.n, params.max_new_tokens, **limits):
+        lengths, limit = [len(ids) for ids in prompts], self.tokens_per_batch
+        for batch in sampling.group(lengths, params.n, params.max_new_tokens, rows=self.batch_size, tokens=limit):
             own = [prompts[piece.prompt] for piece in batch]
             self._check_padding(own, self.end_ids)
             chosen = [seeds[piece.prompt][piece.first] for piece in batch]

@@ -35,7 +35,7 @@ LOOPS = {
 
 
 def engine_of(model: Any, **options: Any) -> TransformersEngine:
-    kind = "seq2seq" if model.config.is_encoder_decoder else "causal"
+    kind: Any = "seq2seq" if model.config.is_encoder_decoder else "causal"
     return TransformersEngine(model, TOKENIZER, kind, **options)
 
 
@@ -85,7 +85,7 @@ def test_a_text_has_the_draws_of_its_own_seed() -> None:
 def test_rows_that_wait_replace_those_that_have_ended() -> None:
     model = model_of("llama")
     model.generation_config.eos_token_id = [1, *range(5, 384, 12)]
-    passes: dict[bool, list[int]] = {}
+    passes: dict[bool, list[Any]] = {}
     for refill in (False, True):
         rows = passes[refill] = []
         engine = engine_of(model, batch_size=6, loop=Loop(static=True, refill=refill))
