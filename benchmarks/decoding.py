@@ -1,7 +1,8 @@
 """Ways of the decoding loop on a CPU: fixed batches, refilled ones, and caches of fixed shapes.
 
-Two models with random weights write sampled texts whose lengths are spread (several end tokens): a T5 of the quickstart's size, and a
-llama of two layers of width 256. The sides run in turn on one thread; what counts is processor time.
+Two models with random weights write sampled texts: a T5 of the quickstart's size, and a llama of two layers of width 256. The lengths of
+the texts are drawn beforehand, from 5 tokens to the limit, and do not depend on the prompts. The sides run in turn on one thread; what
+counts is processor time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,20 +48,28 @@ def models() -> dict[str, tuple[Any, ModelKind]]:
 
 
 def write(
-    model: Any, kind: ModelKind, prompts: Sequence[list[int]], params: SamplingParams, rows: int, loop: Loop
-) -> list[int]:
-    """Write the texts; their lengths."""
-    ends = set(range(1, 13))
-    texts = [TextRow(prompt, params, ends, own_seed=number) for number, prompt in enumerate(prompts)]
+    model: Any,
+    kind: ModelKind,
+    prompts: Sequence[list[int]],
+    lengths: Sequence[int],
+    params: SamplingParams,
+    rows: int,
+    loop: Loop,
+) -> list[list[int]]:
+    """Write texts of these lengths; their tokens."""
+    texts = [
+        TextRow(prompt, replace(params, max_new_tokens=length), (), own_seed=number)
+        for number, (prompt, length) in enumerate(zip(prompts, lengths, strict=True))
+    ]
     batches = group(list(map(len, prompts)), 1, params.max_new_tokens, rows=rows)
     backlog = Backlog([[texts[piece.prompt] for piece in batch] for batch in batches], refill=loop.refill)
     write_rows(model, kind, backlog.take, start_id=0 if kind == "seq2seq" else None, pad_id=0, loop=loop)
-    return [len(text.ids) for text in texts]
+    return [text.ids for text in texts]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--prompts", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
@@ -67,19 +77,21 @@ def main() -> None:
     torch.set_num_threads(1)
     draw = random.Random(0)
     prompts = [[draw.randrange(13, VOCABULARY) for _ in range(draw.randint(10, 80))] for _ in range(options.prompts)]
+    lengths = [min(options.max_new_tokens, 5 + int(draw.expovariate(1 / 37))) for _ in prompts]
     params = SamplingParams(temperature=0.7, max_new_tokens=options.max_new_tokens)
     for name, (model, kind) in models().items():
         seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-        lengths: dict[str, list[int]] = {}
+        texts: dict[str, list[list[int]]] = {}
         for _ in range(options.rounds):
             for side, loop in SIDES.items():
                 begin = time.process_time()
-                lengths[side] = write(model, kind, prompts, params, options.batch_size, loop)
+                texts[side] = write(model, kind, prompts, lengths, params, options.batch_size, loop)
                 seconds[side].append(time.process_time() - begin)
-        first, *others = lengths.values()
+        first, *others = texts.values()
         assert all(one == first for one in others), "the sides wrote different texts"
-        least, most = min(first), max(first)
-        print(f"{name}: {len(prompts)} texts of {least} to {most} tokens, {statistics.mean(first):.0f} on average")
+        print(
+            f"{name}: {len(prompts)} texts of {min(lengths)} to {max(lengths)} tokens, {statistics.mean(lengths):.0f} on average"
+        )
         base = statistics.median(seconds["dynamic, fixed batches"])
         for side, taken in seconds.items():
             median = statistics.median(taken)

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 _DRAWS = 64
 """Random numbers that the rows of a batch draw at a time."""
 
-LEAVE_SHARE, LEAVE_SHARE_STATIC = 8, 2
-"""Finished rows are removed once they exceed one row in LEAVE_SHARE, because removing rows copies the caches. A batch of fixed shapes keeps
-half of its rows: a smaller one has another graph."""
+LEAVE_SHARE, LEAVE_SHARE_GRAPH = 8, 2
+"""Finished rows are removed once they exceed one row in LEAVE_SHARE, because removing rows copies the caches. Where a step is a graph, half
+of the rows must have finished: a smaller batch has another graph."""
 
 _DAMAGED = "the model's logits are not numbers: the weights are damaged, or the dtype is too narrow"
 
@@ -48,7 +48,7 @@ class Loop:
     @classmethod
     def on(cls, device: torch.device) -> Loop:
         """What is fastest on a device (docs/results/generation.md)."""
-        return cls(static=True, refill=True, look_every=16) if device.type == "cuda" else cls()
+        return cls(static=True, refill=True, look_every=16 if device.type == "cuda" else 1)
 
 
 class Row(Protocol):
@@ -271,7 +271,7 @@ class _Batch:
 
     def thin_out(self) -> None:
         """Remove rows that have ended, where they are many and no others take their places."""
-        share = LEAVE_SHARE_STATIC if self._loop.static else LEAVE_SHARE
+        share = LEAVE_SHARE_GRAPH if self._loop.static and self._place.is_cuda else LEAVE_SHARE
         if (len(self._members) - self.live) * share > len(self._members):
             self._remove_ended()
 
