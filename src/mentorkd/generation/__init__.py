@@ -17,7 +17,7 @@ from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation.engine import EngineDtype
 from mentorkd.generation.live import LiveEngine
-from mentorkd.recipe.learner import EngineName, ModelConfig
+from mentorkd.recipe.learner import AUTO_ROWS, EngineName, ModelConfig
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def open_engine(
     loaded: LoadedModel | None = None,
     device: torch.device,
     cache_dir: Path | None = None,
-    batch_size: int = 32,
+    batch_size: int | Literal["auto"] = "auto",
     tokens_per_batch: int | None = None,
     dtype: EngineDtype | None = None,
     separator: str = CAUSAL_SEPARATOR,
@@ -51,7 +51,8 @@ def open_engine(
     """Open an engine over a saved model (`model_dir`) or one in memory (`loaded`).
 
     A batch holds `batch_size` sequences, or at most `tokens_per_batch` padded tokens (prompt and `max_new_tokens`) if
-    given; vllm does its own batching. `dtype` is the arithmetic, by default that of the weights.
+    given; vllm does its own batching. `auto` takes AUTO_ROWS sequences, and those that memory holds where transformers runs on CUDA.
+    `dtype` is that of the arithmetic, by default that of the weights.
     `separator` follows each prompt to a causal model without a chat template; "" passes prompts unchanged.
     A text ends before the first of the `stop` texts that the model writes. `chat_date` and `chat_template_kwargs` are settings of
     a recipe's `model`, for the chat template of a saved model.
@@ -64,12 +65,14 @@ def open_engine(
         raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
     options: dict[str, Any] = {"separator": separator, "stop": stop}
     chat: dict[str, Any] = {"chat_date": chat_date, "chat_template_kwargs": dict(chat_template_kwargs or {})}
-    limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
+    rows = AUTO_ROWS if batch_size == "auto" else batch_size
+    limits: dict[str, Any] = {"batch_size": rows, "tokens_per_batch": tokens_per_batch, **options}
     if auto := name == "auto":
         name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
     match name:
         case "transformers":
             from mentorkd.generation.transformers_engine import TransformersEngine
+            from mentorkd.generation.weights import cast_weights
             from mentorkd.models import load_folder
 
             if dtype == "int8":
@@ -77,7 +80,12 @@ def open_engine(
             if loaded is None:
                 assert model_dir is not None
                 loaded = load_folder(model_dir, device=device, **chat)
-            return TransformersEngine(loaded.model, loaded.tokenizer, loaded.kind, dtype=dtype, **limits)
+                if dtype is not None:
+                    cast_weights(loaded.model, dtype)  # the engine's own: no copy in another type is needed
+            by_memory = batch_size == "auto"
+            return TransformersEngine(
+                loaded.model, loaded.tokenizer, loaded.kind, dtype=dtype, by_memory=by_memory, **limits
+            )
         case "ctranslate2":
             from mentorkd.generation.ctranslate2_engine import CTranslate2Engine
 
@@ -90,6 +98,7 @@ def open_engine(
                 if not auto or dtype == "int8":
                     raise
                 log.warning("`engine: auto` uses transformers: %s", refusal)
+                limits["batch_size"] = batch_size
                 return open_engine("transformers", model_dir=model_dir, device=device, dtype=dtype, **limits, **chat)
         case "vllm":
             from mentorkd.generation.vllm_engine import VllmEngine

@@ -1,4 +1,4 @@
-"""Our own decoding loop. For the model families in FAMILIES its tokens equal those of `generate`.
+"""What our own decoding loop (`continuous`) does in one step: the forward pass of a batch, and the choice of its tokens.
 
 The loop is faster than `generate` because it does less. It reads a prompt once, not once per sample. It samples by
 inverting the cumulative distribution at one uniform number per row; `generate` draws one number per vocabulary token,
@@ -10,15 +10,14 @@ Legend: R rows (prompt times copies), V vocabulary, S tokens of the longest prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mentorkd.errors import ModelError
 from mentorkd.records import ModelKind
 
 FAMILIES = frozenset(
@@ -26,14 +25,11 @@ FAMILIES = frozenset(
 )
 """`model_type`s for which the tests show that the loop equals `generate`."""
 
-LEAVE_SHARE = 8
-"""Finished rows are removed once they exceed one row in LEAVE_SHARE, because removing rows copies the caches."""
-
 
 def choose(logits_RV: Tensor, uniform_R: Tensor | None, *, temperature: float, top_p: float, top_k: int) -> Tensor:
     """One token per row: the likeliest one, or the distribution's quantile at `uniform_R` (in [0, 1)) if given.
 
-    The id V, which is not a token, marks a row with logits that are not numbers.
+    The id V, which is not a token, marks a drawn row with logits that are not numbers.
     """
     if uniform_R is None:
         return logits_RV.argmax(-1)
@@ -56,9 +52,10 @@ def _likeliest(logits_RV: Tensor, top_k: int, top_p: float) -> tuple[Tensor, Ten
     if top_p >= 1:
         best = logits_RV.topk(top_k)
         return best.values, best.indices
-    # The nucleus is nearly always small and sorting a vocabulary is slow, so the search widens step by step.
+    # The nucleus is nearly always small and sorting a vocabulary is slow, so the search widens step by step. On an accelerator it is
+    # the look at the result that is slow.
     total_R1 = (logits_RV.topk(top_k).values if top_k < logits_RV.shape[-1] else logits_RV).logsumexp(-1, keepdim=True)
-    width = min(128, top_k)
+    width = min(128, top_k) if logits_RV.device.type == "cpu" else top_k
     while True:
         best = logits_RV.topk(width)
         mass_RK = (best.values - total_R1).exp()
@@ -80,54 +77,9 @@ def pad(prompts: Sequence[Sequence[int]], pad_id: int, *, left: bool, device: to
     return ids.to(device), mask.to(device)
 
 
-@torch.inference_mode()
-def decode(
-    model: PreTrainedModel,
-    kind: ModelKind,
-    prompts: Sequence[Sequence[int]],
-    *,
-    copies: int,
-    max_new_tokens: int,
-    start_id: int | None,
-    end_ids: Collection[int],
-    pad_id: int,
-    choose: Callable[[Tensor, Tensor | None], Tensor],
-    uniforms: Tensor | None,
-    stopped: Callable[[Sequence[int]], bool] | None = None,
-) -> list[list[int]]:
-    """Token ids of `copies` continuations of each prompt, including the end token; row = prompt * copies + copy.
-
-    A row ends at an end token, or when `stopped` returns True for its generated ids. `choose` takes logits [R, V] and one
-    column of `uniforms` [R, max_new_tokens] per step (None when greedy).
-    """
-    rows = Rows(model, kind, prompts, pad_id)
-    # All copies of a prompt have the same first logits, so the prompt is read once and then the caches are copied.
-    logits = rows.read(start_id).repeat_interleave(copies, dim=0)
-    rows.repeat(copies)
-    written: list[list[int]] = [[] for _ in range(len(logits))]
-    live = list(range(len(logits)))  # for each row of the batch, its row in `written`
-    ended: set[int] = set()
-    for step in range(max_new_tokens):
-        tokens = choose(logits, None if uniforms is None else uniforms[:, step])
-        for row, token in zip(live, tokens.tolist(), strict=True):
-            if row not in ended:
-                if token >= logits.shape[-1]:
-                    raise ModelError(
-                        "the model's logits are not numbers: the weights are damaged, or the dtype is too narrow"
-                    )
-                written[row].append(token)
-                if token in end_ids or (stopped is not None and stopped(written[row])):
-                    ended.add(row)
-        if len(ended) == len(written) or step + 1 == max_new_tokens:
-            break
-        keep = [place for place, row in enumerate(live) if row not in ended]
-        if (len(live) - len(keep)) * LEAVE_SHARE > len(live):
-            index = torch.tensor(keep, device=logits.device)
-            rows.keep(index)
-            tokens, live = tokens[index], [live[place] for place in keep]
-            uniforms = None if uniforms is None else uniforms[index]
-        logits = rows.extend(tokens)
-    return written
+def last_position(config: PretrainedConfig) -> int:
+    """The last position that a causal model has an embedding for."""
+    return int(getattr(config, "max_position_embeddings", None) or 2**31) - 1
 
 
 def first_logits(model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int) -> Tensor:
@@ -149,6 +101,7 @@ class Rows:
         # What a row attends to in its own sequence: prompt and text, or the text alone behind an encoder.
         self.mask_RT = self.mask_RS if kind == "causal" else self.mask_RS[:, :0]
         self.of_equal_length = kind == "seq2seq"
+        self.last_position = last_position(self.model.config)
         # The config names the layers with a sliding window.
         own = DynamicCache() if kind == "seq2seq" else DynamicCache(config=self.model.config)
         self.cache: Any = EncoderDecoderCache(own, DynamicCache()) if kind == "seq2seq" else own
@@ -174,7 +127,8 @@ class Rows:
                 decoder_input_ids=tokens_R[:, None],
                 decoder_attention_mask=None if self.of_equal_length else self.mask_RT,
             )
-        positions_R1, self.next_R = self.next_R[:, None], self.next_R + 1
+        # A row that has ended may stay in the batch beyond the model's positions.
+        positions_R1, self.next_R = self.next_R[:, None], (self.next_R + 1).clamp(max=self.last_position)
         return self._call(input_ids=tokens_R[:, None], position_ids=positions_R1, attention_mask=self.mask_RT)
 
     def _call(self, **inputs: Any) -> Tensor:
@@ -183,11 +137,6 @@ class Rows:
         output = self.model(**inputs, past_key_values=self.cache, use_cache=True)
         logits: Tensor = output.logits[:, -1]
         return logits
-
-    def repeat(self, copies: int) -> None:
-        if copies > 1:
-            self._each(lambda rows: rows.repeat_interleave(copies, dim=0))
-            self.cache.batch_repeat_interleave(copies)
 
     def keep(self, index: Tensor) -> None:
         self._each(lambda rows: rows[index])

@@ -57,6 +57,11 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature == 0
 
+    @property
+    def drawing(self) -> tuple[float, float, int]:
+        """Temperature, top_p and top_k; those of greedy texts are all alike."""
+        return (0.0, 1.0, 0) if self.greedy else (self.temperature, self.top_p, self.top_k)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

@@ -82,9 +82,12 @@ class LiveRow:
 
     @property
     def settings(self) -> tuple[float, float, int]:
-        """Temperature, top_p and top_k; those of greedy rows are all alike."""
-        params = self.params
-        return (0.0, 1.0, 0) if params.greedy else (params.temperature, params.top_p, params.top_k)
+        return self.params.drawing
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that it may still write."""
+        return self.params.max_new_tokens - self.written
 
     @property
     def repeatable(self) -> bool:

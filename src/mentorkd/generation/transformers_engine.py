@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -24,13 +24,18 @@ from transformers import (
 from mentorkd.data.prompts import CAUSAL_SEPARATOR
 from mentorkd.errors import ModelError
 from mentorkd.generation import sampling
-from mentorkd.generation.continuous import score, write_live
-from mentorkd.generation.decoding import FAMILIES, choose, decode, first_logits, pad
+from mentorkd.generation.backlog import Backlog, TextRow
+from mentorkd.generation.continuous import Loop, score, write_rows
+from mentorkd.generation.decoding import FAMILIES, first_logits, pad
 from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
 from mentorkd.generation.live import LiveRow, Take, write_fixed
+from mentorkd.generation.memory import bytes_per_row, free_bytes, rows_that_fit
+from mentorkd.generation.weights import weights_in
 from mentorkd.models import decoder_start_id
-from mentorkd.precision import Precision, autocast
+from mentorkd.precision import Precision
 from mentorkd.records import ModelKind
+
+log = logging.getLogger(__name__)
 
 MOST_CHANGE, ROUGH_CHANGE = 1e-3, 0.05
 """Largest changes of logits by padding, as a share of their range, that are rounding: in float32, and in shorter types."""
@@ -50,8 +55,10 @@ class TransformersEngine:
 
     Prompts of causal models are padded on the left. A model that does not ignore that padding (RWKV) is refused.
 
-    The model is in evaluation mode while it generates; its mode is restored afterwards. `dtype` turns autocast on. The
-    other options are those of `open_engine`.
+    The model is in evaluation mode while it generates; its mode is restored afterwards. With a `dtype`, so are its weights, of which a
+    call makes a copy in that type (`weights.weights_in`). With `by_memory`, a batch of `sample` on CUDA holds as many rows as its
+    memory does, in place of `batch_size`. `loop` is by default what is fastest on the device. The other options are those of
+    `open_engine`.
     """
 
     name = "transformers"
@@ -64,6 +71,8 @@ class TransformersEngine:
     tokens_per_batch: int | None = None
     dtype: Precision | None = None
     use_generate: bool = False
+    by_memory: bool = False
+    loop: Loop | None = None
     separator: str = CAUSAL_SEPARATOR
     stop: Sequence[str] = ()
 
@@ -80,23 +89,14 @@ class TransformersEngine:
         n, limit = params.n, params.max_new_tokens
         config = self._base.config
         encoded = sampling.encode_prompts(prompts, self.tokenizer, self.kind, config, limit, separator=self.separator)
-        lengths = [len(ids) for ids in encoded]
         seeds = [[source.getrandbits(63) for _ in range(n)] for source in sampling.prompt_seeds(prompts, seed)]
-        end_ids = sampling.end_token_ids(self.tokenizer, self._base.generation_config)
-        results: list[list[Completion]] = [[] for _ in prompts]
         write = self._by_own_generate if self._by_generate else self._by_loop
         with self._ready():
-            for batch in sampling.group(lengths, n, limit, rows=self.batch_size, tokens=self.tokens_per_batch):
-                self._check_padding([encoded[piece.prompt] for piece in batch], end_ids)
-                chosen = [seeds[piece.prompt][piece.first : piece.first + piece.count] for piece in batch]
-                written = iter(write([encoded[piece.prompt] for piece in batch], chosen, params, end_ids))
-                for piece in batch:
-                    results[piece.prompt] += [
-                        sampling.completion(ids, self.tokenizer, end_ids, self.stop)
-                        for ids in islice(written, piece.count)
-                    ]
-                on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
-        return results
+            written = write(encoded, seeds, params, on_progress)
+        return [
+            [sampling.completion(ids, self.tokenizer, self.end_ids, self.stop) for ids in samples]
+            for samples in written
+        ]
 
     @property
     def config(self) -> PretrainedConfig:
@@ -119,7 +119,8 @@ class TransformersEngine:
         pad_id = self._pad_id(self.end_ids)
         with self._ready():
             if not self._by_generate:
-                write_live(self._base, self.kind, take, start_id=self._start_id(), pad_id=pad_id)
+                # Each token is told at once.
+                write_rows(self._base, self.kind, take, start_id=self._start_id(), pad_id=pad_id, loop=Loop())
             else:
                 write_fixed(take, self._stream_by_generate, self.name)
 
@@ -149,7 +150,7 @@ class TransformersEngine:
         seed = random.SystemRandom().getrandbits(63) if first.seed is None else first.seed
         self._generate(prompts, 1, seed, params, self.end_ids, [push], [record])
 
-    def _check_padding(self, prompts: list[list[int]], end_ids: list[int]) -> None:
+    def _check_padding(self, prompts: Sequence[Sequence[int]], end_ids: list[int]) -> None:
         """Raise ModelError if the padding before a causal prompt changes its logits. Measured on the first batch that has any."""
         short, long = min(prompts, key=len), max(prompts, key=len)
         if self.kind == "seq2seq" or self._padding_is_ignored or len(short) == len(long):
@@ -166,7 +167,7 @@ class TransformersEngine:
             )
         self._padding_is_ignored = True
 
-    def _first_logits(self, prompts: list[list[int]], end_ids: list[int]) -> Tensor:
+    def _first_logits(self, prompts: Sequence[Sequence[int]], end_ids: list[int]) -> Tensor:
         """Logits [prompts, V] of the first new tokens, in float32."""
         pad_id = self._pad_id(end_ids)
         if not self._by_generate:
@@ -189,37 +190,88 @@ class TransformersEngine:
             self._base.generation_config = own
 
     def _by_loop(
-        self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, end_ids: list[int]
-    ) -> list[list[int]]:
-        """Token ids of the samples of `prompts`, one after the other; `seeds` has the seed of each sample of a prompt."""
-        uniforms = None
-        if not params.greedy:
-            generators = [torch.Generator().manual_seed(seed) for of_prompt in seeds for seed in of_prompt]
-            drawn = [torch.rand(params.max_new_tokens, generator=generator) for generator in generators]
-            uniforms = torch.stack(drawn).to(self._base.device)
-        return decode(
-            self._base,
-            self.kind,
-            prompts,
-            copies=len(seeds[0]),
-            max_new_tokens=params.max_new_tokens,
-            start_id=self._start_id(),
-            end_ids=set(end_ids),
-            pad_id=self._pad_id(end_ids),
-            choose=partial(choose, temperature=params.temperature, top_p=params.top_p, top_k=params.top_k),
-            uniforms=uniforms,
-            stopped=self._stopped,
+        self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, on_progress: OnPrompts
+    ) -> list[list[list[int]]]:
+        """Token ids of the samples of each prompt; `seeds` has the seed of each sample."""
+        ends = set(self.end_ids)
+        texts = [
+            [TextRow(prompt, params, ends, own_seed=seed, stopped=self._stopped) for seed in of_prompt]
+            for prompt, of_prompt in zip(prompts, seeds, strict=True)
+        ]
+        complete = 0
+
+        def tell() -> None:
+            nonlocal complete
+            before, complete = complete, sum(all(row.ended for row in samples) for samples in texts)
+            if complete > before:
+                on_progress(complete - before)
+
+        rows, tokens = self._rows_at_once(prompts, params), self.tokens_per_batch
+        while unfinished := [samples for samples in texts if not all(row.ended for row in samples)]:
+            lengths = [len(samples[0].prompt_ids) for samples in unfinished]
+            batches = [
+                [row for piece in batch for row in unfinished[piece.prompt][piece.first : piece.first + piece.count]]
+                for batch in sampling.group(lengths, params.n, params.max_new_tokens, rows=rows, tokens=tokens)
+            ]
+            if self._write(batches, tell):
+                break
+            rows = len(batches[0]) // 2
+            tokens = None if tokens is None else tokens // 2
+            log.warning("the device has no memory for %d texts at once; sampling continues with %d", 2 * rows, rows)
+            for row in (row for samples in unfinished for row in samples):
+                row.begin_again()
+        tell()
+        return [[row.ids for row in samples] for samples in texts]
+
+    def _write(self, batches: list[list[TextRow]], tell: Callable[[], None]) -> bool:
+        """Write the rows; False if the device has no memory for so many at once."""
+        loop = self.loop or Loop.on(self._base.device)
+        backlog = Backlog(batches, refill=loop.refill)
+        pad_id = self._pad_id(self.end_ids)
+
+        def take(live: int) -> list[TextRow]:
+            if joining := backlog.take(live):
+                tell()
+                self._check_padding([row.prompt_ids for row in joining], self.end_ids)
+            return joining
+
+        try:
+            write_rows(self._base, self.kind, take, start_id=self._start_id(), pad_id=pad_id, loop=loop)
+        except torch.OutOfMemoryError:
+            if len(batches[0]) == 1:
+                raise
+            return False
+        return True
+
+    def _rows_at_once(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> int:
+        if not (self.by_memory and self._base.device.type == "cuda"):
+            return self.batch_size
+        row = bytes_per_row(
+            self._base.config,
+            source=max(map(len, prompts)),
+            new=params.max_new_tokens,
+            item_bytes=self._base.dtype.itemsize,
         )
+        return rows_that_fit(free_bytes(self._base.device), row)
 
     def _by_own_generate(
-        self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, end_ids: list[int]
-    ) -> list[list[int]]:
-        seed = random.Random(str([of_prompt[0] for of_prompt in seeds])).getrandbits(63)
-        stopped = self._stopped
-        start = 1 if self.kind == "seq2seq" else max(map(len, prompts))
-        return self._generate(
-            prompts, len(seeds[0]), seed, params, end_ids, [] if stopped is None else [_each_row(stopped, start)]
-        )
+        self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, on_progress: OnPrompts
+    ) -> list[list[list[int]]]:
+        """Like `_by_loop`."""
+        written: list[list[list[int]]] = [[] for _ in prompts]
+        lengths, limit = [len(ids) for ids in prompts], self.tokens_per_batch
+        for batch in sampling.group(lengths, params.n, params.max_new_tokens, rows=self.batch_size, tokens=limit):
+            own = [prompts[piece.prompt] for piece in batch]
+            self._check_padding(own, self.end_ids)
+            chosen = [seeds[piece.prompt][piece.first] for piece in batch]
+            seed = random.Random(str(chosen)).getrandbits(63)
+            start = 1 if self.kind == "seq2seq" else max(map(len, own))
+            stops = [] if self._stopped is None else [_each_row(self._stopped, start)]
+            rows = iter(self._generate(own, batch[0].count, seed, params, self.end_ids, stops))
+            for piece in batch:
+                written[piece.prompt] += islice(rows, piece.count)
+            on_progress(sum(len(written[piece.prompt]) == params.n for piece in batch))
+        return written
 
     def _generate(
         self,
@@ -273,11 +325,11 @@ class TransformersEngine:
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """Evaluation mode and autocast; the model's own mode is restored afterwards."""
+        """Evaluation mode and weights in `dtype`; the model's own mode and weights are restored afterwards."""
         training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode(), autocast(self._base.device.type, self.dtype):
+            with weights_in(self._base, self.dtype), torch.inference_mode():
                 yield
         finally:
             self.model.train(training)

@@ -88,6 +88,16 @@ class RunContext:
         wanted = learner.training.precision
         return self.folder.precision(self.device.type) if wanted == "auto" else wanted
 
+    def sampling_dtype(self, learner: Learner) -> Precision | None:
+        """The type of a learner's weights while it writes texts; None leaves them as they are saved.
+
+        A learner that is not trained, and every one on a CPU, writes with the weights as they are unless its recipe gives a type.
+        """
+        if learner.sampling.dtype != "auto":
+            return learner.sampling.dtype
+        is_half = self.device.type == "cuda" and learner.rationales and self.precision(learner) == "bfloat16"
+        return "bfloat16" if is_half else None
+
     def model(self, stage: Stage, name: str, fold: int | None = None) -> Path:
         """The folder of a learner's model, which the stage reads in the role `model` or `model/NAME`, of the first or another fold."""
         roles = [part_role(role, fold) for role in ("model", f"model/{name}")]
@@ -134,6 +144,8 @@ class RunContext:
             device=self.device,
             cache_dir=self.folder.engines,
             batch_size=sampling.batch_size,
+            tokens_per_batch=sampling.tokens_per_batch,
+            dtype=self.sampling_dtype(learner),
         )
 
 

@@ -51,6 +51,7 @@ from mentorkd.recipe.aliases import (
     birth_names,
     canonical_dump,
     drop_unset_later_keys,
+    later_sampling,
     later_settings,
     later_training,
 )
@@ -266,9 +267,10 @@ class _Seed:
             inputs, shards = model | self._all_folds(name), self.shards.over("train")
             self.text[name] = self._add("augment", name, writing, inputs, shards=shards)
         answering = [learner.sampling.max_new_tokens, learner.sampling.engine, learner.eval_prompt]
+        answering += _sampling_dtype(learner)
         self._add("evaluate", name, [*answering, self._untrained(name)], model, shards=self.shards.over("test"))
         if learner.sampling.test_samples:
-            sampling = learner.sampling.model_dump(exclude={"samples"})
+            sampling = later_sampling(learner.sampling.model_dump(exclude={"samples"}))
             settings = [sampling, learner.eval_prompt, self.seed, self._untrained(name)]
             self._add("sample", name, settings, model, shards=self.shards.over("test"))
 
@@ -395,6 +397,7 @@ class _Seed:
             list(learner.mentor_weights.values()),
             self.seed,
             *([{"frontier": frontier}] if frontier and SELF in learner.rationales else []),
+            *_sampling_dtype(learner),  # validations choose the epoch
         ]
 
     def _training_inputs(self, name: str, learner: Learner, text: Mapping[str, str], **fields: Any) -> dict[str, str]:
@@ -485,7 +488,12 @@ def _by_position(value: Any, sources: Sequence[str]) -> Any:
 
 def _writing(learner: Learner, sampling: SamplingConfig, seed: int) -> list[Any]:
     """What decides the texts of a learner beside its weights."""
-    return [sampling.model_dump(exclude={"test_samples"}), learner.prompt, learner.target, seed]
+    return [later_sampling(sampling.model_dump(exclude={"test_samples"})), learner.prompt, learner.target, seed]
+
+
+def _sampling_dtype(learner: Learner) -> list[Any]:
+    """The type of weights that answer questions, where the recipe gives one."""
+    return [] if learner.sampling.dtype == "auto" else [{"sampling_dtype": learner.sampling.dtype}]
 
 
 def row_settings(recipe: Recipe, name: str, hub: HubModels = UNKNOWN) -> list[Any]:

@@ -353,6 +353,8 @@ class AugmentRecord(StageRecord):
     kind: str = "augment"
     rationales: dict[Verdict, int]
     engine: str
+    dtype: str | None = None
+    """Of the weights; None where they were as saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,6 +364,8 @@ class EvaluateRecord(StageRecord):
     kind: str = "evaluate"
     predictions: dict[Verdict, int]
     engine: str
+    dtype: str | None = None
+    """Of the weights; None where they were as saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,6 +375,8 @@ class SampleRecord(StageRecord):
     kind: str = "sample"
     predictions: dict[Verdict, int]
     engine: str
+    dtype: str | None = None
+    """Of the weights; None where they were as saved."""
 
 
 @dataclass(frozen=True, kw_only=True)

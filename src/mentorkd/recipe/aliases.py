@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
+from mentorkd.recipe.learner import AUTO_ROWS
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import KeyPath, Places, mapping
 
@@ -33,7 +34,7 @@ LATER_KEYS = {
 LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
 """Settings of learners that were added later, with the values that change nothing: fingerprints leave these out."""
 
-LATER_SAMPLING = {"test_samples": 0}
+LATER_SAMPLING = {"test_samples": 0, "tokens_per_batch": None, "dtype": "auto"}
 """The same for settings of a sampling."""
 
 LATER_TRAINING = {"processes": 1, "sharding": "none", "patience": None, "cooldown": 0.0}
@@ -109,8 +110,13 @@ def later_training(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def later_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a sampling as fingerprints hash them: without later ones that say nothing."""
-    return {key: value for key, value in sampling.items() if key not in LATER_SAMPLING or value != LATER_SAMPLING[key]}
+    """The settings of a sampling as fingerprints hash them: without later ones that say nothing, and `auto` as the rows it stands for."""
+    settings = {
+        key: value for key, value in sampling.items() if key not in LATER_SAMPLING or value != LATER_SAMPLING[key]
+    }
+    if settings.get("batch_size") == "auto":
+        settings["batch_size"] = AUTO_ROWS
+    return settings
 
 
 def keep_old_defaults(raw: dict[str, Any]) -> None:

@@ -235,6 +235,13 @@ VALIDATION_SHARE = 0.15
 """The most that all validations of a training take with `validate_every: auto`, as a share of its updates' cost."""
 
 
+def _auto_or_count(value: Any) -> Any:
+    """The value of a key that is `auto` or a number; one message for both types."""
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f"got {value!r}; expected auto, or a whole number of at least 1")
+
+
 class TrainingConfig(Strict):
     """Training of a learner. A recipe-level `training:` gives the defaults of all learners."""
 
@@ -302,13 +309,15 @@ class TrainingConfig(Strict):
     @field_validator("validate_every", mode="before")
     @classmethod
     def _rounds_are_counted(cls, value: Any) -> Any:
-        if value == "auto" or (type(value) is int and value >= 1):
-            return value
-        raise ValueError(f"got {value!r}; expected auto, or a whole number of at least 1")
+        return _auto_or_count(value)
 
 
 EngineName = Literal["auto", "transformers", "ctranslate2", "vllm"]
 """Names of generation engines."""
+
+
+AUTO_ROWS = 32
+"""What `sampling.batch_size: auto` stands for on a CPU, and wherever results must not depend on the machine."""
 
 
 class SamplingConfig(Strict):
@@ -326,10 +335,25 @@ class SamplingConfig(Strict):
     """Texts to sample per test question beside the greedy one, for the report's majority vote and pass@k; 0 samples none."""
     max_new_tokens: int = Field(default=512, ge=1)
     """Longest text to generate, in augmentation, validation and evaluation."""
-    batch_size: int = Field(default=32, ge=1)
-    """Sequences that are generated together."""
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Sequences that are generated together; auto takes 32, and on CUDA as many as fit in the free memory (at most 1024)."""
+    tokens_per_batch: int | None = Field(default=None, ge=1)
+    """Padded tokens (prompt + `max_new_tokens`) that are generated together, in place of `batch_size` sequences; null uses `batch_size`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights in augmentation, validation and evaluation. Auto takes bfloat16 on CUDA if the learner is trained in bfloat16,
+    else the type of the saved weights."""
     engine: EngineName = "auto"
     """Generation engine; auto uses the fastest installed engine that supports the model."""
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _sequences_are_counted(cls, value: Any) -> Any:
+        return _auto_or_count(value)
+
+    @property
+    def rows(self) -> int:
+        """Sequences that are generated together where memory does not decide."""
+        return AUTO_ROWS if self.batch_size == "auto" else self.batch_size
 
 
 Rate = Annotated[float, Field(gt=0.0)]

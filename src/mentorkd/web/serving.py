@@ -215,7 +215,7 @@ def _open_learner(pipeline: Pipeline, name: str, seed: int, trained: str | None)
         model_dir=context.model_folder(name, seed, trained),
         device=context.device,
         cache_dir=context.folder.engines,
-        batch_size=max(BATCH_SIZE, sampling.batch_size),
+        batch_size=max(BATCH_SIZE, sampling.rows),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mentorkd.errors import Fault, RecipeError
-from mentorkd.recipe.aliases import BIRTH_NAMES, canonical_dump, later_training, warn_of_old_name
+from mentorkd.recipe.aliases import BIRTH_NAMES, canonical_dump, later_sampling, later_training, warn_of_old_name
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.recipe.load import dump_recipe, parse_recipe, recipe_schema
 from mentorkd.recipe.schema import Recipe
@@ -162,3 +162,21 @@ def test_the_schema_has_the_names_of_today() -> None:
     names = recipe_schema()["$defs"]["SelectConfig"]["properties"].keys()
     assert BIRTH_NAMES.keys() <= names
     assert not set(BIRTH_NAMES.values()) & names
+
+
+def test_a_sampling_hashes_as_before_where_its_later_keys_say_nothing() -> None:
+    before = parse(NEW, "sampling.batch_size=32").learners["mentor"].sampling
+    today = parse(NEW).learners["mentor"].sampling
+    assert (today.batch_size, today.rows) == ("auto", 32)
+    assert later_sampling(today.model_dump()) == later_sampling(before.model_dump())
+    assert later_sampling(today.model_dump()).keys().isdisjoint({"tokens_per_batch", "dtype", "test_samples"})
+    for override in ("sampling.batch_size=16", "sampling.tokens_per_batch=4096", "sampling.dtype=bfloat16"):
+        assert later_sampling(parse(NEW, override).learners["mentor"].sampling.model_dump()) != later_sampling(
+            today.model_dump()
+        )
+
+
+def test_a_batch_size_of_sampling_is_auto_or_a_number() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(NEW, "sampling.batch_size=0")
+    assert "got 0; expected auto, or a whole number of at least 1" in str(caught.value)

@@ -147,7 +147,7 @@ class Assessment:
         sampling = self.estimates.recipe.learners[author].sampling
         if stage.kind in ("augment", "evaluate", "sample"):
             return _LIGHT_SECONDS + writing_seconds(
-                size, text, self.machine, rows, sampling.batch_size, sampling.max_new_tokens
+                size, text, self.machine, rows, sampling.rows, sampling.max_new_tokens
             )
         if stage.kind == "score":
             batch, logits = learner.training.batch_size, stage.form != "hidden"
@@ -176,7 +176,7 @@ class Assessment:
         if training.select_on == "last":
             return seconds
         questions = self.estimates.questions.get(training.select_on, 0)
-        one = writing_seconds(size, text, self.machine, questions, sampling.batch_size, sampling.max_new_tokens)
+        one = writing_seconds(size, text, self.machine, questions, sampling.rows, sampling.max_new_tokens)
         if training.validate_every == "auto":
             return seconds + max(one, min(training.epochs * one, VALIDATION_SHARE * seconds))
         return seconds + max(1, training.epochs // training.validate_every) * one
@@ -220,7 +220,7 @@ class Assessment:
                 )
             sampling = learner.sampling
             questions = max(self.estimates.questions.get("test", 0), self.estimates.questions.get("train", 0))
-            rows = min(sampling.batch_size, max(1, questions))
+            rows = min(sampling.rows, max(1, questions))
             peaks.append(
                 generation_memory(
                     name, size, model, rows, lengths.longest_source, sampling.max_new_tokens, self.machine.device

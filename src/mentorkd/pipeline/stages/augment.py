@@ -41,7 +41,7 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
             ),
             seed=stage.seed if stage.round is None else _round_seed(stage.seed, stage.round),
             journal=workdir / f"journal{fold or ''}.jsonl",
-            chunk=CHUNK_BATCHES * sampling.batch_size,
+            chunk=CHUNK_BATCHES * sampling.rows,
             on_progress=context.progress,
         )
         completions |= {question.id: samples for question, samples in zip(asked, sampled, strict=True)}
@@ -58,13 +58,17 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
             )
     write_jsonl(workdir / "out" / "rationales.jsonl", rationales)
     tokens = sum(sample.tokens for samples in completions.values() for sample in samples)
-    return AugmentRecord(rationales=count_verdicts(rationales), tokens=tokens, engine=engine.name)
+    return AugmentRecord(
+        rationales=count_verdicts(rationales), tokens=tokens, engine=engine.name, dtype=context.sampling_dtype(learner)
+    )
 
 
 def _merged(context: RunContext, stage: Stage, workdir: Path, questions: Sequence[Question]) -> AugmentRecord:
     """The rationales of all shards; these record the tokens."""
     shards = merge(context, stage, workdir, "rationales.jsonl", AugmentRecord, questions)
-    return AugmentRecord(rationales=sum_verdicts(shard.rationales for shard in shards), engine=shards[0].engine)
+    return AugmentRecord(
+        rationales=sum_verdicts(shard.rationales for shard in shards), engine=shards[0].engine, dtype=shards[0].dtype
+    )
 
 
 def _questions(context: RunContext, stage: Stage, learner: Learner) -> list[Question]:

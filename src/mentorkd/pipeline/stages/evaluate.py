@@ -24,13 +24,20 @@ def evaluate(context: RunContext, stage: Stage, workdir: Path) -> EvaluateRecord
     predictions = predict(context, engine, stage.learner, stage.seed, questions, workdir / "journal.jsonl")
     write_jsonl(workdir / "out" / "predictions.jsonl", predictions)
     tokens = sum(prediction.tokens for prediction in predictions)
-    return EvaluateRecord(predictions=count_verdicts(predictions), tokens=tokens, engine=engine.name)
+    return EvaluateRecord(
+        predictions=count_verdicts(predictions),
+        tokens=tokens,
+        engine=engine.name,
+        dtype=context.sampling_dtype(context.learner(stage)),
+    )
 
 
 def _merged(context: RunContext, stage: Stage, workdir: Path, questions: Sequence[Question]) -> EvaluateRecord:
     """The predictions of all shards; these record the tokens."""
     shards = merge(context, stage, workdir, "predictions.jsonl", EvaluateRecord, questions)
-    return EvaluateRecord(predictions=sum_verdicts(shard.predictions for shard in shards), engine=shards[0].engine)
+    return EvaluateRecord(
+        predictions=sum_verdicts(shard.predictions for shard in shards), engine=shards[0].engine, dtype=shards[0].dtype
+    )
 
 
 def predict(
@@ -54,7 +61,7 @@ def predict(
         params,
         seed=seed,
         journal=journal,
-        chunk=max(1, CHUNK_BATCHES * learner.sampling.batch_size // params.n),
+        chunk=max(1, CHUNK_BATCHES * learner.sampling.rows // params.n),
         on_progress=context.progress,
     )
     return grade_completions(context, name, seed, questions, completions)

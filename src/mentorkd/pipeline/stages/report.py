@@ -15,6 +15,7 @@ from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.records import (
     AnnotateRecord,
     CurateRecord,
+    EvaluateRecord,
     FilterRow,
     PrepareRecord,
     ReportRecord,
@@ -102,7 +103,8 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
     # Where learners share a stage, its rationales are those of the last learner, once.
     rationales = {run: folder.rationales(name) for name, run in {name: run for run, name in augment.items()}.items()}
     assert recipe.task.answer is not None
-    learners = [_learner(name, recipe, trained, folder.hub_models) for name in recipe.learners]
+    dtypes = {name: folder.record_of(EvaluateRecord, stage_name).dtype for (name, _), stage_name in evaluate.items()}
+    learners = [_learner(name, recipe, trained, dtypes, folder.hub_models) for name in recipe.learners]
     test = [question for question in questions if question.split == "test"]
     predictions = {
         (name, seed): [replace(row, learner=name, seed=seed) for row in folder.predictions(stage_name)]
@@ -238,7 +240,9 @@ def _training_data(questions: Sequence[Question], teacher: Sequence[Rationale]) 
     }
 
 
-def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> LearnerInfo:
+def _learner(
+    name: str, recipe: Recipe, trained: Trained, dtypes: Mapping[str, str | None], hub: HubModels
+) -> LearnerInfo:
     learner, variant = recipe.learners[name], recipe.variants.get(name)
     records = [trained[name, seed] for seed in recipe.seeds if (name, seed) in trained]
     searches = [record.search for record in records if isinstance(record, SearchRecord)]
@@ -268,7 +272,7 @@ def _learner(name: str, recipe: Recipe, trained: Trained, hub: HubModels) -> Lea
         searched={key: [search.chosen[key] for search in searches] for key in (searches[0].chosen if searches else ())},
         swept=variant.values if variant else {},
         variant_of=variant.of if variant else None,
-        settings=_settings(learner, records[0].precision if records else None),
+        settings=_settings(learner, records[0].precision if records else None) | _sampled_in(dtypes[name]),
         distillation=_distillation(recipe, name, hub),
     )
 
@@ -504,6 +508,11 @@ def _validates_once(learner: Learner, record: TrainRecord | None) -> bool:
         interval = 1 if record is None or record.validate_every is None else record.validate_every
     many = interval < learner.training.epochs or learner.own_texts is not None
     return not learner.rationales or not (many or learner.training.select_on == "last")
+
+
+def _sampled_in(dtype: str | None) -> dict[str, Any]:
+    """The type of weights that answered the test questions, where it is not that of the saved model."""
+    return {} if dtype is None else {"sampling_dtype": dtype}
 
 
 def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:

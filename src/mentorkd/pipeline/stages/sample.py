@@ -26,7 +26,12 @@ def sample(context: RunContext, stage: Stage, workdir: Path) -> SampleRecord:
     predictions = predict(context, engine, stage.learner, stage.seed, questions, journal, params)
     write_jsonl(workdir / "out" / "samples.jsonl", predictions)
     tokens = sum(prediction.tokens for prediction in predictions)
-    return SampleRecord(predictions=count_verdicts(predictions), tokens=tokens, engine=engine.name)
+    return SampleRecord(
+        predictions=count_verdicts(predictions),
+        tokens=tokens,
+        engine=engine.name,
+        dtype=context.sampling_dtype(learner),
+    )
 
 
 def sampling_params(sampling: SamplingConfig, samples: int) -> SamplingParams:
@@ -37,4 +42,6 @@ def sampling_params(sampling: SamplingConfig, samples: int) -> SamplingParams:
 def _merged(context: RunContext, stage: Stage, workdir: Path, questions: Sequence[Question]) -> SampleRecord:
     """The answers of all shards; these record the tokens."""
     shards = merge(context, stage, workdir, "samples.jsonl", SampleRecord, questions)
-    return SampleRecord(predictions=sum_verdicts(shard.predictions for shard in shards), engine=shards[0].engine)
+    return SampleRecord(
+        predictions=sum_verdicts(shard.predictions for shard in shards), engine=shards[0].engine, dtype=shards[0].dtype
+    )

@@ -298,7 +298,15 @@ def _validation(
     """What measures the accuracy on the questions; None without any."""
     if not questions:
         return None
-    engine = open_engine("transformers", loaded=loaded, device=context.device, batch_size=learner.sampling.batch_size)
+    engine = open_engine(
+        "transformers",
+        loaded=loaded,
+        device=context.device,
+        batch_size=learner.sampling.batch_size,
+        tokens_per_batch=learner.sampling.tokens_per_batch,
+        # Sharded weights are collected layer by layer and cannot be cast at once.
+        dtype=None if learner.training.sharding == "fsdp" else context.sampling_dtype(learner),
+    )
     own = questions[own_share(len(questions))]
     prompts = [render_prompt(question.text, learner.eval_prompt) for question in own]
 

@@ -66,7 +66,7 @@ def _ask(source: Source, model: Path) -> str:
 
 def _open(source: Source, folder: Path, dtype: str | None) -> Engine:
     device = resolve_device(source.pipeline.recipe.device)
-    batch_size = source.learner.sampling.batch_size
+    batch_size = source.learner.sampling.rows
     return CTranslate2Engine(source.model(), converted=folder, device=device, batch_size=batch_size)
 
 

@@ -81,7 +81,7 @@ def _open(source: Source, folder: Path, dtype: str | None) -> Engine:
     loaded = read_back(file, device)
     if not chat_template(load_tokenizer(ModelConfig(name=str(source.model())))):
         loaded.tokenizer.chat_template = None  # it holds the learner's prompt, which evaluation renders itself
-    return open_engine("transformers", loaded=loaded, device=device, batch_size=source.learner.sampling.batch_size)
+    return open_engine("transformers", loaded=loaded, device=device, batch_size=source.learner.sampling.rows)
 
 
 GGUF = Form(_write, dtypes=tuple(_TYPES), open=_open)

@@ -18,7 +18,7 @@ def _write(source: Source, folder: Path, dtype: str | None) -> None:
 
 def _open(source: Source, folder: Path, dtype: str | None) -> Engine:
     device = resolve_device(source.pipeline.recipe.device)
-    return open_engine("transformers", model_dir=folder, device=device, batch_size=source.learner.sampling.batch_size)
+    return open_engine("transformers", model_dir=folder, device=device, batch_size=source.learner.sampling.rows)
 
 
 HF = Form(_write, open=_open, served=True)
