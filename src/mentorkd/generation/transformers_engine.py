@@ -98,6 +98,9 @@ class TransformersEngine:
                 on_progress(sum(len(results[piece.prompt]) == n for piece in batch))
         return results
 
+    def close(self) -> None:
+        """It holds nothing outside of this process."""
+
     @property
     def config(self) -> PretrainedConfig:
         config: PretrainedConfig = self._base.config

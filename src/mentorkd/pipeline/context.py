@@ -123,7 +123,7 @@ class RunContext:
         return folder
 
     def engine(self, learner: Learner, model: Path) -> Engine:
-        """The learner's engine over the model in a folder."""
+        """The learner's engine over the model in a folder. Close it after use."""
         sampling = learner.sampling
         return open_engine(
             sampling.engine,
@@ -131,6 +131,7 @@ class RunContext:
             device=self.device,
             cache_dir=self.folder.engines,
             batch_size=sampling.batch_size,
+            most_tokens=learner.training.max_source_tokens + sampling.max_new_tokens,
         )
 
 
