@@ -180,7 +180,7 @@ def longest_text(tokens: int, positions: int | None) -> int:
 def release_memory() -> None:
     """Give back the GPU memory of models and optimisers that nothing uses any more."""
     gc.collect()  # a Trainer and its callbacks name each other
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 
