@@ -114,11 +114,11 @@ def with_ends(loaded: LoadedModel, mean: int) -> LoadedModel:
 
 
 def flops(loaded: LoadedModel, source: int, target: int) -> float:
-    """Operations of forward and backward on so many tokens: 6 a weight and token; an encoder's weights read the source alone, and a
-    decoder's the target."""
+    """Operations of forward and backward on `source` and `target` tokens: 6 a weight and token. An encoder's weights read the source
+    alone, and a decoder's the target."""
     weights: int = loaded.model.num_parameters()
     if loaded.kind == "causal":
         return 6.0 * weights * (source + target)
     embedding: int = loaded.model.get_input_embeddings().weight.numel()
-    encoder = sum(weight.numel() for weight in loaded.model.get_encoder().parameters()) - embedding
+    encoder: int = sum(weight.numel() for weight in loaded.model.get_encoder().parameters()) - embedding
     return 6.0 * (encoder * source + (weights - encoder - embedding) * target)

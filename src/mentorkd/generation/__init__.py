@@ -71,7 +71,13 @@ def open_engine(
     limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
     if name == "auto":
         chosen = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
-        how: dict[str, Any] = {"model_dir": model_dir, "loaded": loaded, "device": device, "cache_dir": cache_dir, "dtype": dtype}
+        how: dict[str, Any] = {
+            "model_dir": model_dir,
+            "loaded": loaded,
+            "device": device,
+            "cache_dir": cache_dir,
+            "dtype": dtype,
+        }
         how |= {**limits, **chat, "most_tokens": most_tokens}
         try:
             return open_engine(chosen, **how)

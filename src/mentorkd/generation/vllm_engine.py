@@ -173,7 +173,7 @@ class VllmEngine:
 
 
 def longest_text(tokens: int, positions: int | None) -> int:
-    """`max_model_len` for texts of that many tokens, prompt included, of a model with so many positions (None: any number)."""
+    """`max_model_len` for texts of `tokens` tokens, prompt included; None positions are no limit."""
     return tokens if positions is None else min(tokens, positions)
 
 

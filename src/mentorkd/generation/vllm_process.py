@@ -45,7 +45,7 @@ class Request:
     settings: Mapping[str, Any]
     """The arguments of vLLM's `SamplingParams`."""
     streamed: bool
-    """Whether each token is told at once; else all texts of the request are told together when they are complete."""
+    """Whether each token is sent at once; else all texts of the request are sent together when they are complete."""
 
 
 @dataclass(frozen=True, slots=True)
