@@ -60,7 +60,7 @@ def hardware() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, where installed."""
     found = {"python": platform.python_version(), "system": platform.platform()}
-    for name in ("mentorkd", "torch", "transformers", "trl", "ctranslate2"):
+    for name in ("mentorkd", "torch", "transformers", "trl", "liger-kernel", "vllm", "ctranslate2"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

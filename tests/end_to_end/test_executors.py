@@ -26,7 +26,6 @@ from mentorkd.errors import Fault, MissingExtraError, RecipeError, TrainingError
 from mentorkd.pipeline import resources
 from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.executors import run_stage as run_stage_file
-from mentorkd.pipeline.executors.messages import picklable
 from mentorkd.pipeline.executors.processes import ProcessExecutor
 from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.records import ScoreRecord
@@ -35,6 +34,7 @@ from mentorkd.pipeline.run_folder import RunFolder, Stage
 from mentorkd.pipeline.stages import step_of
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.load import load_recipe
+from mentorkd.worker_processes import picklable
 from recording_reporter import RecordingReporter
 from small_recipe import small_recipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from mentorkd.pipeline.worker_processes import serving
+from mentorkd.worker_processes import serving
 
 __all__ = ["UnreadableIn", "serve"]
 

@@ -20,6 +20,7 @@ class ReplayEngine:
     """
 
     name = "replay"
+    batch_size = 32
 
     def __init__(self, texts_by_prompt: Mapping[str, Sequence[str]]) -> None:
         self.texts_by_prompt = {prompt: list(texts) for prompt, texts in texts_by_prompt.items()}
@@ -39,6 +40,9 @@ class ReplayEngine:
             results.append([_completion(text, params.max_new_tokens) for text in samples])
             on_progress(1)
         return results
+
+    def close(self) -> None:
+        """It holds nothing outside of this process."""
 
 
 def _completion(text: str, max_new_tokens: int) -> Completion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -170,9 +171,9 @@ def _predictions(
             reporter.started(stage, number, len(runs))
             context = RunContext(pipeline.recipe, pipeline.folder, partial(reporter.progress, stage))
             model = context.model_folder(name, seed, trained[name, seed])
-            engine = context.engine(pipeline.recipe.learners[name], model)
             journal = Path(scratch) / "journal.jsonl"
-            predictions[name, seed] = predict(context, engine, name, seed, questions, journal, sampling[name])
+            with closing(context.engine(pipeline.recipe.learners[name], model)) as engine:
+                predictions[name, seed] = predict(context, engine, name, seed, questions, journal, sampling[name])
             reporter.close()  # the bar of this one
     return predictions
 
@@ -278,7 +279,8 @@ def ask(
     model = context.model_folder(name, seed, pipeline.trained(name, seed))
     prompt = render_prompt(question, config.eval_prompt)
     params = SamplingParams(max_new_tokens=config.sampling.max_new_tokens)
-    [[completion]] = context.engine(config, model).sample([prompt], params, seed=0)
+    with closing(context.engine(config, model)) as engine:
+        [[completion]] = engine.sample([prompt], params, seed=0)
     finished = completion.finish_reason == "stop"
     rationale, _ = split_target(completion.text, config.target)
     answer = context.grader.find(completion.text, Question.create(question, "", "test"))

@@ -47,6 +47,7 @@ def open_engine(
     stop: Sequence[str] = (),
     chat_date: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    most_tokens: int | None = None,
 ) -> LiveEngine:
     """Open an engine over a saved model (`model_dir`) or one in memory (`loaded`).
 
@@ -55,9 +56,12 @@ def open_engine(
     `dtype` is that of the arithmetic, by default that of the weights.
     `separator` follows each prompt to a causal model without a chat template; "" passes prompts unchanged.
     A text ends before the first of the `stop` texts that the model writes. `chat_date` and `chat_template_kwargs` are settings of
-    a recipe's `model`, for the chat template of a saved model.
+    a recipe's `model`, for the chat template of a saved model. `most_tokens` is the length that a prompt and its text are expected to
+    have together at most: vllm sets aside memory for one such text, and starts again for a longer one; by default it takes the
+    model's positions, as far as memory holds them.
     `cache_dir` keeps converted models, keyed by the content of the model. `choose_engine` decides for `auto`; if the
-    conversion that it chose is refused, `auto` opens the transformers engine and logs the reason.
+    engine that it chose refuses the model, or cannot start, `auto` opens the transformers engine and logs the reason.
+    Close the engine after use: vllm holds a process and GPU memory.
 
     Raises MissingExtraError if the engine is not installed, ModelError if it does not serve the model.
     """
@@ -65,10 +69,26 @@ def open_engine(
         raise ModelError("an engine needs a model: give either `model_dir` (a saved model) or `loaded` (one in memory)")
     options: dict[str, Any] = {"separator": separator, "stop": stop}
     chat: dict[str, Any] = {"chat_date": chat_date, "chat_template_kwargs": dict(chat_template_kwargs or {})}
-    rows = AUTO_ROWS if batch_size == "auto" else batch_size
-    limits: dict[str, Any] = {"batch_size": rows, "tokens_per_batch": tokens_per_batch, **options}
-    if auto := name == "auto":
-        name = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
+    limits: dict[str, Any] = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, **options}
+    if name == "auto":
+        chosen = choose_engine(model_dir, device=device, cache_dir=cache_dir, dtype=dtype)
+        how: dict[str, Any] = {
+            "model_dir": model_dir,
+            "loaded": loaded,
+            "device": device,
+            "cache_dir": cache_dir,
+            "dtype": dtype,
+        }
+        how |= {**limits, **chat, "most_tokens": most_tokens}
+        try:
+            return open_engine(chosen, **how)
+        except ModelError as refusal:
+            if chosen == "transformers" or dtype == "int8":
+                raise
+            log.warning("`engine: auto` uses transformers: %s", refusal)
+            return open_engine("transformers", **how)
+    by_memory = batch_size == "auto"
+    limits["batch_size"] = AUTO_ROWS if by_memory else batch_size
     match name:
         case "transformers":
             from mentorkd.generation.transformers_engine import TransformersEngine
@@ -82,7 +102,6 @@ def open_engine(
                 loaded = load_folder(model_dir, device=device, **chat)
                 if dtype is not None:
                     cast_weights(loaded.model, dtype)  # the engine's own: no copy in another type is needed
-            by_memory = batch_size == "auto"
             return TransformersEngine(
                 loaded.model, loaded.tokenizer, loaded.kind, dtype=dtype, by_memory=by_memory, **limits
             )
@@ -91,21 +110,15 @@ def open_engine(
 
             if model_dir is None or cache_dir is None:
                 raise ModelError("the ctranslate2 engine converts a saved model: give `model_dir` and `cache_dir`")
-            try:
-                how = {"device": device, "dtype": dtype, "chat": chat, **limits}
-                return CTranslate2Engine(model_dir, cache_dir=cache_dir, **how)
-            except ModelError as refusal:
-                if not auto or dtype == "int8":
-                    raise
-                log.warning("`engine: auto` uses transformers: %s", refusal)
-                limits["batch_size"] = batch_size
-                return open_engine("transformers", model_dir=model_dir, device=device, dtype=dtype, **limits, **chat)
+            how = {"device": device, "dtype": dtype, "chat": chat, **limits}
+            return CTranslate2Engine(model_dir, cache_dir=cache_dir, **how)
         case "vllm":
             from mentorkd.generation.vllm_engine import VllmEngine
 
             if model_dir is None:
                 raise ModelError("the vllm engine reads a saved model: give `model_dir`")
-            return VllmEngine(model_dir, device=device, dtype=dtype, chat=chat, **options)
+            how = {"device": device, "dtype": dtype, "chat": chat, "most_tokens": most_tokens, **options}
+            return VllmEngine(model_dir, **how)
         case _:
             raise ModelError(f"got engine {name!r}, expected one of {', '.join(get_args(EngineName))}")
 

@@ -153,6 +153,9 @@ class CTranslate2Engine:
             on_progress(len(batch))
         return results
 
+    def close(self) -> None:
+        """It holds nothing outside of this process."""
+
     def stream(self, take: Take) -> None:
         """Write rows as `LiveEngine` says. The rows that wait are a batch, which is written to its end; each leaves it at any token."""
         greedy, drawing = _open(self.folder, self.kind, self._options), None

@@ -87,7 +87,13 @@ class Engine(Protocol):
     """
 
     name: str
+    batch_size: int
+    """Sequences that it writes together, at most."""
 
     def sample(
         self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]: ...
+
+    def close(self) -> None:
+        """Free what the engine holds outside of this process. A later call would open it again."""
+        ...

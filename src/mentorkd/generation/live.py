@@ -116,7 +116,6 @@ class LiveEngine(Engine, Protocol):
 
     tokenizer: PreTrainedTokenizerBase
     kind: ModelKind
-    batch_size: int
 
     @property
     def joins(self) -> bool:

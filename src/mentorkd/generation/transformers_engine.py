@@ -98,6 +98,9 @@ class TransformersEngine:
             for samples in written
         ]
 
+    def close(self) -> None:
+        """It holds nothing outside of this process."""
+
     @property
     def config(self) -> PretrainedConfig:
         config: PretrainedConfig = self._base.config

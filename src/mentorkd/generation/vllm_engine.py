@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,25 +19,30 @@ from mentorkd.errors import MissingExtraError, ModelError
 from mentorkd.generation import sampling
 from mentorkd.generation.engine import Completion, EngineDtype, OnPrompts, SamplingParams, ignore
 from mentorkd.generation.live import LiveRow, Scored, Take
+from mentorkd.generation.vllm_process import Request, VllmProcess, WrittenText
 from mentorkd.models import load_tokenizer, model_kind
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import ModelKind
 
-PROMPTS_PER_CALL = 512
-"""Prompts of one call to vLLM: enough to fill its batches, few enough for a progress bar to move."""
+AS_LONG_AS_FITS = -1
+"""A `max_model_len` of vLLM: the model's positions, or as many of them as the memory holds."""
 
 
 @dataclass(eq=False)
 class VllmEngine:
-    """Generates with vLLM's offline `LLM` over a saved causal model.
+    """Generates with vLLM's offline `LLM` over a saved causal model, in a process of its own (`vllm_process`).
 
     The seed of each request is a function of the call's seed, the prompt and the number of its earlier occurrences. The
     samples of a prompt therefore do not depend on other prompts, apart from rounding that differs between vLLM's batches.
+
+    The process starts at once, so that what vLLM refuses is known, and starts again after an error, and for texts that are longer
+    than `most_tokens` (prompt and text; None: as long as the memory holds). Before it starts, the memory that a training left
+    to torch's allocator is given back.
     """
 
     name = "vllm"
     batch_size = 1024
-    """Live rows. vLLM itself decides how many of them share a batch."""
+    """vLLM itself decides how many of them share a batch."""
     joins = True
 
     model_dir: Path
@@ -45,8 +52,11 @@ class VllmEngine:
     separator: str = CAUSAL_SEPARATOR
     stop: Sequence[str] = ()
     chat: Mapping[str, Any] = field(default_factory=dict)
+    most_tokens: int | None = None
+    _process: VllmProcess | None = field(init=False, default=None)
+    _opened_for: int = field(init=False, default=0)
     _numbers: Iterator[int] = field(init=False, default_factory=itertools.count)
-    """Of live requests. None is used twice: after an error, vLLM may still have old ones."""
+    """Of requests; none is used twice."""
 
     def __post_init__(self) -> None:
         if find_spec("vllm") is None:
@@ -60,90 +70,132 @@ class VllmEngine:
             raise ModelError(f"the vllm engine needs a CUDA device, got {self.device.type}: set `engine: auto`")
         if self.dtype == "int8":
             raise ModelError("the vllm engine has no int8; set `engine: ctranslate2` or another dtype")
-        from vllm import LLM
-
         self.kind: ModelKind = "causal"
         self.tokenizer = load_tokenizer(ModelConfig(name=str(self.model_dir), **self.chat))
         self.end_ids = sampling.saved_end_token_ids(self.model_dir, self.tokenizer)
-        # generation_config="vllm" ignores the sampling settings of the model's own file.
-        self.llm = LLM(model=str(self.model_dir), dtype=self.dtype or "auto", generation_config="vllm")
+        with self._running():
+            pass
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+            self._process = None
 
     def sample(
         self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]:
-        import vllm
-
         encoded = sampling.encode_prompts(
             prompts, self.tokenizer, "causal", self.config, params.max_new_tokens, separator=self.separator
         )
-        settings = [
-            vllm.SamplingParams(
-                n=params.n,
-                temperature=params.temperature,
-                top_p=params.top_p,
-                top_k=params.top_k or -1,
-                max_tokens=params.max_new_tokens,
-                seed=source.getrandbits(31),
-                stop_token_ids=self.end_ids,
-                stop=list(self.stop),
-                detokenize=bool(self.stop),  # vLLM finds stop texts only in decoded text
-            )
-            for source in sampling.prompt_seeds(prompts, seed)
+        requests = {
+            str(next(self._numbers)): (ids, source.getrandbits(31))
+            for ids, source in zip(encoded, sampling.prompt_seeds(prompts, seed), strict=True)
+        }
+        joining = [
+            Request(name, ids, self._settings(params, own_seed), streamed=False)
+            for name, (ids, own_seed) in requests.items()
         ]
-        results: list[list[Completion]] = []
-        for start in range(0, len(encoded), PROMPTS_PER_CALL):
-            part = slice(start, start + PROMPTS_PER_CALL)
-            requests = [{"prompt_token_ids": ids} for ids in encoded[part]]
-            for output in self.llm.generate(requests, settings[part], use_tqdm=False):
-                samples = sorted(output.outputs, key=lambda sample: sample.index)
-                results.append(
-                    [sampling.completion(s.token_ids, self.tokenizer, self.end_ids, self.stop) for s in samples]
-                )
-            on_progress(len(requests))
-        return results
+        results: dict[str, list[Completion]] = {}
+        with self._running(max(map(len, encoded), default=0) + params.max_new_tokens) as process:
+            while len(results) < len(requests):
+                written = process.advance(joining)
+                if not written:
+                    raise ModelError(f"vllm left {len(requests) - len(results)} of {len(requests)} prompts unanswered")
+                for request in written:
+                    if request.error is not None:
+                        raise ModelError(f"vllm refused a prompt: {request.error}")
+                    results[request.name] = [
+                        sampling.completion(text.ids, self.tokenizer, self.end_ids, self.stop) for text in request.texts
+                    ]
+                on_progress(len(written))
+                joining = []
+        return [results[name] for name in requests]
 
     def stream(self, take: Take) -> None:
         """Write rows as `LiveEngine` says; vLLM decides which of them share a batch."""
-        engine = self.llm.llm_engine
         rows: dict[str, LiveRow] = {}
+        aborted: list[str] = []
+        with self._running() as process:
+            while (taken := take(len(rows))) or rows:
+                joining = {str(next(self._numbers)): row for row in taken}
+                rows |= joining
+                requests = [self._live_request(name, row) for name, row in joining.items()]
+                written, aborted = process.advance(requests, aborted), []
+                for request in written:
+                    row = rows[request.name]
+                    if request.error is not None:
+                        row.fail(ModelError(f"vllm refused the prompt: {request.error}"))
+                    ended = any(_push(row, text) for text in request.texts)
+                    if ended or request.finished:
+                        del rows[request.name]
+                    if ended and not request.finished:
+                        aborted.append(request.name)
+            if aborted:
+                process.advance([], aborted)
+
+    @contextmanager
+    def _running(self, tokens: int = 0) -> Iterator[VllmProcess]:
+        """The process, for texts of that many tokens. After any error it is ended, since its answers would be of another request."""
+        length = self._length(tokens)
+        if self._process is not None and length > self._opened_for:
+            self.close()
+        if self._process is None:
+            release_memory()
+            options = {"dtype": self.dtype or _dtype_of(self.config), "max_model_len": length}
+            self._process, self._opened_for = VllmProcess(self.model_dir, self.device, options), length
         try:
-            while (joining := take(len(rows))) or rows:
-                for row in joining:
-                    name = str(next(self._numbers))
-                    rows[name] = row
-                    engine.add_request(name, {"prompt_token_ids": list(row.prompt_ids)}, self._live_settings(row))
-                for output in engine.step():
-                    ended = _push(rows[output.request_id], output.outputs[0])
-                    if ended or output.finished:
-                        del rows[output.request_id]
-                    if ended and not output.finished:
-                        engine.abort_request([output.request_id])
-        finally:
-            if rows:
-                engine.abort_request(list(rows))
+            yield self._process
+        except BaseException:
+            self.close()
+            raise
 
-    def _live_settings(self, row: LiveRow) -> Any:
-        import vllm
+    def _length(self, tokens: int) -> int:
+        if self.most_tokens is None:
+            return AS_LONG_AS_FITS
+        return longest_text(max(tokens, self.most_tokens), getattr(self.config, "max_position_embeddings", None))
 
-        temperature, top_p, top_k = row.settings
-        return vllm.SamplingParams(
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k or -1,
-            max_tokens=row.params.max_new_tokens,
-            seed=row.own_seed,
-            stop_token_ids=self.end_ids,
-            logprobs=row.likeliest,
-            detokenize=False,
-        )
+    def _settings(self, params: SamplingParams, seed: int | None, likeliest: int | None = None) -> dict[str, Any]:
+        return {
+            "n": params.n,
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "top_k": params.top_k or -1,
+            "max_tokens": params.max_new_tokens,
+            "seed": seed,
+            "stop_token_ids": self.end_ids,
+            "stop": list(self.stop),
+            "detokenize": bool(self.stop),  # vLLM finds stop texts only in decoded text
+            "logprobs": likeliest,
+        }
+
+    def _live_request(self, name: str, row: LiveRow) -> Request:
+        return Request(name, row.prompt_ids, self._settings(row.params, row.own_seed, row.likeliest), streamed=True)
 
 
-def _push(row: LiveRow, written: Any) -> bool:
-    """Tell the tokens that are new in vLLM's output, which holds all so far; whether the row ends."""
-    for place in range(row.written, len(written.token_ids)):
-        token, own, likeliest = written.token_ids[place], None, list[Scored]()
+def longest_text(tokens: int, positions: int | None) -> int:
+    """`max_model_len` for texts of `tokens` tokens, prompt included; None positions are no limit."""
+    return tokens if positions is None else min(tokens, positions)
+
+
+def release_memory() -> None:
+    """Give back the GPU memory of models and optimisers that nothing uses any more."""
+    gc.collect()  # a Trainer and its callbacks name each other
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+
+
+def _dtype_of(config: Any) -> str:
+    """The type of the weights: vLLM's own `auto` would run float32 weights in a shorter type."""
+    return "auto" if config.dtype is None else str(config.dtype).removeprefix("torch.")
+
+
+def _push(row: LiveRow, text: WrittenText) -> bool:
+    """Tell new tokens; whether the row ends."""
+    for place, token in enumerate(text.ids):
+        own, likeliest = None, list[Scored]()
         if row.likeliest is not None:
-            scores = {other: score.logprob for other, score in written.logprobs[place].items()}
+            assert text.logprobs is not None
+            scores = text.logprobs[place]
             own = scores[token]
             likeliest = sorted(scores.items(), key=lambda scored: -scored[1])[: row.likeliest]
         if row.push(token, own, likeliest):

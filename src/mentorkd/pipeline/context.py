@@ -136,7 +136,7 @@ class RunContext:
         return folder
 
     def engine(self, learner: Learner, model: Path) -> Engine:
-        """The learner's engine over the model in a folder."""
+        """The learner's engine over the model in a folder. Close it after use."""
         sampling = learner.sampling
         return open_engine(
             sampling.engine,
@@ -146,6 +146,7 @@ class RunContext:
             batch_size=sampling.batch_size,
             tokens_per_batch=sampling.tokens_per_batch,
             dtype=self.sampling_dtype(learner),
+            most_tokens=learner.training.max_source_tokens + sampling.max_new_tokens,
         )
 
 

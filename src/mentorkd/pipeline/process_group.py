@@ -7,7 +7,6 @@ progress and notes, and returns the record.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import queue
 import sys
@@ -28,8 +27,8 @@ from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.executors.messages import throttled
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import Stage, is_remote
-from mentorkd.pipeline.worker_processes import Messages, Worker, failure, serving
 from mentorkd.training.processes import missing_devices
+from mentorkd.worker_processes import Messages, Worker, failure, log_warning, serving
 
 R = TypeVar("R", bound=StageRecord)
 
@@ -111,8 +110,7 @@ def _show(context: RunContext, event: str, value: Any) -> None:
     elif event == "note":
         context.note(value)
     else:
-        logger, level, text = value
-        logging.getLogger(logger).log(level, "%s", text)
+        log_warning(value)
 
 
 def _raise_if_killed(workers: list[Worker], messages: Messages, stage: Stage, error: BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -59,17 +60,18 @@ class LocalTeacher(AskedTeacher[LocalTeacherConfig]):
 
     def sample(self, questions: Sequence[Question], cache: RequestCache, context: AnnotationContext) -> SamplingResult:
         engine, weights, stop = _open_engine(self.config, context.device(), context.engines)
-        return annotate_local(
-            questions,
-            self.config,
-            engine,
-            self.prompter,
-            cache,
-            grade=self.grader,
-            weights=weights,
-            stop=stop,
-            on_progress=context.on_progress,
-        )
+        with closing(engine):
+            return annotate_local(
+                questions,
+                self.config,
+                engine,
+                self.prompter,
+                cache,
+                grade=self.grader,
+                weights=weights,
+                stop=stop,
+                on_progress=context.on_progress,
+            )
 
     def cost(self, result: SamplingResult) -> Mapping[str, Any]:
         return {"requests": result.traffic["sampled"], **result.usage(), "dollars": None, "unsure_dollars": None}
@@ -95,7 +97,7 @@ def annotate_local(
     ledger = AnnotationLedger(questions, teacher, grade)
     sampler = _CachedEngine(teacher, engine, cache, weights or f"{teacher.model}@{teacher.revision or 'main'}", stop)
     # Whole questions, so that their samples are drawn together.
-    size = max(1, CHUNK_BATCHES * teacher.batch_size // teacher.samples) * teacher.samples
+    size = max(1, CHUNK_BATCHES * engine.batch_size // teacher.samples) * teacher.samples
     while not ledger.queue.over:
         jobs = list(islice(iter(ledger.queue.next, None), size))
         texts = [ledger.questions[index].text for index, _ in jobs]

@@ -199,7 +199,7 @@ class ServedModel:
     def unload(self) -> None:
         with self._lock:
             if self._writer is not None:
-                self._writer.batcher.close()
+                self._writer.close()
                 self._writer = None
 
 
@@ -231,6 +231,10 @@ class _Writer:
         self._of_nothing: list[int] = self.tokenizer("")["input_ids"]
         self.spell = Spelling(engine.tokenizer)
         self.batcher = Batcher(engine)
+
+    def close(self) -> None:
+        self.batcher.close()
+        self._engine.close()
 
     def encode(self, prompt: Prompt, max_new_tokens: int, *, raw: bool) -> list[int]:
         """Token ids of a prompt. Raises RequestError for one that the model cannot read."""

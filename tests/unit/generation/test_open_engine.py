@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,11 +141,17 @@ def test_importing_the_package_loads_no_torch() -> None:
 def test_vllm_agrees_with_the_loop_on_a_gpu(folders: dict[str, Path]) -> None:
     if find_spec("vllm") is None:
         pytest.skip("vllm is not installed")
-    on_gpu = open_engine("vllm", model_dir=folders["gpt2"], device=CUDA, dtype="float32").sample(
-        PROMPTS, GREEDY, seed=0
-    )
+    environment, (free, _) = dict(os.environ), torch.cuda.mem_get_info()
+    with closing(
+        open_engine("vllm", model_dir=folders["gpt2"], device=CUDA, dtype="float32", most_tokens=40)
+    ) as engine:
+        on_gpu = engine.sample(PROMPTS, GREEDY, seed=0)
+        assert torch.cuda.mem_get_info()[0] < free / 2
     expected = open_engine("transformers", model_dir=folders["gpt2"], device=CPU).sample(PROMPTS, GREEDY, seed=0)
     assert sum(a == b for a, b in zip(on_gpu, expected, strict=True)) >= 0.99 * len(PROMPTS)
+    assert torch.cuda.mem_get_info()[0] > free - 2**28
+    assert dict(os.environ) == environment
+    assert "vllm" not in sys.modules
 
 
 @pytest.mark.gpu

@@ -22,9 +22,9 @@ class AddingEngine:
 
     name = "adding"
 
-    def __init__(self, dies_at: int = 10**9) -> None:
+    def __init__(self, dies_at: int = 10**9, batch_size: int = 2) -> None:
         self.calls: list[tuple[int, int, float, int]] = []
-        self.dies_at = dies_at
+        self.dies_at, self.batch_size = dies_at, batch_size
 
     def sample(
         self,
@@ -41,6 +41,9 @@ class AddingEngine:
         rng = random.Random(seed)
         return [[self.write(prompt, rng) for _ in range(params.n)] for prompt in prompts]
 
+    def close(self) -> None:
+        """It holds nothing outside of this process."""
+
     def write(self, prompt: str, rng: random.Random) -> Completion:
         a, b = map(int, re.findall(r"What is (\d+) \+ (\d+)\?", prompt)[-1])
         if prompt.endswith("Therefore, the answer is"):
@@ -52,7 +55,7 @@ class AddingEngine:
 
 
 def local(**settings: object) -> LocalTeacherConfig:
-    return LocalTeacherConfig.model_validate({"model": "m", "batch_size": 2, **settings})
+    return LocalTeacherConfig.model_validate({"model": "m", **settings})
 
 
 ONE_CALL = Prompter("zero_shot_cot", answer_kind="number")
@@ -74,8 +77,8 @@ def test_local_records_are_those_of_an_endpoint(tmp_path: Path) -> None:
 
 
 def test_further_rounds_have_new_seeds(tmp_path: Path) -> None:
-    engine = AddingEngine()
-    teacher = local(samples=1, until_correct={"want": 1, "tries": 6}, batch_size=100)
+    engine = AddingEngine(batch_size=100)
+    teacher = local(samples=1, until_correct={"want": 1, "tries": 6})
     with RequestCache(tmp_path / "c") as cache:
         done = annotate_local(sums(20), teacher, engine, ONE_CALL, cache, grade=graded)
     solved = {r.question_id for r in done.rationales if r.verdict == "correct"}
@@ -85,10 +88,10 @@ def test_further_rounds_have_new_seeds(tmp_path: Path) -> None:
 
 
 def test_second_call_is_greedy_and_left_out_after_a_cut(tmp_path: Path) -> None:
-    engine = AddingEngine()
+    engine = AddingEngine(batch_size=100)
     with RequestCache(tmp_path / "c") as cache:
         prompter = Prompter("two_stage")
-        done = annotate_local(sums(10), local(batch_size=100), engine, prompter, cache, grade=graded)
+        done = annotate_local(sums(10), local(), engine, prompter, cache, grade=graded)
     assert [(count, n, temperature) for count, n, temperature, _ in engine.calls] == [(10, 3, 0.7), (24, 1, 0.0)]
     assert {len(r.meta["requests"]) for r in done.rationales if r.meta["outcome"] == "ok"} == {2}
 

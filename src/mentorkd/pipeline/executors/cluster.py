@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mentorkd.errors import MachineError, MissingExtraError, RunError, WorkerError
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
-from mentorkd.pipeline.executors.messages import LoggedWarning, RemoteTraceback, picklable, sending_warnings, throttled
+from mentorkd.pipeline.executors.messages import sending_warnings, throttled
 from mentorkd.pipeline.executors.nodes import (
     SharedFolder,
     amount,
@@ -45,6 +45,7 @@ from mentorkd.pipeline.run_folder import STATUS, RunFolder, Stage
 from mentorkd.pipeline.scratch import Scratch
 from mentorkd.recipe.learner import StageKind
 from mentorkd.recipe.schema import Recipe
+from mentorkd.worker_processes import LoggedWarning, RemoteTraceback, log_warning, picklable
 
 if TYPE_CHECKING:
     import ray
@@ -151,8 +152,8 @@ class RayExecutor:
             cpus, gpus = self._most
             task = ray.remote(max_calls=1)(_check).options(num_cpus=cpus, num_gpus=gpus, max_retries=1)
             warnings, error = ray.get(task.remote(self._run, frozenset(on_node)))
-            for logger, level, text in warnings:
-                logging.getLogger(logger).log(level, "%s", text)
+            for warning in warnings:
+                log_warning(warning)
             if error is not None:
                 raise error
 
@@ -332,8 +333,7 @@ class RayExecutor:
             if logged is None:
                 self.note(text, attempt.stage)
             else:
-                logger, level = logged
-                logging.getLogger(logger).log(level, "%s", text)
+                log_warning((*logged, text))
         attempt.notes = len(status.get("notes", []))
         attempt.status = status
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import sys
@@ -18,8 +17,8 @@ from mentorkd.pipeline.executors.messages import throttled
 from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.resources import groups_of_gpus, wanted
 from mentorkd.pipeline.run_folder import RunFolder, Stage
-from mentorkd.pipeline.worker_processes import Messages, Worker, failure, serving
 from mentorkd.recipe.schema import Recipe
+from mentorkd.worker_processes import Messages, Worker, failure, log_warning, serving
 
 # By default oneDNN keeps 1,024 kernels, one for each shape of each product; texts come in many lengths.
 _KERNELS = "128"
@@ -132,8 +131,7 @@ class ProcessExecutor:
         """
         worker, event, value = self._messages.get(timeout=seconds)
         while event == "warning":
-            logger, level, text = value
-            logging.getLogger(logger).log(level, "%s", text)
+            log_warning(value)
             worker, event, value = self._messages.get(timeout=seconds)
         if event == "ended":
             task, ending = self._running.get(worker), worker.ending("take fewer --jobs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,18 @@ def augment(context: RunContext, stage: Stage, workdir: Path) -> AugmentRecord:
     completions: dict[str, list[Completion]] = {}
     for fold in range(learner.folds):
         asked = [question for question in questions if folds.get(question.id, 0) == fold]
-        engine = context.engine(learner, context.model(stage, stage.learner, fold))
-        sampled = sample_resumably(
-            engine,
-            [render_prompt(question.text, learner.prompt) for question in asked],
-            SamplingParams(
-                sampling.samples, sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens
-            ),
-            seed=stage.seed if stage.round is None else _round_seed(stage.seed, stage.round),
-            journal=workdir / f"journal{fold or ''}.jsonl",
-            chunk=CHUNK_BATCHES * sampling.rows,
-            on_progress=context.progress,
-        )
+        with closing(context.engine(learner, context.model(stage, stage.learner, fold))) as engine:
+            sampled = sample_resumably(
+                engine,
+                [render_prompt(question.text, learner.prompt) for question in asked],
+                SamplingParams(
+                    sampling.samples, sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens
+                ),
+                seed=stage.seed if stage.round is None else _round_seed(stage.seed, stage.round),
+                journal=workdir / f"journal{fold or ''}.jsonl",
+                chunk=CHUNK_BATCHES * engine.batch_size,
+                on_progress=context.progress,
+            )
         completions |= {question.id: samples for question, samples in zip(asked, sampled, strict=True)}
     rationales = []
     for question in questions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from mentorkd.data.prompts import render_prompt
@@ -20,8 +21,8 @@ def evaluate(context: RunContext, stage: Stage, workdir: Path) -> EvaluateRecord
     questions = context.questions(stage, "test")
     if stage.merged:
         return _merged(context, stage, workdir, questions)
-    engine = context.engine(context.learner(stage), context.model(stage, stage.learner))
-    predictions = predict(context, engine, stage.learner, stage.seed, questions, workdir / "journal.jsonl")
+    with closing(context.engine(context.learner(stage), context.model(stage, stage.learner))) as engine:
+        predictions = predict(context, engine, stage.learner, stage.seed, questions, workdir / "journal.jsonl")
     write_jsonl(workdir / "out" / "predictions.jsonl", predictions)
     tokens = sum(prediction.tokens for prediction in predictions)
     return EvaluateRecord(
@@ -61,7 +62,7 @@ def predict(
         params,
         seed=seed,
         journal=journal,
-        chunk=max(1, CHUNK_BATCHES * learner.sampling.rows // params.n),
+        chunk=max(1, CHUNK_BATCHES * engine.batch_size // params.n),
         on_progress=context.progress,
     )
     return grade_completions(context, name, seed, questions, completions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from mentorkd.generation.engine import SamplingParams
@@ -21,9 +22,9 @@ def sample(context: RunContext, stage: Stage, workdir: Path) -> SampleRecord:
     if stage.merged:
         return _merged(context, stage, workdir, questions)
     learner = context.learner(stage)
-    engine = context.engine(learner, context.model(stage, stage.learner))
     params, journal = sampling_params(learner.sampling, learner.sampling.test_samples), workdir / "journal.jsonl"
-    predictions = predict(context, engine, stage.learner, stage.seed, questions, journal, params)
+    with closing(context.engine(learner, context.model(stage, stage.learner))) as engine:
+        predictions = predict(context, engine, stage.learner, stage.seed, questions, journal, params)
     write_jsonl(workdir / "out" / "samples.jsonl", predictions)
     tokens = sum(prediction.tokens for prediction in predictions)
     return SampleRecord(

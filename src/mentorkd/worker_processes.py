@@ -18,9 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
-
-from mentorkd.pipeline.executors.messages import RemoteTraceback, SentWarnings, picklable
+from typing import IO, Any
 
 Send = Callable[[str, Any], None]
 """Sends a message: an event (progress, note, warning, finished, failed, ...) and its value."""
@@ -28,12 +26,47 @@ Send = Callable[[str, Any], None]
 Receive = Callable[[], Any]
 """Waits for a task."""
 
+LoggedWarning = tuple[str, int, str]
+"""The logger's name, the level, and the text."""
+
+
+class RemoteTraceback(Exception):
+    """Shows, as the cause of an error, where it was raised in another process."""
+
+
+class SentWarnings(logging.Handler):
+    """Sends warnings to the process that shows them, which logs them as its own."""
+
+    def __init__(self, send: Callable[[LoggedWarning], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._send((record.name, record.levelno, record.getMessage()))
+
+
+def log_warning(warning: LoggedWarning) -> None:
+    """Log a warning of another process as one of this."""
+    logger, level, text = warning
+    logging.getLogger(logger).log(level, "%s", text)
+
 
 class Worker:
     """One worker process, and a thread that puts its messages into `messages`. It touches nothing before its first task."""
 
-    def __init__(self, program: str, environment: Mapping[str, str], messages: Messages, setup: Any) -> None:
-        """`program`: the function that the process runs, as `module:function`; `setup` is its first task, sent with the second."""
+    def __init__(
+        self,
+        program: str,
+        environment: Mapping[str, str],
+        messages: Messages,
+        setup: Any,
+        *,
+        log: IO[bytes] | None = None,
+    ) -> None:
+        """`program`: the function that the process runs, as `module:function`; `setup` is its first task, sent with the second.
+
+        What it and its libraries print goes to `log`, or to the stderr of this process.
+        """
         module, _, function = program.partition(":")
         # Not multiprocessing: its children run the caller's main module again, which need not be written for that. In a
         # session of its own, so that Ctrl-C reaches this process alone.
@@ -45,6 +78,7 @@ class Worker:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=log,
             env=dict(environment),
             start_new_session=True,
         )
@@ -151,3 +185,12 @@ def _read_tasks(tasks: queue.SimpleQueue[Any]) -> None:
             pass
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def picklable(error: BaseException) -> BaseException:
+    """The error, or an error with the same message if this one cannot be sent to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")

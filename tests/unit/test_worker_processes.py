@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from echoing import UnreadableIn
-from mentorkd.pipeline.worker_processes import Messages, Worker, failure
+from mentorkd.worker_processes import Messages, Worker, failure
 
 SECONDS = 30
 
