@@ -267,7 +267,7 @@ def _block_loss_and_gradient(
     possible_BV = logits_BV > RULED_OUT if smoothing else None
     hard_B = ce_B
     if possible_BV is not None:
-        count_B1 = possible_BV.sum(-1, keepdim=True)
+        count_B1 = possible_BV.sum(-1, keepdim=True, dtype=ce_B.dtype)
         uniform_ce_B = -(student.log_probs_BV * possible_BV).sum(-1) / count_B1[:, 0]
         hard_B = settings.hard(ce_B, uniform_ce_B)
     total_B = torch.zeros_like(ce_B)

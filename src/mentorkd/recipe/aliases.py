@@ -25,8 +25,12 @@ LATER_FILTERS = {"questions": None, "weight": "equal"}
 """Filters that were added later, with the values that change nothing: fingerprints leave these out."""
 
 LATER_SETTINGS: Mapping[str, Any] = {
-    **{"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1},
-    **{"shuffle_soft_labels": False, "label_smoothing": 0.0},
+    "chunk_temperature": None,
+    "mentor_reads": "question",
+    "own_texts": None,
+    "folds": 1,
+    "shuffle_soft_labels": False,
+    "label_smoothing": 0.0,
 }
 """The same for settings of learners."""
 
