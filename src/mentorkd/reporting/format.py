@@ -78,7 +78,7 @@ def learns_from(learner: LearnerResult) -> str:
         return "none (untrained)"
     text = sources_of(learner)
     if learner["imitates"]:
-        shuffled = "shuffled " if learner["distillation"].get("shuffle_soft_labels") else ""
+        shuffled = "shuffled " if learner.get("distillation", {}).get("shuffle_soft_labels") else ""
         text += f" + {shuffled}soft labels of {soft_labels_of(learner)}"
     if learner.get("initial"):  # reports of earlier versions do not say
         text += f" + weights of {learner['initial']}"
