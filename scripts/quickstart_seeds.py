@@ -15,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mentorkd.cli.console import ConsoleReporter
-from mentorkd.pipeline.run import Pipeline
-from mentorkd.quickstart.task import write_recipe, write_task
-from mentorkd.recipe.load import load_recipe
+from master_seeds import MASTER_SEEDS
+from master_seeds import run as run_recipe
+
+from mentorkd.quickstart.task import RECIPE
 from mentorkd.reporting.schema import ComparisonResult, FilterCount
-from mentorkd.reporting.write import read_results
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs/results/quickstart-seeds.csv"
@@ -30,15 +29,7 @@ PAIRS = (("student", "vanilla"), ("student-no-soft-labels", "vanilla"), ("studen
 
 def run(master: int, root: Path) -> dict[str, Any]:
     """Run the quickstart under one master seed, and return its row; accuracies and differences in points."""
-    recipe = root / "task" / "recipe.yaml"
-    if not recipe.is_file():
-        write_task(recipe.parent, seed=master)
-        write_recipe(recipe)
-    reporter = ConsoleReporter()
-    seeds = [100 * master + number for number in (1, 2, 3)]
-    manifest = Pipeline(load_recipe(recipe, [f"seeds={seeds}"]), root / "run", reporter).run(jobs=2)
-    reporter.close()
-    results = read_results(root / "run" / "report")
+    results, manifest = run_recipe(RECIPE, master, root)
     accuracy = {learner["name"]: learner["accuracy"] for learner in results["learners"]}
     row: dict[str, Any] = {"master_seed": master} | {name: _points(accuracy[name]) for name in LEARNERS}
     for a, b in PAIRS:
@@ -75,7 +66,7 @@ def _kept(filters: Sequence[FilterCount]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)), help="the master seeds")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(MASTER_SEEDS), help="the master seeds")
     parser.add_argument("--runs", type=Path, default=ROOT / "build/quickstart-seeds", help="folder of the runs")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []

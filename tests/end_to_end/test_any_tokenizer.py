@@ -200,6 +200,8 @@ def test_one_vocabulary_is_told_from_files(tmp_path: Path) -> None:
             {**CHUNKED, "divergence": "hidden_states", "soft_label_store": "online"},
             "is an encoder-decoder model, and one is not; take one kind",
         ),
+        ({**CHUNKED, "shuffle_soft_labels": True}, "needs whole distributions, and mentor gives likelihoods of chunks"),
+        ({**CHUNKED, "label_smoothing": 0.1}, "needs whole distributions, and mentor gives likelihoods of chunks"),
         ({**CHUNKED, "soft_label_store": "hidden"}, "is an encoder-decoder model, and one is not"),
         ({**CHUNKED, "soft_label_store": "top_k"}, "is an encoder-decoder model, and one is not"),
     ],

@@ -117,6 +117,16 @@ def test_variants_of_a_scorer_score_for_variants_of_their_readers() -> None:
     assert "scorer" not in {name.partition("@")[0] for name in arms(recipe)}
 
 
+def test_a_variant_reads_the_questions_of_a_variant() -> None:
+    student = "student: {model: k, reads: {teacher: {questions: writer, max_per_question: 2}}}\n  "
+    text = TEXT.replace("  mentor:", "  writer: {model: j}\n  mentor:").replace(
+        "  vanilla:", f"  limited-{student}vanilla:"
+    )
+    recipe = parse("{writer.training.epochs: [1, 2]}", text=text)
+    select = recipe.filter_of("limited-student@epochs=2", "teacher")
+    assert (select.questions, select.max_per_question) == ("writer@epochs=2", 2)
+
+
 def test_names_are_fit_for_folders_and_all_different() -> None:
     recipe = parse(
         "{student.prompt: ['{question}', '{question}?', 'Q: {question} / A:'], vanilla.training.epochs: [1, 2]}"

@@ -17,7 +17,8 @@ def read(student: LoadedModel, rows: list[Example], objective: Objective, **how:
     start = student.model.config.decoder_start_token_id if student.kind == "seq2seq" else None
     layout, fused = how.pop("layout", dict), how.pop("fused", True)
     batch = layout(Collator(student.kind, student.tokenizer.pad_token_id, start, **how)(rows))
-    return Student.forward(student.model, batch, rows, owner=student.model, fused=fused, layers=objective.layers)
+    read_by = {"layers": objective.layers, "label_smoothing": objective.label_smoothing}
+    return Student.forward(student.model, batch, rows, owner=student.model, fused=fused, **read_by)
 
 
 def loss_of(student: LoadedModel, batches: list[list[Example]], objective: Objective, **how: Any) -> float:

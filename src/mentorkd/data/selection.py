@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby
+from types import MappingProxyType
 from typing import Any
 
 from mentorkd.data.rows import Rows, choose, where
@@ -150,6 +151,12 @@ def sample_questions(rationales: Sequence[Rationale], ratio: float, seed: int) -
     return where(rationales, lambda rationale: rationale.question_id in sample)
 
 
+def keep_questions(ids: Collection[str]) -> Each:
+    """Rationales of these questions."""
+    known = frozenset(ids)
+    return Each(lambda rationale: rationale.question_id in known)
+
+
 def keep_length(tokens: Callable[[str], int], least: int = 0, most: int | None = None) -> Each:
     """Rationales of at least `least` and at most `most` tokens; `tokens` counts the tokens of a text."""
     longest = math.inf if most is None else most
@@ -283,14 +290,15 @@ def gather(
     tokens: Callable[[str], int] | None = None,
     conclude: Callable[[str, Question], str | None] | None = None,
     nll: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
+    limits: Mapping[str, Collection[str]] = MappingProxyType({}),
     dropped: Dropped | None = None,
 ) -> Gathered:
     """Select rationales from each source in turn.
 
     A text that an earlier source has given for the same question is a duplicate. Rationales of questions outside
     `questions` (the training split) are dropped, and so are refused, empty and cut replies of a teacher. The other
-    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`. `dropped` is called for each rationale that
-    a filter drops.
+    filters are those of `filters_of`, which explains `tokens`, `conclude` and `nll`. `limits` has the ids of the questions of each
+    source with the filter `questions`. `dropped` is called for each rationale that a filter drops.
     """
     known = {question.id: question for question in questions}
     taken: dict[str, Sequence[Rationale]] = {}
@@ -305,7 +313,13 @@ def gather(
             return bool(row.meta.get("outcome", "ok") == "ok")
 
         filters = filters_of(
-            selects[source], known, already=chain(*taken.values()), tokens=tokens, conclude=conclude, nll=nll
+            selects[source],
+            known,
+            already=chain(*taken.values()),
+            tokens=tokens,
+            conclude=conclude,
+            nll=nll,
+            limit=limits.get(source),
         )
         taken[source], steps = select(
             rationales, [of_training, Filter("whole_replies", Each(is_whole)), *filters], dropped
@@ -326,21 +340,25 @@ def filters_of(
     tokens: Callable[[str], int] | None = None,
     conclude: Callable[[str, Question], str | None] | None = None,
     nll: Callable[[str, Sequence[Rationale]], Mapping[str, float]] | None = None,
+    limit: Collection[str] | None = None,
 ) -> list[Filter]:
     """The filters that a recipe turns on, in the order in which they are applied.
 
-    Questions are sampled first, so that the sample is independent of the other filters. Limits per question come last,
+    Questions are chosen first, so that the sample is independent of the other filters. Limits per question come last,
     so that they choose among good rationales. `questions` maps ids to questions, and `already` holds the rationales of
     earlier sources. `tokens` counts the tokens of a text; without it they are estimated from characters, and the count
     of `length` says so. `conclude` reads the answer of a text for `answer_in_rationale`. `nll` gives the negative
     log-likelihood (nats per token) of rationales by a named model for `perplexity`; it is called only with rationales
-    that passed the filters before.
+    that passed the filters before. `limit` has the ids of the questions that `questions` keeps.
     """
     filters: list[Filter] = []
 
     def add(name: str, keep: Callable[[Sequence[Rationale]], Sequence[Rationale]], **options: Any) -> None:
         filters.append(Filter(name, keep, **options))
 
+    if config.questions is not None:
+        assert limit is not None, "`questions` needs `limit`"
+        add("questions", keep_questions(limit))
     if config.question_ratio < 1:
         add("question_ratio", lambda rows: sample_questions(rows, config.question_ratio, SELECTION_SEED))
     if config.correct:
@@ -374,8 +392,8 @@ def filters_of(
         add("perplexity", lambda rows: keep_likely(rows, nll(perplexity.model, rows), perplexity.drop))
     if (most := config.diverse) is not None:
         add("diverse", lambda rows: keep_diverse(rows, most))
-    if (limit := config.max_per_question) is not None:
-        add("max_per_question", lambda rows: cap_per_question(rows, limit))
+    if (cap := config.max_per_question) is not None:
+        add("max_per_question", lambda rows: cap_per_question(rows, cap))
     return filters
 
 

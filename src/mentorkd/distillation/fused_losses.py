@@ -5,8 +5,9 @@ computed once and never kept; the backward pass only scales the gradient.
 
 Products with the heads are computed for a whole chunk, since large products are fast. What follows them is computed for a
 few tokens of the chunk at a time, a block that fits into the processor's cache: the cross-entropy, whose gradient on the
-student's logits z is softmax(z) - onehot(label), and the divergence, whose gradient autograd derives from its function in
-`losses.DIVERGENCES`. `CLOSED_FORMS` holds the divergences whose gradient is written out instead.
+student's logits z is softmax(z) - onehot(label), with label smoothing softmax(z) - (1 - e) onehot(label) - e / V, and the
+divergence, whose gradient autograd derives from its function in `losses.DIVERGENCES`. `CLOSED_FORMS` holds the divergences
+whose gradient is written out instead.
 
 Names end in their shape: N target tokens, C tokens of a chunk, B tokens of a block, V vocabulary, D student's width.
 """
@@ -64,6 +65,7 @@ def fused_distillation_loss(
     tau_squared: bool = True,
     divergence: str = "forward_kl",
     jsd_beta: float = 0.5,
+    label_smoothing: float = 0.0,
     ignored: bool = True,
     chunk_tokens: int | None = None,
 ) -> LossSums:
@@ -76,7 +78,7 @@ def fused_distillation_loss(
     of gradients over chunks, in float32 or better. Gradients flow to hidden states, weight and bias, where they are
     required, and cannot be differentiated again. ValueError for settings or shapes that do not fit.
     """
-    settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
+    settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta, label_smoothing)
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1, or None, got {chunk_tokens}")
     student_hidden_ND, labels_N, mentors = at_targets(student_hidden_ND, labels_N, mentor, settings, ignored)
@@ -133,7 +135,7 @@ class _FusedLoss(torch.autograd.Function):
             buffer_type = torch.promote_types(hidden_ND.dtype, torch.float32)
             buffer_CV = hidden_ND.new_empty(min(chunk, len(labels_N)), len(head_VD), dtype=buffer_type)
             mentor_buffers = [_buffer_like(buffer_CV, targets, mentors) for _, targets in mentors]
-            ce, total = buffer_CV.new_zeros(()), buffer_CV.new_zeros(())
+            ce, hard, total = (buffer_CV.new_zeros(()) for _ in range(3))
             for start in range(0, len(labels_N), chunk):
                 rows = slice(start, start + chunk)
                 hidden_CD = hidden_ND[rows].to(product_type)
@@ -142,8 +144,11 @@ class _FusedLoss(torch.autograd.Function):
                     (share, _with_logits(targets.rows(rows), buffer))
                     for (share, targets), buffer in zip(mentors, mentor_buffers, strict=True)
                 ]
-                ce_C, total_C = _loss_and_gradient(logits_CV, labels_N[rows], mentors_C, settings, differentiate)
+                ce_C, hard_C, total_C = _loss_and_gradient(
+                    logits_CV, labels_N[rows], mentors_C, settings, differentiate
+                )
                 ce += ce_C.sum()
+                hard += hard_C.sum()
                 total += total_C.sum()
                 if not differentiate:
                     continue
@@ -164,7 +169,7 @@ class _FusedLoss(torch.autograd.Function):
             None if bias_gradient is None or bias_V is None else bias_gradient.to(bias_V.dtype),
         )
         ctx.mark_non_differentiable(ce, total)
-        loss = (1 - settings.kd_weight) * ce + settings.kd_scale * total if mentors else ce.clone()
+        loss = (1 - settings.kd_weight) * hard + settings.kd_scale * total if mentors else hard
         return loss, ce, total
 
     @staticmethod
@@ -247,14 +252,14 @@ def blocks_of(logits_CV: Tensor) -> list[slice]:
 
 def _loss_and_gradient(
     logits_CV: Tensor, labels_C: Tensor, mentors: WeightedLogits, settings: LossSettings, differentiate: bool
-) -> tuple[Tensor, Tensor]:
-    """CE and D of each token of a chunk; the loss's gradient on the logits overwrites `logits_CV`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CE, CE with smoothed labels and D of each token of a chunk; the loss's gradient on the logits overwrites `logits_CV`."""
     values = []
     for block in blocks_of(logits_CV):
         mentors_B = [(share, targets.rows(block)) for share, targets in mentors]
         values.append(_block_loss_and_gradient(logits_CV[block], labels_C[block], mentors_B, settings, differentiate))
-    ce_C, total_C = (torch.cat(parts) for parts in zip(*values, strict=True))
-    return ce_C, total_C
+    ce_C, hard_C, total_C = (torch.cat(parts) for parts in zip(*values, strict=True))
+    return ce_C, hard_C, total_C
 
 
 class _Distribution:
@@ -270,11 +275,17 @@ class _Distribution:
 
 def _block_loss_and_gradient(
     logits_BV: Tensor, labels_B: Tensor, mentors: WeightedLogits, settings: LossSettings, differentiate: bool
-) -> tuple[Tensor, Tensor]:
-    label_B1 = labels_B[:, None]
+) -> tuple[Tensor, Tensor, Tensor]:
+    label_B1, smoothing = labels_B[:, None], settings.label_smoothing
     impossible_B1 = logits_BV.gather(1, label_B1) == -torch.inf
     student = _Distribution(logits_BV.clamp_(min=RULED_OUT).log_softmax(-1))
     ce_B = -student.log_probs_BV.gather(1, label_B1).masked_fill(impossible_B1, -torch.inf)[:, 0]
+    possible_BV = logits_BV > RULED_OUT if smoothing else None
+    hard_B = ce_B
+    if possible_BV is not None:
+        count_B1 = possible_BV.sum(-1, keepdim=True, dtype=ce_B.dtype)
+        uniform_ce_B = -(student.log_probs_BV * possible_BV).sum(-1) / count_B1[:, 0]
+        hard_B = settings.hard(ce_B, uniform_ce_B)
     total_B = torch.zeros_like(ce_B)
     pulls = []
     for share, targets in mentors:
@@ -282,17 +293,19 @@ def _block_loss_and_gradient(
         total_B += share * value_B
         pulls.append((share, pull_BV))
     if not differentiate:
-        return ce_B, total_B
+        return ce_B, hard_B, total_B
     ce_weight = 1 - settings.kd_weight if mentors else 1
     if ce_weight:
-        gradient_BV = student.probs_BV.scatter_add_(1, label_B1, ce_B.new_full(label_B1.shape, -1))
+        gradient_BV = student.probs_BV.scatter_add_(1, label_B1, ce_B.new_full(label_B1.shape, smoothing - 1))
+        if possible_BV is not None:
+            gradient_BV -= possible_BV * (smoothing / count_B1)
         torch.mul(gradient_BV, ce_weight, out=logits_BV)
     else:
         logits_BV.zero_()
     for share, pull_BV in pulls:
         assert pull_BV is not None
         logits_BV[:, : pull_BV.shape[1]].add_(pull_BV, alpha=share * settings.kd_scale / settings.temperature)
-    return ce_B, total_B
+    return ce_B, hard_B, total_B
 
 
 def _divergence_and_gradient(

@@ -2,6 +2,8 @@
 
     loss = (1 - w) CE(labels) + w tau^2 D(mentor, student)        Mentor-KD section 3.3; the paper has no tau^2
 
+With label smoothing e (Szegedy et al. 2016, arXiv:1512.00567), CE is (1 - e) CE(labels) + e CE(uniform).
+
 Results are SUMS over the target tokens: the caller divides by the number of target tokens of its whole optimiser step,
 so that no split into micro-batches, accumulation steps or processes changes an update. Positions labelled
 `IGNORE_INDEX` are removed first; their contents cannot reach the loss or a gradient.
@@ -139,6 +141,8 @@ class LossSettings:
     """A name in `DIVERGENCES`."""
     jsd_beta: float
     """beta of `jsd`."""
+    label_smoothing: float = 0.0
+    """e, the share of the uniform distribution in the target of the cross-entropy."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.kd_weight <= 1:
@@ -149,11 +153,17 @@ class LossSettings:
             raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {self.divergence!r}")
         if not 0 < self.jsd_beta < 1:
             raise ValueError(f"jsd_beta must lie between 0 and 1, got {self.jsd_beta}; for 0 or 1 use a KL")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}")
 
     @property
     def kd_scale(self) -> float:
         """Factor of the divergence in the loss: w tau^2, or w."""
         return self.kd_weight * (self.temperature**2 if self.tau_squared else 1.0)
+
+    def hard(self, ce: Tensor, uniform_ce: Tensor) -> Tensor:
+        """The cross-entropy with smoothed labels, from those with the labels and with the uniform distribution."""
+        return (1 - self.label_smoothing) * ce + self.label_smoothing * uniform_ce if self.label_smoothing else ce
 
 
 DivergenceFunction: TypeAlias = Callable[[Tensor, Tensor, LossSettings], Tensor]
@@ -213,6 +223,7 @@ def distillation_loss(
     tau_squared: bool = True,
     divergence: str = "forward_kl",
     jsd_beta: float = 0.5,
+    label_smoothing: float = 0.0,
     ignored: bool = True,
 ) -> LossSums:
     """The loss of a student with these logits.
@@ -223,12 +234,13 @@ def distillation_loss(
     renormalised on the leading entries that all heads have; the cross-entropy is over all of the student's.
     ValueError for settings or shapes that do not fit.
     """
-    settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta)
+    settings = LossSettings(kd_weight, temperature, tau_squared, divergence, jsd_beta, label_smoothing)
     student_logits_NV, labels_N, mentors = at_targets(student_logits_NV, labels_N, mentor, settings, ignored)
     logits_NV = in_full_precision(student_logits_NV)
     ce = F.cross_entropy(logits_NV, labels_N, reduction="sum")
+    hard = settings.hard(ce, uniform_cross_entropy(_at_least_ruled_out(logits_NV)).sum() if label_smoothing else ce)
     if not mentors:
-        return LossSums(ce, ce.detach(), torch.zeros_like(ce), len(labels_N))
+        return LossSums(hard, ce.detach(), torch.zeros_like(ce), len(labels_N))
     shared = shared_vocabulary(logits_NV.shape[1], mentors)
     student_NV = temperature_scaled(_at_least_ruled_out(logits_NV[:, :shared]), settings)
     divergences = [
@@ -236,7 +248,13 @@ def distillation_loss(
         for share, targets in mentors
     ]
     total = torch.stack(divergences).sum()
-    return LossSums((1 - kd_weight) * ce + settings.kd_scale * total, ce.detach(), total.detach(), len(labels_N))
+    return LossSums((1 - kd_weight) * hard + settings.kd_scale * total, ce.detach(), total.detach(), len(labels_N))
+
+
+def uniform_cross_entropy(logits_NV: Tensor) -> Tensor:
+    """Mean of -log p over the tokens that are possible [N]. No logit may be below `RULED_OUT`."""
+    possible_NV = logits_NV > RULED_OUT
+    return -(logits_NV.log_softmax(-1) * possible_NV).sum(-1) / possible_NV.sum(-1)
 
 
 @torch.no_grad()

@@ -296,6 +296,37 @@ class SoftLabelStore:
         return tensors["weight"], tensors.get("bias")
 
 
+_OF_THE_TEXT = ("labels", "nll", "lost")
+"""Arrays that describe a text and its scoring, and no distribution."""
+
+
+class ShuffledStore(SoftLabelStore):
+    """A store that gives each token of some rationales the distribution of another of their tokens, by one permutation of all of them.
+
+    The permutation depends on `seed` and on the rationales, and not on their order. Raises StoreError for a store of chunks, which have
+    no distributions, and for a damaged row.
+    """
+
+    def __init__(self, folder: Path, rationale_ids: Collection[str], seed: int) -> None:
+        super().__init__(folder)
+        if self.meta.form == "chunks":
+            raise StoreError(
+                f"{folder} has likelihoods of chunks, which have no distribution; remove `shuffle_soft_labels`"
+            )
+        ids = sorted(each for each in set(rationale_ids) if each in self)
+        for each in ids:
+            super().row(each)  # checked here, since its arrays are read by other rows
+        places = [np.arange(start, start + count) for start, count, _ in map(self._index.__getitem__, ids)]
+        shuffled = np.random.default_rng(seed).permutation(np.concatenate([np.empty(0, np.int64), *places]))
+        ends = np.cumsum([len(each) for each in places], dtype=np.int64)
+        self._places = dict(zip(ids, np.split(shuffled, ends), strict=False))  # what is behind the last end is empty
+
+    def row(self, rationale_id: str) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of one rationale, with the distributions of other tokens."""
+        own, places = super().row(rationale_id), self._places[rationale_id]
+        return {name: own[name] if name in _OF_THE_TEXT else array[places] for name, array in self._arrays.items()}
+
+
 class StoredSoftLabels:
     """Gives the trainer a mentor's distributions from one or more stores (one per source of rationales, and per shard of its questions).
 
@@ -315,10 +346,11 @@ class StoredSoftLabels:
         target: str | None = None,
         ends: EndTokens | None = None,
         sources: Collection[str] | None = None,
+        shuffled: tuple[Collection[str], int] | None = None,
     ) -> None:
         self.ends = ends or EndTokens(0, 0)
         allow_open_files(_MOST_ARRAYS * len(folders))  # a memory map keeps its file open
-        self.stores = [SoftLabelStore(folder) for folder in folders]
+        self.stores = [ShuffledStore(folder, *shuffled) if shuffled else SoftLabelStore(folder) for folder in folders]
         self.device, self.sources = device, sources
         self.meta = self.stores[0].meta
         expected = {"mentor": mentors, "tokenizer": tokenizer and [tokenizer], "target": target and [target]}

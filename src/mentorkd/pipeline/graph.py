@@ -15,8 +15,8 @@ in its fingerprint. A stage that is finished as a whole stays so.
 | annotate | `questions` |
 | curate | `questions`, `rationales/teacher` |
 | score | `questions`, `rationales/SOURCE`, `model` |
-| budget | `questions`, `rationales/SOURCE` and `scorer/LEARNER` of all arms |
-| train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
+| budget | `questions`, `rationales/SOURCE`, `questions/SOURCE` and `scorer/LEARNER` of all arms |
+| train | as budget; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
 | train (from trained weights) | the same and `initial` |
 | rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |
@@ -280,7 +280,8 @@ class _Seed:
         inputs, settings = {"questions": self.prepared}, []
         for name, learner in learners.items():
             sources = other_sources(learner)
-            inputs |= {f"rationales/{source}": self.text[source] for source in sources} | self._scorers(name)
+            inputs |= {f"rationales/{source}": self.text[source] for source in sources}
+            inputs |= self._limits(name, sources) | self._scorers(name)
             settings.append([name, self.models[name], sources, row_settings(self.recipe, name, self.hub)])
         place, matching = f"budget/seed-{self.seed}", [self.recipe.match, self.seed, settings]
         self.budget = self.graph.add("budget", place, matching, inputs, name=place, seed=self.seed)
@@ -398,12 +399,14 @@ class _Seed:
             self.seed,
             *([{"frontier": frontier}] if frontier and SELF in learner.rationales else []),
             *_sampling_dtype(learner),  # validations choose the epoch
+            *_limiting(self.recipe, name, learner.rationales, self.hub),
         ]
 
     def _training_inputs(self, name: str, learner: Learner, text: Mapping[str, str], **fields: Any) -> dict[str, str]:
         """What a training reads, by role; `fields` are those of its stage that its soft labels' stages have too."""
         inputs = {"questions": self.prepared}
-        inputs |= {f"rationales/{source}": text[source] for source in learner.rationales} | self._scorers(name)
+        inputs |= {f"rationales/{source}": text[source] for source in learner.rationales}
+        inputs |= self._limits(name, learner.rationales) | self._scorers(name)
         for mentor in learner.mentor_weights:
             inputs |= self._all_folds(mentor, f"model/{mentor}")
             if learner.soft_label_store != "online":
@@ -419,6 +422,11 @@ class _Seed:
         if self.budget and learner.training.updates is None:
             inputs["budget"] = self.budget
         return inputs
+
+    def _limits(self, name: str, sources: Sequence[str]) -> dict[str, str]:
+        """The texts of the sources to whose questions a learner's sources are limited."""
+        limits = self._links[name].questions
+        return {f"questions/{limits[source]}": self.text[limits[source]] for source in sources if source in limits}
 
     def _scorers(self, name: str) -> dict[str, str]:
         """The trained learners whose likelihoods filter the rationales that a learner reads."""
@@ -502,13 +510,24 @@ def row_settings(recipe: Recipe, name: str, hub: HubModels = UNKNOWN) -> list[An
     form = learner.model_dump(include={"prompt", "target", "objective"})
     filters = [_filters(recipe, recipe.filter_of(name, source), hub) for source in other_sources(learner)]
     length = LENGTH | ({"split"} if learner.training.split == "packed" else set())  # parts are no other micro-batches
-    return [form, later_training(learner.training.model_dump(include=length)), filters]
+    training = later_training(learner.training.model_dump(include=length))
+    return [form, training, filters, *_limiting(recipe, name, other_sources(learner), hub)]
+
+
+def _limiting(recipe: Recipe, name: str, sources: Sequence[str], hub: HubModels) -> list[Any]:
+    """The filters `questions` of a learner: which source has which one, of those that are named, and its filters. Empty without any."""
+    named = [recipe.filter_of(name, source).questions for source in sources]
+    others = list(dict.fromkeys(other for other in named if other is not None))
+    filters = [_filters(recipe, recipe.filter_of(name, other).of_each(), hub) for other in others]
+    limited = [None if other is None else others.index(other) for other in named]
+    return [{"questions": [limited, filters]}] if others else []
 
 
 def _filters(recipe: Recipe, select: SelectConfig, hub: HubModels) -> dict[str, Any]:
     """The filters of a source. Filters of later versions are named only where they are on, so that old runs stay finished."""
     first = {"correct", "deduplicate", "max_per_question", "question_ratio"}
-    filters = select.model_dump(include=first) | select.model_dump(exclude={*first, "weight"}, exclude_defaults=True)
+    elsewhere = {"weight", "questions"}
+    filters = select.model_dump(include=first) | select.model_dump(exclude=first | elsewhere, exclude_defaults=True)
     if (perplexity := select.perplexity) is not None:
         filters["perplexity"] = [perplexity.drop, _scorer_identity(recipe, perplexity.model, hub)]
     return birth_names(filters)

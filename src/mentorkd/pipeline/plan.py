@@ -247,7 +247,8 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
     known = {question.id: question for question in training}
     sample: list[Text] = []
     for select in dict.fromkeys(filters.values()):
-        first = select.model_copy(update={"perplexity": None})  # no model is loaded here to compute likelihoods
+        # No model is loaded here to compute likelihoods, and other sources have not written yet.
+        first = select.model_copy(update={"perplexity": None, "questions": None})
         gathered = gather({TEACHER: recorded}, {TEACHER: first}, training, conclude=grader.find)
         taken[select] = len(gathered)
         chosen = _spread(gathered.by_source[TEACHER])

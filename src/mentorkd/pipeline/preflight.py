@@ -180,6 +180,11 @@ def _chunk_faults(
                 f"learners.{student}.soft_labels", f"{what}, and likelihoods of chunks are aligned by them; {ways}"
             )
     learner = recipe.learners[student]
+    for setting in [name for name in ("shuffle_soft_labels", "label_smoothing") if getattr(learner, name)]:
+        what = f"needs whole distributions, and {mentor} gives likelihoods of chunks"
+        yield Fault(
+            f"learners.{student}.{setting}", f"{what}; remove it, or take a mentor with the student's vocabulary"
+        )
     others = {learner.divergence_of(source) for source in learner.rationales} - {"forward_kl"}
     if others:
         why = "the teacher's log-probabilities" if mentor == TEACHER else "another vocabulary"

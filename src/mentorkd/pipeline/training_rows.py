@@ -5,7 +5,7 @@ Three stages read them: train; budget, which counts them; and score, whose mento
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.records import FilterRow, FrontierCounts
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.selection_log import TOO_LONG, SelectionLog
-from mentorkd.recipe.learner import Learner
+from mentorkd.recipe.learner import Learner, SelectConfig
 from mentorkd.recipe.rounds import in_reading_order, of_round
 from mentorkd.records import GOLD, SELF, EncodingCounts, Question, Rationale
 
@@ -83,6 +83,7 @@ def read_training_rows(
         tokens=reader.count,
         conclude=context.grader.find,
         nll=nll,
+        limits=_limits(context, stage, name, selects, questions, reader),
         dropped=None if log is None else log.drop,
     )
     if not len(gathered) and not scored:
@@ -114,6 +115,31 @@ def read_training_rows(
         [FilterRow(**row) for row in gathered.filters],
         [FrontierCounts(source, len(each.by_question), each.at_floor) for source, each in weights.items()],
     )
+
+
+def _limits(
+    context: RunContext,
+    stage: Stage,
+    name: str,
+    selects: Mapping[str, SelectConfig],
+    questions: Sequence[Question],
+    reader: TextEncoder,
+) -> dict[str, set[str]]:
+    """By source, the questions that the filter `questions` keeps: those of which the source that it names has a rationale."""
+    limits = {}
+    for source, other in ((source, select.questions) for source, select in selects.items()):
+        if other is not None:
+            written = (
+                gold_rationales(questions)
+                if other == GOLD
+                else context.folder.rationales(stage.inputs[f"questions/{other}"])
+            )
+            select = context.recipe.filter_of(name, other).of_each()
+            kept = gather(
+                {other: written}, {other: select}, questions, tokens=reader.count, conclude=context.grader.find
+            )
+            limits[source] = {rationale.question_id for rationale in kept.by_source[other]}
+    return limits
 
 
 def _questions(context: RunContext, stage: Stage, learner: Learner, scored: str | None) -> list[Question]:

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def write_task(
 
     `train.jsonl`, `validation.jsonl` and `test.jsonl` hold rows `{question, answer}` without repeated questions.
     `teacher.jsonl` holds rows `{question, rationale, completion, answer}`: `samples` rationales for each of the first
-    `annotated` training questions, because the teacher's budget paid for no more. Equal arguments give equal bytes.
+    `annotated` training questions, because the teacher's budget paid for no more. `teacher-spread.jsonl` holds as many of the same
+    teacher, spread over all training questions: one each, then second ones in order. Equal arguments give equal bytes.
     """
     if not 0 < annotated <= train:
         raise ValueError(f"annotated must lie between 1 and train ({train}), got {annotated}")
@@ -52,6 +53,8 @@ def write_task(
     _write(folder / "validation.jsonl", map(_row, islice(problems, validation)))
     _write(folder / "test.jsonl", map(_row, islice(problems, test)))
     _write(folder / "teacher.jsonl", map(asdict, annotate(questions[:annotated], samples=samples, seed=seed)))
+    spread = list(islice(cycle(questions), annotated * samples))
+    _write(folder / "teacher-spread.jsonl", map(asdict, annotate(spread, samples=1, seed=seed)))
     return folder
 
 

@@ -31,8 +31,18 @@ LATER_KEYS = {
 }
 """Keys of models and teachers that were added later: fingerprints hash them only where they are set, so runs stay finished."""
 
-LATER_SETTINGS = {"chunk_temperature": None, "mentor_reads": "question", "own_texts": None, "folds": 1}
-"""Settings of learners that were added later, with the values that change nothing: fingerprints leave these out."""
+LATER_FILTERS = {"questions": None, "weight": "equal"}
+"""Filters that were added later, with the values that change nothing: fingerprints leave these out."""
+
+LATER_SETTINGS: Mapping[str, Any] = {
+    "chunk_temperature": None,
+    "mentor_reads": "question",
+    "own_texts": None,
+    "folds": 1,
+    "shuffle_soft_labels": False,
+    "label_smoothing": 0.0,
+}
+"""The same for settings of learners."""
 
 LATER_SAMPLING = {"test_samples": 0, "tokens_per_batch": None, "dtype": "auto"}
 """The same for settings of a sampling."""
@@ -71,8 +81,9 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     for _, filters in filters_in(raw):
         for new, old in BIRTH_NAMES.items():
             filters[old] = filters.pop(new)
-        if filters["weight"] == "equal":
-            del filters["weight"]
+        for key, value in LATER_FILTERS.items():
+            if filters[key] == value:
+                del filters[key]
     raw["training"], raw["sampling"] = later_training(raw["training"]), later_sampling(raw["sampling"])
     raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):

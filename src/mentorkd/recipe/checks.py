@@ -24,11 +24,15 @@ Finding = tuple[KeyPath, str]
 
 _SOFT_LABEL_SETTINGS = (
     *("kd_weight", "temperature", "tau_squared", "divergence", "layers", "soft_label_store", "top_k"),
-    *("chunk_temperature", "mentor_reads"),
+    *("chunk_temperature", "mentor_reads", "shuffle_soft_labels"),
 )
 
 _RESERVED = {TEACHER: "the teacher", GOLD: "the gold answers", SELF: "a learner's own texts"}
 _TEXT_ONLY = {GOLD: "the gold answers are text only", SELF: "a learner's own texts are text only"}
+
+_SMOOTHED_CHUNKS = (
+    "needs the whole distribution of the student, and `chunks` computes the likelihood of the text alone; remove it"
+)
 
 _EXPECTED = {
     "bool": "true or false",
@@ -82,6 +86,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("learners", name), "`@` is reserved for names that a sweep makes; give the learner another name"
         yield from _link_faults(name, links, learners, raw)
         yield from _perplexity_faults(name, links[name], learners)
+        yield from _question_faults(name, links, learners)
         yield from _setting_faults(name, learner, links[name])
         yield from own_text_faults(raw, name, learner)
         yield from _fold_faults(name, learners, links)
@@ -100,15 +105,43 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
 def _perplexity_faults(name: str, own: Links, learners: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
     for author, perplexity in own.perplexity.items():
         model = perplexity["model"]
-        place: KeyPath = ("teacher", "select") if author == TEACHER else ("learners", author, "select")
-        if "perplexity" in mapping(mapping(learners[name].get("reads")).get(author)):
-            place = ("learners", name, "reads", author)
-        place = (*place, "perplexity", "model")
+        place = (*_filter_place(name, author, "perplexity", learners), "model")
         if model == name:
             ways = "name another model, or set this filter under `reads` of the learners that come after it"
             yield place, f"the perplexity of `{name}` cannot filter its own training text; {ways}"
         elif not _objective(learners[model]).writes_rationales:
             yield place, f"`{model}` {_answers_alone(learners[model])}; name another model"
+
+
+def _question_faults(
+    name: str, links: Mapping[str, Links], learners: Mapping[str, dict[str, Any]]
+) -> Iterator[Finding]:
+    """The faults of filters that limit a source to the questions of another one."""
+    sources = [TEACHER, GOLD, *(other for other in links if other != name)]
+    for author, source in links[name].questions.items():
+        place = _filter_place(name, author, "questions", learners)
+        if source == author:
+            yield place, f"`{source}` has all of its own questions; name another source, or remove `questions`"
+        elif source in (name, SELF):
+            yield place, f"`{name}` has its own texts only after it is trained; name another source"
+        elif source not in sources:
+            yield place, f"there is no source `{source}`{suggestion(source, sources)}"
+        elif source in links and (why := _writes_nothing(source, links, learners)):
+            yield place, f"`{source}` {why}; name another source"
+
+
+def _writes_nothing(source: str, links: Mapping[str, Links], learners: Mapping[str, dict[str, Any]]) -> str | None:
+    """Why a learner writes no rationales; None if it does."""
+    if list(links[source].rationales) == [GOLD]:
+        return "learns bare answers and writes no rationale"
+    return None if _objective(learners[source]).writes_rationales else _answers_alone(learners[source])
+
+
+def _filter_place(name: str, author: str, key: str, learners: Mapping[str, dict[str, Any]]) -> KeyPath:
+    """The place of a filter of an author's text for a reader: the reader's own one, else that of all readers."""
+    if key in mapping(mapping(learners[name].get("reads")).get(author)):
+        return "learners", name, "reads", author, key
+    return (*(("teacher",) if author == TEACHER else ("learners", author)), "select", key)
 
 
 def _link_faults(
@@ -335,6 +368,8 @@ def _setting_faults(name: str, learner: dict[str, Any], own: Links) -> Iterator[
             yield (*place, key), f"has no effect without {need}"
     if learner.get("soft_labels") is not None:
         yield from _imitation_faults(place, learner, own)
+    if learner.get("label_smoothing") and (learner.get("soft_label_store") == "chunks" or TEACHER in own.soft_labels):
+        yield (*place, "label_smoothing"), _SMOOTHED_CHUNKS
     if learner.get("objective", "rationale") != "rationale":
         yield from _objective_faults(place, learner, own)
     if learner.get("rationales") != []:
@@ -406,6 +441,14 @@ def _imitation_faults(place: KeyPath, learner: dict[str, Any], own: Links) -> It
         yield (*place, "divergence"), "`hidden_states` cannot hold for one source alone; take another divergence there"
     if learner.get("mentor_reads") == "gold" and store == "online":
         yield (*place, "mentor_reads"), "`gold` needs soft labels that are stored; choose another `soft_label_store`"
+    if learner.get("shuffle_soft_labels") is True and (store in ("online", "chunks") or TEACHER in own.soft_labels):
+        why = "moves stored distributions from token to token"
+        ways = (
+            "choose the store `hidden` or `top_k`"
+            if TEACHER not in own.soft_labels
+            else "name only learners in `soft_labels`"
+        )
+        yield (*place, "shuffle_soft_labels"), f"{why}, and there are none here; {ways}"
     weights = _values(learner.get("kd_weight"))
     if (
         isinstance(learner.get("kd_weight"), dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,6 +28,8 @@ class Links:
     """The mentors of its soft labels."""
     perplexity: Mapping[str, Any]
     """By author, the `perplexity` filter of the author's text, if the filter's model is a learner of the recipe."""
+    questions: Mapping[str, str] = field(default_factory=dict)
+    """By author, the source to whose questions the author's text is limited."""
     initial: str | None = None
     """The learner whose trained weights are its initial ones."""
 
@@ -40,7 +42,8 @@ class Links:
     def learners(self) -> list[str]:
         """The other learners that must be trained before this one, each once."""
         initial = [] if self.initial is None else [self.initial]
-        names = dict.fromkeys([*self.rationales, *self.soft_labels, *self.perplexity_models, *initial])
+        filters = [*self.perplexity_models, *self.questions.values()]
+        names = dict.fromkeys([*self.rationales, *self.soft_labels, *filters, *initial])
         return [name for name in names if name not in _NOT_LEARNERS]
 
 
@@ -53,17 +56,23 @@ def links_of(recipe: Recipe | Mapping[str, Any]) -> dict[str, Links]:
 def _links(learner: Any, learners: Mapping[str, Any], teacher: Any) -> Links:
     rationales, soft = _part(learner, "rationales"), _part(learner, "soft_labels")
     rationales = [TEACHER] if rationales is None else rationales if isinstance(rationales, list) else []
-    authors, perplexity = [name for name in rationales if isinstance(name, str)], {}
+    authors = [name for name in rationales if isinstance(name, str)]
+    perplexity, questions = {}, {}
     for author in authors:
         own = mapping(_part(learner, "reads")).get(author)
         shared = _part(teacher if author == TEACHER else learners.get(author), "select")
-        chosen = own if isinstance(own, SelectConfig) or "perplexity" in mapping(own) else shared
-        perplexity_filter = _part(chosen, "perplexity")
+
+        def filter_of(key: str, own: Any = own, shared: Any = shared) -> Any:
+            return _part(own if isinstance(own, SelectConfig) or key in mapping(own) else shared, key)
+
+        perplexity_filter = filter_of("perplexity")
         if isinstance(model := _part(perplexity_filter, "model"), str) and model in learners:
             perplexity[author] = perplexity_filter
+        if isinstance(source := filter_of("questions"), str):
+            questions[author] = source
     initial = _part(_part(learner, "model"), "learner")
     mentors = [soft] if isinstance(soft, str) else list(mapping(soft))
-    return Links(authors, mentors, perplexity, initial if isinstance(initial, str) else None)
+    return Links(authors, mentors, perplexity, questions, initial if isinstance(initial, str) else None)
 
 
 def _part(whole: Any, key: str) -> Any:
@@ -86,8 +95,9 @@ def learning_order(recipe: Recipe) -> list[str]:
 
 
 def writers(recipe: Recipe) -> set[str]:
-    """Learners that another learner names under `rationales`: they write text for every training question."""
-    return {name for links in links_of(recipe).values() for name in links.rationales} - _NOT_LEARNERS
+    """Learners whose text another learner reads, or to whose questions it is limited: they write for every training question."""
+    links = links_of(recipe).values()
+    return {name for own in links for name in (*own.rationales, *own.questions.values())} - _NOT_LEARNERS
 
 
 def initial_model(recipe: Recipe, name: str) -> ModelConfig:

@@ -106,6 +106,10 @@ class SelectConfig(Strict):
     trained with the gold answer after them, as in the reference code."""
     deduplicate: bool = True
     """Drop repeated rationales of a question; differences in whitespace do not count."""
+    questions: str | None = Field(default=None, min_length=1)
+    """Keep only the rationales of questions of which another source has a rationale: the teacher, `gold` or a learner. Those of that
+    source count that pass its own filters, `perplexity` and `questions` aside. `reads: {mentor: {questions: teacher}}` separates
+    rewording from coverage. Null keeps the rationales of all questions."""
     min_tokens: int = Field(default=0, ge=0)
     """Shortest rationale to keep, in tokens of the learner that reads it. The answer and the end token do not count."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -131,7 +135,7 @@ class SelectConfig(Strict):
 
         The result of the others also depends on the reader's other sources, since a text that two sources share is kept once.
         """
-        alone = {"perplexity": None, "diverse": None, "max_per_question": None, "weight": "equal"}
+        alone = {"questions": None, "perplexity": None, "diverse": None, "max_per_question": None, "weight": "equal"}
         return self.model_copy(update=alone)
 
     @model_validator(mode="after")
@@ -457,6 +461,11 @@ class Learner(Strict):
     """Temperature tau of the binary KL between chunk likelihoods p^(1/tau) and q^(1/tau); null is its limit for large tau."""
     mentor_reads: Literal["question", "gold"] = "question"
     """What the mentor reads when it scores: the question, or the question with its gold answer."""
+    shuffle_soft_labels: bool = False
+    """A control: give each target token the mentor's distribution of another, random token of the same source's training texts, so that
+    soft labels keep their marginal distribution and tell nothing about the token. It needs stored distributions (`hidden`, `top_k`)."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share e of the uniform distribution over the vocabulary in the target of the cross-entropy: (1 - e) CE + e mean(-log p)."""
     target: Literal["arrow", "therefore"] = "arrow"
     """Target text: `{rationale} --> {answer}` or `{rationale} Therefore, the answer is {answer}.`."""
     prompt: str = "{question}"

@@ -185,6 +185,10 @@ def _renamed(learner: dict[str, Any], names: Mapping[str, str], links: Links) ->
             reads = mapping(learner.get("reads"))
             filters = {**mapping(reads.get(source)), "perplexity": {**perplexity, "model": model}}
             learner["reads"] = {**reads, source: filters}
+    for author, source in links.questions.items():
+        if new(source) != source:
+            reads = mapping(learner.get("reads"))
+            learner["reads"] = {**reads, author: {**mapping(reads.get(author)), "questions": new(source)}}
     if isinstance(learner.get("rationales"), list):
         learner["rationales"] = [new(name) for name in learner["rationales"]]
     soft = learner.get("soft_labels")

@@ -78,7 +78,8 @@ def learns_from(learner: LearnerResult) -> str:
         return "none (untrained)"
     text = sources_of(learner)
     if learner["imitates"]:
-        text += f" + soft labels of {soft_labels_of(learner)}"
+        shuffled = "shuffled " if learner.get("distillation", {}).get("shuffle_soft_labels") else ""
+        text += f" + {shuffled}soft labels of {soft_labels_of(learner)}"
     if learner.get("initial"):  # reports of earlier versions do not say
         text += f" + weights of {learner['initial']}"
     return text if learner["objective"] == "rationale" else f"{text} ({OBJECTIVES[learner['objective']].label})"

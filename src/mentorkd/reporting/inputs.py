@@ -29,7 +29,7 @@ class LearnerInfo:
     mentor_weights: Mapping[str, float] = field(default_factory=dict)
     """Mentor -> weight of its soft labels."""
     scorers: Sequence[str] = ()
-    """Learners whose perplexity filters its rationales."""
+    """Learners whose perplexity, or whose questions, filter its rationales."""
     objective: str = "rationale"
     filters: Mapping[str, Any] = field(default_factory=dict)
     """Source -> filters of its rationales for this learner, as plain values."""

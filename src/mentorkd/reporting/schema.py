@@ -111,7 +111,7 @@ class LearnerResult(TypedDict):
     imitates: dict[str, float]
     """Mentors of its soft labels, with their weights (sum 1); empty without soft labels."""
     scorers: list[str]
-    """Learners whose perplexity filters its rationales."""
+    """Learners whose perplexity, or whose questions, filter its rationales."""
     filters: dict[str, Any]
     """Source -> filters of its rationales for this learner."""
     run: str | None

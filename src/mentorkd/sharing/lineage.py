@@ -64,7 +64,7 @@ class Ancestor:
     name: str
     model: str
     gave: Sequence[str]
-    """What it gave, to this learner or to another ancestor: `rationales`, `soft labels`, `perplexity`, `weights`."""
+    """What it gave, to this learner or to another ancestor: `rationales`, `soft labels`, `perplexity`, `questions`, `weights`."""
     weights: Sequence[str]
     """SHA-256 of the files of its weights, those of all folds; empty for a model that is not trained."""
 
@@ -181,6 +181,7 @@ def _gave(source: Source) -> dict[str, list[str]]:
             "rationales": link.rationales,
             "soft labels": link.soft_labels,
             "perplexity": link.perplexity_models,
+            "questions": list(link.questions.values()),
             "weights": [] if link.initial is None else [link.initial],
         }
         for kind, names in kinds.items():

@@ -166,7 +166,13 @@ class MentorTrainer(Trainer):
         step = dict(zip(self._kinds, num_items_in_batch, strict=True))
         with autocast(self.args.device.type, self.precision):
             student = Student.forward(
-                model, batch, rows, owner=self.model, fused=self.fused, layers=self.objective.layers
+                model,
+                batch,
+                rows,
+                owner=self.model,
+                fused=self.fused,
+                layers=self.objective.layers,
+                label_smoothing=self.objective.label_smoothing,
             )
             sums = self.objective.sums(student)
         terms = [total / step[kind].clamp(min=1) for kind, total in sums.loss.items()]

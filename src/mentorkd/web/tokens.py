@@ -118,7 +118,8 @@ class Student:
         learner = context.learner(stage)
         loaded = load_folder(context.folder.model(stage.name), device=context.device)
         loaded.model.eval()
-        objective = objective_for(context, stage, learner, loaded)
+        in_place = learner.model_copy(update={"shuffle_soft_labels": False})
+        objective = objective_for(context, stage, in_place, loaded, ())
         mentors = zip(
             learner.mentor_weights, objective.mentors, strict=False
         )  # `hidden_states` compares layers, and has none

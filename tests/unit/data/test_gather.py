@@ -188,3 +188,20 @@ def test_what_has_no_gold_answer_is_no_correct_text() -> None:
         ("training_questions", 2),
         ("correct", 1),
     ]
+
+
+def test_a_source_is_limited_to_given_questions() -> None:
+    selects = {"teacher": SelectConfig(), "mentor": SelectConfig(questions="teacher", deduplicate=False)}
+    questions = {row.question_id for row in MENTOR}
+    allowed = {MENTOR[0].question_id}
+    dropped: list[Rationale] = []
+
+    def drop(name: str, row: Rationale) -> None:
+        if name == "questions":
+            dropped.append(row)
+
+    gathered = gather(SOURCES, selects, QUESTIONS, limits={"mentor": allowed}, dropped=drop)
+    assert {row.question_id for row in gathered.by_source["mentor"]} <= allowed < questions
+    [count] = [row for row in gathered.filters if row["filter"] == "questions"]
+    assert count["before"] - count["after"] == len(dropped) > 0
+    assert not allowed & {row.question_id for row in dropped}

@@ -906,3 +906,47 @@ def test_on_a_gpu(divergence: str, autocast: bool) -> None:
         plain = distillation_loss(F.linear(hidden, weight), labels, mentor, **how)
         fused = fused_distillation_loss(hidden, weight, labels, mentor, **how)
     assert_same(fused, plain, [hidden, weight], 0.02 if autocast else 1e-4)
+
+
+class TestLabelSmoothing:
+    """Against cross-entropies of torch, in float64."""
+
+    @pytest.mark.parametrize(
+        ("form", "divergence"), [("none", "forward_kl"), ("hidden", "forward_kl"), ("top_k", "jsd")]
+    )
+    def test_plain_and_fused_are_the_oracle(self, form: str, divergence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fused_losses, "CPU_BLOCK", 6 * VOCAB)
+        hidden = torch.randn(TOKENS, WIDTH, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(VOCAB, WIDTH, dtype=torch.float64, requires_grad=True)
+        bias = torch.randn(VOCAB, dtype=torch.float64, requires_grad=True)
+        labels, mentor, inputs = labels_of(), mentor_of(form, 2.0), [hidden, weight, bias]
+        how: dict[str, Any] = {"kd_weight": 0.4, "temperature": 2.0, "divergence": divergence}
+        logits = F.linear(hidden, weight, bias)
+        ce, smooth = (F.cross_entropy(logits, labels, reduction="sum", label_smoothing=e) for e in (0.0, 0.3))
+        hard = distillation_loss(logits, labels, mentor, **how)
+        share = 1.0 if mentor is None else 0.6
+        sums = LossSums(hard.loss + share * (smooth - ce), hard.ce, hard.divergence, hard.tokens)
+        expected = everything(sums, inputs)
+        how |= {"label_smoothing": 0.3}
+        plain = distillation_loss(F.linear(hidden, weight, bias), labels, mentor, **how)
+        assert_close(everything(plain, inputs), expected, 1e-9)
+        for chunk in (7, 20):
+            fused = fused_distillation_loss(hidden, weight, labels, mentor, bias=bias, chunk_tokens=chunk, **how)
+            assert_close(everything(fused, inputs), expected, 1e-9)
+
+    @pytest.mark.parametrize("loss_of", [plain_loss, fused_loss_of])
+    def test_a_number_worked_by_hand(self, loss_of: Loss) -> None:
+        sums = loss_of(STUDENT, 0, None, label_smoothing=0.3)
+        assert sums.loss.item() == pytest.approx(0.7 * LN2 + 0.3 * (LN2 + 2 * LN2 + 2 * LN2) / 3, rel=1e-6)
+        assert sums.ce.item() == pytest.approx(LN2, rel=1e-6)
+
+    @pytest.mark.parametrize("loss_of", [plain_loss, fused_loss_of])
+    def test_impossible_tokens_have_no_share_of_the_uniform_distribution(self, loss_of: Loss) -> None:
+        ruled_out, without = ([*STUDENT, 0.0], STUDENT)
+        values = [loss_of(each, 0, None, label_smoothing=0.3).loss.item() for each in (ruled_out, without)]
+        assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+    @pytest.mark.parametrize("share", [-0.1, 1.0])
+    def test_no_share_is_refused(self, share: float) -> None:
+        with pytest.raises(ValueError, match="label_smoothing must be at least 0 and below 1"):
+            distillation_loss(torch.ones(1, 2), torch.tensor([0]), label_smoothing=share)

@@ -432,3 +432,68 @@ def test_meta_is_readable_by_people(tmp_path: Path) -> None:
     described = json.loads((write(tmp_path) / "meta.json").read_text())
     assert described["mentor"] == "mentor-1"
     assert described["rows"] == 4
+
+
+# --- shuffled -----------------------------------------------------------------------------------------------------
+
+
+def shuffled(folder: Path, ids: str = "abd", seed: int = 0) -> StoredSoftLabels:
+    return StoredSoftLabels([folder], device=CPU, shuffled=(list(ids), seed))
+
+
+def states(labels: StoredSoftLabels, ids: str) -> np.ndarray[Any, Any]:
+    """The hidden states, or the kept probabilities, that the tokens of some rationales get."""
+    side = labels.targets_for(list(ids), batch_of(ids))
+    return (side.hidden_NE if isinstance(side, MentorHidden) else side.log_probs_NK).numpy()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("meta", [HIDDEN, TOP_K], ids=["hidden", "top_k"])
+def test_shuffled_labels_are_those_of_the_trained_rows_in_other_places(meta: StoreMeta, tmp_path: Path) -> None:
+    write(tmp_path, meta=meta)
+    own, moved = states(StoredSoftLabels([tmp_path], device=CPU), "abd"), states(shuffled(tmp_path), "abd")
+    assert sorted(map(bytes, own)) == sorted(map(bytes, moved))  # c is not trained on
+    in_place = (own == moved).all(-1).sum()
+    assert in_place <= 4  # 1 is expected of 22
+    np.testing.assert_array_equal(states(shuffled(tmp_path, seed=0), "abd"), moved)
+    assert not np.array_equal(states(shuffled(tmp_path, seed=1), "abd"), moved)
+
+
+def test_shuffled_top_k_move_together(tmp_path: Path) -> None:
+    write(tmp_path, meta=TOP_K)
+    plain, store = SoftLabelStore(tmp_path), shuffled(tmp_path).stores[0]
+    rows, moved = ([source.row(i) for i in "abd"] for source in (plain, store))
+    names = ("log_probs", "indices", "log_tail")
+    tokens = [
+        sorted(b"".join(bytes(row[name][n]) for name in names) for row in of for n in range(len(row["labels"])))
+        for of in (rows, moved)
+    ]
+    assert tokens[0] == tokens[1]
+    for one, other in zip(rows, moved, strict=True):
+        np.testing.assert_array_equal(one["labels"], other["labels"])
+        np.testing.assert_array_equal(one["nll"], other["nll"])
+
+
+def test_batches_and_the_order_of_rows_do_not_change_what_is_shuffled(tmp_path: Path) -> None:
+    write(tmp_path)
+    whole = states(shuffled(tmp_path), "abd")
+    again = shuffled(tmp_path, "dbaa")
+    np.testing.assert_array_equal(np.concatenate([states(again, "a"), states(again, "bd")]), whole)
+
+
+def test_a_damaged_row_is_found_before_its_labels_are_used_elsewhere(tmp_path: Path) -> None:
+    file = write(tmp_path) / "hidden.bin"
+    content = bytearray(file.read_bytes())
+    content[0] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(StoreError, match="the soft labels of rationale a are damaged"):
+        shuffled(tmp_path)
+
+
+def test_likelihoods_of_chunks_cannot_be_shuffled(tmp_path: Path) -> None:
+    write(tmp_path, meta=CHUNKS)
+    with pytest.raises(StoreError, match="has likelihoods of chunks, which have no distribution"):
+        shuffled(tmp_path)
+
+
+def test_nothing_to_shuffle_is_no_fault(tmp_path: Path) -> None:
+    assert shuffled(write(tmp_path), "").stores[0].rows == 4

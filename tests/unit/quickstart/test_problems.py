@@ -162,6 +162,15 @@ def test_write_task_writes_disjoint_splits_of_the_asked_sizes(tmp_path: Path) ->
     assert all(set(row) == {"question", "rationale", "completion", "answer"} for row in taught)
     assert [row["question"] for row in taught[::2]] == [row["question"] for row in splits["train"][:15]]
     assert len(taught) == 30
+    asked = [row["question"] for row in splits["train"]]
+    assert [row["question"] for row in rows(folder / "teacher-spread.jsonl")] == asked[:30]
+
+
+def test_the_teacher_can_be_spread_over_all_questions(tmp_path: Path) -> None:
+    folder = write_task(tmp_path, train=10, validation=1, test=1, annotated=4, samples=3)
+    spread, asked = rows(folder / "teacher-spread.jsonl"), [row["question"] for row in rows(folder / "train.jsonl")]
+    assert [row["question"] for row in spread] == asked + asked[:2]
+    assert len({(row["question"], row["rationale"]) for row in spread}) == 12
 
 
 def test_write_task_repeats_itself_byte_for_byte(tmp_path: Path) -> None:

@@ -158,6 +158,16 @@ def test_a_stored_recipe_of_a_version_without_a_key_keeps_what_that_version_did(
     assert splits(older, "learners.mentor.training.split=auto") == {"auto", "none"}
 
 
+def test_fingerprints_hash_controls_where_they_are_set() -> None:
+    raw = canonical_dump(parse(NEW))
+    assert not any(key in str(raw) for key in ("questions", "shuffle_soft_labels", "label_smoothing"))
+    reads = "reads:\n      mentor: {questions: teacher}\n      teacher:"
+    text = NEW.replace("model: small}", "model: small, label_smoothing: 0.1}").replace("reads:\n      teacher:", reads)
+    learners = canonical_dump(parse(text))["learners"]
+    assert learners["vanilla"]["label_smoothing"] == 0.1
+    assert learners["student"]["reads"]["mentor"]["questions"] == "teacher"
+
+
 def test_the_schema_has_the_names_of_today() -> None:
     names = recipe_schema()["$defs"]["SelectConfig"]["properties"].keys()
     assert BIRTH_NAMES.keys() <= names

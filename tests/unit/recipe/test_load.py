@@ -237,6 +237,61 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
         changed("kd_weight", "kd_wieght"),
         [Fault("learners.student.kd_wieght", "unknown key; did you mean `kd_weight`?", 14)],
     ),
+    "controls that stand against their learner": (
+        changed(
+            "    kd_weight: 0.5\n",
+            "    kd_weight: 0.5\n    shuffle_soft_labels: true\n    label_smoothing: 1\n    soft_label_store: online\n"
+            "    reads:\n      teacher: {questions: techer}\n      mentor: {questions: mentor}\n",
+        ).replace("{model: google/flan-t5-large}", "{model: google/flan-t5-large, shuffle_soft_labels: true}"),
+        [
+            Fault(
+                "learners.student.shuffle_soft_labels",
+                "moves stored distributions from token to token, and there are none here; choose the store `hidden` or `top_k`",
+                15,
+            ),
+            Fault("learners.student.label_smoothing", "got 1; expected a number below 1.0", 16),
+            Fault(
+                "learners.student.reads.teacher.questions",
+                "there is no source `techer`; did you mean `teacher`?",
+                19,
+            ),
+            Fault(
+                "learners.student.reads.mentor.questions",
+                "`mentor` has all of its own questions; name another source, or remove `questions`",
+                20,
+            ),
+            Fault(
+                "learners.mentor.shuffle_soft_labels",
+                "has no effect without `soft_labels`; remove it, or name a mentor in `soft_labels`",
+                21,
+            ),
+        ],
+    ),
+    "questions of a reader, of a learner without rationales, and in a circle": (
+        changed(
+            "  mentor: {model: google/flan-t5-large}\n",
+            "  mentor: {model: m, reads: {teacher: {questions: student}}}\n",
+        )
+        .replace("    kd_weight: 0.5\n", "    reads: {mentor: {questions: self}, teacher: {questions: bare}}\n")
+        .replace("seeds:", "  bare: {model: m, rationales: [gold]}\nseeds:"),
+        [
+            Fault(
+                "learners.student",
+                "a cycle, where each learns from the next: student -> mentor -> student; remove one of these names",
+                10,
+            ),
+            Fault(
+                "learners.student.reads.teacher.questions",
+                "`bare` learns bare answers and writes no rationale; name another source",
+                14,
+            ),
+            Fault(
+                "learners.student.reads.mentor.questions",
+                "`student` has its own texts only after it is trained; name another source",
+                14,
+            ),
+        ],
+    ),
     "unknown key in the teacher": (
         changed("{rationales: rationales.json}", "{rationales: a, selct: {}}"),
         [Fault("teacher.selct", "unknown key; did you mean `select`?", 6)],

@@ -61,6 +61,7 @@ class Student:
     head: tuple[Tensor, Tensor | None] | None
     """Weight and bias of the head; None if `states` are logits."""
     layers: Layers
+    label_smoothing: float = 0.0
 
     @classmethod
     def forward(
@@ -72,12 +73,14 @@ class Student:
         owner: nn.Module,
         fused: bool,
         layers: Collection[int] = (),
+        label_smoothing: float = 0.0,
     ) -> Student:
         """Run `model`, which is `owner` or a wrapper of it, over a batch of `rows`."""
         batch = {**batch, POSITIONS: target_positions(batch)}
         labels_N = batch["labels"].flatten()[batch[POSITIONS]]
         states, layer_states = target_states(model, batch, owner=owner, logits=not fused, layers=layers)
-        return cls(batch, rows, labels_N, states, head_parameters(owner) if fused else None, layer_states)
+        head = head_parameters(owner) if fused else None
+        return cls(batch, rows, labels_N, states, head, layer_states, label_smoothing)
 
     @property
     def weights_N(self) -> Tensor:
@@ -113,6 +116,7 @@ class Student:
             self.states[at],
             self.head,
             {layer: states[at] for layer, states in self.layers.items()},
+            self.label_smoothing,
         )
 
     def loss(self, mentors: Targets = (), *, at: Sequence[int] | None = None, **settings: Any) -> LossSums:
@@ -152,13 +156,12 @@ class Student:
             return chunk_distillation_loss(
                 log_probs_N, chunks, kd_weight=kd_weight, chunk_temperature=chunk_temperature
             )
+        settings |= {"kd_weight": kd_weight, "label_smoothing": self.label_smoothing}
         if self.head is None:
-            sums = distillation_loss(states, labels_N, others, kd_weight=kd_weight, ignored=False, **settings)
+            sums = distillation_loss(states, labels_N, others, ignored=False, **settings)
         else:
             weight, bias = self.head
-            sums = fused_distillation_loss(
-                states, weight, labels_N, others, bias=bias, kd_weight=kd_weight, ignored=False, **settings
-            )
+            sums = fused_distillation_loss(states, weight, labels_N, others, bias=bias, ignored=False, **settings)
         if not chunks:
             return sums
         # A distribution labels every token, so the cross-entropy of all keeps the weight 1 - w.
@@ -208,6 +211,8 @@ class Objective(ABC):
     """The mentors that the student imitates, in the order of the recipe."""
     layers: Collection[int] = ()
     """Layers of the student whose hidden states the objective needs."""
+    label_smoothing: float = 0.0
+    """Share of the uniform distribution in the targets of every cross-entropy."""
     weights: nn.Module | None = None
     """Its own trainable weights, updated by the student's optimiser and discarded after training."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from mentorkd.data.encoding import Example
 from mentorkd.distillation.mentors import OnlineMentor, SoftLabelSource
 from mentorkd.distillation.objectives.base import CrossEntropy, Objective
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
@@ -36,23 +37,34 @@ TrainedMentors: TypeAlias = Mapping[str, Sequence[MentorFiles]]
 """Learner name -> the models of that mentor: one, or one for each of its folds."""
 
 
-def objective_of(learner: Learner, student: LoadedModel, mentors: TrainedMentors, *, seed: int) -> Objective:
-    """The objective of a learner that imitates `mentors` (which may be empty)."""
-    base = _imitation(learner, student, mentors, seed) if mentors else CrossEntropy()
+def objective_of(
+    learner: Learner, student: LoadedModel, mentors: TrainedMentors, *, seed: int, rows: Iterable[Example] = ()
+) -> Objective:
+    """The objective of a learner that imitates `mentors` (which may be empty). `rows` are those of its training, among whose target
+    tokens soft labels are shuffled."""
+    base = _imitation(learner, student, mentors, seed, rows) if mentors else CrossEntropy()
     match learner.objective:
         case "rationale":
-            return base
+            objective = base
         case "step_by_step":
-            return StepByStep(learner.alpha)
+            objective = StepByStep(learner.alpha)
         case "mcc":
-            return Consistency(learner.alpha, learner.objective_temperature, base)
+            objective = Consistency(learner.alpha, learner.objective_temperature, base)
+    objective.label_smoothing = learner.label_smoothing
+    return objective
 
 
-def _imitation(learner: Learner, student: LoadedModel, mentors: TrainedMentors, seed: int) -> Objective:
+def _imitation(
+    learner: Learner, student: LoadedModel, mentors: TrainedMentors, seed: int, rows: Iterable[Example]
+) -> Objective:
     if learner.divergence == "hidden_states":
         return _matching(learner, student, mentors, seed)
+    shuffled = ({row.rationale_id for row in rows}, seed) if learner.shuffle_soft_labels else None
     return Distillation(
-        [(share, _soft_labels(mentors[name], learner, student)) for name, share in learner.mentor_weights.items()],
+        [
+            (share, _soft_labels(mentors[name], learner, student, shuffled))
+            for name, share in learner.mentor_weights.items()
+        ],
         {source: learner.kd_weight_of(source) for source in learner.rationales},
         {source: learner.temperature_of(source) for source in learner.rationales},
         learner.tau_squared,
@@ -74,7 +86,9 @@ def _matching(learner: Learner, student: LoadedModel, mentors: TrainedMentors, s
     return HiddenMatching(student, mentor, kd_weight=kd_weight, layers=learner.layers, seed=seed)
 
 
-def _soft_labels(models: Sequence[MentorFiles], learner: Learner, student: LoadedModel) -> SoftLabelSource:
+def _soft_labels(
+    models: Sequence[MentorFiles], learner: Learner, student: LoadedModel, shuffled: tuple[Collection[str], int] | None
+) -> SoftLabelSource:
     """The soft labels of a mentor, from the stores of all its models, or live."""
     stores = [store for files in models for shards in files.stores.values() for store in shards]
     chunks = bool(stores) and form_of(stores[0]) == "chunks"
@@ -93,4 +107,5 @@ def _soft_labels(models: Sequence[MentorFiles], learner: Learner, student: Loade
         target=learner.target,
         ends=ends,
         sources={source for files in models for source in files.stores},
+        shuffled=shuffled,
     )

@@ -9,7 +9,7 @@ from mentorkd.data.encoding import Example
 from mentorkd.distillation.objectives.base import TOKENS, Objective, Student, Sums
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class StepByStep(Objective):
     """`alpha CE(predict) + (1 - alpha) CE(explain)`, each a mean over the target tokens of its task."""
 

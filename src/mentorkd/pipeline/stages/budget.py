@@ -28,7 +28,9 @@ def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
     for name in arms(recipe):
         learner = recipe.learners[name]
         roles = [f"rationales/{source}" for source in other_sources(learner)]
-        roles += [f"scorer/{scorer}" for scorer in links_of(recipe)[name].perplexity_models]
+        links = links_of(recipe)[name]
+        roles += [f"questions/{source}" for source in links.questions.values()]
+        roles += [f"scorer/{scorer}" for scorer in links.perplexity_models]
         inputs = [stage.inputs.get(role) for role in roles]
         key = fingerprint([initial_model(recipe, name).model_dump(), inputs, row_settings(recipe, name)])
         if key not in known:

@@ -29,7 +29,7 @@ from mentorkd.pipeline.records import (
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role, role
 from mentorkd.pipeline.shards import whole_name
 from mentorkd.recipe.aliases import drop_unset_later_keys, later_settings, later_training
-from mentorkd.recipe.graph import arms, initial_model
+from mentorkd.recipe.graph import arms, initial_model, links_of
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.rounds import rounds_of
@@ -289,9 +289,11 @@ def _model_key(config: ModelConfig, hub: HubModels) -> str:
 
 
 def _scorers(recipe: Recipe, name: str) -> list[str]:
-    """The learners of the recipe whose likelihoods filter the rationales of a learner."""
-    filters = [recipe.filter_of(name, source).perplexity for source in recipe.learners[name].rationales]
-    return sorted({scorer.model for scorer in filters if scorer and scorer.model in recipe.learners})
+    """The learners of the recipe whose likelihoods or questions filter the rationales of a learner."""
+    links = links_of(recipe)[name]
+    return sorted(
+        {*links.perplexity_models, *(source for source in links.questions.values() if source in recipe.learners)}
+    )
 
 
 def _account(asked: TeacherUsage, trained: Trained) -> TeacherAccount:
@@ -529,6 +531,7 @@ def _settings(learner: Learner, precision: str | None) -> dict[str, Any]:
         "target": learner.target,
         "prompt": learner.eval_prompt,
         "max_new_tokens": learner.sampling.max_new_tokens,
+        **later_settings({"label_smoothing": learner.label_smoothing}),
         **({} if learner.objective == "rationale" else {"objective": learner.objective, "alpha": learner.alpha}),
         **(
             {"objective_temperature": learner.objective_temperature}
@@ -556,7 +559,7 @@ def _distillation(recipe: Recipe, name: str, hub: HubModels) -> dict[str, Any]:
     )
     if not learner.mentor_weights:
         return own
-    settings = later_settings(learner.model_dump(include=keys | {"mentor_reads"}))
+    settings = later_settings(learner.model_dump(include=keys | {"mentor_reads", "shuffle_soft_labels"}))
     settings["divergence"] = learner.by_source("divergence")
     if "chunks" in (forms := _forms(recipe, name, hub)):
         limit = "limit" if learner.chunk_temperature is None else learner.chunk_temperature

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -70,7 +70,7 @@ def train_in_one_process(context: RunContext, stage: Stage, workdir: Path) -> Tr
     _show_encoding(context, stage, counts)
     _check_head(context, stage, loaded, rows[0])
     budget = context.folder.record_of(BudgetRecord, stage.inputs["budget"]) if "budget" in stage.inputs else None
-    precision, objective = context.precision(learner), objective_for(context, stage, learner, loaded)
+    precision, objective = context.precision(learner), objective_for(context, stage, learner, loaded, rows)
     run_name = stage.target.removeprefix("learners/")
     updates, part, settings = _length(stage, learner, loaded.kind, rows, budget)
     questions = _validation_questions(context, stage, learner)
@@ -197,8 +197,10 @@ def _show_encoding(context: RunContext, stage: Stage, counts: EncodingCounts) ->
         )
 
 
-def objective_for(context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel) -> Objective:
-    """What the learner of a training minimises, with the models and soft labels of its mentors."""
+def objective_for(
+    context: RunContext, stage: Stage, learner: Learner, loaded: LoadedModel, rows: Iterable[Example]
+) -> Objective:
+    """What the learner of a training minimises, with the models and soft labels of its mentors; `rows` are those of the training."""
 
     def files(name: str, fold: int) -> MentorFiles:
         roles = {source: part_role(f"soft_labels/{name}/{source}", fold) for source in learner.rationales}
@@ -212,7 +214,7 @@ def objective_for(context: RunContext, stage: Stage, learner: Learner, loaded: L
 
     folds = {name: learner.folds for name, learner in context.recipe.learners.items()}
     mentors = {name: [files(name, fold) for fold in range(folds.get(name, 1))] for name in learner.mentor_weights}
-    return objective_of(learner, loaded, mentors, seed=stage.seed)
+    return objective_of(learner, loaded, mentors, seed=stage.seed, rows=rows)
 
 
 def _own_texts(

@@ -58,6 +58,33 @@ def test_step_by_step_weights_the_means_of_its_two_tasks(family: str, fused: boo
 TASKS = ("predict", "explain")
 
 
+@pytest.mark.parametrize(
+    ("name", "fused"),
+    [("cross_entropy", True), ("step_by_step", True), ("mcc", True), ("hidden_states", False), ("ensemble", True)],
+)
+def test_label_smoothing_adds_to_the_cross_entropy_of_every_objective(name: str, fused: bool) -> None:
+    """The loss is linear in the share of the uniform distribution, whose cross-entropy has the weight of CE."""
+    student = learner(seed=2)
+    objective, rows = (CrossEntropy(), rows_for(student, 4)) if name == "cross_entropy" else made(name, student, "t5")
+    plain = loss_of(student, [rows], objective, fused=fused)
+    objective.label_smoothing = 0.4
+    smoothed = loss_of(student, [rows], objective, fused=fused)
+    split = loss_of(student, [rows[:2], rows[2:]], objective, fused=fused)
+
+    def excess(of: list[Example]) -> float:
+        """Mean over the tokens of CE(uniform) - CE(label)."""
+        values = [-(log_probs(student, row).mean(-1)).sum() - sum(cross_entropies(student, row)) for row in of]
+        return float(sum(values)) / sum(len(row.target_ids) for row in of)
+
+    if name == "step_by_step":
+        parts = [excess([row for row in rows if row.task == task]) for task in TASKS]
+        expected = 0.3 * parts[0] + 0.7 * parts[1]
+    else:
+        expected = (1.0 if name == "cross_entropy" else 0.5) * excess(rows)
+    assert smoothed - plain == pytest.approx(0.4 * expected, abs=1e-5)
+    assert split == pytest.approx(smoothed, rel=1e-5)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_consistency_adds_the_divergence_of_answers_to_the_cross_entropy(family: str, fused: bool) -> None:

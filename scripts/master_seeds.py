@@ -1,0 +1,126 @@
+"""A recipe over the quickstart's task under several master seeds, and what the runs show together.
+
+    python scripts/master_seeds.py run recipes/controls.yaml build/controls         # a killed one goes on where it stopped
+    python scripts/master_seeds.py run recipes/controls.yaml build/controls --seeds 3 4 --set training.updates=600
+    python scripts/master_seeds.py join build/controls/*/run/report                 # or other folders, each with a results.json
+
+A master seed m draws the task (questions, the teacher's errors) and trains with the seeds 100 m + 1 to 100 m + 3. Each has its own
+test questions, so `mentorkd compare` cannot put the runs side by side. `join` takes one number from each run, the difference of two
+learners, and prints a table: the mean over the runs with Student's t over them, the smallest difference, how many are above 0, and how many
+runs show it by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mentorkd.cli.console import ConsoleReporter
+from mentorkd.pipeline.run import Pipeline
+from mentorkd.quickstart.task import write_task
+from mentorkd.recipe.load import load_recipe
+from mentorkd.reporting.schema import Results
+from mentorkd.reporting.write import read_results
+from mentorkd.statistics import TAIL, t_quantile
+
+MASTER_SEEDS = range(10)
+
+
+def run(
+    recipe: Path, master: int, root: Path, overrides: Sequence[str] = (), jobs: int = 2
+) -> tuple[Results, dict[str, Any]]:
+    """Run a recipe under one master seed in `root`, and return its results and its manifest."""
+    write_task(root / "task", seed=master)
+    seeds = [100 * master + number for number in (1, 2, 3)]
+    settings = [f"data.root={root / 'task'}", f"seeds={seeds}", *overrides]
+    reporter = ConsoleReporter()
+    manifest = Pipeline(load_recipe(recipe, settings), root / "run", reporter).run(jobs=jobs)
+    reporter.close()
+    return read_results(root / "run" / "report"), manifest
+
+
+class Difference(NamedTuple):
+    """How far a learner is above another one in one run."""
+
+    value: float
+    shown: bool
+    """Whether the run shows by itself that it is above."""
+
+
+def differences(results: Sequence[Results], a: str, b: str) -> list[Difference]:
+    """Learner `a` minus learner `b`, in each run. Raises ValueError for a run that does not compare them."""
+    found = []
+    for number, one in enumerate(results, 1):
+        rows = [row for row in one["comparisons"] if {row["a"], row["b"]} == {a, b}]
+        if len(rows) != 1:
+            raise ValueError(
+                f"run {number} of {len(results)} does not compare {a} with {b}; name two learners of all runs"
+            )
+        sign, better = (1, "a_better") if rows[0]["a"] == a else (-1, "b_better")
+        found.append(Difference(sign * rows[0]["difference"], rows[0]["outcome"] == better))
+    return found
+
+
+def together(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean, and its 95 % interval by Student's t over the values. Raises ValueError for fewer than two."""
+    if len(values) < 2:
+        raise ValueError(f"got {len(values)} runs; expected two or more, since their scatter is the error")
+    margin = t_quantile(len(values) - 1, 1 - TAIL) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean, mean - margin, mean + margin
+
+
+def table(results: Sequence[Results], pairs: Sequence[tuple[str, str]]) -> str:
+    """The Markdown table of some pairs, in points."""
+    lines = ["| pair | mean difference [95 %] | smallest | above 0 | shown by a run alone |", "|---|---|---|---|---|"]
+    for a, b in pairs:
+        rows = differences(results, a, b)
+        values = [100 * row.value for row in rows]
+        mean, low, high = together(values)
+        counts = sum(value > 0 for value in values), sum(row.shown for row in rows)
+        above, shown = (f"{count} of {len(rows)}" for count in counts)
+        lines.append(
+            f"| `{a}` - `{b}` | {mean:+.1f} [{low:.1f}, {high:.1f}] | {min(values):+.1f} | {above} | {shown} |"
+        )
+    return "\n".join(lines)
+
+
+def headline_pairs(results: Results) -> list[tuple[str, str]]:
+    """The student of the headline against every other learner."""
+    student = next(row["a"] for row in results["comparisons"] if row["headline"])
+    return [(student, learner["name"]) for learner in results["learners"] if learner["name"] != student]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="run a recipe under each master seed")
+    runs.add_argument("recipe", type=Path)
+    runs.add_argument("folder", type=Path, help="folder of the runs: FOLDER/SEED/{task,run}")
+    runs.add_argument("--seeds", type=int, nargs="+", default=list(MASTER_SEEDS), help="the master seeds")
+    runs.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
+    runs.add_argument("--jobs", type=int, default=2)
+    joined = commands.add_parser("join", help="print what finished runs show together")
+    joined.add_argument("reports", type=Path, nargs="+", help="folders with a results.json")
+    joined.add_argument(
+        "--pairs", nargs="+", metavar="A:B", help="default: the headline's student against every learner"
+    )
+    options = parser.parse_args()
+    if options.command == "run":
+        for master in options.seeds:
+            run(options.recipe, master, options.folder / str(master), options.set, options.jobs)
+        return
+    results = [read_results(folder) for folder in options.reports]
+    pairs = [tuple(pair.split(":")) for pair in options.pairs] if options.pairs else headline_pairs(results[0])
+    try:
+        print(table(results, pairs))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What runs under several master seeds show together, from their results alone."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from places import ROOT
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("master_seeds", ROOT / "scripts" / "master_seeds.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def results(difference: float, outcome: str = "unclear", *, turned: bool = False) -> dict[str, Any]:
+    """The part of a run's results that is joined."""
+    a, b = ("vanilla", "student") if turned else ("student", "vanilla")
+    row = {"a": a, "b": b, "difference": difference, "outcome": outcome, "headline": not turned}
+    return {"comparisons": [row], "learners": [{"name": "student"}, {"name": "vanilla"}]}
+
+
+RUNS = [results(0.09, "a_better"), results(-0.1, "b_better", turned=True), results(-0.01), results(0.06)]
+
+
+def test_a_pair_is_read_in_either_order(script: ModuleType) -> None:
+    assert script.differences(RUNS, "student", "vanilla") == [(0.09, True), (0.1, True), (-0.01, False), (0.06, False)]
+
+
+def test_the_interval_is_students_t_over_the_runs(script: ModuleType) -> None:
+    values = [9.0, 10.0, -1.0, 6.0]
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    mean, low, high = script.together(values)
+    assert (mean, low, high) == pytest.approx((6.0, expected.low, expected.high))
+
+
+def test_the_table_counts_runs(script: ModuleType) -> None:
+    assert script.headline_pairs(RUNS[0]) == [("student", "vanilla")]
+    row = script.table(RUNS, [("student", "vanilla")]).splitlines()[-1]
+    assert row == "| `student` - `vanilla` | +6.0 [-1.9, 13.9] | -1.0 | 3 of 4 | 2 of 4 |"
+
+
+@pytest.mark.parametrize(
+    ("runs", "pair", "words"),
+    [
+        (RUNS, ("student", "mentor"), "run 1 of 4 does not compare student with mentor; name two learners of all runs"),
+        (RUNS[:1], ("student", "vanilla"), "got 1 runs; expected two or more"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(
+    script: ModuleType, runs: list[dict[str, Any]], pair: tuple[str, str], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        script.table(runs, [pair])
