@@ -41,6 +41,7 @@ from typing import Any, get_args
 from mentorkd.data.overlay import identity, in_effect
 from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
+from mentorkd.grading.own import OwnGrader
 from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
 from mentorkd.hub.chat import DATE
 from mentorkd.pipeline.records import BudgetRecord, PrepareRecord, StageRecord
@@ -99,6 +100,8 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub:
     graph = _Graph(finished)
     task = recipe.task.model_dump()
     drop_unset_later_keys(task, LATER_TASK_KEYS)
+    if task.get("grader"):
+        task["grader"] = OwnGrader(task["grader"]).identity
     parts = [part for part in ("train", "test", "validation", "unlabelled") if task.get(part)]
     files = {part: source_identity(data_path(recipe, task[part])) for part in parts}
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})

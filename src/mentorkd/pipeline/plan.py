@@ -14,10 +14,10 @@ from mentorkd.data.overlay import Decision, in_effect
 from mentorkd.data.prepare import prepare_recipe
 from mentorkd.data.rows import Rows
 from mentorkd.data.selection import CHARACTERS_PER_TOKEN, Gathered, gather
-from mentorkd.grading.grade import Grader
 from mentorkd.pipeline.estimates.lengths import SAMPLE, Text
 from mentorkd.pipeline.records import count_splits
 from mentorkd.pipeline.run_folder import Stage
+from mentorkd.recipe.grader import grader_of
 from mentorkd.recipe.graph import matched_arms
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, share_of
@@ -237,8 +237,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
             [*faults.lines(), *_overlay_line(decisions.values())],
             [(question.text, "", question.answer) for question in _spread(training)],
         )
-    assert recipe.task.answer is not None
-    grader = Grader(recipe.task.answer, recipe.task.choices)
+    grader = grader_of(recipe.task)
     curation = Curation(decisions, {question.id: question for question in questions}, grader)
     recorded = Rows.of(Rationale, curation.apply(expected.recorded)) if decisions else expected.recorded
     filters = {name: recipe.filter_of(name, TEACHER) for name in readers}

@@ -30,7 +30,7 @@ LATER_SAMPLING = {"test_samples": 0}
 LATER_TRAINING = {"processes": 1, "sharding": "none", "split": "none", "patience": None, "cooldown": 0.0}
 """The same for settings of a training."""
 
-LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
+LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled", "grader"}
 """The same for the task, whose `columns` are as old as the task."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
@@ -60,6 +60,7 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
+    del raw["task"]["grader"]  # its source counts, which is in the fingerprint of the questions
     drop_unset_later_keys(raw["task"], LATER_TASK_KEYS)
     return raw
 

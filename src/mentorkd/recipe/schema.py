@@ -57,6 +57,9 @@ class TaskConfig(Strict):
     """Kind of the answers, which sets how they are graded; null uses the kind of the known task."""
     choices: list[str] | None = None
     """Option letters of a choice task; null reads them from the text of each question."""
+    grader: str | None = None
+    """A function of yours that gives the verdict, for `answer: text`: `MODULE:FUNCTION` or `FILE.py:FUNCTION`, e.g. `overlap:grade`.
+    The module is looked for beside the recipe first; null compares answers exactly."""
     columns: dict[str, str | dict[str, str]] = Field(default_factory=dict)
     """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`, `id`,
     `logprobs`) -> theirs, for all files of the task and for the teacher's. `train`, `test`, `validation` and `unlabelled` hold
