@@ -28,8 +28,11 @@ from mentorkd.files import digest_path
 from mentorkd.records import Question, Verdict
 
 _VERDICTS: dict[bool | str, Verdict] = {
-    **{True: "correct", False: "wrong"},
-    **{"correct": "correct", "wrong": "wrong", "no_answer": "no_answer"},
+    True: "correct",
+    False: "wrong",
+    "correct": "correct",
+    "wrong": "wrong",
+    "no_answer": "no_answer",
 }
 _TURN = threading.Lock()
 

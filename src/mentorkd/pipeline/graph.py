@@ -15,7 +15,7 @@ in its fingerprint. A stage that is finished as a whole stays so.
 | annotate | `questions` |
 | curate | `questions`, `rationales/teacher` |
 | score | `questions`, `rationales/SOURCE`, `model` |
-| budget | `questions`, `rationales/SOURCE` and `scorer/LEARNER` of all arms |
+| budget | `questions`, `rationales/SOURCE` and `scorer/LEARNER` of all arms; to match compute, `model/MENTOR` and `initial/LEARNER` |
 | train | `questions`, `rationales/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
 | train (from trained weights) | the same and `initial` |
 | rounds | `round/NUMBER` |
@@ -283,6 +283,9 @@ class _Seed:
             sources = other_sources(learner)
             inputs |= {f"rationales/{source}": self.text[source] for source in sources} | self._scorers(name)
             settings.append([name, self.models[name], sources, row_settings(self.recipe, name, self.hub)])
+            if self.recipe.match == "compute":
+                inputs |= self._learnt_from(name)
+                settings[-1].append([*learner.mentor_weights, learner.by_source("kd_weight"), self.recipe.compute])
         place, matching = f"budget/seed-{self.seed}", [self.recipe.match, self.seed, settings]
         self.budget = self.graph.add("budget", place, matching, inputs, name=place, seed=self.seed)
         if isinstance(record := self.graph.finished(self.graph.stages[self.budget]), BudgetRecord):
@@ -416,8 +419,15 @@ class _Seed:
                         part = part_role(f"soft_labels/{mentor}/{source}", fold)
                         stages = self._add_score(name, learner, mentor, source, text[source], fold, **fields)
                         inputs |= {shard_role(part, number): stage for number, stage in enumerate(stages)}
-        if self.budget and learner.training.updates is None:
+        if self.budget and (learner.training.updates is None or self.recipe.match == "compute"):
             inputs["budget"] = self.budget
+        return inputs
+
+    def _learnt_from(self, name: str) -> dict[str, str]:
+        """The trainings of the mentors of a learner, and of the model from whose weights it starts."""
+        inputs = {f"{role}/{name}": stage for role, stage in self._initial(name).items()}
+        for mentor in self.recipe.learners[name].mentor_weights:
+            inputs |= self._all_folds(mentor, f"model/{mentor}")
         return inputs
 
     def _scorers(self, name: str) -> dict[str, str]:

@@ -60,6 +60,8 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
+    if raw["compute"] is None:
+        del raw["compute"]
     del raw["task"]["grader"]  # its source counts, which is in the fingerprint of the questions
     drop_unset_later_keys(raw["task"], LATER_TASK_KEYS)
     return raw

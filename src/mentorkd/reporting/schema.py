@@ -483,7 +483,7 @@ class Results(TypedDict):
     """Sources of the gain, for every model with the required arms."""
     soft_labels: list[SoftLabelResult]
     """Predictions of mentors and students for the same tokens."""
-    match: Literal["updates", "epochs", "tokens", "plateau"] | None
+    match: Literal["updates", "epochs", "tokens", "compute", "plateau"] | None
     """The quantity that the recipe matches between arms; null for a comparison of several runs."""
     trials: list[Trial]
     """Settings tried by searches."""

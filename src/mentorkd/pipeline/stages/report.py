@@ -368,6 +368,8 @@ PAPER = (
 MATCHED = {
     "updates": "for the same number of optimiser updates, the most that any of them would do by its own epochs",
     "tokens": "for the same number of target tokens, the most that any of them would see by its own epochs",
+    "compute": "for the number of updates with which it and all that it learns from (training, writing, scoring) take the same number of "
+    "floating-point operations, at least",
     "epochs": "for as many passes over its own rows as the recipe says",
     "plateau": "until its validation accuracy has a plateau, within the same limit of optimiser updates",
 }
@@ -380,7 +382,8 @@ def _matching(recipe: Recipe, trained: Trained) -> list[str]:
         return []
     patient = any(recipe.learners[name].training.patience for name in compared)
     given = {name: recipe.learners[name].training.updates for name in compared}
-    fixed = {name: updates for name, updates in given.items() if updates is not None and recipe.match != "plateau"}
+    kept = recipe.match not in ("plateau", "compute")
+    fixed = {name: updates for name, updates in given.items() if updates is not None and kept}
     matched = [name for name in compared if name not in fixed]
     lines = []
     if len(matched) > 1:
