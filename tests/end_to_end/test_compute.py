@@ -44,7 +44,7 @@ def test_a_stated_number_may_be_too_small_for_what_an_arm_learns_from() -> None:
     arms = {"vanilla": arm(4, 0), "student": arm(4, 480)}
     assert match_updates(arms, "compute", seed=0, operations=600)["arms"]["student"]["updates"] == 2
     with pytest.raises(
-        TrainingError, match="student: what it learns from takes 480 floating-point operations, .* 480 to"
+        TrainingError, match=r"student: what it learns from takes 480 floating-point operations, .* 480 to"
     ):
         match_updates(arms, "compute", seed=0, operations=480)
 

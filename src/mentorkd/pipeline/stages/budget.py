@@ -42,7 +42,7 @@ def budget(context: RunContext, stage: Stage, workdir: Path) -> BudgetRecord:
         if recipe.match == "compute":
             a_token, before = TRAINING * parameters_of(recipe, name), operations_before(context, stage, name)
             compared[name] = replace(known[key], operations_a_token=a_token, operations_before=before)
-    assert recipe.match not in ("epochs", "plateau"), "else there is no budget"
+    assert recipe.match == "updates" or recipe.match == "tokens" or recipe.match == "compute", "else there is no budget"
     updates = match_updates(compared, recipe.match, seed=stage.seed, operations=recipe.compute)
     write_json(workdir / "out" / "budget.json", updates)
     return parse(BudgetRecord, updates)
