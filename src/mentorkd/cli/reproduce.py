@@ -72,7 +72,9 @@ def reproduce(
     if check or rewrite:
         given = table or ("--json" if as_json else None)
         if given is not None:
-            raise RunError(f"got {given} with --{'check' if check else 'rewrite'}, which takes --pages alone; leave it out")
+            raise RunError(
+                f"got {given} with --{'check' if check else 'rewrite'}, which takes --pages alone; leave it out"
+            )
         _check(pages, rewrite=rewrite)
         return
     from mentorkd.cli import paper_tables as tables

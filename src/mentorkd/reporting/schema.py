@@ -226,8 +226,8 @@ class ComparisonResult(ContrastResult):
     on_test: bool
     """Whether the test set influenced either learner."""
     unmatched: str | None
-    """Their numbers of optimiser updates (target tokens with `match: tokens`) where these differ, and with `match: plateau` the learners
-    that were trained to no plateau; else null."""
+    """Their numbers of optimiser updates (target tokens with `match: tokens`, operations with `match: compute`) where these differ, and
+    with `match: plateau` the learners that were trained to no plateau; else null."""
     outcome: Literal["a_better", "b_better", "unclear"]
     """a_better or b_better requires both `p_adjusted` < 0.05 and an interval without 0."""
     verdict: str
