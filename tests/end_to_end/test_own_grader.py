@@ -36,6 +36,7 @@ def test_one_graph_serves_a_task_whose_answers_are_no_exact_match(tmp_path: Path
     assert {row.source for row in taught} == {TEACHER}
     assert sum(row.verdict == "correct" for row in taught) > len(taught) / 2
     results = read_results(run / "report")
+    assert any("graded by the recipe's own function overlap.py:grade" in line for line in results["protocol"])
     for learner in results["learners"]:
         own = [row.verdict == "correct" for row in predictions if row.learner == learner["name"]]
         assert learner["accuracy"] == pytest.approx(sum(own) / len(own))

@@ -164,7 +164,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         serving={run: [*trainings(run), *([evaluate[run]] if run in evaluate else [])] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
-        protocol=[*_protocol(recipe, trained), *_unlabelled(recipe, prepared)],
+        protocol=[*_protocol(recipe, trained), *_unlabelled(recipe, prepared), *_grading(recipe)],
         manifest=manifest,
     )
 
@@ -373,6 +373,15 @@ MATCHED = {
     "epochs": "for as many passes over its own rows as the recipe says",
     "plateau": "until its validation accuracy has a plateau, within the same limit of optimiser updates",
 }
+
+
+def _grading(recipe: Recipe) -> list[str]:
+    """A sentence on a grader of the user's."""
+    if recipe.task.grader is None:
+        return []
+    return [
+        f"Answers are graded by the recipe's own function {Path(recipe.task.grader).name}; accuracy is its share of `correct`."
+    ]
 
 
 def _matching(recipe: Recipe, trained: Trained) -> list[str]:
