@@ -61,6 +61,10 @@ class DataError(MentorkdError):
     """A malformed question or rationale file; the message names the file, the row and the field."""
 
 
+class GraderError(MentorkdError):
+    """A grader of the recipe that cannot be loaded, fails, or returns no verdict."""
+
+
 class ModelError(MentorkdError):
     """A model or tokenizer that cannot be loaded or does not fit its role."""
 

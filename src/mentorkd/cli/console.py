@@ -227,8 +227,9 @@ def _describe(record: records.StageRecord) -> str:
             parts.append(_verdicts(record.rationales, "rationales"))
             parts.append(f"{record.rejected:,} rejected, {record.edited:,} edited")
         case records.BudgetRecord():
-            unit = "updates" if record.match == "updates" else "target tokens"
-            parts.append(f"{record.number:,} {unit} for each of {len(record.arms)} arms")
+            units = {"updates": "updates", "tokens": "target tokens", "compute": "floating-point operations"}
+            number = f"{record.number:.3g}" if record.match == "compute" else f"{record.number:,}"
+            parts.append(f"{number} {units[record.match]} for each of {len(record.arms)} arms")
         case records.TrainRecord():
             parts.append(f"{record.encoding.kept} rows, {record.updates} updates")
             if record.plateau is not None:

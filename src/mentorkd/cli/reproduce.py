@@ -1,4 +1,4 @@
-"""`mentorkd reproduce`: run a table or figure of the paper and print the results beside the paper's."""
+"""`mentorkd reproduce`: a table or figure of the paper beside its results here; with --check, pages beside their results."""
 
 from __future__ import annotations
 
@@ -50,12 +50,33 @@ def reproduce(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Only check that it runs: tiny models with random weights, 8 questions.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run nothing: compare the tables of --pages with their results.json files.")
+    ] = False,
+    rewrite: Annotated[
+        bool,
+        typer.Option("--rewrite", help="Run nothing: write the numbers of the results.json files into these tables."),
+    ] = False,
+    pages: Annotated[
+        Path, typer.Option(help="With --check or --rewrite: the folder of NAME.md and NAME/results.json.")
+    ] = Path("docs/results"),
     overwrite: Overwrite = False,
     no_verify: NoVerify = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a table or figure of the paper and print the results beside the paper's. A finished run is not repeated."""
+    """Run a table or figure of the paper and print the results beside the paper's. A finished run is not repeated.
+
+    With --check, the numbers of committed pages are compared with the results that they are of.
+    """
+    if check or rewrite:
+        given = table or ("--json" if as_json else None)
+        if given is not None:
+            raise RunError(
+                f"got {given} with --{'check' if check else 'rewrite'}, which takes --pages alone; leave it out"
+            )
+        _check(pages, rewrite=rewrite)
+        return
     from mentorkd.cli import paper_tables as tables
     from mentorkd.pipeline.run import Pipeline
     from mentorkd.reporting.write import read_results
@@ -101,6 +122,18 @@ def reproduce(
     if not learners:
         why = "\n  ".join(["", *reasons]) if len(set(left_out.values())) > 1 else f" {next(iter(left_out.values()))}"
         raise RunError(f"no learner of {table} on {known.key} could be run:{why}")
+
+
+def _check(pages: Path, *, rewrite: bool) -> None:
+    """Raises RunError with a line for each number that disagrees; with `rewrite`, for each that still does."""
+    from mentorkd.cli.result_pages import check_pages, rewrite_pages
+
+    if rewrite:
+        rewrite_pages(pages)
+    if faults := check_pages(pages):
+        count = f"{len(faults)} disagreement{'s' if len(faults) > 1 else ''} between pages and results"
+        raise RunError("\n  ".join([f"{count}; `mentorkd reproduce --rewrite` corrects tables", *map(str, faults)]))
+    say(f"{pages}: every marked table agrees with its results")
 
 
 def _reasons(rows: Sequence[TableRow]) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from mentorkd.data.audit import DataFaults, audit
 from mentorkd.data.readers import SourceQuestions, read_source
 from mentorkd.data.selection import split_validation
-from mentorkd.errors import DataError
+from mentorkd.errors import DataError, GraderError
+from mentorkd.recipe.grader import grader_of
 from mentorkd.recipe.load import data_path
-from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.schema import Recipe, TaskConfig
 from mentorkd.records import Question, Split
 
 VALIDATION_SEED = 0
@@ -53,7 +54,16 @@ def prepare_recipe(recipe: Recipe) -> tuple[list[Question], DataFaults]:
             raise DataError(
                 f"learners.{name}.folds: got {learner.folds} for {count} training questions; give at most {count}"
             )
+    if task.grader is not None:
+        _check_grader(task, by_split["train"][0])
     return [question for group in by_split.values() for question in group], audited.faults
+
+
+def _check_grader(task: TaskConfig, question: Question) -> None:
+    """Grade a gold answer, so that a grader that does not work is found before anything is trained."""
+    if (verdict := grader_of(task)(f"--> {question.answer}", question).verdict) != "correct":
+        what = f"the gold answer {question.answer!r} of question {question.id} is `{verdict}`"
+        raise GraderError(f"grader {task.grader}: {what}; expected `correct`, so correct the function or the data")
 
 
 def read_split(recipe: Recipe, split: Split, source: str | None = None) -> SourceQuestions:

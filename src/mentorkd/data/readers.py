@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, get_args
 from mentorkd.data.sources import SourceRow, SourceRows, read_rows, type_name
 from mentorkd.data.token_logprobs import LOGPROBS, TokenLogprobs, rationale_logprobs, read_logprobs
 from mentorkd.errors import DataError
-from mentorkd.grading.grade import Graded, choices_of, grade, normalise_answer
+from mentorkd.grading.grade import Graded, Grader, OwnVerdict, choices_of, grade, normalise_answer
 from mentorkd.printable import half_character
 from mentorkd.records import AnswerKind, Question, Rationale, Split, Verdict, content_id
 
@@ -155,6 +155,7 @@ def read_rationales(
     *,
     kind: AnswerKind,
     choices: Sequence[str] | None = None,
+    own: OwnVerdict | None = None,
     columns: Mapping[str, str] | None = None,
     ids: Callable[[], Mapping[str, str]] = dict,
     source_name: str = "teacher",
@@ -167,6 +168,7 @@ def read_rationales(
             questions,
             kind=kind,
             choices=choices,
+            own=own,
             columns=columns,
             ids=ids,
             source_name=source_name,
@@ -181,6 +183,7 @@ def stream_rationales(
     *,
     kind: AnswerKind,
     choices: Sequence[str] | None = None,
+    own: OwnVerdict | None = None,
     columns: Mapping[str, str] | None = None,
     ids: Callable[[], Mapping[str, str]] = dict,
     source_name: str = "teacher",
@@ -192,6 +195,7 @@ def stream_rationales(
     after the paper's `-->`. With `initial_correct` alone, true means that the stated answer was the row's gold answer,
     and false means another, unknown answer (wrong, nothing predicted). Otherwise the rationale's own text is graded; its
     closing `--> y`, `#### y` or `Therefore, the answer is y.` is then removed, so that `text` holds the reasoning alone.
+    `own` grades completions and texts instead of the comparison with the gold answer.
     `Rationale` records keep their answer and verdict.
 
     `ids` gives `Question.id` by the questions' own ids; it is called only if the source has ids. A row belongs to the question
@@ -219,7 +223,8 @@ def stream_rationales(
                 "holds rationales, name it with columns: {rationale: NAME}"
             )
         by_id = {q.id: q for q in reversed(questions)}
-        items = _graded(rows, names, by_id, _agreeing(known_ids, rows, names, by_id), kind, choices, needs_logprobs)
+        known_ids, grader = _agreeing(known_ids, rows, names, by_id), Grader(kind, choices, own)
+        items = _graded(rows, names, by_id, known_ids, grader, needs_logprobs)
     samples: dict[str, int] = {}
     for identity, text, graded, meta in items:
         sample = samples.get(identity, 0)
@@ -236,10 +241,10 @@ def _graded(
     names: Mapping[str, str],
     known: Mapping[str, Question],
     ids: Mapping[str, str],
-    kind: AnswerKind,
-    choices: Sequence[str] | None,
+    grader: Grader,
     needs_logprobs: bool,
 ) -> Iterator[_Item]:
+    kind, choices = grader.kind, grader.choices
     by_text = {question.text: question for question in known.values()}  # a lookup is faster than making the text's id
     asked_by = _previous(
         partial(_asked, names=names, known=known, by_text=by_text, ids=ids, kind=kind, choices=choices), names
@@ -253,6 +258,9 @@ def _graded(
             text = raw
             if gold is None:
                 graded = Graded(None, "no_answer")  # no gold answer to compare with; `audit` drops the question
+            elif grader.own is not None and (completion is not None or correct is None):
+                graded = grader(text if completion is None else f"--> {completion}", asked)
+                text = _reasoning(text) if completion is None else text
             elif completion is not None:
                 graded = _grade_completion(completion, gold, kind, letters)
             elif correct is not None:

@@ -40,6 +40,17 @@ def find_answer(text: str, kind: AnswerKind, choices: Sequence[str] | None) -> s
     return next((answer for region in regions if (answer := find(region, letters, True)) is not None), None)
 
 
+def stated_answer(text: str) -> str | None:
+    """The text that the most trusted marker claims, stripped, up to another arrow; all of a text without a marker. None if empty.
+
+    For answers of any form. A final full stop belongs to the answer behind an arrow alone, else to the sentence.
+    """
+    if (regions := _marked_regions(text)) is None:
+        return text.strip() or None
+    answer = regions[0].partition("-->")[0].strip()
+    return (answer if "-->" in text else answer.removesuffix(".").rstrip()) or None
+
+
 def normal_form(answer: str, kind: AnswerKind, choices: Sequence[str] | None) -> str | None:
     """The normal form of a string that holds one answer and little else, or None; see `grade.normalise_answer`."""
     return _normal_form(answer, kind, _letters(choices))

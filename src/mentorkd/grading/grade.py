@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import atexit
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
 from mentorkd.errors import DataError
-from mentorkd.grading.answers import describe_answer, find_answer, normal_form, option_letters
+from mentorkd.grading.answers import describe_answer, find_answer, normal_form, option_letters, stated_answer
 from mentorkd.grading.math import MathVerifier
 from mentorkd.records import AnswerKind, Question, Verdict
 
 _MARKER = re.compile(r"-->|####|\banswer is\b:?", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+
+
+OwnVerdict = Callable[[Question, str], Verdict]
+"""A function of the user's, which gives the verdict on a stated answer; see `grading.own`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +87,36 @@ class Grader:
 
     kind: AnswerKind
     choices: Sequence[str] | None = None
+    own: OwnVerdict | None = None
+    """Gives the verdicts; None compares each answer with the gold answer."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a text may take long."""
+        return self.kind == "math" or self.own is not None
 
     def __call__(self, text: str, question: Question) -> Graded:
         if not question.labelled:
             return Graded(self.find(text, question), "ungraded")
+        if self.own is not None:
+            answer = stated_answer(text)
+            verdict = "no_answer" if answer is None else self.own(question, answer)
+            return Graded(None if verdict == "no_answer" else answer, verdict)
         return grade(text, question.answer, self.kind, choices_of(question.text, self.kind, self.choices))
 
     def each(self, texts: Sequence[str], question: Question) -> list[Graded]:
         """Grade several texts of one question; `predicted` is equal where the answers are equal, so that they can be counted.
 
         That holds by itself for every kind but `math`, whose answers have many forms: there, equal answers have the form of
-        the first of them. All correct answers are equal.
+        the first of them. All correct answers are equal, but for a grader of the user's: there, equal answers are the same text.
         """
         graded = [self(text, question) for text in texts]
         return graded if self.kind != "math" else _in_one_form(texts, graded)
 
     def find(self, text: str, question: Question) -> str | None:
-        """The normalised answer of a text, or None."""
+        """The normalised answer of a text, or None; with a grader of the user's, the answer as it is written."""
+        if self.own is not None:
+            return stated_answer(text)
         return extract(text, self.kind, choices_of(question.text, self.kind, self.choices))
 
 

@@ -18,7 +18,6 @@ from mentorkd.files import fingerprint
 from mentorkd.files.seals import damage_in, seal_folder
 from mentorkd.generation import open_engine
 from mentorkd.generation.engine import Engine
-from mentorkd.grading.grade import Grader
 from mentorkd.hub import cached_commit
 from mentorkd.models import LoadedModel, load_model, resolve_device, save_model
 from mentorkd.models.gguf import plain_folder
@@ -27,6 +26,7 @@ from mentorkd.pipeline.provenance import Cost
 from mentorkd.pipeline.run_folder import RunFolder, Stage, part_role
 from mentorkd.pipeline.shards import in_shard
 from mentorkd.precision import Precision, use_tf32
+from mentorkd.recipe.grader import grader_of
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Learner
 from mentorkd.recipe.rounds import of_round
@@ -51,8 +51,7 @@ class RunContext:
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.recipe, self.folder, self.progress, self.note = recipe, folder, progress, note
-        assert recipe.task.answer is not None, "the recipe's checks fill this in"
-        self.grader = Grader(recipe.task.answer, recipe.task.choices)
+        self.grader = grader_of(recipe.task)
         self.holds_gpu = False
         self.costs: list[Cost] = []
         logging.disable_progress_bar()  # transformers would draw a bar for each checkpoint across ours

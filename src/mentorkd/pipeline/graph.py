@@ -15,8 +15,8 @@ in its fingerprint. A stage that is finished as a whole stays so.
 | annotate | `questions` |
 | curate | `questions`, `rationales/teacher` |
 | score | `questions`, `rationales/SOURCE`, `model` |
-| budget | `questions`, `rationales/SOURCE`, `questions/SOURCE` and `scorer/LEARNER` of all arms |
-| train | as budget; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
+| budget | `questions`, `rationales/SOURCE`, `questions/SOURCE` and `scorer/LEARNER` of all arms; to match compute, `model/MENTOR` and `initial/LEARNER` |
+| train | `questions`, `rationales/SOURCE`, `questions/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
 | train (from trained weights) | the same and `initial` |
 | rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |
@@ -41,6 +41,7 @@ from typing import Any, get_args
 from mentorkd.data.overlay import identity, in_effect
 from mentorkd.data.sources import source_identity
 from mentorkd.files import digest_path, fingerprint
+from mentorkd.grading.own import OwnGrader
 from mentorkd.hub import UNKNOWN, HubModels, Named, on_hub
 from mentorkd.hub.chat import DATE
 from mentorkd.pipeline.records import BudgetRecord, PrepareRecord, StageRecord
@@ -100,6 +101,8 @@ def compile_stages(recipe: Recipe, finished: Finished = lambda stage: None, hub:
     graph = _Graph(finished)
     task = recipe.task.model_dump()
     drop_unset_later_keys(task, LATER_TASK_KEYS)
+    if task.get("grader"):
+        task["grader"] = OwnGrader(task["grader"]).identity
     parts = [part for part in ("train", "test", "validation", "unlabelled") if task.get(part)]
     files = {part: source_identity(data_path(recipe, task[part])) for part in parts}
     prepared = graph.add("prepare", "data", [task, files, recipe.data.strict], {})
@@ -283,6 +286,9 @@ class _Seed:
             inputs |= {f"rationales/{source}": self.text[source] for source in sources}
             inputs |= self._limits(name, sources) | self._scorers(name)
             settings.append([name, self.models[name], sources, row_settings(self.recipe, name, self.hub)])
+            if self.recipe.match == "compute":
+                inputs |= self._learnt_from(name)
+                settings[-1].append([*learner.mentor_weights, learner.by_source("kd_weight"), self.recipe.compute])
         place, matching = f"budget/seed-{self.seed}", [self.recipe.match, self.seed, settings]
         self.budget = self.graph.add("budget", place, matching, inputs, name=place, seed=self.seed)
         if isinstance(record := self.graph.finished(self.graph.stages[self.budget]), BudgetRecord):
@@ -419,7 +425,7 @@ class _Seed:
                         part = part_role(f"soft_labels/{mentor}/{source}", fold)
                         stages = self._add_score(name, learner, mentor, source, text[source], fold, **fields)
                         inputs |= {shard_role(part, number): stage for number, stage in enumerate(stages)}
-        if self.budget and learner.training.updates is None:
+        if self.budget and (learner.training.updates is None or self.recipe.match == "compute"):
             inputs["budget"] = self.budget
         return inputs
 
@@ -427,6 +433,13 @@ class _Seed:
         """The texts of the sources to whose questions a learner's sources are limited."""
         limits = self._links[name].questions
         return {f"questions/{limits[source]}": self.text[limits[source]] for source in sources if source in limits}
+
+    def _learnt_from(self, name: str) -> dict[str, str]:
+        """The trainings of the mentors of a learner, and of the model from whose weights it starts."""
+        inputs = {f"{role}/{name}": stage for role, stage in self._initial(name).items()}
+        for mentor in self.recipe.learners[name].mentor_weights:
+            inputs |= self._all_folds(mentor, f"model/{mentor}")
+        return inputs
 
     def _scorers(self, name: str) -> dict[str, str]:
         """The trained learners whose likelihoods filter the rationales that a learner reads."""

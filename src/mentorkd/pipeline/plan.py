@@ -14,16 +14,18 @@ from mentorkd.data.overlay import Decision, in_effect
 from mentorkd.data.prepare import prepare_recipe
 from mentorkd.data.rows import Rows
 from mentorkd.data.selection import CHARACTERS_PER_TOKEN, Gathered, gather
-from mentorkd.grading.grade import Grader
 from mentorkd.pipeline.estimates.lengths import SAMPLE, Text
 from mentorkd.pipeline.records import count_splits
 from mentorkd.pipeline.run_folder import Stage
-from mentorkd.recipe.graph import matched_arms
+from mentorkd.recipe.grader import grader_of
+from mentorkd.recipe.graph import initial_model, links_of, matched_arms
 from mentorkd.recipe.learner import SelectConfig
 from mentorkd.recipe.rounds import of_round, other_sources, own_sampling, share_of
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import trials_of
+from mentorkd.recipe.sizes import size_of
 from mentorkd.records import GOLD, SELF, TEACHER, Rationale, Split
+from mentorkd.reporting.compute import READING, TRAINING
 from mentorkd.teachers.annotate import open_teacher
 from mentorkd.teachers.curation import Curation
 from mentorkd.teachers.dry_run import DryRun
@@ -61,7 +63,9 @@ class Estimates:
         if unlabelled := self.questions.get("unlabelled"):
             readers = [name for name, learner in self.recipe.learners.items() if learner.imitates_own_texts]
             notes.append(f"{unlabelled:,} unlabelled questions, for the own texts of {', '.join(readers)}")
-        if self._matched:
+        if self._matched and self.recipe.match == "compute":
+            notes += self._compute_notes()
+        elif self._matched:
             own = list(map(self._own_updates, self._measured))
             least, most = min(own), max(own)
             unit = "updates" if self.recipe.match == "updates" else "target tokens"
@@ -79,6 +83,17 @@ class Estimates:
             counts = ", ".join(f"{name} {len(trials)}" for name, trials in searched.items())
             notes.append(f"trials a seed, each trained and validated: {counts}")
         return notes if self.dry_run is None else notes + [f"teacher: {line}" for line in self.dry_run.lines()]
+
+    def _compute_notes(self) -> list[str]:
+        before = {name: self._operations_before(name) for name in self._matched}
+        each = ", ".join(f"{name} {operations:.3g}" for name, operations in before.items())
+        notes = [
+            f"arms get equal compute (`match: compute`): about {self._most:.3g} floating-point operations each, training, writing and "
+            f"scoring of all that they learn from included: {each}"
+        ]
+        if over := [name for name, operations in before.items() if operations >= self._most]:
+            notes.append(f"`match: compute` leaves nothing for the training of {', '.join(over)}; raise `compute`")
+        return notes
 
     def of(self, stage: Stage) -> dict[str, float]:
         """The `rows` of a stage; the `epochs` and `updates` of a training; and the `tokens` of all epochs that a model reads or
@@ -142,10 +157,13 @@ class Estimates:
 
     def _updates(self, name: str) -> int:
         """Updates of a training; those of arms are matched."""
+        if name in self._matched and self.recipe.match == "compute":
+            left = self._most - self._operations_before(name)
+            return max(0, math.ceil(left / (self._operations_an_update(name) or 1)))
         if self.recipe.learners[name].training.updates is not None or name not in self._matched:
             return self._own_updates(name)
         if self.recipe.match == "updates":
-            return self._most
+            return int(self._most)
         return math.ceil(self._most / (self.rows_an_update(name) * self._tokens_a_row(name)))
 
     @cached_property
@@ -159,12 +177,53 @@ class Estimates:
         return [name for name in self._matched if other_sources(learners[name]) or learners[name].training.updates]
 
     @cached_property
-    def _most(self) -> int:
-        """The most updates, or tokens, that a matched arm does by its own settings."""
+    def _most(self) -> float:
+        """The most updates, tokens or operations that a matched arm does by its own settings; or the operations of the recipe."""
+        if self.recipe.match == "compute":
+            return self.recipe.compute or max(
+                self._operations_before(arm) + self._own_updates(arm) * self._operations_an_update(arm)
+                for arm in self._matched
+            )
         if self.recipe.match == "updates":
             return max(map(self._own_updates, self._measured))
         arms = self._measured
         return max(self._own_updates(arm) * self.rows_an_update(arm) * self._tokens_a_row(arm) for arm in arms)
+
+    def _operations_an_update(self, name: str) -> float:
+        """Floating-point operations of an update, as the report counts them."""
+        return TRAINING * self._parameters[name] * self.rows_an_update(name) * self._tokens_a_row(name)
+
+    def _operations_before(self, name: str) -> float:
+        """Floating-point operations of all that a learner learns from, and of the soft labels on its text."""
+        learners, links = self.recipe.learners, links_of(self.recipe)
+        needed = [name]
+        for reader in needed:  # the list grows by dependencies
+            needed += [other for other in links[reader].learners if other not in needed]
+        written = {source for reader in needed for source in links[reader].rationales}
+        total = 0.0
+        for reader in needed:
+            learner = learners[reader]
+            rows = {source: self._written(reader, source) for source in learner.rationales}
+            scored = sum(
+                count for source, count in rows.items() if learner.mentor_weights and learner.kd_weight_of(source)
+            )
+            mentors = [mentor for mentor in learner.mentor_weights if mentor != TEACHER]
+            total += sum(READING * self._parameters[mentor] * scored * self._tokens_a_row(reader) for mentor in mentors)
+            if reader == name:
+                continue
+            if learner.rationales:
+                share = round(sum(rows.values()) * (learner.folds - 1) / learner.folds) if learner.folds > 1 else None
+                updates = learner.folds * self._own_updates(reader, share)
+                total += updates * self._operations_an_update(reader)
+            if reader in written:
+                total += READING * self._parameters[reader] * self._samples(reader, None) * self.tokens_per_rationale
+        return total
+
+    @cached_property
+    def _parameters(self) -> dict[str, int]:
+        """Parameters of every learner; 0 where no config tells them, of which the plan warns."""
+        sizes = {name: size_of(initial_model(self.recipe, name)) for name in self.recipe.learners}
+        return {name: size.parameters if size else 0 for name, size in sizes.items()}
 
     def _own_updates(self, name: str, rows: int | None = None) -> int:
         """Updates by a learner's own settings, for its rows without own texts, or for these `rows`."""
@@ -237,8 +296,7 @@ def estimate(recipe: Recipe, root: Path) -> Estimates:
             [*faults.lines(), *_overlay_line(decisions.values())],
             [(question.text, "", question.answer) for question in _spread(training)],
         )
-    assert recipe.task.answer is not None
-    grader = Grader(recipe.task.answer, recipe.task.choices)
+    grader = grader_of(recipe.task)
     curation = Curation(decisions, {question.id: question for question in questions}, grader)
     recorded = Rows.of(Rationale, curation.apply(expected.recorded)) if decisions else expected.recorded
     filters = {name: recipe.filter_of(name, TEACHER) for name in readers}

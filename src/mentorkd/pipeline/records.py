@@ -16,6 +16,7 @@ from mentorkd.records import EncodingCounts, Prediction, Question, Rationale, Sp
 
 _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
 _OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold", "plateau", "validate_every"}
+_OMITTED_IF_NONE |= {"operations_before"}
 _OMITTED_IF_NONE |= {"chunks", "unlabelled_chunks", "mentor_too_long", "without_logprobs"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
@@ -141,6 +142,8 @@ class ArmUpdates:
     rows: int
     own: OwnLength
     updates: int
+    operations_before: int | None = None
+    """Floating-point operations of all that it learns from; None where these are not matched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +151,9 @@ class BudgetRecord(StageRecord):
     """How many updates each arm gets."""
 
     kind: str = "budget"
-    match: Literal["updates", "tokens"]
+    match: Literal["updates", "tokens", "compute"]
     number: int
-    """The most updates, or target tokens, that any arm would do by its own settings."""
+    """The most updates, or target tokens, that any arm would do by its own settings; or the floating-point operations of each."""
     arms: dict[str, ArmUpdates]
     """By learner."""
 
@@ -268,7 +271,7 @@ class TrainRecord(StageRecord):
     """Passes over the rows."""
     target_tokens: int
     """Target tokens trained on, repetitions included."""
-    matched: Literal["updates", "tokens"] | None
+    matched: Literal["updates", "tokens", "compute"] | None
     """What the budget held equal between arms; None for a learner without a budget."""
     best_step: int
     """The update whose weights are kept."""

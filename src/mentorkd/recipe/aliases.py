@@ -57,7 +57,7 @@ out."""
 OLD_DEFAULTS = {"training": {"split": "none"}}
 """By section, what a stored recipe means that is older than a key; in a new recipe the key's default means something else."""
 
-LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled"}
+LATER_TASK_KEYS = {"unlabelled", "limit_unlabelled", "grader"}
 """The same for the task, whose `columns` are as old as the task."""
 
 _CURRENT_NAMES = {old: new for new, old in BIRTH_NAMES.items()}
@@ -88,6 +88,9 @@ def canonical_dump(recipe: Recipe) -> dict[str, Any]:
     raw["learners"] = {name: later_settings(learner) for name, learner in raw["learners"].items()}
     for part in (raw["teacher"], *(learner["model"] for learner in raw["learners"].values())):
         drop_unset_later_keys(part)
+    if raw["compute"] is None:
+        del raw["compute"]
+    del raw["task"]["grader"]  # its source counts, which is in the fingerprint of the questions
     drop_unset_later_keys(raw["task"], LATER_TASK_KEYS)
     return raw
 

@@ -272,9 +272,10 @@ def own_text_faults(raw: Mapping[str, Any], name: str, learner: dict[str, Any]) 
             (*place, "training", "updates"),
             f"got {updates} for {parts} trainings (`own_texts.rounds`); give at least one each",
         )
+    match = raw.get("match")
+    if name in arms(raw) and (match == "compute" or (match == "tokens" and updates is None)):
+        yield ("match",), f"`{match}` cannot count the texts that `{name}` is still to write; take `updates`"
     if updates is None:
-        if raw.get("match") == "tokens" and name in arms(raw):
-            yield ("match",), f"`tokens` cannot count the texts that `{name}` is still to write; take `updates`"
         others = [each for each in arms(raw) if not _reads_self_alone(raw, each)]
         matched = name in arms(raw) and others and raw.get("match") != "epochs"
         if _reads_self_alone(raw, name) and not matched:

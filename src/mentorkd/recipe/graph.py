@@ -133,8 +133,13 @@ def headline_student(recipe: Recipe) -> str:
 
 
 def matched_arms(recipe: Recipe) -> list[str]:
-    """The arms, if the number of updates of any of them depends on the others; else none."""
+    """The arms, if the number of updates of any of them depends on the others; else none.
+
+    With `match: compute` all do: `training.updates` is then an arm's own length, as its epochs are.
+    """
     names = arms(recipe)
+    if recipe.match == "compute":
+        return names
     open_ended = any(recipe.learners[name].training.updates is None for name in names)
     return names if open_ended and recipe.match in ("updates", "tokens") else []
 

@@ -21,6 +21,7 @@ from mentorkd.quickstart.task import MODELS
 from mentorkd.recipe.aliases import filters_in, keep_old_defaults, rename_old_keys
 from mentorkd.recipe.checks import Finding, combined_faults, plain_faults, unused_settings
 from mentorkd.recipe.defaults import fill_known_task, fill_protocol, merge_defaults
+from mentorkd.recipe.grader import grader_faults, missing_grader, resolved
 from mentorkd.recipe.plateau import plateau_faults
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.search import merge_search, search_faults, size_faults
@@ -105,7 +106,7 @@ def parse_recipe(
         invalid = plain_faults(error, raw)
         findings += [each for each in invalid if not any(each[0][: len(place)] == place for place in inherited)]
     findings += [*combined_faults(raw), *search_faults(raw), *plateau_faults(raw), *size_faults(raw)]
-    findings += [*_task_faults(raw), *_root_faults(raw)]
+    findings += [*_task_faults(raw), *grader_faults(raw), *_root_faults(raw)]
     if check_files:
         findings += _absent(raw)
     findings = _unknown_learners(attribute_to_sweep(findings, raw), written)
@@ -171,6 +172,9 @@ def _resolve_paths(raw: dict[str, Any], places: Places, base: Path) -> None:
     data, teacher = raw.setdefault("data", {}), mapping(raw.get("teacher"))
     if isinstance(data, dict) and isinstance(data.setdefault("root", "."), str):
         data["root"] = absolute(("data", "root"), data["root"])
+    task = mapping(raw.get("task"))
+    if isinstance(task.get("grader"), str):
+        task["grader"] = resolved(task["grader"], folders(("task", "grader"))[0])
     for key in ("cache", "overlay"):
         if isinstance(teacher.get(key), str):
             teacher[key] = absolute(("teacher", key), teacher[key])
@@ -254,6 +258,7 @@ def _absent(raw: Mapping[str, Any]) -> Iterator[Finding]:
                     (section, key),
                     f"{path} is a folder or a device; expected a file, or hub:{path} for a data set in a folder",
                 )
+    yield from missing_grader(raw)
     overlay = mapping(raw.get("teacher")).get("overlay")
     if isinstance(overlay, str) and os.path.exists(overlay) and not os.path.isfile(overlay):
         yield ("teacher", "overlay"), f"{overlay} is a folder or a device; expected a file of decisions, or none yet"

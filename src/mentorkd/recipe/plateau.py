@@ -1,4 +1,4 @@
-"""The faults of trainings that end at a plateau, and of a comparison of arms at their plateaus."""
+"""The faults of how arms are matched: at their plateaus, or by compute; and of trainings that end at a plateau."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from mentorkd.records import SELF
 
 
 def plateau_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
-    """The faults of `patience`, `cooldown` and `match: plateau` in a recipe whose defaults are merged."""
+    """The faults of `patience`, `cooldown`, `match: plateau` and `match: compute` in a recipe whose defaults are merged."""
     learners = {name: mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
     for name in [name for name, learner in learners.items() if learner.get("rationales") != []]:
         yield from _training_faults(("learners", name, "training"), learners[name], raw.get("protocol"))
+    yield from _compute_faults(raw, learners)
     if raw.get("match") == "plateau":
         yield from _match_faults({name: mapping(learners[name].get("training")) for name in arms(raw)})
 
@@ -34,6 +35,19 @@ def _training_faults(place: KeyPath, learner: Mapping[str, Any], protocol: Any) 
     if given and SELF in (learner.get("rationales") or ()):
         why = f"each training of a learner with `{SELF}` has a fixed share of the updates"
         yield (*place, given[0]), f"{why}; remove {' and '.join(f'`{key}`' for key in given)}, or `{SELF}`"
+
+
+def _compute_faults(raw: Mapping[str, Any], learners: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    if raw.get("match") != "compute":
+        if raw.get("compute") is not None:
+            yield (
+                ("compute",),
+                f"`match: {raw.get('match', 'updates')}` does not read it; set `match: compute`, or remove it",
+            )
+        return
+    for name in [name for name, learner in learners.items() if learner.get("soft_label_store") == "online"]:
+        why = "`match: compute` counts the scoring of stored soft labels"
+        yield ("learners", name, "soft_label_store"), f"{why}; remove `online`, or match something else"
 
 
 def _match_faults(trainings: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:

@@ -57,6 +57,9 @@ class TaskConfig(Strict):
     """Kind of the answers, which sets how they are graded; null uses the kind of the known task."""
     choices: list[str] | None = None
     """Option letters of a choice task; null reads them from the text of each question."""
+    grader: str | None = None
+    """A function of yours that gives the verdict, for `answer: text`: `MODULE:FUNCTION` or `FILE.py:FUNCTION`, e.g. `overlap:grade`.
+    The module is looked for beside the recipe first; null compares answers exactly."""
     columns: dict[str, str | dict[str, str]] = Field(default_factory=dict)
     """Column mapping for CSV, Parquet, JSONL and hub data: our field (`question`, `answer`, `rationale`, `completion`, `id`,
     `logprobs`) -> theirs, for all files of the task and for the teacher's. `train`, `test`, `validation` and `unlabelled` hold
@@ -136,10 +139,14 @@ class Recipe(Strict):
     protocol: Literal["fair", "paper"] = "fair"
     """`paper` gives keys that are left out the paper's values: equal epochs for all arms, the best epoch chosen on the test set, no
     validation split, no tau^2, no clipping, repeated rationales kept. The report marks every number chosen on the test set."""
-    match: Literal["updates", "epochs", "tokens", "plateau"] = "updates"
-    """Quantity that is equal for all arms (trained learners that no other learner names): optimiser steps, epochs, or target
-    tokens. With `updates` or `tokens`, each arm gets the largest number that any arm's own epochs give; rows are cycled. With
-    `plateau`, each arm is trained until it learns no more (`training.patience`), within one limit (`training.updates`)."""
+    match: Literal["updates", "epochs", "tokens", "compute", "plateau"] = "updates"
+    """Quantity that is equal for all arms (trained learners that no other learner names): optimiser steps, epochs, target
+    tokens, or floating-point operations. With `updates` or `tokens`, each arm gets the largest number that any arm's own epochs give;
+    rows are cycled. With `compute`, an arm's number is that of its training and of all that it learns from: the training of its
+    mentors and of other sources, their writing and scoring. With `plateau`, each arm is trained until it learns no more
+    (`training.patience`), within one limit (`training.updates`)."""
+    compute: float | None = Field(default=None, gt=0)
+    """Floating-point operations of each arm with `match: compute`; null takes those of the arm with the most, by its own length."""
     search: SearchConfig | None = None
     """Settings to choose by validation, for every arm that has no `search` of its own."""
     sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)

@@ -12,7 +12,7 @@ from mentorkd.records import Prediction
 from mentorkd.reporting import schema
 from mentorkd.reporting.caveats import build_protocol, build_warnings, on_test
 from mentorkd.reporting.comparisons import build_comparisons, build_headline, featured_learners, headlines, pairs_of
-from mentorkd.reporting.compute import flops_at_validations
+from mentorkd.reporting.compute import flops_at_validations, with_operations
 from mentorkd.reporting.costs import build_costs, build_learner_costs, build_round_costs
 from mentorkd.reporting.decomposition import build_decomposition, find_splits, parts_of
 from mentorkd.reporting.examples import differing_examples, written_examples
@@ -28,6 +28,7 @@ def build_results(inputs: ReportInputs) -> schema.Results:
 
     Raises RunError unless a learner has exactly one prediction for each test question, or none at all.
     """
+    inputs = with_operations(inputs)
     verdicts, tested = verdicts_of(inputs), on_test(inputs.learners)
     learners = [_learner(info, inputs, verdicts, info.name in tested) for info in inputs.learners]
     pairs, splits = pairs_of(inputs, verdicts), find_splits(inputs, verdicts)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mentorkd.reporting.format import format_range, format_setting
+from mentorkd.reporting.format import format_setting
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
-from mentorkd.reporting.matching import are_unequal, training_lengths, without_plateau
+from mentorkd.reporting.matching import are_unequal, format_lengths, training_lengths, without_plateau
 from mentorkd.reporting.own_texts import collapse_lines
 from mentorkd.reporting.roles import descendants, is_arm
 from mentorkd.reporting.schema import ComparisonResult
@@ -111,9 +111,10 @@ def _uneven(inputs: ReportInputs) -> list[str]:
     if inputs.match == "plateau" or not are_unequal(arms, inputs.match):
         return []
     counts, unit = training_lengths(arms, inputs.match)
+    lengths = {name: format_lengths(row, inputs.match) for name, row in counts.items()}
     reasons = {"epochs": " (arms are matched by epochs)", None: " (not matched: each run has its own number)"}
     return [
-        f"Arms were not trained for the same number of {unit}{reasons.get(inputs.match, '')}: {_grouped(counts)}. This may explain "
+        f"Arms were not trained for the same number of {unit}{reasons.get(inputs.match, '')}: {_grouped(lengths)}. This may explain "
         "differences in accuracy as well as their different training data."
     ]
 
@@ -156,11 +157,11 @@ def _sources_compared(inputs: ReportInputs, comparisons: Sequence[ComparisonResu
     return lines
 
 
-def _grouped(counts: Mapping[str, Sequence[int]]) -> str:
-    """`vanilla 1,160, student 3,780`; learners with equal counts are grouped, a large group as `11 others`."""
+def _grouped(lengths: Mapping[str, str]) -> str:
+    """`vanilla 1,160, student 3,780`; learners of equal length are grouped, a large group as `11 others`."""
     groups: dict[str, list[str]] = {}
-    for name, row in counts.items():
-        groups.setdefault(format_range(row), []).append(name)
+    for name, length in lengths.items():
+        groups.setdefault(length, []).append(name)
     most = max(groups.values(), key=len)
     return ", ".join(
         f"{len(names)} others {count}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mentorkd.reporting.costs import closure, with_parts
-from mentorkd.reporting.inputs import ReportInputs, StageCost
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
 
 TRAINING, READING = 6, 2
 """Floating-point operations a parameter and token, of a training (forward and backward) and of writing or scoring (forward). Tokens are
@@ -30,6 +32,21 @@ def flops_at_validations(inputs: ReportInputs, learner: str, seed: int) -> dict[
         if row.get("validation_accuracy") is not None:
             known[row["step"]] = total
     return known
+
+
+def with_operations(inputs: ReportInputs) -> ReportInputs:
+    """The inputs with the operations of each learner's training and of all that it learns from, if the recipe matches these."""
+    if inputs.match != "compute":
+        return inputs
+    sizes = {info.name: info.parameters for info in inputs.learners}
+
+    def operations(info: LearnerInfo) -> list[float]:
+        before = [_before(inputs, info.name, seed, sizes) for seed in inputs.seeds]
+        tokens = [TRAINING * (info.parameters or 0) * tokens for tokens in info.target_tokens]
+        known = [None if each is None else each + own for each, own in zip(before, tokens, strict=False)]
+        return [each for each in known if each is not None] if None not in known else []
+
+    return replace(inputs, learners=[replace(info, operations=operations(info)) for info in inputs.learners])
 
 
 def _before(inputs: ReportInputs, learner: str, seed: int, sizes: dict[str, int | None]) -> float | None:

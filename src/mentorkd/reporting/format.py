@@ -64,6 +64,12 @@ def format_range(numbers: Sequence[float], digits: int = 0) -> str:
     return low if low == high else f"{low}–{high}"
 
 
+def format_magnitudes(numbers: Sequence[float]) -> str:
+    """`1.51e+12–1.52e+12`, or one number where all have the same three digits; a dash without numbers."""
+    low, high = (f"{end:.3g}" for end in (min(numbers, default=0), max(numbers, default=0)))
+    return "–" if not numbers else low if low == high else f"{low}–{high}"
+
+
 def format_share(share: float | None, bounds: Bounds | None = None) -> str:
     """`82.7`, or `82.7 [77.2, 87.0]`, in per cent; a dash for an unknown share."""
     if share is None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mentorkd.records import Prediction, Question, Rationale
 from mentorkd.reporting.schema import SeedResult, TaskResult, TeacherAccount, TrainingData
 
-Match = Literal["updates", "epochs", "tokens", "plateau"] | None
+Match = Literal["updates", "epochs", "tokens", "compute", "plateau"] | None
 """The quantity that a recipe matches between arms; None for a comparison of several runs."""
 
 
@@ -42,6 +42,8 @@ class LearnerInfo:
     """Training rows, one number for each seed; the next four fields also have one value for each seed."""
     updates: Sequence[int] = field(default_factory=list)
     target_tokens: Sequence[int] = field(default_factory=list)
+    operations: Sequence[float] = ()
+    """Floating-point operations of its training and of all that it learns from, for each seed; empty unless they are matched."""
     epochs: Sequence[float] = field(default_factory=list)
     plateaus: Sequence[int | None] = field(default_factory=list)
     """The update at which a plateau was found, None where the limit was reached; empty without `patience`."""

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mentorkd.reporting.format import format_range
+from mentorkd.reporting.format import format_magnitudes, format_range
 from mentorkd.reporting.inputs import LearnerInfo, Match
 
 SAME_TOKENS = 0.02
-"""Learners matched by tokens may differ by this share, because training ends with a complete update."""
+"""Learners matched by tokens or by operations may differ by this share, because training ends with a complete update."""
 
 
-def training_lengths(learners: Sequence[LearnerInfo], match: Match) -> tuple[Mapping[str, Sequence[int]], str]:
+def training_lengths(learners: Sequence[LearnerInfo], match: Match) -> tuple[Mapping[str, Sequence[float]], str]:
     """The lengths of the trained learners, one number for each seed, and their unit. With `match: plateau` updates need not be equal."""
     trained = [info for info in learners if info.updates]
     if match == "tokens":
         return {info.name: info.target_tokens for info in trained}, "target tokens"
+    if match == "compute":
+        return {info.name: info.operations for info in trained}, "floating-point operations"
     return {info.name: info.updates for info in trained}, "optimiser updates"
+
+
+def format_lengths(lengths: Sequence[float], match: Match) -> str:
+    """The lengths of one learner: `1,510–1,520`; operations as `1.51e+12`."""
+    return format_magnitudes(lengths) if match == "compute" else format_range(lengths)
 
 
 def without_plateau(learners: Sequence[LearnerInfo]) -> list[str]:
@@ -38,7 +45,7 @@ def are_unequal(learners: Sequence[LearnerInfo], match: Match) -> bool:
     lengths = [count for row in counts.values() for count in row]
     if not lengths:
         return False
-    if match == "tokens":
+    if match in ("tokens", "compute"):
         return max(lengths) - min(lengths) > SAME_TOKENS * max(lengths)
     return len({frozenset(row) for row in counts.values()}) > 1
 
@@ -50,4 +57,4 @@ def unequal_training(learners: Sequence[LearnerInfo], match: Match) -> str | Non
     if match == "plateau":
         return f"without a plateau: {', '.join(without_plateau(learners))}"
     counts, unit = training_lengths(learners, match)
-    return f"{unit}: {', '.join(f'{name} {format_range(row)}' for name, row in counts.items())}"
+    return f"{unit}: {', '.join(f'{name} {format_lengths(row, match)}' for name, row in counts.items())}"

@@ -226,8 +226,8 @@ class ComparisonResult(ContrastResult):
     on_test: bool
     """Whether the test set influenced either learner."""
     unmatched: str | None
-    """Their numbers of optimiser updates (target tokens with `match: tokens`) where these differ, and with `match: plateau` the learners
-    that were trained to no plateau; else null."""
+    """Their numbers of optimiser updates (target tokens with `match: tokens`, operations with `match: compute`) where these differ, and
+    with `match: plateau` the learners that were trained to no plateau; else null."""
     outcome: Literal["a_better", "b_better", "unclear"]
     """a_better or b_better requires both `p_adjusted` < 0.05 and an interval without 0."""
     verdict: str
@@ -483,7 +483,7 @@ class Results(TypedDict):
     """Sources of the gain, for every model with the required arms."""
     soft_labels: list[SoftLabelResult]
     """Predictions of mentors and students for the same tokens."""
-    match: Literal["updates", "epochs", "tokens", "plateau"] | None
+    match: Literal["updates", "epochs", "tokens", "compute", "plateau"] | None
     """The quantity that the recipe matches between arms; null for a comparison of several runs."""
     trials: list[Trial]
     """Settings tried by searches."""

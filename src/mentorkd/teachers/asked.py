@@ -13,8 +13,8 @@ from mentorkd.data.readers import read_rationales
 from mentorkd.data.sources import source_identity
 from mentorkd.errors import BudgetError, TeacherError
 from mentorkd.files import digest_path
-from mentorkd.grading.grade import Grader
 from mentorkd.recipe.aliases import drop_unset_later_keys
+from mentorkd.recipe.grader import grader_of
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.teacher import AskedTeacherConfig
@@ -39,9 +39,8 @@ class AskedTeacher(ABC, Generic[Config]):
     """Settings that reach no reply: they are no part of the teacher's identity."""
 
     def __init__(self, recipe: Recipe, config: Config) -> None:
-        assert recipe.task.answer is not None, "the recipe's checks fill this in"
         self.recipe, self.config = recipe, config
-        self.grader = Grader(recipe.task.answer, recipe.task.choices)
+        self.grader = grader_of(recipe.task)
 
     @property
     @abstractmethod
@@ -71,7 +70,8 @@ class AskedTeacher(ABC, Generic[Config]):
             self.config,
             answer_kind=self.grader.kind,
             root=Path(self.recipe.data.root),
-            choices=self.recipe.task.choices,
+            choices=self.grader.choices,
+            own=self.grader.own,
             training=self._worked_examples,
         )
 
@@ -134,7 +134,7 @@ class AskedTeacher(ABC, Generic[Config]):
         task, (questions, _) = self.recipe.task, prepare_recipe(self.recipe)
         source, kind = data_path(self.recipe, task.train), self.grader.kind
         rationales = read_rationales(
-            source, questions, kind=kind, choices=task.choices, columns=task.columns_of("train")
+            source, questions, kind=kind, choices=task.choices, own=self.grader.own, columns=task.columns_of("train")
         )
         return exemplars_from(questions, rationales)
 

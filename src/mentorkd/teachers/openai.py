@@ -78,7 +78,7 @@ class OpenAITeacher(AskedTeacher[OpenAITeacherConfig]):
                 self.prompter,
                 cache,
                 grade=self.grader,
-                grade_in_threads=self.grader.kind == "math",
+                grade_in_threads=self.grader.is_slow,
                 count_tokens=token_counter(self.config.tokenizer)[0],
                 on_progress=context.on_progress,
             )

@@ -13,6 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mentorkd.data.readers import read_questions, read_rationales
 from mentorkd.errors import TeacherError
+from mentorkd.grading.grade import OwnVerdict
 from mentorkd.recipe.teacher import AskedTeacherConfig, PromptKind
 from mentorkd.records import AnswerKind, Question, Rationale, Verdict, content_id, normalise_whitespace
 
@@ -152,14 +153,16 @@ def exemplars_from(questions: Iterable[Question], rationales: Sequence[Rationale
     return [Exemplar(q.text, first[q.id], q.answer) for q in questions if q.id in first and q.split == "train"]
 
 
-def read_exemplars(path: Path, kind: AnswerKind, choices: Sequence[str] | None = None) -> list[Exemplar]:
+def read_exemplars(
+    path: Path, kind: AnswerKind, choices: Sequence[str] | None = None, own: OwnVerdict | None = None
+) -> list[Exemplar]:
     """Read worked examples from a file of rationales, in any of the shapes that `mentorkd.data.readers` knows.
 
     Takes the first correct rationale of each question. Without one it takes the first rationale without a readable answer,
     since examples written by hand need not end in one. A rationale that is wrong, or marked as wrong, is never shown.
     """
     questions = read_questions(path, split="train", kind=kind, choices=choices)
-    rationales = read_rationales(path, questions, kind=kind, choices=choices)
+    rationales = read_rationales(path, questions, kind=kind, choices=choices, own=own)
     shown = _first_of(rationales, "no_answer") | _first_of(rationales, "correct")
     unique = {question.id: question for question in questions}
     return [Exemplar(question.text, shown[key], question.answer) for key, question in unique.items() if key in shown]
@@ -176,13 +179,14 @@ def open_prompter(
     answer_kind: AnswerKind,
     root: Path,
     choices: Sequence[str] | None = None,
+    own: OwnVerdict | None = None,
     training: Callable[[], Sequence[Exemplar]] = tuple,
 ) -> Prompter:
     """The prompter of a recipe's teacher. Paths start from `root`; `exemplars: train` takes the exemplars of `training`."""
     exemplars: Sequence[Exemplar] = ()
     if teacher.exemplars is not None:
         of_training = teacher.exemplars == "train"
-        exemplars = training() if of_training else read_exemplars(root / teacher.exemplars, answer_kind, choices)
+        exemplars = training() if of_training else read_exemplars(root / teacher.exemplars, answer_kind, choices, own)
     template = None if teacher.template is None else read_template(teacher.template, root)
     return Prompter(teacher.prompt, template, answer_kind, exemplars, teacher.shots, teacher.seed)
 

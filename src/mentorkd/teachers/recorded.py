@@ -12,6 +12,7 @@ from mentorkd.data.prepare import question_ids
 from mentorkd.data.readers import stream_rationales
 from mentorkd.data.rows import Rows
 from mentorkd.data.sources import source_identity
+from mentorkd.recipe.grader import grader_of
 from mentorkd.recipe.graph import imitates_teacher
 from mentorkd.recipe.load import data_path
 from mentorkd.recipe.schema import Recipe
@@ -93,6 +94,7 @@ class RecordedTeacher:
             questions,
             kind=self.kind,
             choices=task.choices,
+            own=grader_of(task).own,
             columns=task.columns_of(TEACHER) if own is None else own,
             ids=lambda: question_ids(self.recipe),
             needs_logprobs=imitates_teacher(self.recipe),

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from mentorkd.data.batching import Batches, BatchPlan, plan_batches, sides_of
 from mentorkd.data.encoding import Example
+from mentorkd.errors import TrainingError
 from mentorkd.recipe.learner import VALIDATION_SHARE, TrainingConfig
 from mentorkd.recipe.objectives import Task
 from mentorkd.records import ModelKind
@@ -141,6 +142,10 @@ def _tokens(lengths: Sequence[int], plan: BatchPlan) -> Iterator[int]:
     return (sum(lengths[row] for row in batch) for batch in plan.batches)
 
 
+Matched = Literal["updates", "tokens", "compute"]
+"""What a budget holds equal between arms."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """A learner of a comparison: its training rows and its own training settings."""
@@ -148,24 +153,53 @@ class Arm:
     rows: Sequence[Example]
     kind: ModelKind
     config: TrainingConfig
+    operations_a_token: int = 0
+    """Floating-point operations of its training, a target token."""
+    operations_before: int = 0
+    """Those of all that it learns from."""
+
+    def operations(self, target_tokens: int) -> int:
+        return self.operations_before + self.operations_a_token * target_tokens
 
 
-def match_updates(arms: Mapping[str, Arm], match: Literal["updates", "tokens"], *, seed: int) -> dict[str, Any]:
+def match_updates(
+    arms: Mapping[str, Arm], match: Matched, *, seed: int, operations: float | None = None
+) -> dict[str, Any]:
     """Matched updates of arms: each is trained as long as the longest of them would be by its own settings.
 
-    Returns `match`, `number` (the most updates, or target tokens, of any arm by its own settings), and for each arm its `rows`, its
-    `own` updates and target tokens, and its matched `updates`: `number` itself, or the fewest that train on `number` target
-    tokens. An arm whose settings give a number of updates keeps that.
+    Returns `match`, `number` (the most updates, target tokens or floating-point operations of any arm by its own settings; for
+    `compute`, `operations` instead if they are given), and for each arm its `rows`, its `own` updates and target tokens, and its
+    matched `updates`: `number` itself, or the fewest that train on `number` target tokens, or with which the arm and all that it learns
+    from take at least `number` operations. An arm whose settings give a number of updates keeps that, but with `compute`.
+
+    Raises TrainingError for an arm for whose training `number` operations leave nothing.
     """
     own = {name: training_length(arm.rows, arm.kind, arm.config, seed=seed) for name, arm in arms.items()}
-    number = max(length.updates if match == "updates" else length.target_tokens for length in own.values())
-
-    def matched(arm: Arm) -> int:
-        if arm.config.updates is not None:
-            return arm.config.updates
-        return number if match == "updates" else updates_for(number, arm.rows, arm.kind, arm.config, seed=seed)
-
-    records = {
-        name: {"rows": len(arm.rows), "own": asdict(own[name]), "updates": matched(arm)} for name, arm in arms.items()
-    }
+    if match == "compute":
+        most = max(arms[name].operations(length.target_tokens) for name, length in own.items())
+        number = most if operations is None else round(operations)
+        updates = {name: _updates_of_compute(name, arm, own[name], number, seed=seed) for name, arm in arms.items()}
+    else:
+        number = max(length.updates if match == "updates" else length.target_tokens for length in own.values())
+        updates = {
+            name: arm.config.updates
+            or (number if match == "updates" else updates_for(number, arm.rows, arm.kind, arm.config, seed=seed))
+            for name, arm in arms.items()
+        }
+    records: dict[str, dict[str, Any]] = {}
+    for name, arm in arms.items():
+        before = {"operations_before": arm.operations_before} if match == "compute" else {}
+        records[name] = {"rows": len(arm.rows), "own": asdict(own[name]), "updates": updates[name], **before}
     return {"match": match, "number": number, "arms": records}
+
+
+def _updates_of_compute(name: str, arm: Arm, own: Length, number: int, *, seed: int) -> int:
+    if arm.operations(own.target_tokens) == number:
+        return own.updates
+    tokens = math.ceil((number - arm.operations_before) / arm.operations_a_token)
+    if tokens < 1:
+        raise TrainingError(
+            f"{name}: what it learns from takes {arm.operations_before:.3g} floating-point operations, and `match: compute` gives "
+            f"{number:.3g} to each arm; raise `compute`, or train its mentors for fewer updates"
+        )
+    return updates_for(tokens, arm.rows, arm.kind, arm.config, seed=seed)

@@ -13,6 +13,7 @@ from mentorkd.data.overlay import Action, Decision, append_decision, misplaced, 
 from mentorkd.errors import RunError
 from mentorkd.grading.grade import Grader
 from mentorkd.pipeline.opened import OpenedRun
+from mentorkd.recipe.grader import grader_of
 from mentorkd.records import TEACHER, Rationale
 from mentorkd.teachers.curation import edited
 from mentorkd.web.table import TableRow
@@ -98,9 +99,7 @@ class Curation:
 
     @cached_property
     def _grader(self) -> Grader:
-        task = self.run.recipe.task
-        assert task.answer is not None, "the recipe's checks fill this in"
-        return Grader(task.answer, task.choices)
+        return grader_of(self.run.recipe.task)
 
 
 def _changes_nothing(rationale: Rationale, last: Decision | None, action: str, text: str) -> str | None:

@@ -166,7 +166,7 @@ def read_inputs(recipe: Recipe, folder: RunFolder, stage: Stage, manifest: Mappi
         serving={run: [*trainings(run), *([evaluate[run]] if run in evaluate else [])] for run in runs},
         teacher=None if asked is None else _account(asked, trained),
         faults=[*prepared.faults, *annotated.faults],
-        protocol=[*_protocol(recipe, trained), *_unlabelled(recipe, prepared)],
+        protocol=[*_protocol(recipe, trained), *_unlabelled(recipe, prepared), *_grading(recipe)],
         manifest=manifest,
     )
 
@@ -374,9 +374,20 @@ PAPER = (
 MATCHED = {
     "updates": "for the same number of optimiser updates, the most that any of them would do by its own epochs",
     "tokens": "for the same number of target tokens, the most that any of them would see by its own epochs",
+    "compute": "for the number of updates with which it and all that it learns from (training, writing, scoring) take the same number of "
+    "floating-point operations, at least",
     "epochs": "for as many passes over its own rows as the recipe says",
     "plateau": "until its validation accuracy has a plateau, within the same limit of optimiser updates",
 }
+
+
+def _grading(recipe: Recipe) -> list[str]:
+    """A sentence on a grader of the user's."""
+    if recipe.task.grader is None:
+        return []
+    return [
+        f"Answers are graded by the recipe's own function {Path(recipe.task.grader).name}; accuracy is its share of `correct`."
+    ]
 
 
 def _matching(recipe: Recipe, trained: Trained) -> list[str]:
@@ -386,7 +397,8 @@ def _matching(recipe: Recipe, trained: Trained) -> list[str]:
         return []
     patient = any(recipe.learners[name].training.patience for name in compared)
     given = {name: recipe.learners[name].training.updates for name in compared}
-    fixed = {name: updates for name, updates in given.items() if updates is not None and recipe.match != "plateau"}
+    kept = recipe.match not in ("plateau", "compute")
+    fixed = {name: updates for name, updates in given.items() if updates is not None and kept}
     matched = [name for name in compared if name not in fixed]
     lines = []
     if len(matched) > 1:

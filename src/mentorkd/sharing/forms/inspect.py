@@ -18,6 +18,7 @@ from mentorkd.data.prompts import render_prompt
 from mentorkd.pipeline.model_card import describe_model
 from mentorkd.pipeline.records import EvaluateRecord
 from mentorkd.recipe.graph import initial_model
+from mentorkd.recipe.schema import TaskConfig
 from mentorkd.records import Prediction, Question, Verdict, content_id
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.source import Source
@@ -111,12 +112,18 @@ def _spec(source: Source, model: str, record: EvaluateRecord, created: str, ques
         "scorers": [
             {
                 "name": _SCORER,
-                "options": {"kind": recipe.task.answer, "choices": recipe.task.choices},
+                "options": _grading(recipe.task),
                 "metrics": [{"name": f"inspect_ai/{name}", "options": {}} for name in ("accuracy", "stderr")],
                 "metadata": {},
             }
         ],
     }
+
+
+def _grading(task: TaskConfig) -> Json:
+    """How answers were graded; a grader of the user's by its file's name alone."""
+    own = {} if task.grader is None else {"grader": Path(task.grader).name}
+    return {"kind": task.answer, "choices": task.choices, **own}
 
 
 def _decoding(source: Source) -> Json:

@@ -112,6 +112,9 @@ cut after {own:,} tokens and not after {tokens:,}. In the run, {cut:,} texts wer
 
 def _write(source: Source, folder: Path, dtype: str | None) -> None:
     task, model = source.pipeline.recipe.task, source.model()
+    if task.grader is not None:
+        why = f"the task has a grader of its own ({task.grader})"
+        raise RunError(f"lm-eval grades without mentorkd, and {why}; use --as inspect, which has the run's verdicts")
     name = "mentorkd_" + re.sub(r"\W", "_", f"{task.name}_{source.name}", flags=re.ASCII)
     own, asking = _own_settings(model), _asking(source, model)
     rows = (

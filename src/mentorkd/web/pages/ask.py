@@ -17,9 +17,9 @@ from starlette.routing import Route
 
 from mentorkd.errors import MentorkdError
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.grading.grade import Grader
 from mentorkd.pipeline.opened import OpenedRun
 from mentorkd.printable import printable
+from mentorkd.recipe.grader import grader_of
 from mentorkd.recipe.graph import headline_student
 from mentorkd.records import Question
 from mentorkd.web.respond import respond
@@ -154,10 +154,8 @@ async def _as_events(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str
 
 def _grade(run: OpenedRun, asked: _Asked, text: str) -> dict[str, Any]:
     """The answer that is found in a text, and the verdict on it; `ungraded` without a known answer."""
-    task = run.recipe.task
-    assert task.answer is not None, "the recipe's checks fill this in"
     question = Question.create(asked.question, asked.answer, "test" if asked.answer else "unlabelled")
-    graded = Grader(task.answer, task.choices)(text, question)
+    graded = grader_of(run.recipe.task)(text, question)
     return {"predicted": graded.predicted, "verdict": graded.verdict}
 
 
