@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def main() -> None:
         )
 
 
-def _run(root: Path, recipe: Path, folder: Path, changes: Sequence[str], options: object) -> Run:
+def _run(root: Path, recipe: Path, folder: Path, changes: Sequence[str], options: Namespace) -> Run:
     """Run the recipe with the code of a checkout."""
     command = ["-m", "mentorkd", "run", str(recipe), *changes, "--run", str(folder)]
     command += ["--jobs", str(options.jobs), "--quiet"]
