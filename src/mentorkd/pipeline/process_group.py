@@ -24,6 +24,7 @@ from torch import distributed
 from mentorkd.errors import MentorkdError, TrainingError, WorkerError, explaining
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.context import RunContext
+from mentorkd.pipeline.executors.imports import import_stages
 from mentorkd.pipeline.executors.messages import throttled
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import Stage, is_remote
@@ -133,6 +134,7 @@ def _killed(workers: list[Worker], worker: Worker, stage: Stage) -> WorkerError:
 def serve() -> None:
     """The program of one of the processes."""
     with serving() as (send, receive):
+        import_stages()
         sys.argv, recipe, folder = receive()
         work, stage, workdir = receive()
         context = RunContext(recipe, folder, throttled(partial(send, "progress")), partial(send, "note"))

@@ -169,3 +169,19 @@ def test_only_a_local_teacher_is_cut(recipe: Path) -> None:
     scored = [stage for stage in endpoint.values() if stage.mentor == "teacher"]
     assert scored
     assert not any(stage.shard for stage in scored)
+
+
+@pytest.mark.parametrize("overrides", [[], ["shards=3"], ["learners.student.soft_label_store=top_k"]])
+def test_texts_that_no_mentor_writes_are_scored_while_it_writes(recipe: Path, overrides: list[str]) -> None:
+    stages = compiled(recipe, "learners.twin.rationales=[teacher,gold,mentor]", *overrides)
+    scored = [stage for stage in stages.values() if stage.kind == "score" and stage.source in ("teacher", "gold")]
+    assert {(stage.mentor, stage.source) for stage in scored} == {("mentor", "teacher"), ("mentor", "gold")}
+    assert set().union(*(all_kinds(stage, stages) for stage in scored)) == {"prepare", "annotate", "train"}
+    reads_all = stages["learners/twin/seed-1/train"]
+    assert {stage.name for stage in scored if stage.source == "gold"} <= set(reads_all.needs)
+
+
+def all_kinds(stage: Stage, stages: dict[str, Stage]) -> set[str]:
+    """The kinds of all stages that must be finished before a stage starts."""
+    needs = [stages[need] for need in stage.needs]
+    return {need.kind for need in needs}.union(*(all_kinds(need, stages) for need in needs))

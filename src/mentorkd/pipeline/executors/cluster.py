@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mentorkd.errors import MachineError, MissingExtraError, RunError, WorkerError
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
+from mentorkd.pipeline.executors.imports import import_stages
 from mentorkd.pipeline.executors.messages import sending_warnings, throttled
 from mentorkd.pipeline.executors.nodes import (
     SharedFolder,
@@ -440,6 +441,7 @@ def _run(common: _Common, stage: Stage, workdir: Path, threads: int) -> _Outcome
 
 def _check(common: _Common, kinds: frozenset[str]) -> tuple[list[LoggedWarning], BaseException | None]:
     """The task: check the recipe's models on a node; return what is to be warned of, and the error."""
+    import_stages()
     from mentorkd.pipeline.preflight import check
 
     recipe, _, shared, _ = common

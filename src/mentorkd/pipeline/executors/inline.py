@@ -6,6 +6,7 @@ from collections.abc import Set
 from functools import partial
 
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
+from mentorkd.pipeline.executors.imports import import_stages
 from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.resources import wanted
 from mentorkd.pipeline.run_folder import RunFolder, Stage
@@ -23,6 +24,7 @@ class InlineExecutor:
         self._stage: Stage | None = None
 
     def check(self, kinds: Set[str]) -> None:
+        import_stages()
         from mentorkd.pipeline.preflight import check
 
         check(self.recipe, kinds)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from mentorkd.errors import WorkerError
 from mentorkd.pipeline import provenance
 from mentorkd.pipeline.executors.executor import Finished, Note, StageProgress
+from mentorkd.pipeline.executors.imports import import_stages
 from mentorkd.pipeline.executors.messages import throttled
 from mentorkd.pipeline.executors.run_stage import run_stage
 from mentorkd.pipeline.resources import groups_of_gpus, wanted
@@ -152,7 +153,7 @@ class ProcessExecutor:
 def serve() -> None:
     """The program of a worker process: carry out the stages that come on stdin, until stdin closes."""
     with serving() as (send, receive):
-        import mentorkd.pipeline.stages.train  # noqa: F401  (slow, and done while the other process checks the recipe)
+        import_stages()  # slow, and done while the other process checks the recipe
 
         number, sys.argv, recipe, folder = receive()
         task = receive()

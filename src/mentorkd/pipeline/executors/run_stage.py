@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mentorkd.errors import DataError, explaining
 from mentorkd.pipeline import provenance
+from mentorkd.pipeline.executors.imports import import_stages
 from mentorkd.pipeline.records import StageRecord
 from mentorkd.pipeline.run_folder import RunFolder, Stage, sealed
 from mentorkd.pipeline.stages import step_of
@@ -31,6 +32,7 @@ def run_stage(
     number as it is.
     """
     with explaining(stage.name, folder.root):
+        import_stages()
         from mentorkd.pipeline.context import RunContext  # imports torch
 
         context, step = RunContext(recipe, folder, progress, note), step_of(stage.kind)
