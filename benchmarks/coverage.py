@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mentorkd.statistics import Contrast, compare, contrast, holm, outcome
+from mentorkd.reporting.statistics import Contrast, compare, contrast, holm, outcome
 
 QUESTIONS, TRUTH = 225, 0.08
 DESIGNS = ((1, 2), (2, 2), (3, 2), (5, 2), (3, 4), (3, 6))

@@ -24,8 +24,8 @@ from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart.task import write_task
 from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting.schema import Results
+from mentorkd.reporting.statistics import TAIL, t_quantile
 from mentorkd.reporting.write import read_results
-from mentorkd.statistics import TAIL, t_quantile
 
 MASTER_SEEDS = range(10)
 

@@ -19,7 +19,7 @@ from mentorkd.pipeline.run import Pipeline
 from mentorkd.recipe.load import load_recipe
 from mentorkd.recipe.schema import Recipe
 from mentorkd.records import TEACHER
-from mentorkd.statistics import wilson_interval
+from mentorkd.reporting.statistics import wilson_interval
 from places import RECIPES
 
 FOLDER = RECIPES / "paper"

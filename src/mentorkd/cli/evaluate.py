@@ -184,7 +184,7 @@ def _accuracies(
     """Each learner's mean over seeds with the interval of the report: peers are trained learners of the same model."""
     import numpy as np
 
-    from mentorkd.statistics import accuracy_interval, wilson_interval
+    from mentorkd.reporting.statistics import accuracy_interval, wilson_interval
 
     correct = {
         name: np.array([[p.verdict == "correct" for p in predictions[name, seed]] for seed in recipe.seeds]).T * 1

@@ -21,7 +21,7 @@ from mentorkd.recipe.load import load_recipe, missing_files
 from mentorkd.recipe.schema import Recipe
 from mentorkd.recipe.yaml import read_yaml
 from mentorkd.records import TEACHER, Question, write_jsonl
-from mentorkd.statistics import Interval, wilson_interval
+from mentorkd.reporting.statistics import Interval, wilson_interval
 
 _SMOKE_QUESTIONS = 8
 

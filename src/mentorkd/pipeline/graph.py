@@ -15,8 +15,9 @@ in its fingerprint. A stage that is finished as a whole stays so.
 | annotate | `questions` |
 | curate | `questions`, `rationales/teacher` |
 | score | `questions`, `rationales/SOURCE`, `model` |
-| budget | `questions`, `rationales/SOURCE`, `questions/SOURCE` and `scorer/LEARNER` of all arms; to match compute, `model/MENTOR` and `initial/LEARNER` |
-| train | `questions`, `rationales/SOURCE`, `questions/SOURCE`, `scorer/LEARNER`; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
+| budget | `questions`, `rationales/SOURCE`, `questions/SOURCE` and `scorer/LEARNER` of all arms |
+| budget (to match compute) | the same, `model/MENTOR` and `initial/LEARNER` |
+| train | as budget; with a mentor `soft_labels/MENTOR/SOURCE`, `model/MENTOR`; an arm `budget` |
 | train (from trained weights) | the same and `initial` |
 | rounds | `round/NUMBER` |
 | search | `trial/NUMBER` |

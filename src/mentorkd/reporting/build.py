@@ -19,8 +19,8 @@ from mentorkd.reporting.examples import differing_examples, written_examples
 from mentorkd.reporting.families import run_tests
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.roles import is_arm, leads, role
+from mentorkd.reporting.statistics import Array, accuracy_interval, mean_and_error, wilson_interval
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, rounded, stacked, verdicts_of
-from mentorkd.statistics import Array, accuracy_interval, mean_and_error, wilson_interval
 
 
 def build_results(inputs: ReportInputs) -> schema.Results:

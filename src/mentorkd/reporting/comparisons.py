@@ -10,8 +10,8 @@ from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.matching import unequal_training
 from mentorkd.reporting.roles import headline_pairs, is_arm, leads
 from mentorkd.reporting.schema import ComparisonResult, Headline, LearnerResult
+from mentorkd.reporting.statistics import verdict
 from mentorkd.reporting.verdicts import Verdicts
-from mentorkd.statistics import verdict
 
 
 def pairs_of(inputs: ReportInputs, verdicts: Verdicts) -> dict[tuple[str, str], Seeds]:

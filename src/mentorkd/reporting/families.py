@@ -17,8 +17,8 @@ from typing import Literal
 
 from mentorkd.reporting.inputs import LearnerInfo
 from mentorkd.reporting.schema import ContrastResult
+from mentorkd.reporting.statistics import Contrast, Outcome, contrast, holm, outcome
 from mentorkd.reporting.verdicts import Verdicts, bounds, peers_of, rounded, stacked
-from mentorkd.statistics import Contrast, Outcome, contrast, holm, outcome
 
 Family = Literal["headline", "parts", "pairs"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.records import GOLD, SELF
 from mentorkd.reporting.schema import Bounds, ComparisonResult, LearnerResult
-from mentorkd.statistics import signed_points
+from mentorkd.reporting.statistics import signed_points
 
 
 def format_points(share: float, bounds: Bounds | None = None) -> str:

@@ -25,7 +25,7 @@ from mentorkd.reporting.graph import draw_graph
 from mentorkd.reporting.own_texts import TIME, round_notes, round_tables, round_time_rows, rounds_of
 from mentorkd.reporting.plots import MOST_PAIRS
 from mentorkd.reporting.schema import ComparisonResult, Decomposition, GainPart, LearnerResult, Results
-from mentorkd.statistics import format_p
+from mentorkd.reporting.statistics import format_p
 
 
 def render_page(results: Results, plots: Mapping[str, str]) -> str:

@@ -29,8 +29,8 @@ from mentorkd.reporting.schema import (
     SampledResult,
     StageCostResult,
 )
+from mentorkd.reporting.statistics import format_p
 from mentorkd.reporting.views import shown_learners, validated_on, validated_on_test
-from mentorkd.statistics import format_p
 
 Rows = list[dict[str, str]]
 

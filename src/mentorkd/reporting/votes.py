@@ -12,8 +12,8 @@ import numpy as np
 from mentorkd.errors import RunError
 from mentorkd.records import Prediction
 from mentorkd.reporting.schema import MajorityVote, PassAtK, SampledResult, SampledShare
+from mentorkd.reporting.statistics import Array, accuracy_interval, compare
 from mentorkd.reporting.verdicts import bounds
-from mentorkd.statistics import Array, accuracy_interval, compare
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:

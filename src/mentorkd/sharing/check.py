@@ -17,9 +17,9 @@ from mentorkd.pipeline.run import Reporter
 from mentorkd.pipeline.run_folder import Stage
 from mentorkd.pipeline.stages.evaluate import grade_completions, predict
 from mentorkd.records import Prediction
+from mentorkd.reporting.statistics import Interval, compare, signed_points
 from mentorkd.sharing.form import Form
 from mentorkd.sharing.source import Source
-from mentorkd.statistics import Interval, compare, signed_points
 
 
 @dataclass(frozen=True)

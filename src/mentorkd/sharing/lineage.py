@@ -27,9 +27,9 @@ from mentorkd.recipe.graph import initial_model, links_of
 from mentorkd.recipe.schema import Recipe, TaskConfig
 from mentorkd.records import TEACHER, Split, Verdict
 from mentorkd.reporting.schema import LearnerResult, Results
+from mentorkd.reporting.statistics import wilson_interval
 from mentorkd.reporting.write import read_results
 from mentorkd.sharing.source import Source
-from mentorkd.statistics import wilson_interval
 from mentorkd.teachers.annotate import open_teacher
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from mentorkd.reporting.format import (
     format_setting,
     format_share,
 )
-from mentorkd.statistics import format_p
+from mentorkd.reporting.statistics import format_p
 
 log = logging.getLogger(__name__)
 

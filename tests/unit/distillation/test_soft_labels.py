@@ -443,7 +443,7 @@ def shuffled(folder: Path, ids: str = "abd", seed: int = 0) -> StoredSoftLabels:
 
 def states(labels: StoredSoftLabels, ids: str) -> np.ndarray[Any, Any]:
     """The hidden states, or the kept probabilities, that the tokens of some rationales get."""
-    side = labels.targets_for(list(ids), batch_of(ids))
+    side = labels.targets_for(rows_of(ids), {})
     return (side.hidden_NE if isinstance(side, MentorHidden) else side.log_probs_NK).numpy()  # type: ignore[union-attr]
 
 

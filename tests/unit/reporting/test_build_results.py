@@ -14,8 +14,8 @@ from mentorkd.reporting.build import MOST_POINTS, build_curve, build_results
 from mentorkd.reporting.examples import MOST_DIFFERING, first_wrong_step
 from mentorkd.reporting.inputs import LearnerInfo, StageCost
 from mentorkd.reporting.rows import pair_rows, settings_rows, shared_settings, summary_rows
+from mentorkd.reporting.statistics import format_p, wilson_interval
 from mentorkd.reporting.views import cut_lines, pair_note
-from mentorkd.statistics import format_p, wilson_interval
 from ten_questions import TEN, marked, ten
 
 VANILLA = LearnerInfo(name="vanilla", model="small", model_key="small", rationales=["teacher"])

@@ -11,7 +11,7 @@ from made_up_records import train_record
 from made_up_run import MENTOR, STUDENT, TEXT, VANILLA
 from mentorkd.pipeline.stages.report import _protocol, _scorers, _settings
 from mentorkd.recipe.schema import Recipe
-from mentorkd.statistics import holm
+from mentorkd.reporting.statistics import holm
 from ten_questions import ten
 
 MARKS = {("mentor", 1): "+" * 10, ("vanilla", 1): "+---------", ("student", 1): "+++++++++-", ("text", 1): "+++-------"}

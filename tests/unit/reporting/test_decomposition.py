@@ -13,8 +13,8 @@ from mentorkd.reporting.build import build_results
 from mentorkd.reporting.inputs import LearnerInfo
 from mentorkd.reporting.page import _step
 from mentorkd.reporting.plots import draw_decomposition
+from mentorkd.reporting.statistics import compare, contrast, holm
 from mentorkd.reporting.views import waterfall
-from mentorkd.statistics import compare, contrast, holm
 
 SEEDS = (1, 2, 3)
 SETTINGS = {"epochs": 5, "updates": None, "learning_rate": 1e-3}

@@ -18,9 +18,9 @@ from mentorkd.records import Prediction
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.reread import inputs_of
 from mentorkd.reporting.rows import sampled_shares
+from mentorkd.reporting.statistics import compare, wilson_interval
 from mentorkd.reporting.votes import Ballots, Sampled, build_sampled, count_ballots, majority, pass_at_k, shown_k
 from mentorkd.reporting.write import read_results, write_report
-from mentorkd.statistics import compare, wilson_interval
 
 GOLD = "7"
 

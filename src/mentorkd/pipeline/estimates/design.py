@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mentorkd.recipe.graph import arms, headline_student, initial_model
 from mentorkd.recipe.schema import Recipe
-from mentorkd.statistics import planned_effect
+from mentorkd.reporting.statistics import planned_effect
 
 DISAGREEMENT, SCATTER = 0.28, 0.05
 """Share of questions that one of two students alone answers correctly, and the scatter of their difference between seeds: what the

@@ -11,7 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from mentorkd.statistics import (
+from mentorkd.reporting.statistics import (
     Contrast,
     Interval,
     MeanError,
