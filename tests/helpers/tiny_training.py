@@ -26,9 +26,9 @@ from tiny_models import tiny_gpt2, tiny_llama, tiny_t5, tiny_tokenizer
 __all__ = [
     "BY_SOURCE",
     "FAMILIES",
-    "PACKED",
     "LIVE",
     "MIXED",
+    "PACKED",
     "PAIRS",
     "SEEING",
     "UNTIED",
