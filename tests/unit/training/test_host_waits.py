@@ -65,17 +65,9 @@ def objective_of(name: str, student: LoadedModel, mentor: LoadedModel, folder: P
 
 
 ALONE = ["text", "step_by_step", "mcc", "hidden_states", "sources", "online", "hidden", "top_k", "chunks"]
-CASES = [
-    ("t5", "ensemble", True),
-    ("llama", "ensemble", False),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in [("t5", "ensemble", False), ("llama", "ensemble", True)]),
-    *(
-        pytest.param(family, name, fused, marks=pytest.mark.slow)
-        for family in ("t5", "llama")
-        for name in ALONE
-        for fused in (True, False)
-    ),
-]
+QUICK = [("t5", "ensemble", True), ("llama", "online", False)]
+ALL = [(family, name, fused) for family in ("t5", "llama") for name in [*ALONE, "ensemble"] for fused in (True, False)]
+CASES = [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in ALL]
 
 
 @pytest.mark.parametrize(("family", "name", "fused"), CASES)
