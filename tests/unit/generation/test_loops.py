@@ -28,8 +28,9 @@ QUICK = ("t5", "qwen2")
 """Families of the default tests: with an encoder, and with rotary positions and a sliding window in some layers."""
 LOOPS = {
     "refill": Loop(refill=True),
-    "every 4": Loop(look_every=4),
+    "every 16": Loop(look_every=16),
     "static": Loop(static=True, look_every=16),
+    "refill, every 4": Loop(refill=True, look_every=4),
     "static, refill": Loop(static=True, refill=True, look_every=4),
 }
 
@@ -51,8 +52,8 @@ def test_all_loops_write_the_same_texts(family: str) -> None:
     expected = engine_of(model, loop=Loop(), **options).sample(ASKED, SAMPLED, seed=0)
     tokens = [completion.tokens for samples in expected for completion in samples]
     assert len(set(tokens)) > 3, "the test needs texts of several lengths"
-    for name, loop in LOOPS.items():
-        assert engine_of(model, loop=loop, **options).sample(ASKED, SAMPLED, seed=0) == expected, name
+    for name in list(LOOPS)[-2 if family in QUICK else 0 :]:
+        assert engine_of(model, loop=LOOPS[name], **options).sample(ASKED, SAMPLED, seed=0) == expected, name
 
 
 @pytest.mark.slow
@@ -92,7 +93,7 @@ def test_rows_that_wait_replace_those_that_have_ended() -> None:
         hook = model.register_forward_pre_hook(
             lambda module, args, kwargs, rows=rows: rows.append(kwargs["input_ids"].shape), with_kwargs=True
         )
-        engine.sample(PROMPTS * 2, replace(SAMPLED, n=1, temperature=2.0), seed=0)
+        engine.sample(PROMPTS, replace(SAMPLED, n=1, temperature=2.0), seed=0)
         hook.remove()
     steps = {refill: sum(width == 1 for _, width in shapes) for refill, shapes in passes.items()}
     assert steps[True] < 0.8 * steps[False]

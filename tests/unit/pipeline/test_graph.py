@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from mentorkd.pipeline import shards
+from mentorkd.pipeline.context import RunContext
 from mentorkd.pipeline.graph import compile_stages
 from mentorkd.pipeline.records import AugmentRecord, PrepareRecord, StageRecord
 from mentorkd.pipeline.run_folder import Stage
@@ -185,3 +189,35 @@ def all_kinds(stage: Stage, stages: dict[str, Stage]) -> set[str]:
     """The kinds of all stages that must be finished before a stage starts."""
     needs = [stages[need] for need in stage.needs]
     return {need.kind for need in needs}.union(*(all_kinds(need, stages) for need in needs))
+
+
+def test_how_texts_are_batched_and_their_type_are_in_fingerprints_where_they_are_given(recipe: Path) -> None:
+    """The small recipe has a `batch_size`, which decides the chunks of a sampling and so its draws."""
+
+    def changed(before: str, after: str) -> set[str]:
+        one, other = compiled(recipe, before), compiled(recipe, after)
+        return {stage.kind for name, stage in one.items() if stage.fingerprint != other[name].fingerprint}
+
+    assert not changed("sampling.batch_size=32", "sampling.batch_size=auto")
+    assert "augment" in changed("sampling.batch_size=32", "sampling.batch_size=16")
+    assert {"augment", "train", "evaluate"} <= changed("sampling.dtype=auto", "sampling.dtype=bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("override", "device", "precision", "dtype"),
+    [
+        ("sampling.dtype=auto", "cuda", "bfloat16", "bfloat16"),
+        ("sampling.dtype=auto", "cuda", "float32", None),
+        ("sampling.dtype=auto", "cpu", "bfloat16", None),
+        ("sampling.dtype=float16", "cpu", "float32", "float16"),
+    ],
+)
+def test_weights_are_sampled_in_bfloat16_where_training_was(
+    recipe: Path, override: str, device: str, precision: str, dtype: str | None
+) -> None:
+    """The rule alone, on a device that need not be there."""
+    context: Any = SimpleNamespace(device=torch.device(device), precision=lambda learner: precision)
+    mentor = load_recipe(recipe, [override]).learners["mentor"]
+    assert RunContext.sampling_dtype(context, mentor) == dtype
+    untrained = mentor.model_copy(update={"rationales": []})
+    assert RunContext.sampling_dtype(context, untrained) == (None if "auto" in override else dtype)

@@ -221,6 +221,8 @@ class Assessment:
             sampling = learner.sampling
             questions = max(self.estimates.questions.get("test", 0), self.estimates.questions.get("train", 0))
             rows = min(sampling.rows, max(1, questions))
+            if sampling.tokens_per_batch is not None:
+                rows = max(1, sampling.tokens_per_batch // int(lengths.longest_source + sampling.max_new_tokens))
             peaks.append(
                 generation_memory(
                     name, size, model, rows, lengths.longest_source, sampling.max_new_tokens, self.machine.device
