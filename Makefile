@@ -46,7 +46,7 @@ wheel: $(STAMP)         ## the wheel, in an environment of its own, passes the d
 	$(BIN)/python scripts/check_wheel.py $(PYTHON)
 
 bench: $(STAMP)         ## the short forms of all benchmarks
-	for f in loss_memory distill_step score augment pipeline; do $(BIN)/python benchmarks/$$f.py --short || exit 1; done
+	for f in loss_memory distill_step score augment pipeline gpu; do $(BIN)/python benchmarks/$$f.py --short || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache

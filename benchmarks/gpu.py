@@ -317,7 +317,8 @@ class Training:
         packed = "tokens_per_batch" in config
         rows = self._rows(None, 1024 if not bench.short else 32) if packed else self._rows(self.length)
         first, last = bench.warm, bench.warm + bench.timed
-        plan = schedule_training(rows, loaded.kind, settings, seed=0, updates=last + 1).plan.batches
+        updates = 100 * (last + 1)  # a training logs, and so waits for the GPU, a hundred times
+        plan = schedule_training(rows, loaded.kind, settings, seed=0, updates=updates).plan.batches
         parts = settings.gradient_accumulation
         read = [rows[number] for number in itertools.chain(*plan[first * parts : last * parts])]
 
@@ -336,7 +337,7 @@ class Training:
                 folder=Path(folder),
                 precision=bench.precision,
                 objective=objective,
-                updates=last + 1,
+                updates=updates,
                 on_progress=at,
             )
         source = sum(len(row.source_ids) for row in read) / bench.timed
@@ -399,6 +400,7 @@ def _gkd(training: Training, measure: str) -> Row:
             lmbda=0.0,
             beta=0.0,
             max_steps=last,
+            max_length=training.length,
             per_device_train_batch_size=training.batch,
             learning_rate=1e-5,
             optim="adamw_torch_fused",
@@ -497,19 +499,20 @@ class Sampling:
 
         return self.bench.row(self.group, BEFORE, run)
 
-    def engine(self, measure: str, texts: int, open_it: Callable[[], Any], remark: str) -> Rows:
-        """Texts of an engine, after a call that is not timed."""
+    def engine(self, measure: str, texts: int, rows: int, open_it: Callable[[], Any], remark: str) -> Rows:
+        """Texts of an engine, after a call for `rows` texts that is not timed."""
         from mentorkd.generation.engine import SamplingParams
 
         def run() -> Row:
             params = SamplingParams(temperature=0.7, max_new_tokens=self.limit)
             with closing(open_it()) as engine:
-                engine.sample(self.prompts[: max(2, texts // 8)], params, seed=1)
+                engine.sample(self.prompts[:rows], params, seed=1)
                 start = self.bench.now()
                 results = engine.sample(self.prompts[:texts], params, seed=0)
                 seconds = self.bench.now() - start
             tokens, why = sum(text.tokens for [text] in results), f"{texts:,} texts, {remark}"
-            return Row(self.group, measure, seconds, tokens, peak_bytes=self.bench.peak(), why=why)
+            peak = 0 if engine.name == "vllm" else self.bench.peak()  # its memory is another process's
+            return Row(self.group, measure, seconds, tokens, peak_bytes=peak, why=why)
 
         return self.bench.row(self.group, measure, run)
 
@@ -546,6 +549,7 @@ def loops(shape: str) -> Callable[[Bench], Iterator[Rows]]:
             yield sampling.engine(
                 measure,
                 texts,
+                rows,
                 lambda by=by_generate: TransformersEngine(  # type: ignore[misc]
                     loaded.model, loaded.tokenizer, loaded.kind, use_generate=by, **how
                 ),
@@ -565,7 +569,7 @@ def other_engine(name: str, shape: str) -> Callable[[Bench], Iterator[Rows]]:
         else:
             rows = 8 if bench.short else 256
             remark = f"in {bench.precision}" + ("" if name == "vllm" else f", {rows} at a time")
-            yield sampling.engine(name, sampling.many, lambda: sampling.opened(name, batch_size=rows), remark)
+            yield sampling.engine(name, sampling.many, rows, lambda: sampling.opened(name, batch_size=rows), remark)
 
     return steps
 

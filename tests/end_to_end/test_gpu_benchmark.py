@@ -70,10 +70,12 @@ def test_a_part_that_fails_or_takes_too_long_is_a_row(gpu: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_all_parts_run_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.md"
+    flags = ["--short", "--device=cpu", "--threads=1", "--json", "--minutes=14", f"--out={out}"]
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "gpu.py", "--short", "--device=cpu", "--threads=1", "--json", f"--out={out}"],
+        [sys.executable, BENCHMARKS / "gpu.py", *flags],
         check=True,
         capture_output=True,
         text=True,

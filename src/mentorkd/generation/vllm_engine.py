@@ -84,6 +84,8 @@ class VllmEngine:
     def sample(
         self, prompts: Sequence[str], params: SamplingParams, *, seed: int, on_progress: OnPrompts = ignore
     ) -> list[list[Completion]]:
+        if not prompts:
+            return []
         encoded = sampling.encode_prompts(
             prompts, self.tokenizer, "causal", self.config, params.max_new_tokens, separator=self.separator
         )
@@ -96,7 +98,7 @@ class VllmEngine:
             for name, (ids, own_seed) in requests.items()
         ]
         results: dict[str, list[Completion]] = {}
-        with self._running(max(map(len, encoded), default=0) + params.max_new_tokens) as process:
+        with self._running(max(map(len, encoded)) + params.max_new_tokens) as process:
             while len(results) < len(requests):
                 written = process.advance(joining)
                 if not written:
@@ -104,12 +106,16 @@ class VllmEngine:
                 for request in written:
                     if request.error is not None:
                         raise ModelError(f"vllm refused a prompt: {request.error}")
-                    results[request.name] = [
-                        sampling.completion(text.ids, self.tokenizer, self.end_ids, self.stop) for text in request.texts
-                    ]
+                    results[request.name] = [self._completion(text, params) for text in request.texts]
                 on_progress(len(written))
                 joining = []
         return [results[name] for name in requests]
+
+    def _completion(self, text: WrittenText, params: SamplingParams) -> Completion:
+        completion = sampling.completion(text.ids, self.tokenizer, self.end_ids, self.stop)
+        if completion.finish_reason == "length" and completion.tokens < params.max_new_tokens:
+            raise _too_long(completion.tokens, params)
+        return completion
 
     def stream(self, take: Take) -> None:
         """Write rows as `LiveEngine` says; vLLM decides which of them share a batch."""
@@ -126,6 +132,8 @@ class VllmEngine:
                     if request.error is not None:
                         row.fail(ModelError(f"vllm refused the prompt: {request.error}"))
                     ended = any(_push(row, text) for text in request.texts)
+                    if request.finished and not ended:
+                        row.fail(_too_long(row.written, row.params))  # unless it has failed
                     if ended or request.finished:
                         del rows[request.name]
                     if ended and not request.finished:
@@ -187,6 +195,13 @@ def release_memory() -> None:
 def _dtype_of(config: Any) -> str:
     """The type of the weights: vLLM's own `auto` would run float32 weights in a shorter type."""
     return "auto" if config.dtype is None else str(config.dtype).removeprefix("torch.")
+
+
+def _too_long(written: int, params: SamplingParams) -> ModelError:
+    return ModelError(
+        f"vllm ended a text after {written} of {params.max_new_tokens} tokens, since its memory holds no longer one; lower "
+        "`sampling.max_new_tokens`, or set `engine: transformers`"
+    )
 
 
 def _push(row: LiveRow, text: WrittenText) -> bool:

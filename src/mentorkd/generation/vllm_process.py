@@ -196,6 +196,8 @@ def _advance(engine: Any, joining: Sequence[Request], aborted: Sequence[str]) ->
 
 
 def _written(output: Any) -> Written:
+    if reasons := {text.finish_reason for text in output.outputs} - {None, "stop", "length"}:
+        return Written(output.request_id, error=f"its text ended with {', '.join(sorted(reasons))}")
     texts = [
         WrittenText(
             list(text.token_ids),

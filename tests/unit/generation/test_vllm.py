@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,24 @@ def test_ctrl_c_ends_a_process_that_hangs(
     with pytest.raises(KeyboardInterrupt):
         engine.sample(PROMPTS, GREEDY, seed=0)
     assert not is_running(process)
+
+
+def test_a_row_that_vllm_has_no_room_for_fails(engine: VllmEngine) -> None:
+    row = Written(engine, [20] * 38, GREEDY)
+    write(engine, [row])
+    assert row.ids == [21, 22]
+    assert str(row.errors[0]).startswith("vllm ended a text after 2 of 5 tokens")
+
+
+@pytest.mark.slow
+def test_a_text_is_never_cut_for_lack_of_room(fresh: Callable[..., VllmEngine]) -> None:
+    with (
+        closing(fresh()) as engine,
+        pytest.raises(
+            ModelError, match=r"vllm ended a text after \d+ of 63 tokens, since its memory holds no longer one"
+        ),
+    ):
+        engine.sample(PROMPTS, SamplingParams(max_new_tokens=63), seed=0)
 
 
 @pytest.mark.slow

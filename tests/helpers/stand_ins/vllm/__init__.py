@@ -65,6 +65,7 @@ class RequestOutput:
 @dataclass
 class _Text:
     start: int
+    room: int
     ids: list[int] = field(default_factory=list)
     told: int = 0
     finished: bool = False
@@ -105,7 +106,8 @@ class LLMEngine:
         if len(ids) >= self.max_model_len:
             raise VLLMValidationError(f"The decoder prompt (length {len(ids)}) is longer than the maximum model length")
         self.names.add(request_id)
-        self.requests[request_id] = _Request(params, [_Text(ids[-1] + number) for number in range(params.n)])
+        room = self.max_model_len - len(ids)
+        self.requests[request_id] = _Request(params, [_Text(ids[-1] + number, room) for number in range(params.n)])
         return request_id
 
     def abort_request(self, request_ids: list[str], internal: bool = False) -> None:
@@ -139,7 +141,7 @@ class LLMEngine:
     def _write(self, params: SamplingParams, text: _Text) -> None:
         if not text.finished:
             text.ids.append(text.start + 1 + len(text.ids))
-            text.finished = text.ids[-1] in params.stop_token_ids or len(text.ids) == params.max_tokens
+            text.finished = text.ids[-1] in params.stop_token_ids or len(text.ids) in (params.max_tokens, text.room)
 
     def _told(self, request: _Request, text: _Text) -> CompletionOutput:
         params, delta = request.params, request.params.output_kind is RequestOutputKind.DELTA
