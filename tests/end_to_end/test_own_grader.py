@@ -18,7 +18,9 @@ from own_task import GRADER, write_own_task
 
 @pytest.mark.slow
 def test_one_graph_serves_a_task_whose_answers_are_no_exact_match(tmp_path: Path) -> None:
-    recipe = load_recipe(write_own_task(tmp_path, training={"epochs": 12, "batch_size": 8, "learning_rate": 1e-2}))
+    recipe = load_recipe(
+        write_own_task(tmp_path, training={"updates": 40, "epochs": 2, "batch_size": 8, "learning_rate": 1e-2})
+    )
     run, grader = tmp_path / "run", grader_of(recipe.task)
     Pipeline(recipe, run).run()
     folder = Pipeline(recipe, run).folder
