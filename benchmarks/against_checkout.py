@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("checkout", type=Path, help="the root of the other checkout, such as a git worktree of 7b4a6c6")
     parser.add_argument("--jobs", type=int, default=1, help="of `mentorkd run` (default 1)")
     parser.add_argument("overrides", nargs="*", help="values of the recipe, as `mentorkd run` takes them")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     changes = [*(SHORT if options.short else ()), *options.overrides]
     runs: dict[str, list[Run]] = {OTHER: [], OURS: []}
     with tempfile.TemporaryDirectory() as folder:
