@@ -62,7 +62,7 @@ class Backlog:
         self._rows = deque(row for batch in self._batches for row in batch)
 
     def take(self, live: int) -> list[TextRow]:
-        """The rows that join so many others."""
+        """The rows that join a number of others."""
         if not self._room:
             return list(self._batches.popleft()) if self._batches and not live else []
         free = self._room - live

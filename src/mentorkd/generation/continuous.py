@@ -170,7 +170,7 @@ class _Batch:
         members = [_Member(row) for row in rows]
         uniforms_R1 = torch.stack([member.draw(1) for member in members]).to(logits_PV.device)
         tokens_R = _choose(logits_PV, uniforms_R1[:, 0], _alike(members))
-        self._tell(members, tokens_R[:, None], logits_PV)
+        self._push(members, tokens_R[:, None], logits_PV)
         tokens_R = tokens_R.masked_fill(tokens_R >= logits_PV.shape[-1], 0)
         if not self._members:
             self._begin(members, caches, tokens_R)
@@ -236,7 +236,7 @@ class _Batch:
         self._drawn += steps
         if self._loop.static:
             self._caches.length += steps
-        self._tell(self._members, self._written_RD[:, begin : self._drawn], logits_RV)
+        self._push(self._members, self._written_RD[:, begin : self._drawn], logits_RV)
 
     def _extend(self) -> Tensor:
         """Read the last tokens and choose the next ones, on the device alone; the logits [R, V]."""
@@ -259,7 +259,7 @@ class _Batch:
         self._place.zero_()
         self._drawn = 0
 
-    def _tell(self, members: Sequence[_Member], tokens_RD: Tensor, last_RV: Tensor) -> None:
+    def _push(self, members: Sequence[_Member], tokens_RD: Tensor, last_RV: Tensor) -> None:
         """Give rows their tokens up to their ends, with the log-probabilities by the logits of the last ones."""
         wanted = [None if member.ended else member.row.likeliest for member in members]
         scores = score(last_RV, tokens_RD[:, -1], wanted)

@@ -24,7 +24,7 @@ LEAST_CAPACITY = 64
 
 
 def capacity_for(columns: int) -> int:
-    """The smallest capacity that holds so many columns."""
+    """The smallest capacity that holds a number of columns."""
     return max(LEAST_CAPACITY, 1 << (columns - 1).bit_length())
 
 

@@ -203,7 +203,7 @@ class TransformersEngine:
         ]
         complete = 0
 
-        def tell() -> None:
+        def advance() -> None:
             nonlocal complete
             before, complete = complete, sum(all(row.ended for row in samples) for samples in texts)
             if complete > before:
@@ -216,25 +216,25 @@ class TransformersEngine:
                 [row for piece in batch for row in unfinished[piece.prompt][piece.first : piece.first + piece.count]]
                 for batch in sampling.group(lengths, params.n, params.max_new_tokens, rows=rows, tokens=tokens)
             ]
-            if self._write(batches, tell):
+            if self._write(batches, advance):
                 break
             rows = len(batches[0]) // 2
             tokens = None if tokens is None else tokens // 2
             log.warning("the device has no memory for %d texts at once; sampling continues with %d", 2 * rows, rows)
             for row in (row for samples in unfinished for row in samples):
                 row.begin_again()
-        tell()
+        advance()
         return [[row.ids for row in samples] for samples in texts]
 
-    def _write(self, batches: list[list[TextRow]], tell: Callable[[], None]) -> bool:
-        """Write the rows; False if the device has no memory for so many at once."""
+    def _write(self, batches: list[list[TextRow]], advance: Callable[[], None]) -> bool:
+        """Write the rows; False if the device has no memory for all of them."""
         loop = self.loop or Loop.on(self._base.device)
         backlog = Backlog(batches, refill=loop.refill)
         pad_id = self._pad_id(self.end_ids)
 
         def take(live: int) -> list[TextRow]:
             if joining := backlog.take(live):
-                tell()
+                advance()
                 self._check_padding([row.prompt_ids for row in joining], self.end_ids)
             return joining
 

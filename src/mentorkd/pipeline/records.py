@@ -16,7 +16,7 @@ from mentorkd.records import EncodingCounts, Prediction, Question, Rationale, Sp
 
 _OMITTED_IF_NONE = {"asked", "chat", "files", "tokens", "counted_in", "equations", "unread", "checkpoint_format"}
 _OMITTED_IF_NONE |= {"own_texts", "rounds", "frontier", "fold", "plateau", "validate_every"}
-_OMITTED_IF_NONE |= {"operations_before"}
+_OMITTED_IF_NONE |= {"operations_before", "dtype"}
 _OMITTED_IF_NONE |= {"chunks", "unlabelled_chunks", "mentor_too_long", "without_logprobs"}
 """JSON has these keys only where they have a value. All other keys are always there, with null for None."""
 
