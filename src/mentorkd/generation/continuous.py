@@ -48,7 +48,7 @@ class Loop:
     @classmethod
     def on(cls, device: torch.device) -> Loop:
         """What is fastest on a device (docs/results/generation.md)."""
-        return cls(static=True, refill=True, look_every=16 if device.type == "cuda" else 1)
+        return cls() if device.type == "cpu" else cls(static=True, refill=True, look_every=16)
 
 
 class Row(Protocol):

@@ -400,7 +400,8 @@ def _phrase(text: str, find_quoted: Callable[[str], re.Match[str] | None]) -> st
 def _plain_text(text: str) -> str | None:
     """`text` in lower case without quotes, dots and spaces (Mentor-KD, reference code); None if nothing remains."""
     plain = unicodedata.normalize("NFC", text).translate(_QUOTES)
-    return re.sub(r"[\s\"'.]+", "", plain).strip("*_,;:!?()[]{}$").casefold() or None
+    plain = re.sub(r"[\s\"'.]+", "", plain).strip("*_,;:!?()[]{}$").casefold()
+    return unicodedata.normalize("NFC", plain) or None  # a letter may now stand beside a mark that a dot kept apart
 
 
 _FINDERS: dict[AnswerKind, Callable[[str, str, bool], str | None]] = {

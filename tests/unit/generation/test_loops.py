@@ -96,7 +96,7 @@ def test_rows_that_wait_replace_those_that_have_ended() -> None:
         engine.sample(PROMPTS, replace(SAMPLED, n=1, temperature=2.0), seed=0)
         hook.remove()
     steps = {refill: sum(width == 1 for _, width in shapes) for refill, shapes in passes.items()}
-    assert steps[True] < 0.8 * steps[False]
+    assert steps[True] < 0.9 * steps[False]
 
 
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
