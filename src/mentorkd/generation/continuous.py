@@ -49,8 +49,8 @@ class Loop:
     @classmethod
     def on(cls, device: torch.device) -> Loop:
         """What is fastest on a device (docs/results/generation.md)."""
-        static = device.type in ("cpu", "cuda")  # elsewhere, torch writes in place to one column in its newest versions alone
-        return cls(static=static, refill=True, look_every=16 if device.type == "cuda" else 1)
+        # On Apple's GPUs, older versions of torch cannot write to a column in place.
+        return cls(static=device.type != "mps", refill=True, look_every=16 if device.type == "cuda" else 1)
 
 
 class Row(Protocol):
@@ -323,7 +323,10 @@ class _Step:
         try:
             graph = torch.cuda.CUDAGraph()
             # A capture that fails leaves its own stream as the current one.
-            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
                 self._logits_RV = extend()
             self._graph = graph
         except torch.OutOfMemoryError:
