@@ -54,18 +54,24 @@ class TextRow:
 
 
 class Backlog:
-    """Rows in batches. A batch begins when the one before has ended; with `refill`, rows join as soon as others have left."""
+    """Rows in batches. A batch begins when the one before has ended; with `refill`, rows join as soon as others have left.
+
+    Batches that tokens limit grow as prompts become shorter. So rows no longer join once the batch of the next row is twice as large: they
+    begin with it.
+    """
 
     def __init__(self, batches: Iterable[Sequence[TextRow]], *, refill: bool) -> None:
-        self._batches = deque(batches)
-        self._room = len(self._batches[0]) if refill and self._batches else 0
-        self._rows = deque(row for batch in self._batches for row in batch)
+        self._rows = deque((row, len(batch)) for batch in batches for row in batch)
+        self._refill, self._room = refill, 0
 
     def take(self, live: int) -> list[TextRow]:
         """The rows that join a number of others."""
-        if not self._room:
-            return list(self._batches.popleft()) if self._batches and not live else []
-        free = self._room - live
-        if live and free * REFILL_SHARE <= self._room:
+        if not self._rows:
             return []
-        return [self._rows.popleft() for _ in range(min(free, len(self._rows)))]
+        _, size = self._rows[0]
+        if not live:
+            self._room = max(self._room, size)
+        free = self._room - live
+        if live and (not self._refill or size >= 2 * self._room or free * REFILL_SHARE <= self._room):
+            return []
+        return [self._rows.popleft()[0] for _ in range(min(free, len(self._rows)))]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -48,7 +49,7 @@ class Loop:
     @classmethod
     def on(cls, device: torch.device) -> Loop:
         """What is fastest on a device (docs/results/generation.md)."""
-        return cls() if device.type == "cpu" else cls(static=True, refill=True, look_every=16)
+        return cls(static=True, refill=True, look_every=16) if device.type == "cuda" else cls()
 
 
 class Row(Protocol):
@@ -147,7 +148,7 @@ class _Batch:
         self._written_RD: Tensor
         self._place = torch.zeros(1, dtype=torch.long, device=model.device)  # in D, on the device
         self._drawn = 0  # the same on the host
-        self._step = _Step(self._extend)
+        self._step = _Step()
 
     @property
     def live(self) -> int:
@@ -232,7 +233,7 @@ class _Batch:
             self._caches.reserve(steps, live)
         begin, shape = self._drawn, self._shape()
         for _ in range(steps):
-            logits_RV = self._step(shape)
+            logits_RV = self._step(self._extend, shape)
         self._drawn += steps
         if self._loop.static:
             self._caches.length += steps
@@ -243,7 +244,7 @@ class _Batch:
         logits_RV: Tensor = self._caches.extend(self._tokens_R)
         uniform_R = self._uniforms_RD.index_select(1, self._place)[:, 0]
         tokens_R = _choose(logits_RV, uniform_R, self._groups)
-        self._written_RD.index_copy_(1, self._place, tokens_R[:, None])
+        self._written_RD[:, self._place] = tokens_R[:, None]
         # A row with logits that are not numbers is found at the next look. Until then it reads the token 0.
         self._tokens_R.copy_(tokens_R.masked_fill(tokens_R >= logits_RV.shape[-1], 0))
         self._place.add_(1)
@@ -289,26 +290,26 @@ class _Batch:
 class _Step:
     """A step of the loop, as a CUDA graph from its second block on at the same shapes.
 
-    A graph saves the host's time: a step launches hundreds of kernels, each of which takes the host longer than the device.
+    A graph saves the host's time: a step launches hundreds of kernels, each of which takes the host longer than the device. The step is
+    an argument and not kept: a batch that is part of a cycle would hold its caches until the garbage collector comes.
     """
 
-    def __init__(self, extend: Callable[[], Tensor]) -> None:
-        self._extend = extend
+    def __init__(self) -> None:
         self._shape: object = None
         self._graph: Any = None
         self._logits_RV: Tensor
         self._is_refused = False
 
-    def __call__(self, shape: object) -> Tensor:
+    def __call__(self, extend: Callable[[], Tensor], shape: object) -> Tensor:
         """Run the step for a `shape` of its tensors; None runs it without a graph. The logits [R, V], until the next step."""
         if shape is None or self._is_refused:
-            return self._extend()
+            return extend()
         if shape != self._shape:
             # It runs once as it is: kernels choose their algorithms and workspaces at the first call of a shape.
             self._shape, self._graph = shape, None
-            return self._extend()
-        if self._graph is None and not self._capture():
-            return self._extend()
+            return extend()
+        if self._graph is None and not self._capture(extend):
+            return extend()
         self._graph.replay()
         return self._logits_RV
 
@@ -316,20 +317,29 @@ class _Step:
         """Drop the graph, whose tensors are no longer those of the batch."""
         self._shape = self._graph = None
 
-    def _capture(self) -> bool:
+    def _capture(self, extend: Callable[[], Tensor]) -> bool:
         """Record the step, which does not run it; whether that worked."""
         try:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._logits_RV = self._extend()
+            # A capture that fails leaves its own stream as the current one.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
+                self._logits_RV = extend()
             self._graph = graph
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self._is_refused = True
-            reason = str(error).strip().partition("\n")[0]
-            log.warning("sampling runs without CUDA graphs, which is slower: a step cannot be captured (%s)", reason)
+            _tell_refusal(str(error).strip().partition("\n")[0])
         return self._graph is not None
+
+
+@cache
+def _tell_refusal(reason: str) -> None:
+    """Log, once a process, that steps cannot be captured."""
+    log.warning("sampling runs without CUDA graphs, which is slower: a step cannot be captured (%s)", reason)
 
 
 Groups = Sequence[tuple[tuple[float, float, int], list[int] | None]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from transformers import PretrainedConfig
 
 from mentorkd.generation.static import capacity_for
@@ -41,9 +40,3 @@ def bytes_per_row(config: PretrainedConfig, *, source: int, new: int, item_bytes
 def rows_that_fit(free: int, row_bytes: int) -> int:
     """Texts of `row_bytes` bytes in a device's `free` bytes, from 1 to MOST_ROWS."""
     return max(1, min(MOST_ROWS, int(SHARE * free) // row_bytes))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory of a CUDA device that is free, or that torch keeps for later."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -43,6 +43,9 @@ class _Layer(StaticLayer):  # type: ignore[misc]  # transformers has no types
         self.values.index_copy_(2, self.cumulative_length.view(1), value_states)
         return self.keys, self.values
 
+    def get_seq_length(self) -> Tensor:  # older transformers count the columns that are not 0
+        return self.cumulative_length
+
 
 class StaticRows:
     """The rows of a batch in R slots. Row r has the columns from `starts_R[r]` to `column`, where all rows write their next token.

@@ -29,9 +29,10 @@ from mentorkd.generation.continuous import Loop, score, write_rows
 from mentorkd.generation.decoding import FAMILIES, first_logits, pad
 from mentorkd.generation.engine import Completion, OnPrompts, SamplingParams, ignore
 from mentorkd.generation.live import LiveRow, Take, write_fixed
-from mentorkd.generation.memory import bytes_per_row, free_bytes, rows_that_fit
+from mentorkd.generation.memory import bytes_per_row, rows_that_fit
 from mentorkd.generation.weights import weights_in
 from mentorkd.models import decoder_start_id
+from mentorkd.models.device import free_memory_of
 from mentorkd.precision import Precision
 from mentorkd.records import ModelKind
 
@@ -218,9 +219,9 @@ class TransformersEngine:
             ]
             if self._write(batches, advance):
                 break
-            rows = len(batches[0]) // 2
-            tokens = None if tokens is None else tokens // 2
-            log.warning("the device has no memory for %d texts at once; sampling continues with %d", 2 * rows, rows)
+            most = max(map(len, batches))
+            rows, tokens = most // 2, None if tokens is None else tokens // 2
+            log.warning("the device has no memory for %d texts at once; sampling continues with %d", most, rows)
             for row in (row for samples in unfinished for row in samples):
                 row.begin_again()
         advance()
@@ -241,7 +242,7 @@ class TransformersEngine:
         try:
             write_rows(self._base, self.kind, take, start_id=self._start_id(), pad_id=pad_id, loop=loop)
         except torch.OutOfMemoryError:
-            if len(batches[0]) == 1:
+            if max(map(len, batches)) == 1:
                 raise
             return False
         return True
@@ -255,7 +256,7 @@ class TransformersEngine:
             new=params.max_new_tokens,
             item_bytes=self._base.dtype.itemsize,
         )
-        return rows_that_fit(free_bytes(self._base.device), row)
+        return rows_that_fit(free_memory_of(self._base.device), row)
 
     def _by_own_generate(
         self, prompts: list[list[int]], seeds: list[list[int]], params: SamplingParams, on_progress: OnPrompts

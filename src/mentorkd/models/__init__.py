@@ -514,7 +514,8 @@ def _check_saved(model: PreTrainedModel, folder: Path) -> None:
     Names and shapes in the file are those of the family's first release, and tied weights are there once. This check is the
     proof that loading reverts both. It takes as long as the next stage's loading.
     """
-    config = ModelConfig(name=str(folder), trust_remote_code=model.is_remote_code())
+    # What `is_remote_code` of newer versions of transformers says.
+    config = ModelConfig(name=str(folder), trust_remote_code=model._auto_class is not None)
     saved, weights = _pretrained(config, "auto").state_dict(), model.state_dict()
     wrong = sorted(saved.keys() ^ weights.keys())
     for name in saved.keys() & weights.keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -82,8 +83,7 @@ def _by_engine(
     context: RunContext, source: Source, form: Form, folder: Path, dtype: str | None
 ) -> tuple[str, list[Prediction]]:
     assert form.open is not None, "only models are checked"
-    engine = form.open(source, folder, dtype)
-    with tempfile.TemporaryDirectory() as scratch:
+    with closing(form.open(source, folder, dtype)) as engine, tempfile.TemporaryDirectory() as scratch:
         journal = Path(scratch) / "journal.jsonl"
         return engine.name, predict(context, engine, source.name, source.seed, source.test_questions(), journal)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +12,10 @@ import torch
 
 from mentorkd.errors import ModelError
 from mentorkd.generation.backlog import Backlog, TextRow
-from mentorkd.generation.continuous import Loop, _Step
+from mentorkd.generation.continuous import Loop, _Step, _tell_refusal
 from mentorkd.generation.decoding import FAMILIES
 from mentorkd.generation.engine import SamplingParams
-from mentorkd.generation.static import capacity_for
+from mentorkd.generation.static import StaticRows, capacity_for
 from mentorkd.generation.transformers_engine import TransformersEngine
 from small_families import model_of
 from tiny_families import PROMPTS
@@ -93,7 +95,7 @@ def test_rows_that_wait_replace_those_that_have_ended() -> None:
         hook = model.register_forward_pre_hook(
             lambda module, args, kwargs, rows=rows: rows.append(kwargs["input_ids"].shape), with_kwargs=True
         )
-        engine.sample(PROMPTS, replace(SAMPLED, n=1, temperature=2.0), seed=0)
+        engine.sample(3 * PROMPTS, replace(SAMPLED, n=1, temperature=2.0), seed=0)
         hook.remove()
     steps = {refill: sum(width == 1 for _, width in shapes) for refill, shapes in passes.items()}
     assert steps[True] < 0.9 * steps[False]
@@ -173,19 +175,56 @@ def test_a_backlog_fills_what_is_free() -> None:
     assert Backlog([], refill=True).take(0) == []
 
 
+def test_a_backlog_with_a_long_prompt_first_does_not_keep_its_few_rows() -> None:
+    """Batches of a limit of tokens: 1, 3 and 8 rows."""
+    rows = [TextRow([5], GREEDY, {1}, own_seed=None) for _ in range(20)]
+    filled = Backlog([rows[:1], rows[1:4], rows[4:12], rows[12:]], refill=True)
+    assert [len(filled.take(live)) for live in (0, 0, 1, 0, 7, 6)] == [1, 3, 0, 8, 0, 2]
+
+
+def test_the_caches_are_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a training's validation, or of a batch for which there was no memory, must not wait for the garbage collector."""
+    made: list[weakref.ref[StaticRows]] = []
+
+    class Watched(StaticRows):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr("mentorkd.generation.continuous.StaticRows", Watched)
+    model = tiny_gpt2(TOKENIZER)
+    passes = 0
+
+    def refuse(module: Any, args: Any, kwargs: Any) -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 6:
+            raise torch.OutOfMemoryError("no memory")
+
+    model.register_forward_pre_hook(refuse, with_kwargs=True)
+    gc.disable()
+    try:
+        engine_of(model, batch_size=4).sample(PROMPTS[:4], GREEDY, seed=0)
+        assert len(made) == 3
+        assert [batch() for batch in made] == [None] * 3
+    finally:
+        gc.enable()
+
+
 def test_a_step_that_cannot_be_captured_runs_on_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Without CUDA, every capture is refused."""
     if torch.cuda.is_available():
         pytest.skip("the capture works here")
+    _tell_refusal.cache_clear()
     calls: list[int] = []
 
     def extend() -> torch.Tensor:
         calls.append(1)
         return torch.zeros(1)
 
-    step = _Step(extend)
+    step = _Step()
     for shape in (None, (1,), (1,), (1,), (2,), (2,)):
-        step(shape)
+        step(extend, shape)
     assert len(calls) == 6
     assert [record.getMessage()[:36] for record in caplog.records] == ["sampling runs without CUDA graphs, w"]
 
