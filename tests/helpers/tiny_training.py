@@ -180,6 +180,6 @@ def train_by_a_live_mentor(family: str, folder: Path, accumulation: int) -> tupl
     changes = {
         "batch_size": 2,
         "gradient_accumulation": accumulation,
-        "split": "packed" if family == PACKED else "none",
+        "split": "packed" if family == PACKED else "auto",
     }
     return run(student, rows, folder, objective=objective, **changes), student

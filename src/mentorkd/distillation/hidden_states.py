@@ -43,7 +43,7 @@ BYTES_PER_ENTRY = 32
 as much again to spare. Hidden states and attention take less."""
 
 EXAMINED_TOKENS = 32
-"""Target positions on which `head_is_linear` examines the head; few, since their whole logits are computed."""
+"""Target positions on which a model is examined; few, since their whole logits are computed."""
 
 HEAD_ROWS = 32768
 """Rows of a head in bfloat16 that are cast to float32 at once."""
@@ -104,8 +104,9 @@ def target_positions(batch: Batch) -> Tensor:
 
 
 def first_row(batch: Batch) -> dict[str, Tensor]:
-    """A batch of the first row alone."""
-    return {name: value[:1] for name, value in batch.items() if name != POSITIONS}
+    """A batch of the first row alone (of all rows, where they are packed), with `EXAMINED_TOKENS` of its target positions at most."""
+    row = {name: value[:1] for name, value in batch.items() if name != POSITIONS}
+    return {**row, POSITIONS: target_positions(row)[:EXAMINED_TOKENS]}
 
 
 def _at(hidden: Tensor, positions_N: Tensor) -> Tensor:
@@ -187,7 +188,7 @@ def head_is_linear(model: nn.Module, batch: Batch) -> bool:
 
     def mark(hidden: Tensor) -> Tensor:
         nonlocal is_product, marked
-        few = _at(hidden, positions_N)[None, :EXAMINED_TOKENS]
+        few = _at(hidden, positions_N)[None]
         own, product = own_forward(few), F.linear(few, head.weight, head.bias)
         is_product = torch.allclose(own.float(), product.float(), rtol=1e-3, atol=1e-3 * float(own.abs().amax()))
         marked = own + torch.linspace(-1e3, 1e3, own.shape[-1], device=own.device, dtype=own.dtype)

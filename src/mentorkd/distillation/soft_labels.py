@@ -385,6 +385,7 @@ class StoredSoftLabels:
             return self._parts.index(store.meta)
         arrays = self._read.get(row.rationale_id) or store.row(row.rationale_id)
         if np.isnan(arrays["log_probs"]).all():
+            self._read.pop(row.rationale_id, None)  # nobody asks for its targets
             return None
         return self._parts.index(store.meta)
 

@@ -12,6 +12,7 @@ from mentorkd.data.encoding import Example
 from mentorkd.distillation.hidden_states import target_logits
 from mentorkd.errors import TrainingError
 from mentorkd.models import LoadedModel, merge_adapters
+from mentorkd.models.attention import attention_for_generation
 
 ROWS = 4
 """Rows of the batch on which the logits before and after the merge are compared."""
@@ -49,4 +50,5 @@ def merge_trained_adapters(loaded: LoadedModel, rows: Sequence[Example]) -> Load
 @torch.no_grad()
 def _logits(loaded: LoadedModel, batch: dict[str, Tensor]) -> Tensor:
     """The model's own logits [N, V] at the target positions, in evaluation mode and float32."""
-    return target_logits(loaded.model.eval(), batch).float()
+    with attention_for_generation(loaded.model):  # flash attention takes no float32 without autocast
+        return target_logits(loaded.model.eval(), batch).float()

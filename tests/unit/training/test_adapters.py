@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from peft.tuners.lora import Linear
 from mentorkd.errors import ModelError, TrainingError
 from mentorkd.models import LoadedModel, check_structure
 from mentorkd.recipe.learner import LoraConfig, ModelConfig
+from mentorkd.training import adapters
 from mentorkd.training.adapters import merge_trained_adapters
 from tiny_architectures import ARCHITECTURES, build
 from tiny_training import assert_same, learner, rows_for, run, weights
@@ -40,6 +42,21 @@ def test_a_merge_that_changes_the_model_is_an_error(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Linear, "merge", lambda self, **how: self.merged_adapters.append("default"))
     with pytest.raises(TrainingError, match=r"merging the adapters changed the model: .* differ by .* at most 0\.001"):
         merge_trained_adapters(loaded, rows_for(loaded, 4))
+
+
+def test_a_merge_is_examined_with_attention_of_any_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flash attention takes no float32, in which weights are merged."""
+    loaded = build("llama", tmp_path / "tokenizer", lora=LoraConfig(r=2))
+    used, read = list[str](), adapters.target_logits
+    loaded.model.set_attn_implementation("flex_attention")
+
+    def reading(model: Any, batch: Any) -> torch.Tensor:
+        used.append(model.config._attn_implementation)
+        return read(model, batch)
+
+    monkeypatch.setattr(adapters, "target_logits", reading)
+    merge_trained_adapters(loaded, rows_for(loaded, 4))
+    assert used == ["sdpa", "sdpa"]
 
 
 def test_a_model_without_adapters_is_left_alone() -> None:

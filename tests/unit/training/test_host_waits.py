@@ -24,8 +24,8 @@ from mentorkd.models import LoadedModel
 from mentorkd.training import train as training
 from tiny_training import BY_SOURCE, learner, mixed_rows, online, paired_rows, rows_for, run
 
-OF_TRANSFORMERS = {"_ignore_bidirectional_mask_sdpa", "_ignore_causal_mask_sdpa"}
-"""Functions that ask whether a batch has padding at all, once a stack; a compiled model does not ask."""
+OF_TRANSFORMERS = {"_ignore_bidirectional_mask_sdpa", "_ignore_causal_mask_sdpa", "find_packed_sequence_indices"}
+"""Functions that ask whether a batch has padding at all, or more rows than one, once a stack; a compiled model does not ask."""
 
 
 def stored(mentor: LoadedModel, rows: list[Example], form: Any, folder: Path) -> StoredSoftLabels:
@@ -67,18 +67,19 @@ def objective_of(name: str, student: LoadedModel, mentor: LoadedModel, folder: P
 ALONE = ["text", "step_by_step", "mcc", "hidden_states", "sources", "online", "hidden", "top_k", "chunks"]
 QUICK = [("t5", "ensemble", True), ("llama", "online", False)]
 ALL = [(family, name, fused) for family in ("t5", "llama") for name in [*ALONE, "ensemble"] for fused in (True, False)]
-CASES = [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in ALL]
+CASES = [(*case, "auto") for case in ALL] + [("llama", name, True, "packed") for name in [*ALONE, "ensemble"]]
+MARKED = [case if case[:3] in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 
 
-@pytest.mark.parametrize(("family", "name", "fused"), CASES)
+@pytest.mark.parametrize(("family", "name", "fused", "split"), MARKED)
 def test_a_step_waits_for_nothing(
-    family: str, name: str, fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, name: str, fused: bool, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = learner(family, seed=2)
     objective, rows = objective_of(name, student, learner(family, seed=1), tmp_path / "store")
     if not fused:
         monkeypatch.setattr(training, "_can_fuse", lambda loaded, batch: False)
-    changes = {"updates": 3, "batch_size": 4, "gradient_accumulation": 2, "max_grad_norm": 1.0, "split": "auto"}
+    changes = {"updates": 3, "batch_size": 4, "gradient_accumulation": 2, "max_grad_norm": 1.0, "split": split}
     with counted_in_steps(1, monkeypatch) as found:  # the first update examines a live mentor's head
         result = run(student, rows, tmp_path / "run", objective=objective, **changes)
     assert result.updates == 3

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -54,19 +54,21 @@ def double(family: str, seed: int) -> LoadedModel:
     return loaded
 
 
-def stored(mentor: LoadedModel, rows: list[Example], folder: Path) -> Distillation:
+def stored(
+    mentor: LoadedModel, rows: list[Example], folder: Path, form: Literal["hidden", "top_k"] = "hidden", **changes: Any
+) -> Distillation:
     about: dict[str, Any] = {"mentor_digest": "m", "target": "arrow", "bfloat16": False}
     score(
         mentor,
         rows,
         folder=folder,
-        mode="hidden",
+        mode=form,
         top_k=8,
         temperature=2.0,
         on_progress=lambda done, total: None,
         **about,
     )
-    return Distillation([(1.0, StoredSoftLabels([folder], device=torch.device("cpu")))], **HOW)
+    return Distillation([(1.0, StoredSoftLabels([folder], device=torch.device("cpu")))], **HOW | changes)
 
 
 SLOW = pytest.mark.slow
@@ -88,6 +90,20 @@ def test_the_gradient_of_packed_rows_is_that_of_padded_ones(family: str, attenti
         for batches in ([rows], [rows[:3], rows[3:]]):
             assert loss_of(student, batches, objective, fused=fused, packed=True) == pytest.approx(loss, rel=rounding)
             assert_same(gradients(student), expected, rtol=rounding, atol=1e-4 * rounding)
+
+
+@pytest.mark.parametrize("form", ["top_k", "online"])
+def test_pairs_of_several_sources_are_packed_with_the_soft_labels_of_their_own(form: str, tmp_path: Path) -> None:
+    student, mentor = double("llama", 2), double("llama", 1)
+    by_source, names = {"kd_weight": BY_SOURCE["kd_weight"]}, [*BY_SOURCE["kd_weight"]]
+    rows = [replace(row, source=names[n % len(names)]) for n, row in enumerate(paired_rows(student, 8))]
+    base = online(mentor, **by_source) if form == "online" else stored(mentor, rows, tmp_path, "top_k", **by_source)
+    objective = Consistency(0.5, base=base)
+    assert objective.counts(rows)["answers"] > 0
+    for batches in ([rows], [rows[:2], rows[2:]]):
+        loss, expected = loss_of(student, batches, objective), gradients(student)
+        assert loss_of(student, batches, objective, packed=True) == pytest.approx(loss, rel=1e-9)
+        assert_same(gradients(student), expected, rtol=1e-9, atol=1e-13)
 
 
 @torch.no_grad()

@@ -32,26 +32,28 @@ def bidirectional_kl(p_logits_NV: Tensor, q_logits_NV: Tensor, temperature: floa
 def answer_pairs(rows: Sequence[Example]) -> tuple[list[int], list[int]]:
     """Positions of the answer's tokens in the first and in the second row of every pair, among the target positions of a batch.
 
-    A pair is two neighbours of one group (`plan_batches` places them so) whose answers are the same tokens.
+    A pair is a row and the next one of its group whose answer is the same tokens; what is between them does not matter, so that the
+    pairs are the same however a micro-batch is read.
     """
-    starts = [0, *accumulate(len(row.target_ids) for row in rows)]
+    starts = accumulate((len(row.target_ids) for row in rows), initial=0)
     positions: tuple[list[int], list[int]] = [], []
-    number = 0
-    while number + 1 < len(rows):
-        if not _same_answer(rows[number], rows[number + 1]):
-            number += 1
+    alone: dict[tuple[str | int, ...], range] = {}
+    for start, row in zip(starts, rows, strict=False):
+        if (key := _answer(row)) is None:
             continue
-        for side, answers in enumerate(positions):
-            first, end = rows[number + side].answer or (0, 0)
-            answers += range(starts[number + side] + first, starts[number + side] + end)
-        number += 2
+        first, end = row.answer or (0, 0)
+        answer = range(start + first, start + end)
+        if key not in alone:
+            alone[key] = answer
+            continue
+        for side, of_side in zip(positions, (alone.pop(key), answer), strict=True):
+            side += of_side
     return positions
 
 
-def _same_answer(one: Example, other: Example) -> bool:
-    if one.group is None or one.group != other.group or one.answer is None or other.answer is None:
-        return False
-    return one.target_ids[slice(*one.answer)] == other.target_ids[slice(*other.answer)]
+def _answer(row: Example) -> tuple[str | int, ...] | None:
+    """The group of a row and its answer's tokens, which are equal in a pair; None for a row without."""
+    return None if row.group is None or row.answer is None else (row.group, *row.target_ids[slice(*row.answer)])
 
 
 class Consistency(Objective):
@@ -65,7 +67,7 @@ class Consistency(Objective):
         return {**self.base.counts(rows), "answers": len(answer_pairs(rows)[0])}
 
     def missing_data(self, rows: Sequence[Example]) -> str | None:
-        alike = Counter((row.group, *row.target_ids[slice(*row.answer)]) for row in rows if row.group and row.answer)
+        alike = Counter(answer for row in rows if (answer := _answer(row)) is not None)
         if max(alike.values(), default=0) < 2:
             return "no question has two rationales with the same answer, which MCC-KD needs"
         return self.base.missing_data(rows)

@@ -11,7 +11,7 @@ from torch import Tensor
 from layouts import padded_left
 from mentorkd.data.batching import IGNORE_INDEX, plan_batches
 from mentorkd.data.encoding import Example
-from mentorkd.distillation.hidden_states import first_row
+from mentorkd.distillation.hidden_states import POSITIONS
 from mentorkd.distillation.mentors import OnlineMentor
 from mentorkd.distillation.objectives.base import TOKENS, CrossEntropy, Objective, Student
 from mentorkd.distillation.objectives.hidden_states import HiddenMatching
@@ -212,8 +212,8 @@ def test_a_batch_without_rows_counts_for_nothing_and_reaches_every_weight(name: 
     """The last processes can get such a batch, and every weight needs its gradient."""
     student = learner(seed=2)
     objective, rows = made(name, student, "t5")
-    batch = first_row(read(student, rows, objective).batch)
-    empty = {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX)}
+    batch = read(student, rows[:1], objective).batch
+    empty = {**batch, "labels": torch.full_like(batch["labels"], IGNORE_INDEX), POSITIONS: batch[POSITIONS][:0]}
     model = student.model
     sums = objective.sums(Student.forward(model, empty, [], owner=model, fused=True, layers=objective.layers))
     torch.stack(list(sums.loss.values())).sum().backward()

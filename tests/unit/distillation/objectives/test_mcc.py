@@ -79,6 +79,18 @@ def test_positions_of_pairs_are_counted_over_the_whole_batch() -> None:
     assert second == [5, 6, 15]
 
 
+def test_pairs_do_not_depend_on_what_is_between_their_rows() -> None:
+    """In parts of a micro-batch, the rows of a question follow one another; in the whole, others may be between them."""
+    c, a, b, x = (
+        row("a", [7, 1], (0, 1)),
+        row("a", [7, 7, 1], (1, 2)),
+        row("a", [7, 7, 7, 1], (2, 3)),
+        row("x", [5], (0, 1)),
+    )
+    assert answer_pairs([c, a, b]) == ([0], [3])
+    assert answer_pairs([c, x, a, b]) == ([0], [4])
+
+
 @pytest.mark.parametrize(
     "other",
     [
