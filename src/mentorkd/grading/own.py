@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import reprlib
 import sys
 import threading
 from collections.abc import Callable
@@ -82,7 +83,7 @@ class OwnGrader:
         if type(result).__name__ in ("bool", "bool_"):  # numpy's are no `bool`
             result = bool(result)
         if not isinstance(result, bool | str) or result not in _VERDICTS:
-            what = f"got {result!r} for question {question.id}"
+            what = f"got {' '.join(reprlib.repr(result).split())} for question {question.id}"
             raise GraderError(f"grader {self.name}: {what}; expected True, False, 'correct', 'wrong' or 'no_answer'")
         return _VERDICTS[result]
 

@@ -65,11 +65,12 @@ def test_a_function_sees_neither_empty_answers_nor_questions_without_one(tmp_pat
     assert grader("--> Austen", unlabelled) == Graded("Austen", "ungraded")
 
 
-@pytest.mark.parametrize("returned", ["1", "0.7", "None", "'right'", "'ungraded'", "[True]"])
+@pytest.mark.parametrize("returned", ["1", "0.7", "None", "'right'", "'ungraded'", "[True]", "numpy.ones((2, 2))"])
 def test_another_value_names_the_function_and_the_question(tmp_path: Path, returned: str) -> None:
     grader = OwnGrader(written(tmp_path, f"return {returned}"))
     with pytest.raises(
-        GraderError, match=rf"overlap.py:grade: got .* for question {QUESTION.id}; expected True, False"
+        GraderError,
+        match=rf"overlap.py:grade: got .* for question {QUESTION.id}; expected True, False",  # in one line
     ):
         grader(QUESTION, "Austen")
 
