@@ -37,6 +37,7 @@ _SMOOTHED_CHUNKS = (
 _EXPECTED = {
     "bool": "true or false",
     "dict": "a mapping of keys to values",
+    "finite": "a finite number",
     "float": "a number",
     "int": "a whole number",
     "list": "a list, e.g. [a, b]",
