@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mentorkd.reporting.costs import closure, with_parts
-from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 
 TRAINING, READING = 6, 2
 """Floating-point operations a parameter and token, of a training (forward and backward) and of writing or scoring (forward). Tokens are
