@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mentorkd.cli.console import ConsoleReporter
+from mentorkd.errors import MentorkdError, RunError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart.task import write_task
 from mentorkd.recipe.load import load_recipe
@@ -52,12 +53,12 @@ class Difference(NamedTuple):
 
 
 def differences(results: Sequence[Results], a: str, b: str) -> list[Difference]:
-    """Learner `a` minus learner `b`, in each run. Raises ValueError for a run that does not compare them."""
+    """Learner `a` minus learner `b`, in each run. Raises RunError for a run that does not compare them."""
     found = []
     for number, one in enumerate(results, 1):
         rows = [row for row in one["comparisons"] if {row["a"], row["b"]} == {a, b}]
         if len(rows) != 1:
-            raise ValueError(
+            raise RunError(
                 f"run {number} of {len(results)} does not compare {a} with {b}; name two learners of all runs"
             )
         sign, better = (1, "a_better") if rows[0]["a"] == a else (-1, "b_better")
@@ -66,9 +67,9 @@ def differences(results: Sequence[Results], a: str, b: str) -> list[Difference]:
 
 
 def together(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and its 95 % interval by Student's t over the values. Raises ValueError for fewer than two."""
+    """The mean, and its 95 % interval by Student's t over the values. Raises RunError for fewer than two."""
     if len(values) < 2:
-        raise ValueError(f"got {len(values)} runs; expected two or more, since their scatter is the error")
+        raise RunError(f"got {len(values)} runs; expected two or more, since their scatter is the error")
     margin = t_quantile(len(values) - 1, 1 - TAIL) * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
     return mean, mean - margin, mean + margin
@@ -90,8 +91,10 @@ def table(results: Sequence[Results], pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def headline_pairs(results: Results) -> list[tuple[str, str]]:
-    """The student of the headline against every other learner."""
-    student = next(row["a"] for row in results["comparisons"] if row["headline"])
+    """The student of the headline against every other learner. Raises RunError without a headline."""
+    student = next((row["a"] for row in results["comparisons"] if row["headline"]), None)
+    if student is None:
+        raise RunError("the first run has no headline; name pairs of learners with --pairs")
     return [(student, learner["name"]) for learner in results["learners"] if learner["name"] != student]
 
 
@@ -107,19 +110,25 @@ def main() -> None:
     joined = commands.add_parser("join", help="print what finished runs show together")
     joined.add_argument("reports", type=Path, nargs="+", help="folders with a results.json")
     joined.add_argument(
-        "--pairs", nargs="+", metavar="A:B", help="default: the headline's student against every learner"
+        "--pairs", type=_pair, nargs="+", metavar="A:B", help="default: the headline's student against every learner"
     )
     options = parser.parse_args()
-    if options.command == "run":
-        for master in options.seeds:
-            run(options.recipe, master, options.folder / str(master), options.set, options.jobs)
-        return
-    results = [read_results(folder) for folder in options.reports]
-    pairs = [tuple(pair.split(":")) for pair in options.pairs] if options.pairs else headline_pairs(results[0])
     try:
-        print(table(results, pairs))
-    except ValueError as error:
+        if options.command == "run":
+            for master in options.seeds:
+                run(options.recipe, master, options.folder / str(master), options.set, options.jobs)
+        else:
+            results = [read_results(folder) for folder in options.reports]
+            print(table(results, options.pairs or headline_pairs(results[0])))
+    except MentorkdError as error:
         parser.error(str(error))
+
+
+def _pair(text: str) -> tuple[str, str]:
+    a, colon, b = text.partition(":")
+    if not (a and colon and b):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected two learners, as student:vanilla")
+    return a, b
 
 
 if __name__ == "__main__":

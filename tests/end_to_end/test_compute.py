@@ -56,6 +56,7 @@ def test_a_stated_number_may_be_too_small_for_what_an_arm_learns_from() -> None:
         (["learners.student.soft_label_store=online"], "`match: compute` counts the scoring of stored soft labels"),
         (["learners.vanilla.rationales=[teacher, self]"], "match: `compute` cannot count the texts that `vanilla` is still"),
         (["compute=0"], "compute: got 0; expected a number above 0"),
+        (["compute=.inf"], "compute: got inf; expected a finite number"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_counted_is_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from mentorkd.errors import RunError
 from places import ROOT
 
 
@@ -59,5 +60,10 @@ def test_the_table_counts_runs(script: ModuleType) -> None:
 def test_what_cannot_be_joined_is_refused(
     script: ModuleType, runs: list[dict[str, Any]], pair: tuple[str, str], words: str
 ) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(RunError, match=words):
         script.table(runs, [pair])
+
+
+def test_without_a_headline_pairs_have_to_be_named(script: ModuleType) -> None:
+    with pytest.raises(RunError, match="no headline; name pairs of learners with --pairs"):
+        script.headline_pairs(RUNS[1])

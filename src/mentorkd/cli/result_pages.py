@@ -6,7 +6,7 @@ A page marks a table with a comment on the line before it:
 
 It names the file, relative to the page, what a row of the table is, and the columns that are not in the file. The other columns have
 the names of `COLUMNS`. The first cell of a row names what the row is of: `learners` by name, `comparisons` as two names, `parts`
-of a decomposition in their words. Cells keep their emphasis.
+of a decomposition in their words. A cell that is bold as a whole stays so.
 """
 
 from __future__ import annotations
@@ -134,11 +134,14 @@ def _rewrite_table(page: Path, lines: list[str], start: int, mark: re.Match[str]
         if row is None:
             yield Disagreement(where, f"{cells[0]} is not in {mark['file']}")
             continue
-        for number, (name, cell) in enumerate(zip(header, cells, strict=False)):
+        if len(cells) != len(header):
+            yield Disagreement(where, f"got {len(cells)} cells; expected {len(header)}, as in the table's first line")
+            continue
+        for number, (name, cell) in enumerate(zip(header, cells, strict=True)):
             column = None if number == 0 or name in by_hand else _column(columns, name)
             if column is not None and (given := column(row, name)) != cell.replace("**", ""):
                 yield Disagreement(where, f"{cells[0]}, {name}: got {cell or 'nothing'}; {mark['file']} gives {given}")
-                cells[number] = given
+                cells[number] = f"**{given}**" if cell.startswith("**") and cell.endswith("**") else given
         lines[index] = f"| {' | '.join(cells)} |".replace("|  |", "| |")
 
 

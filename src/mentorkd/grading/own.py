@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import reprlib
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import PathFinder
@@ -49,7 +52,10 @@ def source_of(module: str) -> Path | None:
     if module.endswith(".py"):
         return Path(module) if Path(module).is_file() else None
     top, *parts = module.split(".")
-    spec = importlib.util.find_spec(top)
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # `__main__` of a program
+        return None
     for part in parts:
         if spec is None or spec.submodule_search_locations is None:
             return None
@@ -67,17 +73,17 @@ class OwnGrader:
     name: str
 
     def __call__(self, question: Question, answer: str) -> Verdict:
-        function = self._function
-        try:
-            with _TURN:
+        with _TURN, redirect_stdout(sys.stderr):  # stdout is for the results of a command
+            function = self._function
+            try:
                 result = function(question, answer)
-        except Exception as error:
-            what = f"failed on question {question.id} with {_in_a_line(error)}"
-            raise GraderError(f"grader {self.name}: {what}; correct the function") from error
+            except (Exception, SystemExit) as error:
+                what = f"failed on question {question.id} with {_in_a_line(error)}"
+                raise GraderError(f"grader {self.name}: {what}; correct the function") from error
         if type(result).__name__ in ("bool", "bool_"):  # numpy's are no `bool`
             result = bool(result)
         if not isinstance(result, bool | str) or result not in _VERDICTS:
-            what = f"got {result!r} for question {question.id}"
+            what = f"got {' '.join(reprlib.repr(result).split())} for question {question.id}"
             raise GraderError(f"grader {self.name}: {what}; expected True, False, 'correct', 'wrong' or 'no_answer'")
         return _VERDICTS[result]
 
@@ -94,7 +100,7 @@ class OwnGrader:
             raise GraderError(f"grader {self.name}: {self._missing}")
         try:
             module = _load(self._module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"importing {self._module} failed with {_in_a_line(error)}"
             raise GraderError(f"grader {self.name}: {what}; correct the module, or install what it needs") from error
         name = self.name.rpartition(":")[2]
@@ -117,15 +123,14 @@ class OwnGrader:
 
 
 def _load(module: str) -> ModuleType:
+    """The module; that of a file from its source, not from compiled code of the same second, and under a name that no import has."""
     if not module.endswith(".py"):
         return importlib.import_module(module)
-    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
-    assert spec is not None, "the file is there, and its name ends in .py"
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    sys.modules[module] = loaded = ModuleType(module)  # dataclasses look their module up
+    loaded.__file__ = module
+    exec(compile(Path(module).read_bytes(), module, "exec"), loaded.__dict__)
     return loaded
 
 
-def _in_a_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

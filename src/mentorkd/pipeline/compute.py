@@ -39,7 +39,7 @@ def operations_before(context: RunContext, stage: Stage, name: str) -> int:
     roles += [f"scorer/{scorer}" for scorer in links.perplexity_models] + [f"initial/{name}"]
     roles += [role for role in stage.inputs for mentor in links.soft_labels if _is_model(role, mentor)]
     records = _closure(context, [stage.inputs[role] for role in roles if role in stage.inputs])
-    total = sum(_operations(recipe, record, records) for record in records.values())
+    total = sum(_operations(recipe, stage_name, records) for stage_name in records)
     return total + _scoring(context, stage, name)
 
 
@@ -59,13 +59,17 @@ def _closure(context: RunContext, stages: Iterable[str]) -> dict[str, StageRecor
     return records
 
 
-def _operations(recipe: Recipe, record: StageRecord, records: dict[str, StageRecord]) -> int:
+def _operations(recipe: Recipe, stage: str, records: dict[str, StageRecord]) -> int:
+    record = records[stage]
     if record.kind not in ("train", "augment", "score") or not record.tokens:
         return 0
     model = record.learner
-    if record.kind == "score":  # it belongs to the student, and needs the training of its mentor
+    if (
+        record.kind == "score"
+    ):  # it belongs to the student, and needs the training of its mentor, unless this is untrained
         needs = [records[need] for need in record.needs if need in records]
-        model = next((need.learner for need in needs if need.kind in ("train", "rounds", "search")), None)
+        trained = (need.learner for need in needs if need.kind in ("train", "rounds", "search"))
+        model = next(trained, stage.split("/")[1] if stage.startswith("learners/") else None)
     if model is None or model not in recipe.learners:
         return 0
     return (TRAINING if record.kind == "train" else READING) * parameters_of(recipe, model) * record.tokens

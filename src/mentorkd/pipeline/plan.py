@@ -213,8 +213,8 @@ class Estimates:
                 continue
             if learner.rationales:
                 share = round(sum(rows.values()) * (learner.folds - 1) / learner.folds) if learner.folds > 1 else None
-                updates = learner.folds * self._own_updates(reader, share)
-                total += updates * self._operations_an_update(reader)
+                trainings = learner.folds * (len(trials_of(learner)) if learner.search else 1)
+                total += trainings * self._own_updates(reader, share) * self._operations_an_update(reader)
             if reader in written:
                 total += READING * self._parameters[reader] * self._samples(reader, None) * self.tokens_per_rationale
         return total

@@ -37,6 +37,7 @@ _SMOOTHED_CHUNKS = (
 _EXPECTED = {
     "bool": "true or false",
     "dict": "a mapping of keys to values",
+    "finite": "a finite number",
     "float": "a number",
     "int": "a whole number",
     "list": "a list, e.g. [a, b]",
@@ -369,8 +370,8 @@ def _setting_faults(name: str, learner: dict[str, Any], own: Links) -> Iterator[
             yield (*place, key), f"has no effect without {need}"
     if learner.get("soft_labels") is not None:
         yield from _imitation_faults(place, learner, own)
-    if learner.get("label_smoothing") and (learner.get("soft_label_store") == "chunks" or TEACHER in own.soft_labels):
-        yield (*place, "label_smoothing"), _SMOOTHED_CHUNKS
+    if learner.get("label_smoothing"):
+        yield from _smoothing_faults((*place, "label_smoothing"), learner, own)
     if learner.get("objective", "rationale") != "rationale":
         yield from _objective_faults(place, learner, own)
     if learner.get("rationales") != []:
@@ -380,6 +381,17 @@ def _setting_faults(name: str, learner: dict[str, Any], own: Links) -> Iterator[
     prompt = learner.get("prompt")
     if isinstance(prompt, str) and "{question}" not in prompt:
         yield (*place, "prompt"), f"got {prompt!r}; expected a template that contains {{question}}"
+
+
+def _smoothing_faults(place: KeyPath, learner: Mapping[str, Any], own: Links) -> Iterator[Finding]:
+    weight = learner.get("kd_weight")
+    weights = [weight.get(source) for source in own.rationales] if isinstance(weight, dict) else [weight]
+    if learner.get("soft_label_store") == "chunks" or TEACHER in own.soft_labels:
+        yield place, _SMOOTHED_CHUNKS
+    elif learner.get("rationales") == []:
+        yield place, "has no effect with `rationales: []`, which trains nothing; remove it"
+    elif own.soft_labels and all(each == 1 for each in weights):
+        yield place, "has no effect with `kd_weight: 1`, which leaves no cross-entropy to smooth; remove one of them"
 
 
 def _sharding_faults(place: KeyPath, learner: Mapping[str, Any]) -> Iterator[Finding]:

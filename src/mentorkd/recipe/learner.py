@@ -19,7 +19,12 @@ class Strict(BaseModel):
     """A part of a recipe. Unknown keys are faults; pydantic's messages do not repeat values, since one may be a pasted API key."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=(), hide_input_in_errors=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
 

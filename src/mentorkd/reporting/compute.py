@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mentorkd.reporting.costs import closure, with_parts
-from mentorkd.reporting.inputs import LearnerInfo, ReportInputs, StageCost
+from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 
 TRAINING, READING = 6, 2
 """Floating-point operations a parameter and token, of a training (forward and backward) and of writing or scoring (forward). Tokens are
@@ -58,16 +58,19 @@ def _before(inputs: ReportInputs, learner: str, seed: int, sizes: dict[str, int 
         stage = inputs.stages[name]
         if name in own or stage.kind not in ("train", "augment", "score") or not stage.tokens:
             continue
-        size = sizes.get(_model_of(stage, inputs) or "")
+        size = sizes.get(_model_of(name, inputs) or "")
         if size is None:
             return None
         total += (TRAINING if stage.kind == "train" else READING) * size * stage.tokens
     return total
 
 
-def _model_of(stage: StageCost, inputs: ReportInputs) -> str | None:
-    """The learner whose model a stage trains or runs. A scoring belongs to the student, and needs the training of its mentor."""
+def _model_of(name: str, inputs: ReportInputs) -> str | None:
+    """The learner whose model a stage trains or runs. A scoring belongs to the student, and needs the training of its mentor; that of an
+    untrained mentor has the mentor in its name."""
+    stage = inputs.stages[name]
     if stage.kind != "score":
         return stage.learner
-    needs = [inputs.stages[name] for name in stage.needs if name in inputs.stages]
-    return next((need.learner for need in needs if need.kind in ("train", "rounds", "search")), None)
+    needs = [inputs.stages[need] for need in stage.needs if need in inputs.stages]
+    trained = (need.learner for need in needs if need.kind in ("train", "rounds", "search"))
+    return next(trained, name.split("/")[1] if name.startswith("learners/") else None)

@@ -50,6 +50,7 @@ def test_the_committed_pages_agree_with_their_results() -> None:
         ("| +7.2 [0.9, 13.6] |", "| +7.2 [-0.9, 13.6] |",
          "`student` - `vanilla`, difference: got +7.2 [-0.9, 13.6]; self-taught/results.json gives +7.2 [0.9, 13.6]"),
         ("| 0.36: not shown |", "| 0.036 |", "`self-taught` - `vanilla`, p: got 0.036; self-taught/results.json gives 0.36"),
+        ("| +7.2 [0.9, 13.6] | 0.028 |", "| +7.2 [0.9, 13.6] |", "got 2 cells; expected 3, as in the table's first line"),
         ("| `vanilla` | teacher", "| `plain` | teacher", "`plain` is not in self-taught/results.json"),
         ("| accuracy % [95 %] |", "| accuracy |", "the column `accuracy` is not one of accuracy % [95 %], seeds"),
         ("results.json comparisons", "results.json pairs", "got the rows pairs; expected one of learners, comparisons, parts"),
@@ -97,9 +98,9 @@ def test_results_need_a_page_with_a_table_of_theirs(pages: Path) -> None:
 def test_rewriting_gives_the_committed_page_again(pages: Path) -> None:
     page = pages / "self-taught.md"
     before = page.read_text(encoding="utf-8")
-    edit(page, "| +7.2 [0.9, 13.6] | 0.028 |", "| | |")
+    edit(page, "| +7.2 [0.9, 13.6] | 0.028 |", "| **0.0** | |")
     rewrite_pages(pages)
-    assert page.read_text(encoding="utf-8") == before
+    assert page.read_text(encoding="utf-8") == before.replace("+7.2 [0.9, 13.6]", "**+7.2 [0.9, 13.6]**", 1)
 
 
 def test_the_command_tells_all_lines_and_fails(pages: Path) -> None:

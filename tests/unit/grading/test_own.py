@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -64,13 +65,46 @@ def test_a_function_sees_neither_empty_answers_nor_questions_without_one(tmp_pat
     assert grader("--> Austen", unlabelled) == Graded("Austen", "ungraded")
 
 
-@pytest.mark.parametrize("returned", ["1", "0.7", "None", "'right'", "'ungraded'", "[True]"])
+@pytest.mark.parametrize("returned", ["1", "0.7", "None", "'right'", "'ungraded'", "[True]", "numpy.ones((2, 2))"])
 def test_another_value_names_the_function_and_the_question(tmp_path: Path, returned: str) -> None:
     grader = OwnGrader(written(tmp_path, f"return {returned}"))
     with pytest.raises(
-        GraderError, match=rf"overlap.py:grade: got .* for question {QUESTION.id}; expected True, False"
+        GraderError,
+        match=rf"overlap.py:grade: got .* for question {QUESTION.id}; expected True, False",  # in one line
     ):
         grader(QUESTION, "Austen")
+
+
+DATACLASS = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Verdict:
+    right: bool
+
+def grade(question, answer):
+    print("graded")
+    return Verdict(answer in question.answer).right
+"""
+
+
+def test_a_file_is_a_module_of_its_own_and_is_read_again_when_it_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "json.py"  # the name of a library
+    file.write_text(DATACLASS, encoding="utf-8")
+    assert OwnGrader(f"{file}:grade")(QUESTION, "Austen") == "correct"
+    assert sys.modules["json"].__file__ != str(file)
+    assert capsys.readouterr() == ("", "graded\n")  # stdout is for results
+    file.write_text(DATACLASS.replace(" in ", " != "), encoding="utf-8")  # in the same second
+    assert OwnGrader(f"{file}:grade")(QUESTION, "Jane Austen") == "wrong"
+
+
+@pytest.mark.parametrize("exit_code", ["3", "0", "'no'"])
+def test_a_function_does_not_end_the_program(tmp_path: Path, exit_code: str) -> None:
+    with pytest.raises(GraderError, match=f"failed on question {QUESTION.id} with SystemExit: "):
+        OwnGrader(written(tmp_path, f"raise SystemExit({exit_code})"))(QUESTION, "Austen")
 
 
 def test_an_exception_names_the_function_and_the_question_in_one_line(tmp_path: Path) -> None:
@@ -88,12 +122,18 @@ def test_an_exception_names_the_function_and_the_question_in_one_line(tmp_path: 
         ("{folder}/missing.py:grade", "no file at .*missing.py; put it there"),
         ("no_such_module:grade", "no module `no_such_module`; put no_such_module.py beside the recipe"),
         ("{folder}/overlap.py:mark", r"no function `mark` in .*; define `def mark\(question, answer\)`"),
+        ("of_a_program:grade", "no module `of_a_program`"),
+        ("{folder}/exiting.py:grade", "importing .*exiting.py failed with SystemExit: 1"),
         ("{folder}/broken.py:grade", "importing .*broken.py failed with NameError: name 'nothing' is not defined"),
     ],
 )
-def test_a_function_that_cannot_be_loaded(tmp_path: Path, name: str, message: str) -> None:
+def test_a_function_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
     written(tmp_path, "return True")
+    monkeypatch.setitem(sys.modules, "of_a_program", ModuleType("of_a_program"))  # without a spec, as `__main__`
     (tmp_path / "broken.py").write_text("nothing\n", encoding="utf-8")
+    (tmp_path / "exiting.py").write_text("raise SystemExit(1)\n", encoding="utf-8")
     with pytest.raises(GraderError, match=message):
         OwnGrader(name.format(folder=tmp_path))(QUESTION, "Austen")
 

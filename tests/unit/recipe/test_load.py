@@ -267,6 +267,23 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
             ),
         ],
     ),
+    "smoothed labels without a cross-entropy": (
+        changed("    kd_weight: 0.5\n", "    kd_weight: {teacher: 1, mentor: 1.0}\n    label_smoothing: 0.1\n").replace(
+            "seeds:", "  raw: {model: m, rationales: [], label_smoothing: 0.1}\nseeds:"
+        ),
+        [
+            Fault(
+                "learners.student.label_smoothing",
+                "has no effect with `kd_weight: 1`, which leaves no cross-entropy to smooth; remove one of them",
+                15,
+            ),
+            Fault(
+                "learners.raw.label_smoothing",
+                "has no effect with `rationales: []`, which trains nothing; remove it",
+                20,
+            ),
+        ],
+    ),
     "questions of a reader, of a learner without rationales, and in a circle": (
         changed(
             "  mentor: {model: google/flan-t5-large}\n",

@@ -83,6 +83,17 @@ def test_compute_counts_the_mentors_training_writing_and_scoring(made):
     assert flops_at_validations(made, "student", 1) == {2: mentor + 6 * 10 * 30, 3: mentor + 6 * 10 * 60}
 
 
+def test_an_untrained_mentor_writes_and_scores_by_its_size(made):
+    untrained = {name: stage for name, stage in made.stages.items() if name not in ("mentor", "scores")}
+    untrained["writes"] = replace(untrained["writes"], needs=[])
+    scoring = "learners/mentor/seed-1/score/teacher"
+    untrained[scoring] = replace(made.stages["scores"], needs=["writes"])
+    untrained["student"] = replace(untrained["student"], needs=["teacher", "writes", scoring])
+    serving = {("student", 1): ["student"]}
+    counted = flops_at_validations(replace(made, stages=untrained, serving=serving), "student", 1)
+    assert counted[3] == 2 * 100 * 7 + 2 * 100 * 5 + 6 * 10 * 60
+
+
 def test_an_unknown_number_gives_no_compute(made):
     unknown = [replace(info, parameters=None) if info.name == "mentor" else info for info in made.learners]
     assert flops_at_validations(replace(made, learners=unknown), "student", 1) == {}

@@ -34,6 +34,7 @@ from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.objectives import OBJECTIVES
 from mentorkd.recipe.rounds import rounds_of
 from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.sizes import size_of
 from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.records import TEACHER, Prediction, Question, Rationale
 from mentorkd.reporting.build import build_results
@@ -246,6 +247,7 @@ def _learner(
     learner, variant = recipe.learners[name], recipe.variants.get(name)
     records = [trained[name, seed] for seed in recipe.seeds if (name, seed) in trained]
     searches = [record.search for record in records if isinstance(record, SearchRecord)]
+    size = None if records else size_of(initial_model(recipe, name))
     return LearnerInfo(
         name=name,
         model=describe_model(initial_model(recipe, name)),
@@ -261,7 +263,7 @@ def _learner(
         },
         kd_weight=learner.by_source("kd_weight"),
         temperature=None if _forms(recipe, name, hub) == {"chunks"} else learner.by_source("temperature"),
-        parameters=records[0].parameters if records else None,
+        parameters=records[0].parameters if records else size.parameters if size else None,
         select_on="last" if _validates_once(learner, records[0] if records else None) else learner.training.select_on,
         rows=[record.rows for record in records],
         updates=[record.updates for record in records],
