@@ -18,9 +18,9 @@ from small_recipe import small_recipe
 
 OPTIONS = " Answer Choices: (A) a few (B) some (C) many (D) all (E) none"
 SHAPES = {
-    "choice": (OPTIONS, "B", "It has to be some, (B).", "B"),
-    "yes_no": (" Are some left?", True, "A few are left, so yes.", "yes"),
-    "math": (" Which share?", "1/2", "It is a half.", "0.5"),
+    "choice": (OPTIONS, "B", "So B.", "B"),
+    "yes_no": (" Are some left?", True, "So yes.", "yes"),
+    "math": (" Which share?", "1/2", "A half.", "0.5"),
 }
 """By kind: the end of each question, its gold answer in the file, a rationale, and another form of the answer."""
 
@@ -31,7 +31,7 @@ def test_a_kind_of_answer_goes_the_whole_way(kind: str, tmp_path: Path) -> None:
     more, gold, rationale, stated = SHAPES[kind]
     if kind == "math":
         pytest.importorskip("math_verify", reason="math answers need pip install 'mentorkd[math]'")
-    raw = small_recipe(tmp_path, training={"updates": 60, "epochs": 2, "batch_size": 8, "learning_rate": 1e-2})
+    raw = small_recipe(tmp_path, training={"updates": 200, "epochs": 2, "batch_size": 8, "learning_rate": 1e-2})
     raw["task"] |= {"answer": kind}
     for name in ("train", "validation", "test", "teacher"):
         file = tmp_path / "data" / f"{name}.jsonl"
