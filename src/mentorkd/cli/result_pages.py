@@ -41,22 +41,23 @@ class Disagreement:
 
 
 def check_pages(folder: Path) -> list[Disagreement]:
-    """What disagrees in the pages of `folder` (`NAME.md`) and in their results (`NAME/results.json`).
+    """What disagrees in the pages of `folder` (`NAME.md`) and in their results (`NAME/results.json`, `NAME/RUN/results.json`).
 
     Raises RunError if there are no results.
     """
-    files = sorted(folder.glob(f"*/{RESULTS}"))
+    files = sorted(folder.glob(f"*/**/{RESULTS}"))
     if not files:
         raise RunError(
             f"got {folder}; expected a folder with NAME.md and NAME/{RESULTS}, such as docs/results of a clone"
         )
     found = [fault for file in files for fault in check_results(file)]
     for file in files:
-        page = folder / f"{file.parent.name}.md"
+        place = file.relative_to(folder)
+        page = folder / f"{place.parts[0]}.md"
         if not page.is_file():
             found.append(Disagreement(str(file), f"no page {page}"))
-        elif f"<!-- table: {file.parent.name}/{RESULTS} " not in page.read_text(encoding="utf-8"):
-            found.append(Disagreement(str(page), f"no table is marked as one of {file.parent.name}/{RESULTS}"))
+        elif f"<!-- table: {place.as_posix()} " not in page.read_text(encoding="utf-8"):
+            found.append(Disagreement(str(page), f"no table is marked as one of {place.as_posix()}"))
     return found + [fault for page in sorted(folder.glob("*.md")) for fault in rewritten(page)[1]]
 
 

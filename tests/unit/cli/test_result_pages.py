@@ -95,6 +95,18 @@ def test_results_need_a_page_with_a_table_of_theirs(pages: Path) -> None:
         check_pages(pages)
 
 
+def test_a_page_collects_the_results_of_several_runs(pages: Path) -> None:
+    (pages / "outside").mkdir()
+    (pages / "self-taught").rename(pages / "outside" / "somebody")
+    (pages / "self-taught.md").rename(pages / "outside.md")
+    assert "outside.md: no table is marked as one of outside/somebody/results.json" in told(pages)
+    page = pages / "outside.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("self-taught/results", "outside/somebody/results"))
+    assert told(pages) == []
+    edit(page, "| 56.3 [51.0, 61.5] |", "| 56.4 [51.0, 61.5] |")
+    assert len(told(pages)) == 1
+
+
 def test_rewriting_gives_the_committed_page_again(pages: Path) -> None:
     page = pages / "self-taught.md"
     before = page.read_text(encoding="utf-8")
