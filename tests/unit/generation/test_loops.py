@@ -204,7 +204,8 @@ def test_the_caches_are_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model.register_forward_pre_hook(refuse, with_kwargs=True)
     gc.disable()
     try:
-        engine_of(model, batch_size=4).sample(PROMPTS[:4], GREEDY, seed=0)
+        loop = Loop(static=True, refill=True)
+        engine_of(model, batch_size=4, loop=loop).sample(PROMPTS[:4], GREEDY, seed=0)
         assert len(made) == 3
         assert [batch() for batch in made] == [None] * 3
     finally:
