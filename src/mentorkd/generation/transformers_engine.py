@@ -123,7 +123,7 @@ class TransformersEngine:
         pad_id = self._pad_id(self.end_ids)
         with self._ready():
             if not self._by_generate:
-                # Each token is told at once.
+                # Clients wait for each token, so the host looks at every step.
                 write_rows(self._base, self.kind, take, start_id=self._start_id(), pad_id=pad_id, loop=Loop())
             else:
                 write_fixed(take, self._stream_by_generate, self.name)

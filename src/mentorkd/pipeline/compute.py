@@ -64,9 +64,8 @@ def _operations(recipe: Recipe, stage: str, records: dict[str, StageRecord]) -> 
     if record.kind not in ("train", "augment", "score") or not record.tokens:
         return 0
     model = record.learner
-    if (
-        record.kind == "score"
-    ):  # it belongs to the student, and needs the training of its mentor, unless this is untrained
+    if record.kind == "score":
+        # The stage belongs to the student, and needs the training of its mentor, unless this is untrained.
         needs = [records[need] for need in record.needs if need in records]
         trained = (need.learner for need in needs if need.kind in ("train", "rounds", "search"))
         model = next(trained, stage.split("/")[1] if stage.startswith("learners/") else None)
