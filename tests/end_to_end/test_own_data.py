@@ -53,7 +53,7 @@ def test_the_recipe_of_init_is_the_quickstarts_but_for_what_is_named(tmp_path: P
     recipe = load_recipe(own_recipe(tmp_path))
     assert recipe.name == recipe.task.name == "mine"
     assert recipe.task.validation is None
-    assert list(recipe.learners) == ["vanilla", "mentor", "student", "student-no-soft-labels"]
+    assert list(recipe.learners) == ["vanilla", "self-taught", "mentor", "student"]
     assert Path(recipe.data.root).name == "files"
     for learner in recipe.learners.values():
         assert Path(learner.model.name or learner.model.tokenizer or "").is_dir()

@@ -303,6 +303,7 @@ def show_across(title: str, rows: Sequence[Mapping[str, str]]) -> None:
 def show_results(report: Path, as_json: bool) -> None:
     """Print the results of a report folder: the learners, the warnings and the verdict; as JSON, all of them."""
     from mentorkd.reporting.rows import sampled_rows, summary_rows
+    from mentorkd.reporting.views import control_lines
     from mentorkd.reporting.write import read_results
 
     results = read_results(report)
@@ -318,6 +319,8 @@ def show_results(report: Path, as_json: bool) -> None:
     for warning in results["warnings"]:
         say(f"! {warning}")
     say(results["headline"]["statement"])
+    for line in control_lines(results):
+        say(line)
     say(f"report: {report / 'index.html'}")
 
 

@@ -33,8 +33,8 @@ def write_task(
     seed: int = 0,
     train: int = 1000,
     validation: int = 100,
-    test: int = 400,
-    annotated: int = 400,
+    test: int = 1200,
+    annotated: int = 200,
     samples: int = 3,
 ) -> Path:
     """Write the generated task into `folder`, which is created if missing, and return `folder`.

@@ -8,7 +8,7 @@ from itertools import combinations
 from mentorkd.reporting.families import Seeds, Tests, pair_sum
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.matching import unequal_training
-from mentorkd.reporting.roles import headline_pairs, is_arm, leads
+from mentorkd.reporting.roles import headline_pairs, is_arm, is_self_taught, leads
 from mentorkd.reporting.schema import ComparisonResult, Headline, LearnerResult
 from mentorkd.reporting.statistics import verdict
 from mentorkd.reporting.verdicts import Verdicts
@@ -78,7 +78,8 @@ def build_headline(
     """The verdict of the first headline pair, or the reason why there is none."""
     if comparisons and comparisons[0]["headline"]:
         mark = " (SELECTED ON TEST)" if comparisons[0]["on_test"] else ""
-        return {"statement": comparisons[0]["verdict"] + mark, "comparison": 0}
+        controls = _against_self_training(comparisons[0]["a"], inputs.learners, comparisons)
+        return {"statement": comparisons[0]["verdict"] + mark, "comparison": 0, "controls": controls}
     if not any(learner["per_seed"] for learner in learners):
         reason = "no learner has been evaluated yet"
     elif headlines(inputs):
@@ -90,7 +91,23 @@ def build_headline(
             "the recipe has no student (a learner that learns from a mentor) beside a learner of the same model "
             "that learns only from the teacher"
         )
-    return {"statement": f"no headline comparison: {reason}", "comparison": None}
+    return {"statement": f"no headline comparison: {reason}", "comparison": None, "controls": []}
+
+
+def _against_self_training(
+    student: str, learners: Sequence[LearnerInfo], comparisons: Sequence[ComparisonResult]
+) -> list[int]:
+    """The pairs of the student with self-taught arms of its model; none where the student is self-taught."""
+    infos = {info.name: info for info in learners}
+    if is_self_taught(infos[student], learners):
+        return []
+    taught = {
+        info.name
+        for info in learners
+        if info.model_key == infos[student].model_key and is_arm(info, learners) and is_self_taught(info, learners)
+    }
+    pairs = [{row["a"], row["b"]} for row in comparisons]
+    return [number for number, pair in enumerate(pairs) if student in pair and pair & taught]
 
 
 def featured_learners(

@@ -29,6 +29,7 @@ def render_markdown(results: Results, plots: Mapping[str, str]) -> str:
         f"validation, {task['test']} test questions. Seeds: {seeds}.",
         *(f"> **WARNING.** {plain_markdown(line)}" for line in results["warnings"]),
         f"**{plain_markdown(results['headline']['statement'])}.**",
+        *(f"{plain_markdown(line)}." for line in views.control_lines(results)),
         "## Learners",
         markdown_table(rows.learner_rows(results)),
         "Accuracy on the test questions, mean over seeds, with Wilson's 95 % interval. Cut: answers truncated at "

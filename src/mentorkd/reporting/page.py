@@ -49,6 +49,7 @@ def render_page(results: Results, plots: Mapping[str, str]) -> str:
         pair_note=views.pair_note(results),
         palette=PALETTE,
         headline=None if comparison is None else _headline(results["comparisons"][comparison], results["learners"]),
+        controls=views.control_lines(results),
         accuracies={
             learner["name"]: _place(learner["accuracy"], learner["interval"], 0.0, 1.0)
             for learner in results["learners"]

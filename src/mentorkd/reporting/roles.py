@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from mentorkd.records import GOLD, TEACHER
+from mentorkd.records import GOLD, SELF, TEACHER
 from mentorkd.reporting.inputs import LearnerInfo
 
 
@@ -27,6 +27,14 @@ def is_baseline(info: LearnerInfo) -> bool:
     """Whether it is trained without a mentor, without own texts, and from no other learner's weights."""
     original = set(info.rationales) <= {TEACHER, GOLD} and info.initial is None
     return bool(info.rationales) and not info.mentor_weights and original
+
+
+def is_self_taught(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
+    """Whether it learns from learners, and all of them, and those that they learn from, have its own model."""
+    models = {other.name: other.model_key for other in learners}
+    read = ancestors(info.name, learners) & models.keys()
+    learns = bool(read) or SELF in info.rationales
+    return bool(info.rationales) and learns and all(models[name] == info.model_key for name in read)
 
 
 def headline_pairs(learners: Sequence[LearnerInfo]) -> list[tuple[str, str]]:
@@ -79,6 +87,17 @@ def descendants(names: Iterable[str], learners: Sequence[LearnerInfo]) -> list[s
         before = len(reached)
         reached |= {info.name for info in learners if reached.intersection(_sources(info))}
     return [info.name for info in learners if info.name in reached - first]
+
+
+def ancestors(name: str, learners: Sequence[LearnerInfo]) -> set[str]:
+    """All that a learner learns from, directly or through others: learners, and the sources that are none (teacher, gold, self)."""
+    sources = {info.name: _sources(info) for info in learners}
+    reached, waiting = set[str](), [name]
+    while waiting:
+        new = set(sources.get(waiting.pop(), ())) - reached
+        reached |= new
+        waiting += new
+    return reached - {name}
 
 
 def _is_source(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:

@@ -243,6 +243,9 @@ class Headline(TypedDict):
     """The verdict of the headline comparison, or the reason why there is none."""
     comparison: int | None
     """Index into `comparisons`; null if the recipe has no student with its baseline."""
+    controls: list[int]
+    """Indexes into `comparisons`: the student against self-taught arms, which learn from learners of its own model alone. What is
+    left of the gain there is what a larger mentor adds."""
 
 
 class GainPart(ContrastResult):

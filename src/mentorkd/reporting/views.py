@@ -109,6 +109,12 @@ def waterfall(decomposition: Decomposition) -> list[tuple[GainPart, float]]:
     return steps
 
 
+def control_lines(results: Results) -> list[str]:
+    """The verdicts on the student against self-taught arms, each a sentence without its full stop."""
+    numbers = results["headline"].get("controls", [])  # reports of earlier versions have none
+    return [f"Against self-training: {results['comparisons'][number]['verdict']}" for number in numbers]
+
+
 def cut_lines(results: Results) -> list[str]:
     """A sentence about the learners with more than `OFTEN_CUT` truncated answers; empty if there are none."""
     often = [

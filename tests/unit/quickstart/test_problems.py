@@ -133,10 +133,10 @@ def test_few_wrong_rationales_pass_the_filter_of_the_quickstart(master_seed: int
     """With a correct final answer, the answer filter cannot see them."""
     write_task(tmp_path, seed=master_seed)
     kept = [row for row in rows(tmp_path / "teacher.jsonl") if row_verdict(row) == "correct"]
-    solved = {problem.question: problem for problem in islice(generate_problems(master_seed), 400)}
+    solved = {problem.question: problem for problem in islice(generate_problems(master_seed), 200)}
     problems = [solved[row["question"]] for row in kept]
     wrong = sum(wrong_steps(row["rationale"], p.start, p.steps) for row, p in zip(kept, problems, strict=True))
-    assert 0 < wrong < 0.02 * len(kept)
+    assert 0 < wrong < 0.03 * len(kept)
 
 
 def row_verdict(row: dict[str, str]) -> str:
@@ -187,6 +187,6 @@ def test_write_task_says_what_is_wrong_with_the_budget(tmp_path: Path) -> None:
 
 def test_the_recipe_is_valid_and_compares_the_four_learners() -> None:
     recipe = Recipe(**yaml.safe_load(RECIPE.read_text(encoding="utf-8")))
-    assert list(recipe.learners) == ["vanilla", "mentor", "student", "student-no-soft-labels"]
+    assert list(recipe.learners) == ["vanilla", "self-taught", "mentor", "student"]
     assert recipe.learners["student"].soft_labels == "mentor"
-    assert recipe.learners["student-no-soft-labels"].soft_labels is None
+    assert recipe.learners["self-taught"].rationales == ["teacher", "vanilla"]

@@ -13,9 +13,10 @@ from mentorkd.records import Question
 from mentorkd.reporting.build import MOST_POINTS, build_curve, build_results
 from mentorkd.reporting.examples import MOST_DIFFERING, first_wrong_step
 from mentorkd.reporting.inputs import LearnerInfo, StageCost
+from mentorkd.reporting.roles import is_self_taught
 from mentorkd.reporting.rows import pair_rows, settings_rows, shared_settings, summary_rows
 from mentorkd.reporting.statistics import format_p, wilson_interval
-from mentorkd.reporting.views import cut_lines, pair_note
+from mentorkd.reporting.views import control_lines, cut_lines, pair_note
 from ten_questions import TEN, marked, ten
 
 VANILLA = LearnerInfo(name="vanilla", model="small", model_key="small", rationales=["teacher"])
@@ -113,6 +114,20 @@ def test_the_student_with_most_from_its_mentor_comes_first_in_the_headlines(inpu
         ("student", "vanilla"),
         ("plain", "vanilla"),
     ]
+
+
+def test_the_student_is_held_against_self_taught_arms(inputs):
+    taught = replace(VANILLA, name="taught", rationales=["teacher", "vanilla"])
+    own = replace(VANILLA, name="own", rationales=["teacher", "self"])
+    grandchild = replace(VANILLA, name="grandchild", rationales=["teacher", "student"])  # the mentor's, in the end
+    learners = [MENTOR, VANILLA, taught, own, STUDENT, grandchild]
+    marks = {(info.name, 1): "+---------" for info in learners} | {("student", 1): "++++++++++", ("other", 1): "+" * 10}
+    results = ten(inputs, marks, [*learners[:-1], replace(STUDENT, name="other", mentor_weights={})])
+    controls = [results["comparisons"][number] for number in results["headline"]["controls"]]
+    assert [(row["a"], row["b"]) for row in controls] == [("student", "taught"), ("student", "own")]
+    assert control_lines(results) == [f"Against self-training: {row['verdict']}" for row in controls]
+    assert not is_self_taught(grandchild, learners)
+    assert not is_self_taught(VANILLA, learners)
 
 
 def test_learners_are_compared_on_the_seeds_they_share(inputs):
