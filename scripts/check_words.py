@@ -24,6 +24,8 @@ GENERATED = (
     "docs/results/any-tokenizer/",
     "docs/results/own-texts/",
     "docs/results/self-taught/",
+    "docs/results/quickstart/",
+    "docs/results/training-length/",
     "src/mentorkd/quickstart/problems.py",
 )
 """Committed pages of one run, and the word problems of the quickstart: data, not prose."""

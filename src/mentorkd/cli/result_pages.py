@@ -230,7 +230,7 @@ def _points(key: str) -> Column:
 
 def _p_value(row: Row, _: str) -> str:
     p = row["p_adjusted"] if "p_adjusted" in row else row["p"]  # parts of earlier versions have one p
-    text = f"{p:.2f}" if p >= 0.095 else f"{p:.3f}" if p >= 0.00095 else f"{p:.4f}"
+    text = f"{p:.2f}" if p >= 0.095 else f"{p:.3f}" if p >= 0.00095 else f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
     return text if p <= SHOWN else f"{text}: not shown"
 
 
