@@ -13,19 +13,17 @@ runs show it by themselves.
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mentorkd.cli.console import ConsoleReporter
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart.task import write_task
 from mentorkd.recipe.load import load_recipe
+from mentorkd.reporting.joined import join
 from mentorkd.reporting.schema import Results
-from mentorkd.reporting.statistics import TAIL, t_quantile
 from mentorkd.reporting.write import read_results
 
 MASTER_SEEDS = range(10)
@@ -44,49 +42,14 @@ def run(
     return read_results(root / "run" / "report"), manifest
 
 
-class Difference(NamedTuple):
-    """How far a learner is above another one in one run."""
-
-    value: float
-    shown: bool
-    """Whether the run shows by itself that it is above."""
-
-
-def differences(results: Sequence[Results], a: str, b: str) -> list[Difference]:
-    """Learner `a` minus learner `b`, in each run. Raises RunError for a run that does not compare them."""
-    found = []
-    for number, one in enumerate(results, 1):
-        rows = [row for row in one["comparisons"] if {row["a"], row["b"]} == {a, b}]
-        if len(rows) != 1:
-            raise RunError(
-                f"run {number} of {len(results)} does not compare {a} with {b}; name two learners of all runs"
-            )
-        sign, better = (1, "a_better") if rows[0]["a"] == a else (-1, "b_better")
-        found.append(Difference(sign * rows[0]["difference"], rows[0]["outcome"] == better))
-    return found
-
-
-def together(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and its 95 % interval by Student's t over the values. Raises RunError for fewer than two."""
-    if len(values) < 2:
-        raise RunError(f"got {len(values)} runs; expected two or more, since their scatter is the error")
-    margin = t_quantile(len(values) - 1, 1 - TAIL) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return mean, mean - margin, mean + margin
-
-
 def table(results: Sequence[Results], pairs: Sequence[tuple[str, str]]) -> str:
     """The Markdown table of some pairs, in points."""
     lines = ["| pair | mean difference [95 %] | smallest | above 0 | shown by a run alone |", "|---|---|---|---|---|"]
     for a, b in pairs:
-        rows = differences(results, a, b)
-        values = [100 * row.value for row in rows]
-        mean, low, high = together(values)
-        counts = sum(value > 0 for value in values), sum(row.shown for row in rows)
-        above, shown = (f"{count} of {len(rows)}" for count in counts)
-        lines.append(
-            f"| `{a}` - `{b}` | {mean:+.1f} [{low:.1f}, {high:.1f}] | {min(values):+.1f} | {above} | {shown} |"
-        )
+        one = join(results, a, b)
+        mean, low, high, smallest = (100 * value for value in one[:4])
+        counts = f"{one.above} of {one.runs} | {one.shown} of {one.runs}"
+        lines.append(f"| `{a}` - `{b}` | {mean:+.1f} [{low:.1f}, {high:.1f}] | {smallest:+.1f} | {counts} |")
     return "\n".join(lines)
 
 

@@ -7,9 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from scipy import stats
 
 from mentorkd.errors import RunError
+from one_run import one_run
 from places import ROOT
 
 
@@ -23,25 +23,7 @@ def script() -> ModuleType:
     return module
 
 
-def results(difference: float, outcome: str = "unclear", *, turned: bool = False) -> dict[str, Any]:
-    """The part of a run's results that is joined."""
-    a, b = ("vanilla", "student") if turned else ("student", "vanilla")
-    row = {"a": a, "b": b, "difference": difference, "outcome": outcome, "headline": not turned}
-    return {"comparisons": [row], "learners": [{"name": "student"}, {"name": "vanilla"}]}
-
-
-RUNS = [results(0.09, "a_better"), results(-0.1, "b_better", turned=True), results(-0.01), results(0.06)]
-
-
-def test_a_pair_is_read_in_either_order(script: ModuleType) -> None:
-    assert script.differences(RUNS, "student", "vanilla") == [(0.09, True), (0.1, True), (-0.01, False), (0.06, False)]
-
-
-def test_the_interval_is_students_t_over_the_runs(script: ModuleType) -> None:
-    values = [9.0, 10.0, -1.0, 6.0]
-    expected = stats.ttest_1samp(values, 0).confidence_interval()
-    mean, low, high = script.together(values)
-    assert (mean, low, high) == pytest.approx((6.0, expected.low, expected.high))
+RUNS = [one_run(0.09, "a_better"), one_run(-0.1, "b_better", turned=True), one_run(-0.01), one_run(0.06)]
 
 
 def test_the_table_counts_runs(script: ModuleType) -> None:

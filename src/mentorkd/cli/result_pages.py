@@ -3,10 +3,12 @@
 A page marks a table with a comment on the line before it:
 
     <!-- table: self-taught/results.json learners; by hand: learns from, earlier run -->
+    <!-- table: quickstart/*/results.json joined -->
 
 It names the file, relative to the page, what a row of the table is, and the columns that are not in the file. The other columns have
 the names of `COLUMNS`. The first cell of a row names what the row is of: `learners` by name, `comparisons` as two names, `parts`
-of a decomposition in their words. A cell that is bold as a whole stays so.
+of a decomposition in their words. Two kinds read several files: `joined` has two names and what the runs show of them together, and
+`runs` the folder of each file, with learners and pairs as columns. A cell that is bold as a whole stays so.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mentorkd.errors import RunError
+from mentorkd.reporting.joined import join
 
 RESULTS = "results.json"
 _MARK = re.compile(r"<!-- table: (?P<file>\S+) (?P<kind>\w+)(?:; by hand: (?P<by_hand>[^>]+?))? -->")
@@ -56,7 +59,7 @@ def check_pages(folder: Path) -> list[Disagreement]:
         page = folder / f"{place.parts[0]}.md"
         if not page.is_file():
             found.append(Disagreement(str(file), f"no page {page}"))
-        elif f"<!-- table: {place.as_posix()} " not in page.read_text(encoding="utf-8"):
+        elif not any(place.match(mark["file"]) for mark in _MARK.finditer(page.read_text(encoding="utf-8"))):
             found.append(Disagreement(str(page), f"no table is marked as one of {place.as_posix()}"))
     return found + [fault for page in sorted(folder.glob("*.md")) for fault in rewritten(page)[1]]
 
@@ -110,15 +113,19 @@ def _rewrite_table(page: Path, lines: list[str], start: int, mark: re.Match[str]
     """Rewrite the lines of the table that starts at the line of this index."""
     kind, by_hand = mark["kind"], [name.strip() for name in (mark["by_hand"] or "").split(",")]
     place = f"{page}, line {start}"
-    if kind not in _KINDS:
-        yield Disagreement(place, f"got the rows {kind}; expected one of {', '.join(_KINDS)}")
+    if kind not in COLUMNS:
+        yield Disagreement(place, f"got the rows {kind}; expected one of {', '.join(COLUMNS)}")
         return
-    file = page.parent / mark["file"]
-    if not file.is_file():
-        yield Disagreement(place, f"no file {file}")
+    files = sorted(page.parent.glob(mark["file"]))
+    if not files:
+        yield Disagreement(place, f"no file {page.parent / mark['file']}")
         return
-    results = json.loads(file.read_text(encoding="utf-8"))
-    rows, columns = _KINDS[kind](results), COLUMNS[kind]
+    results = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    if kind in _OF_ONE and len(results) > 1:
+        yield Disagreement(place, f"got {len(results)} files {mark['file']}; expected one for the rows {kind}")
+        return
+    rows = _OF_ONE[kind](*results.values()) if kind in _OF_ONE else _OF_SEVERAL[kind](results)
+    columns = COLUMNS[kind]
     if not lines[start].startswith("|"):
         yield Disagreement(place, "no table follows")
         return
@@ -151,8 +158,8 @@ def _cells(line: str) -> list[str]:
 
 
 def _key(cell: str, kind: str) -> str:
-    """What a row is of, by its first cell: the names in code, or for parts the words."""
-    return cell.replace("**", "") if kind == "parts" else " - ".join(_NAME.findall(cell))
+    """What a row is of, by its first cell: the names in code, or for parts and runs the words."""
+    return cell.replace("**", "") if kind in ("parts", "runs") else " - ".join(_NAME.findall(cell))
 
 
 Column = Callable[[Row, str], str]
@@ -186,11 +193,31 @@ def _parts(results: Row) -> dict[str, Row]:
     return {_PARTS[part["part"]]: part for split in results["decompositions"] for part in split["parts"]}
 
 
-_KINDS: dict[str, Callable[[Row], dict[str, Row]]] = {
+def _joined(results: Mapping[str, Any]) -> dict[str, Row]:
+    """Every pair that all runs compare, in both orders."""
+    runs = list(results.values())
+    shared = set.intersection(*(set(_comparisons(run)) for run in runs))
+    return {pair: join(runs, *pair.split(" - "))._asdict() for pair in shared}
+
+
+def _runs(results: Mapping[str, Any]) -> dict[str, Row]:
+    """The learners and the pairs of each run, by the column that shows them."""
+    return {
+        name: {f"`{learner}`": f"{100 * row['accuracy']:.1f}" for learner, row in _learners(run).items()}
+        | {
+            " - ".join(f"`{each}`" for each in pair.split(" - ")): _points("difference")(row, "")
+            for pair, row in _comparisons(run).items()
+        }
+        for name, run in results.items()
+    }
+
+
+_OF_ONE: dict[str, Callable[[Row], dict[str, Row]]] = {
     "learners": _learners,
     "comparisons": _comparisons,
     "parts": _parts,
 }
+_OF_SEVERAL: dict[str, Callable[[Mapping[str, Any]], dict[str, Row]]] = {"joined": _joined, "runs": _runs}
 _PARTS = {
     "more_updates": "more updates",
     "rationales": "mentor's rationales",
@@ -238,6 +265,10 @@ def _plain_p_value(row: Row, name: str) -> str:
     return _p_value(row, name).removesuffix(": not shown")
 
 
+def _mean(row: Row, _: str) -> str:
+    return f"{100 * row['mean']:+.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
 COLUMNS: dict[str, dict[str, Column]] = {
     "learners": {
         "accuracy % [95 %]": _accuracy,
@@ -247,5 +278,12 @@ COLUMNS: dict[str, dict[str, Column]] = {
     },
     "comparisons": {"difference...": _points("difference"), "p": _p_value, "p (...": _p_value},
     "parts": {"points [95 %]": _points("gain"), "p": _plain_p_value},
+    "joined": {
+        "mean difference...": _mean,
+        "smallest": lambda row, _: f"{100 * row['smallest']:+.1f}",
+        "above 0": lambda row, _: f"{row['above']} of {row['runs']}",
+        "shown by a run alone": lambda row, _: f"{row['shown']} of {row['runs']}",
+    },
+    "runs": {"...": lambda row, name: row.get(name, "?")},
 }
 """The columns that a file gives, by what a row is of. A name that ends in ... is the beginning of the column's name."""

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from mentorkd.cli.app import app
 from mentorkd.cli.result_pages import check_pages, rewrite_pages
 from mentorkd.errors import RunError
+from one_run import one_run
 from places import ROOT
 
 PAGES = ROOT / "docs" / "results"
@@ -127,3 +128,40 @@ def test_the_command_tells_all_lines_and_fails(pages: Path) -> None:
     assert CliRunner().invoke(app, ["reproduce", "--rewrite", "--pages", str(pages)]).exit_code == 0
     assert CliRunner().invoke(app, check).exit_code == 0
     assert isinstance(CliRunner().invoke(app, [*check, "table2"]).exception, RunError)
+
+
+JOINED = """<!-- table: many/*/results.json joined -->
+| pair | mean difference [95 %] | smallest | above 0 | shown by a run alone |
+|---|---|---|---|---|
+| `student` - `vanilla` | +15.0 [-48.5, 78.5] | +10.0 | 2 of 2 | 1 of 2 |
+
+<!-- table: many/*/results.json runs -->
+| master seed | `student` | `student` - `vanilla` |
+|---|---|---|
+| 0 | 60.0 | +10.0 [-20.0, 20.0] |
+| 7 | 70.0 | +20.0 [-20.0, 20.0] |
+"""
+
+
+def test_tables_of_several_runs_agree_with_their_files(tmp_path: Path) -> None:
+    for name, difference in (("0", 0.1), ("7", 0.2)):
+        folder = tmp_path / "many" / name
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(one_run(difference, "a_better" if name == "7" else "unclear")))
+    (tmp_path / "many.md").write_text(JOINED)
+    assert told(tmp_path) == []
+
+    for old, new, message in (
+        (
+            "+15.0",
+            "+16.0",
+            "mean difference [95 %]: got +16.0 [-48.5, 78.5]; many/*/results.json gives +15.0 [-48.5, 78.5]",
+        ),
+        ("1 of 2", "2 of 2", "shown by a run alone: got 2 of 2; many/*/results.json gives 1 of 2"),
+        ("| 7 | 70.0", "| 7 | 71.0", "7, `student`: got 71.0; many/*/results.json gives 70.0"),
+        ("| 7 |", "| 8 |", "8 is not in many/*/results.json"),
+        ("`student` |", "`pupil` |", "0, `pupil`: got 60.0; many/*/results.json gives ?"),
+        ("json runs", "json learners", "got 2 files many/*/results.json; expected one for the rows learners"),
+    ):
+        (tmp_path / "many.md").write_text(JOINED.replace(old, new))
+        assert message in told(tmp_path)[0]
