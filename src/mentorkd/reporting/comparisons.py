@@ -97,14 +97,13 @@ def build_headline(
 def _against_self_training(
     student: str, learners: Sequence[LearnerInfo], comparisons: Sequence[ComparisonResult]
 ) -> list[int]:
-    """The pairs of the student with self-taught arms of its model; none where the student is self-taught."""
+    """The pairs of the student with self-taught arms of its model, of a sweep the leading one; none where the student is self-taught."""
     infos = {info.name: info for info in learners}
     if is_self_taught(infos[student], learners):
         return []
+    arms = [info for info in learners if is_arm(info, learners) and leads(info, learners)]
     taught = {
-        info.name
-        for info in learners
-        if info.model_key == infos[student].model_key and is_arm(info, learners) and is_self_taught(info, learners)
+        info.name for info in arms if info.model_key == infos[student].model_key and is_self_taught(info, learners)
     }
     pairs = [{row["a"], row["b"]} for row in comparisons]
     return [number for number, pair in enumerate(pairs) if student in pair and pair & taught]

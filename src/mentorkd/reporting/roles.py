@@ -30,11 +30,14 @@ def is_baseline(info: LearnerInfo) -> bool:
 
 
 def is_self_taught(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
-    """Whether it learns from learners, and all of them, and those that they learn from, have its own model."""
+    """Whether it reads texts or soft labels of learners or of itself, and all that it learns from, directly or not, have its own model.
+
+    Initial weights and filters of its own model alone do not make it self-taught.
+    """
     models = {other.name: other.model_key for other in learners}
-    read = ancestors(info.name, learners) & models.keys()
-    learns = bool(read) or SELF in info.rationales
-    return bool(info.rationales) and learns and all(models[name] == info.model_key for name in read)
+    taught = {*info.rationales, *info.mentor_weights} & {SELF, *models}
+    used = ancestors(info.name, learners) & models.keys()
+    return bool(info.rationales and taught) and all(models[name] == info.model_key for name in used)
 
 
 def headline_pairs(learners: Sequence[LearnerInfo]) -> list[tuple[str, str]]:

@@ -112,7 +112,8 @@ def waterfall(decomposition: Decomposition) -> list[tuple[GainPart, float]]:
 def control_lines(results: Results) -> list[str]:
     """The verdicts on the student against self-taught arms, each a sentence without its full stop."""
     numbers = results["headline"].get("controls", [])  # reports of earlier versions have none
-    return [f"Against self-training: {results['comparisons'][number]['verdict']}" for number in numbers]
+    rows = [results["comparisons"][number] for number in numbers]
+    return [f"Against self-training: {row['verdict']}{' (SELECTED ON TEST)' if row['on_test'] else ''}" for row in rows]
 
 
 def cut_lines(results: Results) -> list[str]:
