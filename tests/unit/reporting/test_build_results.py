@@ -120,20 +120,19 @@ def test_the_student_is_held_against_self_taught_arms(inputs):
     taught = replace(VANILLA, name="taught", rationales=["teacher", "vanilla"])
     own = replace(VANILLA, name="own", rationales=["teacher", "self"])
     grandchild = replace(VANILLA, name="grandchild", rationales=["teacher", "student"])  # the mentor's, in the end
-    longer = replace(
-        VANILLA, name="longer", initial="vanilla"
-    )  # the teacher's rationales alone, from weights of its own
+    longer = replace(VANILLA, name="longer", initial="vanilla")
     chosen = replace(VANILLA, name="chosen", scorers=["vanilla"])
     swept = [replace(taught, name=f"taught@{n}", variant_of="taught", validation=[n / 10]) for n in (1, 2)]
     learners = [MENTOR, VANILLA, *swept, own, longer, chosen, STUDENT, grandchild]
     marks = {(info.name, 1): "+---------" for info in learners} | {("student", 1): "++++++++++", ("other", 1): "+" * 10}
-    results = ten(inputs, marks, [*learners[:-1], replace(STUDENT, name="other", mentor_weights={})])
+    arms = [*learners[:-1], replace(STUDENT, name="other", mentor_weights={})]
+    results = ten(inputs, marks, arms)
     controls = [results["comparisons"][number] for number in results["headline"]["controls"]]
     assert [(row["a"], row["b"]) for row in controls] == [("student", "taught@2"), ("student", "own")]
     assert control_lines(results) == [f"Against self-training: {row['verdict']}" for row in controls]
-    assert control_lines(ten(inputs, marks, [replace(info, select_on="test") for info in learners]))[0].endswith(
-        "TEST)"
-    )
+    on_test = ten(inputs, marks, [replace(info, select_on="test") for info in arms])
+    assert all(line.endswith(" (SELECTED ON TEST)") for line in control_lines(on_test))
+    assert len(control_lines(on_test)) == 2
     assert [info.name for info in learners if is_self_taught(info, learners)] == ["taught@1", "taught@2", "own"]
 
 
