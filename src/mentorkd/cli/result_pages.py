@@ -121,8 +121,9 @@ def _rewrite_table(page: Path, lines: list[str], start: int, mark: re.Match[str]
         yield Disagreement(place, f"no file {page.parent / mark['file']}")
         return
     results = {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
-    if kind in _OF_ONE and len(results) > 1:
-        yield Disagreement(place, f"got {len(results)} files {mark['file']}; expected one for the rows {kind}")
+    if (kind in _OF_ONE) != (len(results) == 1) or len(results) < len(files):
+        expected = "one file" if kind in _OF_ONE else "two or more files, in folders of different names,"
+        yield Disagreement(place, f"got {len(files)} of {mark['file']}; expected {expected} for the rows {kind}")
         return
     rows = _OF_ONE[kind](*results.values()) if kind in _OF_ONE else _OF_SEVERAL[kind](results)
     columns = COLUMNS[kind]

@@ -8,7 +8,7 @@ from itertools import combinations
 from mentorkd.reporting.families import Seeds, Tests, pair_sum
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
 from mentorkd.reporting.matching import unequal_training
-from mentorkd.reporting.roles import headline_pairs, is_arm, is_self_taught, leads
+from mentorkd.reporting.roles import ancestors, headline_pairs, is_arm, is_self_taught, leads
 from mentorkd.reporting.schema import ComparisonResult, Headline, LearnerResult
 from mentorkd.reporting.statistics import verdict
 from mentorkd.reporting.verdicts import Verdicts
@@ -97,13 +97,16 @@ def build_headline(
 def _against_self_training(
     student: str, learners: Sequence[LearnerInfo], comparisons: Sequence[ComparisonResult]
 ) -> list[int]:
-    """The pairs of the student with self-taught arms of its model, of a sweep the leading one; none where the student is self-taught."""
+    """The pairs of the student with self-taught learners of its model, every round of a chain, and of a sweep the leading one.
+
+    None where the student is self-taught. Learners that it learns from are no controls.
+    """
     infos = {info.name: info for info in learners}
     if is_self_taught(infos[student], learners):
         return []
-    arms = [info for info in learners if is_arm(info, learners) and leads(info, learners)]
+    others = [info for info in learners if leads(info, learners) and info.name not in ancestors(student, learners)]
     taught = {
-        info.name for info in arms if info.model_key == infos[student].model_key and is_self_taught(info, learners)
+        info.name for info in others if info.model_key == infos[student].model_key and is_self_taught(info, learners)
     }
     pairs = [{row["a"], row["b"]} for row in comparisons]
     return [number for number, pair in enumerate(pairs) if student in pair and pair & taught]

@@ -244,7 +244,7 @@ class Headline(TypedDict):
     comparison: int | None
     """Index into `comparisons`; null if the recipe has no student with its baseline."""
     controls: list[int]
-    """Indexes into `comparisons`: the student against self-taught arms, which learn from learners of its own model alone. What is
+    """Indexes into `comparisons`: the student against self-taught learners, which learn from learners of its own model alone. What is
     left of the gain there is what a larger mentor adds."""
 
 

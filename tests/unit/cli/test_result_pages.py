@@ -161,7 +161,12 @@ def test_tables_of_several_runs_agree_with_their_files(tmp_path: Path) -> None:
         ("| 7 | 70.0", "| 7 | 71.0", "7, `student`: got 71.0; many/*/results.json gives 70.0"),
         ("| 7 |", "| 8 |", "8 is not in many/*/results.json"),
         ("`student` |", "`pupil` |", "0, `pupil`: got 60.0; many/*/results.json gives ?"),
-        ("json runs", "json learners", "got 2 files many/*/results.json; expected one for the rows learners"),
+        ("json runs", "json learners", "got 2 of many/*/results.json; expected one file for the rows learners"),
+        (
+            "many/*/results.json joined",
+            "many/7/results.json joined",
+            "got 1 of many/7/results.json; expected two or more files",
+        ),
     ):
         (tmp_path / "many.md").write_text(JOINED.replace(old, new))
         assert message in told(tmp_path)[0]

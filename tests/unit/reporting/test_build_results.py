@@ -136,6 +136,20 @@ def test_the_student_is_held_against_self_taught_arms(inputs):
     assert [info.name for info in learners if is_self_taught(info, learners)] == ["taught@1", "taught@2", "own"]
 
 
+def test_every_round_of_self_training_is_a_control_but_for_what_the_student_reads(inputs):
+    taught = replace(VANILLA, name="taught", rationales=["teacher", "vanilla"])
+    twice = replace(VANILLA, name="twice", rationales=["teacher", "taught"])
+
+    def controls(student):
+        learners = [MENTOR, VANILLA, taught, twice, student]
+        results = ten(inputs, {(info.name, 1): "+-" * 5 for info in learners}, learners)
+        rows = [results["comparisons"][number] for number in results["headline"]["controls"]]
+        return [({row["a"], row["b"]} - {"student"}).pop() for row in rows]
+
+    assert set(controls(STUDENT)) == {"taught", "twice"}
+    assert controls(replace(STUDENT, rationales=["teacher", "mentor", "taught"])) == ["twice"]
+
+
 def test_learners_are_compared_on_the_seeds_they_share(inputs):
     marks = {("vanilla", 1): "+" * 10, ("vanilla", 2): "+" * 10, ("student", 2): "-" * 10}
     results = ten(inputs, marks, seeds=(1, 2))
