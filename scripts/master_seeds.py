@@ -13,17 +13,19 @@ runs show it by themselves.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mentorkd.cli.console import ConsoleReporter
+from mentorkd.cli.result_pages import COLUMNS, RESULTS
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart.task import write_task
 from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting.joined import join
-from mentorkd.reporting.schema import Results
+from mentorkd.reporting.schema import SCHEMA, Results
 from mentorkd.reporting.write import read_results
 
 MASTER_SEEDS = range(10)
@@ -42,14 +44,27 @@ def run(
     return read_results(root / "run" / "report"), manifest
 
 
+def measured(folder: Path) -> Results:
+    """The results.json of a folder, without the run.json beside it, which committed results lack. Raises RunError for any other folder."""
+    try:
+        results: Results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        if results["schema"] == SCHEMA:
+            return results
+        fault = f"got schema {results['schema']!r}, expected {SCHEMA!r}"
+    except OSError:
+        fault = f"no {RESULTS}; expected the folder of a report"
+    except (ValueError, TypeError, KeyError):
+        fault = f"{RESULTS} is not that of a report"
+    raise RunError(f"{folder}: {fault}")
+
+
 def table(results: Sequence[Results], pairs: Sequence[tuple[str, str]]) -> str:
-    """The Markdown table of some pairs, in points."""
-    lines = ["| pair | mean difference [95 %] | smallest | above 0 | shown by a run alone |", "|---|---|---|---|---|"]
+    """The Markdown table of some pairs, in points; `mentorkd reproduce --check` knows such a table in a page as `joined`."""
+    columns = COLUMNS["joined"]
+    lines = [f"| pair | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for a, b in pairs:
-        one = join(results, a, b)
-        mean, low, high, smallest = (100 * value for value in one[:4])
-        counts = f"{one.above} of {one.runs} | {one.shown} of {one.runs}"
-        lines.append(f"| `{a}` - `{b}` | {mean:+.1f} [{low:.1f}, {high:.1f}] | {smallest:+.1f} | {counts} |")
+        row = join(results, a, b)._asdict()
+        lines.append(f"| `{a}` - `{b}` | {' | '.join(column(row, name) for name, column in columns.items())} |")
     return "\n".join(lines)
 
 
@@ -81,7 +96,7 @@ def main() -> None:
             for master in options.seeds:
                 run(options.recipe, master, options.folder / str(master), options.set, options.jobs)
         else:
-            results = [read_results(folder) for folder in options.reports]
+            results = [measured(folder) for folder in options.reports]
             print(table(results, options.pairs or headline_pairs(results[0])))
     except MentorkdError as error:
         parser.error(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -49,3 +50,16 @@ def test_what_cannot_be_joined_is_refused(
 def test_without_a_headline_pairs_have_to_be_named(script: ModuleType) -> None:
     with pytest.raises(RunError, match="no headline; name pairs of learners with --pairs"):
         script.headline_pairs(RUNS[1])
+
+
+def test_committed_results_are_joined_without_the_rest_of_their_reports(script: ModuleType, tmp_path: Path) -> None:
+    folders = sorted((ROOT / "docs" / "results" / "quickstart").glob("[0-9]"))
+    assert len(folders) >= 2
+    joined = script.table([script.measured(folder) for folder in folders], [("student", "self-taught")])
+    page = (ROOT / "docs" / "results" / "quickstart.md").read_text(encoding="utf-8")
+    assert joined.splitlines()[-1] in page
+
+    (tmp_path / "results.json").write_text('{"schema": "other/1"}')
+    for folder, words in ((tmp_path / "none", "no results.json"), (tmp_path, "got schema 'other/1', expected")):
+        with pytest.raises(RunError, match=words):
+            script.measured(folder)

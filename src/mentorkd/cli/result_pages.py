@@ -280,7 +280,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
     "comparisons": {"difference...": _points("difference"), "p": _p_value, "p (...": _p_value},
     "parts": {"points [95 %]": _points("gain"), "p": _plain_p_value},
     "joined": {
-        "mean difference...": _mean,
+        "mean difference [95 %]": _mean,
         "smallest": lambda row, _: f"{100 * row['smallest']:+.1f}",
         "above 0": lambda row, _: f"{row['above']} of {row['runs']}",
         "shown by a run alone": lambda row, _: f"{row['shown']} of {row['runs']}",

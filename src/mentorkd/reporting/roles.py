@@ -36,7 +36,7 @@ def is_self_taught(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
     """
     models = {other.name: other.model_key for other in learners}
     taught = {*info.rationales, *info.mentor_weights} & {SELF, *models}
-    used = ancestors(info.name, learners) & models.keys()
+    used = ancestors(info.name, learners)
     return bool(info.rationales and taught) and all(models[name] == info.model_key for name in used)
 
 
@@ -93,14 +93,8 @@ def descendants(names: Iterable[str], learners: Sequence[LearnerInfo]) -> list[s
 
 
 def ancestors(name: str, learners: Sequence[LearnerInfo]) -> set[str]:
-    """All that a learner learns from, directly or through others: learners, and the sources that are none (teacher, gold, self)."""
-    sources = {info.name: _sources(info) for info in learners}
-    reached, waiting = set[str](), [name]
-    while waiting:
-        new = set(sources.get(waiting.pop(), ())) - reached
-        reached |= new
-        waiting += new
-    return reached - {name}
+    """The learners that a learner learns from, or is filtered or begun by, directly or through others."""
+    return {other.name for other in learners if name in descendants([other.name], learners)}
 
 
 def _is_source(info: LearnerInfo, learners: Sequence[LearnerInfo]) -> bool:
