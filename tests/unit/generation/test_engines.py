@@ -263,7 +263,8 @@ def test_a_stream_tells_the_tokens_that_a_sample_has(engine: LiveEngine) -> None
 
 
 def test_a_seed_repeats_the_texts_of_a_request_whatever_is_beside_it(engine: LiveEngine) -> None:
-    params = replace(GREEDY, temperature=4.0)  # at 1.5 strangers, whose seeds are random, write equal texts now and then
+    # At 1.5 strangers, whose seeds are random, write equal texts now and then.
+    params = replace(GREEDY, temperature=4.0)
     [prompt] = encoded(engine, PROMPTS[1:2])
 
     def request(seed: int | None) -> list[Written]:
