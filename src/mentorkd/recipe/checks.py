@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mentorkd.recipe.graph import Links, arms, cycles, links_of
-from mentorkd.recipe.learner import BySource, Learner
+from mentorkd.recipe.learner import BySource, Learner, SelectConfig
 from mentorkd.recipe.objectives import NOT_OF_TOP_K, OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import FILE_NAME, MOST_SEEDS, Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
@@ -91,6 +91,7 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _setting_faults(name, learner, links[name])
         yield from own_text_faults(raw, name, learner)
         yield from _fold_faults(name, learners, links)
+        yield from _unread_faults(raw, name, links)
     for cycle in cycles({name: own.learners for name, own in links.items()}):
         way = " -> ".join([*cycle, cycle[0]])
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
@@ -129,6 +130,19 @@ def _question_faults(
             yield place, f"there is no source `{source}`{suggestion(source, sources)}"
         elif source in links and (why := _writes_nothing(source, links, learners)):
             yield place, f"`{source}` {why}; name another source"
+
+
+def _unread_faults(raw: Mapping[str, Any], name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
+    """The fault of filters of a learner's texts that nobody reads."""
+    if SELF in links[name].rationales or any(name in own.rationales for own in links.values()):
+        return
+    unset = SelectConfig().model_dump()
+    if raw.get("protocol") == "paper":
+        unset["deduplicate"] = False  # which the protocol fills in for every learner
+    select = mapping(mapping(mapping(raw.get("learners")).get(name)).get("select"))
+    for key in [key for key in select if key in unset and select[key] != unset[key]][:1]:
+        ways = "to filter what it reads, set `reads: {SOURCE: {...}}`; or remove `select`"
+        yield ("learners", name, "select", key), f"no learner reads the texts of `{name}`; {ways}"
 
 
 def _writes_nothing(source: str, links: Mapping[str, Links], learners: Mapping[str, dict[str, Any]]) -> str | None:
