@@ -197,6 +197,46 @@ def test_reports_alone_can_be_compared_and_so_can_runs_of_another_version(
     assert "first" not in results["differing"]["note"].split("The texts of ")[1]
 
 
+def test_results_json_alone_is_compared_and_costs_are_not_known(
+    runs: Path, tmp_path: Path, two: Results, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "second").mkdir()
+    shutil.copy(runs / "second" / "report" / "results.json", tmp_path / "second")
+    shutil.copy(runs / "second" / "recipe.yaml", tmp_path / "second")  # beside its results: still no run folder
+    unknown = "Costs and environment of second are not known (no run.json); no cost includes them."
+    for path in (tmp_path / "second", tmp_path / "second" / "results.json"):
+        arguments = ["mentorkd", "compare", str(runs / "first"), str(path), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", arguments)
+        with pytest.raises(SystemExit):
+            main()
+        assert f"! {unknown}" in capsys.readouterr().out
+        results = read_results(tmp_path / "out")
+        assert results["warnings"] == [unknown, *two["warnings"]]
+        for key in ("learners", "comparisons", "headline", "curves"):
+            assert results[key] == two[key], key  # type: ignore[literal-required]
+        assert {row["learner"].partition("/")[0] for row in results["run"]["spent"]} == {"first"}
+        assert results["run"]["costs"]
+        for file in ("index.html", "report.md"):
+            assert unknown in (tmp_path / "out" / file).read_text(encoding="utf-8")
+    shutil.copy(runs / "second" / "report" / "run.json", tmp_path / "second")
+    with_costs = compare_runs([runs / "first", tmp_path / "second" / "results.json"], "")
+    assert with_costs["run"]["spent"] == two["run"]["spent"]
+    assert with_costs["warnings"] == two["warnings"]
+
+
+def test_a_finished_run_without_run_json_is_read_from_its_stages(
+    runs: Path, tmp_path: Path, two: Results, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "second"
+    shutil.copytree(runs / "second", place)
+    (place / "report" / "run.json").unlink()
+    results = compare_runs([runs / "first", place], "")
+    assert same(results) == same(two)
+    assert results["run"]["spent"] == two["run"]["spent"]
+    with pytest.raises(MentorkdError, match=r"no run\.json"):
+        read_results(place / "report")
+
+
 def test_a_report_of_an_earlier_schema_is_read_from_the_stages(runs: Path, tmp_path: Path, two: Results) -> None:
     old = tmp_path / "second"
     shutil.copytree(runs / "second", old)

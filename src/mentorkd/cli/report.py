@@ -18,26 +18,40 @@ from mentorkd.pipeline.provenance import command_line
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN RUN...", help="Two or more run folders, the reference first."),
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Two or more run folders, folders of reports, or results.json files, the reference first.",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the report. Default: runs/comparisons/RUN-RUN.")
     ] = None,
+    pool: Annotated[
+        bool,
+        typer.Option(
+            "--pool-seeds",
+            help="The runs are of one recipe, each with other seeds: report them as one run with all the seeds.",
+        ),
+    ] = False,
     no_verify: NoVerify = False,
     as_json: AsJson = False,
 ) -> None:
     """Write one report of several finished runs with the same test questions. No stage runs again."""
     from mentorkd.pipeline.compare import compare_runs
+    from mentorkd.pipeline.finished_runs import folder_of
+    from mentorkd.pipeline.pool import pool_seeds
     from mentorkd.reporting.write import write_report
 
-    folder = out or Path("runs/comparisons") / "-".join(run.resolve().name for run in runs)
-    inside = any(folder.resolve().is_relative_to(run.resolve()) for run in runs)
+    folders = [folder_of(run).resolve() for run in runs]
+    folder = out or Path("runs/comparisons") / "-".join(one.name for one in folders)
+    inside = any(folder.resolve().is_relative_to(one) for one in folders)
     if inside or (folder.is_dir() and any(folder.iterdir()) and not (folder / "results.json").is_file()):
         raise RunError(
             f"got --out {folder}; expected a new folder outside the runs, or the folder of an earlier comparison"
         )
     with open_reporter(quiet=False, as_json=as_json):  # for the warnings
-        results = compare_runs(runs, shlex.join(command_line()), verify=not no_verify)
+        join = pool_seeds if pool else compare_runs
+        results = join(runs, shlex.join(command_line()), verify=not no_verify)
     write_report(results, folder)
     show_results(folder, as_json)
 

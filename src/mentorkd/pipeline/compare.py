@@ -7,151 +7,55 @@ earlier version or damaged.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from mentorkd.errors import DamagedError, MentorkdError, RecipeError, RunError
-from mentorkd.pipeline.run import Pipeline, open_run
-from mentorkd.pipeline.run_folder import RunFolder
-from mentorkd.pipeline.stages.report import read_inputs, recipe_digest
-from mentorkd.records import Prediction, Question, normalise_whitespace
+from mentorkd.pipeline.finished_runs import (
+    Run,
+    check_questions,
+    different_training_data,
+    join_manifests,
+    lines_of,
+    read_runs,
+    unknown_costs,
+)
+from mentorkd.records import Question
 from mentorkd.reporting.build import build_results
 from mentorkd.reporting.inputs import LearnerInfo, ReportInputs
-from mentorkd.reporting.reread import inputs_of
 from mentorkd.reporting.roles import headline_pairs, is_arm, is_baseline
 from mentorkd.reporting.schema import Results
-from mentorkd.reporting.write import read_results
-
-log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: the inputs of its report."""
-
-    name: str
-    inputs: ReportInputs
-    manifest: Mapping[str, Any]
-    names: Mapping[str, str]
-    """The name of each learner in the run, and of each that a sweep made variants of -> its name in the comparison."""
-
-
-def compare_runs(folders: Sequence[Path], command: str, *, verify: bool = True) -> Results:
+def compare_runs(paths: Sequence[Path], command: str, *, verify: bool = True) -> Results:
     """The results of several runs as those of one; `command` is the command that the report shows. `verify` checks
     the outputs of their stages against their marks.
 
-    A folder is a run folder, or a folder with only its report. Raises RunError for fewer than two different folders, for a folder
-    without a finished run, and for runs with different test questions.
+    A path is a run folder, a folder with only its report (`results.json`, with or without `run.json`), or such a `results.json`.
+    Raises RunError for fewer than two different folders, for a folder without a finished run, and for runs with different test
+    questions.
     """
-    if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
-        raise RunError(f"got {', '.join(map(str, folders))}; expected two or more different run folders")
-    inputs = [_read(folder, verify) for folder in folders]
-    counts = Counter(name for one in inputs for name in _names(one))
-    runs = [
-        _run(folder, one, run, {name: f"{run}/{name}" if counts[name] > 1 else name for name in _names(one)})
-        for folder, one, run in zip(folders, inputs, _distinct_names(folders), strict=True)
-    ]
+    runs = read_runs(paths, verify=verify)
+    counts = Counter(name for run in runs for name in _names(run.inputs))
+    runs = [_with_distinct_names(run, counts) for run in runs]
     for other in runs[1:]:
-        _check_questions(runs[0], other)
+        check_questions(runs[0], other)
     return build_results(_together(runs, command))
 
 
-def _read(folder: Path, verify: bool) -> ReportInputs:
-    """The report inputs of a finished run: from its results, or from its stages if these are of an earlier version or damaged.
-
-    Raises the DamagedError of the results if the stages cannot be read either.
-    """
-    damage: DamagedError | None = None
-    run = RunFolder(folder, verify=verify)
-    is_run = run.recipe.is_file()
-    place = folder / "report" if is_run else folder
-    if (place / "results.json").is_file() and (not is_run or run.mark("report").is_file()):
-        try:
-            results = read_results(run.report() if is_run else place)
-        except RunError as error:
-            if not is_run:
-                raise
-            damage = error if isinstance(error, DamagedError) else None
-        else:
-            if not is_run or results["run"]["recipe_digest"] == recipe_digest(run):
-                return inputs_of(results, _answers(results, run) if is_run else {})
-    try:
-        pipeline = _finished(folder, verify)
-        inputs = read_inputs(pipeline.recipe, pipeline.folder, pipeline.stages[-1], pipeline.manifest())
-    except MentorkdError as error:
-        raise damage or error from None
-    if damage:
-        log.warning("%s; the stages of the run are compared instead of its report", damage)
-    return inputs
-
-
-def _answers(results: Results, folder: RunFolder) -> dict[tuple[str, int], list[Prediction]]:
-    """The predictions of each learner and seed that are still in the run folder and have the verdicts of the results."""
-    served = {
-        (row["learner"], int(seed)): stages[-1]
-        for row in results["run"]["spent"]
-        for seed, stages in row["stages"].items()
-        if stages
-    }
-    order = [question["id"] for question in results["questions"]]
-    answers = {}
-    for learner in results["learners"]:
-        for row in learner["per_seed"]:
-            key = learner["name"], row["seed"]
-            try:
-                rows = folder.predictions(served[key])
-            except DamagedError:
-                raise
-            except (KeyError, OSError, MentorkdError):
-                continue
-            marks = "".join(str(int(one.verdict == "correct")) for one in rows)
-            if ([one.question_id for one in rows], marks) == (order, row["verdicts"]):
-                answers[key] = [replace(one, learner=key[0], seed=key[1]) for one in rows]
-    return answers
-
-
-def _finished(folder: Path, verify: bool) -> Pipeline:
-    """The pipeline of a run folder whose stages are all done, except perhaps the report. Changes nothing."""
-    try:
-        pipeline = open_run(folder, verify=verify)
-    except RecipeError as error:
-        raise RunError(
-            f"{folder}: its recipe.yaml is not of this version of mentorkd ({error.faults[0]}); run the recipe again"
-        ) from None
-    missing = [p.stage for p in pipeline.plan() if p.state != "done" and p.stage.kind != "report"]
-    if not missing:
-        return pipeline
-    count = f"{len(missing)} stage{'s' if len(missing) > 1 else ''}"
-    if any(pipeline.folder.mark(stage.name).is_file() for stage in missing):
-        raise RunError(
-            f"{folder} was made by another version of mentorkd, or its recipe, data or models have changed since "
-            f"({count} would run, first {missing[0].name}); run it again with `mentorkd run {folder / 'recipe.yaml'} --run {folder}`"
-        )
-    raise RunError(f"{folder} is not finished ({count} left, first {missing[0].name}); use `mentorkd run`")
+def _with_distinct_names(run: Run, counts: Mapping[str, int]) -> Run:
+    """The run with the names of its run before the learners' names that several runs have."""
+    names = {name: f"{run.name}/{name}" if counts[name] > 1 else name for name in _names(run.inputs)}
+    return replace(run, inputs=_renamed(run.inputs, run.name, names), names=names)
 
 
 def _names(inputs: ReportInputs) -> list[str]:
     """The learners of a run, and the learners that a sweep made variants of."""
     swept = [info.variant_of for info in inputs.learners if info.variant_of]
     return list(dict.fromkeys([*(info.name for info in inputs.learners), *swept]))
-
-
-def _distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many parent folders as make them distinct."""
-    paths = [folder.resolve().parts for folder in folders]
-    depth = next(n for n in range(1, 1 + max(map(len, paths))) if len({path[-n:] for path in paths}) == len(paths))
-    return ["/".join(path[-depth:]) for path in paths]
-
-
-def _run(folder: Path, inputs: ReportInputs, name: str, names: Mapping[str, str]) -> Run:
-    manifest = {key: inputs.manifest.get(key) for key in ("command", "versions", "host", "git")}
-    place = {"folder": folder.as_posix(), "recipe": inputs.name}
-    return Run(name, _renamed(inputs, name, names), {**place, **manifest}, names)
 
 
 def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> ReportInputs:
@@ -216,37 +120,6 @@ def _renamed(inputs: ReportInputs, run: str, names: Mapping[str, str]) -> Report
     )
 
 
-def _check_questions(first: Run, other: Run) -> None:
-    """Raise RunError if two runs were not tested on the same questions with the same gold answers."""
-    mine, theirs = (Counter(question.id for question in run.inputs.questions) for run in (first, other))
-    gold = {question.id: question.answer for question in first.inputs.questions}
-    regraded = [q for q in other.inputs.questions if q.id in gold and gold[q.id] != q.answer]
-    differences = []
-    for run, extra in ((first, mine - theirs), (other, theirs - mine)):
-        if extra:
-            one = next(question for question in run.inputs.questions if question.id in extra)
-            differences.append(f"{extra.total()} of {len(run.inputs.questions)} only in {run.name} ({_shortened(one)})")
-    if regraded:
-        one = regraded[0]
-        differences.append(
-            f"{len(regraded)} with other gold answers ({_shortened(one)}: {gold[one.id]!r} in {first.name}, {one.answer!r} "
-            f"in {other.name})"
-        )
-    kinds = [run.inputs.task["kind"] for run in (first, other)]
-    if kinds[0] != kinds[1]:
-        differences.append(f"graded as {kinds[0]} in {first.name} and as {kinds[1]} in {other.name}")
-    if differences:
-        raise RunError(
-            f"the test questions of {first.name} and {other.name} differ: {', '.join(differences)}; "
-            "only runs with the same questions and answers can be compared"
-        )
-
-
-def _shortened(question: Question) -> str:
-    text = normalise_whitespace(question.text)
-    return repr(text if len(text) <= 40 else text[:39] + "…")
-
-
 def _together(runs: Sequence[Run], command: str) -> ReportInputs:
     """The report inputs of all runs as those of one."""
     first = runs[0].inputs
@@ -269,10 +142,13 @@ def _together(runs: Sequence[Run], command: str) -> ReportInputs:
         match=None,
         rationales=_side_by_side(runs),
         teacher=accounts[0] if accounts and all(account == accounts[0] for account in accounts) else None,
-        faults=_lines(runs, "faults"),
-        warnings=_different_training_data(runs),
-        protocol=_lines(runs, "protocol"),
-        manifest=_manifest(runs, command),
+        faults=lines_of(runs, "faults"),
+        warnings=[
+            *unknown_costs(runs),
+            *(line for other in runs[1:] for line in different_training_data(runs[0], other)),
+        ],
+        protocol=lines_of(runs, "protocol"),
+        manifest=join_manifests(runs, command),
         **parts,
         **keyed,
     )
@@ -318,43 +194,3 @@ def _side_by_side(runs: Sequence[Run]) -> list[tuple[Question, list[Any]]]:
             for rationale in written:
                 texts.setdefault((rationale.source, rationale.text), rationale)
     return [(question, list(texts.values())) for question, texts in shown.values()]
-
-
-def _different_training_data(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each run with other training questions or rationales than the first run."""
-    lines = []
-    for other in runs[1:]:
-        mine, theirs = runs[0].inputs.training, other.inputs.training
-        if mine is None or theirs is None:
-            raise RunError(f"got a comparison of several runs among {runs[0].name}, {other.name}; expected single runs")
-        for fact, count, digest in (
-            ("Trained on different questions", "questions", "questions_digest"),
-            ("Different rationales of the teacher", "rationales", "rationales_digest"),
-        ):
-            counts: list[dict[str, Any]] = [dict(mine), dict(theirs)]
-            if counts[0][digest] != counts[1][digest]:
-                lines.append(f"{fact}: {runs[0].name} {counts[0][count]:,}, {other.name} {counts[1][count]:,}.")
-    return lines
-
-
-def _lines(runs: Sequence[Run], part: str) -> list[str]:
-    """The sentences of all runs, each with the names of its runs, unless all runs have it."""
-    names_of: dict[str, list[str]] = {}
-    for run in runs:
-        for line in getattr(run.inputs, part):
-            names_of.setdefault(line, []).append(run.name)
-    return [line if len(names) == len(runs) else f"{', '.join(names)}: {line}" for line, names in names_of.items()]
-
-
-def _manifest(runs: Sequence[Run], command: str) -> dict[str, Any]:
-    """The manifest of every run; facts that are equal in all runs stand there once."""
-    common = {
-        key: runs[0].manifest[key]
-        for key in ("versions", "host", "git")
-        if all(run.manifest[key] == runs[0].manifest[key] for run in runs)
-    }
-    own = {
-        f"run {run.name}": {key: value for key, value in run.manifest.items() if value and key not in common}
-        for run in runs
-    }
-    return {"command": command, **common, **own}

@@ -79,7 +79,7 @@ def build_results(inputs: ReportInputs) -> schema.Results:
 def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested: bool) -> schema.LearnerResult:
     seeds = [seed for seed in inputs.seeds if (info.name, seed) in verdicts]
     per_seed = [
-        inputs.seed_results.get(key) or _seed(seed, inputs.predictions[key], verdicts[key])
+        _seed(seed, inputs.predictions[key], verdicts[key], inputs.seed_results.get(key))
         for seed in seeds
         if (key := (info.name, seed))
     ]
@@ -116,7 +116,13 @@ def _learner(info: LearnerInfo, inputs: ReportInputs, verdicts: Verdicts, tested
     return schema.row_of(schema.LearnerResult, asdict(info) | measured)
 
 
-def _seed(seed: int, predictions: Sequence[Prediction], verdicts: Array) -> schema.SeedResult:
+def _seed(
+    seed: int, predictions: Sequence[Prediction], verdicts: Array, known: schema.SeedResult | None
+) -> schema.SeedResult:
+    """The result of one model. One that is known from an earlier report keeps its numbers; its questions may have had another order."""
+    marks = "".join(map(str, verdicts.tolist()))
+    if known:
+        return {**known, "verdicts": marks}
     correct = sum(p.verdict == "correct" for p in predictions)
     interval = wilson_interval(correct, len(predictions))
     return {
@@ -128,7 +134,7 @@ def _seed(seed: int, predictions: Sequence[Prediction], verdicts: Array) -> sche
         "accuracy": round(correct / len(predictions), 6),
         "interval": bounds(interval.low, interval.high),
         "tokens_per_answer": round(sum(p.tokens for p in predictions) / len(predictions), 6),
-        "verdicts": "".join(map(str, verdicts.tolist())),
+        "verdicts": marks,
     }
 
 

@@ -51,7 +51,9 @@ def with_operations(inputs: ReportInputs) -> ReportInputs:
 
 def _before(inputs: ReportInputs, learner: str, seed: int, sizes: dict[str, int | None]) -> float | None:
     """Floating-point operations of the stages that a learner's trainings depend on; None where they are unknown."""
-    served = inputs.serving.get((learner, seed), ())
+    served = inputs.serving.get((learner, seed))
+    if served is None:  # a report without run.json does not know its stages
+        return None
     own = {name for name in with_parts(served, inputs) if inputs.stages[name].kind == "train"}
     total = 0.0
     for name in closure(served, inputs):

@@ -757,7 +757,7 @@ class RunFacts(TypedDict):
     costs: list[StageCostResult]
     """One row for each stage, learner and seed."""
     spent: list[LearnerCostResult]
-    """One row for each learner."""
+    """One row for each learner whose costs are known."""
     rounds: list[RoundCostResult]
     """One row for each training of a learner with own texts, unless its settings are searched."""
     accelerator: str | None

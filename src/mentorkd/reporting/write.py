@@ -14,7 +14,7 @@ from mentorkd.reporting.markdown import render_markdown
 from mentorkd.reporting.page import render_page
 from mentorkd.reporting.plots import draw_plots
 from mentorkd.reporting.rows import decomposition_rows, learner_rows, pair_rows, sampled_rows, sweep_rows
-from mentorkd.reporting.schema import SCHEMA, Results
+from mentorkd.reporting.schema import SCHEMA, Results, RunFacts
 from mentorkd.reporting.tables import comparisons_csv, decomposition_csv, latex_table, learners_csv
 
 
@@ -56,16 +56,20 @@ def _tables(results: Results) -> dict[str, str]:
     return tables
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: Path, *, run_optional: bool = False) -> Results:
     """The results in a folder written by `write_report`.
 
+    With `run_optional`, run.json may be missing: costs and environment are then unknown, and `run` has no rows and no entries.
     Raises RunError if a file is missing, DamagedError if it is not JSON, and RunError if it has another version of the schema.
     """
-    parts = {}
+    parts: dict[str, Any] = {}
     for name in ("results.json", "run.json"):
         try:
             parts[name] = json.loads((folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
+            if name == "run.json" and run_optional:
+                parts[name] = _unknown_run()
+                continue
             raise RunError(f"{folder}: no {name}; expected a report folder; `mentorkd report` writes one") from None
         except ValueError:
             raise DamagedError(f"{folder / name}: not JSON; write the report again with `mentorkd report`") from None
@@ -80,6 +84,19 @@ def read_results(folder: Path) -> Results:
             f"{folder / 'results.json'}: got schema {got!r}, expected {SCHEMA!r}; write the report again with `mentorkd report`"
         )
     return cast(Results, {**parts["results.json"], "run": parts["run.json"]})
+
+
+def _unknown_run() -> RunFacts:
+    """Cost and environment of a run whose report has no run.json: no row of any stage or learner."""
+    return {
+        "costs": [],
+        "spent": [],
+        "rounds": [],
+        "accelerator": None,
+        "teacher": None,
+        "recipe_digest": None,
+        "manifest": {},
+    }
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -55,6 +55,17 @@ def test_a_damaged_folder_is_refused(report, tmp_path, damage, message):
         read_results(folder)
 
 
+def test_a_report_without_run_json_is_read_where_costs_may_be_unknown(report, tmp_path):
+    shutil.copytree(report, tmp_path / "report")
+    whole = read_results(report)
+    assert read_results(tmp_path / "report", run_optional=True) == whole
+    (tmp_path / "report" / "run.json").unlink()
+    results = read_results(tmp_path / "report", run_optional=True)
+    assert {**results, "run": whole["run"]} == whole
+    shape(results["run"], schema.RunFacts)
+    assert not any(results["run"].values())
+
+
 ACCOUNT = {
     "questions": 24,
     "solved": 20,

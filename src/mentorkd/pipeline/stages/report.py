@@ -357,8 +357,11 @@ def _protocol(recipe: Recipe, trained: Trained) -> list[str]:
         if alike := [name for name in once if bool(recipe.learners[name].search) == searched]:
             lines.append(f"Only one epoch of {', '.join(alike)} was validated, the last: validation {use}.")
     if len(recipe.seeds) == 1:
-        lines.append("One seed: the intervals cover the choice of test questions, not the randomness of training.")
+        lines.append(ONE_SEED)
     return lines
+
+
+ONE_SEED = "One seed: the intervals cover the choice of test questions, not the randomness of training."
 
 
 def _unlabelled(recipe: Recipe, prepared: PrepareRecord) -> list[str]:
