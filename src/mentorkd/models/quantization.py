@@ -5,6 +5,7 @@ The linear layers are held as NF4 by bitsandbytes; the head and the embeddings s
 
 from __future__ import annotations
 
+import logging
 import math
 from importlib.util import find_spec
 from typing import Any
@@ -15,6 +16,14 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mentorkd.errors import MissingExtraError, ModelError
+
+# On CPUs with AVX-512 and bfloat16, bitsandbytes warns at its import, by way of peft in every training with adapters, that a kernel for
+# packed weights cannot be loaded. `keep_unpacked` leaves that kernel nothing to do.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+_PACKS = "support_avx512bf16_for_cpu"
+"""The attribute of bitsandbytes' 4-bit layer that says whether it packs its weights for inference."""
 
 
 def check_quantisable(model: nn.Module) -> None:
@@ -34,6 +43,16 @@ def in_four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def keep_unpacked(model: nn.Module) -> None:
+    """Keep 4-bit weights as they are on CPUs with AVX-512 and bfloat16, where bitsandbytes would pack them anew for inference.
+
+    Packed weights cannot be dequantised by transformers, and layers whose size is no multiple of 32 cannot be packed at all.
+    """
+    for module in model.modules():
+        if hasattr(module, _PACKS):
+            setattr(module, _PACKS, False)
 
 
 def is_quantised(model: nn.Module) -> bool:

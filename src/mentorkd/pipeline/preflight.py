@@ -25,6 +25,7 @@ from mentorkd.models import (
     vocabulary_size,
 )
 from mentorkd.models.attention import check_attention
+from mentorkd.recipe.checks import unread_filters
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.schema import Recipe
@@ -51,6 +52,8 @@ def check_models(recipe: Recipe) -> None:
     their logits after the head, layers that a model does not have, settings of a chat template that it does not use, attention that
     the machine or the model does not have, packed rows of encoder-decoder models, more processes than devices, and several processes
     for a model that skips layers at random. Loads configs and tokenizers, no weights."""
+    for line in unread_filters(recipe):
+        log.warning("%s", line)
     faults: list[Fault] = []
     device = resolve_device(recipe.device)
     kinds: dict[str, ModelKind] = {}

@@ -76,6 +76,23 @@ def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
     ]
 
 
+def unread_filters(recipe: Recipe) -> list[str]:
+    """A sentence for each learner whose `select` filters texts that nobody reads, which is no fault: a reader may have been removed."""
+    links, unset = links_of(recipe), SelectConfig()
+    if recipe.protocol == "paper":
+        unset = unset.model_copy(update={"deduplicate": False})  # which the protocol fills in for every learner
+    read = {name for own in links.values() for name in own.rationales}
+    return [
+        f"learners.{name}.select filters nothing, since no learner reads the texts of `{name}`; to filter what it reads, set "
+        "`reads: {SOURCE: {...}}`"
+        for name, learner in recipe.learners.items()
+        if learner.select != unset
+        and learner.select != SelectConfig()
+        and name not in read
+        and SELF not in links[name].rationales
+    ]
+
+
 def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
     """Faults between keys of `raw`, a recipe with its defaults merged. Parts of the wrong shape are left to `plain_faults`."""
     learners = {name: mapping(learner) for name, learner in mapping(raw.get("learners")).items()}
@@ -91,7 +108,6 @@ def combined_faults(raw: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _setting_faults(name, learner, links[name])
         yield from own_text_faults(raw, name, learner)
         yield from _fold_faults(name, learners, links)
-        yield from _unread_faults(raw, name, links)
     for cycle in cycles({name: own.learners for name, own in links.items()}):
         way = " -> ".join([*cycle, cycle[0]])
         yield ("learners", cycle[0]), f"a cycle, where each learns from the next: {way}; remove one of these names"
@@ -130,19 +146,6 @@ def _question_faults(
             yield place, f"there is no source `{source}`{suggestion(source, sources)}"
         elif source in links and (why := _writes_nothing(source, links, learners)):
             yield place, f"`{source}` {why}; name another source"
-
-
-def _unread_faults(raw: Mapping[str, Any], name: str, links: Mapping[str, Links]) -> Iterator[Finding]:
-    """The fault of filters of a learner's texts that nobody reads."""
-    if SELF in links[name].rationales or any(name in own.rationales for own in links.values()):
-        return
-    unset = SelectConfig().model_dump()
-    if raw.get("protocol") == "paper":
-        unset["deduplicate"] = False  # which the protocol fills in for every learner
-    select = mapping(mapping(mapping(raw.get("learners")).get(name)).get("select"))
-    for key in [key for key in select if key in unset and select[key] != unset[key]][:1]:
-        ways = "to filter what it reads, set `reads: {SOURCE: {...}}`; or remove `select`"
-        yield ("learners", name, "select", key), f"no learner reads the texts of `{name}`; {ways}"
 
 
 def _writes_nothing(source: str, links: Mapping[str, Links], learners: Mapping[str, dict[str, Any]]) -> str | None:

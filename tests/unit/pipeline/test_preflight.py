@@ -29,3 +29,18 @@ def test_packed_rows_and_attention_that_cannot_be_are_told_together(tmp_path: Pa
         "student is an encoder-decoder model, and `packed` joins"
     )
     assert faults["learners.vanilla.model"].startswith("got `attn_implementation: flex_attention` on cpu")
+
+
+def test_filters_of_texts_that_nobody_reads_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = write_small_recipe(tmp_path)
+
+    def told(*overrides: str) -> list[str]:
+        caplog.clear()
+        check_models(load_recipe(recipe, [*overrides, "device=cpu"]))
+        return [record.message for record in caplog.records if "filters nothing" in record.message]
+
+    assert told() == told("learners.mentor.select.arithmetic=true") == []  # the student reads these
+    assert told("learners.vanilla.select.arithmetic=true") == [
+        "learners.vanilla.select filters nothing, since no learner reads the texts of `vanilla`; to filter what it reads, set "
+        "`reads: {SOURCE: {...}}`"
+    ]

@@ -600,16 +600,6 @@ BROKEN: dict[str, tuple[str, list[Fault]]] = {
             )
         ],
     ),
-    "filters of texts that nobody reads": (
-        changed("training: {epochs: 5}", "training: {epochs: 5}\n    select: {deduplicate: true, arithmetic: true}"),
-        [
-            Fault(
-                "learners.vanilla.select.arithmetic",
-                "no learner reads the texts of `vanilla`; to filter what it reads, set `reads: {SOURCE: {...}}`; or remove `select`",
-                19,
-            )
-        ],
-    ),
     "shares of a model in one process": (
         changed("{epochs: 5}", "{sharding: fsdp}"),
         [

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from mentorkd.pipeline.estimates.assess import Assessment
 from mentorkd.pipeline.estimates.machine import GB
 from mentorkd.recipe.advice import rates_for
+from mentorkd.recipe.checks import unread_filters
 from mentorkd.recipe.learner import ModelConfig
 from mentorkd.records import GOLD
 
@@ -17,6 +18,7 @@ _UNSEEN = 0.005
 def warnings(assessment: Assessment) -> list[str]:
     """What will fail, waste time, or show nothing."""
     return [
+        *unread_filters(assessment.estimates.recipe),
         *_memory_warnings(assessment),
         *_disk_warnings(assessment),
         *_length_warnings(assessment),
