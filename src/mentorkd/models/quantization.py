@@ -46,7 +46,7 @@ def in_four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
 
 
 def keep_unpacked(model: nn.Module) -> None:
-    """Keep 4-bit weights as they are on CPUs with AVX-512 and bfloat16, where bitsandbytes would pack them anew for inference.
+    """Keep 4-bit weights as they are on CPUs with AVX-512 and bfloat16, where bitsandbytes would pack them for inference.
 
     Packed weights cannot be dequantised by transformers, and layers whose size is no multiple of 32 cannot be packed at all.
     """
