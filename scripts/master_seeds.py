@@ -13,19 +13,18 @@ runs show it by themselves.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mentorkd.cli.console import ConsoleReporter
-from mentorkd.cli.result_pages import COLUMNS, RESULTS
+from mentorkd.cli.result_pages import COLUMNS
 from mentorkd.errors import MentorkdError, RunError
 from mentorkd.pipeline.run import Pipeline
 from mentorkd.quickstart.task import write_task
 from mentorkd.recipe.load import load_recipe
 from mentorkd.reporting.joined import join
-from mentorkd.reporting.schema import SCHEMA, Results
+from mentorkd.reporting.schema import Results
 from mentorkd.reporting.write import read_results
 
 MASTER_SEEDS = range(10)
@@ -42,20 +41,6 @@ def run(
     manifest = Pipeline(load_recipe(recipe, settings), root / "run", reporter).run(jobs=jobs)
     reporter.close()
     return read_results(root / "run" / "report"), manifest
-
-
-def measured(folder: Path) -> Results:
-    """The results.json of a folder, without the run.json beside it, which committed results lack. Raises RunError for any other folder."""
-    try:
-        results: Results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        if results["schema"] == SCHEMA:
-            return results
-        fault = f"got schema {results['schema']!r}, expected {SCHEMA!r}"
-    except OSError:
-        fault = f"no {RESULTS}; expected the folder of a report"
-    except (ValueError, TypeError, KeyError):
-        fault = f"{RESULTS} is not that of a report"
-    raise RunError(f"{folder}: {fault}")
 
 
 def table(results: Sequence[Results], pairs: Sequence[tuple[str, str]]) -> str:
@@ -96,7 +81,7 @@ def main() -> None:
             for master in options.seeds:
                 run(options.recipe, master, options.folder / str(master), options.set, options.jobs)
         else:
-            results = [measured(folder) for folder in options.reports]
+            results = [read_results(folder, run_optional=True) for folder in options.reports]
             print(table(results, options.pairs or headline_pairs(results[0])))
     except MentorkdError as error:
         parser.error(str(error))

@@ -361,7 +361,8 @@ def load_model(config: ModelConfig, *, seed: int, device: torch.device) -> Loade
         dtype = _dtype(config, device)
         four_bits = config.lora is not None and config.lora.bits is not None
         model = _pretrained(config, dtype, **(in_four_bits(dtype, device) if four_bits else {}))
-        keep_unpacked(model)
+        if four_bits:
+            keep_unpacked(model)
         rows = model.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > rows:
             raise ModelError(

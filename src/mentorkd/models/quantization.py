@@ -21,7 +21,6 @@ from mentorkd.errors import MissingExtraError, ModelError
 # packed weights cannot be loaded. `keep_unpacked` leaves that kernel nothing to do.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-
 _PACKS = "support_avx512bf16_for_cpu"
 """The attribute of bitsandbytes' 4-bit layer that says whether it packs its weights for inference."""
 

@@ -25,10 +25,10 @@ from mentorkd.models import (
     vocabulary_size,
 )
 from mentorkd.models.attention import check_attention
-from mentorkd.recipe.checks import unread_filters
 from mentorkd.recipe.graph import initial_model
 from mentorkd.recipe.learner import Learner, ModelConfig
 from mentorkd.recipe.schema import Recipe
+from mentorkd.recipe.unread import unread_filters
 from mentorkd.recipe.vocabularies import soft_label_form
 from mentorkd.recipe.yaml import suggestion
 from mentorkd.records import TEACHER, ModelKind

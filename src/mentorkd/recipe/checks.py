@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mentorkd.recipe.graph import Links, arms, cycles, links_of
-from mentorkd.recipe.learner import BySource, Learner, SelectConfig
+from mentorkd.recipe.learner import BySource, Learner
 from mentorkd.recipe.objectives import NOT_OF_TOP_K, OBJECTIVES, ObjectiveSpec
 from mentorkd.recipe.schema import FILE_NAME, MOST_SEEDS, Recipe
 from mentorkd.recipe.yaml import KeyPath, mapping, suggestion
@@ -73,23 +73,6 @@ def plain_faults(error: ValidationError, raw: Any) -> list[Finding]:
         finding
         for details, finding in zip(errors, findings, strict=True)
         if not is_of_the_other_form(details, finding[0])
-    ]
-
-
-def unread_filters(recipe: Recipe) -> list[str]:
-    """A sentence for each learner whose `select` filters texts that nobody reads, which is no fault: a reader may have been removed."""
-    links, unset = links_of(recipe), SelectConfig()
-    if recipe.protocol == "paper":
-        unset = unset.model_copy(update={"deduplicate": False})  # which the protocol fills in for every learner
-    read = {name for own in links.values() for name in own.rationales}
-    return [
-        f"learners.{name}.select filters nothing, since no learner reads the texts of `{name}`; to filter what it reads, set "
-        "`reads: {SOURCE: {...}}`"
-        for name, learner in recipe.learners.items()
-        if learner.select != unset
-        and learner.select != SelectConfig()
-        and name not in read
-        and SELF not in links[name].rationales
     ]
 
 

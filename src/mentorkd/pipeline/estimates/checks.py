@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from mentorkd.pipeline.estimates.assess import Assessment
 from mentorkd.pipeline.estimates.machine import GB
 from mentorkd.recipe.advice import rates_for
-from mentorkd.recipe.checks import unread_filters
 from mentorkd.recipe.learner import ModelConfig
+from mentorkd.recipe.unread import unread_filters
 from mentorkd.records import GOLD
 
 _UNSEEN = 0.005
